@@ -1,0 +1,30 @@
+# Every target makes .venv first if it is not there. PYTHON chooses the interpreter, TORCH the torch to install.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: install demo test bench lint clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+test: install
+	$(BIN)/pytest
+
+bench: install
+	$(BIN)/pytest bench/
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/mypy fastmeta
+
+clean:
+	rm -rf $(VENV) build demo fastmeta/_C*.so

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+import fastmeta
+
+
+@pytest.mark.parametrize("name", ["ext", "reference"])
+def bench_alternating_with_torch(race, name):
+    """A native op and a torch op in turn (ext) against each on its own, added (reference): one pool of threads serves both,
+    so that the ratio stays near 1; with two OpenMP runtimes it falls to a hundredth."""
+    params = torch.randn(4_000_000)
+    grads, out = torch.randn(4_000_000), torch.empty(4_000_000)
+
+    def alternating():
+        for _ in range(4):
+            fastmeta.sgd_step(params, grads, 0.1)
+            torch.add(params, grads, out=out)
+
+    def apart():
+        for _ in range(4):
+            fastmeta.sgd_step(params, grads, 0.1)
+        for _ in range(4):
+            torch.add(params, grads, out=out)
+
+    race("threads: alternating (ext), one after the other (reference)", {"ext": alternating, "reference": apart}, name)

@@ -1,0 +1,34 @@
+"""Contenders that several benches share."""
+
+import torch
+
+import fastmeta
+
+
+def on_backends(fn):
+    """`fn` with fastmeta's native kernels, and on the PyTorch reference."""
+
+    def forced(name):
+        def run():
+            with fastmeta.backend(name):
+                return fn()
+
+        return run
+
+    return {"ext": forced("ext"), "reference": forced("reference")}
+
+
+def backward(outputs, leaves):
+    """Gradients of the sum of the outputs."""
+    return torch.autograd.grad(sum(y.sum() for y in outputs), leaves)
+
+
+def mlp(widths, tasks, examples, classes=None):
+    """Shared parameters that ask for gradients, inputs and targets."""
+    params = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        params += [(torch.randn(outputs, inputs) / inputs**0.5).requires_grad_(), torch.zeros(outputs).requires_grad_()]
+    x = torch.randn(tasks, examples, widths[0])
+    if classes:
+        return params, x, torch.randint(0, classes, (tasks, examples))
+    return params, x, torch.randn(tasks, examples, widths[-1])

@@ -1,0 +1,116 @@
+#include "arguments.h"
+
+namespace fastmeta {
+namespace {
+
+std::string text(const char* op, const std::string& rest) { return std::string(op) + ": " + rest; }
+
+}  // namespace
+
+std::vector<bool> read_needs(py::handle needs) {
+  std::vector<bool> read;
+  for (const py::object& need : read_list("fastmeta._C", "needs", needs)) {
+    const int truth = PyObject_IsTrue(need.ptr());
+    if (truth < 0) throw py::error_already_set();
+    read.push_back(truth == 1);
+  }
+  return read;
+}
+
+std::vector<bool> read_needs(const char* op, py::handle needs, size_t count) {
+  std::vector<bool> read = read_needs(needs);
+  if (read.size() != count)
+    throw py::value_error(text(op, "needs must have " + std::to_string(count) + " entries, got " +
+                                       std::to_string(read.size())));
+  return read;
+}
+
+Tensor read_floating(const char* op, const char* name, py::handle object) {
+  if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
+  Tensor tensor(object, name);
+  if (tensor.dtype() == DType::int64)
+    throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got int64"));
+  return tensor;
+}
+
+Tensor read_int64(const char* op, const char* name, py::handle object) {
+  if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
+  Tensor tensor(object, name);
+  if (tensor.dtype() != DType::int64)
+    throw py::type_error(text(op, std::string(name) + " must be int64, got a floating tensor"));
+  return tensor;
+}
+
+double read_number(const char* op, const char* name, py::handle object) {
+  if (PyFloat_Check(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
+  if (PyLong_Check(object.ptr())) return object.cast<double>();
+  Tensor tensor = read_floating(op, name, object);
+  require_cpu(op, {&tensor});
+  if (tensor.numel() != 1)
+    throw py::value_error(text(op, std::string(name) + " must have one element, got " + std::to_string(tensor.numel())));
+  return tensor.dtype() == DType::float64 ? *tensor.data<double>() : *tensor.data<float>();
+}
+
+std::vector<py::object> read_list(const char* op, const char* name, py::handle list) {
+  if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr()))
+    throw py::type_error(text(op, std::string(name) + " must be a list or tuple, got " + Py_TYPE(list.ptr())->tp_name));
+  std::vector<py::object> items;
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(list.ptr());
+  items.reserve(size_t(count));
+  for (Py_ssize_t i = 0; i < count; i++)
+    items.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(list.ptr(), i)));
+  return items;
+}
+
+std::vector<py::object> read_list(const char* op, const char* name, py::handle list, size_t count) {
+  std::vector<py::object> items = read_list(op, name, list);
+  if (items.size() != count)
+    throw py::value_error(text(op, std::string(name) + " must have " + std::to_string(count) + " entries, got " +
+                                       std::to_string(items.size())));
+  return items;
+}
+
+std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list) {
+  std::vector<Tensor> tensors;
+  for (const py::object& item : read_list(op, name, list))
+    tensors.push_back(item.is_none() ? Tensor() : read_floating(op, name, item));
+  return tensors;
+}
+
+size_t read_choice(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names) {
+  std::string all;
+  for (const char* const* each = names.begin(); each != names.end(); each++) {
+    if (value == *each) return size_t(each - names.begin());
+    all += (all.empty() ? "'" : ", '") + std::string(*each) + "'";
+  }
+  throw py::value_error(text(op, std::string(name) + " must be one of " + all + ", got '" + value + "'"));
+}
+
+void require_cpu(const char* op, std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* tensor : tensors)
+    if (*tensor && !tensor->on_cpu())
+      throw py::type_error(text(op, "the tensors must be on the CPU, got one on another device"));
+}
+
+bool require_rank(const char* op, const char* name, const Tensor& tensor, int64_t rank) {
+  if (tensor.dim() == rank || tensor.dim() == rank + 1) return tensor.dim() > rank;
+  throw py::value_error(text(op, std::string(name) + " must have " + std::to_string(rank) + " dimensions, or one more " +
+                                     "for the tasks, got " + std::to_string(tensor.dim())));
+}
+
+Shape with_tasks(bool has_tasks, int64_t tasks, Shape core) {
+  if (has_tasks) core.insert(core.begin(), tasks);
+  return core;
+}
+
+py::tuple pack(const std::vector<Tensor>& tensors) {
+  size_t count = 0;
+  for (const Tensor& tensor : tensors) count += bool(tensor);
+  py::tuple packed(count);
+  size_t i = 0;
+  for (const Tensor& tensor : tensors)
+    if (tensor) packed[i++] = tensor.object();
+  return packed;
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,90 @@
+// log p(y = n | x) = log_softmax_n(-d(x, c_n) / temperature). A thread owns a block of 16 queries, whose [N, 16] distances and
+// exponentials stay in cache between the passes (see distance.h); query and prototypes are read once for each group of 8
+// prototypes. Forward writes N log-probabilities a query, and N distances where backward will want them.
+#include "blocks.h"
+#include "kernels.h"
+#include "softmax.h"
+
+namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+constexpr int64_t kTile = 64;  // classes copied at a time, so that their lanes are still in cache
+
+// rows [count, N] = lanes [N, kBlock] transposed.
+template <class R>
+void store_rows(int64_t N, int64_t count, const R* lanes, R* rows) {
+  for (int64_t tile = 0; tile < N; tile += kTile)
+    for (int64_t q = 0; q < count; q++)
+      for (int64_t n = tile; n < least(N, tile + kTile); n++) rows[q * N + n] = lanes[n * kBlock + q];
+}
+
+// lanes [N, kBlock] = rows [count, N] transposed; the lanes beyond `count` get 0.
+template <class R>
+void load_rows(int64_t N, int64_t count, const R* rows, R* lanes) {
+  if (count < kBlock && N > 0) std::memset(lanes, 0, size_t(N) * kBlock * sizeof(R));
+  for (int64_t tile = 0; tile < N; tile += kTile)
+    for (int64_t q = 0; q < count; q++)
+      for (int64_t n = tile; n < least(N, tile + kTile); n++) lanes[n * kBlock + q] = rows[q * N + n];
+}
+
+}  // namespace
+
+template <class R>
+void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
+  for_each_block(
+      static_cast<const ProtoProblem<R>&>(p), 1,
+      [&](int64_t task, int64_t first, int64_t count, R* distances) {
+        const int64_t row = (task * p.Q + first) * p.N;
+        block_distances<R>(p, task, first, count, distances);
+        if (p.distances) store_rows(p.N, count, distances, p.distances + row);
+        Softmax<R> s;
+        block_softmax<R>(p.N, p.temperature, distances, nullptr, s);
+        const R tau = R(p.temperature);
+        for (int64_t n = 0; n < p.N; n++)
+#pragma omp simd
+          for (int q = 0; q < kBlock; q++)
+            distances[n * kBlock + q] = (s.nearest[q] - distances[n * kBlock + q]) / tau - s.log_sum[q];
+        store_rows(p.N, count, distances, p.log_probs + row);
+        return Tally();
+      },
+      [](int64_t, Tally) {});
+}
+
+template <class R>
+void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
+  const int64_t array = p.N * kBlock;
+  for_each_block(
+      static_cast<const ProtoProblem<R>&>(p), 3,
+      [&](int64_t task, int64_t first, int64_t count, R* distances) {
+        const int64_t row = (task * p.Q + first) * p.N;
+        R *exps = distances + array, *cotangents = distances + 2 * array;
+        if (p.kept_distances) load_rows(p.N, count, p.kept_distances + row, distances);
+        else block_distances<R>(p, task, first, count, distances);
+        load_rows(p.N, count, p.dlog_probs + row, cotangents);
+        Softmax<R> s;
+        block_softmax<R>(p.N, p.temperature, distances, exps, s);
+        R scale[kBlock];  // sum_n dlogp_n / sum_n e_n
+        sum_classes(p.N, scale, [&](int64_t n, int q) __attribute__((always_inline)) {
+          return cotangents[n * kBlock + q];
+        });
+#pragma omp simd
+        for (int q = 0; q < kBlock; q++) scale[q] /= s.sum[q];
+        for (int64_t n = 0; n < p.N; n++)
+#pragma omp simd
+          for (int q = 0; q < kBlock; q++)
+            exps[n * kBlock + q] = cotangents[n * kBlock + q] - exps[n * kBlock + q] * scale[q];
+        Tally tally;
+        tally.dtemperature = block_coefficients<R>(p, count, exps, s.nearest, distances);
+        return tally;
+      },
+      [&](int64_t task, Tally total) {
+        if (p.dtemperature) p.dtemperature[task] = total.dtemperature;
+      });
+}
+
+template void proto_log_softmax_fwd(const ProtoLogSoftmax<float>&);
+template void proto_log_softmax_fwd(const ProtoLogSoftmax<double>&);
+template void proto_log_softmax_bwd(const ProtoLogSoftmax<float>&);
+template void proto_log_softmax_bwd(const ProtoLogSoftmax<double>&);
+
+}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,98 @@
+// -log p(y = target | x) without the [Q, N] matrix. A thread owns a block of 16 queries: distances, losses, softmax and the
+// coefficients of the gradients follow each other in [N, 16] arrays in cache (see distance.h), then dquery and dprototypes.
+// Forward and gradients: 6 flops for each feature of each pair, query and dquery in and out of memory once.
+#include "blocks.h"
+#include "kernels.h"
+#include "softmax.h"
+
+namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+bool is_class(const ProtoLoss<R>& p, int64_t target) {
+  return target >= 0 && target < p.N && target != p.ignore_index;
+}
+
+// The block's losses; returns their sum.
+template <class R>
+double block_losses(const ProtoLoss<R>& p, int64_t query, int64_t count, const R* distances, const Softmax<R>& s) {
+  double sum = 0;
+  for (int64_t q = 0; q < count; q++) {
+    const int64_t target = p.targets[query + q];
+    R loss = target == p.ignore_index ? R(0) : R(__builtin_nan(""));
+    if (is_class(p, target)) loss = (distances[target * kBlock + q] - s.nearest[q]) / R(p.temperature) + s.log_sum[q];
+    if (p.query_loss) p.query_loss[query + q] = loss;
+    sum += double(loss);
+  }
+  return sum;
+}
+
+// dz = weight (softmax - one_hot), in place of the exponentials.
+template <class R>
+void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s, R* exps) {
+  R weights[kBlock] = {}, scale[kBlock];
+  for (int64_t q = 0; q < count; q++)
+    if (is_class(p, p.targets[query + q])) weights[q] = p.task_weight ? R(p.task_weight[task]) : p.query_weight[query + q];
+#pragma omp simd
+  for (int q = 0; q < kBlock; q++) scale[q] = weights[q] / s.sum[q];
+  for (int64_t n = 0; n < p.N; n++)
+#pragma omp simd
+    for (int q = 0; q < kBlock; q++) exps[n * kBlock + q] *= scale[q];
+  for (int64_t q = 0; q < count; q++)
+    if (is_class(p, p.targets[query + q])) exps[p.targets[query + q] * kBlock + q] -= weights[q];
+}
+
+}  // namespace
+
+template <class R>
+void proto_loss(const ProtoLoss<R>& p) {
+  const bool gradients = p.dquery || p.dprototypes || p.dtemperature;
+  for_each_block(
+      static_cast<const ProtoProblem<R>&>(p), gradients ? 2 : 1,
+      [&](int64_t task, int64_t first, int64_t count, R* distances) {
+        R* exps = gradients ? distances + p.N * kBlock : nullptr;
+        Softmax<R> s;
+        Tally tally;
+        block_distances<R>(p, task, first, count, distances);
+        block_softmax<R>(p.N, p.temperature, distances, exps, s);
+        if (p.task_loss || p.query_loss) tally.loss = block_losses(p, task * p.Q + first, count, distances, s);
+        if (!gradients) return tally;
+        block_dlogits(p, task, task * p.Q + first, count, s, exps);
+        tally.dtemperature = block_coefficients<R>(p, count, exps, s.nearest, distances);
+        return tally;
+      },
+      [&](int64_t task, Tally total) {
+        if (p.task_loss) p.task_loss[task] = R(total.loss * p.task_weight[task]);
+        if (p.dtemperature) p.dtemperature[task] = total.dtemperature;
+      });
+}
+
+template <class R>
+void task_scale(const TaskScale<R>& p) {
+  constexpr int64_t kPart = 512;
+  const int64_t parts = (p.size + kPart - 1) / kPart, rows = p.shared ? 1 : p.T;
+  parallel_for(rows * parts, 32, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t row = i / parts, offset = i % parts * kPart, width = least(kPart, p.size - offset);
+      R* out = p.out + row * p.size + offset;
+      if (!p.shared) {
+        const R* unit = p.unit + row * p.size + offset;
+        for (int64_t j = 0; j < width; j++) out[j] = p.dloss[row] * unit[j];
+        continue;
+      }
+      double sum[kPart] = {};
+      for (int64_t t = 0; t < p.T; t++) {
+        const R* unit = p.unit + t * p.size + offset;
+        for (int64_t j = 0; j < width; j++) sum[j] += double(p.dloss[t]) * double(unit[j]);
+      }
+      for (int64_t j = 0; j < width; j++) out[j] = R(sum[j]);
+    }
+  });
+}
+
+template void proto_loss(const ProtoLoss<float>&);
+template void proto_loss(const ProtoLoss<double>&);
+template void task_scale(const TaskScale<float>&);
+template void task_scale(const TaskScale<double>&);
+
+}  // namespace fastmeta::FASTMETA_ISA

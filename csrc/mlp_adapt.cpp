@@ -1,0 +1,61 @@
+#include "mlp_arguments.h"
+#include "ops.h"
+
+namespace fastmeta {
+namespace {
+
+// The adapted parameters, flat, and the trajectory [T, steps, P] where it is asked for.
+std::pair<py::list, Tensor> adapt(const MlpCall& call, const Tensors& rates, const Tensor& y, int64_t steps, bool keep) {
+  Tensors adapted = call.empty_params();
+  int64_t total = 0;
+  for (const Tensor& p : adapted) total += p ? p.numel() : 0;
+  Tensor trajectory = keep ? call.inputs.empty({total * steps}) : Tensor();
+  with_type(call.inputs, [&](auto zero) {
+    using R = decltype(zero);
+    MlpAdapt<R> args{call.shape, steps, false, pointers<const R>(call, call.params), rate_pointers<const R>(call, rates, steps),
+                     {call.count(), call.inputs.data<R>(), y.data<void>()}, trajectory.data<R>(), pointers<R>(call, adapted),
+                     {}, {}, {}, {}};
+    launch(call, args, FASTMETA_KERNEL(mlp_adapt_fwd));
+  });
+  py::list outputs;
+  for (const Tensor& p : adapted)
+    if (p) outputs.append(p.object());
+  return {outputs, trajectory};
+}
+
+}  // namespace
+
+py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Str activation, Str loss,
+                        bool, Handle needs) {
+  MlpCall call("mlp_adapt", params, inputs, activation, loss);
+  Tensor y = call.targets(targets, "targets", call.count());
+  auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, steps, any(read_needs(needs)));
+  return py::make_tuple(py::tuple(outputs), trajectory ? py::make_tuple(trajectory.object()) : py::tuple());
+}
+
+py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets,
+                        int64_t steps, Str activation, Str loss, bool first_order, Handle needs) {
+  MlpCall call("mlp_adapt", params, inputs, activation, loss);
+  Tensor y = call.targets(targets, "targets", call.count());
+  Tensors alpha = call.rates(rates, steps);
+  py::tuple given(py::reinterpret_borrow<py::object>(cotangents)), kept(py::reinterpret_borrow<py::object>(saved));
+  Tensor trajectory = kept.size() ? Tensor(kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
+  py::list dadapted;
+  size_t next = 0;
+  for (const Tensor& p : call.params) dadapted.append(p ? py::object(given[next++]) : py::none());
+  Tensors v = call.like_params(dadapted, "cotangents");
+  Gradients grads(call, needs);
+  Tensors dparams = grads.for_params(), dalpha = grads.for_rates(alpha);
+  Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
+  with_type(call.inputs, [&](auto zero) {
+    using R = decltype(zero);
+    MlpAdapt<R> args{call.shape, steps, first_order, pointers<const R>(call, call.params),
+                     rate_pointers<const R>(call, alpha, steps), {call.count(), call.inputs.data<R>(), y.data<void>()},
+                     trajectory.data<R>(), {}, pointers<const R>(call, v), pointers<R>(call, dparams),
+                     drate_pointers<R>(call, alpha, dalpha, steps), {dx.data<R>(), dy.data<R>()}};
+    launch(call, args, FASTMETA_KERNEL(mlp_adapt_bwd));
+  });
+  return finish(call, grads.made(), needs, alpha.size(), Tensor());
+}
+
+}  // namespace fastmeta

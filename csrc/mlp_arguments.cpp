@@ -1,0 +1,281 @@
+#include "mlp_arguments.h"
+
+namespace fastmeta {
+namespace {
+
+int find(const char* op, const char* name, Str value, std::initializer_list<const char*> allowed) {
+  int index = 0;
+  for (const char* candidate : allowed) {
+    if (value == candidate) return index;
+    index++;
+  }
+  throw py::value_error(std::string(op) + ": " + name + " must be a known name, got '" + value + "'");
+}
+
+std::vector<int64_t> joined(int64_t first, const std::vector<int64_t>& rest) {
+  std::vector<int64_t> shape{first};
+  shape.insert(shape.end(), rest.begin(), rest.end());
+  return shape;
+}
+
+int64_t product(const std::vector<int64_t>& shape) {
+  int64_t total = 1;
+  for (int64_t size : shape) total *= size;
+  return total;
+}
+
+// out[i] = sum_t scale[t] * made[t, i], in the order of the tasks; without `shared`, out[t, i] = scale[t] * made[t, i].
+template <class R>
+void scale_tasks(R* out, const R* made, const R* scale, int64_t tasks, int64_t size, bool shared) {
+  for (int64_t i = 0; shared && i < size; i++) out[i] = 0;
+  for (int64_t t = 0; t < tasks; t++) {
+    const R factor = scale ? scale[t] : R(1);
+    R* to = shared ? out : out + t * size;
+    const R* from = made + t * size;
+    for (int64_t i = 0; i < size; i++) to[i] = factor * from[i] + (shared ? to[i] : R(0));
+  }
+}
+
+}  // namespace
+
+MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation, Str loss)
+    : op(op_), inputs(inputs_, "inputs"), batched(inputs.dim() == 3) {
+  py::list list(py::reinterpret_borrow<py::object>(params_));
+  const size_t layers = list.size() / 2;
+  if (list.size() % 2 || layers < 1 || layers > size_t(kMaxLayers))
+    throw py::value_error(std::string(op) + ": params must hold a weight and a bias for 1 to 8 layers");
+  if (inputs.dim() != 2 && inputs.dim() != 3) throw py::value_error(std::string(op) + ": inputs must be [n, in] or [T, n, in]");
+  shape.tasks = batched ? inputs.size(0) : 1;
+  shape.layers = int(layers);
+  shape.activation = Activation(find(op, "activation", activation, {"relu", "tanh", "gelu", "sigmoid", "identity"}));
+  shape.loss = Loss(find(op, "loss", loss, {"cross_entropy", "mse"}));
+  shape.width[0] = inputs.size(-1);
+  for (size_t i = 0; i < list.size(); i++) {
+    Tensor p(list[i], "params");
+    const int rank = i % 2 ? 1 : 2;
+    if (i % 2 == 0) {
+      if (!p || p.dim() < 2) throw py::value_error(std::string(op) + ": params must hold weights [T, out, in] or [out, in]");
+      shape.width[i / 2 + 1] = p.size(-2);
+    }
+    if (p) {
+      const auto expected = core(int(i));
+      require_shape(op, "params", p, p.dim() > rank && batched ? joined(shape.tasks, expected) : expected);
+      require_alike(op, {&inputs, &p});
+    }
+    params.push_back(p);
+  }
+}
+
+std::vector<int64_t> MlpCall::core(int tensor) const {
+  const int64_t out = shape.width[tensor / 2 + 1];
+  if (tensor % 2) return {out};
+  return {out, shape.width[tensor / 2]};
+}
+
+std::vector<int64_t> MlpCall::with_tasks(std::vector<int64_t> core) const {
+  return batched ? joined(shape.tasks, core) : core;
+}
+
+Tensors MlpCall::like_params(Handle list, const char* name) const {
+  py::list items(py::reinterpret_borrow<py::object>(list));
+  if (items.size() != params.size()) throw py::value_error(std::string(op) + ": " + name + " must have one entry for each of params");
+  Tensors found;
+  for (size_t i = 0; i < items.size(); i++) {
+    Tensor item(items[i], name);
+    if (bool(item) != bool(params[i])) throw py::value_error(std::string(op) + ": " + name + " must have a tensor where params has one");
+    if (item) {
+      require_shape(op, name, item, with_tasks(core(int(i))));
+      require_alike(op, {&inputs, &item});
+    }
+    found.push_back(item);
+  }
+  return found;
+}
+
+Tensors MlpCall::rates(Handle list, int64_t steps) const {
+  py::list items(py::reinterpret_borrow<py::object>(list));
+  if (items.size() != 1 && items.size() != params.size())
+    throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
+  Tensors found;
+  std::vector<int64_t> kind;  // of the first: [steps or 1], and whether per element
+  for (size_t i = 0; i < items.size(); i++) {
+    py::object item = items[i];
+    if (py::isinstance<py::float_>(item)) item = inputs.object().attr("new_full")(py::make_tuple(1), item);
+    Tensor rate(item, "rates");
+    if (items.size() > 1 && bool(rate) != bool(params[i])) throw py::value_error(std::string(op) + ": rates must have a tensor where params has one");
+    if (rate) {
+      if (rate.dim() < 1 || (rate.size(0) != 1 && rate.size(0) != steps)) throw py::value_error(std::string(op) + ": rates must be [steps or 1, ...]");
+      if (kind.empty()) kind = {rate.size(0), int64_t(rate.dim() > 1)};
+      require_shape(op, "rates", rate, kind[1] && items.size() > 1 ? joined(kind[0], core(int(i))) : std::vector<int64_t>{kind[0]});
+      require_alike(op, {&inputs, &rate});
+    }
+    found.push_back(rate);
+  }
+  return found;
+}
+
+Tensor MlpCall::examples(Handle x, const char* name) const {
+  Tensor found(x, name);
+  require_alike(op, {&inputs, &found});
+  require_shape(op, name, found, with_tasks({found.dim() ? found.size(-2) : 0, shape.width[0]}));
+  return found;
+}
+
+Tensor MlpCall::targets(Handle y, const char* name, int64_t count) const {
+  Tensor found(y, name);
+  const bool classes = shape.loss == Loss::cross_entropy;
+  if (classes != (found.dtype() == DType::int64)) throw py::type_error(std::string(op) + ": " + name + " must suit the loss");
+  require_alike(op, {&inputs, &found});
+  require_shape(op, name, found, classes ? with_tasks({count}) : with_tasks({count, out()}));
+  return found;
+}
+
+Tensors MlpCall::empty_params() const {
+  Tensors made;
+  for (size_t i = 0; i < params.size(); i++) made.push_back(params[i] ? inputs.empty(with_tasks(core(int(i)))) : Tensor());
+  return made;
+}
+
+template <class R>
+MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
+  MlpParams<R> found;
+  for (size_t i = 0; i < tensors.size(); i++) {
+    if (!tensors[i]) continue;
+    const auto core = call.core(int(i));
+    const int64_t stride = call.batched && tensors[i].dim() > int64_t(core.size()) ? product(core) : 0;
+    (i % 2 ? found.bias : found.weight)[i / 2] = tensors[i].data<R>();
+    (i % 2 ? found.bias_stride : found.weight_stride)[i / 2] = stride;
+  }
+  return found;
+}
+
+template <class R>
+MlpRates<R> rate_pointers(const MlpCall& call, const Tensors& rates, int64_t steps) {
+  MlpRates<R> found;
+  found.shared = rates.size() == 1;
+  for (size_t i = 0; i < rates.size(); i++) {
+    if (!rates[i]) continue;
+    found.value[i] = rates[i].data<R>();
+    found.per_element = rates[i].dim() > 1;
+    found.per_step = rates[i].size(0) == steps && steps != 1;
+  }
+  return found;
+}
+
+template <class R>
+MlpRates<R> drate_pointers(const MlpCall& call, const Tensors& rates, const Tensors& drates, int64_t steps) {
+  MlpRates<R> found = rate_pointers<R>(call, rates, steps);
+  for (size_t i = 0; i < drates.size(); i++) found.value[i] = drates[i].data<R>();
+  return found;
+}
+
+Tensor Gradients::add(const std::vector<int64_t>& core) {
+  made_.push_back(call_.inputs.empty(call_.with_tasks(core)));
+  return made_.back();
+}
+
+Tensors Gradients::for_params() {
+  Tensors found;
+  for (size_t i = 0; i < call_.params.size(); i++) found.push_back(needs_.at(next_++) ? add(call_.core(int(i))) : Tensor());
+  return found;
+}
+
+Tensors Gradients::for_rates(const Tensors& rates) {
+  Tensors found;
+  for (const Tensor& rate : rates) found.push_back(needs_.at(next_++) ? add(rate.shape()) : Tensor());
+  return found;
+}
+
+Tensor Gradients::for_examples(const Tensor& x) {
+  if (!needs_.at(next_++)) return Tensor();
+  return add(std::vector<int64_t>(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()));
+}
+
+py::tuple Gradients::made() const {
+  py::tuple found(made_.size());
+  for (size_t i = 0; i < made_.size(); i++) found[i] = made_[i].object();
+  return found;
+}
+
+namespace {
+
+py::object finish_one(const MlpCall& call, const Tensor& made, bool shared, const Tensor& dloss) {
+  if (!shared && !dloss) return made.object();
+  const auto& full = made.shape();
+  if (made.on_cuda()) {
+    py::object value = made.object();
+    if (dloss) {
+      std::vector<int64_t> column(full.size(), 1);
+      if (call.batched) column[0] = full[0];
+      value = value.attr("mul")(dloss.object().attr("reshape")(py::cast(column)));
+    }
+    return shared ? value.attr("sum")(0) : value;
+  }
+  const std::vector<int64_t> core(full.begin() + (call.batched ? 1 : 0), full.end());
+  Tensor out = made.empty(shared ? core : full);
+  with_type(out, [&](auto zero) {
+    using R = decltype(zero);
+    scale_tasks(out.data<R>(), made.data<R>(), dloss ? dloss.data<R>() : nullptr, call.shape.tasks, product(core), shared);
+  });
+  return out.object();
+}
+
+}  // namespace
+
+py::tuple finish(const MlpCall& call, Handle made, Handle needs, size_t rates, const Tensor& dloss) {
+  const py::tuple items(py::reinterpret_borrow<py::object>(made));
+  const std::vector<bool> needed = read_needs(needs);
+  py::tuple found(items.size());
+  size_t next = 0;
+  for (size_t i = 0; i < needed.size(); i++) {
+    if (!needed[i]) continue;
+    bool shared = i < call.params.size() + rates;
+    if (i < call.params.size()) shared = call.params[i].dim() == int64_t(call.core(int(i)).size());
+    found[next] = finish_one(call, Tensor(items[next], "gradient"), shared && call.batched, dloss);
+    next++;
+  }
+  return found;
+}
+
+Tensor loss_cotangent(const MlpCall& call, Handle cotangents) {
+  Tensor dloss(py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], "cotangent");
+  require_shape(call.op, "cotangent", dloss, call.with_tasks({}));
+  require_alike(call.op, {&call.inputs, &dloss});
+  return dloss;
+}
+
+template <class Args>
+void launch(const MlpCall& call, const Args& args, Kernel<Args> kernel) {
+  if (!call.inputs.on_cuda()) {
+    py::gil_scoped_release release;
+    return kernel.on_cpu(args);
+  }
+  if (!kernel.on_cuda) throw std::runtime_error(std::string(call.op) + ": the extension must be built with CUDA, got CUDA tensors");
+#ifdef FASTMETA_CUDA
+  if (!call.shape.tasks) return;
+  cuda::DeviceGuard guard(call.inputs.device_index());
+  Tensor memory = call.inputs.empty({(kernel.workspace(args) + 7) / 8 * (call.inputs.dtype() == DType::float64 ? 1 : 2)});
+  const char* error = kernel.on_cuda(args, memory.data<void>(), current_stream(call.inputs));
+  if (error) throw std::runtime_error(std::string(call.op) + ": the CUDA launch must succeed, got " + error);
+#endif
+}
+
+#define INSTANTIATE_TYPE(R)                                                         \
+  template MlpParams<R> pointers<R>(const MlpCall&, const Tensors&);                \
+  template MlpParams<const R> pointers<const R>(const MlpCall&, const Tensors&);    \
+  template MlpRates<R> rate_pointers<R>(const MlpCall&, const Tensors&, int64_t);                                \
+  template MlpRates<const R> rate_pointers<const R>(const MlpCall&, const Tensors&, int64_t); \
+  template MlpRates<R> drate_pointers<R>(const MlpCall&, const Tensors&, const Tensors&, int64_t);
+#define INSTANTIATE_LAUNCH(ARGS) \
+  template void launch<ARGS>(const MlpCall&, const ARGS&, Kernel<ARGS>);
+#define INSTANTIATE_ALL(R)            \
+  INSTANTIATE_TYPE(R)                 \
+  INSTANTIATE_LAUNCH(MlpForward<R>)   \
+  INSTANTIATE_LAUNCH(MlpLoss<R>)      \
+  INSTANTIATE_LAUNCH(MlpCurvature<R>) \
+  INSTANTIATE_LAUNCH(MlpAdapt<R>)     \
+  INSTANTIATE_LAUNCH(MlpMetaLoss<R>)
+INSTANTIATE_ALL(float)
+INSTANTIATE_ALL(double)
+
+}  // namespace fastmeta

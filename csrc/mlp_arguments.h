@@ -1,0 +1,104 @@
+// What the Python-facing functions of the mlp ops share: reading their arguments, and the gradients that are asked for.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "arguments.h"
+#include "cpu/kernels.h"
+#include "mlp.h"
+#include "ops.h"
+#ifdef FASTMETA_CUDA
+#include "cuda/kernels.h"
+#endif
+
+namespace fastmeta {
+
+using Tensors = std::vector<Tensor>;
+
+// The parameters and the inputs of a call, checked against each other.
+class MlpCall {
+ public:
+  MlpCall(const char* op, Handle params, Handle inputs, Str activation, Str loss);
+
+  const char* op;
+  MlpShape shape;
+  Tensors params;  // W_1, b_1, ...; empty where there is no bias
+  Tensor inputs;
+  bool batched;    // whether there is a task axis
+
+  int64_t count() const { return inputs.size(-2); }
+  int64_t out() const { return shape.width[shape.layers]; }
+
+  // A list in the structure of params, each with the full shape (task axis where batched).
+  Tensors like_params(Handle list, const char* name) const;
+  Tensors rates(Handle list, int64_t steps) const;  // numbers become tensors of one element
+  Tensor examples(Handle x, const char* name) const;
+  Tensor targets(Handle y, const char* name, int64_t count) const;
+
+  std::vector<int64_t> with_tasks(std::vector<int64_t> core) const;
+  std::vector<int64_t> core(int tensor) const;      // shape of one task's W or b
+  Tensors empty_params() const;                     // one for each parameter, with the task axis
+};
+
+template <class R>
+MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors);
+template <class R>
+MlpRates<R> rate_pointers(const MlpCall& call, const Tensors& rates, int64_t steps);
+// The same for gradients to `rates`, [T, steps or 1, size].
+template <class R>
+MlpRates<R> drate_pointers(const MlpCall& call, const Tensors& rates, const Tensors& drates, int64_t steps);
+
+// The gradients that a kernel writes, one for each flat input that needs one, made per task.
+class Gradients {
+ public:
+  Gradients(const MlpCall& call, Handle needs) : call_(call), needs_(read_needs(needs)) {}
+
+  // For the next flat inputs, in order: empty tensors where no gradient is needed.
+  Tensors for_params();
+  Tensors for_rates(const Tensors& rates);
+  Tensor for_examples(const Tensor& x);  // targets too
+  bool any() const { return !made_.empty(); }
+  py::tuple made() const;
+
+ private:
+  Tensor add(const std::vector<int64_t>& core);
+
+  const MlpCall& call_;
+  std::vector<bool> needs_;
+  Tensors made_;
+  size_t next_ = 0;
+};
+
+// What `Gradients::made` gave, each times its task's `dloss` ([T], or () without tasks; empty: 1) and summed over tasks, in
+// order, where the input is shared by them. `rates`: how many flat inputs between the parameters and the examples.
+py::tuple finish(const MlpCall& call, Handle made, Handle needs, size_t rates, const Tensor& dloss);
+
+// The one cotangent of a loss: [T], or () without tasks.
+Tensor loss_cotangent(const MlpCall& call, Handle cotangents);
+
+// One kernel on both devices; the CUDA one null where the extension is built without CUDA.
+template <class Args>
+struct Kernel {
+  void (*on_cpu)(const Args&);
+  const char* (*on_cuda)(const Args&, void* workspace, void* stream);
+  int64_t (*workspace)(const Args&);  // in bytes
+};
+
+// Runs the kernel of the tensors' device. RuntimeError with CUDA's message where a launch fails.
+template <class Args>
+void launch(const MlpCall& call, const Args& args, Kernel<Args> kernel);
+
+#ifdef FASTMETA_CUDA
+#define FASTMETA_KERNEL(NAME) {cpu<R>().NAME, &cuda::NAME<R>, &cuda::NAME##_workspace<R>}
+#else
+#define FASTMETA_KERNEL(NAME) {cpu<R>().NAME, nullptr, nullptr}
+#endif
+
+// Calls f(R()) with the C++ type of the tensors.
+template <class F>
+void with_type(const Tensor& like, F&& f) {
+  if (like.dtype() == DType::float64) f(double());
+  else f(float());
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,45 @@
+#include "mlp_arguments.h"
+#include "ops.h"
+
+namespace fastmeta {
+
+py::tuple mlp_grad_fwd(Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle) {
+  MlpCall call("mlp_grad", params, inputs, activation, loss);
+  Tensor y = call.targets(targets, "targets", call.count()), value = call.inputs.empty(call.with_tasks({}));
+  Tensors grads = call.empty_params();
+  with_type(value, [&](auto zero) {
+    using R = decltype(zero);
+    MlpLoss<R> args{call.shape, pointers<const R>(call, call.params), {call.count(), call.inputs.data<R>(), y.data<void>()},
+                    value.data<R>(), pointers<R>(call, grads), {}};
+    launch(call, args, FASTMETA_KERNEL(mlp_loss));
+  });
+  py::list outputs;
+  outputs.append(value.object());
+  for (const Tensor& grad : grads)
+    if (grad) outputs.append(grad.object());
+  return py::make_tuple(py::tuple(outputs), py::tuple());
+}
+
+py::tuple mlp_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle targets, Str activation, Str loss,
+                       Handle needs) {
+  MlpCall call("mlp_grad", params, inputs, activation, loss);
+  Tensor y = call.targets(targets, "targets", call.count()), dloss = loss_cotangent(call, cotangents);
+  py::tuple given(py::reinterpret_borrow<py::object>(cotangents));
+  py::list dgrads;
+  size_t next = 1;
+  for (const Tensor& p : call.params) dgrads.append(p ? py::object(given[next++]) : py::none());
+  Tensors vectors = call.like_params(dgrads, "cotangents");
+  Gradients grads(call, needs);
+  Tensors dparams = grads.for_params();
+  Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
+  with_type(dloss, [&](auto zero) {
+    using R = decltype(zero);
+    MlpCurvature<R> args{call.shape, pointers<const R>(call, call.params), pointers<const R>(call, vectors),
+                         {call.count(), call.inputs.data<R>(), y.data<void>()}, dloss.data<R>(), pointers<R>(call, dparams),
+                         {dx.data<R>(), dy.data<R>()}};
+    launch(call, args, FASTMETA_KERNEL(mlp_hvp));
+  });
+  return finish(call, grads.made(), needs, 0, Tensor());
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,22 @@
+#include "mlp_arguments.h"
+#include "ops.h"
+
+namespace fastmeta {
+
+py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Str activation, Str loss, Handle) {
+  MlpCall call("mlp_hvp", params, inputs, activation, loss);
+  Tensor y = call.targets(targets, "targets", call.count());
+  Tensors v = call.like_params(vectors, "vectors"), products = call.empty_params();
+  with_type(call.inputs, [&](auto zero) {
+    using R = decltype(zero);
+    MlpCurvature<R> args{call.shape, pointers<const R>(call, call.params), pointers<const R>(call, v),
+                         {call.count(), call.inputs.data<R>(), y.data<void>()}, nullptr, pointers<R>(call, products), {}};
+    launch(call, args, FASTMETA_KERNEL(mlp_hvp));
+  });
+  py::list outputs;
+  for (const Tensor& product : products)
+    if (product) outputs.append(product.object());
+  return py::make_tuple(py::tuple(outputs), py::tuple());
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,60 @@
+// The functions that bindings.cpp exposes, one file csrc/<op>.cpp each: they check what memory safety depends on, allocate
+// the outputs and hand raw pointers to the kernels of the tensors' device.
+//
+//   <op>_fwd(arguments..., needs)                     -> (outputs, saved)
+//   <op>_bwd(cotangents, saved, arguments..., needs)  -> the gradients that are needed
+//
+// `needs`: one bool for each flat input. `saved`: what forward keeps for backward; backward may come without it, as ().
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+namespace fastmeta {
+namespace py = pybind11;
+using Handle = py::handle;
+using Str = const std::string&;
+
+py::object label_out_of_range(Handle labels, int64_t num_classes, Handle ignore_index);
+
+py::tuple prototypes_fwd(Handle support, Handle labels, int64_t num_classes, Handle needs);
+py::tuple prototypes_bwd(Handle cotangents, Handle saved, Handle support, Handle labels, int64_t num_classes, Handle needs);
+
+py::tuple proto_log_softmax_fwd(Handle query, Handle prototypes, Handle temperature, Str metric, Handle needs);
+py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle temperature,
+                                Str metric, Handle needs);
+
+py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
+                         int64_t ignore_index, Str reduction, Handle needs);
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets,
+                         Handle temperature, Str metric, int64_t ignore_index, Str reduction, Handle needs);
+
+py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle needs);
+py::tuple sgd_step_bwd(Handle cotangents, Handle saved, Handle params, Handle grads, Handle lr, Handle needs);
+
+py::tuple mlp_forward_fwd(Handle params, Handle inputs, Str activation, Handle needs);
+py::tuple mlp_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Str activation, Handle needs);
+
+py::tuple mlp_loss_fwd(Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
+py::tuple mlp_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation,
+                       Str loss, Handle needs);
+
+py::tuple mlp_grad_fwd(Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
+py::tuple mlp_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation,
+                       Str loss, Handle needs);
+
+py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
+
+py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Str activation, Str loss,
+                        bool first_order, Handle needs);
+py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets,
+                        int64_t steps, Str activation, Str loss, bool first_order, Handle needs);
+
+py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
+                            int64_t steps, Str activation, Str loss, bool first_order, Handle needs);
+py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x,
+                            Handle support_y, Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss,
+                            bool first_order, Handle needs);
+
+}  // namespace fastmeta

@@ -1,0 +1,73 @@
+// What the kernels of prototypes, proto_log_softmax, proto_loss and sgd_step are told.
+// Sizes: T tasks, S support examples, Q queries, N ways (classes), D features. All tensors are contiguous.
+#pragma once
+#include <cstdint>
+
+namespace fastmeta {
+
+enum class Metric : int { euclidean, sqeuclidean };
+enum class Reduction : int { mean, sum, none };
+
+template <class R>
+struct Prototypes {  // mean of each class; in backward dsupport from dprototypes
+  int64_t T, S, N, D;
+  const R* support = nullptr;  // [T, S, D]
+  const int64_t* labels;       // [T, S], any values
+  R* prototypes = nullptr;     // [T, N, D]
+  const R* dprototypes = nullptr;
+  R* dsupport = nullptr;
+};
+
+template <class R>
+struct ProtoProblem {  // distances of queries to prototypes, and the gradients that a backward writes
+  int64_t T, Q, N, D;
+  Metric metric;
+  double temperature;
+  const R* query;                           // [T, Q, D]
+  const R* prototypes;                      // [T, N, D], or [N, D] for all tasks with stride 0
+  int64_t prototypes_stride;
+  R *dquery = nullptr, *dprototypes = nullptr;  // [T, Q, D] and [T, N, D]; null: not asked for
+  double* dtemperature = nullptr;               // [T]; null: not asked for
+};
+
+template <class R>
+struct ProtoLogSoftmax : ProtoProblem<R> {
+  R* log_probs = nullptr;             // [T, Q, N]
+  R* distances = nullptr;             // [T, Q, N], written by forward; null: not kept
+  const R* kept_distances = nullptr;  // the same in backward; null: compute them again
+  const R* dlog_probs = nullptr;
+};
+
+template <class R>
+struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weight_q loss_q in the same pass
+  int64_t ignore_index;
+  const int64_t* targets;               // [T, Q], any values
+  const double* task_weight = nullptr;  // [T]: weight_q of all queries of a task; null: query_weight
+  const R* query_weight = nullptr;      // [T, Q]; for gradients only
+  R* task_loss = nullptr;               // [T], sum_q weight_q loss_q; null: not asked for
+  R* query_loss = nullptr;              // [T, Q]; null: not asked for
+};
+
+template <class R>
+struct TaskScale {  // out[t, i] = dloss[t] * unit[t, i]; `shared`: out[i] is the sum of these over the tasks
+  int64_t T, size;
+  bool shared;
+  const R *unit, *dloss;
+  R* out;
+};
+
+template <class R>
+struct SgdStep {  // out = param - rate * grad for each of `count` tensors
+  struct Item {
+    int64_t tasks, size;  // grad, out: [tasks, size]; tasks = 1 where nothing is shared by tasks
+    bool shared_param;    // param is [size]
+    int rate_kind;        // 0: one number; 1: [size]; 2: [tasks, size]
+    const R *param, *grad, *rate, *dout;
+    R *out, *dgrad, *dparam, *drate;  // null: not asked for; dparam only where the param is shared
+  };
+  int64_t count;
+  const Item* items;
+  bool one_rate;  // one number for all items: its gradient, summed over them, goes to the first item's drate
+};
+
+}  // namespace fastmeta

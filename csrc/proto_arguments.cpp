@@ -1,0 +1,37 @@
+#include "proto_arguments.h"
+
+namespace fastmeta {
+
+ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, py::handle temperature_,
+                     const std::string& metric_)
+    : op(op),
+      query(read_floating(op, "query", query_)),
+      prototypes(read_floating(op, "prototypes", prototypes_)),
+      temperature(read_number(op, "temperature", temperature_)),
+      metric(read_enum<Metric>(op, "metric", metric_, {"euclidean", "sqeuclidean"})) {
+  require_cpu(op, {&query, &prototypes});
+  require_alike(op, {&query, &prototypes});
+  has_tasks = require_rank(op, "query", query, 2);
+  shared = has_tasks && prototypes.dim() == 2;
+  T = has_tasks ? query.size(0) : 1, Q = query.size(-2), D = query.size(-1);
+  N = prototypes.dim() >= 2 ? prototypes.size(-2) : 0;
+  require_shape(op, "prototypes", prototypes, shared ? Shape{N, D} : task_shape({N, D}));
+}
+
+Tensor ProtoCall::cotangent(py::handle cotangents, const Shape& shape) const {
+  Tensor found = read_floating(op, "the cotangent", read_list(op, "cotangents", cotangents, 1)[0]);
+  require_alike(op, {&query, &found});
+  require_shape(op, "the cotangent", found, shape);
+  return found;
+}
+
+Tensor sum_of(const Tensor& like, const std::vector<double>& values) {
+  Tensor out = like.empty({});
+  double sum = 0;
+  for (double value : values) sum += value;
+  if (out.dtype() == DType::float64) *out.data<double>() = sum;
+  else *out.data<float>() = float(sum);
+  return out;
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,153 @@
+#include "tensor.h"
+
+#include <algorithm>
+
+namespace fastmeta {
+namespace {
+
+struct ExchangeApi {  // DLPackExchangeAPI of dlpack.h
+  struct {
+    uint32_t major, minor;
+    void* previous;
+  } header;
+  void *allocator, *from_object, *to_object;
+  int (*view)(void* object, DLTensor* out);
+  int (*stream)(int32_t device_type, int32_t device_id, void** out);
+};
+
+const ExchangeApi* api = nullptr;
+
+// Interned names, kept for the life of the process: destroying them after the interpreter has gone would crash.
+PyObject* new_empty_name() {
+  static PyObject* name = PyUnicode_InternFromString("new_empty");
+  return name;
+}
+PyObject* contiguous_name() {
+  static PyObject* name = PyUnicode_InternFromString("contiguous");
+  return name;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+bool is_contiguous(const std::vector<int64_t>& shape, const int64_t* strides) {
+  if (!strides || std::find(shape.begin(), shape.end(), 0) != shape.end()) return true;
+  int64_t expected = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    if (shape[i] != 1 && strides[i] != expected) return false;
+    expected *= shape[i];
+  }
+  return true;
+}
+
+[[noreturn]] void refuse_dtype(const char* name) {
+  throw py::type_error(std::string("fastmeta._C: ") + name + " must be float32, float64 or int64");
+}
+
+DType dtype_of(int code, int bits, const char* name) {
+  if (code == 2 && bits == 32) return DType::float32;
+  if (code == 2 && bits == 64) return DType::float64;
+  if (code == 0 && bits == 64) return DType::int64;
+  refuse_dtype(name);
+}
+
+DType dtype_of(const std::string& text, const char* name) {
+  if (text == "torch.float32") return DType::float32;
+  if (text == "torch.float64") return DType::float64;
+  if (text == "torch.int64") return DType::int64;
+  refuse_dtype(name);
+}
+
+}  // namespace
+
+void init_tensor(py::object tensor_class, bool exchange_api) {
+  api = nullptr;
+  if (!exchange_api || !py::hasattr(tensor_class, "__dlpack_c_exchange_api__")) return;
+  py::object capsule = tensor_class.attr("__dlpack_c_exchange_api__");
+  auto* found = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (!found) throw py::error_already_set();
+  if (found->header.major == 1 && found->view && found->stream) api = found;
+}
+
+Tensor::Tensor(py::handle object, const char* name) {
+  if (object.is_none()) return;
+  object_ = py::reinterpret_borrow<py::object>(object);
+  view(name);
+}
+
+void Tensor::view(const char* name) {
+  std::vector<int64_t> strides;
+  if (api) {
+    DLTensor t;
+    if (api->view(object_.ptr(), &t)) {
+      PyErr_Clear();  // torch's own words are a C++ stack trace
+      throw py::type_error(std::string("fastmeta._C: ") + name + " must be a dense tensor on the CPU or a CUDA device");
+    }
+    data_ = static_cast<char*>(t.data) + t.byte_offset;
+    dtype_ = dtype_of(t.dtype.code, t.dtype.bits, name);
+    device_ = t.device.type;
+    index_ = t.device.id;
+    shape_.assign(t.shape, t.shape + t.ndim);
+    if (t.strides) strides.assign(t.strides, t.strides + t.ndim);
+  } else {
+    py::object device = object_.attr("device");
+    const auto type = device.attr("type").cast<std::string>();
+    data_ = reinterpret_cast<void*>(object_.attr("data_ptr")().cast<std::uintptr_t>());
+    dtype_ = dtype_of(py::str(object_.attr("dtype")).cast<std::string>(), name);
+    device_ = type == "cpu" ? 1 : type == "cuda" ? 2 : 0;
+    index_ = device.attr("index").is_none() ? 0 : device.attr("index").cast<int>();
+    shape_ = py::tuple(object_.attr("shape")).cast<std::vector<int64_t>>();
+    strides = object_.attr("stride")().cast<std::vector<int64_t>>();
+  }
+  if (is_contiguous(shape_, strides.empty() ? nullptr : strides.data())) return;
+  PyObject* copy = PyObject_CallMethodNoArgs(object_.ptr(), contiguous_name());
+  if (!copy) throw py::error_already_set();
+  object_ = py::reinterpret_steal<py::object>(copy);
+  view(name);
+}
+
+int64_t Tensor::numel() const {
+  int64_t count = 1;
+  for (int64_t size : shape_) count *= size;
+  return count;
+}
+
+Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
+  py::tuple sizes(shape.size());
+  for (size_t i = 0; i < shape.size(); i++) sizes[i] = py::int_(shape[i]);
+  PyObject* made = PyObject_CallMethodOneArg(object_.ptr(), new_empty_name(), sizes.ptr());
+  if (!made) throw py::error_already_set();
+  return Tensor(py::reinterpret_steal<py::object>(made), "output");
+}
+
+void* current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  if (api) {
+    if (api->stream(2, tensor.device_index(), &stream)) throw py::error_already_set();
+    return stream;
+  }
+  py::object current = py::module_::import("torch").attr("cuda").attr("current_stream")(tensor.device_index());
+  return reinterpret_cast<void*>(current.attr("cuda_stream").cast<std::uintptr_t>());
+}
+
+void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
+  if (tensor.shape() == shape) return;
+  throw py::value_error(std::string(op) + ": " + name + " must have shape " + shape_text(shape) + ", got " +
+                        shape_text(tensor.shape()));
+}
+
+void require_alike(const char* op, std::initializer_list<const Tensor*> tensors) {
+  const Tensor* first = nullptr;
+  for (const Tensor* tensor : tensors) {
+    if (!*tensor) continue;
+    if (!first) first = tensor;
+    bool same_device = tensor->on_cuda() == first->on_cuda() && tensor->device_index() == first->device_index();
+    if (!same_device || (tensor->dtype() != first->dtype() && tensor->dtype() != DType::int64))
+      throw py::type_error(std::string(op) + ": the tensors must have one device and one dtype");
+  }
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,37 @@
+"""fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
+
+from ._dispatch import backend
+from .learners.maml import MAML
+from .learners.meta_sgd import MetaSGD
+from .learners.protonet import ProtoNet
+from .ops.hvp import hvp
+from .ops.mlp_adapt import mlp_adapt
+from .ops.mlp_forward import mlp_forward
+from .ops.mlp_grad import mlp_grad
+from .ops.mlp_hvp import mlp_hvp
+from .ops.mlp_loss import mlp_loss
+from .ops.mlp_meta_loss import mlp_meta_loss
+from .ops.proto_log_softmax import proto_log_softmax
+from .ops.proto_loss import proto_loss
+from .ops.prototypes import prototypes
+from .ops.sgd_step import sgd_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MAML",
+    "MetaSGD",
+    "ProtoNet",
+    "backend",
+    "hvp",
+    "mlp_adapt",
+    "mlp_forward",
+    "mlp_grad",
+    "mlp_hvp",
+    "mlp_loss",
+    "mlp_meta_loss",
+    "proto_log_softmax",
+    "proto_loss",
+    "prototypes",
+    "sgd_step",
+]

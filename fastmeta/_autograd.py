@@ -1,0 +1,188 @@
+"""Turns a reference and its kernels into a function whose derivatives of every order are right.
+
+An `Op` is one op on one backend. Its order 0 runs the `<op>_fwd` kernel, its order 1 (the vector-Jacobian product) the
+`<op>_bwd` kernel, and everything beyond comes from differentiating the reference. Which machinery carries a call:
+
+    no gradient asked for        the bare kernel
+    autograd                     `Eager`: a ctx-style Function whose backward is order 1, itself differentiable
+    torch.func grad and vmap     `Transformed`: a setup_context Function; vmap folds the new axis into the tasks
+    forward-mode AD              the reference
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Flat = tuple[Any, ...]  # tensors, None and numbers, in the order of the op's arguments
+Needs = tuple[bool, ...]
+# (flat, needs) -> (outputs, saved) and (cotangents, saved, flat, needs) -> gradients of the inputs that are needed
+Forward = Callable[[Flat, Needs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+Backward = Callable[[Flat, Flat, Flat, Needs], tuple[Tensor, ...]]
+
+_transforms_active = torch._C._are_functorch_transforms_active
+
+
+class Op:
+    """`reference` maps flat inputs to a tuple of tensors; `cores` gives each input's rank without its task axis (None: it
+    never has one); `like_inputs` says which inputs the outputs are gradients of (order 1), or None (order 0)."""
+
+    def __init__(
+        self,
+        reference: Callable[..., tuple[Tensor, ...]],
+        forward: Forward | None,
+        backward: Backward | None,
+        cores: Sequence[int | None],
+        like_inputs: tuple[int, ...] | None = None,
+    ) -> None:
+        self.reference, self.forward, self.backward = reference, forward, backward
+        self.cores, self.like_inputs = tuple(cores), like_inputs
+        self.eager, self.transformed = _eager(self), _transformed(self)
+        self.vjp = functools.cache(self._vjp)
+
+    def __call__(self, *flat: Any) -> tuple[Tensor, ...]:
+        if self.forward is None:
+            return self.reference(*flat)
+        if _transforms_active() or forward_ad._current_level >= 0:
+            return self.transformed.apply(*flat) if _reverse_mode_only() else self.reference(*flat)
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in flat):
+            return self.eager.apply(*flat)
+        return self.forward(flat, (False,) * len(flat))[0]
+
+    def _vjp(self, needs: Needs) -> Op:
+        """Order 1 for the inputs that `needs` marks: (cotangents, inputs) -> their gradients."""
+        wanted = tuple(i for i, need in enumerate(needs) if need)
+
+        def reference(*args: Any) -> tuple[Tensor, ...]:
+            cotangents, inputs = args[: -len(needs)], list(args[-len(needs) :])
+
+            def of_wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
+                for i, tensor in zip(wanted, tensors, strict=True):
+                    inputs[i] = tensor
+                return self.reference(*inputs)
+
+            pullback = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))[1]
+            return tuple(g.view_as(g) for g in pullback(cotangents))  # a cotangent may come back as it is
+
+        def forward(args: Flat, _: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            assert self.backward is not None
+            return self.backward(args[: -len(needs)], (), args[-len(needs) :], needs), ()
+
+        return Op(reference, forward if self.backward else None, None, self.cores, wanted)
+
+
+def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients at the places that `needs` marks, None elsewhere."""
+    remaining = iter(grads)
+    return [next(remaining) if need else None for need in needs]
+
+
+def _reverse_mode_only() -> bool:
+    """Whether the active transforms are torch.func.grad/vjp and vmap alone, which the kernels can serve."""
+    if forward_ad._current_level >= 0:
+        return False
+    kinds = torch._C._functorch.TransformType
+    return all(i.key() in (kinds.Grad, kinds.Vmap) for i in torch._C._functorch.get_interpreter_stack())
+
+
+def _eager(op: Op) -> type[torch.autograd.Function]:
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *flat: Any) -> Any:
+            assert op.forward is not None
+            outputs, saved = op.forward(flat, ctx.needs_input_grad)
+            tensors = [x if isinstance(x, Tensor) else None for x in flat]
+            ctx.save_for_backward(*tensors, *saved)
+            ctx.numbers = [None if isinstance(x, Tensor) else x for x in flat]
+            return outputs
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor) -> Any:
+            count, needs = len(ctx.numbers), ctx.needs_input_grad
+            kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
+            tensors, saved = kept[:count], kept[count:]
+            flat = tuple(n if t is None else t for t, n in zip(tensors, ctx.numbers, strict=True))
+            with without_autocast(cotangents[0]):
+                if torch.is_grad_enabled() or op.backward is None:
+                    return tuple(scatter(op.vjp(needs)(*cotangents, *flat), needs))
+                return tuple(scatter(op.backward(cotangents, saved, flat, needs), needs))
+
+    return Eager
+
+
+def _transformed(op: Op) -> type[torch.autograd.Function]:
+    class Transformed(torch.autograd.Function):
+        @staticmethod
+        def forward(*flat: Any) -> Any:
+            return op(*flat)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in inputs))
+            ctx.numbers = [None if isinstance(x, Tensor) else x for x in inputs]
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor) -> Any:
+            flat = tuple(n if t is None else t for t, n in zip(ctx.saved_tensors, ctx.numbers, strict=True))
+            with without_autocast(cotangents[0]):
+                grads = op.vjp(ctx.needs_input_grad)(*cotangents, *flat)
+            return tuple(scatter(grads, ctx.needs_input_grad))
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
+            outputs = _vmapped(op, info.batch_size, in_dims, flat)
+            return outputs, (0,) * len(outputs)
+
+    return Transformed
+
+
+def _vmapped(op: Op, size: int, in_dims: Sequence[int | None], flat: Flat) -> tuple[Tensor, ...]:
+    """Run `op` on inputs with one more batch axis, folded into the task axis; outputs have it in front."""
+    cores = [0] * (len(flat) - len(op.cores)) + list(op.cores)  # order 1: cotangents come first, see below
+    moved = [x if d is None else x.movedim(d, 0) for x, d in zip(flat, in_dims, strict=True)]
+    first = len(flat) - len(op.cores)
+    leads = [
+        x.ndim - (d is not None) - c if isinstance(x, Tensor) and c is not None and i >= first else None
+        for i, (x, d, c) in enumerate(zip(moved, in_dims, cores, strict=True))
+    ]
+    fixed = [i for i in range(first, len(flat)) if cores[i] is None and isinstance(flat[i], Tensor)]
+    batched_fixed = any(in_dims[i] is not None for i in fixed)
+    wants_fixed = op.like_inputs is not None and any(first + i in fixed for i in op.like_inputs)
+    if batched_fixed or wants_fixed:
+        return torch.vmap(op.reference, tuple(in_dims))(*flat)
+
+    has_tasks = any(lead == 1 for lead in leads)
+    tasks = next((x.shape[int(d is not None)] for x, d, lead in zip(moved, in_dims, leads, strict=True) if lead == 1), 1)
+
+    def fold(x: Any, d: int | None, lead: int | None, is_cotangent: bool) -> Any:
+        if not isinstance(x, Tensor) or (lead is None and not is_cotangent):
+            return x
+        x = x if d is not None else x.expand(size, *x.shape)
+        if not has_tasks:
+            return x
+        if lead == 0:  # shared by the tasks: one copy for each
+            x = x.unsqueeze(1).expand(size, tasks, *x.shape[1:])
+        return x.flatten(0, 1)
+
+    folded = [
+        fold(x, d, lead, i < first) for i, (x, d, lead) in enumerate(zip(moved, in_dims, leads, strict=True))
+    ]
+    outputs = op(*folded)
+    if not has_tasks:
+        return outputs
+    outputs = tuple(y.unflatten(0, (size, tasks)) for y in outputs)
+    if op.like_inputs is None:
+        return outputs
+    return tuple(
+        y.sum(1) if leads[first + i] == 0 else y for y, i in zip(outputs, op.like_inputs, strict=True)
+    )
+
+
+def without_autocast(like: Tensor) -> torch.autocast:
+    """A context in which the reference computes in the dtype of its inputs."""
+    return torch.autocast(like.device.type, enabled=False)

@@ -1,0 +1,135 @@
+"""Checks of what users pass in: `<op>: <what must hold>, got <what came>`. Run once, in ops/, before any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _dispatch
+
+try:
+    from ._C import label_out_of_range as _native_label_out_of_range
+except ImportError:  # no extension: the same search in PyTorch
+    _native_label_out_of_range = None
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def shape(x: Tensor) -> list[int]:
+    return list(x.shape)
+
+
+def floating(op: str, **tensors: Any) -> None:
+    """TypeError unless all are tensors with one floating dtype (mixed precisions are right under autocast) and one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+        if x.dtype not in FLOATING:
+            raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+        if x.device != first.device:
+            raise ValueError(
+                f"{op}: {name} must be on the device of {first_name}, {first.device}, got {x.device}"
+            )
+        if x.dtype != first.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {x.dtype}")
+
+
+def at_least(op: str, rank: int, **tensors: Tensor) -> None:
+    for name, x in tensors.items():
+        if x.ndim < rank:
+            raise ValueError(f"{op}: {name} must have at least {rank} dimensions, got shape {shape(x)}")
+
+
+def one_of(op: str, name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def positive(op: str, name: str, value: Any, like: Tensor) -> float | Tensor:
+    """A positive number, or a tensor with one element: passed on as a float or a 0-dim tensor."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{op}: {name} must have one element, got shape {shape(value)}")
+        floating(op, like=like, **{name: value})
+        if not value.is_cuda and not _dispatch.is_transformed() and not float(value.detach()) > 0:
+            raise ValueError(f"{op}: {name} must be positive, got {float(value.detach())}")
+        return value if value.ndim == 0 else value.reshape(())
+    value = float(value)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{op}: {name} must be positive and finite, got {value}")
+    return value
+
+
+def finite(op: str, name: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{op}: {name} must be a number or a tensor, got {type(value).__name__}")
+    if not abs(value) < float("inf"):
+        raise ValueError(f"{op}: {name} must be finite, got {value}")
+    return float(value)
+
+
+def labels(op: str, name: str, x: Any, expected: Sequence[int], device: torch.device) -> None:
+    """int64 class indices of the expected shape; see `label_range` for their values."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    if x.dtype != torch.int64:
+        raise TypeError(f"{op}: {name} must be int64 class indices, got {x.dtype}")
+    if list(x.shape) != list(expected):
+        raise ValueError(f"{op}: {name} must have shape {list(expected)}, got {shape(x)}")
+    if x.device != device:
+        raise ValueError(f"{op}: {name} must be on the device of the other tensors, {device}, got {x.device}")
+
+
+def label_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
+    """ValueError where a label is outside [0, num_classes) and not ignore_index. Looks at CPU tensors only: a CUDA one would
+    have to wait for the device, so there the kernels answer with NaN."""
+    if x.is_cuda or _dispatch.is_transformed():
+        return
+    wrong = _label_out_of_range(x, num_classes, ignore_index)
+    if wrong is not None:
+        also = "" if ignore_index is None else f" or ignore_index={ignore_index}"
+        raise ValueError(f"{op}: {name} must be in [0, {num_classes}){also}, got {wrong}")
+
+
+def _label_out_of_range(x: Tensor, num_classes: int, ignore_index: int | None) -> int | None:
+    if _native_label_out_of_range is not None:
+        return _native_label_out_of_range(x, num_classes, ignore_index)
+    bad = (x < 0) | (x >= num_classes)
+    if ignore_index is not None:
+        bad &= x != ignore_index
+    return int(x[bad][0]) if bool(bad.any()) else None
+
+
+def leads(op: str, ranks: dict[str, int], **tensors: Tensor) -> list[int]:
+    """The leading batch dimensions, which all tensors must share or lack; `ranks` are those of one task."""
+    longest: list[int] = []
+    owner = ""
+    for name, x in tensors.items():
+        lead = list(x.shape[: x.ndim - ranks[name]])
+        if len(lead) > len(longest):
+            longest, owner = lead, name
+    for name, x in tensors.items():
+        if x.ndim > ranks[name] and list(x.shape[: x.ndim - ranks[name]]) != longest:
+            raise ValueError(
+                f"{op}: {name} must have the batch dimensions of {owner}, {longest}, or none, got shape {shape(x)}"
+            )
+    return longest
+
+
+def fold(x: Tensor, lead: Sequence[int], rank: int, shared: bool = False) -> Tensor:
+    """`x` with its batch dimensions as one task axis (none where `lead` is empty); `shared` leaves a tensor without them so."""
+    if x.ndim == rank and (shared or not lead):
+        return x
+    if x.ndim == rank:
+        x = x.expand(*lead, *x.shape)
+    return x if len(lead) == 1 else x.flatten(0, len(lead) - 1)
+
+
+def unfold(y: Tensor, lead: Sequence[int]) -> Tensor:
+    """The inverse of `fold` for an output."""
+    return y if len(lead) <= 1 else y.unflatten(0, list(lead))

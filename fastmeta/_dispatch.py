@@ -1,0 +1,200 @@
+"""Which implementation of an op runs: the extension, Triton, or the PyTorch reference; and the one way to call it."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference as references
+from ._autograd import Flat, Needs, Op, _transforms_active, without_autocast
+
+BACKENDS = ("triton", "ext", "reference")
+ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def _known(name: str) -> str:
+    if name not in ("auto", *BACKENDS):
+        raise ValueError(f"fastmeta: backend must be one of {('auto', *BACKENDS)}, got {name!r}")
+    return name
+
+
+_forced = contextvars.ContextVar("fastmeta_backend", default=_known(os.environ.get("FASTMETA_BACKEND", "auto")))
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run every op called in this block on one backend: "triton", "ext", "reference", or "auto" for the usual choice.
+
+    A forced backend never falls back: where it cannot run, the op raises RuntimeError with the reason. The choice is made
+    when an op is called and holds for its backward, wherever that runs. FASTMETA_BACKEND sets it for a whole process.
+    """
+    token = _forced.set(_known(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Run op `name` on `args` (tensors, numbers, None, or lists of them), its `static` arguments fixed.
+
+    `cores` gives, for each argument, its rank without the task axis (for a list: a tuple that is cycled through), or None
+    where the argument never has one. Returns the outputs, flat.
+    """
+    layout = tuple(len(a) if isinstance(a, list | tuple) else None for a in args)
+    flat = tuple(x for a in args for x in (a if isinstance(a, list | tuple) else (a,)))
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        from ._compile import traced
+
+        return traced(name, flat, layout, static, tuple(cores))
+    device = next(x.device.type for x in flat if isinstance(x, Tensor))
+    if torch.is_autocast_enabled(device):
+        flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in _LOW_PRECISION else x for x in flat)
+        with torch.autocast(device, enabled=False):
+            return run(name, flat, layout, static, tuple(cores), device)
+    return run(name, flat, layout, static, tuple(cores), device)
+
+
+def run(
+    name: str, flat: Flat, layout: tuple[int | None, ...], static: tuple[Any, ...], cores: tuple[Any, ...], device: str
+) -> tuple[Tensor, ...]:
+    """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them."""
+    chosen = choose(name, device, _forced.get(), flat)
+    op = op_on(name, chosen, layout, static, cores)
+    dtype = next(x.dtype for x in flat if isinstance(x, Tensor) and x.is_floating_point())
+    if dtype in _LOW_PRECISION and chosen != "triton":
+        wide = (x.float() if isinstance(x, Tensor) and x.dtype == dtype else x for x in flat)
+        return tuple(y.to(dtype) for y in op(*wide))
+    return op(*flat)
+
+
+def choose(name: str, device: str, forced: str, flat: Flat) -> str:
+    """The backend that op `name` runs on; RuntimeError with every refusal's reason where a forced one cannot."""
+    refused = {}
+    for candidate in ORDER.get(device, ("reference",)) if forced == "auto" else (forced,):
+        reason = unavailable(name, candidate, device) or _limit(name, candidate, flat)
+        if reason is None:
+            return candidate
+        refused[candidate] = reason
+    reasons = "".join(f"\n  {candidate}: {reason}" for candidate, reason in refused.items())
+    raise RuntimeError(f"{name}: a backend must be able to run on {device}, got{reasons}")
+
+
+@functools.cache
+def unavailable(name: str, candidate: str, device: str) -> str | None:
+    """Why the backend has no kernel of op `name` for the device, or None where it has one."""
+    if candidate == "reference":
+        return None
+    if candidate == "triton":
+        from_triton = _triton_missing(device)
+        if from_triton:
+            return from_triton
+    try:
+        module = _module(name, candidate)
+    except ImportError as error:
+        if candidate == "ext" and device == "cpu":
+            _warn_not_native(str(error))
+        return f"not built ({error})" if candidate == "ext" else str(error)
+    if not hasattr(module, f"{name}_fwd"):
+        return "no such kernel" if candidate == "ext" else f"kernels/{name}.py has no {name}_fwd"
+    if candidate == "ext" and device == "cuda" and name not in module.cuda_ops():
+        return "no such CUDA kernel" if module.build_info()["cuda"] else "built without CUDA"
+    if candidate == "ext" and device not in ("cpu", "cuda"):
+        return f"no kernels for {device}"
+    return None
+
+
+@functools.cache
+def _warn_not_native(error: str) -> None:
+    warnings.warn(
+        "fastmeta: no native CPU kernels, the PyTorch reference runs instead. Install again where a C++ compiler is found. "
+        f"({error})",
+        stacklevel=2,
+    )
+
+
+def _triton_missing(device: str) -> str | None:
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "needs CUDA tensors (TRITON_INTERPRET=1 interprets the kernels on a CPU)"
+    return None
+
+
+def _module(name: str, candidate: str) -> ModuleType:
+    return import_module("fastmeta._ext" if candidate == "ext" else f"fastmeta.kernels.{name}")
+
+
+def _limit(name: str, candidate: str, flat: Flat) -> str | None:
+    """What the kernels of this backend say against these inputs (a dtype or size beyond them), or None."""
+    if candidate == "reference":
+        return None
+    limit = getattr(_module(name, candidate), f"{name}_limit", None)
+    return limit(*flat) if limit else None
+
+
+def unflatten(flat: Sequence[Any], layout: tuple[int | None, ...]) -> list[Any]:
+    """`flat` as the op's arguments: a list where `layout` has a length, one item where it has None."""
+    items = iter(flat)
+    return [next(items) if length is None else [next(items) for _ in range(length)] for length in layout]
+
+
+def tensors_of(tree: Any) -> tuple[Tensor, ...]:
+    """The tensors in nested tuples and lists, in order; None is left out."""
+    if isinstance(tree, Tensor):
+        return (tree,)
+    return () if tree is None else tuple(t for item in tree for t in tensors_of(item))
+
+
+def flat_reference(
+    name: str, layout: tuple[int | None, ...], static: tuple[Any, ...]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """The reference of op `name` as a function of flat inputs."""
+    reference = getattr(references, name)
+
+    def flat_function(*flat: Any) -> tuple[Tensor, ...]:
+        return tensors_of(reference(*unflatten(flat, layout), *static))
+
+    return flat_function
+
+
+@functools.cache
+def op_on(
+    name: str, chosen: str, layout: tuple[int | None, ...], static: tuple[Any, ...], cores: tuple[Any, ...]
+) -> Op:
+    """The differentiable op `name` on one backend, with its static arguments and the lengths of its lists fixed."""
+    reference = flat_reference(name, layout, static)
+    flat_cores: list[int | None] = []
+    for length, core in zip(layout, cores, strict=True):
+        flat_cores += [core] if length is None else [core[i % len(core)] if core else None for i in range(length)]
+
+    if chosen == "reference":
+        return Op(reference, None, None, flat_cores)
+    module = _module(name, chosen)
+    fwd, bwd = getattr(module, f"{name}_fwd"), getattr(module, f"{name}_bwd", None)
+
+    def forward(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return fwd(*unflatten(flat, layout), *static, needs)
+
+    def backward(cotangents: Flat, saved: Flat, flat: Flat, needs: Needs) -> tuple[Tensor, ...]:
+        assert bwd is not None
+        return bwd(cotangents, saved, *unflatten(flat, layout), *static, needs)
+
+    return Op(reference, forward, backward if bwd else None, flat_cores)
+
+
+def is_transformed() -> bool:
+    """Whether a call is traced or transformed, so that the values of its tensors must not be looked at."""
+    return torch.compiler.is_compiling() or _transforms_active() or torch._C._len_torch_dispatch_stack() > 0
+
+
+__all__ = ["BACKENDS", "ORDER", "backend", "call", "choose", "is_transformed", "op_on", "run", "without_autocast"]

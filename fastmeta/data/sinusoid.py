@@ -1,0 +1,56 @@
+"""The sinusoid regression tasks of MAML."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from . import _check
+from .episodes import Episodes
+
+
+class Sinusoid:
+    """y = A sin(x - phase), one A and one phase a task: A ~ U[0.1, 5], phase ~ U[0, pi] (radians), x ~ U[-5, 5].
+
+    Source: Finn et al. 2017, arXiv:1703.03400, section 5.1.
+    """
+
+    amplitude = (0.1, 5.0)
+    phase = (0.0, math.pi)
+    inputs = (-5.0, 5.0)
+
+    def sample(
+        self,
+        tasks: int,
+        shots: int,
+        queries: int,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Episodes:
+        """T fresh tasks with S = shots and Q = queries points: x and y of [T, S, 1] and [T, Q, 1].
+
+        Drawn on `device` (the generator's where none is named, else torch's default) in float32 and rounded to `dtype`,
+        so that a generator gives the same tasks in every dtype; the sine is computed in float32 or better.
+
+        Errors: ValueError for counts below 1 and a generator on another device; TypeError for a dtype not floating.
+        """
+        op = "Sinusoid.sample"
+        _check.positive(op, tasks=tasks, shots=shots, queries=queries)
+        if not dtype.is_floating_point:
+            raise TypeError(f"{op}: dtype must be floating, got {dtype}")
+        device = _check.place(op, generator, device)
+
+        def uniform(bounds: tuple[float, float], count: int) -> torch.Tensor:
+            low, high = bounds
+            draws = torch.rand(tasks, count, 1, generator=generator, device=device, dtype=torch.float32)
+            return (low + (high - low) * draws).to(dtype)
+
+        exact = torch.promote_types(dtype, torch.float32)
+        amplitude, phase = uniform(self.amplitude, 1).to(exact), uniform(self.phase, 1).to(exact)
+        x = uniform(self.inputs, shots + queries)  # [T, S + Q, 1]
+        y = (amplitude * torch.sin(x.to(exact) - phase)).to(dtype)
+        (support_x, query_x), (support_y, query_y) = (z.split([shots, queries], dim=1) for z in (x, y))
+        return Episodes(*(z.contiguous() for z in (support_x, support_y, query_x, query_y)))

@@ -1,0 +1,63 @@
+"""python -m fastmeta.info: versions, what is built, and which backend runs each op where."""
+
+from __future__ import annotations
+
+import platform
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from . import __version__, _dispatch, reference
+
+DEVICES = (("triton", "cuda"), ("triton", "cpu"), ("ext", "cpu"), ("ext", "cuda"))
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def extension() -> list[str]:
+    """The build of fastmeta._C, or why there is none."""
+    try:
+        ext = import_module("fastmeta._ext")
+    except ImportError as error:
+        return [f"not built: {error}", "install again with a C++ compiler; FASTMETA_BUILD=cpu says what is missing"]
+    build = ext.build_info()
+    return [
+        f"compiler {build['compiler']}, CUDA architectures {build['cuda'] or 'none (built without nvcc)'}",
+        f"CPU instruction set {ext.isa()} of {', '.join(ext.isas())}",
+        f"threads {ext.num_threads()} of {ext.openmp or 'no OpenMP runtime found: one thread'}",
+    ]
+
+
+def table() -> list[str]:
+    """One line for each op: which backend has kernels on which device, and the reasons where one has none."""
+    rows, reasons = [], {}
+    for op in sorted(set(reference.__all__) - {"hvp"}):
+        cells = []
+        for name, device in DEVICES:
+            reason = _dispatch.unavailable(op, name, device)
+            mark = "yes" if reason is None else f"[{reasons.setdefault(reason, len(reasons) + 1)}]"
+            cells.append(f"{mark:>14}")
+        rows.append(f"  {op:<20}" + "".join(cells))
+    header = "  " + " " * 20 + "".join(f"{f'{name} {device}':>14}" for name, device in DEVICES)
+    return [header, *rows, *(f"  [{number}] {reason}" for reason, number in reasons.items())]
+
+
+def main() -> None:
+    print(f"fastmeta {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print(f"torch {torch.__version__}, triton {installed('triton')}")
+    if torch.cuda.is_available():
+        print(f"GPU: {torch.cuda.get_device_name()}, capability {torch.cuda.get_device_capability()}")
+    else:
+        print("GPU: none")
+    print("fastmeta._C:", *(f"\n  {line}" for line in extension()))
+    print("Kernels (everything runs on the reference too, on any device):", *table(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

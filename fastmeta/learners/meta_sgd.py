@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .maml import MAML
+
+
+class MetaSGD(MAML):
+    r"""theta_{k+1} = theta_k - alpha * dL_support(theta_k)/dtheta, alpha one learned rate for each parameter, of any sign.
+
+    Everything is as in `MAML`; `lr` is the number that all rates start from. The rates are the parameters `alpha.0`,
+    `alpha.1`, ..., in the order of the model's parameters that are adapted.
+
+    Source: Li et al. 2017, arXiv:1707.09835.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.01,
+        steps: int = 1,
+        *,
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        first_order: bool = False,
+    ) -> None:
+        super().__init__(model, lr, steps, loss=loss, first_order=first_order)
+        adapted = [p for p in model.parameters() if p.requires_grad]
+        self.alpha = nn.ParameterList([nn.Parameter(torch.full_like(p, lr)) for p in adapted])
+
+    def rates(self) -> list[Tensor]:
+        return list(self.alpha)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from .. import _check
+from ..reference.hvp import hvp as reference
+
+
+def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
+    r"""H v, H the Hessian of the scalar function `fn` at `params`.
+
+    `params` and `vectors`: a tensor, or lists, tuples and dicts of tensors, nested at will, with equal structure and shapes.
+    Returns the same structure. `fn` may use any PyTorch function, fastmeta's included; for the loss of an MLP `mlp_hvp` is
+    the fast way. Differentiable in vectors, params and whatever `fn` closes over, to any order.
+
+    Cost: about twice a gradient of `fn`; H is never formed. Errors: ValueError where the structures or shapes differ or `fn`
+    does not return one element. Source: Pearlmutter 1994, Neural Computation 6(1).
+    """
+    leaves, structure = _pytree.tree_flatten(params)
+    others, other_structure = _pytree.tree_flatten(vectors)
+    if structure != other_structure:
+        raise ValueError(f"hvp: vectors must have the structure of params, {structure}, got {other_structure}")
+    if not leaves:
+        raise ValueError("hvp: params must hold at least one tensor, got none")
+    for i, (p, v) in enumerate(zip(leaves, others, strict=True)):
+        _check.floating("hvp", **{f"params[{i}]": p, f"vectors[{i}]": v})
+        if p.shape != v.shape:
+            raise ValueError(f"hvp: vectors[{i}] must have the shape of params[{i}], {_check.shape(p)}, got {_check.shape(v)}")
+
+    def scalar(tree: Any) -> Tensor:
+        value = fn(tree)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            came = f"shape {_check.shape(value)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"hvp: fn must return a tensor with one element, got {came}")
+        return value.reshape(())
+
+    with torch.enable_grad():
+        return reference(scalar, params, vectors)

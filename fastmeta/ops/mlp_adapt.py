@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .._dispatch import call
+from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps, like_params
+
+CORES = {
+    "cross_entropy": (PARAM_CORES, (None,), 2, 1),
+    "mse": (PARAM_CORES, (None,), 2, 2),
+}
+
+
+def mlp_adapt(
+    params: Sequence[Tensor | None],
+    lr: Any,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    steps: int,
+    activation: str = "relu",
+    loss: str = "cross_entropy",
+    first_order: bool = False,
+) -> list[Tensor | None]:
+    r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
+
+    Shapes: params, inputs, targets as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.
+    `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
+    numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD: `[out, in]`, `[out]`), or `[steps, *shape]`.
+
+    Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); only the parameters before each
+    step are kept, no graph. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and (mse)
+    targets, to any order. Errors and dtypes as in `mlp_loss`.
+
+    Kernels: native CPU, CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
+    arXiv:1707.09835.
+    """
+    op = "mlp_adapt"
+    check_loss(op, activation, loss)
+    steps = check_steps(op, steps)
+    mlp = check_mlp(op, params, inputs=inputs)
+    rates = check_rates(op, lr, params, steps)
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
+    args = (mlp.params, rates, mlp.examples["inputs"], folded)
+    return like_params(call(op, args, (steps, activation, loss, bool(first_order)), CORES[loss]), mlp)

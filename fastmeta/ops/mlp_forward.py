@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call
+from ._mlp import ACTIVATIONS, PARAM_CORES, check_mlp
+
+CORES = (PARAM_CORES, 2)
+
+
+def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: str = "relu") -> Tensor:
+    r"""x_l = activation(x_{l-1} W_l' + b_l), the last layer without activation: an MLP with weights of its own for each task.
+
+    Shapes: params `[W_1, b_1, W_2, b_2, ...]`, W `[..., out, in]`, b `[..., out]` or None, each with the batch dimensions of
+    the tasks or shared without them; inputs `[..., n, in]` -> `[..., n, out]`.
+    `activation`: "relu", "tanh", "gelu" (exact), "sigmoid" or "identity".
+
+    Differentiable in params and inputs, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in
+    float32 or better; float32 under autocast.
+
+    Kernels: native CPU, CUDA C++ (up to 8 layers). Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
+    """
+    op = "mlp_forward"
+    _check.one_of(op, "activation", activation, ACTIVATIONS)
+    mlp = check_mlp(op, params, inputs=inputs)
+    (out,) = call(op, (mlp.params, mlp.examples["inputs"]), (activation,), CORES)
+    return _check.unfold(out, mlp.lead)

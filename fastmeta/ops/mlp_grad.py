@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call
+from ._mlp import check_loss, check_mlp, like_params
+from .mlp_loss import CORES
+
+
+def mlp_grad(
+    params: Sequence[Tensor | None],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    activation: str = "relu",
+    loss: str = "cross_entropy",
+) -> tuple[Tensor, list[Tensor | None]]:
+    r"""(L_t, dL_t/dparams): each task's loss, as `mlp_loss` defines it, and its own gradient.
+
+    Shapes: as in `mlp_loss` -> loss `[...]` and a list like params with `[..., out, in]`, `[..., out]`, None where the bias is
+    None. Parameters shared by the tasks get one gradient for each task too: nothing is summed over tasks.
+
+    Differentiable in params, inputs and (mse) targets, to any order; the derivative of the gradient is a Hessian-vector
+    product. Errors and dtypes as in `mlp_loss`.
+
+    Kernels: native CPU, CUDA C++ (up to 8 layers). Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
+    """
+    op = "mlp_grad"
+    check_loss(op, activation, loss)
+    mlp = check_mlp(op, params, inputs=inputs)
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
+    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])
+    return _check.unfold(value, mlp.lead), like_params(grads, mlp)

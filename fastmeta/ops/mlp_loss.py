@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call
+from ._mlp import PARAM_CORES, check_loss, check_mlp
+
+CORES = {"cross_entropy": (PARAM_CORES, 2, 1), "mse": (PARAM_CORES, 2, 2)}
+
+
+def mlp_loss(
+    params: Sequence[Tensor | None],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    activation: str = "relu",
+    loss: str = "cross_entropy",
+) -> Tensor:
+    r"""L_t = mean over the examples of task t of the loss of mlp_forward(params, inputs).
+
+    Shapes: params and inputs as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy" (-100: the example is left out,
+    for ragged tasks), `[..., n, out]` for "mse" -> `[...]`, one loss a task; 0 for a task without examples.
+
+    Where a gradient will be asked for, forward computes it while everything is in cache and backward only scales.
+    Differentiable in params, inputs and (mse) targets, to any order. ValueError for a target out of range; on CUDA, where
+    looking would have to wait for the device, its task's loss is NaN. dtypes as in `mlp_forward`.
+
+    Kernels: native CPU, CUDA C++ (up to 8 layers). Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
+    """
+    op = "mlp_loss"
+    check_loss(op, activation, loss)
+    mlp = check_mlp(op, params, inputs=inputs)
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
+    (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])
+    return _check.unfold(out, mlp.lead)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call
+from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps
+
+CORES = {
+    "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1),
+    "mse": (PARAM_CORES, (None,), 2, 2, 2, 2),
+}
+
+
+def mlp_meta_loss(
+    params: Sequence[Tensor | None],
+    lr: Any,
+    support_x: Tensor,
+    support_y: Tensor,
+    query_x: Tensor,
+    query_y: Tensor,
+    *,
+    steps: int,
+    activation: str = "relu",
+    loss: str = "cross_entropy",
+    first_order: bool = False,
+) -> Tensor:
+    r"""L_query(theta_K), theta_K = mlp_adapt(params, lr, support_x, support_y): adaptation and query loss in one call.
+
+    Shapes: params, lr as in `mlp_adapt`; support_x `[..., S, in]`, query_x `[..., Q, in]`, targets as in `mlp_loss` ->
+    `[...]`, one query loss a task.
+
+    Where a gradient will be asked for, forward computes each task's whole meta-gradient in the same call and backward only
+    scales it. Differentiable in params, lr, all inputs and (mse) targets, to any order. Errors and dtypes as in `mlp_loss`.
+
+    Kernels: native CPU, CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
+    arXiv:1707.09835.
+    """
+    op = "mlp_meta_loss"
+    check_loss(op, activation, loss)
+    steps = check_steps(op, steps)
+    mlp = check_mlp(op, params, support_x=support_x, query_x=query_x)
+    rates = check_rates(op, lr, params, steps)
+    args = (
+        mlp.params,
+        rates,
+        mlp.examples["support_x"],
+        mlp.targets(op, "support_y", support_y, support_x.shape[-2], loss),
+        mlp.examples["query_x"],
+        mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss),
+    )
+    (out,) = call(op, args, (steps, activation, loss, bool(first_order)), CORES[loss])
+    return _check.unfold(out, mlp.lead)

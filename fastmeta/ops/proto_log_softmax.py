@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call
+
+METRICS = ("euclidean", "sqeuclidean")
+RANKS = {"query": 2, "prototypes": 2}
+CORES = (2, 2, None)
+
+
+def proto_log_softmax(
+    query: Tensor, prototypes: Tensor, *, metric: str = "euclidean", temperature: float | Tensor = 1.0
+) -> Tensor:
+    r"""log p(y = k | x) = log_softmax_k(-d(x, c_k) / temperature).
+
+    Shapes: query `[..., Q, D]`, prototypes `[..., N, D]` -> `[..., Q, N]`. Either may lack the batch dimensions and is then
+    shared by all tasks. `metric`: "euclidean", d = |x - c|, or "sqeuclidean", d = |x - c|^2 (the paper's and learn2learn's;
+    easyfsl's is the former). `temperature`: positive, a float or a tensor with one element.
+
+    Differentiable in query, prototypes and temperature, to any order; the gradient of the euclidean distance at coincident
+    points is 0. Distances come from differences: exact 0 at coincident points, and a common offset of all features does not
+    cost digits. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32 or better; float32 under autocast.
+
+    Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 2.
+    """
+    op = "proto_log_softmax"
+    lead, temperature = check_distance(op, query, prototypes, metric, temperature)
+    args = (_check.fold(query, lead, 2), _check.fold(prototypes, lead, 2, shared=True), temperature)
+    (out,) = call(op, args, (metric,), CORES)
+    return _check.unfold(out, lead)
+
+
+def check_distance(
+    op: str, query: Tensor, prototypes: Tensor, metric: str, temperature: float | Tensor
+) -> tuple[list[int], float | Tensor]:
+    """The batch dimensions of query and prototypes, and the temperature as a float or 0-dim tensor."""
+    _check.one_of(op, "metric", metric, METRICS)
+    _check.floating(op, query=query, prototypes=prototypes)
+    _check.at_least(op, 2, query=query, prototypes=prototypes)
+    lead = _check.leads(op, RANKS, query=query, prototypes=prototypes)
+    if query.shape[-1] != prototypes.shape[-1]:
+        raise ValueError(
+            f"{op}: query and prototypes must have the same number of features, got shapes {_check.shape(query)} and "
+            f"{_check.shape(prototypes)}"
+        )
+    if prototypes.shape[-2] == 0:
+        raise ValueError(f"{op}: prototypes must hold at least one class, got shape {_check.shape(prototypes)}")
+    return lead, _check.positive(op, "temperature", temperature, query)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call
+from .proto_log_softmax import check_distance
+
+REDUCTIONS = ("mean", "sum", "none")
+CORES = (2, 2, 1, None)
+
+
+def proto_loss(
+    query: Tensor,
+    prototypes: Tensor,
+    targets: Tensor,
+    *,
+    metric: str = "euclidean",
+    temperature: float | Tensor = 1.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""loss = -mean_q log p(y_q | x_q), p as in `proto_log_softmax`, without the `[Q, N]` matrix.
+
+    Shapes: query `[..., Q, D]`, prototypes `[..., N, D]`, targets `[..., Q]` int64 -> `[...]`, each task's "mean" or "sum"
+    over the targets that are not `ignore_index` (0 for a task that has none), or `[..., Q]` for reduction "none".
+
+    Differentiable in query, prototypes and temperature, to any order. Metrics, temperature, dtypes and numerics are those of
+    `proto_log_softmax`. ValueError for a target out of range; on CUDA, where looking would have to wait for the device, its
+    loss is NaN.
+
+    Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1.
+    """
+    op = "proto_loss"
+    lead, temperature = check_distance(op, query, prototypes, metric, temperature)
+    _check.one_of(op, "reduction", reduction, REDUCTIONS)
+    if lead and query.ndim == 2:
+        query = query.expand(*lead, *query.shape)
+    _check.labels(op, "targets", targets, query.shape[:-1], query.device)
+    _check.label_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
+    args = (
+        _check.fold(query, lead, 2),
+        _check.fold(prototypes, lead, 2, shared=True),
+        _check.fold(targets, lead, 1),
+        temperature,
+    )
+    (out,) = call(op, args, (metric, ignore_index, reduction), CORES)
+    return _check.unfold(out, lead)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call, is_transformed
+
+CORES = (2, 1)
+
+
+def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    r"""c_k = mean of the support examples of class k.
+
+    Shapes: support `[..., S, D]`, labels `[..., S]` int64 in `[0, num_classes)` -> `[..., num_classes, D]`.
+
+    Differentiable in `support`, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32 or
+    better. ValueError for a label out of range or a class without an example; on CUDA, where looking would have to wait for
+    the device, a label out of range makes its task's prototypes NaN and an empty class its own.
+
+    Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 1.
+    """
+    op = "prototypes"
+    _check.floating(op, support=support)
+    _check.at_least(op, 2, support=support)
+    if num_classes < 1:
+        raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
+    lead = list(support.shape[:-2])
+    _check.labels(op, "labels", labels, support.shape[:-1], support.device)
+    _check.label_range(op, "labels", labels, num_classes)
+    _refuse_empty_class(labels, num_classes)
+    (out,) = call(op, (_check.fold(support, lead, 2), _check.fold(labels, lead, 1)), (num_classes,), CORES)
+    return _check.unfold(out, lead)
+
+
+def _refuse_empty_class(labels: Tensor, num_classes: int) -> None:
+    if labels.is_cuda or is_transformed():
+        return
+    rows = labels.reshape(-1, labels.shape[-1])
+    offsets = torch.arange(rows.shape[0]).unsqueeze(-1) * num_classes
+    counts = torch.bincount((rows + offsets).flatten(), minlength=rows.shape[0] * num_classes)
+    if rows.shape[0] and int(counts.min()) == 0:
+        task, empty = divmod(int(counts.argmin()), num_classes)
+        raise ValueError(f"prototypes: every class must have a support example, got none of class {empty} in task {task}")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call
+
+CORES = ((None,), (None,), (None,))  # no fixed ranks: torch.vmap goes through the reference, two elementwise passes
+Tree = TypeVar("Tree", Tensor, Sequence[Tensor], Mapping[str, Tensor])
+
+
+def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
+    r"""theta' = theta - alpha * g, elementwise, for one tensor or a whole list or dict of them in one launch.
+
+    `params` and `grads`: tensors of one shape, sequences, or dicts with the same keys. A parameter may lack the leading task
+    axis of its gradient and is then shared: param `[*shape]`, grad `[T, *shape]` -> `[T, *shape]`.
+    `lr`: a number or 0-dim tensor for all; or, in the structure of `params`, one for each tensor: a number, a 0-dim tensor,
+    or one rate per element (Meta-SGD), `[*shape]` or `[T, *shape]`. Rates may have any sign; NaN or infinite numbers are
+    refused.
+
+    Differentiable in params, grads and rates, to any order. dtype: float32, float64, float16 or bfloat16; one dtype for all.
+
+    Kernels: Triton (CUDA), native CPU. Sources: Finn et al. 2017, arXiv:1703.03400, eq. 1; Li et al. 2017,
+    arXiv:1707.09835, eq. 2.
+    """
+    op = "sgd_step"
+    if isinstance(params, Tensor):
+        return cast(Tree, _step(op, ["params"], [params], [grads], [lr])[0])
+    if isinstance(params, Mapping):
+        _same_keys(op, "grads", params, grads)
+        names = list(params)
+        rates = lr
+        if isinstance(lr, Mapping):
+            _same_keys(op, "lr", params, lr)
+            rates = [lr[n] for n in names]
+        stepped = _step(op, names, [params[n] for n in names], [cast(Any, grads)[n] for n in names], _rates(op, rates, names))
+        return cast(Tree, dict(zip(names, stepped, strict=True)))
+    if not isinstance(params, list | tuple):
+        raise TypeError(f"{op}: params must be a tensor, a sequence or a dict of tensors, got {type(params).__name__}")
+    if not isinstance(grads, list | tuple) or len(grads) != len(params):
+        came = len(grads) if isinstance(grads, list | tuple) else type(grads).__name__
+        raise ValueError(f"{op}: grads must be a sequence of {len(params)} tensors like params, got {came}")
+    names = [f"params[{i}]" for i in range(len(params))]
+    stepped = _step(op, names, list(params), list(grads), _rates(op, lr, names))
+    return cast(Tree, type(params)(stepped) if type(params) in (list, tuple) else stepped)
+
+
+def _same_keys(op: str, name: str, params: Mapping[str, Any], other: Any) -> None:
+    if not isinstance(other, Mapping) or list(other) != list(params) and set(other) != set(params):
+        came = list(other) if isinstance(other, Mapping) else type(other).__name__
+        raise ValueError(f"{op}: {name} must be a dict with the keys of params, {list(params)}, got {came}")
+
+
+def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
+    """One rate for all as a list of length 1, else one for each tensor."""
+    if not isinstance(lr, list | tuple):
+        if isinstance(lr, Tensor) and lr.ndim:
+            raise ValueError(f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}")
+        return [lr]
+    if len(lr) != len(names):
+        raise ValueError(f"{op}: lr must have one entry for each of the {len(names)} params, got {len(lr)}")
+    return list(lr)
+
+
+def _step(
+    op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]
+) -> list[Tensor]:
+    if not params:
+        return []
+    for i, (name, p, g) in enumerate(zip(names, params, grads, strict=True)):
+        rate = rates[0 if len(rates) == 1 else i]
+        _check.floating(op, **{name: p, f"the gradient of {name}": g})
+        _check.floating(op, **{names[0]: params[0], name: p})
+        if p.shape != g.shape and p.shape != g.shape[1:]:
+            raise ValueError(
+                f"{op}: the gradient of {name} must have its shape {_check.shape(p)}, with or without a task axis in front, "
+                f"got {_check.shape(g)}"
+            )
+        if isinstance(rate, Tensor):
+            _check.floating(op, **{name: p, f"the rate of {name}": rate})
+            if rate.ndim and rate.shape not in (g.shape, g.shape[1:]):
+                raise ValueError(
+                    f"{op}: the rate of {name} must be 0-dim or have the shape {_check.shape(g)} with or without the task "
+                    f"axis, got {_check.shape(rate)}"
+                )
+    rates = [r if isinstance(r, Tensor) else _check.finite(op, "lr", r) for r in rates]
+    return list(call(op, (params, grads, rates), (), CORES))
+

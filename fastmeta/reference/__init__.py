@@ -1,0 +1,27 @@
+"""The mathematics of every op in plain PyTorch, by the op's name."""
+
+from .hvp import hvp
+from .mlp_adapt import mlp_adapt
+from .mlp_forward import mlp_forward
+from .mlp_grad import mlp_grad
+from .mlp_hvp import mlp_hvp
+from .mlp_loss import mlp_loss
+from .mlp_meta_loss import mlp_meta_loss
+from .proto_log_softmax import proto_log_softmax
+from .proto_loss import proto_loss
+from .prototypes import prototypes
+from .sgd_step import sgd_step
+
+__all__ = [
+    "hvp",
+    "mlp_adapt",
+    "mlp_forward",
+    "mlp_grad",
+    "mlp_hvp",
+    "mlp_loss",
+    "mlp_meta_loss",
+    "proto_log_softmax",
+    "proto_loss",
+    "prototypes",
+    "sgd_step",
+]

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .mlp_forward import ACTIVATIONS, linear
+from .mlp_loss import IGNORE_INDEX, task_loss
+
+
+def derivative(z: Tensor, activation: str) -> Tensor:
+    """activation'(z), from primitives, so that it can be differentiated again."""
+    if activation == "relu":
+        return (z > 0).to(z.dtype)
+    if activation == "tanh":
+        return 1 - torch.tanh(z).square()
+    if activation == "sigmoid":
+        return torch.sigmoid(z) * (1 - torch.sigmoid(z))
+    if activation == "gelu":
+        return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return torch.ones_like(z)
+
+
+def output_gradient(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
+    """d(task loss)/d(outputs), [T?, n, C]."""
+    classes = outputs.shape[-1]
+    if loss == "mse":
+        return (outputs - targets) * (2 / max(outputs.shape[-2] * classes, 1))
+    counted = targets != IGNORE_INDEX
+    one_hot = F.one_hot(targets.clamp(0, classes - 1), classes).to(outputs.dtype)
+    residual = (outputs.softmax(-1) - one_hot) * counted.unsqueeze(-1).to(outputs.dtype)
+    residual = torch.where(((targets >= 0) & (targets < classes) | ~counted).unsqueeze(-1), residual, torch.nan)
+    return residual / counted.sum(-1).clamp(min=1)[..., None, None]
+
+
+def mlp_grad(
+    params: Sequence[Tensor | None], inputs: Tensor, targets: Tensor, activation: str, loss: str
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Each task's loss [T?] and its gradients, one [T?, ...] for each parameter, by backpropagation written out."""
+    xs, zs, layers = [inputs], [], len(params) // 2
+    for i in range(layers):
+        weight = params[2 * i]
+        assert weight is not None
+        zs.append(linear(xs[i], weight, params[2 * i + 1]))
+        xs.append(ACTIVATIONS[activation](zs[i]) if i + 1 < layers else zs[i])
+    grads: list[Tensor | None] = [None] * len(params)
+    dz = output_gradient(zs[-1], targets, loss)
+    for i in reversed(range(layers)):
+        weight = params[2 * i]
+        assert weight is not None
+        grads[2 * i] = dz.mT @ xs[i]
+        grads[2 * i + 1] = None if params[2 * i + 1] is None else dz.sum(-2)
+        if i:
+            dz = (dz @ weight) * derivative(zs[i - 1], activation)
+    return task_loss(zs[-1], targets, loss), grads

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .mlp_forward import mlp_forward
+
+IGNORE_INDEX = -100
+
+
+def negative_log_likelihood(log_probs: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    """[T?, n, C], [T?, n] -> [T?, n]: 0 where the target is ignore_index, NaN where it is out of range."""
+    classes = log_probs.shape[-1]
+    picked = log_probs.gather(-1, targets.clamp(0, classes - 1).unsqueeze(-1)).squeeze(-1)
+    losses = torch.where((targets >= 0) & (targets < classes), -picked, torch.nan)
+    return torch.where(targets == ignore_index, 0.0, losses)
+
+
+def per_counted(total: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    """A task's total over the number of its targets that are not ignored; 0 where there are none."""
+    return total / (targets != ignore_index).sum(-1).clamp(min=1)
+
+
+def task_loss(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
+    """[T?, n, C] -> [T?]: each task's mean, as PyTorch's, but 0 for a task without examples."""
+    if loss == "mse":
+        return (outputs - targets).square().sum((-2, -1)) / max(outputs.shape[-2] * outputs.shape[-1], 1)
+    losses = negative_log_likelihood(outputs.log_softmax(-1), targets, IGNORE_INDEX)
+    return per_counted(losses.sum(-1), targets, IGNORE_INDEX)
+
+
+def mlp_loss(params: Sequence[Tensor | None], inputs: Tensor, targets: Tensor, activation: str, loss: str) -> Tensor:
+    return task_loss(mlp_forward(params, inputs, activation), targets, loss)

@@ -1,0 +1,46 @@
+"""What the launchers share: tensors as the kernels take them, powers of two, the launch itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    """The dtype that sums over `x` are kept in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def triton_dtype(x: Tensor) -> Any:
+    """The same as Triton names it."""
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
+
+
+def dense(x: Tensor, rank: int) -> Tensor:
+    """`x` as [T, *core], the core of `rank` dimensions contiguous, the task axis with any stride (0 where expanded)."""
+    x = x if x.ndim > rank else x.unsqueeze(0)
+    expected = 1
+    for size, stride in zip(reversed(x.shape[1:]), reversed(x.stride()[1:]), strict=True):
+        if size != 1 and stride != expected:
+            return x.contiguous()
+        expected *= size
+    return x
+
+
+def power_of_two(n: int, low: int, high: int) -> int:
+    """The smallest power of two that is at least n, within [low, high]."""
+    return min(max(1 << max(n - 1, 0).bit_length(), low), high)
+
+
+def launch(kernel: Any, programs: int, like: Tensor, *args: Any, **options: Any) -> None:
+    """Run `programs` programs on the device of `like`, on its current stream; none for an empty grid."""
+    if programs == 0:
+        return
+    if like.is_cuda:
+        with torch.cuda.device(like.device):
+            kernel[(programs,)](*args, enable_fp_fusion=True, **options)
+    else:
+        kernel[(programs,)](*args, **options)

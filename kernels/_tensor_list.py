@@ -1,0 +1,105 @@
+"""A list of tensors in one launch, for sgd_step: how the list is cut into programs, and what its kernels are told.
+
+A program owns a tile [TASKS, COLUMNS] of one tensor, which it finds by comparing its index with where each tensor's
+programs end. Pointers and numbers are kernel arguments: nothing is copied to the device for a call. A tensor in which
+tasks share nothing counts as one row of elements, cut at COLUMNS.
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._launch import power_of_two, triton_dtype
+
+GROUP = 48  # tensors of a launch: kernel arguments are limited to 4 KiB
+TILE = 1024  # elements of a program, half as many in float64: two loads of 16 bytes a thread
+# Bits of a tensor's `kind`: theta is shared by tasks; alpha is a number, is per element, and that per task; the
+# gradients asked for; a program walks all tasks.
+SHARED, NUMBER, ELEMENT, PER_TASK, DGRAD, DTHETA, DRATE, WALK = (tl.constexpr(1 << i) for i in range(8))
+
+
+@triton.jit
+def unpack(packed):
+    """Integers in tuples come as 16 x + 2: kernels are compiled anew for a 1 and for multiples of 16."""
+    return packed >> 4
+
+
+@triton.jit
+def load_number(numbers, i: tl.constexpr, dtype: tl.constexpr, COUNT: tl.constexpr):
+    """A number alpha; floats are passed with 24 bits, so a float64 comes in three parts."""
+    number = tl.full((), numbers[i], dtype)
+    if dtype == tl.float64:
+        number += tl.full((), numbers[COUNT + i], dtype) + tl.full((), numbers[2 * COUNT + i], dtype)
+    return number
+
+
+class Plan(NamedTuple):
+    """How a group of tensors is cut: `table` goes to the kernel, `programs` has each tensor's number."""
+
+    table: tuple[tuple[int, ...], ...]  # ends, sizes, totals, kinds
+    programs: list[int]
+    options: dict[str, Any]
+
+
+def kind_of(theta: Tensor, grad: Tensor, rate: Any, needs: tuple[bool, bool, bool] = (False, False, False)) -> int:
+    many = grad.ndim > 0 and grad.shape[0] != 1
+    kind = DGRAD.value * needs[1] | DRATE.value * needs[2]
+    if many and theta.ndim < grad.ndim:
+        kind |= SHARED.value | (DTHETA.value | WALK.value) * needs[0]
+    if not isinstance(rate, Tensor):
+        return kind | NUMBER.value
+    if rate.ndim:
+        kind |= ELEMENT.value
+        kind |= WALK.value * needs[2] if many and rate.ndim < grad.ndim else PER_TASK.value
+    return kind
+
+
+def make_plan(grads: Sequence[Tensor], kinds: list[int]) -> Plan:
+    by_task = [bool(k & SHARED.value or k & (ELEMENT.value | PER_TASK.value) == ELEMENT.value) for k in kinds]
+    totals = [g.numel() for g in grads]
+    tasks = power_of_two(max((g.shape[0] for g, b in zip(grads, by_task, strict=True) if b), default=1), 1, 4)
+    columns = TILE // tasks // (2 if grads[0].dtype == torch.float64 else 1)
+    sizes = [t // max(g.shape[0], 1) if b else columns for g, t, b in zip(grads, totals, by_task, strict=True)]
+    programs = []
+    for kind, size, total in zip(kinds, sizes, totals, strict=True):
+        rows = triton.cdiv(total, max(size, 1))
+        programs.append(triton.cdiv(size, columns) * (min(rows, 1) if kind & WALK.value else triton.cdiv(rows, tasks)))
+    table = tuple(tuple(16 * x + 2 for x in row) for row in (accumulate(programs), sizes, totals, kinds))
+    options = {
+        "dtype": triton_dtype(grads[0]),
+        "COUNT": len(grads),
+        "TASKS": tasks,
+        "COLUMNS": columns,
+        "num_warps": 4,
+    }
+    return Plan(table, programs, options)
+
+
+def split_numbers(rates: Sequence[Any], dtype: torch.dtype) -> tuple[float, ...]:
+    """The rates that are numbers, each as the float32 nearest to it; for float64 also what that leaves, twice."""
+    parts, left = [], [0.0 if isinstance(r, Tensor) else r for r in rates]
+    for _ in range(3 if dtype == torch.float64 else 1):
+        nearest = [ctypes.c_float(x).value for x in left]
+        left = [x - y for x, y in zip(left, nearest, strict=True)]
+        parts += nearest
+    return tuple(parts)
+
+
+def dense_or(tensors: Sequence[Any], instead: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Contiguous tensors; where there is none, one that the kernel will not touch."""
+    return tuple(x.contiguous() if isinstance(x, Tensor) else y for x, y in zip(tensors, instead, strict=True))
+
+
+def new_like(x: Tensor, grad: Tensor) -> Tensor:
+    """A gradient to fill, of the shape of x; zeros where there is no task to sum over."""
+    new = torch.empty if grad.numel() else torch.zeros
+    return new(x.shape, dtype=grad.dtype, device=grad.device)

@@ -1,0 +1,147 @@
+"""One small example of every op, as a function of its differentiable tensors: what the tests that hold for all ops run on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import fastmeta
+
+PROTO = ("ext", "triton", "reference")  # the backends an op must have on this machine, without exception
+MLP = ("ext", "reference")
+BACKENDS = {
+    "prototypes": PROTO,
+    "proto_log_softmax": PROTO,
+    "proto_loss": PROTO,
+    "sgd_step": PROTO,
+    "mlp_forward": MLP,
+    "mlp_loss": MLP,
+    "mlp_grad": MLP,
+    "mlp_hvp": MLP,
+    "mlp_adapt": MLP,
+    "mlp_meta_loss": MLP,
+    "hvp": ("reference",),
+}
+
+
+@dataclass
+class Case:
+    """`fn(*tensors)` gives a tensor or a tuple of tensors."""
+
+    fn: Callable
+    tensors: list[Tensor]
+
+
+def case(op: str, tasks: int | None = 2, dtype: torch.dtype = torch.float64) -> Case:
+    """A case of `op` with `tasks` tasks in front, or none."""
+    return _MAKERS[op](() if tasks is None else (tasks,), dtype)
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=dtype)
+
+
+def _prototypes(lead, dtype):
+    labels = torch.tensor([1, 0, 1, 2]).expand(*lead, 4)
+    return Case(lambda s: fastmeta.prototypes(s, labels, 3), [randn(*lead, 4, 2, dtype=dtype)])
+
+
+def _proto_log_softmax(lead, dtype):
+    def fn(query, prototypes, temperature):
+        return fastmeta.proto_log_softmax(query, prototypes, temperature=temperature)
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), torch.tensor(0.7, dtype=dtype)]
+    return Case(fn, tensors)
+
+
+def _proto_loss(lead, dtype):
+    targets = torch.tensor([2, -100, 0]).expand(*lead, 3)
+
+    def fn(query, prototypes, temperature):
+        return fastmeta.proto_loss(query, prototypes, targets, metric="sqeuclidean", temperature=temperature)
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), torch.tensor(1.7, dtype=dtype)]
+    return Case(fn, tensors)
+
+
+def _sgd_step(lead, dtype):
+    def fn(w, b, dw, db, alpha_w, alpha_b):
+        return tuple(fastmeta.sgd_step([w, b], [dw, db], [alpha_w, alpha_b]))
+
+    shapes = [(*lead, 2, 3), (2,), (*lead, 2, 3), (*lead, 2), (2, 3), ()]
+    return Case(fn, [randn(*shape, dtype=dtype) for shape in shapes])
+
+
+def _mlp(lead, dtype):
+    """Shared weights of two layers, tanh so that second derivatives are smooth; inputs and labels."""
+    params = [randn(4, 2, dtype=dtype), randn(4, dtype=dtype), randn(3, 4, dtype=dtype) / 2, randn(3, dtype=dtype)]
+    return params, randn(*lead, 5, 2, dtype=dtype), torch.tensor([0, 2, 1, -100, 1]).expand(*lead, 5)
+
+
+def _mlp_forward(lead, dtype):
+    params, x, _ = _mlp(lead, dtype)
+    return Case(lambda *t: fastmeta.mlp_forward(t[:4], t[4], activation="tanh"), [*params, x])
+
+
+def _mlp_loss(lead, dtype):
+    params, x, y = _mlp(lead, dtype)
+    return Case(lambda *t: fastmeta.mlp_loss(t[:4], t[4], y, activation="tanh"), [*params, x])
+
+
+def _mlp_grad(lead, dtype):
+    params, x, _ = _mlp(lead, dtype)
+
+    def fn(*t):
+        loss, grads = fastmeta.mlp_grad(t[:4], t[4], t[5], activation="sigmoid", loss="mse")
+        return (loss, *grads)
+
+    return Case(fn, [*params, x, randn(*lead, 5, 3, dtype=dtype)])
+
+
+def _mlp_hvp(lead, dtype):
+    params, x, y = _mlp(lead, dtype)
+    vectors = [randn(*lead, *p.shape, dtype=dtype) for p in params]
+    return Case(lambda *t: tuple(fastmeta.mlp_hvp(t[:4], t[4:8], t[8], y, activation="gelu")), [*params, *vectors, x])
+
+
+def _mlp_adapt(lead, dtype):
+    params, x, y = _mlp(lead, dtype)
+    rates = [torch.rand_like(p) for p in params]
+
+    def fn(*t):
+        return tuple(fastmeta.mlp_adapt(t[:4], t[4:8], t[8], y, steps=2, activation="tanh"))
+
+    return Case(fn, [*params, *rates, x])
+
+
+def _mlp_meta_loss(lead, dtype):
+    params, x, y = _mlp(lead, dtype)
+
+    def fn(*t):
+        return fastmeta.mlp_meta_loss(t[:4], t[4], t[5], y, t[6], y, steps=2, activation="tanh")
+
+    return Case(fn, [*params, torch.tensor([0.3, 0.1], dtype=dtype), x, randn(*lead, 5, 2, dtype=dtype)])
+
+
+def _hvp(lead, dtype):
+    def fn(w, v, x):
+        return fastmeta.hvp(lambda p: (x @ p).sigmoid().square().sum(), w, v)
+
+    return Case(fn, [randn(2, 3, dtype=dtype), randn(2, 3, dtype=dtype), randn(*lead, 4, 2, dtype=dtype)])
+
+
+_MAKERS = {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS}
+EVERYWHERE = [(op, backend) for op, backends in BACKENDS.items() for backend in backends]
+
+
+def outputs_equal(op: str) -> None:
+    """The extension's values and gradients equal the reference's in float64."""
+    from compare import values_and_grads
+
+    c = case(op)
+    found = []
+    for name in ("ext", "reference"):
+        with fastmeta.backend(name):
+            found.append(values_and_grads(c.fn, c.tensors))
+    torch.testing.assert_close(found[0], found[1])

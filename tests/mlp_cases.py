@@ -1,0 +1,83 @@
+"""Random MLPs and tasks for the tests of the mlp ops."""
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
+LOSSES = ("cross_entropy", "mse")
+RATES = ("scalar", "per step", "per tensor", "per element", "per element and step")
+
+
+@dataclass
+class Problem:
+    """An MLP with T tasks of n examples. Functions of it take flat tensors; `tree` puts them back into a parameter list."""
+
+    params: list[Tensor | None]
+    x: Tensor
+    y: Tensor
+    loss: str
+    activation: str
+    shared: bool
+
+    @property
+    def flat(self) -> list[Tensor]:
+        return [p for p in self.params if p is not None]
+
+    def tree(self, tensors):
+        remaining = iter(tensors)
+        return [None if p is None else next(remaining) for p in self.params]
+
+    def core(self, p: Tensor) -> torch.Size:
+        return p.shape if self.shared else p.shape[1:]
+
+    def options(self) -> dict[str, str]:
+        return {"activation": self.activation, "loss": self.loss}
+
+
+def problem(widths, n, *, T=3, loss="cross_entropy", activation="tanh", shared=True, bias=True, dtype=torch.float64):
+    lead = () if shared else (T,)
+    params: list[Tensor | None] = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        params.append(torch.randn(*lead, outputs, inputs, dtype=dtype) / (2 * max(inputs, 1) ** 0.5))
+        params.append(torch.randn(*lead, outputs, dtype=dtype) / 2 if bias else None)
+    x = torch.randn(T, n, widths[0], dtype=dtype)
+    if loss == "mse":
+        y = torch.randn(T, n, widths[-1], dtype=dtype)
+    else:
+        y = torch.randint(0, widths[-1], (T, n))
+        y[torch.rand(T, n) < 0.15] = -100
+    return Problem(params, x, y, loss, activation, shared)
+
+
+def rates_of(p: Problem, kind: str, steps: int) -> list[Tensor]:
+    dtype = p.x.dtype
+    if kind == "scalar":
+        return [torch.tensor(0.1, dtype=dtype)]
+    if kind == "per step":
+        return [0.2 * torch.rand(steps, dtype=dtype)]
+    if kind == "per tensor":
+        return [0.2 * torch.rand((), dtype=dtype) for _ in p.flat]
+    lead = (steps,) if kind == "per element and step" else ()
+    return [0.3 * torch.rand(*lead, *p.core(t), dtype=dtype) - 0.05 for t in p.flat]
+
+
+def lr_of(p: Problem, kind: str, tensors):
+    return tensors[0] if kind in ("scalar", "per step") else p.tree(tensors)
+
+
+@st.composite
+def problems(draw):
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    widths = draw(st.lists(st.integers(1, 130), min_size=2, max_size=4))
+    return problem(
+        widths,
+        draw(st.integers(0, 40)),
+        T=draw(st.integers(1, 4)),
+        loss=draw(st.sampled_from(LOSSES)),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        shared=draw(st.booleans()),
+        bias=draw(st.booleans()),
+    )

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmeta.data import Omniglot, sample_episodes
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "omniglot"
+needs_omniglot = pytest.mark.skipif(not REAL.is_dir(), reason="the Omniglot archives are not beside this checkout")
+
+Members = dict[str, bytes]
+
+
+def png(paper: np.ndarray) -> bytes:
+    """One bit a pixel, white where True, as Omniglot's files are."""
+    stream = io.BytesIO()
+    Image.fromarray(paper).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def drawing(row: int, column: int) -> bytes:
+    """A black square of 15 pixels at 15 * (row, column) on white."""
+    paper = np.ones((105, 105), dtype=bool)
+    paper[15 * row : 15 * row + 15, 15 * column : 15 * column + 15] = False
+    return png(paper)
+
+
+def characters(archive: str, layout: Mapping[str, int]) -> Members:
+    """Of each alphabet so many characters of 20 drawings: the square's row is the character, its column the drawing."""
+    return {
+        f"{archive}/{alphabet}/character{character + 1:02}/{character:04}_{number + 1:02}.png": drawing(
+            character, number % 7
+        )
+        for alphabet, count in layout.items()
+        for character in range(count)
+        for number in range(20)
+    }
+
+
+def write(folder: Path, archive: str, members: Members) -> Path:
+    path = folder / f"{archive}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in reversed(members):  # any order in the file
+            file.writestr(name, members[name])
+    return path
+
+
+def test_the_reader_sorts_and_inverts(tmp_path: Path) -> None:
+    members = characters("small", {"Runes": 3, "Latin": 2})
+    write(tmp_path, "small", members | {"small/": b"", "small/Latin/notes.txt": b"x", "__MACOSX/a/b/c.png": b"x"})
+    data = Omniglot(tmp_path, "small", size=7)
+    assert data.alphabets == ["Latin", "Runes"]
+    assert data.characters == [
+        *(("Latin", f"character{n:02}") for n in (1, 2)),
+        *(("Runes", f"character{n:02}") for n in (1, 2, 3)),
+    ]
+    assert data.images.shape == (5, 20, 1, 7, 7)
+    assert data.images.dtype == torch.uint8
+    for index, row in enumerate((0, 1, 0, 1, 2)):
+        for number in range(20):
+            peak = int(data.images[index, number, 0].flatten().argmax())
+            assert (peak // 7, peak % 7) == (row, number % 7)
+
+
+def test_full_size_is_the_drawing_and_ink_is_one_once_drawn(tmp_path: Path) -> None:
+    write(tmp_path, "small", characters("small", {"Runes": 2}))
+    data = Omniglot(tmp_path, "small", size=105)
+    expected = torch.zeros(105, 105, dtype=torch.uint8)
+    expected[15:30, 45:60] = 255
+    assert torch.equal(data.images[1, 3, 0], expected)
+    drawn = sample_episodes(data.images, 2, 2, 1, 1)
+    assert drawn.support_x.unique().tolist() == [0.0, 1.0]
+
+
+def test_alphabets_are_chosen_in_sorted_order(tmp_path: Path) -> None:
+    write(tmp_path, "small", characters("small", {"C": 1, "A": 2, "B": 1}))
+    data = Omniglot(tmp_path, "small", alphabets=["C", "A", "C"])
+    assert data.alphabets == ["A", "C"]
+    assert data.characters == [("A", "character01"), ("A", "character02"), ("C", "character01")]
+    assert data.images.shape == (3, 20, 1, 28, 28)
+
+
+def test_rotations_are_new_classes_turned_counterclockwise(tmp_path: Path) -> None:
+    write(tmp_path, "small", characters("small", {"Runes": 2}))
+    upright = Omniglot(tmp_path, "small")
+    turned = Omniglot(tmp_path, "small", rotations=True)
+    assert turned.images.shape == (8, 20, 1, 28, 28)
+    assert turned.characters == [
+        ("Runes", f"character{n:02}{turn}") for turn in ("", "/rot090", "/rot180", "/rot270") for n in (1, 2)
+    ]
+    assert turned.alphabets == ["Runes"]
+    for quarter in range(4):
+        expected = torch.from_numpy(np.rot90(upright.images.numpy(), quarter, axes=(3, 4)).copy())
+        assert torch.equal(turned.images[2 * quarter : 2 * quarter + 2], expected)
+
+
+def message(error: type[Exception], folder: Path, archive: str = "small", **options: object) -> str:
+    with pytest.raises(error) as raised:
+        Omniglot(folder, archive, **options)  # type: ignore[arg-type]
+    return str(raised.value)
+
+
+def test_a_missing_archive_is_named(tmp_path: Path) -> None:
+    assert message(FileNotFoundError, tmp_path) == (
+        f"Omniglot: root must hold the archive, got no file {tmp_path / 'small.zip'}"
+    )
+
+
+def test_a_broken_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "small.zip"
+    path.write_bytes(b"not a zip")
+    assert message(ValueError, tmp_path) == (
+        f"Omniglot: the archive must be a sound zip file, got {path}: File is not a zip file"
+    )
+
+
+def test_a_cut_archive_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "small", characters("small", {"Runes": 1}))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert message(ValueError, tmp_path).startswith(f"Omniglot: the archive must be a sound zip file, got {path}: ")
+
+
+def test_an_archive_with_another_layout_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "small", characters("other", {"Runes": 1}))
+    assert message(ValueError, tmp_path) == (
+        f"Omniglot: the archive must hold small/<alphabet>/<character>/<drawing>.png, got none in {path}"
+    )
+
+
+NAME = "small/Runes/character01/0000_05.png"
+
+
+@pytest.mark.parametrize("content", [drawing(0, 0)[:60], drawing(0, 0)[:-40], b"", b"\x89PNG\r\n\x1a\n"])
+def test_a_broken_drawing_is_named(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path, "small", characters("small", {"Runes": 1}) | {NAME: content})
+    assert message(ValueError, tmp_path).startswith(f"Omniglot: a drawing must be a sound PNG, got {NAME} of {path}: ")
+
+
+def test_a_drawing_whose_bytes_changed_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "small.zip"
+    members = characters("small", {"Runes": 1})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for name in members:
+            file.writestr(name, members[name])
+        start = file.getinfo(NAME).header_offset + 30 + len(NAME)
+    content = bytearray(path.read_bytes())
+    content[start + 50] ^= 0xFF
+    path.write_bytes(content)
+    assert message(ValueError, tmp_path).startswith(f"Omniglot: a drawing must be a sound PNG, got {NAME} of {path}: ")
+
+
+def test_a_drawing_of_another_size_is_named(tmp_path: Path) -> None:
+    small = png(np.ones((100, 105), dtype=bool))
+    path = write(tmp_path, "small", characters("small", {"Runes": 1}) | {NAME: small})
+    assert message(ValueError, tmp_path) == (
+        f"Omniglot: a drawing must be 105 x 105 pixels, got 105 x 100 in {NAME} of {path}"
+    )
+
+
+def test_a_character_without_20_drawings_is_named(tmp_path: Path) -> None:
+    members = characters("small", {"Latin": 1, "Runes": 1})
+    del members[NAME]
+    path = write(tmp_path, "small", members)
+    assert message(ValueError, tmp_path) == f"Omniglot: Runes/character01 of {path} must have 20 drawings, got 19"
+    assert Omniglot(tmp_path, "small", alphabets=["Latin"]).images.shape[0] == 1
+
+
+def test_alphabets_must_be_known_and_at_least_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "small", characters("small", {"Latin": 1, "Runes": 1}))
+    assert message(ValueError, tmp_path, alphabets=["Latin", "Elvish"]) == (
+        f"Omniglot: alphabets must be among ['Latin', 'Runes'] of {path}, got 'Elvish'"
+    )
+    assert message(ValueError, tmp_path, alphabets=[]) == (
+        f"Omniglot: alphabets must name at least one of ['Latin', 'Runes'] of {path}, got none"
+    )
+
+
+def test_the_size_must_be_a_positive_int(tmp_path: Path) -> None:
+    assert message(ValueError, tmp_path, size=0) == "Omniglot: size must be at least 1, got 0"
+    assert message(TypeError, tmp_path, size=28.0) == "Omniglot: size must be an int, got float"
+
+
+def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "small", characters("small", {"Runes": 1}))
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert message(ImportError, tmp_path) == (
+        "Omniglot: pillow must be installed (pip install fastmeta[data]), got none"
+    )
+
+
+@needs_omniglot
+@pytest.mark.parametrize(
+    ("archive", "count", "alphabets"),
+    [
+        ("images_background_small1", 136, ["Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"]),
+        ("images_background_small2", 156, ["Greek", "Japanese_(katakana)", "Latin", "Sanskrit", "Tagalog"]),
+    ],
+)
+def test_the_published_archives(archive: str, count: int, alphabets: list[str]) -> None:
+    data = Omniglot(REAL, archive)
+    assert data.alphabets == alphabets
+    assert data.images.shape == (count, 20, 1, 28, 28)
+    assert len(set(data.characters)) == count
+    assert data.characters == sorted(data.characters)
+    ink = data.images.float().mean((1, 2, 3, 4)) / 255
+    assert float(ink.min()) > 0.02 and float(ink.max()) < 0.2  # thin ink on an empty page, not the other way round
+    assert float(data.images.flatten(2).amax(-1).min()) > 100  # no empty page
+
+
+@needs_omniglot
+def test_scaling_keeps_the_amount_of_ink_and_the_place_of_the_strokes() -> None:
+    full = Omniglot(REAL, "images_background_small1", alphabets=["Latin"], size=105).images.float()
+    small = Omniglot(REAL, "images_background_small1", alphabets=["Latin"], size=28).images.float()
+    assert float(small.mean()) == pytest.approx(float(full.mean()), rel=5e-3)
+    area = torch.nn.functional.interpolate(full.flatten(0, 1), (28, 28), mode="area").view_as(small)
+    assert float(torch.corrcoef(torch.stack([area.flatten(), small.flatten()]))[0, 1]) > 0.97

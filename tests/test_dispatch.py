@@ -1,0 +1,107 @@
+"""The choice of backend, the extension, and what the package says of itself."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from cases import case, outputs_equal
+
+import fastmeta
+from fastmeta import _C, _dispatch, _ext
+
+
+def run(code, **env):
+    return subprocess.run([sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True)
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match=r"fastmeta: backend must be one of \('auto', 'triton', 'ext', 'reference'\), got 'cudnn'"):
+        with fastmeta.backend("cudnn"):
+            pass
+
+
+def test_a_forced_backend_never_falls_back():
+    with fastmeta.backend("triton"), pytest.raises(RuntimeError, match=r"mlp_loss: a backend must be able to run on cpu, got\n  triton: "):
+        case("mlp_loss").fn(*case("mlp_loss").tensors)
+
+
+def test_blocks_nest_and_threads_are_apart():
+    seen = {}
+    with fastmeta.backend("reference"):
+        with fastmeta.backend("ext"):
+            seen["inner"] = _dispatch._forced.get()
+        thread = threading.Thread(target=lambda: seen.update(thread=_dispatch._forced.get()))
+        thread.start()
+        thread.join()
+        seen["outer"] = _dispatch._forced.get()
+    assert seen == {"inner": "ext", "outer": "reference", "thread": "auto"}
+
+
+def test_environment_variable():
+    code = "import fastmeta._dispatch as d; print(d._forced.get())"
+    assert run(code, FASTMETA_BACKEND="reference").stdout.strip() == "reference"
+    assert "backend must be one of" in run(code, FASTMETA_BACKEND="nonsense").stderr
+
+
+def test_native_kernels_are_the_default_on_a_cpu():
+    for op in ("prototypes", "proto_loss", "sgd_step", "mlp_meta_loss"):
+        assert _dispatch.choose(op, "cpu", "auto", ()) == "ext"
+
+
+@pytest.mark.parametrize("isa", _C.isas())
+@pytest.mark.parametrize("op", ["prototypes", "proto_log_softmax", "proto_loss", "sgd_step", "mlp_grad", "mlp_hvp", "mlp_meta_loss"])
+def test_every_instruction_set(isa, op):
+    before = _C.isa()
+    try:
+        _C.set_isa(isa)
+        outputs_equal(op)
+    finally:
+        _C.set_isa(before)
+
+
+def test_without_the_exchange_table():
+    """The way tensors are read on a torch that lacks __dlpack_c_exchange_api__."""
+    try:
+        _C.init_tensor(torch.Tensor, False)
+        for op in ("prototypes", "proto_loss", "sgd_step", "mlp_meta_loss"):
+            outputs_equal(op)
+    finally:
+        _C.init_tensor(torch.Tensor, True)
+
+
+def test_threads_follow_torch():
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert _C.num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert os.path.dirname(torch.__file__) in _ext.openmp  # torch's own pool
+
+
+def test_warns_once_without_native_kernels():
+    code = (
+        "import sys; sys.modules['fastmeta._C'] = None\n"
+        "import torch, fastmeta\n"
+        "for _ in range(2): fastmeta.sgd_step(torch.ones(2), torch.ones(2), 0.1)\n"
+        "print(fastmeta.prototypes(torch.ones(2, 2), torch.tensor([0, 1]), 2).sum().item())\n"
+    )
+    done = run(code)
+    assert done.stdout.strip() == "4.0", done.stderr
+    assert done.stderr.count("no native CPU kernels") == 1
+
+
+def test_info():
+    done = subprocess.run([sys.executable, "-m", "fastmeta.info"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"fastmeta {fastmeta.__version__}" in done.stdout and f"instruction set {_C.isa()}" in done.stdout
+    assert all(op in done.stdout for op in ("proto_loss", "mlp_meta_loss"))
+
+
+def test_set_isa_error():
+    with pytest.raises(ValueError, match="set_isa: name must be an instruction set that this processor has, got avx1024"):
+        _C.set_isa("avx1024")

@@ -1,0 +1,37 @@
+"""One op, one name, one file in each layer."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from cases import BACKENDS
+
+import fastmeta
+
+ROOT = Path(__file__).parents[1]
+OPS = sorted(p.stem for p in (ROOT / "fastmeta/ops").glob("[a-z]*.py"))
+
+
+def test_every_op_is_public_and_has_a_case():
+    assert set(OPS) == set(BACKENDS) == {name for name in fastmeta.__all__ if inspect.isfunction(getattr(fastmeta, name))} - {
+        "backend"
+    }
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_a_reference_a_test_and_a_bench(op):
+    for path in (f"fastmeta/reference/{op}.py", f"tests/test_{op}.py", f"bench/bench_{op}.py"):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("folder", ["kernels", "csrc/cpu", "csrc/cuda"])
+def test_every_kernel_has_an_op(folder):
+    shared = {"mlp_task", "mlp_inner", "table"}  # code of several mlp ops, and the table of all kernels
+    stems = {p.stem for suffix in ("py", "cpp", "cu") for p in (ROOT / folder).glob(f"[a-z]*.{suffix}")}
+    assert stems - shared <= set(OPS)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_public_name_is_documented(op):
+    text = inspect.getdoc(getattr(fastmeta, op))
+    assert text and "Source" in text and "Error" in text, op

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from compare import check_against_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlp_cases import RATES, lr_of, problem, problems, rates_of
+
+import fastmeta
+
+
+def op(p, kind, steps, first_order=False):
+    n = len(p.flat)
+
+    def fn(*t):
+        rates, (x, *y) = t[n : len(t) - (2 if p.loss == "mse" else 1)], t[len(t) - (2 if p.loss == "mse" else 1) :]
+        targets = y[0] if y else p.y
+        options = p.options() | {"steps": steps, "first_order": first_order}
+        return fastmeta.mlp_adapt(p.tree(t[:n]), lr_of(p, kind, rates), x, targets, **options)
+
+    return fn
+
+
+def tensors(p, kind, steps):
+    return [*p.flat, *rates_of(p, kind, steps), p.x, *([p.y] if p.loss == "mse" else [])]
+
+
+@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+def test_equals_sgd_by_hand(backend):
+    p = problem((3, 5, 4), 7)
+    ours = fastmeta.mlp_adapt(p.params, 0.1, p.x, p.y, steps=3, activation="tanh")
+    for task in range(3):
+        theta = [t.clone().requires_grad_() for t in p.params]
+        for _ in range(3):
+            loss = fastmeta.mlp_loss(theta, p.x[task], p.y[task], activation="tanh")
+            theta = [t - 0.1 * g for t, g in zip(theta, torch.autograd.grad(loss, theta), strict=True)]
+        torch.testing.assert_close([a[task] for a in ours], [t.detach() for t in theta])
+
+
+@pytest.mark.parametrize("kind", RATES)
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_all_rates(kind, first_order, loss):
+    for shared in (True, False):
+        p = problem((3, 5, 4), 7, loss=loss, shared=shared)
+        check_against_reference(op(p, kind, 3, first_order), tensors(p, kind, 3), "ext", 8.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
+def test_any_net(p, kind, steps, first_order):
+    check_against_reference(op(p, kind, steps, first_order), tensors(p, kind, steps), "ext", 20.0)
+
+
+def test_float32():
+    p = problem((7, 33, 4), 17, dtype=torch.float32)
+    check_against_reference(op(p, "per element", 2), tensors(p, "per element", 2), "ext", 4.0)
+
+
+def test_no_steps_and_one_rate_number():
+    p = problem((3, 4, 2), 5)
+    for a, b in zip(fastmeta.mlp_adapt(p.params, 0.1, p.x, p.y, steps=0), p.params, strict=True):
+        assert torch.equal(a, b.expand_as(a))
+    numbers = fastmeta.mlp_adapt(p.params, [0.1] * 4, p.x, p.y, steps=2)
+    one = fastmeta.mlp_adapt(p.params, 0.1, p.x, p.y, steps=2)
+    assert all(torch.equal(a, b) for a, b in zip(numbers, one, strict=True))
+
+
+def test_threads_do_not_change_a_bit():
+    p = problem((20, 40, 5), 30, T=7)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            leaves = [t.clone().requires_grad_() for t in p.params]
+            out = fastmeta.mlp_adapt(leaves, 0.1, p.x, p.y, steps=3)
+            found.append([*out, *torch.autograd.grad(sum(o.sum() for o in out), leaves)])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_errors():
+    p = problem((3, 4, 2), 5)
+    for bad, message in (
+        (lambda f: f(p.params, [0.1], p.x, p.y, steps=1), "lr must have one entry for each of the 4 params, got 1"),
+        (lambda f: f(p.params, torch.ones(3).double(), p.x, p.y, steps=2), r"lr must have shape \[\] or \[2\], got \[3\]"),
+        (lambda f: f(p.params, float("inf"), p.x, p.y, steps=1), "lr must be finite, got inf"),
+        (lambda f: f(p.params, 0.1, p.x, p.y, steps=-1), "steps must be a whole number, 0 or more, got -1"),
+        (lambda f: f(p.params, [p.params[0], 0.1, p.params[2], 0.1], p.x, p.y, steps=1), r"lr\[1\] must be of one kind with lr\[0\]"),
+    ):
+        with pytest.raises(ValueError, match="mlp_adapt: " + message):
+            bad(fastmeta.mlp_adapt)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from compare import check_against_reference
+from hypothesis import given, settings
+from mlp_cases import LOSSES, problem, problems
+
+import fastmeta
+
+
+def tensors(p):
+    return [*p.flat, p.x, *([p.y] if p.loss == "mse" else [])]
+
+
+def op(p):
+    n = len(p.flat)
+    return lambda *t: fastmeta.mlp_loss(p.tree(t[:n]), t[n], t[n + 1] if p.loss == "mse" else p.y, **p.options())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_equals_pytorchs_losses(loss):
+    p = problem((3, 5, 4), 7, loss=loss)
+    outputs = fastmeta.mlp_forward(p.params, p.x, activation="tanh")
+    expected = [getattr(F, "mse_loss" if loss == "mse" else loss)(o, y) for o, y in zip(outputs, p.y, strict=True)]
+    torch.testing.assert_close(fastmeta.mlp_loss(p.params, p.x, p.y, **p.options()), torch.stack(expected))
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems())
+def test_any_net(p):
+    check_against_reference(op(p), tensors(p), "ext", 8.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_other_dtypes(loss, dtype):
+    p = problem((7, 33, 4), 17, loss=loss, dtype=dtype)
+    check_against_reference(op(p), tensors(p), "ext", 4.0)
+
+
+def test_a_task_without_examples_has_loss_0():
+    p = problem((3, 5, 4), 6)
+    p.y[1] = -100
+    for backend in ("ext", "reference"):
+        with fastmeta.backend(backend):
+            params = [t.requires_grad_() for t in p.params]
+            losses = fastmeta.mlp_loss(params, p.x, p.y)
+            assert losses[1] == 0 and losses[0] > 0
+            assert all(not g.any() for g in torch.autograd.grad(losses[1], params))
+
+
+def test_large_logits():
+    p = problem((3, 4), 5, dtype=torch.float32)
+    check_against_reference(op(p), [*(1e4 * t for t in p.flat), p.x], "ext", 4.0)
+
+
+def test_errors():
+    w, b, x, y = torch.ones(2, 3), torch.ones(2), torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
+    for bad, message in (
+        (lambda f: f([w, b], x, y + 1), r"targets must be in \[0, 2\) or ignore_index=-100, got 2"),
+        (lambda f: f([w, b], x, y[:2]), r"targets must have shape \[4\], got \[2\]"),
+        (lambda f: f([w, b], x, x, loss="mse"), r"targets must have shape \[4, 2\], got \[4, 3\]"),
+        (lambda f: f([w, b], x, y, loss="hinge"), "loss must be one of 'cross_entropy', 'mse', got 'hinge'"),
+    ):
+        with pytest.raises(ValueError, match="mlp_loss: " + message):
+            bad(fastmeta.mlp_loss)
+    with pytest.raises(TypeError, match="mlp_loss: targets must be int64 class indices, got torch.float32"):
+        fastmeta.mlp_loss([w, b], x, y.float())

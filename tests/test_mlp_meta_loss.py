@@ -1,0 +1,79 @@
+import pytest
+import torch
+from compare import check_against_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlp_cases import RATES, lr_of, problem, problems, rates_of
+
+import fastmeta
+
+
+def make(p, kind, steps, first_order=False):
+    """The op as a function of everything that can be differentiated, and those tensors."""
+    n, rates = len(p.flat), rates_of(p, kind, steps)
+    query_x = torch.randn(p.x.shape[0], 4, p.x.shape[-1], dtype=p.x.dtype)
+    mse = p.loss == "mse"
+    query_y = torch.randn_like(p.y[:, :1]).repeat(1, 4, 1) if mse and p.y.shape[1] else None
+    if query_y is None:
+        shape = (p.x.shape[0], 4)
+        query_y = torch.zeros(*shape, p.y.shape[-1], dtype=p.x.dtype) if mse else torch.zeros(shape, dtype=torch.int64)
+
+    def fn(*t):
+        rest = t[n + len(rates) :]
+        sx, sy, qx, qy = (rest[0], rest[1], rest[2], rest[3]) if mse else (rest[0], p.y, rest[1], query_y)
+        options = p.options() | {"steps": steps, "first_order": first_order}
+        return fastmeta.mlp_meta_loss(p.tree(t[:n]), lr_of(p, kind, t[n : n + len(rates)]), sx, sy, qx, qy, **options)
+
+    return fn, [*p.flat, *rates, *([p.x, p.y, query_x, query_y] if mse else [p.x, query_x])]
+
+
+@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+def test_equals_adapt_then_loss(backend):
+    p = problem((3, 5, 4), 7)
+    ours = fastmeta.mlp_meta_loss(p.params, 0.1, p.x, p.y, p.x, p.y, steps=2)
+    adapted = fastmeta.mlp_adapt(p.params, 0.1, p.x, p.y, steps=2)
+    torch.testing.assert_close(ours, fastmeta.mlp_loss(adapted, p.x, p.y))
+
+
+@pytest.mark.parametrize("kind", RATES)
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_all_rates(kind, first_order, loss):
+    for shared in (True, False):
+        fn, tensors = make(problem((3, 5, 4), 7, loss=loss, shared=shared), kind, 3, first_order)
+        check_against_reference(fn, tensors, "ext", 8.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
+def test_any_net(p, kind, steps, first_order):
+    fn, tensors = make(p, kind, steps, first_order)
+    check_against_reference(fn, tensors, "ext", 20.0)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+def test_meta_gradient_by_finite_differences(steps, backend):
+    p = problem((3, 6, 4), 7)
+    fn, tensors = make(p, "per element", steps)
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    grads = torch.autograd.grad(fn(*leaves).sum(), leaves)
+    directions = [torch.randn_like(t) for t in tensors]
+    h = 1e-4
+    values = [fn(*(t + s * h * d for t, d in zip(tensors, directions, strict=True))).sum() for s in (-2, -1, 1, 2)]
+    numeric = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
+    analytic = sum((g * d).sum() for g, d in zip(grads, directions, strict=True))
+    assert abs(numeric - analytic) / abs(analytic) < 1e-6
+
+
+def test_float32():
+    fn, tensors = make(problem((1, 40, 40, 1), 10, loss="mse", activation="relu", dtype=torch.float32), "scalar", 5)
+    check_against_reference(fn, tensors, "ext", 4.0)
+
+
+def test_errors():
+    p = problem((3, 4, 2), 5)
+    with pytest.raises(ValueError, match=r"mlp_meta_loss: query_y must have shape \[3, 5\], got \[3, 2\]"):
+        fastmeta.mlp_meta_loss(p.params, 0.1, p.x, p.y, p.x, p.y[:, :2], steps=1)
+    with pytest.raises(ValueError, match=r"mlp_meta_loss: query_x must have 3 features, as params\[0\], got shape \[3, 5, 2\]"):
+        fastmeta.mlp_meta_loss(p.params, 0.1, p.x, p.y, p.x[..., :2], p.y, steps=1)

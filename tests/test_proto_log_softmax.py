@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from cases import PROTO, randn
+from compare import check_against_reference, values_and_grads
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastmeta
+
+METRICS = ("euclidean", "sqeuclidean")
+
+
+def op(metric, temperature=1.0):
+    return lambda q, c: fastmeta.proto_log_softmax(q, c, metric=metric, temperature=temperature)
+
+
+def test_by_hand():
+    query, prototypes = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    for metric, d in (("euclidean", 5.0), ("sqeuclidean", 25.0)):
+        out = fastmeta.proto_log_softmax(query, prototypes, metric=metric, temperature=2.0)
+        expected = torch.tensor([[-d / 2 - math.log1p(math.exp(-d / 2)), -math.log1p(math.exp(-d / 2))]])
+        torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize(("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 75, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 130)])
+def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
+    scale = 1 if dtype != torch.float16 else 0.3
+    tensors = [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, N, D, dtype=dtype)]
+    check_against_reference(op(metric, 2.0), tensors, backend)
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_offsets_and_outliers(backend, metric, offset):
+    query, prototypes = randn(9, 20, dtype=torch.float32) + offset, randn(5, 20, dtype=torch.float32) + offset
+    check_against_reference(op(metric), [query, prototypes], backend)
+    query[3] *= 100
+    check_against_reference(op(metric), [query, prototypes], backend)
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
+def test_shared_strided_and_empty(backend, metric):
+    check_against_reference(op(metric), [randn(3, 4, 5), randn(2, 5)], backend)
+    check_against_reference(op(metric), [randn(4, 5), randn(3, 2, 5)], backend)
+    check_against_reference(lambda q, c: op(metric)(q.mT, c[::2]), [randn(5, 4), randn(6, 5)], backend)
+    for q, c, shape in (((0, 3), (2, 3), (0, 2)), ((4, 0), (2, 0), (4, 2)), ((0, 4, 3), (0, 2, 3), (0, 4, 2))):
+        check_against_reference(op(metric), [randn(*q), randn(*c)], backend)
+        assert op(metric)(torch.ones(q), torch.ones(c)).shape == shape
+
+
+@pytest.mark.parametrize("backend", PROTO)
+def test_coincident_points(backend):
+    """Distance 0 exactly, gradient 0 of the euclidean distance, and the square's second derivative, which is 2 per pair
+    (torch.cdist(a, b)**2 gives 0)."""
+    x = randn(3, 4)
+    with fastmeta.backend(backend):
+        assert (fastmeta.proto_log_softmax(x, x[:1]) == 0).all()
+        for t in values_and_grads(lambda q, c: op("euclidean")(q, c).diagonal(), [x, x.clone()]):
+            assert t.isfinite().all()
+        q = x.clone().requires_grad_()
+        two = torch.cat([x[:1], x[:1] + 1e3])
+        (g,) = torch.autograd.grad(op("sqeuclidean")(q[:1], two)[0, 1], q, create_graph=True)
+        (h,) = torch.autograd.grad(g[0, 0], q)
+    q2 = x.clone().requires_grad_()
+    z = -(q2[:1].unsqueeze(1) - two).square().sum(-1)
+    (g2,) = torch.autograd.grad(z.log_softmax(-1)[0, 1], q2, create_graph=True)
+    torch.testing.assert_close(h, torch.autograd.grad(g2[0, 0], q2)[0])
+
+
+def test_where_cdist_is_wrong():
+    """float16 5x5 raises in torch.cdist; its double backward raises; both work here."""
+    q = randn(5, 4, dtype=torch.float16)
+    assert fastmeta.proto_log_softmax(q, q).isfinite().all()
+    x = randn(5, 4).requires_grad_()
+    (g,) = torch.autograd.grad(fastmeta.proto_log_softmax(x, x.detach() + 1).sum(), x, create_graph=True)
+    assert torch.autograd.grad(g.square().sum(), x)[0].isfinite().all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(METRICS), st.integers(1, 3), st.integers(1, 40), st.integers(1, 40), st.integers(1, 70), st.integers(0, 2**31))
+def test_any_shape(metric, T, Q, N, D, seed):
+    torch.manual_seed(seed)
+    check_against_reference(op(metric), [randn(T, Q, D, dtype=torch.float32), randn(T, N, D, dtype=torch.float32)], "ext", 4.0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_do_not_change_a_bit(threads):
+    q, c = randn(4, 300, 64, dtype=torch.float32), randn(4, 20, 64, dtype=torch.float32)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, threads):
+            torch.set_num_threads(n)
+            found.append(values_and_grads(op("euclidean"), [q, c]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_errors():
+    q, c = torch.ones(4, 3), torch.ones(2, 3)
+    for bad, message in (
+        (lambda f: f(q, c[:, :2]), r"query and prototypes must have the same number of features, got shapes \[4, 3\] and \[2, 2\]"),
+        (lambda f: f(q, c[:0]), r"prototypes must hold at least one class, got shape \[0, 3\]"),
+        (lambda f: f(q, c, metric="manhattan"), "metric must be one of 'euclidean', 'sqeuclidean', got 'manhattan'"),
+        (lambda f: f(q, c, temperature=0.0), "temperature must be positive and finite, got 0.0"),
+        (lambda f: f(q, c, temperature=torch.tensor(-1.0)), "temperature must be positive, got -1.0"),
+        (lambda f: f(q, c, temperature=torch.ones(2)), r"temperature must have one element, got shape \[2\]"),
+        (lambda f: f(q[0], c), r"query must have at least 2 dimensions, got shape \[3\]"),
+        (lambda f: f(torch.ones(2, 4, 3), torch.ones(3, 2, 3)), r"prototypes must have the batch dimensions of query, \[2\], or none"),
+    ):
+        with pytest.raises(ValueError, match="proto_log_softmax: " + message):
+            bad(fastmeta.proto_log_softmax)
+    for bad, message in (
+        (lambda f: f(q.double(), c), "prototypes must have the dtype of query, torch.float64, got torch.float32"),
+        (lambda f: f(q.long(), c), "query must be float32, float64, float16 or bfloat16, got torch.int64"),
+        (lambda f: f(q.tolist(), c), "query must be a tensor, got list"),
+    ):
+        with pytest.raises(TypeError, match="proto_log_softmax: " + message):
+            bad(fastmeta.proto_log_softmax)

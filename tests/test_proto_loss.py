@@ -1,0 +1,71 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import PROTO, randn
+from compare import check_against_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastmeta
+
+METRICS = ("euclidean", "sqeuclidean")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def op(targets, **options):
+    return lambda q, c: fastmeta.proto_loss(q, c, targets, **options)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_equals_cross_entropy(reduction):
+    """The negative distances as logits of PyTorch's own cross-entropy, which reduces over one task as this op does."""
+    q, c, targets = randn(6, 3), randn(4, 3), torch.tensor([0, 3, -100, 1, 2, 2])
+    for metric, power in (("euclidean", 1), ("sqeuclidean", 2)):
+        logits = -torch.cdist(q, c) ** power / 0.5
+        ours = fastmeta.proto_loss(q, c, targets, metric=metric, temperature=0.5, reduction=reduction)
+        torch.testing.assert_close(ours, F.cross_entropy(logits, targets, reduction=reduction))
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 75, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 130)])
+def test_matches_reference(backend, metric, reduction, lead, Q, N, D):
+    targets = torch.randint(0, N, (*lead, Q))
+    for dtype in (torch.float32, torch.float64):
+        tensors = [randn(*lead, Q, D, dtype=dtype), randn(*lead, N, D, dtype=dtype)]
+        check_against_reference(op(targets, metric=metric, reduction=reduction, temperature=1.5), tensors, backend, 3.0)
+
+
+@pytest.mark.parametrize("backend", PROTO)
+def test_ignored_shared_strided_and_empty(backend):
+    targets = torch.tensor([[0, -100, 1], [-100, -100, -100]])
+    check_against_reference(op(targets), [randn(2, 3, 4), randn(2, 4)], backend)
+    check_against_reference(op(targets, reduction="none"), [randn(2, 3, 4), randn(2, 2, 4)], backend)
+    check_against_reference(op(targets + 101, ignore_index=1), [randn(2, 3, 4), randn(105, 4)], backend)
+    check_against_reference(lambda q, c: op(targets[0])(q.mT, c[::2]), [randn(4, 3), randn(4, 4)], backend)
+    check_against_reference(op(targets[:, :0]), [randn(2, 0, 4), randn(2, 4)], backend)
+    with fastmeta.backend(backend):
+        assert fastmeta.proto_loss(torch.ones(2, 3, 4), torch.ones(2, 4), targets)[1] == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(METRICS), st.sampled_from(REDUCTIONS), st.integers(1, 3), st.integers(1, 90), st.integers(1, 40), st.integers(1, 70), st.integers(0, 2**31))
+def test_any_shape(metric, reduction, T, Q, N, D, seed):
+    torch.manual_seed(seed)
+    targets = torch.randint(0, N, (T, Q))
+    targets[torch.rand(T, Q) < 0.2] = -100
+    tensors = [randn(T, Q, D, dtype=torch.float32), randn(T, N, D, dtype=torch.float32)]
+    check_against_reference(op(targets, metric=metric, reduction=reduction), tensors, "ext", 4.0)
+
+
+def test_errors():
+    q, c, targets = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"proto_loss: targets must be in \[0, 2\) or ignore_index=-100, got 2"):
+        fastmeta.proto_loss(q, c, targets + 1)
+    with pytest.raises(ValueError, match=r"proto_loss: targets must have shape \[4\], got \[3\]"):
+        fastmeta.proto_loss(q, c, targets[:3])
+    with pytest.raises(ValueError, match="proto_loss: reduction must be one of 'mean', 'sum', 'none', got 'max'"):
+        fastmeta.proto_loss(q, c, targets, reduction="max")
+    with pytest.raises(TypeError, match="proto_loss: targets must be int64 class indices, got torch.int32"):
+        fastmeta.proto_loss(q, c, targets.int())
