@@ -34,7 +34,11 @@ def find_cudart(nvcc: Path) -> Path | None:
     dryrun = subprocess.run([nvcc, "--dryrun", "-x", "cu", "/dev/null"], capture_output=True, text=True).stderr
     tops = [line.split("TOP=")[1].strip() for line in dryrun.splitlines() if "TOP=" in line]
     roots = [Path(top).resolve() for top in tops] + [nvcc.parent.parent]
-    libraries = (root / folder / "libcudart_static.a" for root in roots for folder in ("lib64", "targets/x86_64-linux/lib", "lib"))
+    libraries = (
+        root / folder / "libcudart_static.a"
+        for root in roots
+        for folder in ("lib64", "targets/x86_64-linux/lib", "lib")
+    )
     return next((library for library in libraries if library.exists()), None)
 
 
@@ -50,7 +54,9 @@ class Ninja(build_ext):
         if wanted not in ("auto", "cuda", "cpu", "none"):
             raise BuildError(f"FASTMETA_BUILD must be auto, cuda, cpu or none, got {wanted!r}")
         self.cxx = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-        missing = None if self.cxx and shutil.which(self.cxx.split()[0]) else "no C++ compiler was found (CXX, g++, clang++)"
+        missing = (
+            None if self.cxx and shutil.which(self.cxx.split()[0]) else "no C++ compiler was found (CXX, g++, clang++)"
+        )
         has_kernels = any(SOURCES.glob("cuda/*.cu"))
         self.nvcc = find_nvcc() if has_kernels and wanted in ("auto", "cuda") else None
         self.cudart = find_cudart(self.nvcc) if self.nvcc else None
@@ -88,8 +94,11 @@ class Ninja(build_ext):
         x86 = platform.machine() in ("x86_64", "AMD64")
         defines = " -DFASTMETA_X86" if x86 else ""
         link = "-pthread -ldl -Wl,--gc-sections -static-libstdc++ -static-libgcc -s"
-        objects = [(f"{isa}/{s.stem}.o", "cxx", s, f"{flags} -DFASTMETA_ISA={isa}")
-                   for isa, flags in (ISAS if x86 else {"baseline": ""}).items() for s in sorted(SOURCES.glob("cpu/*.cpp"))]
+        objects = [
+            (f"{isa}/{s.stem}.o", "cxx", s, f"{flags} -DFASTMETA_ISA={isa}")
+            for isa, flags in (ISAS if x86 else {"baseline": ""}).items()
+            for s in sorted(SOURCES.glob("cpu/*.cpp"))
+        ]
         if self.cudart:
             defines += f' -DFASTMETA_CUDA=\\"{",".join(ARCHITECTURES)}\\"'
             link += f" {self.cudart} -lrt"
@@ -116,7 +125,14 @@ build {out}: link {" ".join(o for o, *_ in objects)}
 
 
 setup(
-    packages=["fastmeta", "fastmeta.data", "fastmeta.kernels", "fastmeta.learners", "fastmeta.ops", "fastmeta.reference"],
+    packages=[
+        "fastmeta",
+        "fastmeta.data",
+        "fastmeta.kernels",
+        "fastmeta.learners",
+        "fastmeta.ops",
+        "fastmeta.reference",
+    ],
     package_dir={"fastmeta.kernels": "kernels"},
     package_data={"fastmeta": ["py.typed"]},
     ext_modules=[Extension("fastmeta._C", sources=[])],

@@ -15,5 +15,5 @@ def bench_proto_log_softmax(race, shape, metric, name):
     query, prototypes = torch.randn(T, Q, D), torch.randn(T, N, D)
     power = 2 if metric == "sqeuclidean" else 1
     contenders = on_backends(lambda: fastmeta.proto_log_softmax(query, prototypes, metric=metric))
-    contenders["cdist"] = lambda: (-torch.cdist(query, prototypes) ** power).log_softmax(-1)
+    contenders["cdist"] = lambda: (-(torch.cdist(query, prototypes) ** power)).log_softmax(-1)
     race(f"proto_log_softmax fwd {metric} T{T} Q{Q} N{N} D{D}", contenders, name)

@@ -18,7 +18,7 @@ def bench_proto_loss(race, shape, metric, name):
     power = 2 if metric == "sqeuclidean" else 1
 
     def by_cdist():
-        loss = F.cross_entropy((-torch.cdist(query, prototypes) ** power).flatten(0, 1), targets.flatten())
+        loss = F.cross_entropy((-(torch.cdist(query, prototypes) ** power)).flatten(0, 1), targets.flatten())
         return torch.autograd.grad(loss, (query, prototypes))
 
     def by_mm():
@@ -29,6 +29,8 @@ def bench_proto_loss(race, shape, metric, name):
         return torch.autograd.grad(F.cross_entropy(logits.flatten(0, 1), targets.flatten()), (query, prototypes))
 
     def ours():
-        return torch.autograd.grad(fastmeta.proto_loss(query, prototypes, targets, metric=metric).mean(), (query, prototypes))
+        return torch.autograd.grad(
+            fastmeta.proto_loss(query, prototypes, targets, metric=metric).mean(), (query, prototypes)
+        )
 
     race(f"proto_loss fwd+bwd {metric} T{T} Q{Q} N{N} D{D}", on_backends(ours) | {"cdist": by_cdist, "mm": by_mm}, name)

@@ -36,7 +36,9 @@ def race(benchmark):
 
     def run(group, contenders, name):
         torch.manual_seed(0)
-        torch.testing.assert_close(_tensors(contenders[name]()), _tensors(contenders["reference"]()), rtol=2e-3, atol=2e-4)
+        torch.testing.assert_close(
+            _tensors(contenders[name]()), _tensors(contenders["reference"]()), rtol=2e-3, atol=2e-4
+        )
         benchmark.group = group
         benchmark.extra_info.update(contender=name, threads=torch.get_num_threads())
         benchmark(contenders[name])

@@ -47,7 +47,8 @@ double read_number(const char* op, const char* name, py::handle object) {
   Tensor tensor = read_floating(op, name, object);
   require_cpu(op, {&tensor});
   if (tensor.numel() != 1)
-    throw py::value_error(text(op, std::string(name) + " must have one element, got " + std::to_string(tensor.numel())));
+    throw py::value_error(text(op, std::string(name) + " must have one element, got " +
+                                       std::to_string(tensor.numel())));
   return tensor.dtype() == DType::float64 ? *tensor.data<double>() : *tensor.data<float>();
 }
 
@@ -77,7 +78,8 @@ std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle li
   return tensors;
 }
 
-size_t read_choice(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names) {
+size_t read_choice(const char* op, const char* name, const std::string& value,
+                   std::initializer_list<const char*> names) {
   std::string all;
   for (const char* const* each = names.begin(); each != names.end(); each++) {
     if (value == *each) return size_t(each - names.begin());
@@ -94,8 +96,8 @@ void require_cpu(const char* op, std::initializer_list<const Tensor*> tensors) {
 
 bool require_rank(const char* op, const char* name, const Tensor& tensor, int64_t rank) {
   if (tensor.dim() == rank || tensor.dim() == rank + 1) return tensor.dim() > rank;
-  throw py::value_error(text(op, std::string(name) + " must have " + std::to_string(rank) + " dimensions, or one more " +
-                                     "for the tasks, got " + std::to_string(tensor.dim())));
+  throw py::value_error(text(op, std::string(name) + " must have " + std::to_string(rank) +
+                                     " dimensions, or one more for the tasks, got " + std::to_string(tensor.dim())));
 }
 
 Shape with_tasks(bool has_tasks, int64_t tasks, Shape core) {

@@ -20,7 +20,7 @@ inline bool any(const std::vector<bool>& needs) { return std::find(needs.begin()
 
 Tensor read_floating(const char* op, const char* name, py::handle object);  // TypeError unless float32 or float64
 Tensor read_int64(const char* op, const char* name, py::handle object);     // TypeError unless int64
-double read_number(const char* op, const char* name, py::handle object);    // a number, or a CPU tensor with one element
+double read_number(const char* op, const char* name, py::handle object);  // a number, or a CPU tensor of one element
 
 // The items of a list or tuple; ValueError unless there are `count`.
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list);
@@ -28,7 +28,8 @@ std::vector<py::object> read_list(const char* op, const char* name, py::handle l
 // The same as floating tensors, an empty Tensor where an item is None.
 std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list);
 
-size_t read_choice(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names);
+size_t read_choice(const char* op, const char* name, const std::string& value,
+                   std::initializer_list<const char*> names);
 // The enumerator whose place in its enum is that of `value` in `names`; ValueError where it is not there.
 template <class Enum>
 Enum read_enum(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names) {
@@ -49,7 +50,7 @@ auto by_dtype(DType dtype, Body&& body) {
   return dtype == DType::float64 ? body(double()) : body(float());
 }
 
-// Runs a kernel, without the GIL where its work (about its multiply-adds) is worth the 100 ns that releasing it takes.
+// Runs a kernel, without the GIL where its work (about its multiply-adds) is worth the time that releasing it takes.
 template <class Kernel>
 void run_kernel(int64_t work, Kernel&& kernel) {
   if (work < 10000) return kernel();

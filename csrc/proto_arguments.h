@@ -1,4 +1,5 @@
-// What the Python-facing functions of proto_log_softmax and proto_loss share: query, prototypes, temperature and metric.
+// What the Python-facing functions of proto_log_softmax and proto_loss share: query, prototypes, temperature and
+// metric.
 #pragma once
 #include "arguments.h"
 #include "proto.h"

@@ -32,10 +32,11 @@ class Call : public ProtoCall {
   std::vector<bool> needs;
 
   Shape loss_shape() const { return reduction == Reduction::none ? targets.shape() : task_shape({}); }
-  // One a task, of each task's own loss with cotangent 1, for reduction "mean" and "sum".
+  // For reductions "mean" and "sum": of each task's loss, with cotangent 1; prototypes [T, N, D], temperature [T].
   Gradients unit_gradients(const Tensor& loss) const;
-  // For reduction "none".
+  // For reduction "none", with the cotangent of each query's loss.
   Gradients gradients(const Tensor& dloss) const;
+  // The unit gradients times the cotangent of each task's loss, summed over the tasks that share an input.
   Gradients scaled(const Gradients& unit, const Tensor& dloss) const;
   void losses(const Tensor& loss) const;
 
@@ -103,7 +104,8 @@ Gradients Call::scaled(const Gradients& unit, const Tensor& dloss) const {
     const Tensor out = query.empty(shape);
     by_dtype(query.dtype(), [&](auto zero) {
       using R = decltype(zero);
-      const TaskScale<R> p{T, T ? from.numel() / T : out.numel(), summed, from.data<R>(), dloss.data<R>(), out.data<R>()};
+      const int64_t size = T ? from.numel() / T : out.numel();
+      const TaskScale<R> p{T, size, summed, from.data<R>(), dloss.data<R>(), out.data<R>()};
       run_kernel(from.numel(), [&] { cpu<R>().task_scale(p); });
     });
     return out;

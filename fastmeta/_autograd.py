@@ -157,7 +157,9 @@ def _vmapped(op: Op, size: int, in_dims: Sequence[int | None], flat: Flat) -> tu
         return torch.vmap(op.reference, tuple(in_dims))(*flat)
 
     has_tasks = any(lead == 1 for lead in leads)
-    tasks = next((x.shape[int(d is not None)] for x, d, lead in zip(moved, in_dims, leads, strict=True) if lead == 1), 1)
+    tasks = next(
+        (x.shape[int(d is not None)] for x, d, lead in zip(moved, in_dims, leads, strict=True) if lead == 1), 1
+    )
 
     def fold(x: Any, d: int | None, lead: int | None, is_cotangent: bool) -> Any:
         if not isinstance(x, Tensor) or (lead is None and not is_cotangent):
@@ -169,18 +171,14 @@ def _vmapped(op: Op, size: int, in_dims: Sequence[int | None], flat: Flat) -> tu
             x = x.unsqueeze(1).expand(size, tasks, *x.shape[1:])
         return x.flatten(0, 1)
 
-    folded = [
-        fold(x, d, lead, i < first) for i, (x, d, lead) in enumerate(zip(moved, in_dims, leads, strict=True))
-    ]
+    folded = [fold(x, d, lead, i < first) for i, (x, d, lead) in enumerate(zip(moved, in_dims, leads, strict=True))]
     outputs = op(*folded)
     if not has_tasks:
         return outputs
     outputs = tuple(y.unflatten(0, (size, tasks)) for y in outputs)
     if op.like_inputs is None:
         return outputs
-    return tuple(
-        y.sum(1) if leads[first + i] == 0 else y for y, i in zip(outputs, op.like_inputs, strict=True)
-    )
+    return tuple(y.sum(1) if leads[first + i] == 0 else y for y, i in zip(outputs, op.like_inputs, strict=True))
 
 
 def without_autocast(like: Tensor) -> torch.autocast:

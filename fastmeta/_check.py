@@ -31,9 +31,7 @@ def floating(op: str, **tensors: Any) -> None:
         if x.dtype not in FLOATING:
             raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
         if x.device != first.device:
-            raise ValueError(
-                f"{op}: {name} must be on the device of {first_name}, {first.device}, got {x.device}"
-            )
+            raise ValueError(f"{op}: {name} must be on the device of {first_name}, {first.device}, got {x.device}")
         if x.dtype != first.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {x.dtype}")
 

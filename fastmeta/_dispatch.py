@@ -29,7 +29,8 @@ def _known(name: str) -> str:
     return name
 
 
-_forced = contextvars.ContextVar("fastmeta_backend", default=_known(os.environ.get("FASTMETA_BACKEND", "auto")))
+_initial: str = _known(os.environ.get("FASTMETA_BACKEND", "auto"))
+_forced = contextvars.ContextVar("fastmeta_backend", default=_initial)
 
 
 @contextlib.contextmanager

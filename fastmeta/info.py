@@ -36,7 +36,8 @@ def extension() -> list[str]:
 
 def table() -> list[str]:
     """One line for each op: which backend has kernels on which device, and the reasons where one has none."""
-    rows, reasons = [], {}
+    rows: list[str] = []
+    reasons: dict[str, int] = {}
     for op in sorted(set(reference.__all__) - {"hvp"}):
         cells = []
         for name, device in DEVICES:

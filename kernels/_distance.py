@@ -70,8 +70,18 @@ def load_rate(tensor, value, dtype: tl.constexpr):
 
 @triton.jit
 def distance_block(
-    query, prototypes, q, n, Q, N, D, dtype: tl.constexpr, SQUARED: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    query,
+    prototypes,
+    q,
+    n,
+    Q,
+    N,
+    D,
+    dtype: tl.constexpr,
+    SQUARED: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     """Distances [BLOCK_Q, BLOCK_N] of the rows q < Q of `query` to the rows n < N of `prototypes`."""
     square = tl.zeros((BLOCK_Q, BLOCK_N, BLOCK_D), dtype)
@@ -115,10 +125,25 @@ def distance_coefficient(dlogits, distance, rate, SQUARED: tl.constexpr):
 
 @triton.jit
 def _distances_bwd_kernel(
-    coefficients, query, prototypes, dquery, dprototypes, query_programs,
-    query_stride, prototypes_stride, dquery_stride, T, Q, N, D, splits,
-    dtype: tl.constexpr, ACCUMULATE: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_D: tl.constexpr,
+    coefficients,
+    query,
+    prototypes,
+    dquery,
+    dprototypes,
+    query_programs,
+    query_stride,
+    prototypes_stride,
+    dquery_stride,
+    T,
+    Q,
+    N,
+    D,
+    splits,
+    dtype: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     """dx_i = sum_j w_ij (x_i - y_j): query programs own rows of dquery, the others rows of dprototypes (w transposed).
 
@@ -218,9 +243,27 @@ def _distances_bwd(
     query_programs = 0 if dquery is None else tasks * triton.cdiv(queries, block_rows) * d_blocks
     prototype_programs = 0 if dprototypes is None else splits * tasks * triton.cdiv(ways, block_rows) * d_blocks
     launch(
-        _distances_bwd_kernel, query_programs + prototype_programs, query,
-        coefficients, query, prototypes, dquery, dprototypes, query_programs,
-        query.stride(0), prototypes.stride(0), 0 if dquery is None else dquery.stride(0),
-        tasks, queries, ways, features, splits, dtype=triton_dtype(query), ACCUMULATE=accumulate,
-        BLOCK_ROWS=block_rows, BLOCK_X=BLOCK_X, BLOCK_D=block_d, num_warps=4,
+        _distances_bwd_kernel,
+        query_programs + prototype_programs,
+        query,
+        coefficients,
+        query,
+        prototypes,
+        dquery,
+        dprototypes,
+        query_programs,
+        query.stride(0),
+        prototypes.stride(0),
+        0 if dquery is None else dquery.stride(0),
+        tasks,
+        queries,
+        ways,
+        features,
+        splits,
+        dtype=triton_dtype(query),
+        ACCUMULATE=accumulate,
+        BLOCK_ROWS=block_rows,
+        BLOCK_X=BLOCK_X,
+        BLOCK_D=block_d,
+        num_warps=4,
     )

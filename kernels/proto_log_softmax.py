@@ -34,10 +34,25 @@ from ._launch import accumulator, launch, power_of_two, triton_dtype
 
 @triton.jit
 def _proto_log_softmax_fwd_kernel(
-    query, prototypes, temperature_tensor, temperature_value: tl.float64, log_probs, distances, nearest, log_sum,
-    query_stride, prototypes_stride, Q, N, D,
-    dtype: tl.constexpr, SQUARED: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    query,
+    prototypes,
+    temperature_tensor,
+    temperature_value: tl.float64,
+    log_probs,
+    distances,
+    nearest,
+    log_sum,
+    query_stride,
+    prototypes_stride,
+    Q,
+    N,
+    D,
+    dtype: tl.constexpr,
+    SQUARED: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     q_blocks = tl.cdiv(Q, BLOCK_Q)
     task = (tl.program_id(0) // q_blocks).to(tl.int64)
@@ -85,19 +100,43 @@ def proto_log_softmax_fwd(
         distances = log_probs.new_empty(tasks, queries, ways, dtype=accumulator(query))
         kept = (distances, *distances.new_empty(2, tasks, queries))
     launch(
-        _proto_log_softmax_fwd_kernel, tasks * triton.cdiv(queries, options["BLOCK_Q"]), query,
-        q, c, *temperature_arguments(temperature), log_probs, *kept,
-        q.stride(0), c.stride(0), queries, ways, features,
-        dtype=triton_dtype(query), SQUARED=metric == "sqeuclidean", ONE_BLOCK=one_block, **options,
+        _proto_log_softmax_fwd_kernel,
+        tasks * triton.cdiv(queries, options["BLOCK_Q"]),
+        query,
+        q,
+        c,
+        *temperature_arguments(temperature),
+        log_probs,
+        *kept,
+        q.stride(0),
+        c.stride(0),
+        queries,
+        ways,
+        features,
+        dtype=triton_dtype(query),
+        SQUARED=metric == "sqeuclidean",
+        ONE_BLOCK=one_block,
+        **options,
     )
     return (log_probs,), kept if any(needs) else ()
 
 
 @triton.jit
 def _proto_log_softmax_bwd_kernel(
-    dlog_probs, distances, nearest, log_sum, temperature_tensor, temperature_value: tl.float64,
-    coefficients, dtemperature, ROWS, N,
-    dtype: tl.constexpr, SQUARED: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr,
+    dlog_probs,
+    distances,
+    nearest,
+    log_sum,
+    temperature_tensor,
+    temperature_value: tl.float64,
+    coefficients,
+    dtemperature,
+    ROWS,
+    N,
+    dtype: tl.constexpr,
+    SQUARED: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     rate = load_rate(temperature_tensor, temperature_value, dtype)
@@ -139,10 +178,23 @@ def proto_log_softmax_bwd(
     block_n = power_of_two(ways, 1, 128)
     block_q = power_of_two(rows, 1, 1024 // block_n)
     launch(
-        _proto_log_softmax_bwd_kernel, triton.cdiv(rows, block_q), query,
-        cotangents[0].contiguous(), distances, nearest, log_sum, *temperature_arguments(temperature),
-        coefficients, dtemperature, rows, ways,
-        dtype=triton_dtype(query), SQUARED=metric == "sqeuclidean", BLOCK_Q=block_q, BLOCK_N=block_n, num_warps=4,
+        _proto_log_softmax_bwd_kernel,
+        triton.cdiv(rows, block_q),
+        query,
+        cotangents[0].contiguous(),
+        distances,
+        nearest,
+        log_sum,
+        *temperature_arguments(temperature),
+        coefficients,
+        dtemperature,
+        rows,
+        ways,
+        dtype=triton_dtype(query),
+        SQUARED=metric == "sqeuclidean",
+        BLOCK_Q=block_q,
+        BLOCK_N=block_n,
+        num_warps=4,
     )
     grads = distance_gradients(query, prototypes, needs, lambda first, last: coefficients, max(nearest.shape[1], 1))
     if dtemperature is not None and isinstance(temperature, Tensor):

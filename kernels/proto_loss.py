@@ -37,9 +37,25 @@ SCRATCH = 1 << 20  # coefficients that backward may hold at a time, where query 
 
 @triton.jit
 def _proto_loss_fwd_kernel(
-    query, prototypes, targets, temperature_tensor, temperature_value: tl.float64, losses, nearest, log_sum,
-    query_stride, prototypes_stride, Q, N, D, ignore_index, dtype: tl.constexpr, SQUARED: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    query,
+    prototypes,
+    targets,
+    temperature_tensor,
+    temperature_value: tl.float64,
+    losses,
+    nearest,
+    log_sum,
+    query_stride,
+    prototypes_stride,
+    Q,
+    N,
+    D,
+    ignore_index,
+    dtype: tl.constexpr,
+    SQUARED: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     q_blocks = tl.cdiv(Q, BLOCK_Q)
     task = (tl.program_id(0) // q_blocks).to(tl.int64)
@@ -106,10 +122,24 @@ def proto_loss_fwd(
     kept: tuple[Any, ...] = tuple(query.new_empty(2, tasks, queries, dtype=dtype)) if any(needs) else (None, None)
     options = tile_options(q, c)
     launch(
-        _proto_loss_fwd_kernel, tasks * triton.cdiv(queries, options["BLOCK_Q"]), query,
-        q, c, targets, *temperature_arguments(temperature), losses, *kept,
-        q.stride(0), c.stride(0), queries, ways, features, ignore_index,
-        dtype=triton_dtype(query), SQUARED=metric == "sqeuclidean", **options,
+        _proto_loss_fwd_kernel,
+        tasks * triton.cdiv(queries, options["BLOCK_Q"]),
+        query,
+        q,
+        c,
+        targets,
+        *temperature_arguments(temperature),
+        losses,
+        *kept,
+        q.stride(0),
+        c.stride(0),
+        queries,
+        ways,
+        features,
+        ignore_index,
+        dtype=triton_dtype(query),
+        SQUARED=metric == "sqeuclidean",
+        **options,
     )
     saved = kept if any(needs) else ()
     if reduction == "none":
@@ -117,17 +147,48 @@ def proto_loss_fwd(
     out = query.new_empty(targets.shape[:-1])
     counts = query.new_empty(targets.shape[:-1], dtype=dtype) if reduction == "mean" else None
     launch(
-        _reduce_kernel, out.numel(), query, losses, targets, out, counts, targets.shape[-1], ignore_index,
-        BLOCK_Q=1024, num_warps=4,
+        _reduce_kernel,
+        out.numel(),
+        query,
+        losses,
+        targets,
+        out,
+        counts,
+        targets.shape[-1],
+        ignore_index,
+        BLOCK_Q=1024,
+        num_warps=4,
     )
     return (out,), (*saved, counts) if saved and counts is not None else saved
 
 
 @triton.jit
 def _proto_loss_bwd_kernel(
-    dloss, counts, query, prototypes, targets, temperature_tensor, temperature_value: tl.float64, nearest, log_sum,
-    coefficients, dtemperature, query_stride, prototypes_stride, first, last, Q, N, D, group, ignore_index,
-    dtype: tl.constexpr, SQUARED: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    dloss,
+    counts,
+    query,
+    prototypes,
+    targets,
+    temperature_tensor,
+    temperature_value: tl.float64,
+    nearest,
+    log_sum,
+    coefficients,
+    dtemperature,
+    query_stride,
+    prototypes_stride,
+    first,
+    last,
+    Q,
+    N,
+    D,
+    group,
+    ignore_index,
+    dtype: tl.constexpr,
+    SQUARED: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     """Coefficients [T, last - first, N] of the queries in that range; `group` queries share a cotangent."""
     q_blocks = tl.cdiv(last - first, BLOCK_Q)
@@ -183,11 +244,31 @@ def proto_loss_bwd(
     def coefficients(first: int, last: int) -> Tensor:
         w = nearest.new_empty(tasks, last - first, ways)
         launch(
-            _proto_loss_bwd_kernel, tasks * triton.cdiv(last - first, options["BLOCK_Q"]), query,
-            dloss, counts, q, c, targets, *temperature_arguments(temperature), nearest, log_sum, w, dtemperature,
-            q.stride(0), c.stride(0), first, last, queries, ways, features,
-            1 if reduction == "none" else targets.shape[-1], ignore_index,
-            dtype=triton_dtype(query), SQUARED=metric == "sqeuclidean", **options,
+            _proto_loss_bwd_kernel,
+            tasks * triton.cdiv(last - first, options["BLOCK_Q"]),
+            query,
+            dloss,
+            counts,
+            q,
+            c,
+            targets,
+            *temperature_arguments(temperature),
+            nearest,
+            log_sum,
+            w,
+            dtemperature,
+            q.stride(0),
+            c.stride(0),
+            first,
+            last,
+            queries,
+            ways,
+            features,
+            1 if reduction == "none" else targets.shape[-1],
+            ignore_index,
+            dtype=triton_dtype(query),
+            SQUARED=metric == "sqeuclidean",
+            **options,
         )
         return w
 

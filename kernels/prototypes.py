@@ -20,8 +20,17 @@ from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
 
 @triton.jit
 def _prototypes_fwd_kernel(
-    support, labels, prototypes, counts, support_stride, S, N, D,
-    dtype: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+    support,
+    labels,
+    prototypes,
+    counts,
+    support_stride,
+    S,
+    N,
+    D,
+    dtype: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     d_blocks = tl.cdiv(D, BLOCK_D)
     d_block = tl.program_id(0) % d_blocks
@@ -55,18 +64,38 @@ def prototypes_fwd(
         out.zero_()
     x, block_d = dense(support, 2), power_of_two(features, 16, 64)
     launch(
-        _prototypes_fwd_kernel, (x.shape[0] * num_classes if examples else 0) * triton.cdiv(features, block_d), support,
-        x, labels.contiguous(), out, counts, x.stride(0), examples, num_classes, features,
-        dtype=triton_dtype(support), BLOCK_S=power_of_two(examples, 8, 32 if support.element_size() <= 4 else 16),
-        BLOCK_D=block_d, num_warps=4,
+        _prototypes_fwd_kernel,
+        (x.shape[0] * num_classes if examples else 0) * triton.cdiv(features, block_d),
+        support,
+        x,
+        labels.contiguous(),
+        out,
+        counts,
+        x.stride(0),
+        examples,
+        num_classes,
+        features,
+        dtype=triton_dtype(support),
+        BLOCK_S=power_of_two(examples, 8, 32 if support.element_size() <= 4 else 16),
+        BLOCK_D=block_d,
+        num_warps=4,
     )
     return (out,), () if counts is None else (counts,)
 
 
 @triton.jit
 def _prototypes_bwd_kernel(
-    dprototypes, labels, counts, dsupport, S, N, D,
-    dtype: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    dprototypes,
+    labels,
+    counts,
+    dsupport,
+    S,
+    N,
+    D,
+    dtype: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     d_blocks = tl.cdiv(D, BLOCK_D)
     s_blocks = tl.cdiv(S, BLOCK_S)
@@ -104,9 +133,20 @@ def prototypes_bwd(
     tasks = support.shape[0] if support.ndim == 3 else 1
     block_s, block_d = power_of_two(examples, 8, 32), power_of_two(features, 16, 64)
     launch(
-        _prototypes_bwd_kernel, tasks * triton.cdiv(examples, block_s) * triton.cdiv(features, block_d), support,
-        cotangents[0].contiguous(), labels.contiguous(), counts, dsupport, examples, num_classes, features,
-        dtype=triton_dtype(support), BLOCK_S=block_s, BLOCK_N=power_of_two(num_classes, 1, 128), BLOCK_D=block_d,
+        _prototypes_bwd_kernel,
+        tasks * triton.cdiv(examples, block_s) * triton.cdiv(features, block_d),
+        support,
+        cotangents[0].contiguous(),
+        labels.contiguous(),
+        counts,
+        dsupport,
+        examples,
+        num_classes,
+        features,
+        dtype=triton_dtype(support),
+        BLOCK_S=block_s,
+        BLOCK_N=power_of_two(num_classes, 1, 128),
+        BLOCK_D=block_d,
         num_warps=4,
     )
     return (dsupport,)

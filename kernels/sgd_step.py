@@ -73,8 +73,19 @@ def _forward_tile(
 
 @triton.jit
 def _sgd_step_fwd_kernel(
-    thetas, grads, rates, outs, numbers, ends, sizes, totals, kinds,
-    dtype: tl.constexpr, COUNT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr,
+    thetas,
+    grads,
+    rates,
+    outs,
+    numbers,
+    ends,
+    sizes,
+    totals,
+    kinds,
+    dtype: tl.constexpr,
+    COUNT: tl.constexpr,
+    TASKS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     program = tl.program_id(0)
     theta, grad, rate, out, number = thetas[0], grads[0], rates[0], outs[0], load_number(numbers, 0, dtype, COUNT)
@@ -104,8 +115,21 @@ def _sgd_step_fwd_kernel(
 
 @triton.jit
 def _backward_tiles(
-    dout, grad, rate, dgrad, drate, number, kind, corner, last, column, size, total,
-    TASKS: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+    dout,
+    grad,
+    rate,
+    dgrad,
+    drate,
+    number,
+    kind,
+    corner,
+    last,
+    column,
+    size,
+    total,
+    TASKS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
     """dg, and dalpha where it is per element and task; returns the sums over tiles of d and of -d g."""
     dtheta_sum = tl.zeros((TASKS, COLUMNS), number.dtype)
@@ -132,8 +156,23 @@ def _backward_tiles(
 
 @triton.jit
 def _sgd_step_bwd_kernel(
-    douts, grads, rates, dgrads, dthetas, drates, partials, numbers, ends, sizes, totals, kinds, width,
-    dtype: tl.constexpr, COUNT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr,
+    douts,
+    grads,
+    rates,
+    dgrads,
+    dthetas,
+    drates,
+    partials,
+    numbers,
+    ends,
+    sizes,
+    totals,
+    kinds,
+    width,
+    dtype: tl.constexpr,
+    COUNT: tl.constexpr,
+    TASKS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     program = tl.program_id(0)
     dout, grad, rate, dgrad, dtheta, drate = douts[0], grads[0], rates[0], dgrads[0], dthetas[0], drates[0]
@@ -188,9 +227,16 @@ def sgd_step_fwd(
         kinds = [kind_of(p, g, r) for p, g, r in zip(params[some], gs, rates[some], strict=True)]
         plan = make_plan(gs, kinds)
         launch(
-            _sgd_step_fwd_kernel, sum(plan.programs), gs[0],
-            dense_or(params[some], gs), tuple(gs), dense_or(rates[some], gs), tuple(outs[some]),
-            split_numbers(rates[some], gs[0].dtype), *plan.table, **plan.options,
+            _sgd_step_fwd_kernel,
+            sum(plan.programs),
+            gs[0],
+            dense_or(params[some], gs),
+            tuple(gs),
+            dense_or(rates[some], gs),
+            tuple(outs[some]),
+            split_numbers(rates[some], gs[0].dtype),
+            *plan.table,
+            **plan.options,
         )
     return tuple(outs), ()
 
@@ -243,9 +289,20 @@ def _backward_group(
         partials = torch.zeros(len(gs), width, dtype=accumulator(gs[0]), device=gs[0].device)
     idle = not any(k & (DGRAD.value | DTHETA.value | DRATE.value) for k in kinds)
     launch(
-        _sgd_step_bwd_kernel, 0 if idle else sum(plan.programs), gs[0],
-        tuple(ds), tuple(gs), dense_or(rates, gs), dense_or(dgrads, gs), dense_or(dparams, gs), dense_or(drates, gs),
-        partials, split_numbers(rates, gs[0].dtype), *plan.table, width, **plan.options,
+        _sgd_step_bwd_kernel,
+        0 if idle else sum(plan.programs),
+        gs[0],
+        tuple(ds),
+        tuple(gs),
+        dense_or(rates, gs),
+        dense_or(dgrads, gs),
+        dense_or(dparams, gs),
+        dense_or(drates, gs),
+        partials,
+        split_numbers(rates, gs[0].dtype),
+        *plan.table,
+        width,
+        **plan.options,
     )
     for i, (d, p) in enumerate(zip(cotangents, params, strict=True)):
         if needs[i][0] and dparams[i] is None:

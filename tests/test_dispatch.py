@@ -18,13 +18,20 @@ def run(code, **env):
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match=r"fastmeta: backend must be one of \('auto', 'triton', 'ext', 'reference'\), got 'cudnn'"):
-        with fastmeta.backend("cudnn"):
-            pass
+    with (
+        pytest.raises(
+            ValueError, match=r"fastmeta: backend must be one of \('auto', 'triton', 'ext', 'reference'\), got 'cudnn'"
+        ),
+        fastmeta.backend("cudnn"),
+    ):
+        pass
 
 
 def test_a_forced_backend_never_falls_back():
-    with fastmeta.backend("triton"), pytest.raises(RuntimeError, match=r"mlp_loss: a backend must be able to run on cpu, got\n  triton: "):
+    with (
+        fastmeta.backend("triton"),
+        pytest.raises(RuntimeError, match=r"mlp_loss: a backend must be able to run on cpu, got\n  triton: "),
+    ):
         case("mlp_loss").fn(*case("mlp_loss").tensors)
 
 
@@ -52,7 +59,9 @@ def test_native_kernels_are_the_default_on_a_cpu():
 
 
 @pytest.mark.parametrize("isa", _C.isas())
-@pytest.mark.parametrize("op", ["prototypes", "proto_log_softmax", "proto_loss", "sgd_step", "mlp_grad", "mlp_hvp", "mlp_meta_loss"])
+@pytest.mark.parametrize(
+    "op", ["prototypes", "proto_log_softmax", "proto_loss", "sgd_step", "mlp_grad", "mlp_hvp", "mlp_meta_loss"]
+)
 def test_every_instruction_set(isa, op):
     before = _C.isa()
     try:
@@ -103,5 +112,7 @@ def test_info():
 
 
 def test_set_isa_error():
-    with pytest.raises(ValueError, match="set_isa: name must be an instruction set that this processor has, got avx1024"):
+    with pytest.raises(
+        ValueError, match="set_isa: name must be an instruction set that this processor has, got avx1024"
+    ):
         _C.set_isa("avx1024")

@@ -13,9 +13,11 @@ OPS = sorted(p.stem for p in (ROOT / "fastmeta/ops").glob("[a-z]*.py"))
 
 
 def test_every_op_is_public_and_has_a_case():
-    assert set(OPS) == set(BACKENDS) == {name for name in fastmeta.__all__ if inspect.isfunction(getattr(fastmeta, name))} - {
-        "backend"
-    }
+    assert (
+        set(OPS)
+        == set(BACKENDS)
+        == {name for name in fastmeta.__all__ if inspect.isfunction(getattr(fastmeta, name))} - {"backend"}
+    )
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -66,7 +66,7 @@ def test_meta_gradient_equals_plain_autograd(kind, learner_of, steps, first_orde
 def test_meta_gradient_by_finite_differences(kind, learner_of, steps):
     """Along one random direction in all parameters (and rates): relative error below 1e-6."""
     torch.manual_seed(3)
-    learner = learner_of(kind(), 0.1, steps)
+    learner = learner_of(kind(), 0.1 if kind is mlp else 0.01, steps)
     data, params = episode(kind), list(learner.parameters())
     grads = torch.autograd.grad(learner.loss(*data).sum(), params)
     directions = [torch.randn_like(p) for p in params]
@@ -82,8 +82,8 @@ def test_meta_gradient_by_finite_differences(kind, learner_of, steps):
         return value
 
     errors = []
-    for h in (3e-5, 1e-5, 3e-6):  # a kink of ReLU or max-pool within one step spoils it, not the others
-        numeric = (moved(-2 * h) - 8 * moved(-h) + 8 * moved(h) - moved(2 * h)) / (12 * h)
+    for h in (1e-5, 1e-6, 1e-7, 3e-8, 1e-8):  # a kink of ReLU or max-pool within one step spoils it, not the others
+        numeric = (moved(h) - moved(-h)) / (2 * h)
         errors.append(float(abs(numeric - analytic) / abs(analytic)))
     assert min(errors) < 1e-6, errors
 
@@ -132,14 +132,16 @@ def test_evaluation_without_gradients():
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
 def test_protonet_equals_plain_pytorch(metric):
-    learner = fastmeta.ProtoNet(nn.Linear(2, 4).to(D), metric=metric, temperature=nn.Parameter(torch.tensor(0.7, dtype=D)))
+    learner = fastmeta.ProtoNet(
+        nn.Linear(2, 4).to(D), metric=metric, temperature=nn.Parameter(torch.tensor(0.7, dtype=D))
+    )
     sx, sy, qx, qy = episode(mlp)
     params = list(learner.parameters())
     logits = []
     for task in range(2):
         s, q = learner.encoder(sx[task]), learner.encoder(qx[task])
         centres = torch.stack([s[sy[task] == k].mean(0) for k in range(3)])
-        logits.append(-torch.cdist(q, centres) ** (2 if metric == "sqeuclidean" else 1) / learner.temperature)
+        logits.append(-(torch.cdist(q, centres) ** (2 if metric == "sqeuclidean" else 1)) / learner.temperature)
     plain = torch.stack([F.cross_entropy(z, y) for z, y in zip(logits, qy, strict=True)])
     ours = learner.loss(sx, sy, qx, qy)
     torch.testing.assert_close(learner(sx, sy, qx), torch.stack(logits).log_softmax(-1))
@@ -172,24 +174,11 @@ def test_ragged_tasks():
         torch.testing.assert_close(learner.loss(sx, ragged, qx, qy)[:1], alone)
 
 
-def test_torchs_vmap_of_batch_norm_is_still_wrong():
-    """Why the engine does not vmap over batch norm: the derivative of its weight's gradient is wrong there. When this fails,
-    torch has been mended."""
-    x, w = torch.randn(2, 4, 3, dtype=D), torch.ones(3, dtype=D)
-
-    def mixed(x):
-        def weight_grad(x):
-            return torch.func.grad(lambda w: F.batch_norm(x, None, None, w, None, training=True).sin().sum())(w).sum()
-
-        return torch.func.grad(weight_grad)(x)
-
-    wrong, right = torch.vmap(mixed)(x), torch.stack([mixed(each) for each in x])
-    assert (wrong - right).abs().max() > 1e-3 * right.abs().max()
-
-
 def test_errors():
     sx, sy, qx, qy = episode(mlp)
-    with pytest.raises(ValueError, match="MAML: batch norm must use the statistics of each batch, got running statistics in '1'"):
+    with pytest.raises(
+        ValueError, match="MAML: batch norm must use the statistics of each batch, got running statistics in '1'"
+    ):
         fastmeta.MAML(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
     with pytest.raises(ValueError, match="MetaSGD: loss must be 'cross_entropy', 'mse' or a function, got 'hinge'"):
         fastmeta.MetaSGD(mlp(), loss="hinge")
@@ -197,7 +186,9 @@ def test_errors():
         fastmeta.MAML(mlp(), steps=1.5)
     with pytest.raises(ValueError, match="ProtoNet: metric must be one of 'euclidean', 'sqeuclidean', got 'cosine'"):
         fastmeta.ProtoNet(mlp(), metric="cosine")
-    with pytest.raises(ValueError, match=r"MAML: query_x must have the 2 tasks of support_x in front, got shape \[1, 6, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"MAML: query_x must have the 2 tasks of support_x in front, got shape \[1, 6, 2\]"
+    ):
         fastmeta.MAML(mlp())(sx, sy, qx[:1])
     with pytest.raises(ValueError, match=r"ProtoNet: query_y must have shape \[2, 6\] in front, got \[2, 5\]"):
         fastmeta.ProtoNet(mlp()).loss(sx, sy, qx, qy[:, :5])

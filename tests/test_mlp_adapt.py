@@ -84,10 +84,16 @@ def test_errors():
     p = problem((3, 4, 2), 5)
     for bad, message in (
         (lambda f: f(p.params, [0.1], p.x, p.y, steps=1), "lr must have one entry for each of the 4 params, got 1"),
-        (lambda f: f(p.params, torch.ones(3).double(), p.x, p.y, steps=2), r"lr must have shape \[\] or \[2\], got \[3\]"),
+        (
+            lambda f: f(p.params, torch.ones(3).double(), p.x, p.y, steps=2),
+            r"lr must have shape \[\] or \[2\], got \[3\]",
+        ),
         (lambda f: f(p.params, float("inf"), p.x, p.y, steps=1), "lr must be finite, got inf"),
         (lambda f: f(p.params, 0.1, p.x, p.y, steps=-1), "steps must be a whole number, 0 or more, got -1"),
-        (lambda f: f(p.params, [p.params[0], 0.1, p.params[2], 0.1], p.x, p.y, steps=1), r"lr\[1\] must be of one kind with lr\[0\]"),
+        (
+            lambda f: f(p.params, [p.params[0], 0.1, p.params[2], 0.1], p.x, p.y, steps=1),
+            r"lr\[1\] must be of one kind with lr\[0\]",
+        ),
     ):
         with pytest.raises(ValueError, match="mlp_adapt: " + message):
             bad(fastmeta.mlp_adapt)

@@ -58,9 +58,14 @@ def test_errors():
         (lambda f: f([w, torch.ones(3)], x), r"params\[1\] must have 2 entries, got shape \[3\]"),
         (lambda f: f([w, b, w, b], x), r"params\[2\] must take 2 features, got shape \[2, 3\]"),
         (lambda f: f([w, b], x, activation="swish"), "activation must be one of 'relu', .* got 'swish'"),
-        (lambda f: f([w.expand(5, 2, 3), b], x.expand(6, 4, 3)), r"params\[0\] must have the batch dimensions of inputs, \[6\], or none"),
+        (
+            lambda f: f([w.expand(5, 2, 3), b], x.expand(6, 4, 3)),
+            r"params\[0\] must have the batch dimensions of inputs, \[6\], or none",
+        ),
     ):
         with pytest.raises(ValueError, match="mlp_forward: " + message):
             bad(fastmeta.mlp_forward)
-    with pytest.raises(TypeError, match=r"mlp_forward: inputs must have the dtype of params\[0\], torch.float32, got torch.float64"):
+    with pytest.raises(
+        TypeError, match=r"mlp_forward: inputs must have the dtype of params\[0\], torch.float32, got torch.float64"
+    ):
         fastmeta.mlp_forward([w, b], x.double())

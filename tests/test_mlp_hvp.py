@@ -57,7 +57,9 @@ def test_one_vector_for_all_tasks():
     p = problem((3, 4, 2), 5)
     shared = [torch.randn_like(t) for t in p.params]
     each = [v.expand(3, *v.shape) for v in shared]
-    for a, b in zip(fastmeta.mlp_hvp(p.params, shared, p.x, p.y), fastmeta.mlp_hvp(p.params, each, p.x, p.y), strict=True):
+    for a, b in zip(
+        fastmeta.mlp_hvp(p.params, shared, p.x, p.y), fastmeta.mlp_hvp(p.params, each, p.x, p.y), strict=True
+    ):
         assert torch.equal(a, b)
 
 

@@ -75,5 +75,7 @@ def test_errors():
     p = problem((3, 4, 2), 5)
     with pytest.raises(ValueError, match=r"mlp_meta_loss: query_y must have shape \[3, 5\], got \[3, 2\]"):
         fastmeta.mlp_meta_loss(p.params, 0.1, p.x, p.y, p.x, p.y[:, :2], steps=1)
-    with pytest.raises(ValueError, match=r"mlp_meta_loss: query_x must have 3 features, as params\[0\], got shape \[3, 5, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"mlp_meta_loss: query_x must have 3 features, as params\[0\], got shape \[3, 5, 2\]"
+    ):
         fastmeta.mlp_meta_loss(p.params, 0.1, p.x, p.y, p.x[..., :2], p.y, steps=1)

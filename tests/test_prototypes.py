@@ -28,7 +28,9 @@ def test_matches_reference(backend, dtype, lead, S, N, D):
 def test_strided_and_empty(backend):
     labels = torch.tensor([0, 1, 0, 1])
     check_against_reference(lambda s: fastmeta.prototypes(s.mT, labels, 2), [randn(3, 4)], backend)
-    check_against_reference(lambda s: fastmeta.prototypes(s[:, ::2], labels[::2].expand(2, 2) * 0, 1), [randn(2, 4, 3)], backend)
+    check_against_reference(
+        lambda s: fastmeta.prototypes(s[:, ::2], labels[::2].expand(2, 2) * 0, 1), [randn(2, 4, 3)], backend
+    )
     with fastmeta.backend(backend):
         assert fastmeta.prototypes(torch.ones(0, 4, 3), torch.ones(0, 4, dtype=torch.int64), 2).shape == (0, 2, 3)
         assert fastmeta.prototypes(torch.ones(4, 0), labels, 2).shape == (2, 0)
@@ -39,7 +41,9 @@ def test_strided_and_empty(backend):
 def test_any_shape(T, K, N, D, seed):
     torch.manual_seed(seed)
     labels = torch.arange(N).repeat(K)[torch.randperm(N * K)].expand(T, N * K)
-    check_against_reference(lambda s: fastmeta.prototypes(s, labels, N), [randn(T, N * K, D, dtype=torch.float32)], "ext")
+    check_against_reference(
+        lambda s: fastmeta.prototypes(s, labels, N), [randn(T, N * K, D, dtype=torch.float32)], "ext"
+    )
 
 
 def test_errors():
@@ -52,7 +56,9 @@ def test_errors():
         fastmeta.prototypes(support, labels[:3], 2)
     with pytest.raises(ValueError, match=r"prototypes: labels must be in \[0, 1\), got 1"):
         fastmeta.prototypes(support, labels, 1)
-    with pytest.raises(ValueError, match="prototypes: every class must have a support example, got none of class 2 in task 0"):
+    with pytest.raises(
+        ValueError, match="prototypes: every class must have a support example, got none of class 2 in task 0"
+    ):
         fastmeta.prototypes(support, labels, 3)
     with pytest.raises(ValueError, match="prototypes: num_classes must be at least 1, got 0"):
         fastmeta.prototypes(support, labels, 0)

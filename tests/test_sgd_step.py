@@ -8,9 +8,9 @@ import fastmeta
 
 def test_by_hand():
     p, g = torch.tensor([1.0, 2.0]), torch.tensor([10.0, -10.0])
-    assert fastmeta.sgd_step(p, g, 0.1).tolist() == [0.0, 3.0]
-    assert fastmeta.sgd_step(p, g, torch.tensor([0.1, -0.1])).tolist() == [0.0, 1.0]
-    assert fastmeta.sgd_step(p, g.expand(2, 2), 0.1).tolist() == [[0.0, 3.0]] * 2
+    assert fastmeta.sgd_step(p, g, 0.125).tolist() == [-0.25, 3.25]
+    assert fastmeta.sgd_step(p, g, torch.tensor([0.125, -0.125])).tolist() == [-0.25, 0.75]
+    assert fastmeta.sgd_step(p, g.expand(2, 2), 0.125).tolist() == [[-0.25, 3.25]] * 2
 
 
 @pytest.mark.parametrize("backend", PROTO)
@@ -41,7 +41,9 @@ def test_lists_match_reference(backend, rates, shared, dtype):
 @pytest.mark.parametrize("backend", PROTO)
 def test_large_and_strided(backend):
     check_against_reference(fastmeta.sgd_step, [randn(2, 1500), randn(2, 1500), randn(1500)], backend)
-    check_against_reference(lambda p, g, a: fastmeta.sgd_step(p.mT, g[:, ::2], a), [randn(4, 3), randn(3, 8), randn(3, 4)], backend)
+    check_against_reference(
+        lambda p, g, a: fastmeta.sgd_step(p.mT, g[:, ::2], a), [randn(4, 3), randn(3, 8), randn(3, 4)], backend
+    )
 
 
 @pytest.mark.parametrize("backend", PROTO, indirect=True)
@@ -59,10 +61,16 @@ def test_errors():
         (lambda: fastmeta.sgd_step(p, torch.ones(3), 0.1), r"the gradient of params must have its shape \[2\]"),
         (lambda: fastmeta.sgd_step([p], [g, g], 0.1), "grads must be a sequence of 1 tensors like params, got 2"),
         (lambda: fastmeta.sgd_step([p], [g], [0.1, 0.1]), "lr must have one entry for each of the 1 params, got 2"),
-        (lambda: fastmeta.sgd_step({"a": p}, {"b": g}, 0.1), r"grads must be a dict with the keys of params, \['a'\], got \['b'\]"),
+        (
+            lambda: fastmeta.sgd_step({"a": p}, {"b": g}, 0.1),
+            r"grads must be a dict with the keys of params, \['a'\], got \['b'\]",
+        ),
         (lambda: fastmeta.sgd_step(p, g, float("nan")), "lr must be finite, got nan"),
         (lambda: fastmeta.sgd_step(p, g, torch.ones(3)), r"the rate of params must be 0-dim or have the shape \[2\]"),
-        (lambda: fastmeta.sgd_step([p], [g], torch.ones(2)), r"one lr for all must be a number or a 0-dim tensor, got shape \[2\]"),
+        (
+            lambda: fastmeta.sgd_step([p], [g], torch.ones(2)),
+            r"one lr for all must be a number or a 0-dim tensor, got shape \[2\]",
+        ),
     ):
         with pytest.raises(ValueError, match="sgd_step: " + message):
             call()

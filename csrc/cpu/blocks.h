@@ -1,7 +1,7 @@
 // Runs a kernel over the blocks of all tasks and gathers the gradients; the same numbers for any number of threads.
-// Many tasks: each thread takes whole tasks, a few blocks at a time, while they are in its cache. Few large tasks: all threads
-// share `at_once` blocks of one task, first by queries (coefficients and dquery), then by prototypes and features
-// (dprototypes). Each element of dprototypes always sums its blocks in order, in segments, as sums of short sums.
+// Many tasks: each thread takes whole tasks, a few blocks at a time, while they are in its cache. Few large tasks:
+// all threads share `at_once` blocks of one task, first by queries (coefficients and dquery), then by prototypes and
+// features (dprototypes). Each element of dprototypes always sums its blocks in order, by segments.
 #pragma once
 #include "../arena.h"
 #include "../parallel.h"
@@ -11,7 +11,6 @@ namespace fastmeta::FASTMETA_ISA {
 
 constexpr int64_t kGrain = 1 << 16;  // pairs times features that are worth another thread
 constexpr int64_t kSplit = 1 << 18;  // and worth two barriers
-
 constexpr int64_t kSegment = 8;      // blocks summed before they join a total
 constexpr int64_t kTile = 8;         // prototypes that pass over a block of queries while it is in cache
 
@@ -19,11 +18,11 @@ struct Tally {
   double loss = 0, dtemperature = 0;
 };
 
-// Adds the blocks [start, start + now) of a task, whose coefficients are at `coefficients`, `block_length` apart, to the
-// features [d, d + kChunk) of dprototypes [n, n + rows). `start` and `now` keep to whole segments where a task has more than one.
+// Adds the blocks [start, start + now) of a task, whose coefficients are at `coefficients`, `block_length` apart, to
+// the features [d, d + kChunk) of dprototypes [n, n + rows). A task of several segments comes in whole ones.
 template <class R>
-inline void add_to_dprototypes(const ProtoProblem<R>& p, int64_t task, int64_t start, int64_t now, const R* coefficients,
-                               int64_t block_length, int64_t n, int64_t rows, int64_t d) {
+inline void add_to_dprototypes(const ProtoProblem<R>& p, int64_t task, int64_t start, int64_t now,
+                               const R* coefficients, int64_t block_length, int64_t n, int64_t rows, int64_t d) {
   R part[kTile * kChunk], *out = p.dprototypes + (task * p.N + n) * p.D + d;
   const bool segmented = p.Q > kSegment * kBlock;
   for (int64_t i = 0; i < now; i++) {
@@ -42,8 +41,8 @@ inline void add_to_dprototypes(const ProtoProblem<R>& p, int64_t task, int64_t s
   }
 }
 
-// block(task, first query, count, scratch) -> Tally has `arrays` arrays [N, kBlock] of scratch and leaves the coefficients in
-// the first one. done(task, Tally) gets a task's total.
+// block(task, first query, count, scratch) -> Tally has `arrays` arrays [N, kBlock] of scratch and leaves the
+// coefficients in the first one. done(task, Tally) gets a task's total.
 template <class R, class Block, class Done>
 void for_each_block(const ProtoProblem<R>& p, int arrays, Block&& block, Done&& done) {
   const int64_t blocks = (p.Q + kBlock - 1) / kBlock, block_work = kBlock * p.N * p.D + 1, threads = num_threads();

@@ -1,8 +1,8 @@
-// Blocks of kBlock queries against N prototypes. A block's distances, and later its coefficients, are an array [N, kBlock]:
-// one query per lane, so that softmax runs over whole vectors however few classes there are, and all that a block needs
-// beside its inputs is O(kBlock * N). Features pass in chunks of kChunk, so that the rows of a group of prototypes (or
-// queries) stay in the first-level cache, and so that long sums are sums of short ones.
-// Two flops per feature and pair in each of three passes: distances, dquery, dprototypes.
+// Blocks of kBlock queries against N prototypes. A block's distances, and later its coefficients, are an [N, kBlock]
+// array: one query per lane, so that softmax runs over whole vectors however few classes there are, and all that a
+// block needs beside its inputs is O(kBlock * N). Features pass in chunks of kChunk, so that the rows of a group of
+// prototypes (or queries) stay in the first-level cache, and so that long sums are sums of short ones. A subtraction
+// and a multiply-add for each feature of each pair in each of three passes: distances, dquery, dprototypes.
 #pragma once
 #include "../proto.h"
 #include "vector.h"
@@ -73,8 +73,8 @@ FASTMETA_INLINE void squared_distances(int64_t width, const R* x, const R* rows,
 
 // out[d] = sum_k weights[k * stride] (x[d] - row_k[d]), or += with `add`, for K rows.
 template <class R, int K>
-FASTMETA_INLINE void weighted_differences(int64_t width, const R* x, const R* rows, int64_t row_length, const R* weights,
-                                          int64_t stride, R* out, bool add) {
+FASTMETA_INLINE void weighted_differences(int64_t width, const R* x, const R* rows, int64_t row_length,
+                                          const R* weights, int64_t stride, R* out, bool add) {
   R weight[K];
 #pragma GCC unroll 8
   for (int k = 0; k < K; k++) weight[k] = weights[k * stride];
@@ -130,15 +130,16 @@ inline void block_dquery(const ProtoProblem<R>& p, int64_t task, int64_t first, 
 // The part of one block in dprototypes_n = sum_q coefficient_nq (c_n - q), for prototypes [n, n + rows) and features
 // [d, d + kChunk): out [rows, out_length], or += with `add`. `coefficients` begin at prototype n.
 template <class R>
-inline void block_dprototypes(const ProtoProblem<R>& p, int64_t task, int64_t first, int64_t count, const R* coefficients,
-                              int64_t n, int64_t rows, int64_t d, R* out, int64_t out_length, bool add) {
+inline void block_dprototypes(const ProtoProblem<R>& p, int64_t task, int64_t first, int64_t count,
+                              const R* coefficients, int64_t n, int64_t rows, int64_t d, R* out, int64_t out_length,
+                              bool add) {
   const R* queries = p.query + (task * p.Q + first) * p.D + d;
   const R* prototypes = p.prototypes + task * p.prototypes_stride + n * p.D + d;
   for_each_group(count, [&](auto size, int64_t q) {
     for (int64_t row = 0; row < rows; row++)
-      weighted_differences<R, decltype(size)::value>(least(kChunk, p.D - d), prototypes + row * p.D, queries + q * p.D, p.D,
-                                                     coefficients + row * kBlock + q, 1, out + row * out_length,
-                                                     add || q > 0);
+      weighted_differences<R, decltype(size)::value>(least(kChunk, p.D - d), prototypes + row * p.D,
+                                                     queries + q * p.D, p.D, coefficients + row * kBlock + q, 1,
+                                                     out + row * out_length, add || q > 0);
   });
 }
 

@@ -1,6 +1,6 @@
-// -log p(y = target | x) without the [Q, N] matrix. A thread owns a block of 16 queries: distances, losses, softmax and the
-// coefficients of the gradients follow each other in [N, 16] arrays in cache (see distance.h), then dquery and dprototypes.
-// Forward and gradients: 6 flops for each feature of each pair, query and dquery in and out of memory once.
+// -log p(y = target | x) without the [Q, N] matrix. A thread owns a block of 16 queries: distances, losses, softmax and
+// the coefficients of the gradients follow each other in [N, 16] arrays in cache (see distance.h), then the gradients.
+// Forward and gradients: 9 flops for each feature of each pair, query and dquery in and out of memory once.
 #include "blocks.h"
 #include "kernels.h"
 #include "softmax.h"
@@ -29,10 +29,12 @@ double block_losses(const ProtoLoss<R>& p, int64_t query, int64_t count, const R
 
 // dz = weight (softmax - one_hot), in place of the exponentials.
 template <class R>
-void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s, R* exps) {
+void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s,
+                   R* exps) {
   R weights[kBlock] = {}, scale[kBlock];
   for (int64_t q = 0; q < count; q++)
-    if (is_class(p, p.targets[query + q])) weights[q] = p.task_weight ? R(p.task_weight[task]) : p.query_weight[query + q];
+    if (is_class(p, p.targets[query + q]))
+      weights[q] = p.task_weight ? R(p.task_weight[task]) : p.query_weight[query + q];
 #pragma omp simd
   for (int q = 0; q < kBlock; q++) scale[q] = weights[q] / s.sum[q];
   for (int64_t n = 0; n < p.N; n++)

@@ -1,8 +1,8 @@
-// c_n = mean of the support examples of class n. Forward: a thread owns ranges of 256 features of tasks; it sorts a task's S
-// row numbers by class, then sums the rows of a class, a few vectors of features at a time in registers: each support row is
-// read once, each prototype written once. Backward: a thread owns ranges of 32 rows of dsupport, each of which is one row of
-// dprototypes over its class's count.
-// As the reference has it: a label out of range makes its task NaN, an empty class its prototype (in backward, its task).
+// c_n = mean of the support examples of class n. Forward: a thread owns ranges of 256 features of tasks; it sorts a
+// task's S row numbers by class, then sums the rows of a class, a few vectors of features at a time in registers:
+// each support row is read once, each prototype written once. Backward: a thread owns ranges of 32 rows of dsupport,
+// each of which is one row of dprototypes over its class's count. As the reference has it, a label out of range makes
+// its task NaN, an empty class its prototype (in backward, its task).
 #include "../arena.h"
 #include "../parallel.h"
 #include "kernels.h"

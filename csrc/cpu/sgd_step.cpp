@@ -1,7 +1,7 @@
-// theta' = theta - alpha g for a list of tensors in one call. A thread owns parts: 512 columns (elements of one task's
-// tensor) of one item, over all its tasks, so that a shared param or rate is read once and its gradient is summed in order
-// without leaving the thread. Forward moves 3 values an element (2 where the param is shared); backward reads dout once and
-// g where a rate wants its gradient, and writes dgrad.
+// theta' = theta - alpha g for a list of tensors in one call. A thread owns parts: 512 columns (elements of one
+// task's tensor) of one item, over all its tasks, so that a shared param or rate is read once and its gradient is
+// summed in order without leaving the thread. Forward moves 3 values an element (2 where the param is shared);
+// backward reads dout once, and g where a rate wants its gradient, and writes dgrad.
 #include "../arena.h"
 #include "../parallel.h"
 #include "kernels.h"
@@ -41,18 +41,6 @@ void for_each_part(const SgdStep<R>& p, F&& f) {
   });
 }
 
-template <class R>
-FASTMETA_INLINE R dot(const R* a, const R* b, int64_t count) {
-  Vector<R> sum[4] = {};
-  int64_t i = 0;
-  for (; i + 4 * kLanes<R> <= count; i += 4 * kLanes<R>)
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) sum[k] += load(a + i + k * kLanes<R>) * load(b + i + k * kLanes<R>);
-  R total = sum_lanes<R>((sum[0] + sum[1]) + (sum[2] + sum[3]));
-  for (; i < count; i++) total += a[i] * b[i];
-  return total;
-}
-
 // Calls f(first index of the part in a [tasks, size] tensor, and in what rate points to) for each task.
 template <class R, class F>
 FASTMETA_INLINE void for_each_task(const typename SgdStep<R>::Item& item, int64_t column, F&& f) {
@@ -88,7 +76,9 @@ double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int
     if (rate_shared)
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) drate[i] -= double(dout[i]) * double(grad[i]);
-    if (rate_number) number -= double(dot(dout, grad, width));
+    if (rate_number)
+#pragma omp simd reduction(- : number)
+      for (int64_t i = 0; i < width; i++) number -= double(dout[i]) * double(grad[i]);
   });
   for (int64_t i = 0; i < width && item.dparam; i++) item.dparam[column + i] = R(dparam[i]);
   for (int64_t i = 0; i < width && rate_shared; i++) item.drate[column + i] = R(drate[i]);

@@ -1,4 +1,4 @@
-"""Inner SGD on any module, task by task: exact for every layer, batch norm included (torch.vmap is not: see docs/maml.md)."""
+"""Inner SGD on any module, task by task through autograd: exact for every layer, batch norm included."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def adapt(
             value, list(params.values()), create_graph=second_order, allow_unused=True, materialize_grads=True
         )
         grads = dict(zip(params, found, strict=True))
-        params = sgd_step(params, grads, _at_step(rates, params, k))
+        params = dict(sgd_step(params, grads, _at_step(rates, params, k)))
         if not keep_graph:
             params = {name: p.detach().requires_grad_() for name, p in params.items()}
     return params

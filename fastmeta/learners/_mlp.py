@@ -62,7 +62,9 @@ def as_mlp(model: nn.Module) -> Mlp | None:
     kinds = {ACTIVATIONS.get(type(m)) for m in between}
     if len(kinds) > 1 or None in kinds or any(isinstance(m, nn.GELU) and m.approximate != "none" for m in between):
         return None
-    if not all(p.requires_grad for p in model.parameters()) or len(set(model.parameters())) < len(list(_all_params(layers))):
+    if not all(p.requires_grad for p in model.parameters()) or len(set(model.parameters())) < len(
+        list(_all_params(layers))
+    ):
         return None
     return Mlp([m for m in layers if isinstance(m, nn.Linear)], kinds.pop() or "relu" if kinds else "relu", flattens)
 

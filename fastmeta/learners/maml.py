@@ -87,4 +87,8 @@ class MAML(nn.Module):
         )  # fmt: skip
 
     def _task_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.inner_loss(outputs, targets) if callable(self.inner_loss) else task_loss(outputs, targets, self.inner_loss)
+        return (
+            self.inner_loss(outputs, targets)
+            if callable(self.inner_loss)
+            else task_loss(outputs, targets, self.inner_loss)
+        )

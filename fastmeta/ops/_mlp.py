@@ -64,9 +64,7 @@ def check_mlp(op: str, params: Any, **examples: Tensor) -> MlpInput:
             raise ValueError(f"{op}: {name} must have at least {ranks[name]} dimensions, got shape {_check.shape(p)}")
     lead = _check.leads(op, ranks, **examples, **named)
     _check_widths(op, params, examples)
-    folded = [
-        None if p is None else _check.fold(p, lead, 2 - i % 2, shared=True) for i, p in enumerate(params)
-    ]
+    folded = [None if p is None else _check.fold(p, lead, 2 - i % 2, shared=True) for i, p in enumerate(params)]
     return MlpInput(lead, folded, {name: _check.fold(x, lead, 2) for name, x in examples.items()})
 
 
@@ -85,7 +83,9 @@ def _check_widths(op: str, params: Sequence[Tensor | None], examples: dict[str, 
     assert first is not None
     for name, x in examples.items():
         if x.shape[-1] != first.shape[-1]:
-            raise ValueError(f"{op}: {name} must have {first.shape[-1]} features, as params[0], got shape {_check.shape(x)}")
+            raise ValueError(
+                f"{op}: {name} must have {first.shape[-1]} features, as params[0], got shape {_check.shape(x)}"
+            )
     width = first.shape[-1]
     for i in range(0, len(params), 2):
         weight, bias = params[i], params[i + 1]
@@ -99,7 +99,9 @@ def _check_widths(op: str, params: Sequence[Tensor | None], examples: dict[str, 
             raise ValueError(f"{op}: params[{i + 1}] must have {width} entries, got shape {_check.shape(bias)}")
 
 
-def check_like_params(op: str, name: str, tree: Any, mlp: MlpInput, params: Sequence[Tensor | None]) -> list[Tensor | None]:
+def check_like_params(
+    op: str, name: str, tree: Any, mlp: MlpInput, params: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """A sequence in the structure of `params` with the full shape of each (all tasks): folded."""
     if not isinstance(tree, list | tuple) or len(tree) != len(params):
         came = len(tree) if isinstance(tree, list | tuple) else type(tree).__name__

@@ -30,7 +30,9 @@ def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
     for i, (p, v) in enumerate(zip(leaves, others, strict=True)):
         _check.floating("hvp", **{f"params[{i}]": p, f"vectors[{i}]": v})
         if p.shape != v.shape:
-            raise ValueError(f"hvp: vectors[{i}] must have the shape of params[{i}], {_check.shape(p)}, got {_check.shape(v)}")
+            raise ValueError(
+                f"hvp: vectors[{i}] must have the shape of params[{i}], {_check.shape(p)}, got {_check.shape(v)}"
+            )
 
     def scalar(tree: Any) -> Tensor:
         value = fn(tree)

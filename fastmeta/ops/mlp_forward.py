@@ -21,7 +21,9 @@ def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: 
     Differentiable in params and inputs, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in
     float32 or better; float32 under autocast.
 
-    Kernels: native CPU, CUDA C++ (up to 8 layers). Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
+    Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
+
+    Kernels: native CPU (up to 8 layers). Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
     """
     op = "mlp_forward"
     _check.one_of(op, "activation", activation, ACTIVATIONS)

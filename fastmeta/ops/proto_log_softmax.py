@@ -23,6 +23,8 @@ def proto_log_softmax(
     points is 0. Distances come from differences: exact 0 at coincident points, and a common offset of all features does not
     cost digits. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32 or better; float32 under autocast.
 
+    Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
+
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 2.
     """
     op = "proto_log_softmax"

@@ -41,4 +41,6 @@ def _refuse_empty_class(labels: Tensor, num_classes: int) -> None:
     counts = torch.bincount((rows + offsets).flatten(), minlength=rows.shape[0] * num_classes)
     if rows.shape[0] and int(counts.min()) == 0:
         task, empty = divmod(int(counts.argmin()), num_classes)
-        raise ValueError(f"prototypes: every class must have a support example, got none of class {empty} in task {task}")
+        raise ValueError(
+            f"prototypes: every class must have a support example, got none of class {empty} in task {task}"
+        )

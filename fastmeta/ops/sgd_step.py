@@ -23,12 +23,17 @@ def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
 
     Differentiable in params, grads and rates, to any order. dtype: float32, float64, float16 or bfloat16; one dtype for all.
 
+    Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
+
     Kernels: Triton (CUDA), native CPU. Sources: Finn et al. 2017, arXiv:1703.03400, eq. 1; Li et al. 2017,
     arXiv:1707.09835, eq. 2.
     """
-    op = "sgd_step"
+    return cast(Tree, _any_tree("sgd_step", params, grads, lr))
+
+
+def _any_tree(op: str, params: Any, grads: Any, lr: Any) -> Any:
     if isinstance(params, Tensor):
-        return cast(Tree, _step(op, ["params"], [params], [grads], [lr])[0])
+        return _step(op, ["params"], [params], [grads], [lr])[0]
     if isinstance(params, Mapping):
         _same_keys(op, "grads", params, grads)
         names = list(params)
@@ -36,8 +41,8 @@ def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
         if isinstance(lr, Mapping):
             _same_keys(op, "lr", params, lr)
             rates = [lr[n] for n in names]
-        stepped = _step(op, names, [params[n] for n in names], [cast(Any, grads)[n] for n in names], _rates(op, rates, names))
-        return cast(Tree, dict(zip(names, stepped, strict=True)))
+        stepped = _step(op, names, [params[n] for n in names], [grads[n] for n in names], _rates(op, rates, names))
+        return dict(zip(names, stepped, strict=True))
     if not isinstance(params, list | tuple):
         raise TypeError(f"{op}: params must be a tensor, a sequence or a dict of tensors, got {type(params).__name__}")
     if not isinstance(grads, list | tuple) or len(grads) != len(params):
@@ -45,11 +50,11 @@ def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
         raise ValueError(f"{op}: grads must be a sequence of {len(params)} tensors like params, got {came}")
     names = [f"params[{i}]" for i in range(len(params))]
     stepped = _step(op, names, list(params), list(grads), _rates(op, lr, names))
-    return cast(Tree, type(params)(stepped) if type(params) in (list, tuple) else stepped)
+    return tuple(stepped) if isinstance(params, tuple) else stepped
 
 
 def _same_keys(op: str, name: str, params: Mapping[str, Any], other: Any) -> None:
-    if not isinstance(other, Mapping) or list(other) != list(params) and set(other) != set(params):
+    if not isinstance(other, Mapping) or (list(other) != list(params) and set(other) != set(params)):
         came = list(other) if isinstance(other, Mapping) else type(other).__name__
         raise ValueError(f"{op}: {name} must be a dict with the keys of params, {list(params)}, got {came}")
 
@@ -65,9 +70,7 @@ def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
     return list(lr)
 
 
-def _step(
-    op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]
-) -> list[Tensor]:
+def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]) -> list[Tensor]:
     if not params:
         return []
     for i, (name, p, g) in enumerate(zip(names, params, grads, strict=True)):
@@ -88,4 +91,3 @@ def _step(
                 )
     rates = [r if isinstance(r, Tensor) else _check.finite(op, "lr", r) for r in rates]
     return list(call(op, (params, grads, rates), (), CORES))
-

@@ -26,6 +26,7 @@ def mlp_adapt(
             if p is None or g is None:
                 continue
             rate = rates[0 if len(rates) == 1 else i]
+            assert rate is not None
             if isinstance(rate, Tensor):
                 rate = rate[min(k, rate.shape[0] - 1)]
             adapted[i] = p - rate * (g.detach() if first_order else g)

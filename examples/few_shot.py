@@ -1,0 +1,151 @@
+"""Few-shot classification of characters by ProtoNet or MAML, on printed glyphs (no download) or on Omniglot.
+
+ProtoNet: Snell et al. 2017, arXiv:1703.05175. MAML: Finn et al. 2017, arXiv:1703.03400. The alphabets of the test are
+not seen in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from common import (
+    TIMING_HEADER,
+    Estimate,
+    Learner,
+    Sample,
+    arguments,
+    conv4,
+    count,
+    mlp,
+    print_table,
+    race,
+    run,
+    train,
+)
+from torch import Tensor, nn
+
+import fastmeta
+from fastmeta.data import Glyphs, Omniglot, sample_episodes
+
+SIDE, FEATURES = 28, 64  # pixels; the width of the MLP's last hidden layer, or of its embedding
+TEST_SEED, TEST_BATCH = 1_000_003, 20
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", choices=("glyphs", "omniglot"), default="glyphs", help="which images")
+    parser.add_argument("--root", help="Omniglot: the folder of its zip archives")
+    parser.add_argument("--train-archive", default="images_background", help="Omniglot: trained on, with 4 rotations")
+    parser.add_argument("--test-archive", default="images_evaluation", help="Omniglot: tested on, upright")
+    parser.add_argument("--test-alphabets", nargs="+", metavar="NAME", help="Omniglot: those to test on; None: all")
+
+
+def load(args: argparse.Namespace, size: int = SIDE) -> tuple[Tensor, Tensor]:
+    """Training and test images, [classes, 20, 1, size, size], uint8, without a common alphabet."""
+    if args.data == "glyphs":
+        return Glyphs("train", size=size).images.to(args.device), Glyphs("test", size=size).images.to(args.device)
+    if args.root is None:
+        raise ValueError("--data omniglot needs --root DIR, the folder of the archives (images_background.zip, ...)")
+    training = Omniglot(args.root, args.train_archive, size=size, rotations=True)
+    test = Omniglot(args.root, args.test_archive, alphabets=args.test_alphabets, size=size)
+    common = sorted(set(training.alphabets) & set(test.alphabets))
+    if common:
+        raise ValueError(
+            f"the test's alphabets must be new, got {', '.join(common)} in both: choose with --test-alphabets"
+        )
+    return training.images.to(args.device), test.images.to(args.device)
+
+
+def build(
+    learner: str,
+    *,
+    ways: int,
+    model: str = "conv4",
+    hidden: int = 32,
+    size: int = SIDE,
+    inner_lr: float = 0.4,
+    inner_steps: int = 1,
+    device: str = "cpu",
+) -> Learner:
+    """ProtoNet around an encoder, or MAML around the same encoder and a linear layer of `ways` outputs.
+
+    MAML's MLP adapts all tasks in one native call; its Conv4 task by task, with the statistics of each batch.
+    """
+    maml = learner == "maml"
+    if model == "mlp":
+        encoder = nn.Sequential(nn.Flatten(), *mlp(size * size, hidden, FEATURES))
+        head = [nn.ReLU(), nn.Linear(FEATURES, ways)]
+    else:
+        encoder = conv4(hidden, track_running_stats=not maml)
+        head = [nn.Linear(hidden * (size // 16) ** 2, ways)]
+    if maml:
+        return fastmeta.MAML(nn.Sequential(*encoder, *head), inner_lr, inner_steps).to(device)
+    return fastmeta.ProtoNet(encoder, metric="sqeuclidean").to(device)
+
+
+def sampler(images: Tensor, *, tasks: int, ways: int, shots: int, queries: int, seed: int) -> Sample:
+    generator = torch.Generator(images.device).manual_seed(seed)
+    return lambda: sample_episodes(images, tasks, ways, shots, queries, generator=generator)
+
+
+@torch.no_grad()
+def accuracies(learner: Learner, images: Tensor, *, tasks: int, ways: int, shots: int, queries: int) -> Tensor:
+    """The share of right answers, in percent, in each of `tasks` episodes, [tasks]."""
+    learner.eval()
+    sample = sampler(images, tasks=TEST_BATCH, ways=ways, shots=shots, queries=queries, seed=TEST_SEED)
+    found = []
+    for _ in range(0, tasks, TEST_BATCH):
+        support_x, support_y, query_x, query_y = sample()
+        right = learner(support_x, support_y, query_x).argmax(-1) == query_y
+        found.append(100 * right.float().mean(1))
+    return torch.cat(found)[:tasks]
+
+
+def main(args: argparse.Namespace) -> None:
+    train_ways = args.train_ways or args.ways
+    if args.learner == "maml" and train_ways != args.ways:
+        raise ValueError(
+            f"MAML's last layer fits one number of ways, got --train-ways {train_ways} and --ways {args.ways}"
+        )
+    training, test = load(args)
+    learner = build(
+        args.learner,
+        ways=args.ways,
+        model=args.model,
+        hidden=args.hidden,
+        inner_lr=args.inner_lr,
+        inner_steps=args.inner_steps,
+        device=args.device,
+    )
+    sample = sampler(
+        training, tasks=args.tasks, ways=train_ways, shots=args.shots, queries=args.queries, seed=args.seed
+    )
+    timing = race(learner, sample, rounds=min(args.steps, 20), label=args.learner)
+    train(learner, sample, steps=args.steps, lr=args.lr, label=args.learner)
+
+    found = accuracies(learner, test, tasks=args.eval_tasks, ways=args.ways, shots=args.shots, queries=args.queries)
+    print(f"\n{args.learner} with {args.model} on {args.data}, {args.ways}-way {args.shots}-shot")
+    accuracy = f"{Estimate.of(found):.1f} %"
+    print_table(
+        [f"accuracy on {args.eval_tasks} unseen episodes (95 % CI)", *TIMING_HEADER], [[accuracy, *timing.columns()]]
+    )
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__, steps=400)
+    data_arguments(parser)
+    parser.add_argument("--learner", choices=("protonet", "maml"), default="protonet", help="which algorithm")
+    parser.add_argument("--model", choices=("conv4", "mlp"), default="conv4", help="the network")
+    parser.add_argument(
+        "--hidden", type=count, default=32, help="channels of Conv4 (the papers': 64), width of the MLP"
+    )
+    parser.add_argument("--ways", type=count, default=5, help="classes of a task")
+    parser.add_argument("--train-ways", type=count, help="ProtoNet: classes of a task while training; None: --ways")
+    parser.add_argument("--shots", type=count, default=1, help="support images of a class")
+    parser.add_argument("--queries", type=count, default=5, help="query images of a class")
+    parser.add_argument("--tasks", type=count, default=4, help="tasks of a meta-iteration")
+    parser.add_argument("--inner-lr", type=float, default=0.4, help="MAML: inner learning rate")
+    parser.add_argument("--inner-steps", type=count, default=1, help="MAML: inner steps")
+    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
+    parser.add_argument("--eval-tasks", type=count, default=600, help="unseen episodes to evaluate on")
+    run(parser, main)
