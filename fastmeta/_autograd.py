@@ -71,7 +71,8 @@ class Op:
 
         def forward(args: Flat, _: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             assert self.backward is not None
-            return self.backward(args[: -len(needs)], (), args[-len(needs) :], needs), ()
+            grads = self.backward(args[: -len(needs)], (), args[-len(needs) :], needs)
+            return tuple(g.view_as(g) for g in grads), ()
 
         return Op(reference, forward if self.backward else None, None, self.cores, wanted)
 

@@ -35,7 +35,8 @@ def test_lists_match_reference(backend, rates, shared, dtype):
         lr = {"number": 0.3, "scalar": t[-1]}.get(rates, list(t[2 * n :]))
         return tuple(fastmeta.sgd_step(list(t[:n]), list(t[n : 2 * n]), lr))
 
-    check_against_reference(fn, [*params, *grads, *alpha], backend)
+    # the gradient of one rate for all is a single number, the sum over everything: one draw of rounding errors
+    check_against_reference(fn, [*params, *grads, *alpha], backend, 8.0 if rates == "scalar" else 2.0)
 
 
 @pytest.mark.parametrize("backend", PROTO)

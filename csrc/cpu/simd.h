@@ -13,6 +13,7 @@ struct FloatTraits;
 template <>
 struct FloatTraits<float> {
   using Int = int32_t;
+  using Bits = uint32_t;
   static constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;
   static constexpr float kExpMin = -87.3f, kExpMax = 88.7f;
@@ -21,6 +22,7 @@ struct FloatTraits<float> {
 template <>
 struct FloatTraits<double> {
   using Int = int64_t;
+  using Bits = uint64_t;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2Hi = 0.693145751953125, kLn2Lo = 1.42860682030941723212e-6;
   static constexpr double kExpMin = -708.3, kExpMax = 709.7;
@@ -32,6 +34,7 @@ template <class R>
 FASTMETA_INLINE R exp_approx(R x) {
   using F = FloatTraits<R>;
   using Int = typename F::Int;
+  using Bits = typename F::Bits;  // unsigned: what a NaN shifts is no overflow
   const bool tiny = x < F::kExpMin;
   R y = x < F::kExpMin ? F::kExpMin : x;
   y = y > F::kExpMax ? F::kExpMax : y;
@@ -44,13 +47,14 @@ FASTMETA_INLINE R exp_approx(R x) {
   R p = inverse_factorial[F::kTerms];
 #pragma GCC unroll 16
   for (int k = F::kTerms - 1; k >= 0; k--) p = p * r + inverse_factorial[k];
-  Int bits, magic;
+  Bits bits, magic;
   const R round = F::kRound;
   std::memcpy(&bits, &shifted, sizeof bits);
   std::memcpy(&magic, &round, sizeof magic);
   // 2^n in two factors, so that n = kBias + 1 does not overflow the exponent.
-  const Int half = (bits - magic) >> 1, rest = (bits - magic) - half;
-  const Int a = (half + F::kBias) << F::kMantissa, b = (rest + F::kBias) << F::kMantissa;
+  const Int half = Int(bits - magic) >> 1;
+  const Bits rest = bits - magic - Bits(half);
+  const Bits a = (Bits(half) + F::kBias) << F::kMantissa, b = (rest + F::kBias) << F::kMantissa;
   R scale_a, scale_b;
   std::memcpy(&scale_a, &a, sizeof a);
   std::memcpy(&scale_b, &b, sizeof b);
