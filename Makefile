@@ -15,7 +15,9 @@ $(VENV)/installed: setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 	touch $@
 
 demo: install
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/sinusoid.py --learner maml --steps 2000
+	$(BIN)/python examples/sinusoid.py --learner meta-sgd --steps 2000
+	$(BIN)/python examples/few_shot.py --learner protonet --steps 100
 
 test: install
 	$(BIN)/pytest
