@@ -81,6 +81,18 @@ def test_coincident_points(backend):
     torch.testing.assert_close(h, torch.autograd.grad(g2[0, 0], q2)[0])
 
 
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
+@pytest.mark.parametrize("metric", METRICS)
+def test_nan_is_not_hidden(backend, metric):
+    """A NaN feature spoils its own query alone, in both ops."""
+    q, c = randn(3, 4), randn(2, 4)
+    q[1, 2] = torch.nan
+    expected = [False, True, False]
+    assert op(metric)(q, c).isnan().all(-1).tolist() == expected
+    loss = fastmeta.proto_loss(q, c, torch.zeros(3, dtype=torch.int64), metric=metric, reduction="none")
+    assert loss.isnan().tolist() == expected
+
+
 def test_where_cdist_is_wrong():
     """float16 5x5 raises in torch.cdist; its double backward raises; both work here."""
     q = randn(5, 4, dtype=torch.float16)

@@ -9,7 +9,7 @@ def distances(query: Tensor, prototypes: Tensor, metric: str) -> Tensor:
     square = (query.unsqueeze(-2) - prototypes.unsqueeze(-3)).square().sum(-1)
     if metric == "sqeuclidean":
         return square
-    apart = square > 0
+    apart = square != 0  # NaN too: it must not become a distance of 0
     return torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)  # gradient 0 at coincident points
 
 
