@@ -15,9 +15,7 @@ $(VENV)/installed: setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 	touch $@
 
 demo: install
-	$(BIN)/python examples/sinusoid.py --learner maml --steps 2000
-	$(BIN)/python examples/sinusoid.py --learner meta-sgd --steps 2000
-	$(BIN)/python examples/few_shot.py --learner protonet --steps 100
+	$(BIN)/python examples/demo.py
 
 test: install
 	$(BIN)/pytest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ class Estimate(NamedTuple):
         return cls(values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5)
 
     def __format__(self, spec: str) -> str:
-        if self.mean != self.mean or self.mean == float("inf"):
+        if not math.isfinite(self.mean):
             return "diverges"
         return f"{self.mean:{spec}} ± {self.half_width:{spec}}"
 
@@ -66,7 +67,8 @@ def arguments(description: str | None, steps: int | None) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--steps", type=count, default=steps, help="meta-iterations of a training")
+    note = "" if steps else "; None: as many as each needs"
+    parser.add_argument("--steps", type=count, default=steps, help=f"meta-iterations of a training{note}")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training tasks")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
@@ -145,7 +147,7 @@ def train(learner: Learner, sample: Sample, *, steps: int, lr: float, label: str
 
 
 def race(learner: Learner, sample: Sample, *, rounds: int, label: str) -> Timing:
-    """Time meta-iterations on the chosen backend and on the reference, in turn, from the same weights on the same tasks.
+    """Time meta-iterations on the chosen backend and on the reference in turn, from equal weights on equal tasks.
 
     RuntimeError where the two disagree on the first meta-gradient. `learner` stays as it is.
     """

@@ -1,28 +1,118 @@
-"""The examples run, and print what they promise."""
+"""The examples run, print what they promise, repeat themselves with a seed, and refuse wrong options in one line."""
 
+import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-RUNS = [
-    ("sinusoid.py", ["--learner", "maml", "--steps", "3", "--eval-tasks", "5"], "MSE on 5 unseen tasks"),
-    ("sinusoid.py", ["--learner", "meta-sgd", "--steps", "3", "--eval-tasks", "5"], "MSE on 5 unseen tasks"),
-    ("few_shot.py", ["--learner", "protonet", "--steps", "2", "--eval-tasks", "5"], "accuracy on 5 unseen episodes"),
-]
+OMNIGLOT = Path(__file__).parents[2] / "shared" / "data" / "omniglot"
+SINUSOID = "sinusoid.py --steps 5 --tasks 4 --eval-tasks 50"
+FEW_SHOT = "few_shot.py --steps 2 --hidden 4 --tasks 2 --eval-tasks 20"
+TIMES = r"[\d.]+ ms +[\d.]+ ms +[\d.]+x$"
 
 
-@pytest.mark.parametrize(("script", "options", "expected"), RUNS, ids=lambda value: str(value)[:24])
-def test_runs(script, options, expected):
-    done = subprocess.run([sys.executable, EXAMPLES / script, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert expected in done.stdout and "speed-up" in done.stdout
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Runs command lines of the examples, two at a time on a thread each; what came of every one, in order."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    env = os.environ | {"XDG_CACHE_HOME": cache, "OMP_NUM_THREADS": "1"}
+
+    def run(command):
+        name, *options = command.split()
+        words = [sys.executable, str(EXAMPLES / name), *options]
+        return subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
+
+    def run_all(*commands):
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(run, commands))
+
+    return run_all
 
 
-def test_omniglot_needs_a_root():
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "few_shot.py", "--data", "omniglot"], capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "root" in done.stderr
+def printed(process):
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def refusal(process):
+    """The one line on stderr of a run that the user has to put right."""
+    assert process.returncode == 2 and process.stdout == ""
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    return process.stderr
+
+
+def numbers(text):
+    """Every mean and the half width of its interval."""
+    return re.findall(r"([\d.]+) ± ([\d.]+)", text)
+
+
+def test_help(examples):
+    for process in examples("demo.py --help", "sinusoid.py --help", "few_shot.py --help"):
+        text = printed(process)
+        for option in ("--steps", "--seed", "--device", "--backend"):
+            assert option in text
+
+
+def test_sinusoid(examples):
+    commands = [f"{SINUSOID} --learner maml --seed {seed}" for seed in (3, 3, 4)]
+    texts = [printed(process) for process in examples(*commands, f"{SINUSOID} --learner meta-sgd")]
+    for text in texts:
+        assert "MSE on 50 unseen tasks (95 % CI)" in text
+        assert re.findall(r"^(\d+) +(?:[\d.]+ ± [\d.]+|diverges)$", text, re.M) == ["0", "1", "5", "10"]
+        assert re.search(f"^{TIMES}", text, re.M)
+    same_seed, other_seed = texts[:2], texts[2]
+    assert numbers(same_seed[0]) == numbers(same_seed[1]) != numbers(other_seed)
+
+
+def test_few_shot_on_glyphs(examples):
+    protonet, maml = f"{FEW_SHOT} --seed 3", f"{FEW_SHOT} --learner maml --inner-steps 2"
+    texts = [printed(process) for process in examples(protonet, protonet, maml)]
+    for text, learner in zip(texts, ("protonet", "protonet", "maml"), strict=True):
+        assert f"{learner} with conv4 on glyphs, 5-way 1-shot" in text
+        assert re.search(rf"^[\d.]+ ± [\d.]+ % +{TIMES}", text, re.M)
+    assert numbers(texts[0]) == numbers(texts[1])
+
+
+@pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")
+def test_few_shot_on_omniglot(examples):
+    archives = "--train-archive images_background_small1 --test-archive images_background_small2"
+    options = f"{FEW_SHOT} --data omniglot --root {OMNIGLOT} {archives} --test-alphabets"
+    trained, overlapping = examples(f"{options} Sanskrit Tagalog --shots 5 --ways 3 --train-ways 6", f"{options} Greek")
+    assert "protonet with conv4 on omniglot, 3-way 5-shot" in printed(trained)
+    assert len(numbers(trained.stdout)) == 1
+    assert "got Greek in both" in refusal(overlapping)
+
+
+def test_the_demo_prints_a_table_and_draws(examples, tmp_path):
+    out = tmp_path / "new" / "demo"
+    text = printed(*examples(f"demo.py --steps 2 --out {out}"))
+    rows = re.findall(rf"^(\w+) +(\S+) +(MSE|accuracy) [\d.]+ ± [\d.]+.* {TIMES}", text, re.M)
+    assert rows == [
+        ("sinusoid", "MAML", "MSE"),
+        ("sinusoid", "Meta-SGD", "MSE"),
+        ("glyphs", "ProtoNet", "accuracy"),
+        ("glyphs", "MAML", "accuracy"),
+    ]
+    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    assert set(sizes) == {"sinusoid.png", "episode.png", "learning.png", "speedup.png"}
+    assert min(sizes.values()) > 5000
+
+
+def test_what_the_user_got_wrong_is_one_line(examples, tmp_path):
+    (tmp_path / "broken").mkdir()
+    archive = tmp_path / "broken" / "images_background.zip"
+    archive.write_bytes(b"no zip")
+    said = {
+        "demo.py --data omniglot": "--data omniglot needs --root",
+        f"few_shot.py --data omniglot --root {tmp_path}": f"got no file {tmp_path}",
+        f"few_shot.py --data omniglot --root {archive.parent}": f"got {archive}: ",
+        "few_shot.py --learner maml --train-ways 6": "--train-ways 6",
+        "sinusoid.py --device nowhere": "nowhere",
+    }
+    for process, words in zip(examples(*said), said.values(), strict=True):
+        assert words in refusal(process)

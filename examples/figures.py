@@ -1,0 +1,132 @@
+"""The pictures of demo.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from common import Timing
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor
+
+plt.rcParams.update(
+    {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": plt.cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7"]),
+        "figure.constrained_layout.use": True,
+        "legend.frameon": False,
+    }
+)
+RIGHT, WRONG = "#009e73", "#d55e00"
+
+
+class Fit(NamedTuple):
+    """One regression task, one learner: the points it saw, the truth on a grid, and curves on the grid by label."""
+
+    title: str
+    support: tuple[Tensor, Tensor]
+    grid: Tensor
+    truth: Tensor
+    curves: Mapping[str, Tensor]
+
+
+def fits(path: Path, panels: Sequence[Fit]) -> None:
+    """Before and after adaptation, two panels a row."""
+    figure, axes = plt.subplots(len(panels) // 2, 2, figsize=(10, 6.5), sharex=True, sharey="row", squeeze=False)
+    styles = [{"color": "0.6", "linestyle": "--"}, {"color": "C1"}, {"color": "C0"}]
+    for ax, fit in zip(axes.flat, panels, strict=True):
+        ax.plot(fit.grid, fit.truth, color="black", linewidth=1, label="truth")
+        for (label, y), style in zip(fit.curves.items(), styles, strict=False):
+            ax.plot(fit.grid, y, linewidth=2, label=label, **style)
+        ax.plot(*fit.support, "o", color="black", markersize=5, label="support")
+        ax.set_title(fit.title)
+    for ax in axes[-1]:
+        ax.set_xlabel("x (rad)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("y")
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda found: len(found[0]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    _save(figure, path)
+
+
+def episode(path: Path, title: str, support: Tensor, query: Tensor, log_probs: Tensor) -> None:
+    """One row a class: its support image, then its queries, framed by whether the prediction is right.
+
+    support: [N, 1, h, w]; query: [N, Q, 1, h, w]; log_probs: [N, Q, N].
+    """
+    ways, queries = query.shape[:2]
+    figure, axes = plt.subplots(ways, queries + 1, figsize=(1.25 * (queries + 1.3), 1.5 * ways + 0.6), squeeze=False)
+    figure.suptitle(title)
+    for way, row in enumerate(axes):
+        _image(row[0], support[way], "black")
+        row[0].set_ylabel(f"class {way + 1}", fontsize=11)
+        for ax, image, log_p in zip(row[1:], query[way], log_probs[way], strict=True):
+            p, answer = log_p.exp().max(0)
+            right = answer.item() == way
+            _image(ax, image, RIGHT if right else WRONG)
+            text = f"{answer.item() + 1} ({100 * p.item():.0f} %)"
+            ax.set_xlabel(text, color=RIGHT if right else WRONG, labelpad=3, weight="normal" if right else "bold")
+    axes[0, 0].set_title("support")
+    axes[0, (queries + 1) // 2].set_title("queries")
+    figure.supxlabel("below each query: the predicted class and its probability", fontsize="medium")
+    _save(figure, path)
+
+
+def learning_curves(path: Path, panels: Mapping[str, tuple[str, Mapping[str, Sequence[float]], float | None]]) -> None:
+    """For each title: the label of y, the losses of all meta-iterations by learner, and the loss of guessing, if known."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), squeeze=False)
+    for ax, (title, (ylabel, curves, chance)) in zip(axes.flat, panels.items(), strict=True):
+        for color, (label, losses) in enumerate(curves.items()):
+            x, y = _smooth(losses)
+            ax.plot(x, y, f"C{color}", label=label)
+        if chance is not None:
+            ax.axhline(chance, color="0.6", linestyle="--", linewidth=1, label="guessing")
+        ax.set(title=title, xlabel="meta-iteration", ylabel=ylabel, xscale="log", yscale="log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.legend()
+    _save(figure, path)
+
+
+def speedups(path: Path, timings: Mapping[str, Timing]) -> None:
+    """A bar for each problem, from bottom to top in the order given."""
+    figure, ax = plt.subplots(figsize=(8, 0.7 * len(timings) + 1.3))
+    bars = ax.barh(list(timings), [timing.speedup for timing in timings.values()], height=0.6)
+    labels = [f"{t.speedup:.1f}x  ({1e3 * t.reference:.3g} → {1e3 * t.fastmeta:.3g} ms)" for t in timings.values()]
+    ax.bar_label(bars, labels, padding=5)
+    ax.axvline(1, color="0.6", linestyle="--", linewidth=1)
+    ax.set_xlim(right=1.5 * max(1, *(timing.speedup for timing in timings.values())))
+    ax.set_xlabel("speed-up of a meta-iteration over plain PyTorch (times)")
+    ax.invert_yaxis()
+    _save(figure, path)
+
+
+def _image(ax: plt.Axes, image: Tensor, frame: str) -> None:
+    ax.imshow(image[0], cmap="gray_r", interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=frame, linewidth=2)
+
+
+def _smooth(losses: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Where stretches of 10 or more meta-iterations end, equally long on a logarithmic axis, and their means."""
+    values, total = torch.tensor(losses), len(losses)
+    first = min(total, max(10, total // 500))
+    ends = torch.logspace(math.log10(first), math.log10(total), 40).round().long().unique()
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])
+    return ends, torch.stack([values[a:b].mean() for a, b in zip(starts, ends, strict=True)])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
