@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastmeta
+from fastmeta._dispatch import tensors_of
 
 
 def synchronised() -> float:
@@ -24,12 +25,6 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info.update(torch=torch.__version__, fastmeta=fastmeta.__version__, threads=torch.get_num_threads())
 
 
-def _tensors(value):
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [] if value is None else [t for item in value for t in _tensors(item)]
-
-
 @pytest.fixture
 def race(benchmark):
     """race(group, contenders, name): check that contenders[name]() agrees with contenders["reference"](), then time it."""
@@ -37,7 +32,7 @@ def race(benchmark):
     def run(group, contenders, name):
         torch.manual_seed(0)
         torch.testing.assert_close(
-            _tensors(contenders[name]()), _tensors(contenders["reference"]()), rtol=2e-3, atol=2e-4
+            tensors_of(contenders[name]()), tensors_of(contenders["reference"]()), rtol=2e-3, atol=2e-4
         )
         benchmark.group = group
         benchmark.extra_info.update(contender=name, threads=torch.get_num_threads())

@@ -5,22 +5,19 @@ namespace fastmeta {
 namespace {
 
 // The adapted parameters, flat, and the trajectory [T, steps, P] where it is asked for.
-std::pair<py::list, Tensor> adapt(const MlpCall& call, const Tensors& rates, const Tensor& y, int64_t steps, bool keep) {
+std::pair<py::tuple, Tensor> adapt(const MlpCall& call, const Tensors& rates, const Tensor& y, int64_t steps, bool keep) {
   Tensors adapted = call.empty_params();
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
   Tensor trajectory = keep ? call.inputs.empty({total * steps}) : Tensor();
-  with_type(call.inputs, [&](auto zero) {
+  by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpAdapt<R> args{call.shape, steps, false, pointers<const R>(call, call.params), rate_pointers<const R>(call, rates, steps),
                      {call.count(), call.inputs.data<R>(), y.data<void>()}, trajectory.data<R>(), pointers<R>(call, adapted),
                      {}, {}, {}, {}};
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_fwd));
   });
-  py::list outputs;
-  for (const Tensor& p : adapted)
-    if (p) outputs.append(p.object());
-  return {outputs, trajectory};
+  return {pack(adapted), trajectory};
 }
 
 }  // namespace
@@ -30,7 +27,7 @@ py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targe
   MlpCall call("mlp_adapt", params, inputs, activation, loss);
   Tensor y = call.targets(targets, "targets", call.count());
   auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, steps, any(read_needs(needs)));
-  return py::make_tuple(py::tuple(outputs), trajectory ? py::make_tuple(trajectory.object()) : py::tuple());
+  return py::make_tuple(outputs, trajectory ? py::make_tuple(trajectory.object()) : py::tuple());
 }
 
 py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets,
@@ -47,7 +44,7 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
   Gradients grads(call, needs);
   Tensors dparams = grads.for_params(), dalpha = grads.for_rates(alpha);
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
-  with_type(call.inputs, [&](auto zero) {
+  by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpAdapt<R> args{call.shape, steps, first_order, pointers<const R>(call, call.params),
                      rate_pointers<const R>(call, alpha, steps), {call.count(), call.inputs.data<R>(), y.data<void>()},

@@ -3,21 +3,6 @@
 namespace fastmeta {
 namespace {
 
-int find(const char* op, const char* name, Str value, std::initializer_list<const char*> allowed) {
-  int index = 0;
-  for (const char* candidate : allowed) {
-    if (value == candidate) return index;
-    index++;
-  }
-  throw py::value_error(std::string(op) + ": " + name + " must be a known name, got '" + value + "'");
-}
-
-std::vector<int64_t> joined(int64_t first, const std::vector<int64_t>& rest) {
-  std::vector<int64_t> shape{first};
-  shape.insert(shape.end(), rest.begin(), rest.end());
-  return shape;
-}
-
 int64_t product(const std::vector<int64_t>& shape) {
   int64_t total = 1;
   for (int64_t size : shape) total *= size;
@@ -47,8 +32,8 @@ MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation
   if (inputs.dim() != 2 && inputs.dim() != 3) throw py::value_error(std::string(op) + ": inputs must be [n, in] or [T, n, in]");
   shape.tasks = batched ? inputs.size(0) : 1;
   shape.layers = int(layers);
-  shape.activation = Activation(find(op, "activation", activation, {"relu", "tanh", "gelu", "sigmoid", "identity"}));
-  shape.loss = Loss(find(op, "loss", loss, {"cross_entropy", "mse"}));
+  shape.activation = read_enum<Activation>(op, "activation", activation, {"relu", "tanh", "gelu", "sigmoid", "identity"});
+  shape.loss = read_enum<Loss>(op, "loss", loss, {"cross_entropy", "mse"});
   shape.width[0] = inputs.size(-1);
   for (size_t i = 0; i < list.size(); i++) {
     Tensor p(list[i], "params");
@@ -59,7 +44,7 @@ MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation
     }
     if (p) {
       const auto expected = core(int(i));
-      require_shape(op, "params", p, p.dim() > rank && batched ? joined(shape.tasks, expected) : expected);
+      require_shape(op, "params", p, fastmeta::with_tasks(batched && p.dim() > rank, shape.tasks, expected));
       require_alike(op, {&inputs, &p});
     }
     params.push_back(p);
@@ -73,7 +58,7 @@ std::vector<int64_t> MlpCall::core(int tensor) const {
 }
 
 std::vector<int64_t> MlpCall::with_tasks(std::vector<int64_t> core) const {
-  return batched ? joined(shape.tasks, core) : core;
+  return fastmeta::with_tasks(batched, shape.tasks, core);
 }
 
 Tensors MlpCall::like_params(Handle list, const char* name) const {
@@ -106,7 +91,7 @@ Tensors MlpCall::rates(Handle list, int64_t steps) const {
     if (rate) {
       if (rate.dim() < 1 || (rate.size(0) != 1 && rate.size(0) != steps)) throw py::value_error(std::string(op) + ": rates must be [steps or 1, ...]");
       if (kind.empty()) kind = {rate.size(0), int64_t(rate.dim() > 1)};
-      require_shape(op, "rates", rate, kind[1] && items.size() > 1 ? joined(kind[0], core(int(i))) : std::vector<int64_t>{kind[0]});
+      require_shape(op, "rates", rate, fastmeta::with_tasks(true, kind[0], kind[1] && items.size() > 1 ? core(int(i)) : Shape{}));
       require_alike(op, {&inputs, &rate});
     }
     found.push_back(rate);
@@ -191,12 +176,6 @@ Tensor Gradients::for_examples(const Tensor& x) {
   return add(std::vector<int64_t>(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()));
 }
 
-py::tuple Gradients::made() const {
-  py::tuple found(made_.size());
-  for (size_t i = 0; i < made_.size(); i++) found[i] = made_[i].object();
-  return found;
-}
-
 namespace {
 
 py::object finish_one(const MlpCall& call, const Tensor& made, bool shared, const Tensor& dloss) {
@@ -213,7 +192,7 @@ py::object finish_one(const MlpCall& call, const Tensor& made, bool shared, cons
   }
   const std::vector<int64_t> core(full.begin() + (call.batched ? 1 : 0), full.end());
   Tensor out = made.empty(shared ? core : full);
-  with_type(out, [&](auto zero) {
+  by_dtype(out.dtype(), [&](auto zero) {
     using R = decltype(zero);
     scale_tasks(out.data<R>(), made.data<R>(), dloss ? dloss.data<R>() : nullptr, call.shape.tasks, product(core), shared);
   });

@@ -58,7 +58,7 @@ class Gradients {
   Tensors for_rates(const Tensors& rates);
   Tensor for_examples(const Tensor& x);  // targets too
   bool any() const { return !made_.empty(); }
-  py::tuple made() const;
+  py::tuple made() const { return pack(made_); }
 
  private:
   Tensor add(const std::vector<int64_t>& core);
@@ -93,12 +93,5 @@ void launch(const MlpCall& call, const Args& args, Kernel<Args> kernel);
 #else
 #define FASTMETA_KERNEL(NAME) {cpu<R>().NAME, nullptr, nullptr}
 #endif
-
-// Calls f(R()) with the C++ type of the tensors.
-template <class F>
-void with_type(const Tensor& like, F&& f) {
-  if (like.dtype() == DType::float64) f(double());
-  else f(float());
-}
 
 }  // namespace fastmeta

@@ -6,7 +6,7 @@ namespace fastmeta {
 py::tuple mlp_forward_fwd(Handle params, Handle inputs, Str activation, Handle) {
   MlpCall call("mlp_forward", params, inputs, activation, "mse");
   Tensor out = call.inputs.empty(call.with_tasks({call.count(), call.out()}));
-  with_type(out, [&](auto zero) {
+  by_dtype(out.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpForward<R> args{call.shape, call.count(), pointers<const R>(call, call.params), call.inputs.data<R>(), out.data<R>(),
                        nullptr, {}, nullptr};
@@ -23,7 +23,7 @@ py::tuple mlp_forward_bwd(Handle cotangents, Handle, Handle params, Handle input
   Gradients grads(call, needs);
   Tensors dparams = grads.for_params();
   Tensor dx = grads.for_examples(call.inputs);
-  with_type(dout, [&](auto zero) {
+  by_dtype(dout.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpForward<R> args{call.shape, call.count(), pointers<const R>(call, call.params), call.inputs.data<R>(), nullptr,
                        dout.data<R>(), pointers<R>(call, dparams), dx.data<R>()};

@@ -7,17 +7,14 @@ py::tuple mlp_grad_fwd(Handle params, Handle inputs, Handle targets, Str activat
   MlpCall call("mlp_grad", params, inputs, activation, loss);
   Tensor y = call.targets(targets, "targets", call.count()), value = call.inputs.empty(call.with_tasks({}));
   Tensors grads = call.empty_params();
-  with_type(value, [&](auto zero) {
+  by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpLoss<R> args{call.shape, pointers<const R>(call, call.params), {call.count(), call.inputs.data<R>(), y.data<void>()},
                     value.data<R>(), pointers<R>(call, grads), {}};
     launch(call, args, FASTMETA_KERNEL(mlp_loss));
   });
-  py::list outputs;
-  outputs.append(value.object());
-  for (const Tensor& grad : grads)
-    if (grad) outputs.append(grad.object());
-  return py::make_tuple(py::tuple(outputs), py::tuple());
+  grads.insert(grads.begin(), value);
+  return py::make_tuple(pack(grads), py::tuple());
 }
 
 py::tuple mlp_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle targets, Str activation, Str loss,
@@ -32,7 +29,7 @@ py::tuple mlp_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, 
   Gradients grads(call, needs);
   Tensors dparams = grads.for_params();
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
-  with_type(dloss, [&](auto zero) {
+  by_dtype(dloss.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpCurvature<R> args{call.shape, pointers<const R>(call, call.params), pointers<const R>(call, vectors),
                          {call.count(), call.inputs.data<R>(), y.data<void>()}, dloss.data<R>(), pointers<R>(call, dparams),

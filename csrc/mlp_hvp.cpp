@@ -7,16 +7,13 @@ py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targe
   MlpCall call("mlp_hvp", params, inputs, activation, loss);
   Tensor y = call.targets(targets, "targets", call.count());
   Tensors v = call.like_params(vectors, "vectors"), products = call.empty_params();
-  with_type(call.inputs, [&](auto zero) {
+  by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpCurvature<R> args{call.shape, pointers<const R>(call, call.params), pointers<const R>(call, v),
                          {call.count(), call.inputs.data<R>(), y.data<void>()}, nullptr, pointers<R>(call, products), {}};
     launch(call, args, FASTMETA_KERNEL(mlp_hvp));
   });
-  py::list outputs;
-  for (const Tensor& product : products)
-    if (product) outputs.append(product.object());
-  return py::make_tuple(py::tuple(outputs), py::tuple());
+  return py::make_tuple(pack(products), py::tuple());
 }
 
 }  // namespace fastmeta

@@ -9,7 +9,7 @@ py::tuple mlp_loss_fwd(Handle params, Handle inputs, Handle targets, Str activat
   Gradients grads(call, needs);
   Tensors dparams = grads.for_params();
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
-  with_type(value, [&](auto zero) {
+  by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpLoss<R> args{call.shape, pointers<const R>(call, call.params), {call.count(), call.inputs.data<R>(), y.data<void>()},
                     value.data<R>(), pointers<R>(call, dparams), {dx.data<R>(), dy.data<R>()}};

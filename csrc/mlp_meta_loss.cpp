@@ -13,7 +13,7 @@ py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handl
   Tensors dparams = grads.for_params(), dalpha = grads.for_rates(alpha);
   Tensor dsx = grads.for_examples(call.inputs), dsy = grads.for_examples(sy);
   Tensor dqx = grads.for_examples(qx), dqy = grads.for_examples(qy);
-  with_type(value, [&](auto zero) {
+  by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpMetaLoss<R> args{call.shape, steps, first_order, grads.any(), pointers<const R>(call, call.params),
                         rate_pointers<const R>(call, alpha, steps), {call.count(), call.inputs.data<R>(), sy.data<void>()},

@@ -42,8 +42,15 @@ class Op:
     ) -> None:
         self.reference, self.forward, self.backward = reference, forward, backward
         self.cores, self.like_inputs = tuple(cores), like_inputs
-        self.eager, self.transformed = _eager(self), _transformed(self)
         self.vjp = functools.cache(self._vjp)
+
+    @functools.cached_property
+    def eager(self) -> type[torch.autograd.Function]:
+        return _eager(self)
+
+    @functools.cached_property
+    def transformed(self) -> type[torch.autograd.Function]:
+        return _transformed(self)
 
     def __call__(self, *flat: Any) -> tuple[Tensor, ...]:
         if self.forward is None:
@@ -144,7 +151,7 @@ def _transformed(op: Op) -> type[torch.autograd.Function]:
 
 def _vmapped(op: Op, size: int, in_dims: Sequence[int | None], flat: Flat) -> tuple[Tensor, ...]:
     """Run `op` on inputs with one more batch axis, folded into the task axis; outputs have it in front."""
-    cores = [0] * (len(flat) - len(op.cores)) + list(op.cores)  # order 1: cotangents come first, see below
+    cores = [0] * (len(flat) - len(op.cores)) + list(op.cores)  # order 1: cotangents come first
     moved = [x if d is None else x.movedim(d, 0) for x, d in zip(flat, in_dims, strict=True)]
     first = len(flat) - len(op.cores)
     leads = [

@@ -27,7 +27,7 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
     """`call` for tensors that are being traced."""
     like = next(x for x in flat if isinstance(x, Tensor) and x.is_floating_point())
     autocast = torch.is_autocast_enabled(like.device.type)
-    dtype = torch.float32 if autocast and like.dtype in _dispatch._LOW_PRECISION else like.dtype
+    dtype = torch.float32 if autocast and like.dtype in _dispatch.LOW_PRECISION else like.dtype
     inputs = [
         (x.to(dtype) if x.is_floating_point() else x).view_as(x)  # a tensor given twice must not be the same object
         if isinstance(x, Tensor)
@@ -57,12 +57,7 @@ class Traced(torch.autograd.Function):
 
 
 def _reference(name: str, layout: Any, static: Any, inputs: Any) -> tuple[Tensor, ...]:
-    reference = _dispatch.flat_reference(name, layout, static)
-    dtype = next(x.dtype for x in inputs if x is not None and x.is_floating_point())
-    if dtype not in _dispatch._LOW_PRECISION:
-        return reference(*inputs)
-    wide = (x.float() if x is not None and x.dtype == dtype else x for x in inputs)
-    return tuple(y.to(dtype) for y in reference(*wide))
+    return _dispatch.widened(_dispatch.flat_reference(name, layout, static), inputs)
 
 
 def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from . import reference as references
-from ._autograd import Flat, Needs, Op, _transforms_active, without_autocast
+from ._autograd import Flat, Needs, Op, _transforms_active
 
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def _known(name: str) -> str:
@@ -61,7 +61,7 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
         return traced(name, flat, layout, static, tuple(cores))
     device = next(x.device.type for x in flat if isinstance(x, Tensor))
     if torch.is_autocast_enabled(device):
-        flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in _LOW_PRECISION else x for x in flat)
+        flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in LOW_PRECISION else x for x in flat)
         with torch.autocast(device, enabled=False):
             return run(name, flat, layout, static, tuple(cores), device)
     return run(name, flat, layout, static, tuple(cores), device)
@@ -73,11 +73,16 @@ def run(
     """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them."""
     chosen = choose(name, device, _forced.get(), flat)
     op = op_on(name, chosen, layout, static, cores)
+    return op(*flat) if chosen == "triton" else widened(op, flat)
+
+
+def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple[Tensor, ...]:
+    """fn(*flat), float16 and bfloat16 computed in float32 and rounded back."""
     dtype = next(x.dtype for x in flat if isinstance(x, Tensor) and x.is_floating_point())
-    if dtype in _LOW_PRECISION and chosen != "triton":
-        wide = (x.float() if isinstance(x, Tensor) and x.dtype == dtype else x for x in flat)
-        return tuple(y.to(dtype) for y in op(*wide))
-    return op(*flat)
+    if dtype not in LOW_PRECISION:
+        return fn(*flat)
+    wide = (x.float() if isinstance(x, Tensor) and x.dtype == dtype else x for x in flat)
+    return tuple(y.to(dtype) for y in fn(*wide))
 
 
 def choose(name: str, device: str, forced: str, flat: Flat) -> str:
@@ -196,6 +201,3 @@ def op_on(
 def is_transformed() -> bool:
     """Whether a call is traced or transformed, so that the values of its tensors must not be looked at."""
     return torch.compiler.is_compiling() or _transforms_active() or torch._C._len_torch_dispatch_stack() > 0
-
-
-__all__ = ["BACKENDS", "ORDER", "backend", "call", "choose", "is_transformed", "op_on", "run", "without_autocast"]

@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 
 import fastmeta
-
-
-def outputs(value) -> tuple[Tensor, ...]:
-    """A function's result as a flat tuple of tensors; None is left out."""
-    if isinstance(value, Tensor):
-        return (value,)
-    return () if value is None else tuple(t for item in value for t in outputs(item))
+from fastmeta._dispatch import tensors_of as outputs
 
 
 def values_and_grads(

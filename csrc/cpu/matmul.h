@@ -4,31 +4,12 @@
 #pragma once
 #include <cstdint>
 
-#include "simd.h"
+#include "vector.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kRows = 8;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kRows = 6;
-#else
-constexpr int kVectorBytes = 16, kRows = 4;
-#endif
-
-template <class R>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(kVectorBytes), may_alias));
-};
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(kVectorBytes), may_alias));
-};
-
-template <class R>
-constexpr int64_t kLanes = kVectorBytes / int64_t(sizeof(R));
+// Rows of a tile: as many as leave registers for the vectors of B and the number from A.
+constexpr int kRows = kVectorBytes == 64 ? 8 : kVectorBytes == 32 ? 6 : 4;
 
 // The row length in memory of a matrix with `width` columns.
 template <class R>
@@ -45,17 +26,16 @@ struct Operand {
 
 template <class R, int M, int V>
 FASTMETA_INLINE void matmul_tile(R* c, int64_t ldc, Operand<R> a, const R* b, int64_t ldb, int64_t inner, bool add) {
-  using Vector = typename VectorOf<R>::type;
-  Vector sum[M][V];
+  Vector<R> sum[M][V];
 #pragma GCC unroll 8
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
     for (int j = 0; j < V; j++)
-      sum[i][j] = add ? *reinterpret_cast<Vector*>(c + i * ldc + j * kLanes<R>) : Vector{};
+      sum[i][j] = add ? load(c + i * ldc + j * kLanes<R>) : Vector<R>{};
   for (int64_t k = 0; k < inner; k++) {
-    Vector row[V];
+    Vector<R> row[V];
 #pragma GCC unroll 2
-    for (int j = 0; j < V; j++) row[j] = *reinterpret_cast<const Vector*>(b + k * ldb + j * kLanes<R>);
+    for (int j = 0; j < V; j++) row[j] = load(b + k * ldb + j * kLanes<R>);
 #pragma GCC unroll 8
     for (int i = 0; i < M; i++) {
       const R value = a.data[i * a.row + k * a.column];
@@ -66,7 +46,7 @@ FASTMETA_INLINE void matmul_tile(R* c, int64_t ldc, Operand<R> a, const R* b, in
 #pragma GCC unroll 8
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
-    for (int j = 0; j < V; j++) *reinterpret_cast<Vector*>(c + i * ldc + j * kLanes<R>) = sum[i][j];
+    for (int j = 0; j < V; j++) store(c + i * ldc + j * kLanes<R>, sum[i][j]);
 }
 
 // The last rows of C, fewer than kRows of them.

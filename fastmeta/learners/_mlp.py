@@ -62,15 +62,11 @@ def as_mlp(model: nn.Module) -> Mlp | None:
     kinds = {ACTIVATIONS.get(type(m)) for m in between}
     if len(kinds) > 1 or None in kinds or any(isinstance(m, nn.GELU) and m.approximate != "none" for m in between):
         return None
-    if not all(p.requires_grad for p in model.parameters()) or len(set(model.parameters())) < len(
-        list(_all_params(layers))
-    ):
+    linears = [m for m in layers if isinstance(m, nn.Linear)]
+    params = [p for layer in linears for p in layer.parameters()]
+    if not all(p.requires_grad for p in params) or len(set(params)) < len(params):  # frozen, or shared by two layers
         return None
-    return Mlp([m for m in layers if isinstance(m, nn.Linear)], kinds.pop() or "relu" if kinds else "relu", flattens)
-
-
-def _all_params(layers: Sequence[nn.Module]) -> list[nn.Parameter]:
-    return [p for layer in layers for p in layer.parameters()]
+    return Mlp(linears, next(iter(kinds), None) or "relu", flattens)
 
 
 def _has_hooks(model: nn.Module) -> bool:
