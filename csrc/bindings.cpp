@@ -1,5 +1,6 @@
 // The table of contents of fastmeta._C.
 #include "cpu/kernels.h"
+#include "mlp.h"
 #include "ops.h"
 #include "parallel.h"
 #include "tensor.h"
@@ -35,6 +36,7 @@ PYBIND11_MODULE(_C, m) {
   using namespace fastmeta;
   m.doc() = "fastmeta's native kernels; see csrc/ops.h for the conventions";
 
+  m.attr("max_layers") = kMaxLayers;
   m.def("init_tensor", &init_tensor);
   m.def("init_parallel", &init_parallel);
   m.def("num_threads", &num_threads);

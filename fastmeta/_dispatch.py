@@ -71,7 +71,7 @@ def run(
     name: str, flat: Flat, layout: tuple[int | None, ...], static: tuple[Any, ...], cores: tuple[Any, ...], device: str
 ) -> tuple[Tensor, ...]:
     """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them."""
-    chosen = choose(name, device, _forced.get(), flat)
+    chosen = choose(name, device, _forced.get(), flat, layout)
     op = op_on(name, chosen, layout, static, cores)
     return op(*flat) if chosen == "triton" else widened(op, flat)
 
@@ -85,11 +85,11 @@ def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple
     return tuple(y.to(dtype) for y in fn(*wide))
 
 
-def choose(name: str, device: str, forced: str, flat: Flat) -> str:
+def choose(name: str, device: str, forced: str, flat: Flat, layout: tuple[int | None, ...]) -> str:
     """The backend that op `name` runs on; RuntimeError with every refusal's reason where a forced one cannot."""
     refused = {}
     for candidate in ORDER.get(device, ("reference",)) if forced == "auto" else (forced,):
-        reason = unavailable(name, candidate, device) or _limit(name, candidate, flat)
+        reason = unavailable(name, candidate, device) or _limit(name, candidate, flat, layout)
         if reason is None:
             return candidate
         refused[candidate] = reason
@@ -140,12 +140,12 @@ def _module(name: str, candidate: str) -> ModuleType:
     return import_module("fastmeta._ext" if candidate == "ext" else f"fastmeta.kernels.{name}")
 
 
-def _limit(name: str, candidate: str, flat: Flat) -> str | None:
+def _limit(name: str, candidate: str, flat: Flat, layout: tuple[int | None, ...]) -> str | None:
     """What the kernels of this backend say against these inputs (a dtype or size beyond them), or None."""
     if candidate == "reference":
         return None
     limit = getattr(_module(name, candidate), f"{name}_limit", None)
-    return limit(*flat) if limit else None
+    return limit(*unflatten(flat, layout)) if limit else None
 
 
 def unflatten(flat: Sequence[Any], layout: tuple[int | None, ...]) -> list[Any]:

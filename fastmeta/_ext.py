@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -12,3 +14,13 @@ from fastmeta._C import *  # noqa: F403  (the kernels, by name)
 # FASTMETA_DLPACK=0 views tensors through Python attributes, as on a torch without the exchange table.
 _C.init_tensor(torch.Tensor, os.environ.get("FASTMETA_DLPACK") != "0")
 openmp = _C.init_parallel(os.path.dirname(torch.__file__))
+
+
+def _too_deep(params: Sequence[Any], *_: Any) -> str | None:
+    """The limit of the mlp kernels: their arrays have a fixed number of layers."""
+    layers = len(params) // 2
+    return None if layers <= _C.max_layers else f"takes at most {_C.max_layers} layers, got {layers}"
+
+
+mlp_forward_limit = mlp_loss_limit = mlp_grad_limit = _too_deep
+mlp_hvp_limit = mlp_adapt_limit = mlp_meta_loss_limit = _too_deep

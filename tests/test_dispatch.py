@@ -66,7 +66,22 @@ def test_environment_variable():
 
 def test_native_kernels_are_the_default_on_a_cpu():
     for op in ("prototypes", "proto_loss", "sgd_step", "mlp_meta_loss"):
-        assert _dispatch.choose(op, "cpu", "auto", ()) == "ext"
+        assert _dispatch.choose(op, "cpu", "auto", (), (0, 0, 0, 0)) == "ext"
+
+
+def test_a_kernels_limit_is_passed_over_by_auto_and_told_by_a_forced_backend():
+    deep = [t for _ in range(_C.max_layers + 1) for t in (torch.randn(3, 3), torch.randn(3))]
+    x, y = torch.randn(2, 4, 3), torch.randint(0, 3, (2, 4))
+    loss = fastmeta.mlp_meta_loss(deep, 0.1, x, y, x, y, steps=1)
+    with fastmeta.backend("reference"):
+        assert torch.equal(loss, fastmeta.mlp_meta_loss(deep, 0.1, x, y, x, y, steps=1))
+    with fastmeta.backend("ext"), pytest.raises(RuntimeError, match="ext: takes at most 8 layers, got 9"):
+        fastmeta.mlp_meta_loss(deep, 0.1, x, y, x, y, steps=1)
+    at_limit = deep[:-2]
+    with fastmeta.backend("ext"):
+        ours = fastmeta.mlp_loss(at_limit, x, y)
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(ours, fastmeta.mlp_loss(at_limit, x, y))
 
 
 @pytest.mark.parametrize("isa", _C.isas())

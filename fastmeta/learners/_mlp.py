@@ -16,7 +16,6 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Sigmoid: "sigmoid",
     nn.Identity: "identity",
 }
-MAX_LAYERS = 8  # kMaxLayers in csrc/mlp.h
 
 
 @dataclass
@@ -57,7 +56,7 @@ def as_mlp(model: nn.Module) -> Mlp | None:
             return None
         modules = modules[1:]
     layers, between = list(modules[::2]), list(modules[1::2])
-    if len(layers) != len(between) + 1 or len(layers) > MAX_LAYERS or not all(type(m) is nn.Linear for m in layers):
+    if len(layers) != len(between) + 1 or not all(type(m) is nn.Linear for m in layers):
         return None
     kinds = {ACTIVATIONS.get(type(m)) for m in between}
     if len(kinds) > 1 or None in kinds or any(isinstance(m, nn.GELU) and m.approximate != "none" for m in between):
