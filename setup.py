@@ -10,6 +10,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError
 
 ROOT = Path(__file__).parent.resolve()
 SOURCES = ROOT / "csrc"
@@ -42,8 +43,14 @@ def find_cudart(nvcc: Path) -> Path | None:
     return next((library for library in libraries if library.exists()), None)
 
 
-class BuildError(Exception):
-    """An explicit FASTMETA_BUILD cannot be met."""
+def architectures(nvcc: Path) -> list[str]:
+    """Those of ARCHITECTURES that nvcc compiles for."""
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
+    return [a for a in ARCHITECTURES if f"sm_{a.rstrip('a')}" in listed]
+
+
+class BuildError(BaseError):
+    """The native kernels cannot be built as asked for; one line for the user."""
 
 
 class Ninja(build_ext):
@@ -54,16 +61,14 @@ class Ninja(build_ext):
         if wanted not in ("auto", "cuda", "cpu", "none"):
             raise BuildError(f"FASTMETA_BUILD must be auto, cuda, cpu or none, got {wanted!r}")
         self.cxx = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-        missing = (
-            None if self.cxx and shutil.which(self.cxx.split()[0]) else "no C++ compiler was found (CXX, g++, clang++)"
-        )
-        has_kernels = any(SOURCES.glob("cuda/*.cu"))
-        self.nvcc = find_nvcc() if has_kernels and wanted in ("auto", "cuda") else None
+        self.nvcc = find_nvcc() if wanted in ("auto", "cuda") else None
         self.cudart = find_cudart(self.nvcc) if self.nvcc else None
-        if wanted == "cuda" and not has_kernels:
-            missing = "this version has no CUDA kernels yet"
-        if wanted == "cuda" and not self.cudart:
-            missing = missing or "no nvcc with libcudart_static.a was found (NVCC, CUDA_HOME, /usr/local/cuda)"
+        self.architectures = architectures(self.nvcc) if self.nvcc and self.cudart else []
+        missing = None
+        if not (self.cxx and shutil.which(self.cxx.split()[0])):
+            missing = "no C++ compiler was found (CXX, g++, clang++)"
+        elif wanted == "cuda" and not self.architectures:
+            missing = "no nvcc with libcudart_static.a was found (NVCC, CUDA_HOME, /usr/local/cuda)"
         if wanted == "none" or (missing and wanted == "auto"):
             why = missing or "FASTMETA_BUILD=none"
             print(f"fastmeta: installing the pure-Python package, without native kernels: {why}", file=sys.stderr)
@@ -85,7 +90,9 @@ class Ninja(build_ext):
         except ImportError:
             runner = "ninja"
         verbose = ["-v"] if os.environ.get("FASTMETA_VERBOSE") else []
-        subprocess.run([runner, "-C", str(work), *verbose], check=True)
+        if subprocess.run([runner, "-C", str(work), *verbose]).returncode:
+            less = "cpu (without CUDA) or none (pure Python)" if self.architectures else "none (pure Python)"
+            raise BuildError(f"the native kernels must compile, see the messages above; FASTMETA_BUILD={less} installs less")
 
     def ninja_file(self, out: Path) -> str:
         import pybind11
@@ -99,14 +106,13 @@ class Ninja(build_ext):
             for isa, flags in (ISAS if x86 else {"baseline": ""}).items()
             for s in sorted(SOURCES.glob("cpu/*.cpp"))
         ]
-        if self.cudart:
-            defines += f' -DFASTMETA_CUDA=\\"{",".join(ARCHITECTURES)}\\"'
+        if self.architectures:
+            defines += f' -DFASTMETA_CUDA=\\"{",".join(self.architectures)}\\"'
             link += f" {self.cudart} -lrt"
             objects += [(f"cuda/{s.stem}.o", "nvcc", s, "") for s in sorted(SOURCES.glob("cuda/*.cu"))]
         objects += [(f"{s.stem}.o", "cxx", s, includes) for s in sorted(SOURCES.glob("*.cpp"))]
-        last = ARCHITECTURES[-1]
-        codes = "".join(f" -gencode arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES)
-        codes += f" -gencode arch=compute_{last},code=compute_{last}"
+        codes = "".join(f" -gencode arch=compute_{a},code=sm_{a}" for a in self.architectures)
+        codes += "".join(f" -gencode arch=compute_{a},code=compute_{a}" for a in self.architectures[-1:])  # PTX
         builds = "\n".join(f"build {o}: {rule} {source}\n  flags = {flags}" for o, rule, source, flags in objects)
         return f"""
 rule cxx
@@ -114,7 +120,7 @@ rule cxx
   depfile = $out.d
   deps = gcc
 rule nvcc
-  command = {self.nvcc} -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden --threads 2{codes} -MD -MF $out.d -c $in -o $out
+  command = {self.nvcc} -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin=-compress-all --threads 2{codes} -MD -MF $out.d -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link

@@ -103,15 +103,15 @@ def accuracies(learner: Learner, images: Tensor, *, tasks: int, ways: int, shots
 
 
 def main(args: argparse.Namespace) -> None:
-    train_ways = args.train_ways or args.ways
-    if args.learner == "maml" and train_ways != args.ways:
+    train_ways = args.train_ways or args.ways[0]
+    if args.learner == "maml" and {train_ways} != {*args.ways}:
         raise ValueError(
             f"MAML's last layer fits one number of ways, got --train-ways {train_ways} and --ways {args.ways}"
         )
     training, test = load(args)
     learner = build(
         args.learner,
-        ways=args.ways,
+        ways=train_ways,
         model=args.model,
         hidden=args.hidden,
         inner_lr=args.inner_lr,
@@ -124,12 +124,14 @@ def main(args: argparse.Namespace) -> None:
     timing = race(learner, sample, rounds=min(args.steps, 20), label=args.learner)
     train(learner, sample, steps=args.steps, lr=args.lr, label=args.learner)
 
-    found = accuracies(learner, test, tasks=args.eval_tasks, ways=args.ways, shots=args.shots, queries=args.queries)
-    print(f"\n{args.learner} with {args.model} on {args.data}, {args.ways}-way {args.shots}-shot")
-    accuracy = f"{Estimate.of(found):.1f} %"
-    print_table(
-        [f"accuracy on {args.eval_tasks} unseen episodes (95 % CI)", *TIMING_HEADER], [[accuracy, *timing.columns()]]
-    )
+    print(f"\n{args.learner} with {args.model} on {args.data}, {args.shots}-shot, {args.eval_tasks} unseen episodes")
+    rows = []
+    for ways in args.ways:
+        found = accuracies(learner, test, tasks=args.eval_tasks, ways=ways, shots=args.shots, queries=args.queries)
+        rows.append([f"{ways}", f"{Estimate.of(found):.1f} %"])
+    print_table(["ways", "accuracy (95 % CI)"], rows)
+    print(f"\nmeta-iteration of {args.tasks} tasks, {train_ways}-way")
+    print_table(TIMING_HEADER, [timing.columns()])
 
 
 if __name__ == "__main__":
@@ -140,8 +142,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--hidden", type=count, default=32, help="channels of Conv4 (the papers': 64), width of the MLP"
     )
-    parser.add_argument("--ways", type=count, default=5, help="classes of a task")
-    parser.add_argument("--train-ways", type=count, help="ProtoNet: classes of a task while training; None: --ways")
+    parser.add_argument("--ways", type=count, nargs="+", default=[5], help="classes of a task; ProtoNet: one or more")
+    parser.add_argument("--train-ways", type=count, help="ProtoNet: classes of a task while training; None: first --ways")
     parser.add_argument("--shots", type=count, default=1, help="support images of a class")
     parser.add_argument("--queries", type=count, default=5, help="query images of a class")
     parser.add_argument("--tasks", type=count, default=4, help="tasks of a meta-iteration")

@@ -111,7 +111,8 @@ def unavailable(name: str, candidate: str, device: str) -> str | None:
     except ImportError as error:
         if candidate == "ext" and device == "cpu":
             _warn_not_native(str(error))
-        return f"not built ({error})" if candidate == "ext" else str(error)
+        missing = "no such kernel" if error.name == f"fastmeta.kernels.{name}" else str(error)
+        return f"not built ({error})" if candidate == "ext" else missing
     if not hasattr(module, f"{name}_fwd"):
         return "no such kernel" if candidate == "ext" else f"kernels/{name}.py has no {name}_fwd"
     if candidate == "ext" and device == "cuda" and name not in module.cuda_ops():

@@ -35,7 +35,7 @@ def mlp_adapt(
     step are kept, no graph. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and (mse)
     targets, to any order. Errors and dtypes as in `mlp_loss`.
 
-    Kernels: native CPU (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
+    Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.
     """
     op = "mlp_adapt"

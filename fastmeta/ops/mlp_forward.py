@@ -23,7 +23,7 @@ def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: 
 
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
 
-    Kernels: native CPU (up to 8 layers). Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
+    Kernels: native CPU and CUDA C++ (up to 8 layers). Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
     """
     op = "mlp_forward"
     _check.one_of(op, "activation", activation, ACTIVATIONS)

@@ -26,7 +26,7 @@ def mlp_grad(
     Differentiable in params, inputs and (mse) targets, to any order; the derivative of the gradient is a Hessian-vector
     product. Errors and dtypes as in `mlp_loss`.
 
-    Kernels: native CPU (up to 8 layers). Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
+    Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
     """
     op = "mlp_grad"
     check_loss(op, activation, loss)

@@ -31,7 +31,7 @@ def mlp_hvp(
     targets, to any order (the derivative, of third order in the loss, comes from the reference). Errors and dtypes as in
     `mlp_loss`.
 
-    Kernels: native CPU (up to 8 layers), forward. Source: Pearlmutter 1994, Neural Computation 6(1).
+    Kernels: native CPU and CUDA C++ (up to 8 layers), forward. Source: Pearlmutter 1994, Neural Computation 6(1).
     """
     op = "mlp_hvp"
     check_loss(op, activation, loss)

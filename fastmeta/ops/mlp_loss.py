@@ -28,7 +28,7 @@ def mlp_loss(
     Differentiable in params, inputs and (mse) targets, to any order. ValueError for a target out of range; on CUDA, where
     looking would have to wait for the device, its task's loss is NaN. dtypes as in `mlp_forward`.
 
-    Kernels: native CPU (up to 8 layers). Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
+    Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
     """
     op = "mlp_loss"
     check_loss(op, activation, loss)

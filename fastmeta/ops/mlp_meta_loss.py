@@ -36,7 +36,7 @@ def mlp_meta_loss(
     Where a gradient will be asked for, forward computes each task's whole meta-gradient in the same call and backward only
     scales it. Differentiable in params, lr, all inputs and (mse) targets, to any order. Errors and dtypes as in `mlp_loss`.
 
-    Kernels: native CPU (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
+    Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.
     """
     op = "mlp_meta_loss"
