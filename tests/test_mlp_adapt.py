@@ -42,18 +42,18 @@ def test_equals_sgd_by_hand(backend):
 def test_all_rates(kind, first_order, loss):
     for shared in (True, False):
         p = problem((3, 5, 4), 7, loss=loss, shared=shared)
-        check_against_reference(op(p, kind, 3, first_order), tensors(p, kind, 3), "ext", 8.0)
+        check_against_reference(op(p, kind, 3, first_order), tensors(p, kind, 3), "ext")
 
 
 @settings(max_examples=30, deadline=None)
 @given(problems(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
 def test_any_net(p, kind, steps, first_order):
-    check_against_reference(op(p, kind, steps, first_order), tensors(p, kind, steps), "ext", 20.0)
+    check_against_reference(op(p, kind, steps, first_order), tensors(p, kind, steps), "ext")
 
 
 def test_float32():
     p = problem((7, 33, 4), 17, dtype=torch.float32)
-    check_against_reference(op(p, "per element", 2), tensors(p, "per element", 2), "ext", 4.0)
+    check_against_reference(op(p, "per element", 2), tensors(p, "per element", 2), "ext")
 
 
 def test_no_steps_and_one_rate_number():

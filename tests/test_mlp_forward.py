@@ -23,14 +23,14 @@ def test_equals_sequential(activation):
 @settings(max_examples=40, deadline=None)
 @given(problems())
 def test_any_net(p):
-    check_against_reference(op(p), [*p.flat, p.x], "ext", 8.0)
+    check_against_reference(op(p), [*p.flat, p.x], "ext")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_float32(activation, scale):
     p = problem((7, 33, 4), 17, activation=activation, dtype=torch.float32)
-    check_against_reference(op(p), [*p.flat, scale * p.x], "ext", 4.0)
+    check_against_reference(op(p), [*p.flat, scale * p.x], "ext")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

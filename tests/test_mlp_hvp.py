@@ -45,12 +45,12 @@ def test_equals_the_hessian(activation, loss, backend):
 @settings(max_examples=30, deadline=None)
 @given(problems())
 def test_any_net(p):
-    check_against_reference(op(p), tensors(p), "ext", 8.0)
+    check_against_reference(op(p), tensors(p), "ext")
 
 
 def test_float32():
     p = problem((7, 33, 4), 17, dtype=torch.float32)
-    check_against_reference(op(p), tensors(p), "ext", 4.0)
+    check_against_reference(op(p), tensors(p), "ext")
 
 
 def test_one_vector_for_all_tasks():

@@ -28,14 +28,14 @@ def test_equals_pytorchs_losses(loss):
 @settings(max_examples=40, deadline=None)
 @given(problems())
 def test_any_net(p):
-    check_against_reference(op(p), tensors(p), "ext", 8.0)
+    check_against_reference(op(p), tensors(p), "ext")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_other_dtypes(loss, dtype):
     p = problem((7, 33, 4), 17, loss=loss, dtype=dtype)
-    check_against_reference(op(p), tensors(p), "ext", 4.0)
+    check_against_reference(op(p), tensors(p), "ext")
 
 
 def test_a_task_without_examples_has_loss_0():
@@ -51,7 +51,7 @@ def test_a_task_without_examples_has_loss_0():
 
 def test_large_logits():
     p = problem((3, 4), 5, dtype=torch.float32)
-    check_against_reference(op(p), [*(1e4 * t for t in p.flat), p.x], "ext", 4.0)
+    check_against_reference(op(p), [*(1e4 * t for t in p.flat), p.x], "ext")
 
 
 def test_errors():

@@ -41,14 +41,14 @@ def test_equals_adapt_then_loss(backend):
 def test_all_rates(kind, first_order, loss):
     for shared in (True, False):
         fn, tensors = make(problem((3, 5, 4), 7, loss=loss, shared=shared), kind, 3, first_order)
-        check_against_reference(fn, tensors, "ext", 8.0)
+        check_against_reference(fn, tensors, "ext")
 
 
 @settings(max_examples=30, deadline=None)
 @given(problems(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
 def test_any_net(p, kind, steps, first_order):
     fn, tensors = make(p, kind, steps, first_order)
-    check_against_reference(fn, tensors, "ext", 20.0)
+    check_against_reference(fn, tensors, "ext")
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -68,7 +68,7 @@ def test_meta_gradient_by_finite_differences(steps, backend):
 
 def test_float32():
     fn, tensors = make(problem((1, 40, 40, 1), 10, loss="mse", activation="relu", dtype=torch.float32), "scalar", 5)
-    check_against_reference(fn, tensors, "ext", 4.0)
+    check_against_reference(fn, tensors, "ext")
 
 
 def test_errors():
