@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.resolve()
 SOURCES = ROOT / "csrc"
 ARCHITECTURES = ("80", "90a", "100", "120")
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall"
+NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin=-compress-all --threads 2"
 ISAS = {
     "baseline": "",
     "avx2": "-mavx2 -mfma -mbmi2 -ffp-contract=fast",
@@ -120,7 +121,7 @@ rule cxx
   depfile = $out.d
   deps = gcc
 rule nvcc
-  command = {self.nvcc} -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin=-compress-all --threads 2{codes} -MD -MF $out.d -c $in -o $out
+  command = {self.nvcc} {NVCC_FLAGS}{codes} -MD -MF $out.d -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link
