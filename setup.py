@@ -93,7 +93,9 @@ class Ninja(build_ext):
         verbose = ["-v"] if os.environ.get("FASTMETA_VERBOSE") else []
         if subprocess.run([runner, "-C", str(work), *verbose]).returncode:
             less = "cpu (without CUDA) or none (pure Python)" if self.architectures else "none (pure Python)"
-            raise BuildError(f"the native kernels must compile, see the messages above; FASTMETA_BUILD={less} installs less")
+            raise BuildError(
+                f"the native kernels must compile, see the messages above; FASTMETA_BUILD={less} installs less"
+            )
 
     def ninja_file(self, out: Path) -> str:
         import pybind11

@@ -143,7 +143,9 @@ if __name__ == "__main__":
         "--hidden", type=count, default=32, help="channels of Conv4 (the papers': 64), width of the MLP"
     )
     parser.add_argument("--ways", type=count, nargs="+", default=[5], help="classes of a task; ProtoNet: one or more")
-    parser.add_argument("--train-ways", type=count, help="ProtoNet: classes of a task while training; None: first --ways")
+    parser.add_argument(
+        "--train-ways", type=count, help="ProtoNet: classes of a task while training; None: first --ways"
+    )
     parser.add_argument("--shots", type=count, default=1, help="support images of a class")
     parser.add_argument("--queries", type=count, default=5, help="query images of a class")
     parser.add_argument("--tasks", type=count, default=4, help="tasks of a meta-iteration")

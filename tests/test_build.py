@@ -21,7 +21,10 @@ def build(tmp_path, **env):
     ("env", "words"),
     [
         ({"FASTMETA_BUILD": "gpu"}, "FASTMETA_BUILD must be auto, cuda, cpu or none, got 'gpu'"),
-        ({"FASTMETA_BUILD": "cpu", "CXX": "/nowhere/g++"}, "FASTMETA_BUILD=cpu cannot be met: no C++ compiler was found"),
+        (
+            {"FASTMETA_BUILD": "cpu", "CXX": "/nowhere/g++"},
+            "FASTMETA_BUILD=cpu cannot be met: no C++ compiler was found",
+        ),
         ({"FASTMETA_BUILD": "cuda", "CXX": sys.executable} | NO_NVCC, "FASTMETA_BUILD=cuda cannot be met: no nvcc"),
         ({"FASTMETA_BUILD": "cpu", "CXX": "false"}, "the native kernels must compile, see the messages above"),
     ],
@@ -29,7 +32,9 @@ def build(tmp_path, **env):
 def test_what_cannot_be_built_is_one_line(tmp_path, env, words):
     process = build(tmp_path, **env)
     assert process.returncode != 0
-    assert [line for line in process.stderr.splitlines() if line.startswith("error: ") and words in line], process.stderr
+    assert [line for line in process.stderr.splitlines() if line.startswith("error: ") and words in line], (
+        process.stderr
+    )
     assert "Traceback" not in process.stderr
 
 

@@ -83,7 +83,9 @@ def test_few_shot_on_glyphs(examples):
 def test_few_shot_on_omniglot(examples):
     archives = "--train-archive images_background_small1 --test-archive images_background_small2"
     options = f"{FEW_SHOT} --data omniglot --root {OMNIGLOT} {archives} --test-alphabets"
-    trained, overlapping = examples(f"{options} Sanskrit Tagalog --shots 5 --ways 3 4 --train-ways 6", f"{options} Greek")
+    trained, overlapping = examples(
+        f"{options} Sanskrit Tagalog --shots 5 --ways 3 4 --train-ways 6", f"{options} Greek"
+    )
     assert "protonet with conv4 on omniglot, 5-shot" in printed(trained)
     assert re.findall(r"^(\d+) +[\d.]+ ± [\d.]+ %$", trained.stdout, re.M) == ["3", "4"]
     assert "got Greek in both" in refusal(overlapping)

@@ -30,7 +30,11 @@ def test_lists_match_reference(backend, rates, shared, dtype):
 
     def draw():
         grads = [randn(T, *s, dtype=dtype) for s in shapes]
-        return [*(randn(*lead, *s, dtype=dtype) for s in shapes), *grads, *(randn(*s, dtype=dtype) for s in rate_shapes)]
+        return [
+            *(randn(*lead, *s, dtype=dtype) for s in shapes),
+            *grads,
+            *(randn(*s, dtype=dtype) for s in rate_shapes),
+        ]
 
     def fn(*t):
         n = len(shapes)
