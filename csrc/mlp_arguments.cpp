@@ -128,8 +128,8 @@ MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
     if (!tensors[i]) continue;
     const auto core = call.core(int(i));
     const int64_t stride = call.batched && tensors[i].dim() > int64_t(core.size()) ? product(core) : 0;
-    (i % 2 ? found.bias : found.weight)[i / 2] = tensors[i].data<R>();
-    (i % 2 ? found.bias_stride : found.weight_stride)[i / 2] = stride;
+    (i % 2 ? found.bias[i / 2] : found.weight[i / 2]) = tensors[i].data<R>();
+    (i % 2 ? found.bias_stride[i / 2] : found.weight_stride[i / 2]) = stride;
   }
   return found;
 }
