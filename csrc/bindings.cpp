@@ -46,6 +46,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("isas", &isas);
   m.def("set_isa", &set_isa);
   m.def("label_out_of_range", &label_out_of_range);
+  m.def("empty_class", &empty_class);
 
   m.def("prototypes_fwd", &prototypes_fwd);
   m.def("prototypes_bwd", &prototypes_bwd);

@@ -16,7 +16,10 @@ namespace py = pybind11;
 using Handle = py::handle;
 using Str = const std::string&;
 
+// The first label outside [0, num_classes) that is not ignore_index, or None.
 py::object label_out_of_range(Handle labels, int64_t num_classes, Handle ignore_index);
+// (task, class) of the first class without an example, or None. labels: [..., S].
+py::object empty_class(Handle labels, int64_t num_classes);
 
 py::tuple prototypes_fwd(Handle support, Handle labels, int64_t num_classes, Handle needs);
 py::tuple prototypes_bwd(Handle cotangents, Handle saved, Handle support, Handle labels, int64_t num_classes, Handle needs);

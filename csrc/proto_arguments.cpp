@@ -1,5 +1,7 @@
 #include "proto_arguments.h"
 
+#include <cmath>
+
 namespace fastmeta {
 
 ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, py::handle temperature_,
@@ -15,6 +17,9 @@ ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, 
   shared = has_tasks && prototypes.dim() == 2;
   T = has_tasks ? query.size(0) : 1, Q = query.size(-2), D = query.size(-1);
   N = prototypes.dim() >= 2 ? prototypes.size(-2) : 0;
+  if (N == 0) throw py::value_error(std::string(op) + ": prototypes must hold at least one class, got none");
+  if (!(temperature > 0 && temperature < INFINITY))
+    throw py::value_error(std::string(op) + ": temperature must be positive and finite, got " + std::to_string(temperature));
   require_shape(op, "prototypes", prototypes, shared ? Shape{N, D} : task_shape({N, D}));
 }
 

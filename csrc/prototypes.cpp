@@ -13,7 +13,7 @@ struct Call {
 
   Call(const Tensor& features, const Tensor& labels, int64_t num_classes) {
     require_cpu(kOp, {&features, &labels});
-    if (num_classes < 0) throw py::value_error("prototypes: num_classes must not be negative");
+    if (num_classes < 1) throw py::value_error("prototypes: num_classes must be at least 1, got " + std::to_string(num_classes));
     has_tasks = require_rank(kOp, "labels", labels, 1);
     T = has_tasks ? labels.size(0) : 1, S = labels.size(-1), N = num_classes;
     D = features.dim() ? features.size(-1) : 0;

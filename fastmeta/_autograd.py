@@ -11,6 +11,7 @@ An `Op` is one op on one backend. Its order 0 runs the `<op>_fwd` kernel, its or
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ Needs = tuple[bool, ...]
 Forward = Callable[[Flat, Needs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 Backward = Callable[[Flat, Flat, Flat, Needs], tuple[Tensor, ...]]
 
+_NOTHING = contextlib.nullcontext()
 _transforms_active = torch._C._are_functorch_transforms_active
 
 
@@ -57,7 +59,7 @@ class Op:
             return self.reference(*flat)
         if _transforms_active() or forward_ad._current_level >= 0:
             return self.transformed.apply(*flat) if _reverse_mode_only() else self.reference(*flat)
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in flat):
+        if torch.is_grad_enabled() and _requires_grad(flat):
             return self.eager.apply(*flat)
         return self.forward(flat, (False,) * len(flat))[0]
 
@@ -82,6 +84,13 @@ class Op:
             return tuple(g.view_as(g) for g in grads), ()
 
         return Op(reference, forward if self.backward else None, None, self.cores, wanted)
+
+
+def _requires_grad(flat: Flat) -> bool:
+    for x in flat:  # noqa: SIM110  (a generator takes twice as long)
+        if isinstance(x, Tensor) and x.requires_grad:
+            return True
+    return False
 
 
 def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
@@ -113,12 +122,13 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
         def backward(ctx: Any, *cotangents: Tensor) -> Any:
             count, needs = len(ctx.numbers), ctx.needs_input_grad
             kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
-            tensors, saved = kept[:count], kept[count:]
-            flat = tuple(n if t is None else t for t, n in zip(tensors, ctx.numbers, strict=True))
+            flat = tuple([n if t is None else t for t, n in zip(kept, ctx.numbers, strict=False)])
             with without_autocast(cotangents[0]):
-                if torch.is_grad_enabled() or op.backward is None:
-                    return tuple(scatter(op.vjp(needs)(*cotangents, *flat), needs))
-                return tuple(scatter(op.backward(cotangents, saved, flat, needs), needs))
+                if op.backward is None or torch.is_grad_enabled():
+                    grads = op.vjp(needs)(*cotangents, *flat)
+                else:
+                    grads = op.backward(cotangents, kept[count:], flat, needs)
+            return tuple(scatter(grads, needs))
 
     return Eager
 
@@ -189,6 +199,7 @@ def _vmapped(op: Op, size: int, in_dims: Sequence[int | None], flat: Flat) -> tu
     return tuple(y.sum(1) if leads[first + i] == 0 else y for y, i in zip(outputs, op.like_inputs, strict=True))
 
 
-def without_autocast(like: Tensor) -> torch.autocast:
+def without_autocast(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     """A context in which the reference computes in the dtype of its inputs."""
-    return torch.autocast(like.device.type, enabled=False)
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING

@@ -10,11 +10,6 @@ from torch import Tensor
 
 from . import _dispatch
 
-try:
-    from ._C import label_out_of_range as _native_label_out_of_range
-except ImportError:  # no extension: the same search in PyTorch
-    _native_label_out_of_range = None
-
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -53,10 +48,13 @@ def positive(op: str, name: str, value: Any, like: Tensor) -> float | Tensor:
         if value.numel() != 1:
             raise ValueError(f"{op}: {name} must have one element, got shape {shape(value)}")
         floating(op, like=like, **{name: value})
-        if not value.is_cuda and not _dispatch.is_transformed() and not float(value.detach()) > 0:
-            raise ValueError(f"{op}: {name} must be positive, got {float(value.detach())}")
+        if not value.is_cuda and not _dispatch.is_transformed():
+            _positive_number(op, name, float(value.detach()))
         return value if value.ndim == 0 else value.reshape(())
-    value = float(value)
+    return _positive_number(op, name, float(value))
+
+
+def _positive_number(op: str, name: str, value: float) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{op}: {name} must be positive and finite, got {value}")
     return value
@@ -86,21 +84,44 @@ def labels(op: str, name: str, x: Any, expected: Sequence[int], device: torch.de
 def label_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     """ValueError where a label is outside [0, num_classes) and not ignore_index. Looks at CPU tensors only: a CUDA one would
     have to wait for the device, so there the kernels answer with NaN."""
-    if x.is_cuda or _dispatch.is_transformed():
-        return
+    if not (x.is_cuda or _dispatch.is_transformed()):
+        refuse_label_out_of_range(op, name, x, num_classes, ignore_index)
+
+
+def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     wrong = _label_out_of_range(x, num_classes, ignore_index)
     if wrong is not None:
         also = "" if ignore_index is None else f" or ignore_index={ignore_index}"
         raise ValueError(f"{op}: {name} must be in [0, {num_classes}){also}, got {wrong}")
 
 
-def _label_out_of_range(x: Tensor, num_classes: int, ignore_index: int | None) -> int | None:
-    if _native_label_out_of_range is not None:
-        return _native_label_out_of_range(x, num_classes, ignore_index)
+def refuse_empty_class(op: str, x: Tensor, num_classes: int) -> None:
+    """ValueError where a class has no example in `x` [..., S], the labels of CPU tensors."""
+    empty = _empty_class(x, num_classes)
+    if empty is not None:
+        raise ValueError(
+            f"{op}: every class must have a support example, got none of class {empty[1]} in task {empty[0]}"
+        )
+
+
+def _label_out_of_range_in_torch(x: Tensor, num_classes: int, ignore_index: int | None) -> int | None:
     bad = (x < 0) | (x >= num_classes)
     if ignore_index is not None:
         bad &= x != ignore_index
     return int(x[bad][0]) if bool(bad.any()) else None
+
+
+def _empty_class_in_torch(x: Tensor, num_classes: int) -> tuple[int, int] | None:
+    seen = (x.reshape(-1, x.shape[-1], 1) == torch.arange(num_classes)).any(1)
+    empty = (~seen).nonzero()
+    return (int(empty[0, 0]), int(empty[0, 1])) if len(empty) else None
+
+
+try:
+    from ._C import empty_class as _empty_class
+    from ._C import label_out_of_range as _label_out_of_range
+except ImportError:  # no extension: the same searches in PyTorch
+    _label_out_of_range, _empty_class = _label_out_of_range_in_torch, _empty_class_in_torch
 
 
 def leads(op: str, ranks: dict[str, int], **tensors: Tensor) -> list[int]:

@@ -21,6 +21,7 @@ from ._autograd import Flat, Needs, Op, _transforms_active
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+Layout = tuple[int | None, ...]  # of an op's arguments: the length of a list, None for one item
 
 
 def _known(name: str) -> str:
@@ -67,8 +68,34 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
     return run(name, flat, layout, static, tuple(cores), device)
 
 
+def direct(name: str, flat: Flat, static: tuple[Any, ...], cores: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+    """What the native CPU kernel answers, which checks its arguments itself: the short way for small calls.
+
+    None where the general way has to decide, or to say what is wrong: arguments that the kernel refuses, another device or
+    backend, a call that is traced, transformed or under autocast.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or _transforms_active():
+        return None
+    if not (isinstance(flat[0], Tensor) and flat[0].is_cpu) or torch.is_autocast_enabled("cpu"):
+        return None
+    op = _native(name, len(flat), static, cores, _forced.get())
+    if op is None:
+        return None
+    try:
+        return op(*flat)
+    except (TypeError, ValueError):
+        return None
+
+
+@functools.cache
+def _native(name: str, count: int, static: tuple[Any, ...], cores: tuple[Any, ...], forced: str) -> Op | None:
+    """The op on the native CPU kernels, where a call of `count` arguments takes these without asking for limits."""
+    first, *why_not = _candidates(name, "cpu", forced)[0]
+    return op_on(name, "ext", (None,) * count, static, cores) if first == "ext" and not any(why_not) else None
+
+
 def run(
-    name: str, flat: Flat, layout: tuple[int | None, ...], static: tuple[Any, ...], cores: tuple[Any, ...], device: str
+    name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: str
 ) -> tuple[Tensor, ...]:
     """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them."""
     chosen = choose(name, device, _forced.get(), flat, layout)
@@ -85,16 +112,31 @@ def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple
     return tuple(y.to(dtype) for y in fn(*wide))
 
 
-def choose(name: str, device: str, forced: str, flat: Flat, layout: tuple[int | None, ...]) -> str:
+def choose(name: str, device: str, forced: str, flat: Flat, layout: Layout) -> str:
     """The backend that op `name` runs on; RuntimeError with every refusal's reason where a forced one cannot."""
     refused = {}
-    for candidate in ORDER.get(device, ("reference",)) if forced == "auto" else (forced,):
-        reason = unavailable(name, candidate, device) or _limit(name, candidate, flat, layout)
+    for candidate, reason, limit in _candidates(name, device, forced):
+        reason = reason or (limit(*unflatten(flat, layout)) if limit else None)
         if reason is None:
             return candidate
         refused[candidate] = reason
     reasons = "".join(f"\n  {candidate}: {reason}" for candidate, reason in refused.items())
     raise RuntimeError(f"{name}: a backend must be able to run on {device}, got{reasons}")
+
+
+@functools.cache
+def _candidates(
+    name: str, device: str, forced: str
+) -> tuple[tuple[str, str | None, Callable[..., str | None] | None], ...]:
+    """For each backend in question, in order: why it has no kernel, and what tells its limits (a dtype or size), if any."""
+    found = []
+    for candidate in ORDER.get(device, ("reference",)) if forced == "auto" else (forced,):
+        reason = unavailable(name, candidate, device)
+        limit = None
+        if candidate != "reference" and reason is None:
+            limit = getattr(_module(name, candidate), f"{name}_limit", None)
+        found.append((candidate, reason, limit))
+    return tuple(found)
 
 
 @functools.cache
@@ -141,15 +183,7 @@ def _module(name: str, candidate: str) -> ModuleType:
     return import_module("fastmeta._ext" if candidate == "ext" else f"fastmeta.kernels.{name}")
 
 
-def _limit(name: str, candidate: str, flat: Flat, layout: tuple[int | None, ...]) -> str | None:
-    """What the kernels of this backend say against these inputs (a dtype or size beyond them), or None."""
-    if candidate == "reference":
-        return None
-    limit = getattr(_module(name, candidate), f"{name}_limit", None)
-    return limit(*unflatten(flat, layout)) if limit else None
-
-
-def unflatten(flat: Sequence[Any], layout: tuple[int | None, ...]) -> list[Any]:
+def unflatten(flat: Sequence[Any], layout: Layout) -> list[Any]:
     """`flat` as the op's arguments: a list where `layout` has a length, one item where it has None."""
     items = iter(flat)
     return [next(items) if length is None else [next(items) for _ in range(length)] for length in layout]
@@ -162,9 +196,7 @@ def tensors_of(tree: Any) -> tuple[Tensor, ...]:
     return () if tree is None else tuple(t for item in tree for t in tensors_of(item))
 
 
-def flat_reference(
-    name: str, layout: tuple[int | None, ...], static: tuple[Any, ...]
-) -> Callable[..., tuple[Tensor, ...]]:
+def flat_reference(name: str, layout: Layout, static: tuple[Any, ...]) -> Callable[..., tuple[Tensor, ...]]:
     """The reference of op `name` as a function of flat inputs."""
     reference = getattr(references, name)
 
@@ -175,9 +207,7 @@ def flat_reference(
 
 
 @functools.cache
-def op_on(
-    name: str, chosen: str, layout: tuple[int | None, ...], static: tuple[Any, ...], cores: tuple[Any, ...]
-) -> Op:
+def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...]) -> Op:
     """The differentiable op `name` on one backend, with its static arguments and the lengths of its lists fixed."""
     reference = flat_reference(name, layout, static)
     flat_cores: list[int | None] = []
@@ -189,12 +219,14 @@ def op_on(
     module = _module(name, chosen)
     fwd, bwd = getattr(module, f"{name}_fwd"), getattr(module, f"{name}_bwd", None)
 
+    has_lists = any(length is not None for length in layout)
+
     def forward(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        return fwd(*unflatten(flat, layout), *static, needs)
+        return fwd(*(unflatten(flat, layout) if has_lists else flat), *static, needs)
 
     def backward(cotangents: Flat, saved: Flat, flat: Flat, needs: Needs) -> tuple[Tensor, ...]:
         assert bwd is not None
-        return bwd(cotangents, saved, *unflatten(flat, layout), *static, needs)
+        return bwd(cotangents, saved, *(unflatten(flat, layout) if has_lists else flat), *static, needs)
 
     return Op(reference, forward, backward if bwd else None, flat_cores)
 

@@ -147,7 +147,7 @@ def test_errors():
         (lambda f: f(q, c[:0]), r"prototypes must hold at least one class, got shape \[0, 3\]"),
         (lambda f: f(q, c, metric="manhattan"), "metric must be one of 'euclidean', 'sqeuclidean', got 'manhattan'"),
         (lambda f: f(q, c, temperature=0.0), "temperature must be positive and finite, got 0.0"),
-        (lambda f: f(q, c, temperature=torch.tensor(-1.0)), "temperature must be positive, got -1.0"),
+        (lambda f: f(q, c, temperature=torch.tensor(-1.0)), "temperature must be positive and finite, got -1.0"),
         (lambda f: f(q, c, temperature=torch.ones(2)), r"temperature must have one element, got shape \[2\]"),
         (lambda f: f(q[0], c), r"query must have at least 2 dimensions, got shape \[3\]"),
         (

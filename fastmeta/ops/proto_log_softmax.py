@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
+from .._dispatch import call, direct
 
 METRICS = ("euclidean", "sqeuclidean")
 RANKS = {"query": 2, "prototypes": 2}
@@ -28,6 +28,9 @@ def proto_log_softmax(
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 2.
     """
     op = "proto_log_softmax"
+    found = direct(op, (query, prototypes, temperature), (metric,), CORES)
+    if found is not None:
+        return found[0]
     lead, temperature = check_distance(op, query, prototypes, metric, temperature)
     args = (_check.fold(query, lead, 2), _check.fold(prototypes, lead, 2, shared=True), temperature)
     (out,) = call(op, args, (metric,), CORES)

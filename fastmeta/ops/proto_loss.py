@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
+from .._dispatch import call, direct
 from .proto_log_softmax import check_distance
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -32,6 +32,11 @@ def proto_loss(
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1.
     """
     op = "proto_loss"
+    static = (metric, ignore_index, reduction)
+    found = direct(op, (query, prototypes, targets, temperature), static, CORES)
+    if found is not None:
+        _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
+        return found[0]
     lead, temperature = check_distance(op, query, prototypes, metric, temperature)
     _check.one_of(op, "reduction", reduction, REDUCTIONS)
     if lead and query.ndim == 2:
@@ -44,5 +49,5 @@ def proto_loss(
         _check.fold(targets, lead, 1),
         temperature,
     )
-    (out,) = call(op, args, (metric, ignore_index, reduction), CORES)
+    (out,) = call(op, args, static, CORES)
     return _check.unfold(out, lead)

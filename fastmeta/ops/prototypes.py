@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, is_transformed
+from .._dispatch import call, direct, is_transformed
 
 CORES = (2, 1)
 
@@ -21,6 +20,11 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 1.
     """
     op = "prototypes"
+    found = direct(op, (support, labels), (num_classes,), CORES)
+    if found is not None:
+        _check.refuse_label_out_of_range(op, "labels", labels, num_classes)
+        _check.refuse_empty_class(op, labels, num_classes)
+        return found[0]
     _check.floating(op, support=support)
     _check.at_least(op, 2, support=support)
     if num_classes < 1:
@@ -28,19 +32,7 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     lead = list(support.shape[:-2])
     _check.labels(op, "labels", labels, support.shape[:-1], support.device)
     _check.label_range(op, "labels", labels, num_classes)
-    _refuse_empty_class(labels, num_classes)
+    if not (labels.is_cuda or is_transformed()):
+        _check.refuse_empty_class(op, labels, num_classes)
     (out,) = call(op, (_check.fold(support, lead, 2), _check.fold(labels, lead, 1)), (num_classes,), CORES)
     return _check.unfold(out, lead)
-
-
-def _refuse_empty_class(labels: Tensor, num_classes: int) -> None:
-    if labels.is_cuda or is_transformed():
-        return
-    rows = labels.reshape(-1, labels.shape[-1])
-    offsets = torch.arange(rows.shape[0]).unsqueeze(-1) * num_classes
-    counts = torch.bincount((rows + offsets).flatten(), minlength=rows.shape[0] * num_classes)
-    if rows.shape[0] and int(counts.min()) == 0:
-        task, empty = divmod(int(counts.argmin()), num_classes)
-        raise ValueError(
-            f"prototypes: every class must have a support example, got none of class {empty} in task {task}"
-        )

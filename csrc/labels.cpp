@@ -28,4 +28,25 @@ py::object label_out_of_range(Handle object, int64_t num_classes, Handle ignore_
   return py::none();
 }
 
+py::object empty_class(Handle object, int64_t num_classes) {
+  const char* op = "empty_class";
+  const Tensor labels = read_int64(op, "labels", object);
+  require_cpu(op, {&labels});
+  if (labels.dim() < 1) throw py::value_error("empty_class: labels must have at least 1 dimension, got 0");
+  const int64_t S = labels.size(-1);
+  std::vector<bool> seen(size_t(num_classes > 0 ? num_classes : 0));
+  int64_t tasks = 1;
+  for (int64_t axis = 0; axis + 1 < labels.dim(); axis++) tasks *= labels.size(axis);
+  for (int64_t task = 0; task < tasks; task++) {
+    std::fill(seen.begin(), seen.end(), false);
+    for (int64_t s = 0; s < S; s++) {
+      const int64_t label = labels.data<int64_t>()[task * S + s];
+      if (label >= 0 && label < num_classes) seen[size_t(label)] = true;
+    }
+    const auto empty = std::find(seen.begin(), seen.end(), false);
+    if (empty != seen.end()) return py::make_tuple(task, empty - seen.begin());
+  }
+  return py::none();
+}
+
 }  // namespace fastmeta
