@@ -33,6 +33,11 @@ py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle
 py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets,
                          Handle temperature, Str metric, int64_t ignore_index, Str reduction, Handle needs);
 
+py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes,
+                                 Str metric, Handle needs);
+py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, Handle support, Handle labels,
+                                 Handle temperature, int64_t num_classes, Str metric, Handle needs);
+
 py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle needs);
 py::tuple sgd_step_bwd(Handle cotangents, Handle saved, Handle params, Handle grads, Handle lr, Handle needs);
 

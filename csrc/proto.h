@@ -1,11 +1,11 @@
-// What the kernels of prototypes, proto_log_softmax, proto_loss and sgd_step are told.
+// What the kernels of prototypes, proto_log_softmax, proto_loss, matching_log_probs and sgd_step are told.
 // Sizes: T tasks, S support examples, Q queries, N ways (classes), D features. All tensors are contiguous.
 #pragma once
 #include <cstdint>
 
 namespace fastmeta {
 
-enum class Metric : int { euclidean, sqeuclidean };
+enum class Metric : int { euclidean, sqeuclidean, cosine };
 enum class Reduction : int { mean, sum, none };
 
 template <class R>
@@ -26,6 +26,8 @@ struct ProtoProblem {  // distances of queries to prototypes, and the gradients 
   const R* query;                           // [T, Q, D]
   const R* prototypes;                      // [T, N, D], or [N, D] for all tasks with stride 0
   int64_t prototypes_stride;
+  const R* inverse_norms = nullptr;         // cosine, whose queries and prototypes are unit vectors: 1 / |c| before, [T, N]
+                                            // or [N]; 0: a zero vector
   R *dquery = nullptr, *dprototypes = nullptr;  // [T, Q, D] and [T, N, D]; null: not asked for
   double* dtemperature = nullptr;               // [T]; null: not asked for
 };
@@ -46,6 +48,22 @@ struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weig
   const R* query_weight = nullptr;      // [T, Q]; for gradients only
   R* task_loss = nullptr;               // [T], sum_q weight_q loss_q; null: not asked for
   R* query_loss = nullptr;              // [T, Q]; null: not asked for
+};
+
+template <class R>
+struct MatchingLogProbs : ProtoProblem<R> {  // the prototypes are the support, N = S
+  int64_t ways;
+  const int64_t* labels;  // [T, S], or [S] where the support is shared; any values
+  R* log_probs = nullptr;  // [T, Q, ways]
+  const R* dlog_probs = nullptr;
+};
+
+template <class R>
+struct UnitRows {  // unit = x / |x|, a zero vector as it is; backward: dx = (dunit - unit <unit, dunit>) / |x|, in place
+  int64_t rows, units, D;  // backward: `rows` of dx, row i of unit vector i % units
+  const R* x;              // [units, D]
+  R *unit, *inverse_norms;  // [units, D], [units]; 0 for a zero vector
+  R* dx = nullptr;          // [rows, D]
 };
 
 template <class R>

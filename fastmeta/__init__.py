@@ -5,6 +5,7 @@ from .learners.maml import MAML
 from .learners.meta_sgd import MetaSGD
 from .learners.protonet import ProtoNet
 from .ops.hvp import hvp
+from .ops.matching_log_probs import matching_log_probs
 from .ops.mlp_adapt import mlp_adapt
 from .ops.mlp_forward import mlp_forward
 from .ops.mlp_grad import mlp_grad
@@ -24,6 +25,7 @@ __all__ = [
     "ProtoNet",
     "backend",
     "hvp",
+    "matching_log_probs",
     "mlp_adapt",
     "mlp_forward",
     "mlp_grad",

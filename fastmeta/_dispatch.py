@@ -98,7 +98,7 @@ def run(
     name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: str
 ) -> tuple[Tensor, ...]:
     """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them."""
-    chosen = choose(name, device, _forced.get(), flat, layout)
+    chosen = choose(name, device, _forced.get(), flat, layout, static)
     op = op_on(name, chosen, layout, static, cores)
     return op(*flat) if chosen == "triton" else widened(op, flat)
 
@@ -112,11 +112,11 @@ def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple
     return tuple(y.to(dtype) for y in fn(*wide))
 
 
-def choose(name: str, device: str, forced: str, flat: Flat, layout: Layout) -> str:
+def choose(name: str, device: str, forced: str, flat: Flat, layout: Layout, static: tuple[Any, ...]) -> str:
     """The backend that op `name` runs on; RuntimeError with every refusal's reason where a forced one cannot."""
     refused = {}
     for candidate, reason, limit in _candidates(name, device, forced):
-        reason = reason or (limit(*unflatten(flat, layout)) if limit else None)
+        reason = reason or (limit(*unflatten(flat, layout), *static) if limit else None)
         if reason is None:
             return candidate
         refused[candidate] = reason

@@ -21,6 +21,11 @@ BLOCK_X = 8
 INFINITY = tl.constexpr(float("inf"))
 
 
+def metric_limit(metric: str) -> str | None:
+    """Why there is no kernel for the metric, or None."""
+    return None if metric in ("euclidean", "sqeuclidean") else f"has no kernel for the metric {metric!r}"
+
+
 def tile_options(query: Tensor, prototypes: Tensor) -> dict[str, int]:
     """Blocks for query [T, Q, D] and prototypes [T, N, D]: loads of 16 bytes where the length of rows allows it,
     long rows of few queries cut finer, to fill the device."""

@@ -25,6 +25,7 @@ from ._distance import (
     distance_gradients,
     load_rate,
     merge_tasks,
+    metric_limit,
     online_log_sum_exp,
     temperature_arguments,
     tile_options,
@@ -85,6 +86,10 @@ def _proto_log_softmax_fwd_kernel(
             distance = tl.load(distances + row[:, None] * N + n[None, :], inside, 0.0)
             out = (least[:, None] - distance) * rate - accurate_log(total)[:, None]
             tl.store(log_probs + row[:, None] * N + n[None, :], out.to(log_probs.dtype.element_ty), inside)
+
+
+def proto_log_softmax_limit(query: Any, prototypes: Any, temperature: Any, metric: str) -> str | None:
+    return metric_limit(metric)
 
 
 def proto_log_softmax_fwd(

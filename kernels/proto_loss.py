@@ -26,6 +26,7 @@ from ._distance import (
     divide,
     load_rate,
     merge_tasks,
+    metric_limit,
     online_log_sum_exp,
     temperature_arguments,
     tile_options,
@@ -102,6 +103,10 @@ def _reduce_kernel(losses, targets, out, counts, Q, ignore_index, BLOCK_Q: tl.co
         loss = divide(loss, counted)
         tl.store(counts + task, counted)
     tl.store(out + task, loss.to(out.dtype.element_ty))
+
+
+def proto_loss_limit(query: Any, prototypes: Any, targets: Any, temperature: Any, metric: str, *_: Any) -> str | None:
+    return metric_limit(metric)
 
 
 def proto_loss_fwd(

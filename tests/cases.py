@@ -9,8 +9,9 @@ from torch import Tensor
 import fastmeta
 
 PROTO = ("ext", "triton", "reference")  # the backends an op must have on this machine, without exception
-MLP = ("ext", "reference")
+MLP = MATCHING = ("ext", "reference")
 BACKENDS = {
+    "matching_log_probs": MATCHING,
     "prototypes": PROTO,
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
@@ -52,6 +53,16 @@ def _proto_log_softmax(lead, dtype):
         return fastmeta.proto_log_softmax(query, prototypes, temperature=temperature)
 
     tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), torch.tensor(0.7, dtype=dtype)]
+    return Case(fn, tensors)
+
+
+def _matching_log_probs(lead, dtype):
+    labels = torch.tensor([1, 0, 1, 2, 0]).expand(*lead, 5)
+
+    def fn(query, support, temperature):
+        return fastmeta.matching_log_probs(query, support, labels, 3, temperature=temperature)
+
+    tensors = [randn(*lead, 3, 4, dtype=dtype), randn(*lead, 5, 4, dtype=dtype), torch.tensor(0.3, dtype=dtype)]
     return Case(fn, tensors)
 
 

@@ -66,7 +66,7 @@ def test_environment_variable():
 
 def test_native_kernels_are_the_default_on_a_cpu():
     for op in ("prototypes", "proto_loss", "sgd_step", "mlp_meta_loss"):
-        assert _dispatch.choose(op, "cpu", "auto", (), (0, 0, 0, 0)) == "ext"
+        assert _dispatch.choose(op, "cpu", "auto", (), (0, 0, 0, 0), ()) == "ext"
 
 
 def test_a_kernels_limit_is_passed_over_by_auto_and_told_by_a_forced_backend():

@@ -105,9 +105,31 @@ def test_where_cdist_is_wrong():
     assert torch.autograd.grad(g.square().sum(), x)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("backend", ["ext", "reference"])
+def test_cosine(backend):
+    """Shared and per-task prototypes, a zero vector on either side; both ops."""
+    targets = torch.tensor([0, 1, -100, 1]).expand(3, 4)
+    ops = (op("cosine", 0.3), lambda q, c: fastmeta.proto_loss(q, c, targets, metric="cosine", temperature=0.3))
+    for fn in ops:
+        for lead in ((), (3,)):
+            query, prototypes = randn(3, 4, 5), randn(*lead, 2, 5)
+            query[0, 1], prototypes[..., 1, :] = 0, 0
+            check_against_reference(fn, [query, prototypes], backend)
+            check_against_reference(fn, lambda lead=lead: [randn(3, 4, 5).float(), randn(*lead, 2, 5).float()], backend)
+    query, prototypes = randn(6, 7), randn(4, 7)
+    with fastmeta.backend(backend):
+        expected = torch.cosine_similarity(query.unsqueeze(1), prototypes, -1).div(0.3).log_softmax(-1)
+        torch.testing.assert_close(op("cosine", 0.3)(query, prototypes), expected)
+
+
+def test_triton_has_no_cosine():
+    with fastmeta.backend("triton"), pytest.raises(RuntimeError, match="triton: has no kernel for the metric 'cosine'"):
+        op("cosine")(randn(3, 2), randn(4, 2))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(METRICS),
+    st.sampled_from((*METRICS, "cosine")),
     st.integers(1, 3),
     st.integers(1, 40),
     st.integers(1, 40),
@@ -145,7 +167,10 @@ def test_errors():
             r"query and prototypes must have the same number of features, got shapes \[4, 3\] and \[2, 2\]",
         ),
         (lambda f: f(q, c[:0]), r"prototypes must hold at least one class, got shape \[0, 3\]"),
-        (lambda f: f(q, c, metric="manhattan"), "metric must be one of 'euclidean', 'sqeuclidean', got 'manhattan'"),
+        (
+            lambda f: f(q, c, metric="manhattan"),
+            "metric must be one of 'euclidean', 'sqeuclidean', 'cosine', got 'manhattan'",
+        ),
         (lambda f: f(q, c, temperature=0.0), "temperature must be positive and finite, got 0.0"),
         (lambda f: f(q, c, temperature=torch.tensor(-1.0)), "temperature must be positive and finite, got -1.0"),
         (lambda f: f(q, c, temperature=torch.ones(2)), r"temperature must have one element, got shape \[2\]"),

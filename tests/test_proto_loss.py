@@ -58,7 +58,7 @@ def test_ignored_shared_strided_and_empty(backend):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(METRICS),
+    st.sampled_from((*METRICS, "cosine")),
     st.sampled_from(REDUCTIONS),
     st.integers(1, 3),
     st.integers(1, 90),

@@ -109,6 +109,14 @@ inline void block_distances(const ProtoProblem<R>& p, int64_t task, int64_t firs
   if (p.metric == Metric::euclidean)
 #pragma omp simd
     for (int64_t i = 0; i < p.N * kBlock; i++) distances[i] = square_root(distances[i]);
+  if (p.metric == Metric::cosine) {  // 1 - cos = |q - c|^2 / 2 of unit vectors; cos = 0 to a zero vector
+    const R* inverse_norms = p.inverse_norms + task * (p.prototypes_stride ? p.N : 0);
+    for (int64_t n = 0; n < p.N; n++) {
+      const R zero = inverse_norms[n] == 0 ? R(0.5) : R(0);
+#pragma omp simd
+      for (int q = 0; q < kBlock; q++) distances[n * kBlock + q] = R(0.5) * distances[n * kBlock + q] + zero;
+    }
+  }
 }
 
 // dquery of a block from its coefficients [N, kBlock]: dquery_q = sum_n coefficient_nq (q - c_n).

@@ -6,29 +6,6 @@
 #include "softmax.h"
 
 namespace fastmeta::FASTMETA_ISA {
-namespace {
-
-constexpr int64_t kTile = 64;  // classes copied at a time, so that their lanes are still in cache
-
-// rows [count, N] = lanes [N, kBlock] transposed.
-template <class R>
-void store_rows(int64_t N, int64_t count, const R* lanes, R* rows) {
-  for (int64_t tile = 0; tile < N; tile += kTile)
-    for (int64_t q = 0; q < count; q++)
-      for (int64_t n = tile; n < least(N, tile + kTile); n++) rows[q * N + n] = lanes[n * kBlock + q];
-}
-
-// lanes [N, kBlock] = rows [count, N] transposed; the lanes beyond `count` get 0.
-template <class R>
-void load_rows(int64_t N, int64_t count, const R* rows, R* lanes) {
-  if (count < kBlock && N > 0) std::memset(lanes, 0, size_t(N) * kBlock * sizeof(R));
-  for (int64_t tile = 0; tile < N; tile += kTile)
-    for (int64_t q = 0; q < count; q++)
-      for (int64_t n = tile; n < least(N, tile + kTile); n++) lanes[n * kBlock + q] = rows[q * N + n];
-}
-
-}  // namespace
-
 template <class R>
 void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
   for_each_block(

@@ -63,13 +63,32 @@ inline double block_coefficients(const ProtoProblem<R>& p, int64_t count, const 
     dtemperature /= p.temperature * p.temperature;
   }
   const R scale = R((p.metric == Metric::sqeuclidean ? -2 : -1) / p.temperature);
-  if (p.metric == Metric::sqeuclidean)
+  if (p.metric != Metric::euclidean)
 #pragma omp simd
     for (int64_t i = 0; i < p.N * kBlock; i++) distances[i] = scale * dz[i];
   else
 #pragma omp simd
     for (int64_t i = 0; i < p.N * kBlock; i++) distances[i] = distances[i] == 0 ? R(0) : scale * dz[i] / distances[i];
   return dtemperature;
+}
+
+constexpr int64_t kCopied = 64;  // classes copied at a time, so that their lanes are still in cache
+
+// rows [count, N] = lanes [N, kBlock] transposed.
+template <class R>
+inline void store_rows(int64_t N, int64_t count, const R* lanes, R* rows) {
+  for (int64_t tile = 0; tile < N; tile += kCopied)
+    for (int64_t q = 0; q < count; q++)
+      for (int64_t n = tile; n < least(N, tile + kCopied); n++) rows[q * N + n] = lanes[n * kBlock + q];
+}
+
+// lanes [N, kBlock] = rows [count, N] transposed; the lanes beyond `count` get 0.
+template <class R>
+inline void load_rows(int64_t N, int64_t count, const R* rows, R* lanes) {
+  if (count < kBlock && N > 0) std::memset(lanes, 0, size_t(N) * kBlock * sizeof(R));
+  for (int64_t tile = 0; tile < N; tile += kCopied)
+    for (int64_t q = 0; q < count; q++)
+      for (int64_t n = tile; n < least(N, tile + kCopied); n++) lanes[n * kBlock + q] = rows[q * N + n];
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -5,8 +5,7 @@ from torch import Tensor
 from .. import _check
 from .._dispatch import call, direct
 
-METRICS = ("euclidean", "sqeuclidean")
-RANKS = {"query": 2, "prototypes": 2}
+METRICS = ("euclidean", "sqeuclidean", "cosine")
 CORES = (2, 2, None)
 
 
@@ -16,12 +15,14 @@ def proto_log_softmax(
     r"""log p(y = k | x) = log_softmax_k(-d(x, c_k) / temperature).
 
     Shapes: query `[..., Q, D]`, prototypes `[..., N, D]` -> `[..., Q, N]`. Either may lack the batch dimensions and is then
-    shared by all tasks. `metric`: "euclidean", d = |x - c|, or "sqeuclidean", d = |x - c|^2 (the paper's and learn2learn's;
-    easyfsl's is the former). `temperature`: positive, a float or a tensor with one element.
+    shared by all tasks. `metric`: "euclidean", d = |x - c|; "sqeuclidean", d = |x - c|^2 (the paper's and learn2learn's;
+    easyfsl's is the former); or "cosine", d = 1 - <x, c> / (|x| |c|), 1 to a zero vector. `temperature`: positive and finite, a
+    float or a tensor with one element.
 
     Differentiable in query, prototypes and temperature, to any order; the gradient of the euclidean distance at coincident
-    points is 0. Distances come from differences: exact 0 at coincident points, and a common offset of all features does not
-    cost digits. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32 or better; float32 under autocast.
+    points is 0, and that of the cosine at a zero vector. The first two metrics come from differences: exact 0 at coincident
+    points, and a common offset of all features does not cost digits. dtype: float32, float64, float16 or bfloat16 in and out,
+    sums in float32 or better; float32 under autocast.
 
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
 
@@ -38,18 +39,20 @@ def proto_log_softmax(
 
 
 def check_distance(
-    op: str, query: Tensor, prototypes: Tensor, metric: str, temperature: float | Tensor
+    op: str, query: Tensor, others: Tensor, metric: str, temperature: float | Tensor, name: str = "prototypes"
 ) -> tuple[list[int], float | Tensor]:
-    """The batch dimensions of query and prototypes, and the temperature as a float or 0-dim tensor."""
+    """The batch dimensions of the query and of what it is compared with, and the temperature as a float or 0-dim tensor."""
     _check.one_of(op, "metric", metric, METRICS)
-    _check.floating(op, query=query, prototypes=prototypes)
-    _check.at_least(op, 2, query=query, prototypes=prototypes)
-    lead = _check.leads(op, RANKS, query=query, prototypes=prototypes)
-    if query.shape[-1] != prototypes.shape[-1]:
+    both = {"query": query, name: others}
+    _check.floating(op, **both)
+    _check.at_least(op, 2, **both)
+    lead = _check.leads(op, {"query": 2, name: 2}, **both)
+    if query.shape[-1] != others.shape[-1]:
         raise ValueError(
-            f"{op}: query and prototypes must have the same number of features, got shapes {_check.shape(query)} and "
-            f"{_check.shape(prototypes)}"
+            f"{op}: query and {name} must have the same number of features, got shapes {_check.shape(query)} and "
+            f"{_check.shape(others)}"
         )
-    if prototypes.shape[-2] == 0:
-        raise ValueError(f"{op}: prototypes must hold at least one class, got shape {_check.shape(prototypes)}")
+    if others.shape[-2] == 0:
+        least = "class" if name == "prototypes" else "example"
+        raise ValueError(f"{op}: {name} must hold at least one {least}, got shape {_check.shape(others)}")
     return lead, _check.positive(op, "temperature", temperature, query)

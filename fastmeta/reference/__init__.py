@@ -1,6 +1,7 @@
 """The mathematics of every op in plain PyTorch, by the op's name."""
 
 from .hvp import hvp
+from .matching_log_probs import matching_log_probs
 from .mlp_adapt import mlp_adapt
 from .mlp_forward import mlp_forward
 from .mlp_grad import mlp_grad
@@ -14,6 +15,7 @@ from .sgd_step import sgd_step
 
 __all__ = [
     "hvp",
+    "matching_log_probs",
     "mlp_adapt",
     "mlp_forward",
     "mlp_grad",

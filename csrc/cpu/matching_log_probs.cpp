@@ -1,0 +1,129 @@
+// log p(y = k | x) = logsumexp over the support of class k - logsumexp over all, of z = -d(x, x_s) / temperature. A thread
+// owns a block of 16 queries, whose [S, 16] distances and [ways, 16] class sums stay in cache (see distance.h): 3 flops for
+// each feature of each pair forward, 9 backward, which computes the distances again. Each class has its own largest z, so
+// that a class far behind the nearest one keeps its digits.
+#include "blocks.h"
+#include "kernels.h"
+#include "softmax.h"
+
+namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+// Arrays [N, kBlock] for the distances, and for two, or three, arrays [ways, kBlock].
+template <class R>
+int arrays(const MatchingLogProbs<R>& p, int of_ways) {
+  return int(1 + (of_ways * p.ways + p.N - 1) / p.N);
+}
+
+template <class R>
+bool labels_in_range(const MatchingLogProbs<R>& p, const int64_t* labels) {
+  for (int64_t s = 0; s < p.N; s++)
+    if (labels[s] < 0 || labels[s] >= p.ways) return false;
+  return true;
+}
+
+// From the distances: each class's nearest, sum of e_s = exp((nearest_k - d_s) / temperature), and log p; the distance of
+// the nearest of all in `nearest`. NaN everywhere where a label is out of range. Returns whether all are in range.
+template <class R>
+bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const R* distances, R* class_nearest,
+                     R* class_sum, R* log_probs, R* nearest) {
+  const R tau = R(p.temperature), infinity = R(__builtin_inf());
+  if (!labels_in_range(p, labels)) {
+    for (int64_t i = 0; i < p.ways * kBlock; i++) log_probs[i] = R(__builtin_nan(""));
+    return false;
+  }
+  for (int64_t i = 0; i < p.ways * kBlock; i++) class_nearest[i] = infinity, class_sum[i] = 0;
+  for (int64_t s = 0; s < p.N; s++) {
+    R* near = class_nearest + labels[s] * kBlock;
+#pragma omp simd
+    for (int q = 0; q < kBlock; q++) near[q] = distances[s * kBlock + q] < near[q] ? distances[s * kBlock + q] : near[q];
+  }
+  for (int64_t s = 0; s < p.N; s++) {
+    R *near = class_nearest + labels[s] * kBlock, *sum = class_sum + labels[s] * kBlock;
+#pragma omp simd
+    for (int q = 0; q < kBlock; q++) sum[q] += exp_approx((near[q] - distances[s * kBlock + q]) / tau);
+  }
+#pragma omp simd
+  for (int q = 0; q < kBlock; q++) nearest[q] = infinity;
+  for (int64_t k = 0; k < p.ways; k++)
+#pragma omp simd
+    for (int q = 0; q < kBlock; q++)
+      nearest[q] = class_nearest[k * kBlock + q] < nearest[q] ? class_nearest[k * kBlock + q] : nearest[q];
+  R total[kBlock];
+  sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) {
+    return class_sum[k * kBlock + q] * exp_approx((nearest[q] - class_nearest[k * kBlock + q]) / tau);
+  });
+  for (int q = 0; q < kBlock; q++) total[q] = logarithm(total[q]);
+  for (int64_t k = 0; k < p.ways; k++)
+    for (int q = 0; q < kBlock; q++) {
+      const int64_t i = k * kBlock + q;
+      log_probs[i] = (nearest[q] - class_nearest[i]) / tau + logarithm(class_sum[i]) - total[q];
+    }
+  return true;
+}
+
+template <class R>
+const int64_t* labels_of(const MatchingLogProbs<R>& p, int64_t task) {
+  return p.labels + task * (p.prototypes_stride ? p.N : 0);
+}
+
+}  // namespace
+
+template <class R>
+void matching_log_probs_fwd(const MatchingLogProbs<R>& p) {
+  const int64_t array = p.ways * kBlock;
+  for_each_block(
+      static_cast<const ProtoProblem<R>&>(p), arrays(p, 3),
+      [&](int64_t task, int64_t first, int64_t count, R* distances) {
+        R *class_nearest = distances + p.N * kBlock, *class_sum = class_nearest + array, *log_probs = class_sum + array;
+        R nearest[kBlock];
+        block_distances<R>(p, task, first, count, distances);
+        class_log_probs(p, labels_of(p, task), distances, class_nearest, class_sum, log_probs, nearest);
+        store_rows(p.ways, count, log_probs, p.log_probs + (task * p.Q + first) * p.ways);
+        return Tally();
+      },
+      [](int64_t, Tally) {});
+}
+
+template <class R>
+void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
+  const int64_t array = p.ways * kBlock;
+  const R tau = R(p.temperature);
+  for_each_block(
+      static_cast<const ProtoProblem<R>&>(p), 1 + arrays(p, 4),
+      [&](int64_t task, int64_t first, int64_t count, R* distances) {
+        const int64_t* labels = labels_of(p, task);
+        R *dz = distances + p.N * kBlock, *class_nearest = dz + p.N * kBlock, *class_sum = class_nearest + array;
+        R *weights = class_sum + array, *cotangents = weights + array, nearest[kBlock], total[kBlock];
+        block_distances<R>(p, task, first, count, distances);
+        const bool valid = class_log_probs(p, labels, distances, class_nearest, class_sum, weights, nearest);
+        load_rows(p.ways, count, p.dlog_probs + (task * p.Q + first) * p.ways, cotangents);
+        sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) { return cotangents[k * kBlock + q]; });
+        for (int64_t k = 0; valid && k < p.ways; k++)  // (dlogp_k - p_k sum dlogp) / sum_k e
+#pragma omp simd
+          for (int q = 0; q < kBlock; q++) {
+            const int64_t i = k * kBlock + q;
+            weights[i] = (cotangents[i] - total[q] * exp_approx(weights[i])) / class_sum[i];
+          }
+        for (int64_t s = 0; s < p.N; s++) {
+          const int64_t class_row = valid ? labels[s] * kBlock : 0;
+          const R *near = class_nearest + class_row, *weight = weights + class_row;
+#pragma omp simd
+          for (int q = 0; q < kBlock; q++)
+            dz[s * kBlock + q] = valid ? weight[q] * exp_approx((near[q] - distances[s * kBlock + q]) / tau) : weight[q];
+        }
+        Tally tally;
+        tally.dtemperature = block_coefficients<R>(p, count, dz, nearest, distances);
+        return tally;
+      },
+      [&](int64_t task, Tally total) {
+        if (p.dtemperature) p.dtemperature[task] = total.dtemperature;
+      });
+}
+
+template void matching_log_probs_fwd(const MatchingLogProbs<float>&);
+template void matching_log_probs_fwd(const MatchingLogProbs<double>&);
+template void matching_log_probs_bwd(const MatchingLogProbs<float>&);
+template void matching_log_probs_bwd(const MatchingLogProbs<double>&);
+
+}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call, direct, is_transformed
+from .proto_log_softmax import check_distance
+
+CORES = (2, 2, 1, None)
+
+
+def matching_log_probs(
+    query: Tensor,
+    support: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    metric: str = "cosine",
+    temperature: float | Tensor = 1.0,
+) -> Tensor:
+    r"""log p(y = k | x) = log sum_{i: y_i = k} a_i, a = softmax_i(-d(x, x_i) / temperature): attention over the support.
+
+    Shapes: query `[..., Q, D]`, support `[..., S, D]`, labels `[..., S]` int64 in `[0, num_classes)` -> `[..., Q, num_classes]`.
+    Query or support (with its labels) may lack the batch dimensions and is then shared by all tasks. Metrics, temperature,
+    dtypes and numerics are those of `proto_log_softmax`; with "cosine", the paper's, a_i = softmax_i(cos(x, x_i) / temperature).
+
+    Differentiable in query, support and temperature, to any order. Errors: as in `proto_log_softmax`; ValueError for a label
+    out of range or a class without an example; on CUDA, where looking would have to wait for the device, a label out of
+    range makes its task NaN, and log p of an empty class is -inf.
+
+    Kernels: native CPU. Source: Vinyals et al. 2016, arXiv:1606.04080, eq. 1 and 2.
+    """
+    op = "matching_log_probs"
+    static = (num_classes, metric)
+    found = direct(op, (query, support, labels, temperature), static, CORES)
+    if found is not None:
+        _check.refuse_label_out_of_range(op, "labels", labels, num_classes)
+        _check.refuse_empty_class(op, labels, num_classes)
+        return found[0]
+    if num_classes < 1:
+        raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
+    lead, temperature = check_distance(op, query, support, metric, temperature, "support")
+    _check.labels(op, "labels", labels, support.shape[:-1], support.device)
+    _check.label_range(op, "labels", labels, num_classes)
+    if not (labels.is_cuda or is_transformed()):
+        _check.refuse_empty_class(op, labels, num_classes)
+    args = (
+        _check.fold(query, lead, 2),
+        _check.fold(support, lead, 2, shared=True),
+        _check.fold(labels, lead, 1, shared=True),
+        temperature,
+    )
+    (out,) = call(op, args, static, CORES)
+    return _check.unfold(out, lead)
