@@ -41,7 +41,9 @@ def race(benchmark):
     return run
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter, config):
+    yield
     session = getattr(config, "_benchmarksession", None)
     groups = defaultdict(dict)
     for bench in session.benchmarks if session else []:
