@@ -203,8 +203,10 @@ def test_errors():
         fastmeta.MetaSGD(mlp(), loss="hinge")
     with pytest.raises(ValueError, match="MAML: steps must be a whole number, 0 or more, got 1.5"):
         fastmeta.MAML(mlp(), steps=1.5)
-    with pytest.raises(ValueError, match="ProtoNet: metric must be one of 'euclidean', 'sqeuclidean', got 'cosine'"):
-        fastmeta.ProtoNet(mlp(), metric="cosine")
+    with pytest.raises(
+        ValueError, match="ProtoNet: metric must be one of 'euclidean', 'sqeuclidean', 'cosine', got 'manhattan'"
+    ):
+        fastmeta.ProtoNet(mlp(), metric="manhattan")
     with pytest.raises(
         ValueError, match=r"MAML: query_x must have the 2 tasks of support_x in front, got shape \[1, 6, 2\]"
     ):
