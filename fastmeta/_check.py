@@ -112,8 +112,8 @@ def _label_out_of_range_in_torch(x: Tensor, num_classes: int, ignore_index: int 
 
 
 def _empty_class_in_torch(x: Tensor, num_classes: int) -> tuple[int, int] | None:
-    seen = (x.reshape(-1, x.shape[-1], 1) == torch.arange(num_classes)).any(1)
-    empty = (~seen).nonzero()
+    seen = (x.unsqueeze(-1) == torch.arange(num_classes)).any(-2)
+    empty = (~seen.reshape(-1, num_classes)).nonzero()
     return (int(empty[0, 0]), int(empty[0, 1])) if len(empty) else None
 
 

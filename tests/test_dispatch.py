@@ -11,7 +11,7 @@ from cases import case
 from compare import values_and_grads
 
 import fastmeta
-from fastmeta import _C, _dispatch, _ext
+from fastmeta import _C, _check, _dispatch, _ext
 
 
 def run(code, **env):
@@ -128,6 +128,16 @@ def test_warns_once_without_native_kernels():
     done = run(code)
     assert done.stdout.strip() == "4.0", done.stderr
     assert done.stderr.count("no native CPU kernels") == 1
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 4), (0, 4), (3, 0), (0,)])
+def test_labels_are_searched_alike_with_and_without_the_extension(shape):
+    for _ in range(20):
+        labels = torch.randint(-1, 4, shape)
+        assert _check._empty_class_in_torch(labels, 3) == _C.empty_class(labels, 3)
+        for ignored in (None, -1, 3):
+            wrong = _check._label_out_of_range_in_torch(labels, 3, ignored)
+            assert wrong == _C.label_out_of_range(labels, 3, ignored)
 
 
 def test_info():
