@@ -3,13 +3,13 @@ import torch
 
 import fastmeta
 
+params, grads, out = (torch.zeros(300_000) for _ in range(3))  # the same memory for both contenders
+
 
 @pytest.mark.parametrize("name", ["ext", "reference"])
 def bench_alternating_with_torch(race, name):
     """A native op and a torch op in turn (ext) against each on its own, added (reference): one pool of threads serves both,
     so that the ratio stays near 1; with two OpenMP runtimes it falls to a hundredth."""
-    params = torch.randn(300_000)
-    grads, out = torch.randn(300_000), torch.empty(300_000)
 
     def alternating():
         for _ in range(4):
