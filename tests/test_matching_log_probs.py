@@ -109,6 +109,7 @@ def test_nan_is_not_hidden(backend):
 def test_any_shape(metric, T, Q, S, N, D, seed):
     torch.manual_seed(seed)
     N = min(N, S)
+    D += metric == "cosine"  # in one dimension a cosine is constant: its gradient, 0, has no digits
     temperature = {"cosine": 0.3, "euclidean": 1.0, "sqeuclidean": 2.0 * D}[metric]
     check_against_reference(
         op(every_class(N, T, S), N, metric, temperature),

@@ -138,6 +138,7 @@ def test_triton_has_no_cosine():
 )
 def test_any_shape(metric, T, Q, N, D, seed):
     torch.manual_seed(seed)
+    D += metric == "cosine"  # in one dimension a cosine is constant: its gradient, 0, has no digits
     check_against_reference(
         op(metric, temperature_for(metric, D)),
         lambda: [randn(T, Q, D, dtype=torch.float32), randn(T, N, D, dtype=torch.float32)],
