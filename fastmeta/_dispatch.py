@@ -74,15 +74,11 @@ def direct(name: str, flat: Flat, static: tuple[Any, ...], cores: tuple[Any, ...
     None where the general way has to decide, or to say what is wrong: arguments that the kernel refuses, another device or
     backend, a call that is traced, transformed or under autocast.
     """
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or _transforms_active():
-        return None
-    if not (isinstance(flat[0], Tensor) and flat[0].is_cpu) or torch.is_autocast_enabled("cpu"):
-        return None
-    op = _native(name, len(flat), static, cores, _forced.get())
-    if op is None:
+    if is_transformed() or torch.is_autocast_enabled("cpu") or not (isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
     try:
-        return op(*flat)
+        op = _native(name, len(flat), static, cores, _forced.get())  # TypeError where `static` cannot be hashed
+        return op(*flat) if op else None
     except (TypeError, ValueError):
         return None
 

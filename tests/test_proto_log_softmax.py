@@ -172,6 +172,7 @@ def test_errors():
             lambda f: f(q, c, metric="manhattan"),
             "metric must be one of 'euclidean', 'sqeuclidean', 'cosine', got 'manhattan'",
         ),
+        (lambda f: f(q, c, metric=["euclidean"]), r"metric must be one of .*, got \['euclidean'\]"),
         (lambda f: f(q, c, temperature=0.0), "temperature must be positive and finite, got 0.0"),
         (lambda f: f(q, c, temperature=torch.tensor(-1.0)), "temperature must be positive and finite, got -1.0"),
         (lambda f: f(q, c, temperature=torch.ones(2)), r"temperature must have one element, got shape \[2\]"),
