@@ -48,7 +48,7 @@ def positive(op: str, name: str, value: Any, like: Tensor) -> float | Tensor:
         if value.numel() != 1:
             raise ValueError(f"{op}: {name} must have one element, got shape {shape(value)}")
         floating(op, like=like, **{name: value})
-        if not value.is_cuda and not _dispatch.is_transformed():
+        if _visible(value):
             _positive_number(op, name, float(value.detach()))
         return value if value.ndim == 0 else value.reshape(())
     return _positive_number(op, name, float(value))
@@ -82,13 +82,25 @@ def labels(op: str, name: str, x: Any, expected: Sequence[int], device: torch.de
 
 
 def label_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
-    """ValueError where a label is outside [0, num_classes) and not ignore_index. Looks at CPU tensors only: a CUDA one would
-    have to wait for the device, so there the kernels answer with NaN."""
-    if not (x.is_cuda or _dispatch.is_transformed()):
+    """`refuse_label_out_of_range` where the labels may be looked at."""
+    if _visible(x):
         refuse_label_out_of_range(op, name, x, num_classes, ignore_index)
 
 
+def every_class(op: str, x: Tensor, num_classes: int) -> None:
+    """`refuse_empty_class` where the labels may be looked at."""
+    if _visible(x):
+        refuse_empty_class(op, x, num_classes)
+
+
+def _visible(x: Tensor) -> bool:
+    """Whether the values may be looked at: a CUDA tensor would have to wait for the device, so there the kernels answer with
+    NaN."""
+    return not (x.is_cuda or _dispatch.is_transformed())
+
+
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
+    """ValueError where a label of a CPU tensor is outside [0, num_classes) and not ignore_index."""
     wrong = _label_out_of_range(x, num_classes, ignore_index)
     if wrong is not None:
         also = "" if ignore_index is None else f" or ignore_index={ignore_index}"

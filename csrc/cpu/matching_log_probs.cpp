@@ -9,7 +9,7 @@
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-// Arrays [N, kBlock] for the distances, and for two, or three, arrays [ways, kBlock].
+// How many arrays [N, kBlock] hold the distances and `of_ways` arrays [ways, kBlock].
 template <class R>
 int arrays(const MatchingLogProbs<R>& p, int of_ways) {
   return int(1 + (of_ways * p.ways + p.N - 1) / p.N);

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct, is_transformed
+from .._dispatch import call, direct
 from .proto_log_softmax import check_distance
 
 CORES = (2, 2, 1, None)
@@ -42,8 +42,7 @@ def matching_log_probs(
     lead, temperature = check_distance(op, query, support, metric, temperature, "support")
     _check.labels(op, "labels", labels, support.shape[:-1], support.device)
     _check.label_range(op, "labels", labels, num_classes)
-    if not (labels.is_cuda or is_transformed()):
-        _check.refuse_empty_class(op, labels, num_classes)
+    _check.every_class(op, labels, num_classes)
     args = (
         _check.fold(query, lead, 2),
         _check.fold(support, lead, 2, shared=True),

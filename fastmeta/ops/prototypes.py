@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct, is_transformed
+from .._dispatch import call, direct
 
 CORES = (2, 1)
 
@@ -32,7 +32,6 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     lead = list(support.shape[:-2])
     _check.labels(op, "labels", labels, support.shape[:-1], support.device)
     _check.label_range(op, "labels", labels, num_classes)
-    if not (labels.is_cuda or is_transformed()):
-        _check.refuse_empty_class(op, labels, num_classes)
+    _check.every_class(op, labels, num_classes)
     (out,) = call(op, (_check.fold(support, lead, 2), _check.fold(labels, lead, 1)), (num_classes,), CORES)
     return _check.unfold(out, lead)
