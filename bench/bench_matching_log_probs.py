@@ -1,23 +1,35 @@
 import pytest
 import torch
-from common import backward, on_backends
+import torch.nn.functional as F
+from common import compiled, forward_and_backward, on_backends
 
 import fastmeta
 
 
-@pytest.mark.parametrize("name", ["ext", "reference", "mm"])
 @pytest.mark.parametrize("D", [64, 640])
-def bench_matching_log_probs(race, D, name):
-    """32 episodes, 75 queries, 25 supports, forward and backward, against attention by a matrix product."""
-    query, support = torch.randn(32, 75, D, requires_grad=True), torch.randn(32, 25, D, requires_grad=True)
-    labels = torch.arange(25).remainder(5).expand(32, 25)
-    one_hot = torch.nn.functional.one_hot(labels, 5).float()
+def bench_matching_log_probs(race, D):
+    """Forward and backward to queries and supports, against attention by a matrix product and by cosine_similarity."""
+    T, Q, S, N = 32, 75, 25, 5
+    leaves = [torch.randn(T, Q, D, requires_grad=True), torch.randn(T, S, D, requires_grad=True)]
+    labels = torch.arange(S).remainder(N).expand(T, S)
+    one_hot = F.one_hot(labels, N).float()
 
-    def by_mm():
-        cosines = torch.nn.functional.normalize(query, dim=-1) @ torch.nn.functional.normalize(support, dim=-1).mT
-        return backward([(cosines.softmax(-1) @ one_hot).log()], (query, support))
+    def by_mm(query, support):
+        cosines = F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT
+        return (cosines.softmax(-1) @ one_hot).log()
 
-    def ours():
-        return backward([fastmeta.matching_log_probs(query, support, labels, 5)], (query, support))
+    def by_cosine_similarity(query, support):
+        cosines = F.cosine_similarity(query.unsqueeze(-2), support.unsqueeze(-3), dim=-1)
+        return (cosines.softmax(-1) @ one_hot).log()
 
-    race(f"matching_log_probs fwd+bwd T32 Q75 S25 N5 D{D}", on_backends(ours) | {"mm": by_mm}, name)
+    def ours(query, support):
+        return fastmeta.matching_log_probs(query, support, labels, N)
+
+    eager = {"mm": by_mm, "cosine_similarity": by_cosine_similarity}
+    race(
+        f"matching_log_probs fwd+bwd T{T} Q{Q} S{S} N{N} D{D}",
+        on_backends(forward_and_backward(ours, leaves))
+        | {name: forward_and_backward(way, leaves) for name, way in eager.items()},
+        compiled={f"compiled {name}": forward_and_backward(compiled(way), leaves) for name, way in eager.items()},
+        floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * S * D),
+    )

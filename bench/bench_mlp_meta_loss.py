@@ -14,9 +14,8 @@ WORKLOADS = {  # widths, tasks, examples, steps, rates
 }
 
 
-@pytest.mark.parametrize("name", ["ext", "reference"])
 @pytest.mark.parametrize("workload", WORKLOADS)
-def bench_mlp_meta_loss(race, workload, name):
+def bench_mlp_meta_loss(race, workload):
     """A whole meta-iteration: adaptation, query loss and the meta-gradient to parameters (and rates)."""
     widths, tasks, examples, steps, rates = WORKLOADS[workload]
     classes = 5 if len(widths) == 2 else None
@@ -28,4 +27,4 @@ def bench_mlp_meta_loss(race, workload, name):
     def meta_iteration():
         return torch.autograd.grad(fastmeta.mlp_meta_loss(params, lr, x, y, x, y, **options).mean(), leaves)
 
-    race(f"mlp_meta_loss {workload}", on_backends(meta_iteration), name)
+    race(f"mlp_meta_loss {workload}", on_backends(meta_iteration))

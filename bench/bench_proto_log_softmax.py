@@ -1,19 +1,53 @@
+import distances
 import pytest
 import torch
-from common import on_backends
+from common import compiled, forward_and_backward, on_backends
 
 import fastmeta
 
-SHAPES = [(1, 75, 5, 64), (1, 75, 5, 1600), (32, 75, 5, 640), (1, 300, 60, 64)]
 
-
-@pytest.mark.parametrize("name", ["ext", "reference", "cdist"])
-@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def bench_proto_log_softmax(race, shape, metric, name):
+@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("shape", distances.SHAPES, ids=str)
+def bench_proto_log_softmax(race, shape, metric):
+    """Forward and backward to queries and prototypes; the truth is the expanded square in float64."""
     T, Q, N, D = shape
+    leaves = [torch.randn(T, Q, D, requires_grad=True), torch.randn(T, N, D, requires_grad=True)]
+    in_float64 = [t.detach().double().requires_grad_() for t in leaves]
+    ours, eager, made = contenders(shape, metric)
+    race(
+        f"proto_log_softmax fwd+bwd {metric} T{T} Q{Q} N{N} D{D}",
+        on_backends(forward_and_backward(ours, leaves), reference=distances.fits(*shape))
+        | {name: forward_and_backward(way, leaves) for name, way in eager.items()},
+        compiled={name: forward_and_backward(way, leaves) for name, way in made.items()},
+        truth=forward_and_backward(eager["mm"], in_float64),
+        floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * N * D),
+    )
+
+
+@pytest.mark.parametrize("metric", distances.METRICS)
+def bench_proto_log_softmax_without_grad(race, metric):
+    T, Q, N, D = shape = distances.SHAPES[0]
     query, prototypes = torch.randn(T, Q, D), torch.randn(T, N, D)
-    power = 2 if metric == "sqeuclidean" else 1
-    contenders = on_backends(lambda: fastmeta.proto_log_softmax(query, prototypes, metric=metric))
-    contenders["cdist"] = lambda: (-(torch.cdist(query, prototypes) ** power)).log_softmax(-1)
-    race(f"proto_log_softmax fwd {metric} T{T} Q{Q} N{N} D{D}", contenders, name)
+    ours, eager, made = contenders(shape, metric)
+    race(
+        f"proto_log_softmax without grad {metric} T{T} Q{Q} N{N} D{D}",
+        on_backends(lambda: ours(query, prototypes))
+        | {name: lambda way=way: way(query, prototypes) for name, way in eager.items()},
+        compiled={name: lambda way=way: way(query, prototypes) for name, way in made.items()},
+        floor=(query.nbytes + prototypes.nbytes + 4 * T * Q * N, 2 * T * Q * N * D),
+    )
+
+
+def contenders(shape, metric):
+    """The log-probabilities of queries and prototypes: ours, {name: eager way}, {name: way that is compiled first}."""
+    temperature = distances.temperature_for(metric, shape[-1])
+
+    def ours(query, prototypes):
+        return fastmeta.proto_log_softmax(query, prototypes, metric=metric, temperature=temperature)
+
+    def by(way):
+        return lambda query, prototypes: distances.log_softmax(way, query, prototypes, metric, temperature)
+
+    eager = {name: by(way) for name, way in distances.eager_ways(*shape).items()}
+    made = {f"compiled {name}": compiled(way) for name, way in eager.items()}
+    return ours, eager | {name: by(way) for name, way in distances.by_library(metric, *shape).items()}, made

@@ -1,36 +1,55 @@
+import distances
 import pytest
 import torch
-import torch.nn.functional as F
-from bench_proto_log_softmax import SHAPES
-from common import on_backends
+from common import compiled, forward_and_backward, on_backends
 
 import fastmeta
 
 
-@pytest.mark.parametrize("name", ["ext", "reference", "cdist", "mm"])
-@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def bench_proto_loss(race, shape, metric, name):
-    """Forward and backward to queries and prototypes, against eager torch.cdist and the expanded square by matrix products."""
+@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("shape", distances.SHAPES, ids=str)
+def bench_proto_loss(race, shape, metric):
+    """Forward and backward to queries and prototypes; the truth is the expanded square in float64."""
     T, Q, N, D = shape
-    query, prototypes = torch.randn(T, Q, D, requires_grad=True), torch.randn(T, N, D, requires_grad=True)
-    targets = torch.randint(0, N, (T, Q))
-    power = 2 if metric == "sqeuclidean" else 1
+    leaves = [torch.randn(T, Q, D, requires_grad=True), torch.randn(T, N, D, requires_grad=True)]
+    in_float64 = [t.detach().double().requires_grad_() for t in leaves]
+    ours, eager, made = contenders(shape, metric, torch.randint(0, N, (T, Q)))
+    race(
+        f"proto_loss fwd+bwd {metric} T{T} Q{Q} N{N} D{D}",
+        on_backends(forward_and_backward(ours, leaves), reference=distances.fits(*shape))
+        | {name: forward_and_backward(loss, leaves) for name, loss in eager.items()},
+        compiled={name: forward_and_backward(loss, leaves) for name, loss in made.items()},
+        truth=forward_and_backward(eager["mm"], in_float64),
+        floor=(2 * sum(t.nbytes for t in leaves), 6 * T * Q * N * D),
+    )
 
-    def by_cdist():
-        loss = F.cross_entropy((-(torch.cdist(query, prototypes) ** power)).flatten(0, 1), targets.flatten())
-        return torch.autograd.grad(loss, (query, prototypes))
 
-    def by_mm():
-        centre = prototypes.mean(1, keepdim=True)
-        q, c = query - centre, prototypes - centre
-        square = q.square().sum(-1, keepdim=True) + c.square().sum(-1).unsqueeze(1) - 2 * q @ c.mT
-        logits = -square if power == 2 else -square.clamp(min=1e-12).sqrt()
-        return torch.autograd.grad(F.cross_entropy(logits.flatten(0, 1), targets.flatten()), (query, prototypes))
+@pytest.mark.parametrize("metric", distances.METRICS)
+def bench_proto_loss_without_grad(race, metric):
+    T, Q, N, D = shape = distances.SHAPES[0]
+    query, prototypes = torch.randn(T, Q, D), torch.randn(T, N, D)
+    ours, eager, made = contenders(shape, metric, torch.randint(0, N, (T, Q)))
+    race(
+        f"proto_loss without grad {metric} T{T} Q{Q} N{N} D{D}",
+        on_backends(lambda: ours(query, prototypes))
+        | {name: lambda loss=loss: loss(query, prototypes) for name, loss in eager.items()},
+        compiled={name: lambda loss=loss: loss(query, prototypes) for name, loss in made.items()},
+        floor=(query.nbytes + prototypes.nbytes, 2 * T * Q * N * D),
+    )
 
-    def ours():
-        return torch.autograd.grad(
-            fastmeta.proto_loss(query, prototypes, targets, metric=metric).mean(), (query, prototypes)
-        )
 
-    race(f"proto_loss fwd+bwd {metric} T{T} Q{Q} N{N} D{D}", on_backends(ours) | {"cdist": by_cdist, "mm": by_mm}, name)
+def contenders(shape, metric, targets):
+    """The loss of queries and prototypes: ours, {name: eager way}, {name: way that is compiled first}."""
+    temperature = distances.temperature_for(metric, shape[-1])
+
+    def ours(query, prototypes):
+        return fastmeta.proto_loss(query, prototypes, targets, metric=metric, temperature=temperature).mean()
+
+    def by(way):
+        return lambda query, prototypes: distances.loss(way, query, prototypes, targets, metric, temperature)
+
+    eager = {name: by(way) for name, way in distances.eager_ways(*shape).items()}
+    made = {f"compiled {name}": compiled(loss) for name, loss in eager.items()}
+    if distances.imported("pykeops.torch"):
+        made["keops"] = lambda *leaves: distances.loss_by_keops(*leaves, targets, metric, temperature)
+    return ours, eager | {name: by(way) for name, way in distances.by_library(metric, *shape).items()}, made

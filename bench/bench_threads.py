@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 import fastmeta
@@ -6,8 +5,7 @@ import fastmeta
 params, grads, out = (torch.zeros(300_000) for _ in range(3))  # the same memory for both contenders
 
 
-@pytest.mark.parametrize("name", ["ext", "reference"])
-def bench_alternating_with_torch(race, name):
+def bench_alternating_with_torch(race):
     """A native op and a torch op in turn (ext) against each on its own, added (reference): one pool of threads serves both,
     so that the ratio stays near 1; with two OpenMP runtimes it falls to a hundredth."""
 
@@ -22,4 +20,4 @@ def bench_alternating_with_torch(race, name):
         for _ in range(4):
             torch.add(params, grads, out=out)
 
-    race("threads: alternating (ext), one after the other (reference)", {"ext": alternating, "reference": apart}, name)
+    race("threads: alternating (ext), one after the other (reference)", {"ext": alternating, "reference": apart})

@@ -7,8 +7,8 @@ import torch
 import fastmeta
 
 
-def on_backends(fn):
-    """`fn` with fastmeta's native kernels, and on the PyTorch reference."""
+def on_backends(fn, reference=True):
+    """`fn` with fastmeta's native kernels, and on the PyTorch reference unless that is too large to run."""
 
     def forced(name):
         def run():
@@ -17,7 +17,21 @@ def on_backends(fn):
 
         return run
 
-    return {"ext": forced("ext"), "reference": forced("reference")}
+    return {name: forced(name) for name in ("ext", "reference")[: 1 + reference]}
+
+
+def compiled(fn):
+    return torch.compile(fn, fullgraph=True, dynamic=False)
+
+
+def forward_and_backward(fn, leaves):
+    """fn(*leaves) and its gradients to the leaves."""
+
+    def run():
+        value = fn(*leaves)
+        return value.detach(), *backward([value], leaves)
+
+    return run
 
 
 def backward(outputs, leaves):
@@ -27,7 +41,7 @@ def backward(outputs, leaves):
 
 @functools.cache
 def _cotangent(shape, dtype):
-    return torch.randn(shape, dtype=dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)  # the same numbers in every dtype
 
 
 def mlp(widths, tasks, examples, classes=None):
