@@ -16,6 +16,7 @@ from fastmeta._dispatch import tensors_of
 TURN = 1e-3  # s, at least: a contender calls as often as that takes
 BUDGET = 1.5  # s for a group
 MIN_ROUNDS, MAX_ROUNDS = 15, 500
+MEMORY = pytest.StashKey[dict]()
 SLOW = 0.05  # s: from here on a contender runs in every third round
 
 
@@ -86,6 +87,12 @@ def race(request, benchmark):
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def memory(request):
+    """memory(workload, peaks): a row of the table of peak memory, {name: KiB}."""
+    return request.config.stash.setdefault(MEMORY, {}).__setitem__
+
+
 def _seconds(fn):
     """A rough time of one call, warm."""
     fn()
@@ -102,6 +109,11 @@ def _per_call(fn, calls):
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter, config):
     yield
+    if memory := config.stash.get(MEMORY, {}):
+        terminalreporter.section("peak memory on top of the inputs, MiB (gradients included)")
+    for workload, peaks in memory.items():
+        row = "   ".join(f"{name} {kib / 1024:.1f}" for name, kib in peaks.items())
+        terminalreporter.write_line(f"{workload:<52}{row}")
     session = getattr(config, "_benchmarksession", None)
     workloads = defaultdict(list)
     for bench in session.benchmarks if session else []:
