@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test bench lint clean
+.PHONY: install demo test bench accuracy lint clean
 
 install: $(VENV)/installed
 
@@ -22,6 +22,9 @@ test: install
 
 bench: install
 	$(BIN)/pytest bench/
+
+accuracy: install
+	$(BIN)/python bench/accuracy.py
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta

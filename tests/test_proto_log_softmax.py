@@ -96,13 +96,64 @@ def test_nan_is_not_hidden(backend, metric):
     assert loss.isnan().tolist() == expected
 
 
-def test_where_cdist_is_wrong():
-    """float16 5x5 raises in torch.cdist; its double backward raises; both work here."""
-    q = randn(5, 4, dtype=torch.float16)
-    assert fastmeta.proto_log_softmax(q, q).isfinite().all()
-    x = randn(5, 4).requires_grad_()
-    (g,) = torch.autograd.grad(fastmeta.proto_log_softmax(x, x.detach() + 1).sum(), x, create_graph=True)
-    assert torch.autograd.grad(g.square().sum(), x)[0].isfinite().all()
+RIGHT = pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+
+
+@RIGHT
+def test_where_cdist_has_no_second_derivative(backend):
+    """torch.cdist's double backward raises for up to 25 rows."""
+
+    def second(distances, x, other):
+        (g,) = torch.autograd.grad(distances(x, other).sum(), x, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), x)[0]
+
+    x, other = randn(5, 4).requires_grad_(), randn(5, 4)
+    with pytest.raises(RuntimeError, match="_cdist_backward"):
+        second(torch.cdist, x, other)
+    plain = second(lambda q, c: (-(q.unsqueeze(1) - c).norm(dim=-1)).log_softmax(-1).square(), x, other)
+    torch.testing.assert_close(second(lambda q, c: op("euclidean")(q, c).square(), x, other), plain)
+
+
+@RIGHT
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_where_cdist_has_no_half_precision(backend, dtype):
+    """torch.cdist raises for up to 25 rows."""
+    q, c = randn(5, 4).to(dtype), randn(5, 4).to(dtype)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        torch.cdist(q, c)
+    expected = (-torch.cdist(q.double(), c.double())).log_softmax(-1).to(dtype)
+    torch.testing.assert_close(op("euclidean")(q, c), expected)
+
+
+@RIGHT
+def test_where_cdist_loses_the_distance(backend):
+    """pytorch#42479: float32 matrix products, which torch.cdist takes above 25 rows, give 0 for 109."""
+    q, c = torch.full((26, 1), 512695.0), torch.tensor([[512804.0], [512695.0]])
+    assert torch.cdist(q, c)[0, 0] == 0
+    out = op("euclidean", temperature=100.0)(q, c)
+    torch.testing.assert_close(out, torch.tensor([-1.09, 0.0]).log_softmax(-1).expand(26, 2))
+
+
+@RIGHT
+def test_where_cdist_has_a_wrong_second_derivative(backend):
+    """The square of torch.cdist at coincident points: 0, where each pair has 2."""
+
+    def hessian(square, x, other):
+        (g,) = torch.autograd.grad(square(x, other), x, create_graph=True)
+        return torch.stack([torch.autograd.grad(element, x, retain_graph=True)[0].flatten() for element in g.flatten()])
+
+    x = randn(30, 1)
+    others, leaf = x.clone(), x.clone().requires_grad_()
+    by_cdist = hessian(lambda q, c: torch.cdist(q, c).square().diagonal().sum(), leaf, others)
+    assert (by_cdist == 0).all()
+
+    def ours(q, c):
+        """The distance that the log-probabilities of one prototype and one far away differ by."""
+        two = torch.stack([c, torch.full_like(c, 1e3)], 1)
+        logits = op("sqeuclidean")(q.unsqueeze(1), two)
+        return (logits[..., 1] - logits[..., 0] + (q - 1e3).square()).sum()
+
+    torch.testing.assert_close(hessian(ours, leaf, others), 2 * torch.eye(30, dtype=x.dtype))
 
 
 @pytest.mark.parametrize("backend", ["ext", "reference"])
