@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,6 +80,63 @@ def test_any_shape(metric, reduction, T, Q, N, D, seed):
 
     options = {"metric": metric, "reduction": reduction, "temperature": temperature_for(metric, D)}
     check_against_reference(op(targets, **options), draw, "ext")
+
+
+MEMORY = """
+import torch, fastmeta
+
+def status(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
+
+def both_ways(Q, N, D):
+    tensors = torch.randn(1, Q, D, requires_grad=True), torch.randn(1, N, D, requires_grad=True)
+    before = status("VmRSS")
+    torch.autograd.grad(fastmeta.proto_loss(*tensors, torch.zeros(1, Q, dtype=torch.int64)).sum(), tensors)
+    return status("VmHWM") - before - sum(t.nbytes for t in tensors)
+
+torch.set_num_threads(2)  # their scratch grows with N
+with fastmeta.backend("ext"):
+    both_ways(4, 3, 2)
+    print(both_ways(2048, 100_000, 8))
+"""
+
+
+def test_memory_does_not_grow_with_pairs():
+    """1e5 prototypes, in a process of its own: less than a quarter of the [Q, N] matrix beside inputs and gradients."""
+    found = subprocess.run([sys.executable, "-c", MEMORY], stdout=subprocess.PIPE, text=True, check=True)
+    assert int(found.stdout) < 2048 * 100_000 * 4 / 4
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
+def test_proto_maml(backend, metric):
+    """A linear encoder adapted by two steps on the support's loss, then the query's: meta-gradient as by the plain formula."""
+    S, Q, N, D, C = 4, 3, 2, 3, 2
+    support, query = randn(S, D), randn(Q, D)
+    labels, targets = torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 1])
+
+    def plain(query, prototypes, targets):
+        square = (query.unsqueeze(1) - prototypes).square().sum(-1)
+        return F.cross_entropy(-(square if metric == "sqeuclidean" else square.sqrt()), targets)
+
+    def ours(query, prototypes, targets):
+        return fastmeta.proto_loss(query, prototypes, targets, metric=metric)
+
+    def meta_gradient(loss, weight):
+        def centres(w):
+            return torch.stack([(support[labels == n] @ w).mean(0) for n in range(N)])
+
+        w = weight
+        for _ in range(2):
+            (g,) = torch.autograd.grad(loss(support @ w, centres(w), labels), w, create_graph=True)
+            w = w - 0.1 * g
+        value = loss(query @ w, centres(w), targets)
+        return value.detach(), torch.autograd.grad(value, weight)[0]
+
+    weight = randn(D, C).requires_grad_()
+    expected = meta_gradient(plain, weight)
+    with fastmeta.backend(backend):
+        torch.testing.assert_close(meta_gradient(ours, weight), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_errors():
