@@ -50,6 +50,6 @@ def contenders(shape, metric, targets):
 
     eager = {name: by(way) for name, way in distances.eager_ways(*shape).items()}
     made = {f"compiled {name}": compiled(loss) for name, loss in eager.items()}
-    if distances.imported("pykeops.torch"):
+    if distances.fits(*shape) and distances.imported("pykeops.torch"):  # beyond that a call takes many seconds
         made["keops"] = lambda *leaves: distances.loss_by_keops(*leaves, targets, metric, temperature)
     return ours, eager | {name: by(way) for name, way in distances.by_library(metric, *shape).items()}, made
