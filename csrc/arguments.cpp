@@ -1,5 +1,7 @@
 #include "arguments.h"
 
+#include "cpu/kernels.h"
+
 namespace fastmeta {
 namespace {
 
@@ -103,6 +105,28 @@ bool require_rank(const char* op, const char* name, const Tensor& tensor, int64_
 Shape with_tasks(bool has_tasks, int64_t tasks, Shape core) {
   if (has_tasks) core.insert(core.begin(), tasks);
   return core;
+}
+
+py::object of_tasks(const Tensor& made, int64_t tasks, const Tensor& dloss, bool summed) {
+  if (!made || (!summed && !dloss)) return made.object();
+  const Shape& shape = made.shape();
+  if (made.on_cuda()) {
+    py::object value = made.object();
+    if (dloss) {
+      Shape column(shape.size(), 1);
+      if (dloss.dim()) column[0] = tasks;
+      value = value.attr("mul_")(dloss.object().attr("reshape")(py::cast(column)));
+    }
+    return summed ? value.attr("sum")(0) : value;
+  }
+  const Tensor out = summed ? made.empty(Shape(shape.begin() + 1, shape.end())) : made;
+  by_dtype(out.dtype(), [&](auto zero) {
+    using R = decltype(zero);
+    const int64_t size = summed || !tasks ? out.numel() : made.numel() / tasks;
+    const TaskScale<R> p{tasks, size, summed, made.data<R>(), dloss.data<R>(), out.data<R>()};
+    run_kernel(made.numel(), [&] { cpu<R>().task_scale(p); });
+  });
+  return out.object();
 }
 
 py::tuple pack(const std::vector<Tensor>& tensors) {

@@ -58,6 +58,10 @@ void run_kernel(int64_t work, Kernel&& kernel) {
   kernel();
 }
 
+// A loss's gradients [tasks, ...], made for cotangents 1, times each task's `dloss` ([tasks] or (); empty: 1): in place, or
+// `summed` over the tasks in order.
+py::object of_tasks(const Tensor& made, int64_t tasks, const Tensor& dloss, bool summed);
+
 // The Python objects of the tensors, without the empty ones.
 py::tuple pack(const std::vector<Tensor>& tensors);
 

@@ -9,18 +9,6 @@ int64_t product(const std::vector<int64_t>& shape) {
   return total;
 }
 
-// out[i] = sum_t scale[t] * made[t, i], in the order of the tasks; without `shared`, out[t, i] = scale[t] * made[t, i].
-template <class R>
-void scale_tasks(R* out, const R* made, const R* scale, int64_t tasks, int64_t size, bool shared) {
-  for (int64_t i = 0; shared && i < size; i++) out[i] = 0;
-  for (int64_t t = 0; t < tasks; t++) {
-    const R factor = scale ? scale[t] : R(1);
-    R* to = shared ? out : out + t * size;
-    const R* from = made + t * size;
-    for (int64_t i = 0; i < size; i++) to[i] = factor * from[i] + (shared ? to[i] : R(0));
-  }
-}
-
 }  // namespace
 
 MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation, Str loss)
@@ -176,31 +164,6 @@ Tensor Gradients::for_examples(const Tensor& x) {
   return add(std::vector<int64_t>(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()));
 }
 
-namespace {
-
-py::object finish_one(const MlpCall& call, const Tensor& made, bool shared, const Tensor& dloss) {
-  if (!shared && !dloss) return made.object();
-  const auto& full = made.shape();
-  if (made.on_cuda()) {
-    py::object value = made.object();
-    if (dloss) {
-      std::vector<int64_t> column(full.size(), 1);
-      if (call.batched) column[0] = full[0];
-      value = value.attr("mul")(dloss.object().attr("reshape")(py::cast(column)));
-    }
-    return shared ? value.attr("sum")(0) : value;
-  }
-  const std::vector<int64_t> core(full.begin() + (call.batched ? 1 : 0), full.end());
-  Tensor out = made.empty(shared ? core : full);
-  by_dtype(out.dtype(), [&](auto zero) {
-    using R = decltype(zero);
-    scale_tasks(out.data<R>(), made.data<R>(), dloss ? dloss.data<R>() : nullptr, call.shape.tasks, product(core), shared);
-  });
-  return out.object();
-}
-
-}  // namespace
-
 py::tuple finish(const MlpCall& call, Handle made, Handle needs, size_t rates, const Tensor& dloss) {
   const py::tuple items(py::reinterpret_borrow<py::object>(made));
   const std::vector<bool> needed = read_needs(needs);
@@ -210,7 +173,7 @@ py::tuple finish(const MlpCall& call, Handle made, Handle needs, size_t rates, c
     if (!needed[i]) continue;
     bool shared = i < call.params.size() + rates;
     if (i < call.params.size()) shared = call.params[i].dim() == int64_t(call.core(int(i)).size());
-    found[next] = finish_one(call, Tensor(items[next], "gradient"), shared && call.batched, dloss);
+    found[next] = of_tasks(Tensor(items[next], "gradient"), call.shape.tasks, dloss, shared && call.batched);
     next++;
   }
   return found;

@@ -36,8 +36,6 @@ class Call : public ProtoCall {
   Gradients unit_gradients(const Tensor& loss) const;
   // For reduction "none", with the cotangent of each query's loss.
   Gradients gradients(const Tensor& dloss) const;
-  // The unit gradients times the cotangent of each task's loss, summed over the tasks that share an input.
-  Gradients scaled(const Gradients& unit, const Tensor& dloss) const;
   void losses(const Tensor& loss) const;
 
  private:
@@ -99,20 +97,22 @@ Gradients Call::gradients(const Tensor& dloss) const {
   return made;
 }
 
-Gradients Call::scaled(const Gradients& unit, const Tensor& dloss) const {
-  auto scale = [&](const Tensor& from, const Shape& shape, bool summed) {
-    if (!from) return Tensor();
-    const Tensor out = query.empty(shape);
-    by_dtype(query.dtype(), [&](auto zero) {
-      using R = decltype(zero);
-      const int64_t size = T ? from.numel() / T : out.numel();
-      const TaskScale<R> p{T, size, summed, from.data<R>(), dloss.data<R>(), out.data<R>()};
-      run_kernel(from.numel(), [&] { cpu<R>().task_scale(p); });
-    });
-    return out;
-  };
-  return {scale(unit.query, query.shape(), false), scale(unit.prototypes, prototypes.shape(), shared),
-          scale(unit.temperature, {}, true)};
+// The unit gradients (of those inputs that need one) times the cotangent of each task's loss, summed over the tasks that
+// share an input.
+py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dloss, int64_t T, bool shared) {
+  const std::vector<Tensor> made = read_tensors(kOp, "saved", unit);
+  const bool wanted[] = {needs[0], needs[1], needs[3]}, summed[] = {false, shared, true};
+  py::tuple found(made.size());
+  size_t next = 0;
+  for (size_t i = 0; i < 3 && next < made.size(); i++) {
+    if (!wanted[i]) continue;
+    const Tensor& x = made[next];
+    require_alike(kOp, {&dloss, &x});
+    if (!x || x.dim() < 1 || (T ? x.numel() % T : x.numel()))
+      throw py::value_error(std::string(kOp) + ": saved must hold the gradients of each task, got another shape");
+    found[next++] = of_tasks(x, T, dloss, summed[i]);
+  }
+  return found;
 }
 
 }  // namespace
@@ -129,22 +129,17 @@ py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle
 
 py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets,
                          Handle temperature, Str metric, int64_t ignore_index, Str reduction, Handle needs) {
-  const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
-  const Tensor dloss = call.cotangent(cotangents, call.loss_shape());
-  if (call.reduction == Reduction::none) return call.gradients(dloss).pack();
-  const std::vector<Tensor> kept = read_tensors(kOp, "saved", saved);
-  if (kept.empty()) return call.scaled(call.unit_gradients(Tensor()), dloss).pack();
-  const std::vector<bool> has{call.needs[0], call.needs[1], call.needs[3]};
-  const Shape shapes[] = {call.query.shape(), call.task_shape({call.N, call.D}), {call.T}};
-  read_list(kOp, "saved", saved, size_t(std::count(has.begin(), has.end(), true)));
-  Tensor found[3];
-  for (size_t i = 0, next = 0; i < 3; i++) {
-    if (!has[i]) continue;
-    found[i] = kept[next++];
-    require_alike(kOp, {&call.query, &found[i]});
-    require_shape(kOp, "saved", found[i], shapes[i]);
+  if (!py::len(saved)) {
+    const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
+    const Tensor dloss = call.cotangent(cotangents, call.loss_shape());
+    if (call.reduction == Reduction::none) return call.gradients(dloss).pack();
+    return scaled(call.unit_gradients(Tensor()).pack(), call.needs, dloss, call.T, call.shared);
   }
-  return call.scaled({found[0], found[1], found[2]}, dloss).pack();
+  const Tensor dloss = read_floating(kOp, "the cotangent", read_list(kOp, "cotangents", cotangents, 1)[0]);
+  require_cpu(kOp, {&dloss});
+  const int64_t T = dloss.dim() ? dloss.size(0) : 1;
+  const bool shared = dloss.dim() && py::cast<int64_t>(prototypes.attr("dim")()) == 2;
+  return scaled(saved, read_needs(kOp, needs, 4), dloss, T, shared);
 }
 
 }  // namespace fastmeta

@@ -116,6 +116,7 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
             tensors = [x if isinstance(x, Tensor) else None for x in flat]
             ctx.save_for_backward(*tensors, *saved)
             ctx.numbers = [None if isinstance(x, Tensor) else x for x in flat]
+            ctx.untouched = True
             return outputs
 
         @staticmethod
@@ -126,8 +127,9 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
             with without_autocast(cotangents[0]):
                 if op.backward is None or torch.is_grad_enabled():
                     grads = op.vjp(needs)(*cotangents, *flat)
-                else:
-                    grads = op.backward(cotangents, kept[count:], flat, needs)
+                else:  # which may write into what forward saved: a second pass over the graph does not get it again
+                    saved = kept[count:] if ctx.__dict__.pop("untouched", False) else ()
+                    grads = op.backward(cotangents, saved, flat, needs)
             return tuple(scatter(grads, needs))
 
     return Eager

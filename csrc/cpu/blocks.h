@@ -1,7 +1,7 @@
 // Runs a kernel over the blocks of all tasks and gathers the gradients; the same numbers for any number of threads.
-// Many tasks: each thread takes whole tasks, a few blocks at a time, while they are in its cache. Few large tasks:
-// all threads share `at_once` blocks of one task, first by queries (coefficients and dquery), then by prototypes and
-// features (dprototypes). Each element of dprototypes always sums its blocks in order, by segments.
+// Many tasks: each thread takes whole tasks, while their blocks are in its cache. Few large tasks: all threads share
+// `at_once` blocks of one task, first by groups of queries (coefficients and dquery), then by prototypes and features
+// (dprototypes). Each element of dprototypes sums its segments in order.
 #pragma once
 #include "../arena.h"
 #include "../parallel.h"
@@ -9,79 +9,121 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-constexpr int64_t kGrain = 1 << 16;  // pairs times features that are worth another thread
-constexpr int64_t kSplit = 1 << 18;  // and worth two barriers
-constexpr int64_t kSegment = 8;      // blocks summed before they join a total
-constexpr int64_t kTile = 8;         // prototypes that pass over a block of queries while it is in cache
+constexpr int64_t kGrain = 1 << 16;    // pairs times features that are worth another thread
+constexpr int64_t kSplit = 1 << 18;    // and worth two barriers
+constexpr int64_t kInFlight = 1 << 21;  // coefficients that a segment may hold, but for its first block
+constexpr int64_t kRows = 96;          // prototypes of one unit of work on dprototypes
 
-struct Tally {
-  double loss = 0, dtemperature = 0;
+// Hands out consecutive arrays of one buffer; counts bytes where there is none yet.
+class Cursor {
+ public:
+  explicit Cursor(void* base) : base_(static_cast<char*>(base)) {}
+  template <class X>
+  X* take(int64_t count) {
+    char* found = base_ + used_;
+    used_ += (size_t(count) * sizeof(X) + 63) / 64 * 64;
+    return reinterpret_cast<X*>(found);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
 };
 
-// Adds the blocks [start, start + now) of a task, whose coefficients are at `coefficients`, `block_length` apart, to
-// the features [d, d + kChunk) of dprototypes [n, n + rows). A task of several segments comes in whole ones.
 template <class R>
-inline void add_to_dprototypes(const ProtoProblem<R>& p, int64_t task, int64_t start, int64_t now,
-                               const R* coefficients, int64_t block_length, int64_t n, int64_t rows, int64_t d) {
-  R part[kTile * kChunk], *out = p.dprototypes + (task * p.N + n) * p.D + d;
-  const bool segmented = p.Q > kSegment * kBlock;
-  for (int64_t i = 0; i < now; i++) {
-    const int64_t first = (start + i) * kBlock, count = least(kBlock, p.Q - first);
-    const R* block = coefficients + i * block_length + n * kBlock;
-    if (!segmented) {
-      block_dprototypes(p, task, first, count, block, n, rows, d, out, p.D, first > 0);
-      continue;
-    }
-    block_dprototypes(p, task, first, count, block, n, rows, d, part, kChunk, i % kSegment > 0);
-    if (i % kSegment != kSegment - 1 && i + 1 < now) continue;
-    for (int64_t row = 0; row < rows; row++)
-#pragma omp simd
-      for (int64_t j = 0; j < least(kChunk, p.D - d); j++)
-        out[row * p.D + j] = part[row * kChunk + j] + (start + i < kSegment ? R(0) : out[row * p.D + j]);
+struct BlockMemory {
+  Panels<R> panels;
+  Block<R>* blocks;  // [at_once]
+  R *columns, *scratch;  // [groups, kGroup, kChunk, kBlock] and [groups, arrays, N, kBlock]
+
+  BlockMemory(Cursor& cursor, const ProtoProblem<R>& p, int64_t at_once, int64_t groups, int arrays) {
+    const bool gradients = p.dquery || p.dprototypes;
+    const int64_t chunks = gradients ? feature_chunks(p) : 0;
+    panels.centre = cursor.template take<R>(chunks * kBlock);
+    panels.values = cursor.template take<R>(chunks * p.N * kBlock);
+    panels.radius = cursor.template take<R>(gradients ? p.N : 0);
+    columns = cursor.template take<R>(groups * kGroup * kChunk * kBlock);
+    scratch = cursor.template take<R>(groups * arrays * p.N * kBlock);
+    R *distances = cursor.template take<R>(at_once * p.N * kBlock), *sums = cursor.template take<R>(at_once * p.N);
+    Near<R>* near = cursor.template take<Near<R>>(gradients ? at_once * p.N * kBlock : 0);
+    blocks = cursor.template take<Block<R>>(at_once);
+    distances_ = distances, sums_ = sums, near_ = near;
   }
+
+  Block<R>& begin(int64_t i, const ProtoProblem<R>& p, int64_t task, int64_t first) const {
+    Block<R>& b = blocks[i];
+    b.task = task, b.first = first, b.count = least(kBlock, p.Q - first);
+    b.distances = distances_ + i * p.N * kBlock, b.sums = sums_ + i * p.N, b.near = near_ + i * p.N * kBlock;
+    b.near_count = 0, b.loss = b.dtemperature = 0;
+    return b;
+  }
+
+ private:
+  R *distances_, *sums_;
+  Near<R>* near_;
+};
+
+template <class R>
+void prepare_panels(const ProtoProblem<R>& p, int64_t task, const Panels<R>& panels, bool split) {
+  const int64_t chunks = feature_chunks(p);
+  const R* prototypes = p.prototypes + task * p.prototypes_stride;
+  parallel_for(chunks, split ? 1 + kGrain / (p.N * kBlock) : chunks,
+               [&](int64_t begin, int64_t end) { make_panels(p, task, panels, begin, end); });
+  parallel_for(p.N, split ? 1 + kGrain / (p.D + 1) : p.N, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; n++) panels.radius[n] = radius_of(prototypes + n * p.D, panels.centre, p.D);
+  });
 }
 
-// block(task, first query, count, scratch) -> Tally has `arrays` arrays [N, kBlock] of scratch and leaves the
-// coefficients in the first one. done(task, Tally) gets a task's total.
-template <class R, class Block, class Done>
-void for_each_block(const ProtoProblem<R>& p, int arrays, Block&& block, Done&& done) {
-  const int64_t blocks = (p.Q + kBlock - 1) / kBlock, block_work = kBlock * p.N * p.D + 1, threads = num_threads();
-  const int64_t task_work = blocks * block_work + 1, chunks = (p.D + kChunk - 1) / kChunk;
+// block(Block<R>&, const Panels<R>&, scratch) finds the distances in place, has `arrays` arrays [N, kBlock] of scratch, and
+// leaves the coefficients where gradients are asked for. done(task, loss, dtemperature) gets a task's totals.
+template <class R, class Body, class Done>
+void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& done) {
+  const bool gradients = p.dquery || p.dprototypes;
+  const int64_t count = (p.Q + kBlock - 1) / kBlock, block_work = kBlock * p.N * p.D + 1, threads = num_threads();
+  const int64_t task_work = count * block_work + 1, chunks = feature_chunks(p);
   const bool split = threads > 1 && task_work >= kSplit && p.T < 4 * threads && p.T % threads != 0;
-  int64_t at_once = split ? most(4 * threads, 8 * kSplit / block_work) : 1;
-  if (blocks > kSegment) at_once = (at_once + kSegment - 1) / kSegment * kSegment;
-  at_once = least(blocks, at_once);
-  const int64_t block_length = arrays * p.N * kBlock;
+  const int64_t segment = most(1, least(kSegment, kInFlight / (p.N * kBlock)));
+  const int64_t wanted = split ? most(segment, threads * least(segment, kGroup)) : segment;
+  const int64_t at_once = least(count, (wanted + segment - 1) / segment * segment);
+  const int64_t group = split ? least(least(kGroup, segment), (at_once + threads - 1) / threads) : least(kGroup, segment);
+  const int64_t groups = split ? (at_once + group - 1) / group : 1;
   parallel_for(p.T, split ? p.T : 1 + kGrain / task_work, [&](int64_t task_begin, int64_t task_end) {
-    R* scratch = static_cast<R*>(thread_arena(size_t(at_once) * (sizeof(Tally) + size_t(block_length) * sizeof(R))));
-    Tally* tallies = reinterpret_cast<Tally*>(scratch + at_once * block_length);
+    Cursor counting(nullptr);
+    BlockMemory<R>(counting, p, at_once, groups, arrays);
+    Cursor cursor(thread_arena(counting.used()));
+    const BlockMemory<R> memory(cursor, p, at_once, groups, arrays);
     for (int64_t task = task_begin; task < task_end; task++) {
-      Tally total;
-      for (int64_t start = 0; start < blocks; start += at_once) {
-        const int64_t now = least(at_once, blocks - start);
-        parallel_for(now, split ? 1 + kGrain / block_work : now, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; i++) {
-            const int64_t first = (start + i) * kBlock, count = least(kBlock, p.Q - first);
-            tallies[i] = block(task, first, count, scratch + i * block_length);
-            if (p.dquery) block_dquery(p, task, first, count, scratch + i * block_length);
+      double loss = 0, dtemperature = 0;
+      if (gradients) prepare_panels(p, task, memory.panels, split);
+      for (int64_t start = 0; start < count; start += at_once) {
+        const int64_t now = least(at_once, count - start), now_groups = (now + group - 1) / group;
+        parallel_for(now_groups, split ? 1 : now_groups, [&](int64_t begin, int64_t end) {
+          for (int64_t g = begin; g < end; g++) {
+            const int64_t first = g * group, size = least(group, now - first), slot = split ? g : 0;
+            for (int64_t i = first; i < first + size; i++) memory.begin(i, p, task, (start + i) * kBlock);
+            Block<R>* blocks = memory.blocks + first;
+            if (!p.kept_distances) block_distances(p, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
+            for (int64_t i = 0; i < size; i++) body(blocks[i], memory.panels, memory.scratch + slot * arrays * p.N * kBlock);
+            if (p.dquery) block_dquery(p, memory.panels, blocks, size);
           }
         });
-        for (int64_t i = 0; i < now; i++) {
-          total.loss += tallies[i].loss;
-          total.dtemperature += tallies[i].dtemperature;
-        }
+        for (int64_t i = 0; i < now; i++) loss += memory.blocks[i].loss, dtemperature += memory.blocks[i].dtemperature;
         if (!p.dprototypes) continue;
-        const int64_t units = chunks * p.N, unit_work = now * kBlock * least(p.D, kChunk) + 1;
-        parallel_for(units, split ? 1 + kGrain / unit_work : units, [&](int64_t begin, int64_t end) {
-          for (int64_t u = begin, rows; u < end; u += rows) {
-            rows = least(least(kTile, end - u), p.N - u % p.N);
-            add_to_dprototypes(p, task, start, now, scratch, block_length, u % p.N, rows, u / p.N * kChunk);
-          }
-        });
+        const int64_t parts = (p.N + kRows - 1) / kRows;
+        parallel_for(chunks * parts, split ? 1 + kGrain / (now * kBlock * kBlock * least(kRows, p.N)) : chunks * parts,
+                     [&](int64_t begin, int64_t end) {
+                       for (int64_t u = begin; u < end; u++) {
+                         const int64_t n = u % parts * kRows;
+                         for (int64_t i = 0; i < now; i += segment)
+                           block_dprototypes(p, memory.panels, memory.blocks + i, least(segment, now - i), n,
+                                             least(n + kRows, p.N), u / parts, start + i > 0);
+                       }
+                     });
       }
-      if (p.dprototypes && blocks == 0 && p.N * p.D > 0)
+      if (p.dprototypes && count == 0 && p.N * p.D > 0)
         std::memset(p.dprototypes + task * p.N * p.D, 0, size_t(p.N * p.D) * sizeof(R));
-      done(task, total);
+      done(task, loss, dtemperature);
     }
   });
 }

@@ -1,116 +1,117 @@
-// Blocks of kBlock queries against N prototypes. A block's distances, and later its coefficients, are an [N, kBlock]
-// array: one query per lane, so that softmax runs over whole vectors however few classes there are, and all that a
-// block needs beside its inputs is O(kBlock * N). Features pass in chunks of kChunk, so that the rows of a group of
-// prototypes (or queries) stay in the first-level cache, and so that long sums are sums of short ones. A subtraction
-// and a multiply-add for each feature of each pair in each of three passes: distances, dquery, dprototypes.
+// Distances of blocks of kBlock queries to N prototypes, and the gradients from their coefficients w, where
+//   dquery_q = sum_n w_nq (q - c_n),   dprototypes_n = sum_q w_nq (c_n - q).
+// A block's distances, and later its coefficients, are an [N, kBlock] array: one query per lane, so that softmax runs over
+// whole vectors however few classes there are. Distances are sums of squared differences in register tiles (tiles.h), exact
+// at any offset. The gradients are matrix products of what is left of both sides after the prototypes' mean m is taken off:
+//   dquery_q = (sum_n w_nq) (q - m) - sum_n w_nq (c_n - m),
+// which would lose digits where q and c_n are nearer to each other than to m: the coefficients of such pairs are taken out
+// into a list, and these differences are added one by one. Long sums are sums of short ones.
 #pragma once
 #include "../proto.h"
-#include "vector.h"
+#include "tiles.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
-constexpr int kBlock = 16;
-constexpr int64_t kChunk = 256;
-constexpr int kGroup = 8;  // rows that share each load of the other operand
+constexpr int64_t kChunk = 128;  // features, or prototypes, that are summed before they join a total
+constexpr int64_t kGroup = 4;    // blocks that share each load of the prototypes
+constexpr int64_t kSegment = 8;  // blocks whose queries are summed before they join dprototypes
+constexpr int kNear = 4;         // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
 
 FASTMETA_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 FASTMETA_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 FASTMETA_INLINE float logarithm(float x) { return __builtin_logf(x); }
 FASTMETA_INLINE double logarithm(double x) { return __builtin_log(x); }
-FASTMETA_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTMETA_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-template <int size>
-struct Size {
-  static constexpr int value = size;
+template <class R>
+struct Near {
+  int32_t n, q;
+  R coefficient;
 };
 
-// Calls f(Size<k>(), first) on groups of nearly equal size k <= kGroup that cover [0, count).
-template <class F>
-FASTMETA_INLINE void for_each_group(int64_t count, F&& f) {
-  const int64_t groups = (count + kGroup - 1) / kGroup;
-  int64_t first = 0;
-  for (int64_t i = 0; i < groups; i++) {
-    const int64_t size = count / groups + (i < count % groups);
-    switch (size) {
-      case 1: f(Size<1>(), first); break;
-      case 2: f(Size<2>(), first); break;
-      case 3: f(Size<3>(), first); break;
-      case 4: f(Size<4>(), first); break;
-      case 5: f(Size<5>(), first); break;
-      case 6: f(Size<6>(), first); break;
-      case 7: f(Size<7>(), first); break;
-      default: f(Size<8>(), first);
-    }
-    first += size;
-  }
-}
-
-// out[k] = |x - row_k|^2 over `width` features, or += with `add`, for K rows.
-template <class R, int K>
-FASTMETA_INLINE void squared_distances(int64_t width, const R* x, const R* rows, int64_t row_length, R* out, bool add) {
-  Vector<R> sum[K] = {};
-  int64_t d = 0;
-  for (; d + kLanes<R> <= width; d += kLanes<R>) {
-    const Vector<R> value = load(x + d);
-#pragma GCC unroll 8
-    for (int k = 0; k < K; k++) {
-      const Vector<R> difference = value - load(rows + k * row_length + d);
-      sum[k] += difference * difference;
-    }
-  }
-  R total[K];
-  sum_each<R, K>(sum, total);
-  for (; d < width; d++)
-#pragma GCC unroll 8
-    for (int k = 0; k < K; k++) {
-      const R difference = x[d] - rows[k * row_length + d];
-      total[k] += difference * difference;
-    }
-#pragma GCC unroll 8
-  for (int k = 0; k < K; k++) out[k] = add ? out[k] + total[k] : total[k];
-}
-
-// out[d] = sum_k weights[k * stride] (x[d] - row_k[d]), or += with `add`, for K rows.
-template <class R, int K>
-FASTMETA_INLINE void weighted_differences(int64_t width, const R* x, const R* rows, int64_t row_length,
-                                          const R* weights, int64_t stride, R* out, bool add) {
-  R weight[K];
-#pragma GCC unroll 8
-  for (int k = 0; k < K; k++) weight[k] = weights[k * stride];
-  int64_t d = 0;
-  for (; d + kLanes<R> <= width; d += kLanes<R>) {
-    const Vector<R> value = load(x + d);
-    Vector<R> sum[2] = {};  // two shorter chains
-#pragma GCC unroll 8
-    for (int k = 0; k < K; k++) sum[k % 2] += weight[k] * (value - load(rows + k * row_length + d));
-    store(out + d, add ? load(out + d) + (sum[0] + sum[1]) : sum[0] + sum[1]);
-  }
-  for (; d < width; d++) {
-    R sum = weight[0] * (x[d] - rows[d]);
-#pragma GCC unroll 8
-    for (int k = 1; k < K; k++) sum += weight[k] * (x[d] - rows[k * row_length + d]);
-    out[d] = add ? out[d] + sum : sum;
-  }
-}
-
-// Distances [N, kBlock] of `count` queries; the lanes beyond them get 0.
 template <class R>
-inline void block_distances(const ProtoProblem<R>& p, int64_t task, int64_t first, int64_t count, R* distances) {
-  const R* queries = p.query + (task * p.Q + first) * p.D;
+struct Block {
+  int64_t task, first, count;  // its queries
+  R* distances;                // [N, kBlock], replaced by the coefficients
+  R* sums;                     // [N], of the coefficients over the queries
+  R totals[kBlock];            // and over the prototypes
+  R radius[kBlock];            // |q - m|^2
+  Near<R>* near;               // in order of n
+  int64_t near_count;
+  double loss, dtemperature;
+};
+
+// The prototypes of a task as the gradients take them: less their mean, kBlock features in columns, zeros at the end.
+template <class R>
+struct Panels {
+  R* centre;  // [chunks, kBlock]
+  R* values;  // [chunks, N, kBlock]
+  R* radius;  // [N], |c - m|^2
+};
+
+template <class R>
+FASTMETA_INLINE int64_t feature_chunks(const ProtoProblem<R>& p) {
+  return (p.D + kBlock - 1) / kBlock;
+}
+
+template <class R>
+inline void make_panels(const ProtoProblem<R>& p, int64_t task, const Panels<R>& panels, int64_t begin, int64_t end) {
   const R* prototypes = p.prototypes + task * p.prototypes_stride;
-  if (count < kBlock || p.D == 0) std::memset(distances, 0, size_t(p.N) * kBlock * sizeof(R));
-  for (int64_t d = 0; d < p.D; d += kChunk)
-    for_each_group(count, [&](auto size, int64_t q) {
-      for (int64_t n = 0; n < p.N; n++)
-        squared_distances<R, decltype(size)::value>(least(kChunk, p.D - d), prototypes + n * p.D + d,
-                                                    queries + q * p.D + d, p.D, distances + n * kBlock + q, d > 0);
+  for (int64_t chunk = begin; chunk < end; chunk++) {
+    const int64_t d = chunk * kBlock, width = least(kBlock, p.D - d);
+    Columns<R> sum = {}, x;
+    for (int64_t n = 0; n < p.N; n++) {
+      load_columns(prototypes + n * p.D + d, width, x);
+      for (int part = 0; part < kParts<R>; part++) sum[part] += x[part];
+    }
+    for (int part = 0; part < kParts<R>; part++) sum[part] /= R(p.N);
+    store_columns(panels.centre + d, sum);
+    for (int64_t n = 0; n < p.N; n++) {
+      load_columns(prototypes + n * p.D + d, width, x);
+      for (int part = 0; part < kParts<R>; part++) x[part] -= sum[part];
+      store_columns(panels.values + (chunk * p.N + n) * kBlock, x);
+    }
+  }
+}
+
+// |x - centre|^2, good to the few digits that the choice of near pairs wants.
+template <class R>
+inline R radius_of(const R* x, const R* centre, int64_t D) {
+  R sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t d = 0; d < D; d++) sum += (x[d] - centre[d]) * (x[d] - centre[d]);
+  return sum;
+}
+
+// Squared distances of `count` blocks of a task; `columns` has room for [count, kChunk, kBlock].
+template <class R>
+inline void block_squares(const ProtoProblem<R>& p, Block<R>* blocks, int64_t count, R* columns) {
+  const int64_t task = blocks[0].task;
+  const R *query = p.query + task * p.Q * p.D, *prototypes = p.prototypes + task * p.prototypes_stride;
+  for (int64_t d = 0; d < p.D; d += kChunk) {
+    const int64_t width = least(kChunk, p.D - d);
+    for (int64_t b = 0; b < count; b++)
+      transpose(width, blocks[b].count, query + blocks[b].first * p.D + d, p.D, columns + b * kChunk * kBlock);
+    for_each_tile<R>(0, p.N, [&](auto rows, int64_t n) __attribute__((always_inline)) {
+      for (int64_t b = 0; b < count; b++)
+        tile_squares<R, decltype(rows)::value>(width, columns + b * kChunk * kBlock, prototypes + n * p.D + d, p.D,
+                                               blocks[b].distances + n * kBlock, d > 0);
     });
-  if (p.metric == Metric::euclidean)
+  }
+}
+
+template <class R>
+inline void block_distances(const ProtoProblem<R>& p, Block<R>* blocks, int64_t count, R* columns) {
+  const int64_t pairs = p.N * kBlock;
+  if (p.D > 0) block_squares(p, blocks, count, columns);
+  for (int64_t b = 0; b < count; b++) {
+    R* distances = blocks[b].distances;
+    if (p.D == 0) std::memset(distances, 0, size_t(pairs) * sizeof(R));
+    if (p.metric == Metric::euclidean)
 #pragma omp simd
-    for (int64_t i = 0; i < p.N * kBlock; i++) distances[i] = square_root(distances[i]);
-  if (p.metric == Metric::cosine) {  // 1 - cos = |q - c|^2 / 2 of unit vectors; cos = 0 to a zero vector
-    const R* inverse_norms = p.inverse_norms + task * (p.prototypes_stride ? p.N : 0);
+      for (int64_t i = 0; i < pairs; i++) distances[i] = square_root(distances[i]);
+    if (p.metric != Metric::cosine) continue;
+    // 1 - cos = |q - c|^2 / 2 of unit vectors; cos = 0 to a zero vector
+    const R* inverse_norms = p.inverse_norms + blocks[b].task * (p.prototypes_stride ? p.N : 0);
     for (int64_t n = 0; n < p.N; n++) {
       const R zero = inverse_norms[n] == 0 ? R(0.5) : R(0);
 #pragma omp simd
@@ -119,36 +120,96 @@ inline void block_distances(const ProtoProblem<R>& p, int64_t task, int64_t firs
   }
 }
 
-// dquery of a block from its coefficients [N, kBlock]: dquery_q = sum_n coefficient_nq (q - c_n).
+// dquery of `count` blocks of a task.
 template <class R>
-inline void block_dquery(const ProtoProblem<R>& p, int64_t task, int64_t first, int64_t count, const R* coefficients) {
-  const R* queries = p.query + (task * p.Q + first) * p.D;
-  const R* prototypes = p.prototypes + task * p.prototypes_stride;
-  R* out = p.dquery + (task * p.Q + first) * p.D;
-  if (p.N == 0 && p.D > 0) std::memset(out, 0, size_t(count * p.D) * sizeof(R));
-  for (int64_t d = 0; d < p.D; d += kChunk)
-    for_each_group(p.N, [&](auto size, int64_t n) {
-      for (int64_t q = 0; q < count; q++)
-        weighted_differences<R, decltype(size)::value>(least(kChunk, p.D - d), queries + q * p.D + d,
-                                                       prototypes + n * p.D + d, p.D, coefficients + n * kBlock + q,
-                                                       kBlock, out + q * p.D + d, n > 0);
-    });
+inline void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count) {
+  const int64_t task = blocks[0].task;
+  const R *query = p.query + task * p.Q * p.D, *prototypes = p.prototypes + task * p.prototypes_stride;
+  R* dquery = p.dquery + task * p.Q * p.D;
+  for (int64_t n = 0; n < p.N; n += kChunk)
+    for (int64_t b = 0; b < count; b++)
+      for_each_tile<R>(0, blocks[b].count, [&](auto rows, int64_t q) __attribute__((always_inline)) {
+        constexpr int K = decltype(rows)::value;
+        for (int64_t chunk = 0; chunk < feature_chunks(p); chunk++) {
+          const int64_t d = chunk * kBlock, width = least(kBlock, p.D - d), row = (blocks[b].first + q) * p.D + d;
+          Columns<R> sum[K] = {}, x, centre;
+          tile_products<R, K>(least(kChunk, p.N - n), blocks[b].distances + n * kBlock + q, kBlock, 1,
+                              panels.values + (chunk * p.N + n) * kBlock, kBlock, sum);
+          load_columns(panels.centre + d, centre);
+#pragma GCC unroll 16
+          for (int k = 0; k < K; k++) {
+            load_columns((n ? dquery : query) + row + k * p.D, width, x);
+#pragma GCC unroll 8
+            for (int part = 0; part < kParts<R>; part++)
+              sum[k][part] += n ? x[part] : blocks[b].totals[q + k] * (x[part] - centre[part]);
+            store_columns(dquery + row + k * p.D, width, sum[k]);
+          }
+        }
+      });
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t i = 0; i < blocks[b].near_count; i++) {
+      const Near<R> pair = blocks[b].near[i];
+      const R *x = query + (blocks[b].first + pair.q) * p.D, *c = prototypes + pair.n * p.D;
+      R* out = dquery + (blocks[b].first + pair.q) * p.D;
+#pragma omp simd
+      for (int64_t d = 0; d < p.D; d++) out[d] += pair.coefficient * (x[d] - c[d]);
+    }
 }
 
-// The part of one block in dprototypes_n = sum_q coefficient_nq (c_n - q), for prototypes [n, n + rows) and features
-// [d, d + kChunk): out [rows, out_length], or += with `add`. `coefficients` begin at prototype n.
+// The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of one chunk.
 template <class R>
-inline void block_dprototypes(const ProtoProblem<R>& p, int64_t task, int64_t first, int64_t count,
-                              const R* coefficients, int64_t n, int64_t rows, int64_t d, R* out, int64_t out_length,
-                              bool add) {
-  const R* queries = p.query + (task * p.Q + first) * p.D + d;
-  const R* prototypes = p.prototypes + task * p.prototypes_stride + n * p.D + d;
-  for_each_group(count, [&](auto size, int64_t q) {
-    for (int64_t row = 0; row < rows; row++)
-      weighted_differences<R, decltype(size)::value>(least(kChunk, p.D - d), prototypes + row * p.D,
-                                                     queries + q * p.D, p.D, coefficients + row * kBlock + q, 1,
-                                                     out + row * out_length, add || q > 0);
+inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
+                              int64_t begin, int64_t end, int64_t chunk, bool add) {
+  const int64_t task = blocks[0].task, d = chunk * kBlock, width = least(kBlock, p.D - d);
+  const R *query = p.query + task * p.Q * p.D + d, *prototypes = p.prototypes + task * p.prototypes_stride + d;
+  R* dprototypes = p.dprototypes + task * p.N * p.D + d;
+  R packed[kSegment * kBlock * kBlock];
+  const bool direct = p.N <= kTileRows<R> && width == kBlock;  // one tile, which reads each query once
+  Columns<R> centre, x;
+  load_columns(panels.centre + d, centre);
+  for (int64_t b = 0; b < count && !direct; b++)
+    for (int64_t q = 0; q < blocks[b].count; q++) {
+      load_columns(query + (blocks[b].first + q) * p.D, width, x);
+      for (int part = 0; part < kParts<R>; part++) x[part] -= centre[part];
+      store_columns(packed + (b * kBlock + q) * kBlock, x);
+    }
+  for_each_tile<R>(begin, end, [&](auto rows, int64_t n) __attribute__((always_inline)) {
+    constexpr int K = decltype(rows)::value;
+    Columns<R> sum[K], total = {};
+#pragma GCC unroll 16
+    for (int k = 0; k < K; k++) {
+      R weight = 0;
+      for (int64_t b = 0; b < count; b++) weight += blocks[b].sums[n + k];
+      load_columns(panels.values + (chunk * p.N + n + k) * kBlock, sum[k]);
+#pragma GCC unroll 8
+      for (int part = 0; part < kParts<R>; part++) sum[k][part] *= weight;
+    }
+    for (int64_t b = 0; b < count; b++) {
+      const R* coefficients = blocks[b].distances + n * kBlock;
+      if (direct)
+        tile_products<R, K>(blocks[b].count, coefficients, 1, kBlock, query + blocks[b].first * p.D, p.D, sum, &centre);
+      else
+        tile_products<R, K>(blocks[b].count, coefficients, 1, kBlock, packed + b * kBlock * kBlock, kBlock, sum);
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < K; k++) {
+      R* out = dprototypes + (n + k) * p.D;
+      if (add) load_columns(out, width, total);
+#pragma GCC unroll 8
+      for (int part = 0; part < kParts<R>; part++) sum[k][part] += total[part];
+      store_columns(out, width, sum[k]);
+    }
   });
+  for (int64_t b = 0; b < count; b++) {
+    const Near<R>* pair = blocks[b].near;
+    const Near<R>* last = pair + blocks[b].near_count;
+    for (; pair < last && pair->n < begin;) pair++;
+    for (; pair < last && pair->n < end; pair++) {
+      const R *x = query + (blocks[b].first + pair->q) * p.D, *c = prototypes + pair->n * p.D;
+#pragma omp simd
+      for (int64_t i = 0; i < width; i++) dprototypes[pair->n * p.D + i] += pair->coefficient * (c[i] - x[i]);
+    }
+  }
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

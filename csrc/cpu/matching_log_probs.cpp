@@ -9,10 +9,10 @@
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-// How many arrays [N, kBlock] hold the distances and `of_ways` arrays [ways, kBlock].
+// How many arrays [N, kBlock] hold `of_ways` arrays [ways, kBlock].
 template <class R>
 int arrays(const MatchingLogProbs<R>& p, int of_ways) {
-  return int(1 + (of_ways * p.ways + p.N - 1) / p.N);
+  return int((of_ways * p.ways + p.N - 1) / p.N);
 }
 
 template <class R>
@@ -74,15 +74,12 @@ void matching_log_probs_fwd(const MatchingLogProbs<R>& p) {
   const int64_t array = p.ways * kBlock;
   for_each_block(
       static_cast<const ProtoProblem<R>&>(p), arrays(p, 3),
-      [&](int64_t task, int64_t first, int64_t count, R* distances) {
-        R *class_nearest = distances + p.N * kBlock, *class_sum = class_nearest + array, *log_probs = class_sum + array;
-        R nearest[kBlock];
-        block_distances<R>(p, task, first, count, distances);
-        class_log_probs(p, labels_of(p, task), distances, class_nearest, class_sum, log_probs, nearest);
-        store_rows(p.ways, count, log_probs, p.log_probs + (task * p.Q + first) * p.ways);
-        return Tally();
+      [&](Block<R>& block, const Panels<R>&, R* class_nearest) {
+        R *class_sum = class_nearest + array, *log_probs = class_sum + array, nearest[kBlock];
+        class_log_probs(p, labels_of(p, block.task), block.distances, class_nearest, class_sum, log_probs, nearest);
+        store_rows(p.ways, block.count, log_probs, p.log_probs + (block.task * p.Q + block.first) * p.ways);
       },
-      [](int64_t, Tally) {});
+      [](int64_t, double, double) {});
 }
 
 template <class R>
@@ -91,13 +88,12 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
   const R tau = R(p.temperature);
   for_each_block(
       static_cast<const ProtoProblem<R>&>(p), 1 + arrays(p, 4),
-      [&](int64_t task, int64_t first, int64_t count, R* distances) {
-        const int64_t* labels = labels_of(p, task);
-        R *dz = distances + p.N * kBlock, *class_nearest = dz + p.N * kBlock, *class_sum = class_nearest + array;
+      [&](Block<R>& block, const Panels<R>& panels, R* dz) {
+        const int64_t* labels = labels_of(p, block.task);
+        R *distances = block.distances, *class_nearest = dz + p.N * kBlock, *class_sum = class_nearest + array;
         R *weights = class_sum + array, *cotangents = weights + array, nearest[kBlock], total[kBlock];
-        block_distances<R>(p, task, first, count, distances);
         const bool valid = class_log_probs(p, labels, distances, class_nearest, class_sum, weights, nearest);
-        load_rows(p.ways, count, p.dlog_probs + (task * p.Q + first) * p.ways, cotangents);
+        load_rows(p.ways, block.count, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, cotangents);
         sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) { return cotangents[k * kBlock + q]; });
         for (int64_t k = 0; valid && k < p.ways; k++)  // (dlogp_k - p_k sum dlogp) / sum_k e
 #pragma omp simd
@@ -112,12 +108,10 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
           for (int q = 0; q < kBlock; q++)
             dz[s * kBlock + q] = valid ? weight[q] * exp_approx((near[q] - distances[s * kBlock + q]) / tau) : weight[q];
         }
-        Tally tally;
-        tally.dtemperature = block_coefficients<R>(p, count, dz, nearest, distances);
-        return tally;
+        block_coefficients<R>(p, panels, dz, nearest, block);
       },
-      [&](int64_t task, Tally total) {
-        if (p.dtemperature) p.dtemperature[task] = total.dtemperature;
+      [&](int64_t task, double, double dtemperature) {
+        if (p.dtemperature) p.dtemperature[task] = dtemperature;
       });
 }
 

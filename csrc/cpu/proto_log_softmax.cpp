@@ -9,11 +9,11 @@ namespace fastmeta::FASTMETA_ISA {
 template <class R>
 void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
   for_each_block(
-      static_cast<const ProtoProblem<R>&>(p), 1,
-      [&](int64_t task, int64_t first, int64_t count, R* distances) {
-        const int64_t row = (task * p.Q + first) * p.N;
-        block_distances<R>(p, task, first, count, distances);
-        if (p.distances) store_rows(p.N, count, distances, p.distances + row);
+      static_cast<const ProtoProblem<R>&>(p), 0,
+      [&](Block<R>& block, const Panels<R>&, R*) {
+        const int64_t row = (block.task * p.Q + block.first) * p.N;
+        R* distances = block.distances;
+        if (p.distances) store_rows(p.N, block.count, distances, p.distances + row);
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, distances, nullptr, s);
         const R tau = R(p.temperature);
@@ -21,25 +21,22 @@ void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
 #pragma omp simd
           for (int q = 0; q < kBlock; q++)
             distances[n * kBlock + q] = (s.nearest[q] - distances[n * kBlock + q]) / tau - s.log_sum[q];
-        store_rows(p.N, count, distances, p.log_probs + row);
-        return Tally();
+        store_rows(p.N, block.count, distances, p.log_probs + row);
       },
-      [](int64_t, Tally) {});
+      [](int64_t, double, double) {});
 }
 
 template <class R>
 void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
-  const int64_t array = p.N * kBlock;
   for_each_block(
-      static_cast<const ProtoProblem<R>&>(p), 3,
-      [&](int64_t task, int64_t first, int64_t count, R* distances) {
-        const int64_t row = (task * p.Q + first) * p.N;
-        R *exps = distances + array, *cotangents = distances + 2 * array;
-        if (p.kept_distances) load_rows(p.N, count, p.kept_distances + row, distances);
-        else block_distances<R>(p, task, first, count, distances);
-        load_rows(p.N, count, p.dlog_probs + row, cotangents);
+      static_cast<const ProtoProblem<R>&>(p), 2,
+      [&](Block<R>& block, const Panels<R>& panels, R* exps) {
+        const int64_t row = (block.task * p.Q + block.first) * p.N;
+        R* cotangents = exps + p.N * kBlock;
+        if (p.kept_distances) load_rows(p.N, block.count, p.kept_distances + row, block.distances);
+        load_rows(p.N, block.count, p.dlog_probs + row, cotangents);
         Softmax<R> s;
-        block_softmax<R>(p.N, p.temperature, distances, exps, s);
+        block_softmax<R>(p.N, p.temperature, block.distances, exps, s);
         R scale[kBlock];  // sum_n dlogp_n / sum_n e_n
         sum_classes(p.N, scale, [&](int64_t n, int q) __attribute__((always_inline)) {
           return cotangents[n * kBlock + q];
@@ -50,12 +47,10 @@ void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
 #pragma omp simd
           for (int q = 0; q < kBlock; q++)
             exps[n * kBlock + q] = cotangents[n * kBlock + q] - exps[n * kBlock + q] * scale[q];
-        Tally tally;
-        tally.dtemperature = block_coefficients<R>(p, count, exps, s.nearest, distances);
-        return tally;
+        block_coefficients<R>(p, panels, exps, s.nearest, block);
       },
-      [&](int64_t task, Tally total) {
-        if (p.dtemperature) p.dtemperature[task] = total.dtemperature;
+      [&](int64_t task, double, double dtemperature) {
+        if (p.dtemperature) p.dtemperature[task] = dtemperature;
       });
 }
 

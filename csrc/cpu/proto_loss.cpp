@@ -50,51 +50,23 @@ template <class R>
 void proto_loss(const ProtoLoss<R>& p) {
   const bool gradients = p.dquery || p.dprototypes || p.dtemperature;
   for_each_block(
-      static_cast<const ProtoProblem<R>&>(p), gradients ? 2 : 1,
-      [&](int64_t task, int64_t first, int64_t count, R* distances) {
-        R* exps = gradients ? distances + p.N * kBlock : nullptr;
+      static_cast<const ProtoProblem<R>&>(p), gradients ? 1 : 0,
+      [&](Block<R>& block, const Panels<R>& panels, R* exps) {
+        const int64_t query = block.task * p.Q + block.first;
         Softmax<R> s;
-        Tally tally;
-        block_distances<R>(p, task, first, count, distances);
-        block_softmax<R>(p.N, p.temperature, distances, exps, s);
-        if (p.task_loss || p.query_loss) tally.loss = block_losses(p, task * p.Q + first, count, distances, s);
-        if (!gradients) return tally;
-        block_dlogits(p, task, task * p.Q + first, count, s, exps);
-        tally.dtemperature = block_coefficients<R>(p, count, exps, s.nearest, distances);
-        return tally;
+        block_softmax<R>(p.N, p.temperature, block.distances, gradients ? exps : nullptr, s);
+        if (p.task_loss || p.query_loss) block.loss = block_losses(p, query, block.count, block.distances, s);
+        if (!gradients) return;
+        block_dlogits(p, block.task, query, block.count, s, exps);
+        block_coefficients<R>(p, panels, exps, s.nearest, block);
       },
-      [&](int64_t task, Tally total) {
-        if (p.task_loss) p.task_loss[task] = R(total.loss * p.task_weight[task]);
-        if (p.dtemperature) p.dtemperature[task] = total.dtemperature;
+      [&](int64_t task, double loss, double dtemperature) {
+        if (p.task_loss) p.task_loss[task] = R(loss * p.task_weight[task]);
+        if (p.dtemperature) p.dtemperature[task] = dtemperature;
       });
-}
-
-template <class R>
-void task_scale(const TaskScale<R>& p) {
-  constexpr int64_t kPart = 512;
-  const int64_t parts = (p.size + kPart - 1) / kPart, rows = p.shared ? 1 : p.T;
-  parallel_for(rows * parts, 32, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t row = i / parts, offset = i % parts * kPart, width = least(kPart, p.size - offset);
-      R* out = p.out + row * p.size + offset;
-      if (!p.shared) {
-        const R* unit = p.unit + row * p.size + offset;
-        for (int64_t j = 0; j < width; j++) out[j] = p.dloss[row] * unit[j];
-        continue;
-      }
-      double sum[kPart] = {};
-      for (int64_t t = 0; t < p.T; t++) {
-        const R* unit = p.unit + t * p.size + offset;
-        for (int64_t j = 0; j < width; j++) sum[j] += double(p.dloss[t]) * double(unit[j]);
-      }
-      for (int64_t j = 0; j < width; j++) out[j] = R(sum[j]);
-    }
-  });
 }
 
 template void proto_loss(const ProtoLoss<float>&);
 template void proto_loss(const ProtoLoss<double>&);
-template void task_scale(const TaskScale<float>&);
-template void task_scale(const TaskScale<double>&);
 
 }  // namespace fastmeta::FASTMETA_ISA

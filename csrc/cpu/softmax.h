@@ -49,27 +49,66 @@ inline void block_softmax(int64_t N, double temperature, const R* distances, R* 
   for (int q = 0; q < kBlock; q++) s.log_sum[q] = logarithm(s.sum[q]);
 }
 
-// From dz [N, kBlock], whose lanes each sum to 0: the coefficients of the differences, in place of the distances.
-// Returns dtemperature = sum dz d / temperature^2, taken about the nearest distance, for the first `count` lanes.
+// The squared distance and the coefficient of the difference that a pair's distance and gradient -dz/temperature give.
+template <class R, Metric metric>
+FASTMETA_INLINE R square_of(R distance) {
+  return metric == Metric::euclidean ? distance * distance : metric == Metric::cosine ? 2 * distance : distance;
+}
+template <class R, Metric metric>
+FASTMETA_INLINE R coefficient_of(R distance, R ddistance) {
+  if (metric == Metric::sqeuclidean) return 2 * ddistance;
+  return metric == Metric::cosine ? ddistance : distance == 0 ? R(0) : ddistance / distance;
+}
+
+template <class R, Metric metric>
+inline void replace_distances(const ProtoProblem<R>& p, const Panels<R>& panels, const R* dz, Block<R>& block) {
+  const R scale = R(-1 / p.temperature);
+  R totals[kBlock] = {};
+  for (int64_t n = 0; n < p.N; n++) {
+    R *distances = block.distances + n * kBlock, coefficients[kBlock], sum = 0;
+    int near[kBlock], any = 0;
+#pragma omp simd reduction(| : any)
+    for (int q = 0; q < kBlock; q++) {
+      coefficients[q] = coefficient_of<R, metric>(distances[q], scale * dz[n * kBlock + q]);
+      near[q] = kNear * square_of<R, metric>(distances[q]) < panels.radius[n] + block.radius[q];
+      any |= near[q];
+    }
+    for (int q = 0; any && q < block.count; q++)
+      if (near[q] && coefficients[q] != 0) {
+        block.near[block.near_count++] = {int32_t(n), q, coefficients[q]};
+        coefficients[q] = 0;
+      }
+#pragma omp simd reduction(+ : sum)
+    for (int q = 0; q < kBlock; q++) {
+      distances[q] = coefficients[q];
+      totals[q] += coefficients[q];
+      sum += coefficients[q];
+    }
+    block.sums[n] = sum;
+  }
+  std::memcpy(block.totals, totals, sizeof totals);
+}
+
+// From dz [N, kBlock], whose lanes each sum to 0 and are 0 beyond the block's queries: the coefficients in place of the
+// distances, and dtemperature = sum dz d / temperature^2, taken about the nearest distance.
 template <class R>
-inline double block_coefficients(const ProtoProblem<R>& p, int64_t count, const R* dz, const R* nearest, R* distances) {
-  double dtemperature = 0;
+inline void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, const R* dz, const R* nearest,
+                               Block<R>& block) {
   if (p.dtemperature) {
     R total[kBlock];
     sum_classes(p.N, total, [&](int64_t n, int q) __attribute__((always_inline)) {
-      return dz[n * kBlock + q] * (distances[n * kBlock + q] - nearest[q]);
+      return dz[n * kBlock + q] * (block.distances[n * kBlock + q] - nearest[q]);
     });
-    for (int64_t q = 0; q < count; q++) dtemperature += double(total[q]);
-    dtemperature /= p.temperature * p.temperature;
+    for (int64_t q = 0; q < block.count; q++) block.dtemperature += double(total[q]);
+    block.dtemperature /= p.temperature * p.temperature;
   }
-  const R scale = R((p.metric == Metric::sqeuclidean ? -2 : -1) / p.temperature);
-  if (p.metric != Metric::euclidean)
-#pragma omp simd
-    for (int64_t i = 0; i < p.N * kBlock; i++) distances[i] = scale * dz[i];
-  else
-#pragma omp simd
-    for (int64_t i = 0; i < p.N * kBlock; i++) distances[i] = distances[i] == 0 ? R(0) : scale * dz[i] / distances[i];
-  return dtemperature;
+  if (!p.dquery && !p.dprototypes) return;
+  const R* queries = p.query + (block.task * p.Q + block.first) * p.D;
+  for (int64_t q = 0; q < kBlock; q++)
+    block.radius[q] = q < block.count ? radius_of(queries + q * p.D, panels.centre, p.D) : R(0);
+  if (p.metric == Metric::euclidean) replace_distances<R, Metric::euclidean>(p, panels, dz, block);
+  if (p.metric == Metric::sqeuclidean) replace_distances<R, Metric::sqeuclidean>(p, panels, dz, block);
+  if (p.metric == Metric::cosine) replace_distances<R, Metric::cosine>(p, panels, dz, block);
 }
 
 constexpr int64_t kCopied = 64;  // classes copied at a time, so that their lanes are still in cache
