@@ -33,23 +33,26 @@ class Call : public ProtoCall {
 }  // namespace
 
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes,
-                                 Str metric, Handle) {
+                                 Str metric, Handle needs) {
   const Call call(query, support, labels, temperature, num_classes, metric);
   const Tensor out = call.query.empty(call.task_shape({call.Q, call.ways}));
+  const Tensor distances = any(read_needs(kOp, needs, 4)) ? call.query.empty(call.task_shape({call.Q, call.N})) : Tensor();
   by_dtype(out.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MatchingLogProbs<R> p = call.problem<R>();
     p.log_probs = out.data<R>();
+    p.distances = distances.data<R>();
     run_kernel(call.pairs() * call.D, [&] { cpu<R>().matching_log_probs_fwd(p); });
   });
-  return py::make_tuple(pack({out}), py::tuple());
+  return py::make_tuple(pack({out}), pack({distances}));
 }
 
-py::tuple matching_log_probs_bwd(Handle cotangents, Handle, Handle query, Handle support, Handle labels, Handle temperature,
+py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, Handle support, Handle labels, Handle temperature,
                                  int64_t num_classes, Str metric, Handle needs_) {
   const Call call(query, support, labels, temperature, num_classes, metric);
   const std::vector<bool> needs = read_needs(kOp, needs_, 4);
   const Tensor dlog_probs = call.cotangent(cotangents, call.task_shape({call.Q, call.ways}));
+  const Tensor distances = call.kept_distances(saved);
   const Tensor dquery = needs[0] ? call.query.empty(call.query.shape()) : Tensor();
   const Tensor dsupport = needs[1] ? call.query.empty(call.prototypes.shape()) : Tensor();
   std::vector<double> dtemperature(needs[3] ? size_t(call.T) : 0);
@@ -57,6 +60,7 @@ py::tuple matching_log_probs_bwd(Handle cotangents, Handle, Handle query, Handle
     using R = decltype(zero);
     MatchingLogProbs<R> p = call.problem<R>();
     p.dlog_probs = dlog_probs.data<R>();
+    p.kept_distances = distances.data<R>();
     p.dquery = dquery.data<R>();
     p.dprototypes = dsupport.data<R>();
     p.dtemperature = needs[3] ? dtemperature.data() : nullptr;

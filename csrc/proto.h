@@ -30,13 +30,13 @@ struct ProtoProblem {  // distances of queries to prototypes, and the gradients 
                                             // or [N]; 0: a zero vector
   R *dquery = nullptr, *dprototypes = nullptr;  // [T, Q, D] and [T, N, D]; null: not asked for
   double* dtemperature = nullptr;               // [T]; null: not asked for
-  const R* kept_distances = nullptr;            // [T, Q, N], from forward; null: compute them again
+  R* distances = nullptr;                       // [T, Q, N], written by forward; null: not kept
+  const R* kept_distances = nullptr;            // the same in backward; null: compute them again
 };
 
 template <class R>
 struct ProtoLogSoftmax : ProtoProblem<R> {
   R* log_probs = nullptr;  // [T, Q, N]
-  R* distances = nullptr;  // [T, Q, N], written by forward; null: not kept
   const R* dlog_probs = nullptr;
 };
 

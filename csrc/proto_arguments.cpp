@@ -56,6 +56,15 @@ Tensor ProtoCall::cotangent(py::handle cotangents, const Shape& shape) const {
   return found;
 }
 
+Tensor ProtoCall::kept_distances(py::handle saved) const {
+  const auto kept = read_list(op, "saved", saved);
+  if (kept.empty()) return Tensor();
+  Tensor found = read_floating(op, "saved", kept[0]);
+  require_alike(op, {&query, &found});
+  require_shape(op, "saved", found, task_shape({Q, N}));
+  return found;
+}
+
 Tensor sum_of(const Tensor& like, const std::vector<double>& values) {
   Tensor out = like.empty({});
   double sum = 0;

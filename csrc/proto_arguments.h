@@ -22,6 +22,9 @@ class ProtoCall {
   // The one cotangent of the op, checked.
   Tensor cotangent(py::handle cotangents, const Shape& shape) const;
 
+  // The distances [T, Q, N] that forward kept in `saved`, checked; empty where it kept none.
+  Tensor kept_distances(py::handle saved) const;
+
   // With the metric "cosine": from gradients to the unit vectors to those of query and prototypes, in place.
   void finish(const Tensor& dquery, const Tensor& dprototypes) const;
 

@@ -31,12 +31,7 @@ py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, H
   const std::vector<bool> needs = read_needs(kOp, needs_, 3);
   const Shape shape = call.task_shape({call.Q, call.N});
   const Tensor dlog_probs = call.cotangent(cotangents, shape);
-  Tensor distances;
-  if (const auto kept = read_list(kOp, "saved", saved); !kept.empty()) {
-    distances = read_floating(kOp, "saved", kept[0]);
-    require_alike(kOp, {&call.query, &distances});
-    require_shape(kOp, "saved", distances, shape);
-  }
+  const Tensor distances = call.kept_distances(saved);
   const Tensor dquery = needs[0] ? call.query.empty(call.query.shape()) : Tensor();
   const Tensor dprototypes = needs[1] ? call.query.empty(call.prototypes.shape()) : Tensor();
   std::vector<double> dtemperature(needs[2] ? size_t(call.T) : 0);

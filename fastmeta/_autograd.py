@@ -95,8 +95,13 @@ def _requires_grad(flat: Flat) -> bool:
 
 def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     """The gradients at the places that `needs` marks, None elsewhere."""
-    remaining = iter(grads)
-    return [next(remaining) if need else None for need in needs]
+    found: list[Tensor | None] = [None] * len(needs)
+    i = 0
+    for place, need in enumerate(needs):
+        if need:
+            found[place] = grads[i]
+            i += 1
+    return found
 
 
 def _reverse_mode_only() -> bool:
@@ -113,23 +118,29 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
         def forward(ctx: Any, *flat: Any) -> Any:
             assert op.forward is not None
             outputs, saved = op.forward(flat, ctx.needs_input_grad)
-            tensors = [x if isinstance(x, Tensor) else None for x in flat]
+            tensors, numbers = list(flat), []
+            for i, x in enumerate(flat):
+                if not isinstance(x, Tensor):
+                    tensors[i] = None
+                    numbers.append((i, x))
             ctx.save_for_backward(*tensors, *saved)
-            ctx.numbers = [None if isinstance(x, Tensor) else x for x in flat]
-            ctx.untouched = True
+            ctx.count, ctx.numbers, ctx.untouched = len(flat), numbers, True
             return outputs
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor) -> Any:
-            count, needs = len(ctx.numbers), ctx.needs_input_grad
+            needs = ctx.needs_input_grad
             kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
-            flat = tuple([n if t is None else t for t, n in zip(kept, ctx.numbers, strict=False)])
-            with without_autocast(cotangents[0]):
-                if op.backward is None or torch.is_grad_enabled():
-                    grads = op.vjp(needs)(*cotangents, *flat)
-                else:  # which may write into what forward saved: a second pass over the graph does not get it again
-                    saved = kept[count:] if ctx.__dict__.pop("untouched", False) else ()
-                    grads = op.backward(cotangents, saved, flat, needs)
+            inputs: list[Any] = list(kept[: ctx.count])
+            for i, x in ctx.numbers:
+                inputs[i] = x
+            if op.backward is not None and not torch.is_grad_enabled():  # a kernel never asks for autocast
+                # It may write into what forward saved: a second pass over the graph does not get that again.
+                saved = kept[ctx.count :] if ctx.__dict__.pop("untouched", False) else ()
+                grads = op.backward(cotangents, saved, tuple(inputs), needs)
+            else:
+                with without_autocast(cotangents[0]):
+                    grads = op.vjp(needs)(*cotangents, *inputs)
             return tuple(scatter(grads, needs))
 
     return Eager

@@ -34,6 +34,7 @@ def test_every_kernel_has_an_op(folder):
         "table",
         "launch",
         "unit_rows",
+        "task_scale",
     }  # code of several ops, the table of all kernels, launching
     stems = {p.stem for suffix in ("py", "cpp", "cu") for p in (ROOT / folder).glob(f"[a-z]*.{suffix}")}
     assert stems - shared <= set(OPS)

@@ -46,6 +46,8 @@ struct BlockMemory {
     columns = cursor.template take<R>(groups * kGroup * kChunk * kBlock);
     scratch = cursor.template take<R>(groups * arrays * p.N * kBlock);
     R *distances = cursor.template take<R>(at_once * p.N * kBlock), *sums = cursor.template take<R>(at_once * p.N);
+    row_ = p.dprototypes && !one_tile(p) ? (chunks + 1) * kBlock * kBlock : 0;  // one more: not all on the same cache sets
+    centred_ = cursor.template take<R>(at_once * row_);
     Near<R>* near = cursor.template take<Near<R>>(gradients ? at_once * p.N * kBlock : 0);
     blocks = cursor.template take<Block<R>>(at_once);
     distances_ = distances, sums_ = sums, near_ = near;
@@ -55,12 +57,14 @@ struct BlockMemory {
     Block<R>& b = blocks[i];
     b.task = task, b.first = first, b.count = least(kBlock, p.Q - first);
     b.distances = distances_ + i * p.N * kBlock, b.sums = sums_ + i * p.N, b.near = near_ + i * p.N * kBlock;
+    b.centred = centred_ + i * row_;
     b.near_count = 0, b.loss = b.dtemperature = 0;
     return b;
   }
 
  private:
-  R *distances_, *sums_;
+  R *distances_, *sums_, *centred_;
+  int64_t row_;
   Near<R>* near_;
 };
 
@@ -104,7 +108,13 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             for (int64_t i = first; i < first + size; i++) memory.begin(i, p, task, (start + i) * kBlock);
             Block<R>* blocks = memory.blocks + first;
             if (!p.kept_distances) block_distances(p, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
+            for (int64_t i = 0; i < size; i++) {
+              const int64_t row = (task * p.Q + blocks[i].first) * p.N;
+              if (p.kept_distances) transpose(p.N, blocks[i].count, p.kept_distances + row, p.N, blocks[i].distances);
+              if (p.distances) store_rows(p.N, blocks[i].count, blocks[i].distances, p.distances + row);
+            }
             for (int64_t i = 0; i < size; i++) body(blocks[i], memory.panels, memory.scratch + slot * arrays * p.N * kBlock);
+            for (int64_t i = 0; i < size && p.dprototypes && !one_tile(p); i++) centre_queries(p, memory.panels, blocks[i]);
             if (p.dquery) block_dquery(p, memory.panels, blocks, size);
           }
         });
@@ -114,10 +124,10 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
         parallel_for(chunks * parts, split ? 1 + kGrain / (now * kBlock * kBlock * least(kRows, p.N)) : chunks * parts,
                      [&](int64_t begin, int64_t end) {
                        for (int64_t u = begin; u < end; u++) {
-                         const int64_t n = u % parts * kRows;
+                         const int64_t n = u / chunks * kRows;  // features pass while these coefficients are in cache
                          for (int64_t i = 0; i < now; i += segment)
                            block_dprototypes(p, memory.panels, memory.blocks + i, least(segment, now - i), n,
-                                             least(n + kRows, p.N), u / parts, start + i > 0);
+                                             least(n + kRows, p.N), u % chunks, start + i > 0);
                        }
                      });
       }

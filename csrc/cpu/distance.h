@@ -12,15 +12,14 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-constexpr int64_t kChunk = 128;  // features, or prototypes, that are summed before they join a total
+constexpr int64_t kChunk = 128;  // features that are summed before they join a distance
+constexpr int64_t kRun = 64;     // prototypes that are summed before they join dquery
 constexpr int64_t kGroup = 4;    // blocks that share each load of the prototypes
 constexpr int64_t kSegment = 8;  // blocks whose queries are summed before they join dprototypes
 constexpr int kNear = 4;         // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
 
 FASTMETA_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 FASTMETA_INLINE double square_root(double x) { return __builtin_sqrt(x); }
-FASTMETA_INLINE float logarithm(float x) { return __builtin_logf(x); }
-FASTMETA_INLINE double logarithm(double x) { return __builtin_log(x); }
 
 template <class R>
 struct Near {
@@ -33,6 +32,7 @@ struct Block {
   int64_t task, first, count;  // its queries
   R* distances;                // [N, kBlock], replaced by the coefficients
   R* sums;                     // [N], of the coefficients over the queries
+  R* centred;                  // [chunks, kBlock, kBlock], the queries less m, features in columns
   R totals[kBlock];            // and over the prototypes
   R radius[kBlock];            // |q - m|^2
   Near<R>* near;               // in order of n
@@ -73,13 +73,20 @@ inline void make_panels(const ProtoProblem<R>& p, int64_t task, const Panels<R>&
   }
 }
 
-// |x - centre|^2, good to the few digits that the choice of near pairs wants.
+// |x - centre|^2, good to the few digits that the choice of near pairs wants; centre [chunks, kBlock].
 template <class R>
 inline R radius_of(const R* x, const R* centre, int64_t D) {
-  R sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t d = 0; d < D; d++) sum += (x[d] - centre[d]) * (x[d] - centre[d]);
-  return sum;
+  Vector<R> sum[4] = {};
+  int64_t d = 0;
+  for (; d + 4 * kLanes<R> <= D; d += 4 * kLanes<R>)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const Vector<R> difference = load(x + d + i * kLanes<R>) - load(centre + d + i * kLanes<R>);
+      sum[i] += difference * difference;
+    }
+  R total = sum_lanes<R>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; d < D; d++) total += (x[d] - centre[d]) * (x[d] - centre[d]);
+  return total;
 }
 
 // Squared distances of `count` blocks of a task; `columns` has room for [count, kChunk, kBlock].
@@ -126,14 +133,14 @@ inline void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, cons
   const int64_t task = blocks[0].task;
   const R *query = p.query + task * p.Q * p.D, *prototypes = p.prototypes + task * p.prototypes_stride;
   R* dquery = p.dquery + task * p.Q * p.D;
-  for (int64_t n = 0; n < p.N; n += kChunk)
+  for (int64_t n = 0; n < p.N; n += kRun)
     for (int64_t b = 0; b < count; b++)
       for_each_tile<R>(0, blocks[b].count, [&](auto rows, int64_t q) __attribute__((always_inline)) {
         constexpr int K = decltype(rows)::value;
         for (int64_t chunk = 0; chunk < feature_chunks(p); chunk++) {
           const int64_t d = chunk * kBlock, width = least(kBlock, p.D - d), row = (blocks[b].first + q) * p.D + d;
           Columns<R> sum[K] = {}, x, centre;
-          tile_products<R, K>(least(kChunk, p.N - n), blocks[b].distances + n * kBlock + q, kBlock, 1,
+          tile_products<R, K>(least(kRun, p.N - n), blocks[b].distances + n * kBlock + q, kBlock, 1,
                               panels.values + (chunk * p.N + n) * kBlock, kBlock, sum);
           load_columns(panels.centre + d, centre);
 #pragma GCC unroll 16
@@ -156,6 +163,25 @@ inline void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, cons
     }
 }
 
+// Whether dprototypes is one tile high, so that it reads each query once, where that is.
+template <class R>
+FASTMETA_INLINE bool one_tile(const ProtoProblem<R>& p) {
+  return p.N <= kTileRows<R> && p.D % kBlock == 0;
+}
+
+template <class R>
+inline void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
+  const R* query = p.query + (block.task * p.Q + block.first) * p.D;
+  for (int64_t q = 0; q < block.count; q++)
+    for (int64_t chunk = 0; chunk < feature_chunks(p); chunk++) {
+      Columns<R> x, centre;
+      load_columns(query + q * p.D + chunk * kBlock, least(kBlock, p.D - chunk * kBlock), x);
+      load_columns(panels.centre + chunk * kBlock, centre);
+      for (int part = 0; part < kParts<R>; part++) x[part] -= centre[part];
+      store_columns(block.centred + (chunk * kBlock + q) * kBlock, x);
+    }
+}
+
 // The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of one chunk.
 template <class R>
 inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
@@ -163,16 +189,9 @@ inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels,
   const int64_t task = blocks[0].task, d = chunk * kBlock, width = least(kBlock, p.D - d);
   const R *query = p.query + task * p.Q * p.D + d, *prototypes = p.prototypes + task * p.prototypes_stride + d;
   R* dprototypes = p.dprototypes + task * p.N * p.D + d;
-  R packed[kSegment * kBlock * kBlock];
-  const bool direct = p.N <= kTileRows<R> && width == kBlock;  // one tile, which reads each query once
-  Columns<R> centre, x;
+  const bool direct = one_tile(p);
+  Columns<R> centre;
   load_columns(panels.centre + d, centre);
-  for (int64_t b = 0; b < count && !direct; b++)
-    for (int64_t q = 0; q < blocks[b].count; q++) {
-      load_columns(query + (blocks[b].first + q) * p.D, width, x);
-      for (int part = 0; part < kParts<R>; part++) x[part] -= centre[part];
-      store_columns(packed + (b * kBlock + q) * kBlock, x);
-    }
   for_each_tile<R>(begin, end, [&](auto rows, int64_t n) __attribute__((always_inline)) {
     constexpr int K = decltype(rows)::value;
     Columns<R> sum[K], total = {};
@@ -189,7 +208,7 @@ inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels,
       if (direct)
         tile_products<R, K>(blocks[b].count, coefficients, 1, kBlock, query + blocks[b].first * p.D, p.D, sum, &centre);
       else
-        tile_products<R, K>(blocks[b].count, coefficients, 1, kBlock, packed + b * kBlock * kBlock, kBlock, sum);
+        tile_products<R, K>(blocks[b].count, coefficients, 1, kBlock, blocks[b].centred + chunk * kBlock * kBlock, kBlock, sum);
     }
 #pragma GCC unroll 16
     for (int k = 0; k < K; k++) {

@@ -22,12 +22,13 @@ bool labels_in_range(const MatchingLogProbs<R>& p, const int64_t* labels) {
   return true;
 }
 
-// From the distances: each class's nearest, sum of e_s = exp((nearest_k - d_s) / temperature), and log p; the distance of
-// the nearest of all in `nearest`. NaN everywhere where a label is out of range. Returns whether all are in range.
+// From the distances: e_s = exp((nearest_k - d_s) / temperature) with the nearest of its class (in `exps`, unless null), each
+// class's sum of these, and log p; the distance of the nearest of all in `nearest`. NaN everywhere where a label is out of
+// range. Returns whether all are in range.
 template <class R>
-bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const R* distances, R* class_nearest,
+bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const R* distances, R* exps, R* class_nearest,
                      R* class_sum, R* log_probs, R* nearest) {
-  const R tau = R(p.temperature), infinity = R(__builtin_inf());
+  const R rate = R(1 / p.temperature), infinity = R(__builtin_inf());
   if (!labels_in_range(p, labels)) {
     for (int64_t i = 0; i < p.ways * kBlock; i++) log_probs[i] = R(__builtin_nan(""));
     return false;
@@ -41,7 +42,11 @@ bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const 
   for (int64_t s = 0; s < p.N; s++) {
     R *near = class_nearest + labels[s] * kBlock, *sum = class_sum + labels[s] * kBlock;
 #pragma omp simd
-    for (int q = 0; q < kBlock; q++) sum[q] += exp_approx((near[q] - distances[s * kBlock + q]) / tau);
+    for (int q = 0; q < kBlock; q++) {
+      const R e = exp_approx((near[q] - distances[s * kBlock + q]) * rate);
+      if (exps) exps[s * kBlock + q] = e;
+      sum[q] += e;
+    }
   }
 #pragma omp simd
   for (int q = 0; q < kBlock; q++) nearest[q] = infinity;
@@ -51,13 +56,15 @@ bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const 
       nearest[q] = class_nearest[k * kBlock + q] < nearest[q] ? class_nearest[k * kBlock + q] : nearest[q];
   R total[kBlock];
   sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) {
-    return class_sum[k * kBlock + q] * exp_approx((nearest[q] - class_nearest[k * kBlock + q]) / tau);
+    return class_sum[k * kBlock + q] * exp_approx((nearest[q] - class_nearest[k * kBlock + q]) * rate);
   });
-  for (int q = 0; q < kBlock; q++) total[q] = logarithm(total[q]);
+#pragma omp simd
+  for (int q = 0; q < kBlock; q++) total[q] = log_approx(total[q]);
   for (int64_t k = 0; k < p.ways; k++)
+#pragma omp simd
     for (int q = 0; q < kBlock; q++) {
       const int64_t i = k * kBlock + q;
-      log_probs[i] = (nearest[q] - class_nearest[i]) / tau + logarithm(class_sum[i]) - total[q];
+      log_probs[i] = (nearest[q] - class_nearest[i]) * rate + log_approx(class_sum[i]) - total[q];
     }
   return true;
 }
@@ -76,7 +83,8 @@ void matching_log_probs_fwd(const MatchingLogProbs<R>& p) {
       static_cast<const ProtoProblem<R>&>(p), arrays(p, 3),
       [&](Block<R>& block, const Panels<R>&, R* class_nearest) {
         R *class_sum = class_nearest + array, *log_probs = class_sum + array, nearest[kBlock];
-        class_log_probs(p, labels_of(p, block.task), block.distances, class_nearest, class_sum, log_probs, nearest);
+        class_log_probs(p, labels_of(p, block.task), block.distances, static_cast<R*>(nullptr), class_nearest, class_sum, log_probs,
+                        nearest);
         store_rows(p.ways, block.count, log_probs, p.log_probs + (block.task * p.Q + block.first) * p.ways);
       },
       [](int64_t, double, double) {});
@@ -85,15 +93,14 @@ void matching_log_probs_fwd(const MatchingLogProbs<R>& p) {
 template <class R>
 void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
   const int64_t array = p.ways * kBlock;
-  const R tau = R(p.temperature);
   for_each_block(
       static_cast<const ProtoProblem<R>&>(p), 1 + arrays(p, 4),
       [&](Block<R>& block, const Panels<R>& panels, R* dz) {
         const int64_t* labels = labels_of(p, block.task);
-        R *distances = block.distances, *class_nearest = dz + p.N * kBlock, *class_sum = class_nearest + array;
+        R *class_nearest = dz + p.N * kBlock, *class_sum = class_nearest + array;
         R *weights = class_sum + array, *cotangents = weights + array, nearest[kBlock], total[kBlock];
-        const bool valid = class_log_probs(p, labels, distances, class_nearest, class_sum, weights, nearest);
-        load_rows(p.ways, block.count, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, cotangents);
+        const bool valid = class_log_probs(p, labels, block.distances, dz, class_nearest, class_sum, weights, nearest);
+        transpose(p.ways, block.count, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, p.ways, cotangents);
         sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) { return cotangents[k * kBlock + q]; });
         for (int64_t k = 0; valid && k < p.ways; k++)  // (dlogp_k - p_k sum dlogp) / sum_k e
 #pragma omp simd
@@ -102,11 +109,9 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
             weights[i] = (cotangents[i] - total[q] * exp_approx(weights[i])) / class_sum[i];
           }
         for (int64_t s = 0; s < p.N; s++) {
-          const int64_t class_row = valid ? labels[s] * kBlock : 0;
-          const R *near = class_nearest + class_row, *weight = weights + class_row;
+          const R* weight = weights + (valid ? labels[s] * kBlock : 0);
 #pragma omp simd
-          for (int q = 0; q < kBlock; q++)
-            dz[s * kBlock + q] = valid ? weight[q] * exp_approx((near[q] - distances[s * kBlock + q]) / tau) : weight[q];
+          for (int q = 0; q < kBlock; q++) dz[s * kBlock + q] = valid ? weight[q] * dz[s * kBlock + q] : weight[q];
         }
         block_coefficients<R>(p, panels, dz, nearest, block);
       },

@@ -13,7 +13,6 @@ void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
       [&](Block<R>& block, const Panels<R>&, R*) {
         const int64_t row = (block.task * p.Q + block.first) * p.N;
         R* distances = block.distances;
-        if (p.distances) store_rows(p.N, block.count, distances, p.distances + row);
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, distances, nullptr, s);
         const R tau = R(p.temperature);
@@ -33,8 +32,7 @@ void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
       [&](Block<R>& block, const Panels<R>& panels, R* exps) {
         const int64_t row = (block.task * p.Q + block.first) * p.N;
         R* cotangents = exps + p.N * kBlock;
-        if (p.kept_distances) load_rows(p.N, block.count, p.kept_distances + row, block.distances);
-        load_rows(p.N, block.count, p.dlog_probs + row, cotangents);
+        transpose(p.N, block.count, p.dlog_probs + row, p.N, cotangents);
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, block.distances, exps, s);
         R scale[kBlock];  // sum_n dlogp_n / sum_n e_n

@@ -17,7 +17,8 @@ struct FloatTraits<float> {
   static constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
   static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;
   static constexpr float kExpMin = -87.3f, kExpMax = 88.7f;
-  static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
+  static constexpr int kMantissa = 23, kBias = 127, kTerms = 7, kLogTerms = 5;
+  static constexpr Int kHalfRoot = 0x3f3504f3;  // bits of sqrt(1/2)
 };
 template <>
 struct FloatTraits<double> {
@@ -26,7 +27,8 @@ struct FloatTraits<double> {
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2Hi = 0.693145751953125, kLn2Lo = 1.42860682030941723212e-6;
   static constexpr double kExpMin = -708.3, kExpMax = 709.7;
-  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13;
+  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13, kLogTerms = 11;
+  static constexpr Int kHalfRoot = 0x3fe6a09e667f3bcd;
 };
 
 // e^x to 2 ulp for x in [kExpMin, kExpMax]; below it is 0, above it e^kExpMax. NaN stays NaN.
@@ -59,6 +61,28 @@ FASTMETA_INLINE R exp_approx(R x) {
   std::memcpy(&scale_a, &a, sizeof a);
   std::memcpy(&scale_b, &b, sizeof b);
   return tiny ? R(0) : p * scale_a * scale_b;
+}
+
+// ln x to 2 ulp, near 1 too, for normal numbers; -inf for 0, infinity and NaN stay: x = 2^n m with m in [sqrt(1/2), sqrt 2),
+// ln m = 2 atanh s with s = (m - 1) / (m + 1).
+template <class R>
+FASTMETA_INLINE R log_approx(R x) {
+  using F = FloatTraits<R>;
+  using Int = typename F::Int;
+  using Bits = typename F::Bits;
+  Bits bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const Int n = Int(bits - Bits(F::kHalfRoot)) >> F::kMantissa;
+  bits -= Bits(n) << F::kMantissa;
+  R m;
+  std::memcpy(&m, &bits, sizeof m);
+  const R s = (m - 1) / (m + 1), z = s * s;
+  R p = R(2) / (2 * F::kLogTerms + 1);
+#pragma GCC unroll 16
+  for (int k = F::kLogTerms - 1; k >= 1; k--) p = p * z + R(2) / (2 * k + 1);
+  const R found = R(n) * F::kLn2Hi + (2 * s + (s * z * p - R(n) * -F::kLn2Lo));
+  const R infinity = R(__builtin_inf());
+  return x == 0 ? -infinity : x < infinity ? found : x;
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

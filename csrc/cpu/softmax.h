@@ -32,7 +32,7 @@ FASTMETA_INLINE void sum_classes(int64_t N, R* total, Term&& term) {
 // Also leaves exp((nearest - d_n) / temperature) in `exps`, where that is not null.
 template <class R>
 inline void block_softmax(int64_t N, double temperature, const R* distances, R* exps, Softmax<R>& s) {
-  const R tau = R(temperature);
+  const R rate = R(1 / temperature);
 #pragma omp simd
   for (int q = 0; q < kBlock; q++) s.nearest[q] = R(__builtin_inf());
   for (int64_t n = 0; n < N; n++)
@@ -42,57 +42,101 @@ inline void block_softmax(int64_t N, double temperature, const R* distances, R* 
       s.nearest[q] = distance < s.nearest[q] ? distance : s.nearest[q];
     }
   sum_classes(N, s.sum, [&](int64_t n, int q) __attribute__((always_inline)) {
-    const R e = exp_approx((s.nearest[q] - distances[n * kBlock + q]) / tau);
+    const R e = exp_approx((s.nearest[q] - distances[n * kBlock + q]) * rate);
     if (exps) exps[n * kBlock + q] = e;
     return e;
   });
-  for (int q = 0; q < kBlock; q++) s.log_sum[q] = logarithm(s.sum[q]);
+#pragma omp simd
+  for (int q = 0; q < kBlock; q++) s.log_sum[q] = log_approx(s.sum[q]);
 }
 
-// The squared distance and the coefficient of the difference that a pair's distance and gradient -dz/temperature give.
-template <class R, Metric metric>
-FASTMETA_INLINE R square_of(R distance) {
-  return metric == Metric::euclidean ? distance * distance : metric == Metric::cosine ? 2 * distance : distance;
+// By how much a pair is near (distance.h), from its distance, X = R or Vector<R>: positive where it is.
+template <class R, class X>
+FASTMETA_INLINE X nearness(Metric metric, X distance, X radius_q, R radius_n) {
+  const X square = metric == Metric::euclidean ? distance * distance : metric == Metric::cosine ? 2 * distance : distance;
+  return radius_q + radius_n - R(kNear) * square;
 }
-template <class R, Metric metric>
-FASTMETA_INLINE R coefficient_of(R distance, R ddistance) {
+
+// The coefficient of q - c in a gradient, from that of the distance.
+template <class R>
+FASTMETA_INLINE R coefficient(Metric metric, R distance, R ddistance) {
   if (metric == Metric::sqeuclidean) return 2 * ddistance;
   return metric == Metric::cosine ? ddistance : distance == 0 ? R(0) : ddistance / distance;
 }
 
-template <class R, Metric metric>
-inline void replace_distances(const ProtoProblem<R>& p, const Panels<R>& panels, const R* dz, Block<R>& block) {
-  const R scale = R(-1 / p.temperature);
-  R totals[kBlock] = {};
+// Whether any of the pairs of prototypes [begin, end) is near.
+template <Metric metric, class R>
+FASTMETA_INLINE bool any_near(const Panels<R>& panels, const Block<R>& block, int64_t begin, int64_t end) {
+  Columns<R> radius, most = {};
+  load_columns<R>(block.radius, radius);
+  for (int64_t n = begin; n < end; n++)
+#pragma GCC unroll 8
+    for (int part = 0; part < kParts<R>; part++) {
+      const Vector<R> found = nearness<R>(metric, load(block.distances + n * kBlock + part * kLanes<R>), radius[part],
+                                          panels.radius[n]);
+      most[part] = found > most[part] ? found : most[part];
+    }
+  R sum = 0;
+  for (int part = 0; part < kParts<R>; part++) sum += sum_lanes<R>(most[part]);
+  return sum > 0;
+}
+
+// Moves the coefficients of near pairs into the block's list; their dz becomes 0.
+template <Metric metric, class R>
+inline void take_near(const ProtoProblem<R>& p, const Panels<R>& panels, R scale, R* dz, Block<R>& block) {
+  if (!any_near<metric>(panels, block, 0, p.N)) return;
   for (int64_t n = 0; n < p.N; n++) {
-    R *distances = block.distances + n * kBlock, coefficients[kBlock], sum = 0;
-    int near[kBlock], any = 0;
-#pragma omp simd reduction(| : any)
-    for (int q = 0; q < kBlock; q++) {
-      coefficients[q] = coefficient_of<R, metric>(distances[q], scale * dz[n * kBlock + q]);
-      near[q] = kNear * square_of<R, metric>(distances[q]) < panels.radius[n] + block.radius[q];
-      any |= near[q];
+    if (!any_near<metric>(panels, block, n, n + 1)) continue;
+    for (int q = 0; q < block.count; q++) {
+      const int64_t at = n * kBlock + q;
+      const R distance = block.distances[at], weight = coefficient(metric, distance, scale * dz[at]);
+      if (weight == 0 || !(nearness<R>(metric, distance, block.radius[q], panels.radius[n]) > 0)) continue;
+      block.near[block.near_count++] = {int32_t(n), q, weight};
+      dz[at] = 0;
     }
-    for (int q = 0; any && q < block.count; q++)
-      if (near[q] && coefficients[q] != 0) {
-        block.near[block.near_count++] = {int32_t(n), q, coefficients[q]};
-        coefficients[q] = 0;
-      }
-#pragma omp simd reduction(+ : sum)
-    for (int q = 0; q < kBlock; q++) {
-      distances[q] = coefficients[q];
-      totals[q] += coefficients[q];
-      sum += coefficients[q];
-    }
-    block.sums[n] = sum;
   }
-  std::memcpy(block.totals, totals, sizeof totals);
+}
+
+// The coefficients in place of the distances, and their sums.
+template <Metric metric, class R>
+inline void replace_distances(const ProtoProblem<R>& p, R scale, const R* dz, Block<R>& block) {
+  constexpr int kRowsAtOnce = 4;
+  Columns<R> totals = {};
+  for (int64_t n = 0; n < p.N; n += kRowsAtOnce) {
+    Vector<R> rows[kRowsAtOnce] = {};
+    const int count = int(least(kRowsAtOnce, p.N - n));
+    for (int k = 0; k < count; k++)
+#pragma GCC unroll 8
+      for (int part = 0; part < kParts<R>; part++) {
+        const int64_t at = (n + k) * kBlock + part * kLanes<R>;
+        Vector<R> weight = scale * load(dz + at);
+        if (metric == Metric::sqeuclidean) weight += weight;
+        if (metric == Metric::euclidean) {
+          const Vector<R> distance = load(block.distances + at), zero = {};
+          weight = distance == zero ? zero : weight / distance;
+        }
+        store(block.distances + at, weight);
+        totals[part] += weight;
+        rows[k] += weight;
+      }
+    R sums[kRowsAtOnce];
+    sum_each<R, kRowsAtOnce>(rows, sums);
+    std::memcpy(block.sums + n, sums, size_t(count) * sizeof(R));
+  }
+  store_columns<R>(block.totals, totals);
+}
+
+template <Metric metric, class R>
+inline void find_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, Block<R>& block) {
+  const R scale = R(-1 / p.temperature);
+  take_near<metric>(p, panels, scale, dz, block);
+  replace_distances<metric>(p, scale, dz, block);
 }
 
 // From dz [N, kBlock], whose lanes each sum to 0 and are 0 beyond the block's queries: the coefficients in place of the
-// distances, and dtemperature = sum dz d / temperature^2, taken about the nearest distance.
+// distances (dz is used up), and dtemperature = sum dz d / temperature^2, taken about the nearest distance.
 template <class R>
-inline void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, const R* dz, const R* nearest,
+inline void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, const R* nearest,
                                Block<R>& block) {
   if (p.dtemperature) {
     R total[kBlock];
@@ -106,28 +150,9 @@ inline void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels
   const R* queries = p.query + (block.task * p.Q + block.first) * p.D;
   for (int64_t q = 0; q < kBlock; q++)
     block.radius[q] = q < block.count ? radius_of(queries + q * p.D, panels.centre, p.D) : R(0);
-  if (p.metric == Metric::euclidean) replace_distances<R, Metric::euclidean>(p, panels, dz, block);
-  if (p.metric == Metric::sqeuclidean) replace_distances<R, Metric::sqeuclidean>(p, panels, dz, block);
-  if (p.metric == Metric::cosine) replace_distances<R, Metric::cosine>(p, panels, dz, block);
-}
-
-constexpr int64_t kCopied = 64;  // classes copied at a time, so that their lanes are still in cache
-
-// rows [count, N] = lanes [N, kBlock] transposed.
-template <class R>
-inline void store_rows(int64_t N, int64_t count, const R* lanes, R* rows) {
-  for (int64_t tile = 0; tile < N; tile += kCopied)
-    for (int64_t q = 0; q < count; q++)
-      for (int64_t n = tile; n < least(N, tile + kCopied); n++) rows[q * N + n] = lanes[n * kBlock + q];
-}
-
-// lanes [N, kBlock] = rows [count, N] transposed; the lanes beyond `count` get 0.
-template <class R>
-inline void load_rows(int64_t N, int64_t count, const R* rows, R* lanes) {
-  if (count < kBlock && N > 0) std::memset(lanes, 0, size_t(N) * kBlock * sizeof(R));
-  for (int64_t tile = 0; tile < N; tile += kCopied)
-    for (int64_t q = 0; q < count; q++)
-      for (int64_t n = tile; n < least(N, tile + kCopied); n++) lanes[n * kBlock + q] = rows[q * N + n];
+  if (p.metric == Metric::euclidean) find_coefficients<Metric::euclidean>(p, panels, dz, block);
+  if (p.metric == Metric::sqeuclidean) find_coefficients<Metric::sqeuclidean>(p, panels, dz, block);
+  if (p.metric == Metric::cosine) find_coefficients<Metric::cosine>(p, panels, dz, block);
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -151,4 +151,14 @@ inline void transpose(int64_t count, int64_t lanes, const R* rows, int64_t row_l
     for (int64_t i = q < whole ? d : 0; i < count; i++) out[i * kBlock + q] = rows[q * row_length + i];
 }
 
+constexpr int64_t kCopied = 64;  // classes copied at a time, so that their lanes are still in cache
+
+// rows [count, N] = lanes [N, kBlock] transposed.
+template <class R>
+inline void store_rows(int64_t N, int64_t count, const R* lanes, R* rows) {
+  for (int64_t tile = 0; tile < N; tile += kCopied)
+    for (int64_t q = 0; q < count; q++)
+      for (int64_t n = tile; n < least(N, tile + kCopied); n++) rows[q * N + n] = lanes[n * kBlock + q];
+}
+
 }  // namespace fastmeta::FASTMETA_ISA
