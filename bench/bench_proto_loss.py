@@ -11,9 +11,9 @@ import fastmeta
 def bench_proto_loss(race, shape, metric):
     """Forward and backward to queries and prototypes; the truth is the expanded square in float64."""
     T, Q, N, D = shape
-    leaves = [torch.randn(T, Q, D, requires_grad=True), torch.randn(T, N, D, requires_grad=True)]
+    leaves = [torch.randn(distances.tasks(T, rows, D), requires_grad=True) for rows in (Q, N)]
     in_float64 = [t.detach().double().requires_grad_() for t in leaves]
-    ours, eager, made = contenders(shape, metric, torch.randint(0, N, (T, Q)))
+    ours, eager, made = contenders(shape, metric, torch.randint(0, N, distances.tasks(T, Q)))
     race(
         f"proto_loss fwd+bwd {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(forward_and_backward(ours, leaves), reference=distances.fits(*shape))
@@ -27,8 +27,8 @@ def bench_proto_loss(race, shape, metric):
 @pytest.mark.parametrize("metric", distances.METRICS)
 def bench_proto_loss_without_grad(race, metric):
     T, Q, N, D = shape = distances.SHAPES[0]
-    query, prototypes = torch.randn(T, Q, D), torch.randn(T, N, D)
-    ours, eager, made = contenders(shape, metric, torch.randint(0, N, (T, Q)))
+    query, prototypes = torch.randn(distances.tasks(T, Q, D)), torch.randn(distances.tasks(T, N, D))
+    ours, eager, made = contenders(shape, metric, torch.randint(0, N, distances.tasks(T, Q)))
     race(
         f"proto_loss without grad {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(lambda: ours(query, prototypes))
@@ -43,7 +43,8 @@ def contenders(shape, metric, targets):
     temperature = distances.temperature_for(metric, shape[-1])
 
     def ours(query, prototypes):
-        return fastmeta.proto_loss(query, prototypes, targets, metric=metric, temperature=temperature).mean()
+        loss = fastmeta.proto_loss(query, prototypes, targets, metric=metric, temperature=temperature)
+        return loss.mean() if loss.ndim else loss
 
     def by(way):
         return lambda query, prototypes: distances.loss(way, query, prototypes, targets, metric, temperature)

@@ -1,4 +1,5 @@
-"""The ways of others from queries [T, Q, D] and prototypes [T, N, D] to distances [T, Q, N], and what the distance ops are timed on."""
+"""The ways of others from queries [..., Q, D] and prototypes [..., N, D] to distances [..., Q, N], and what the distance ops are
+timed on; one task has no task axis."""
 
 import importlib
 
@@ -36,6 +37,11 @@ def by_naive(query, prototypes, metric):
     return square if metric == "sqeuclidean" else square.sqrt()
 
 
+def tasks(T, *core):
+    """A shape with its task axis, where there is more than one task."""
+    return (T, *core) if T > 1 else core
+
+
 def eager_ways(T, Q, N, D):
     """By name; without the naive one where its differences are too large."""
     return {"cdist": by_cdist, "mm": by_mm} | ({"naive": by_naive} if fits(T, Q, N, D) else {})
@@ -57,12 +63,14 @@ def log_softmax(way, query, prototypes, metric, temperature):
 
 def loss(way, query, prototypes, targets, metric, temperature):
     logits = -way(query, prototypes, metric) / temperature
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
 def loss_by_keops(query, prototypes, targets, metric, temperature):
     """Its lazy distances reduced to the log of the normaliser; the target's distance by differences."""
     LazyTensor = imported("pykeops.torch").LazyTensor
+    if query.ndim == 2:
+        query, prototypes, targets = query.unsqueeze(0), prototypes.unsqueeze(0), targets.unsqueeze(0)
     square = ((LazyTensor(query.unsqueeze(-2)) - LazyTensor(prototypes.unsqueeze(-3))) ** 2).sum(-1)
     of_target = (query - prototypes.gather(1, targets.unsqueeze(-1).expand_as(query))).square().sum(-1)
     if metric == "euclidean":
@@ -85,6 +93,8 @@ def by_library(metric, T, Q, N, D):
         return -head(query)
 
     def way(query, prototypes, metric):
+        if query.ndim == 2:
+            return of_one_task(query, prototypes)
         return torch.stack([of_one_task(q, c) for q, c in zip(query, prototypes, strict=True)])
 
     return {module.partition(".")[0]: way}
