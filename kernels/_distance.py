@@ -1,58 +1,21 @@
-"""The distance block and its gradient, which proto_log_softmax and proto_loss share.
+"""Blocks of distances between rows x_i and y_j, which the distance ops share: what a program computes in its registers.
 
-Forward, inlined in their kernels: a program owns BLOCK_Q queries and walks the prototypes in blocks of BLOCK_N. The
-squared differences of a block stay in registers, [BLOCK_Q, BLOCK_N, BLOCK_D], summed over D once at its end: 2
-instructions per (q, n, d); rows come through shared memory, loaded ahead. Backward: see `_distances_bwd_kernel`.
+Few columns: differences. [BLOCK_I, BLOCK_J, BLOCK_D] squares, summed over D once at the end: 2 instructions per (i, j, d).
+Many columns: |x - m|^2 + |y - m|^2 - 2 <x - m, y - m> by tl.dot, m being the mean of the block's y, so that an offset common
+to all rows does not cancel. Pairs whose square comes out below NEAR of the norms (or is not a number) lose digits there;
+they are done again by differences, one a row at a time, so that coincident points are at exactly 0.
+Moved: the rows of both sides once a block, 16 bytes a thread where rows are so aligned. Cosine is 1 - cos = |u - v|^2 / 2 of
+unit vectors: the same blocks, of rows scaled as they are loaded.
 """
 
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
-
-BLOCK_X = 8
 INFINITY = tl.constexpr(float("inf"))
-
-
-def metric_limit(metric: str) -> str | None:
-    """Why there is no kernel for the metric, or None."""
-    return None if metric in ("euclidean", "sqeuclidean") else f"has no kernel for the metric {metric!r}"
-
-
-def tile_options(query: Tensor, prototypes: Tensor) -> dict[str, int]:
-    """Blocks for query [T, Q, D] and prototypes [T, N, D]: loads of 16 bytes where the length of rows allows it,
-    long rows of few queries cut finer, to fill the device."""
-    tasks, queries, features = query.shape
-    size = query.element_size()
-    block_n = power_of_two(prototypes.shape[1], 1, 16)
-    if features % 16:  # not known to be aligned: elements are loaded one by one
-        tile, widest = 2048, 16
-    elif block_n <= 8:
-        tile, widest = 8192, 256 if tasks * queries <= 1024 else 64
-    else:
-        tile, widest = 8192, 64 if size == 2 else 32
-    tile = tile if size <= 4 else tile // 2
-    block_d = power_of_two(features, 8, widest)
-    block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(queries, 1, 64))
-    return {"BLOCK_Q": block_q, "BLOCK_N": block_n, "BLOCK_D": block_d, "num_warps": 4 if size <= 4 else 8}
-
-
-def temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:
-    return (temperature, 1.0) if isinstance(temperature, Tensor) else (None, temperature)
-
-
-def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as [T, rows, D]; tasks that share their prototypes become one task."""
-    shared = prototypes.ndim == 2
-    query, prototypes = dense(query, 2), dense(prototypes, 2)
-    return (query.reshape(1, query.shape[0] * query.shape[1], query.shape[2]) if shared else query), prototypes
+NEAR = tl.constexpr(0.25)  # a square above this share of the norms has lost at most two bits
 
 
 @triton.jit
@@ -65,6 +28,11 @@ def divide(x, y):
 
 
 @triton.jit
+def root(x):
+    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
+
+
+@triton.jit
 def load_rate(tensor, value, dtype: tl.constexpr):
     """1 / temperature."""
     if tensor is not None:
@@ -74,33 +42,159 @@ def load_rate(tensor, value, dtype: tl.constexpr):
 
 
 @triton.jit
-def distance_block(
-    query,
-    prototypes,
-    q,
-    n,
-    Q,
-    N,
+def load_rows(x, i, rows, d, D, scale, dtype: tl.constexpr):
+    """x[i, d], times the scale of its row where there is one: [I], [E] -> [I, E]."""
+    value = tl.load(x + i[:, None] * D + d[None, :], (i[:, None] < rows) & (d[None, :] < D), 0.0).to(dtype)
+    return value if scale is None else value * scale[:, None]
+
+
+@triton.jit
+def row_scale(x, i, rows, D, dtype: tl.constexpr, METRIC: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_D: tl.constexpr):
+    """1 / |x_i|, 0 for a zero vector, for the cosine; None for other metrics."""
+    if METRIC == "cosine":
+        square = tl.zeros((BLOCK_I, BLOCK_D), dtype)
+        for start in tl.range(0, D, BLOCK_D, num_stages=3):
+            value = load_rows(x, i, rows, start + tl.arange(0, BLOCK_D), D, None, dtype)
+            square += value * value
+        total = tl.sum(square, 1)
+        one = tl.full((BLOCK_I,), 1, dtype)
+        return tl.where(total != 0, divide(one, root(tl.where(total != 0, total, 1.0))), 0.0)
+    else:
+        return None
+
+
+@triton.jit
+def tf32_rounded(x, PRECISION: tl.constexpr):
+    """x with the 10 bits of fraction that a tensor core takes, so that norms and products are of the same numbers."""
+    if PRECISION == "tf32":
+        bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # the sum of bits could hide a NaN
+    else:
+        return x
+
+
+@triton.jit
+def squares_by_differences(
+    x,
+    y,
+    i,
+    j,
+    x_rows,
+    y_rows,
     D,
+    x_scale,
+    y_scale,
     dtype: tl.constexpr,
-    SQUARED: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Distances [BLOCK_Q, BLOCK_N] of the rows q < Q of `query` to the rows n < N of `prototypes`."""
-    square = tl.zeros((BLOCK_Q, BLOCK_N, BLOCK_D), dtype)
+    """|x_i - y_j|^2, [BLOCK_I, BLOCK_J]."""
+    square = tl.zeros((BLOCK_I, BLOCK_J, BLOCK_D), dtype)
+    for start in tl.range(0, D, BLOCK_D, num_stages=3):
+        d = (start + tl.arange(0, BLOCK_D))[None, None, :]
+        b = tl.load(y + j[None, :, None] * D + d, (j[None, :, None] < y_rows) & (d < D), 0.0).to(dtype)
+        a = tl.load(x + i[:, None, None] * D + d, (i[:, None, None] < x_rows) & (d < D), 0.0).to(dtype)
+        if x_scale is not None:
+            a *= x_scale[:, None, None]
+            b *= y_scale[None, :, None]
+        square += (a - b) * (a - b)
+    return tl.sum(square, 2)
+
+
+@triton.jit
+def squares_by_dot(
+    x,
+    y,
+    i,
+    j,
+    x_rows,
+    y_rows,
+    D,
+    x_scale,
+    y_scale,
+    dtype: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """|x_i - y_j|^2 and which pairs are near, [BLOCK_I, BLOCK_J]."""
+    product = tl.zeros((BLOCK_I, BLOCK_J), dtype)
+    x_square, y_square = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_J,), dtype)
     for start in tl.range(0, D, BLOCK_D, num_stages=3):
         d = start + tl.arange(0, BLOCK_D)
-        in_d = d[None, None, :] < D
-        c = tl.load(prototypes + n[None, :, None] * D + d[None, None, :], (n[None, :, None] < N) & in_d, 0.0)
-        x = tl.load(query + q[:, None, None] * D + d[None, None, :], (q[:, None, None] < Q) & in_d, 0.0)
-        difference = x.to(dtype) - c.to(dtype)
-        square += difference * difference
-    distance = tl.sum(square, 2)
-    if not SQUARED:
-        distance = tl.sqrt(distance) if dtype == tl.float64 else tl.sqrt_rn(distance)
-    return distance
+        a = load_rows(x, i, x_rows, d, D, x_scale, dtype)
+        b = load_rows(y, j, y_rows, d, D, y_scale, dtype)
+        centre = column_mean(b, j, y_rows)
+        a, b = tf32_rounded(a - centre, PRECISION), tf32_rounded(b - centre, PRECISION)
+        x_square += tl.sum(a * a, 1)
+        y_square += tl.sum(b * b, 1)
+        product = tl.dot(a, tl.trans(b), product, input_precision=PRECISION)
+    norms = x_square[:, None] + y_square[None, :]
+    inside = (i[:, None] < x_rows) & (j[None, :] < y_rows)
+    square = tl.where(inside, norms - 2 * product, 0.0)
+    near = inside & ((square >= NEAR * norms) == 0)
+    left = near
+    while tl.max(left.to(tl.int32)) > 0:
+        chosen, picked = first_column(left, j, BLOCK_J)
+        scale = None if y_scale is None else tl.sum(tl.where(chosen, y_scale[None, :], 0.0), 1)
+        again = tl.zeros((BLOCK_I, BLOCK_D), dtype)
+        for start in range(0, D, BLOCK_D):
+            d = start + tl.arange(0, BLOCK_D)
+            a = load_rows(x, i, x_rows, d, D, x_scale, dtype) - load_rows(y, picked, y_rows, d, D, scale, dtype)
+            again += a * a
+        square = tl.where(chosen, tl.sum(again, 1)[:, None], square)
+        left = left & (chosen == 0)
+    return square, near
+
+
+@triton.jit
+def column_mean(b, j, y_rows):
+    """The mean of the rows j < y_rows of b, [1, E]; the others are 0."""
+    count = tl.sum((j < y_rows).to(tl.int32), 0)
+    return (tl.sum(b, 0) / count.to(b.dtype))[None, :]
+
+
+@triton.jit
+def first_column(left, j, BLOCK_J: tl.constexpr):
+    """The first column marked in each row: where it is, [I, J], and its row of y, [I]."""
+    column = tl.arange(0, BLOCK_J)[None, :]
+    first = tl.min(tl.where(left, column, BLOCK_J), 1)  # [I], BLOCK_J where a row has none left
+    return column == first[:, None], tl.min(j, 0) + tl.where(first < BLOCK_J, first, 0)
+
+
+@triton.jit
+def distance_block(
+    x,
+    y,
+    i,
+    j,
+    x_rows,
+    y_rows,
+    D,
+    x_scale,
+    y_scale,
+    dtype: tl.constexpr,
+    METRIC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Distances [BLOCK_I, BLOCK_J] of the rows i < x_rows of x to the rows j < y_rows of y, and which pairs are near."""
+    if PRECISION is None:
+        square = squares_by_differences(x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, BLOCK_I, BLOCK_J, BLOCK_D)
+        near = square < 0
+    else:
+        square, near = squares_by_dot(
+            x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, PRECISION, BLOCK_I, BLOCK_J, BLOCK_D
+        )
+    if METRIC == "euclidean":
+        square = root(square)
+    if METRIC == "cosine":  # 1 to a zero vector
+        square = tl.where((x_scale[:, None] == 0) | (y_scale[None, :] == 0), 1.0, 0.5 * square)
+    return square, near
 
 
 @triton.jit
@@ -117,158 +211,3 @@ def online_log_sum_exp(nearest, total, distance, rate):
 def accurate_log(x):
     """log in float64: the fast one is off by 2^-22 near 1, where a small loss lives."""
     return tl.log(x.to(tl.float64)).to(x.dtype)
-
-
-@triton.jit
-def distance_coefficient(dlogits, distance, rate, SQUARED: tl.constexpr):
-    """w with dx = sum w (x - c): the gradient of the square twice, or that of the distance over the distance."""
-    if SQUARED:
-        return -2 * rate * dlogits
-    else:
-        return tl.where(distance > 0, -rate * dlogits / tl.where(distance > 0, distance, 1.0), 0.0)
-
-
-@triton.jit
-def _distances_bwd_kernel(
-    coefficients,
-    query,
-    prototypes,
-    dquery,
-    dprototypes,
-    query_programs,
-    query_stride,
-    prototypes_stride,
-    dquery_stride,
-    T,
-    Q,
-    N,
-    D,
-    splits,
-    dtype: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """dx_i = sum_j w_ij (x_i - y_j): query programs own rows of dquery, the others rows of dprototypes (w transposed).
-
-    Owned: BLOCK_ROWS rows by BLOCK_D features, in registers. The other rows are read one by one through the cache, 16
-    bytes a thread, BLOCK_X of them in flight: 2 instructions per (row, other row, feature). A split is a share of the
-    queries.
-    """
-    program = tl.program_id(0)
-    of_query = program < query_programs
-    index = tl.where(of_query, program, program - query_programs)
-    rows = tl.where(of_query, Q, N)
-    others = tl.where(of_query, N, Q)
-    parts = tl.where(of_query, 1, splits)
-    d_blocks = tl.cdiv(D, BLOCK_D)
-    d = (index % d_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
-    index = index // d_blocks
-    row_blocks = tl.cdiv(rows, BLOCK_ROWS)
-    row = ((index % row_blocks) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
-    index = index // row_blocks
-    task = (index % T).to(tl.int64)
-    part = (index // T).to(tl.int64)
-
-    own = tl.where(of_query, query, prototypes) + task * tl.where(of_query, query_stride, prototypes_stride)
-    other = tl.where(of_query, prototypes, query) + task * tl.where(of_query, prototypes_stride, query_stride)
-    w = coefficients + task * Q * N + row[:, None] * tl.where(of_query, N, 1)  # [BLOCK_ROWS, 1]
-    w_stride = tl.where(of_query, 1, N).to(tl.int64)
-    in_d = d[None, :] < D
-    x = tl.load(own + row[:, None] * D + d[None, :], (row[:, None] < rows) & in_d, 0.0).to(dtype)
-    dx = tl.zeros((BLOCK_ROWS, BLOCK_D), dtype)
-    share = tl.cdiv(tl.cdiv(others, parts), BLOCK_X) * BLOCK_X
-    for start in range(part * share, tl.minimum(part * share + share, others), BLOCK_X):
-        for i in tl.static_range(BLOCK_X):
-            j = start + i
-            y = tl.load(other + j * D + d[None, :], d[None, :] < tl.where(j < others, D, 0), 0.0).to(dtype)
-            dx += tl.load(w + j * w_stride, row[:, None] < tl.where(j < others, rows, 0), 0.0) * (x - y)
-    if dquery is not None:
-        out = dquery + task * dquery_stride + row[:, None] * D + d[None, :]
-        tl.store(out, dx.to(dquery.dtype.element_ty), (row[:, None] < tl.where(of_query, Q, 0)) & in_d)
-    if dprototypes is not None:
-        out = dprototypes + ((part * T + task) * N + row[:, None]) * D + d[None, :]
-        inside = (row[:, None] < tl.where(of_query, 0, N)) & in_d
-        if ACCUMULATE:  # over the launches of one call
-            dx += tl.load(out, inside, 0.0).to(dtype)
-        tl.store(out, dx.to(dprototypes.dtype.element_ty), inside)
-
-
-def distance_gradients(
-    query: Tensor,
-    prototypes: Tensor,
-    needs: tuple[bool, ...],
-    coefficients: Callable[[int, int], Tensor],
-    rows: int,
-) -> list[Tensor]:
-    """The gradients of query and prototypes, of those that are needed.
-
-    coefficients(first, last) gives [T, last - first, N] for a range of the queries; `rows` are asked for at a time.
-    """
-    q, c = merge_tasks(query, prototypes)
-    tasks, queries, _ = q.shape
-    dquery = torch.empty(query.shape, dtype=query.dtype, device=query.device) if needs[0] else None
-    splits = prototype_splits(tasks, min(rows, queries), *c.shape[1:])
-    in_output = splits == 1 and (rows >= queries or prototypes.dtype == accumulator(query))
-    shares, dtype = ((), prototypes.dtype) if in_output else ((splits,), accumulator(query))
-    dprototypes = torch.empty(*shares, *prototypes.shape, dtype=dtype, device=query.device) if needs[1] else None
-    for first in range(0, max(queries, 1), rows):
-        last = min(first + rows, queries)
-        w = coefficients(first, last)
-        part = None if dquery is None else dquery.view(q.shape)[:, first:last]
-        if needs[0] or needs[1]:
-            _distances_bwd(w, q[:, first:last], c, part, dprototypes, splits, accumulate=first > 0)
-    grads = [] if dquery is None else [dquery]
-    if dprototypes is not None:
-        grads.append(dprototypes if in_output else dprototypes.sum(0).to(prototypes.dtype))
-    return grads
-
-
-def prototype_splits(tasks: int, queries: int, ways: int, features: int) -> int:
-    """How many programs share the queries of a block of prototypes: several where few blocks have many queries."""
-    blocks = tasks * triton.cdiv(ways, 32) * triton.cdiv(features, 64)
-    return max(min(queries // 128, 512 // max(blocks, 1)), 1)
-
-
-def _distances_bwd(
-    coefficients: Tensor,
-    query: Tensor,
-    prototypes: Tensor,
-    dquery: Tensor | None,
-    dprototypes: Tensor | None,
-    splits: int,
-    accumulate: bool,
-) -> None:
-    """Fill dquery [T, Q, D] and dprototypes [splits, T, N, D] from coefficients [T, Q, N]; None: not asked for."""
-    (tasks, queries, features), ways = query.shape, prototypes.shape[1]
-    block_rows = power_of_two(ways, 16 if query.element_size() == 2 else 8, 32 if query.element_size() <= 4 else 16)
-    block_d = power_of_two(features, 16, 64)
-    d_blocks = triton.cdiv(features, block_d)
-    query_programs = 0 if dquery is None else tasks * triton.cdiv(queries, block_rows) * d_blocks
-    prototype_programs = 0 if dprototypes is None else splits * tasks * triton.cdiv(ways, block_rows) * d_blocks
-    launch(
-        _distances_bwd_kernel,
-        query_programs + prototype_programs,
-        query,
-        coefficients,
-        query,
-        prototypes,
-        dquery,
-        dprototypes,
-        query_programs,
-        query.stride(0),
-        prototypes.stride(0),
-        0 if dquery is None else dquery.stride(0),
-        tasks,
-        queries,
-        ways,
-        features,
-        splits,
-        dtype=triton_dtype(query),
-        ACCUMULATE=accumulate,
-        BLOCK_ROWS=block_rows,
-        BLOCK_X=BLOCK_X,
-        BLOCK_D=block_d,
-        num_warps=4,
-    )

@@ -35,12 +35,34 @@ def power_of_two(n: int, low: int, high: int) -> int:
     return min(max(1 << max(n - 1, 0).bit_length(), low), high)
 
 
+# Without maxnreg ptxas spills a few registers to fit one more block on a multiprocessor.
+COMPILER = {"enable_fp_fusion": True} if torch.version.hip else {"enable_fp_fusion": True, "maxnreg": 255}
+
+
 def launch(kernel: Any, programs: int, like: Tensor, *args: Any, **options: Any) -> None:
     """Run `programs` programs on the device of `like`, on its current stream; none for an empty grid."""
     if programs == 0:
         return
     if like.is_cuda:
         with torch.cuda.device(like.device):
-            kernel[(programs,)](*args, enable_fp_fusion=True, **options)
+            kernel[(programs,)](*args, **COMPILER, **options)
     else:
         kernel[(programs,)](*args, **options)
+
+
+_counters: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def counters(like: Tensor, count: int) -> Tensor:
+    """At least `count` integers, all 0, for programs that wait for each other; the kernel leaves them 0.
+
+    Kept for each device and stream, whose launches follow each other: no launch to fill them. A graph under capture has its own.
+    """
+    if like.is_cuda and torch.cuda.is_current_stream_capturing():
+        return torch.zeros(count, dtype=torch.int32, device=like.device)
+    stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
+    kept = _counters.get((like.device, stream))
+    if kept is None or kept.numel() < count:
+        kept = torch.zeros(max(count, 1024), dtype=torch.int32, device=like.device)
+        _counters[like.device, stream] = kept
+    return kept

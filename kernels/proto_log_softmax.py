@@ -1,36 +1,22 @@
 """log p(y = k | x) = log_softmax_k(-d(x, c_k) / temperature).
 
-Forward: a program owns BLOCK_Q queries of a task; differences, logits and the online log-sum-exp stay in registers. Up
+Forward, one launch: a program owns BLOCK_Q queries of a task; distances and the online log-sum-exp stay in registers. Up
 to BLOCK_N ways go straight to the output; more are written as distances, and turned into log probabilities by the same
 program while they are in cache. Moved: query and output once, prototypes once a program (from cache).
-Backward: one pass over [Q, N], a program owning BLOCK_Q rows, turns the cotangent into the coefficients of the
-differences; a second launch gives both gradients. Distances are kept from forward, so none is computed twice.
+Backward: see _distance_bwd.py; distances by differences are kept from forward, so none is computed twice.
 """
 
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._distance import (
-    INFINITY,
-    accurate_log,
-    distance_block,
-    distance_coefficient,
-    distance_gradients,
-    load_rate,
-    merge_tasks,
-    metric_limit,
-    online_log_sum_exp,
-    temperature_arguments,
-    tile_options,
-)
-from ._launch import accumulator, launch, power_of_two, triton_dtype
+from ._distance import INFINITY, accurate_log, distance_block, load_rate, online_log_sum_exp, row_scale
+from ._distance_bwd import distance_gradients
+from ._launch import accumulator, dense, launch, triton_dtype
+from ._tiles import kept_tensors, task_stride, temperature_arguments, tile_options
 
 
 @triton.jit
@@ -43,13 +29,17 @@ def _proto_log_softmax_fwd_kernel(
     distances,
     nearest,
     log_sum,
+    query_scale,
+    prototype_scale,
     query_stride,
     prototypes_stride,
+    scale_stride,
     Q,
     N,
     D,
     dtype: tl.constexpr,
-    SQUARED: tl.constexpr,
+    METRIC: tl.constexpr,
+    PRECISION: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -57,16 +47,21 @@ def _proto_log_softmax_fwd_kernel(
 ):
     q_blocks = tl.cdiv(Q, BLOCK_Q)
     task = (tl.program_id(0) // q_blocks).to(tl.int64)
-    q = ((tl.program_id(0) % q_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
+    q_block = tl.program_id(0) % q_blocks
+    q = (q_block * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
     query += task * query_stride
     prototypes += task * prototypes_stride
     row = task * Q + q  # [BLOCK_Q]
     rate = load_rate(temperature_tensor, temperature_value, dtype)
+    x_scale = row_scale(query, q, Q, D, dtype, METRIC, BLOCK_Q, BLOCK_D)
     least = tl.full((BLOCK_Q,), INFINITY, dtype)
     total = tl.zeros((BLOCK_Q,), dtype)
     for start in range(0, N, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        distance = distance_block(query, prototypes, q, n, Q, N, D, dtype, SQUARED, BLOCK_Q, BLOCK_N, BLOCK_D)
+        n = start + tl.arange(0, BLOCK_N).to(tl.int64)
+        c_scale = row_scale(prototypes, n, N, D, dtype, METRIC, BLOCK_N, BLOCK_D)
+        distance, _ = distance_block(
+            query, prototypes, q, n, Q, N, D, x_scale, c_scale, dtype, METRIC, PRECISION, BLOCK_Q, BLOCK_N, BLOCK_D
+        )
         distance = tl.where(n[None, :] < N, distance, INFINITY)
         least, total = online_log_sum_exp(least, total, distance, rate)
         inside = (q[:, None] < Q) & (n[None, :] < N)
@@ -75,9 +70,13 @@ def _proto_log_softmax_fwd_kernel(
         if ONE_BLOCK:
             out = (least[:, None] - distance) * rate - accurate_log(total)[:, None]
             tl.store(log_probs + row[:, None] * N + n[None, :], out.to(log_probs.dtype.element_ty), inside)
-    if distances is not None:
+        if prototype_scale is not None:
+            tl.store(prototype_scale + task * scale_stride + n, c_scale, n < tl.where(q_block == 0, N, 0))
+    if nearest is not None:
         tl.store(nearest + row, least, q < Q)
         tl.store(log_sum + row, accurate_log(total), q < Q)
+    if query_scale is not None:
+        tl.store(query_scale + row, x_scale, q < Q)
     if not ONE_BLOCK:
         tl.debug_barrier()  # the distances are read back by other threads of this program
         for start in range(0, N, BLOCK_N):
@@ -88,22 +87,20 @@ def _proto_log_softmax_fwd_kernel(
             tl.store(log_probs + row[:, None] * N + n[None, :], out.to(log_probs.dtype.element_ty), inside)
 
 
-def proto_log_softmax_limit(query: Any, prototypes: Any, temperature: Any, metric: str) -> str | None:
-    return metric_limit(metric)
-
-
 def proto_log_softmax_fwd(
     query: Tensor, prototypes: Tensor, temperature: float | Tensor, metric: str, needs: tuple[bool, ...]
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     log_probs = query.new_empty(*query.shape[:-1], prototypes.shape[-2])
-    q, c = merge_tasks(query, prototypes)
+    q, c = dense(query, 2), dense(prototypes, 2)
     (tasks, queries, features), ways = q.shape, c.shape[1]
-    options = tile_options(q, c)
+    options = tile_options(q, ways)
     one_block = ways <= options["BLOCK_N"]
-    kept: tuple[Any, ...] = (None, None, None)
-    if any(needs) or not one_block:
-        distances = log_probs.new_empty(tasks, queries, ways, dtype=accumulator(query))
-        kept = (distances, *distances.new_empty(2, tasks, queries))
+    kept = kept_tensors(q, c, metric) if any(needs) else (None,) * 4
+    keep = any(needs) and options["PRECISION"] is None
+    distances = None
+    if keep or not one_block:
+        in_output = not keep and log_probs.dtype == accumulator(query)
+        distances = log_probs if in_output else q.new_empty(tasks, queries, ways, dtype=accumulator(query))
     launch(
         _proto_log_softmax_fwd_kernel,
         tasks * triton.cdiv(queries, options["BLOCK_Q"]),
@@ -112,59 +109,20 @@ def proto_log_softmax_fwd(
         c,
         *temperature_arguments(temperature),
         log_probs,
+        distances,
         *kept,
         q.stride(0),
-        c.stride(0),
+        task_stride(c, c.stride(0)),
+        task_stride(c, ways),
         queries,
         ways,
         features,
         dtype=triton_dtype(query),
-        SQUARED=metric == "sqeuclidean",
+        METRIC=metric,
         ONE_BLOCK=one_block,
         **options,
     )
-    return (log_probs,), kept if any(needs) else ()
-
-
-@triton.jit
-def _proto_log_softmax_bwd_kernel(
-    dlog_probs,
-    distances,
-    nearest,
-    log_sum,
-    temperature_tensor,
-    temperature_value: tl.float64,
-    coefficients,
-    dtemperature,
-    ROWS,
-    N,
-    dtype: tl.constexpr,
-    SQUARED: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    rate = load_rate(temperature_tensor, temperature_value, dtype)
-    total = tl.zeros((BLOCK_Q,), dtype)
-    for start in range(0, N, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        inside = (row[:, None] < ROWS) & (n[None, :] < N)
-        total += tl.sum(tl.load(dlog_probs + row[:, None] * N + n[None, :], inside, 0.0).to(dtype), 1)
-    least = tl.load(nearest + row, row < ROWS, 0.0)
-    log_total = tl.load(log_sum + row, row < ROWS, 0.0)
-    scaled = tl.zeros((BLOCK_Q,), dtype)
-    for start in range(0, N, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        inside = (row[:, None] < ROWS) & (n[None, :] < N)
-        at = row[:, None] * N + n[None, :]
-        distance = tl.load(distances + at, inside, 0.0)
-        farther = distance - least[:, None]  # serves dtemperature too: a row of dlogits sums to 0
-        probs = tl.exp(-farther * rate - log_total[:, None])
-        dlogits = tl.load(dlog_probs + at, inside, 0.0).to(dtype) - probs * total[:, None]
-        scaled += tl.sum(tl.where(inside, dlogits * farther, 0.0), 1)
-        tl.store(coefficients + at, distance_coefficient(dlogits, distance, rate, SQUARED), inside)
-    if dtemperature is not None:
-        tl.store(dtemperature + row, scaled * rate * rate, row < ROWS)
+    return (log_probs,), (*kept, distances if keep else None) if any(needs) else ()
 
 
 def proto_log_softmax_bwd(
@@ -176,32 +134,6 @@ def proto_log_softmax_bwd(
     metric: str,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
-    distances, nearest, log_sum = saved or proto_log_softmax_fwd(query, prototypes, temperature, metric, needs)[1]
-    rows, ways = nearest.numel(), distances.shape[2]
-    coefficients = torch.empty_like(distances)
-    dtemperature = torch.empty_like(nearest) if needs[2] else None
-    block_n = power_of_two(ways, 1, 128)
-    block_q = power_of_two(rows, 1, 1024 // block_n)
-    launch(
-        _proto_log_softmax_bwd_kernel,
-        triton.cdiv(rows, block_q),
-        query,
-        cotangents[0].contiguous(),
-        distances,
-        nearest,
-        log_sum,
-        *temperature_arguments(temperature),
-        coefficients,
-        dtemperature,
-        rows,
-        ways,
-        dtype=triton_dtype(query),
-        SQUARED=metric == "sqeuclidean",
-        BLOCK_Q=block_q,
-        BLOCK_N=block_n,
-        num_warps=4,
-    )
-    grads = distance_gradients(query, prototypes, needs, lambda first, last: coefficients, max(nearest.shape[1], 1))
-    if dtemperature is not None and isinstance(temperature, Tensor):
-        grads.append(dtemperature.sum().to(temperature.dtype))
-    return tuple(grads)
+    *kept, distances = saved or proto_log_softmax_fwd(query, prototypes, temperature, metric, needs)[1]
+    dlog_probs = cotangents[0].contiguous()
+    return distance_gradients(query, prototypes, temperature, metric, kept, needs, distances=distances, dlog_probs=dlog_probs)

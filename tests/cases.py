@@ -9,9 +9,9 @@ from torch import Tensor
 import fastmeta
 
 PROTO = ("ext", "triton", "reference")  # the backends an op must have on this machine, without exception
-MLP = MATCHING = ("ext", "reference")
+MLP = ("ext", "reference")
 BACKENDS = {
-    "matching_log_probs": MATCHING,
+    "matching_log_probs": PROTO,
     "prototypes": PROTO,
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,

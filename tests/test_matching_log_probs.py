@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import MATCHING, randn
+from cases import PROTO, randn
 from compare import check_against_reference, values_and_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ def every_class(ways, *shape):
     return torch.rand(shape).argsort(-1) % ways
 
 
-@pytest.mark.parametrize("backend", MATCHING, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 def test_by_hand(backend):
     query, support = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0], [-4.0, 0.0]])  # cos 1, 0, -1
     out = fastmeta.matching_log_probs(query, support, torch.tensor([0, 1, 0]), 2, temperature=0.5)
@@ -31,7 +31,7 @@ def test_by_hand(backend):
     torch.testing.assert_close(out, torch.tensor(expected))
 
 
-@pytest.mark.parametrize("backend", MATCHING, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 def test_equals_attention_written_out(backend):
     """softmax over torch.cosine_similarity, times one-hot labels."""
     query, support, labels = randn(6, 7), randn(9, 7), every_class(4, 9)
@@ -39,23 +39,24 @@ def test_equals_attention_written_out(backend):
     torch.testing.assert_close(op(labels, 4)(query, support).exp(), attention @ F.one_hot(labels, 4).double())
 
 
-@pytest.mark.parametrize("backend", MATCHING)
+@pytest.mark.parametrize("backend", PROTO)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize(
-    ("lead", "Q", "S", "N", "D"), [((), 1, 1, 1, 1), ((2,), 7, 5, 3, 3), ((), 75, 25, 5, 64), ((2, 2), 17, 20, 20, 33)]
+    ("lead", "Q", "S", "N", "D"), [((), 1, 1, 1, 1), ((2,), 7, 5, 3, 3), ((), 75, 25, 5, 64), ((2, 2), 5, 20, 20, 33)]
 )
 def test_matches_reference(backend, metric, dtype, lead, Q, S, N, D):
     labels, scale = every_class(N, *lead, S), 0.3 if dtype == torch.float16 else 1
     temperature = {"cosine": 0.3, "euclidean": 1.0, "sqeuclidean": 2.0 * D}[metric]
-    check_against_reference(
-        op(labels, N, metric, temperature),
-        lambda: [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, S, D, dtype=dtype)],
-        backend,
-    )
+
+    def draw():
+        return [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, S, D, dtype=dtype)]
+
+    few = backend == "triton" or dtype == torch.float64  # the interpreter is slow
+    check_against_reference(op(labels, N, metric, temperature), draw() if few else draw, backend)
 
 
-@pytest.mark.parametrize("backend", MATCHING)
+@pytest.mark.parametrize("backend", PROTO)
 @pytest.mark.parametrize("metric", METRICS)
 def test_shared_strided_and_empty(backend, metric):
     labels = torch.tensor([1, 0, 1])
@@ -68,7 +69,7 @@ def test_shared_strided_and_empty(backend, metric):
         check_against_reference(op(labels.expand(*s[:-1]), 2, metric), [randn(*q), randn(*s)], backend)
 
 
-@pytest.mark.parametrize("backend", MATCHING)
+@pytest.mark.parametrize("backend", PROTO)
 def test_a_zero_vector_has_cosine_0_and_gradient_0(backend):
     query, support, labels = randn(3, 4), randn(4, 4), torch.tensor([0, 1, 1, 0])
     query[1], support[2] = 0, 0
@@ -79,7 +80,7 @@ def test_a_zero_vector_has_cosine_0_and_gradient_0(backend):
     torch.testing.assert_close(out[1], torch.full((2,), 0.5).double().log())  # all alike
 
 
-@pytest.mark.parametrize("backend", MATCHING, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 def test_a_class_far_behind_keeps_its_digits(backend):
     """float32, where exp(-300) is 0."""
     query, support = torch.tensor([[0.0]]), torch.tensor([[0.0], [300.0], [301.0]])
@@ -87,7 +88,7 @@ def test_a_class_far_behind_keeps_its_digits(backend):
     torch.testing.assert_close(out, torch.tensor([[0.0, -300 + math.log1p(math.exp(-1))]]))
 
 
-@pytest.mark.parametrize("backend", MATCHING, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 def test_nan_is_not_hidden(backend):
     query, support, labels = randn(3, 4), randn(2, 4), torch.tensor([0, 1])
     query[1, 2] = torch.nan

@@ -1,0 +1,94 @@
+"""The gradient of a block of logits z_qn = -d_qn / temperature: from a loss's cotangent, or from log p's, of the columns or of
+their classes. In registers but for 2 numbers a query, and for log p 1 a pair, or 2 with classes."""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._distance import INFINITY, divide
+from ._launch import power_of_two
+
+FEW_CLASSES = 64  # whose sum each program takes for itself
+
+
+@triton.jit
+def across(v, ROWS: tl.constexpr):
+    """A vector along the rows of a block, [B, 1], or along its columns, [1, B]."""
+    return v[:, None] if ROWS else v[None, :]
+
+
+@triton.jit
+def dlogits_block(
+    distance, q, n, task, rate, softmax, sizes, dtype: tl.constexpr, OF_QUERY: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """dL/dz of a block of distances, and these less their query's smallest: which serves dtemperature too, as a row of
+    dL/dz sums to 0. Queries q run along its rows with OF_QUERY, along its columns without."""
+    nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels = softmax
+    Q, N, _, C, group, ignore_index = sizes
+    row = task * Q + q
+    in_q = q < Q
+    inside = across(in_q, OF_QUERY) & across(n < N, not OF_QUERY)
+    farther = distance - across(tl.load(nearest + row, in_q, 0.0), OF_QUERY)
+    log_p = -farther * rate - across(tl.load(log_sum + row, in_q, 0.0), OF_QUERY)
+    if targets is not None:
+        target = tl.load(targets + row, in_q, ignore_index)
+        weight = tl.load(dloss + row // group, in_q, 0.0).to(dtype)  # `group` queries share a cotangent
+        if counts is not None:
+            weight = divide(weight, tl.load(counts + row // group, in_q, 1.0))
+        weight = tl.where((target != ignore_index) & (target >= 0) & (target < N), weight, 0.0)
+        is_target = across(n, not OF_QUERY) == across(target, OF_QUERY)
+        dlogits = across(weight, OF_QUERY) * (tl.exp(log_p) - tl.where(is_target, 1.0, 0.0))
+    else:
+        if totals is not None:
+            total = tl.load(totals + row, in_q, 0.0).to(dtype)
+        else:
+            total = _row_total(dlog_probs, log_probs, row, in_q, C, dtype, BLOCK_C)
+        column = across(n if labels is None else tl.load(labels + task * N + n, n < N, -1), not OF_QUERY)
+        at = across(row, OF_QUERY) * C + column
+        known = inside & (column >= 0) & (column < C)
+        dlog_p = tl.load(dlog_probs + at, known, 0.0).to(dtype)
+        if labels is not None:  # times the column's share of its class
+            dlog_p *= tl.exp(log_p - tl.load(log_probs + at, known, 0.0))
+        dlogits = dlog_p - tl.exp(log_p) * across(total, OF_QUERY)
+    return tl.where(inside, dlogits, 0.0), farther
+
+
+@triton.jit
+def _row_total(dlog_probs, log_probs, row, in_q, C, dtype: tl.constexpr, BLOCK_C: tl.constexpr):
+    """sum_k dlog p_k of each query, without the empty classes; NaN where log p is NaN."""
+    k = tl.arange(0, BLOCK_C)
+    inside = in_q[:, None] & (k[None, :] < C)
+    value = tl.load(dlog_probs + row[:, None] * C + k[None, :], inside, 0.0).to(dtype)
+    if log_probs is not None:
+        log_p = tl.load(log_probs + row[:, None] * C + k[None, :], inside, 0.0)
+        value = tl.where(log_p == -INFINITY, 0.0, value + (log_p - log_p))
+    return tl.sum(value, 1)
+
+
+def class_block(dlog_probs: Tensor | None) -> int:
+    return 1 if dlog_probs is None else power_of_two(dlog_probs.shape[-1], 1, FEW_CLASSES)
+
+
+def row_totals(dlog_probs: Tensor | None, log_probs: Tensor | None) -> Tensor | None:
+    """The same of many classes, which each program would otherwise read anew; None for few."""
+    if dlog_probs is None or dlog_probs.shape[-1] <= FEW_CLASSES:
+        return None
+    dlog_probs = dlog_probs.double() if dlog_probs.dtype == torch.float64 else dlog_probs.float()
+    if log_probs is None:
+        return dlog_probs.sum(-1)
+    return torch.where(log_probs == -torch.inf, 0, dlog_probs + (log_probs - log_probs)).sum(-1)
+
+
+@triton.jit
+def distance_coefficient(dlogits, distance, rate, METRIC: tl.constexpr):
+    """w with dx = sum w (x - c): the gradient of the square twice, or that of the distance over the distance."""
+    if METRIC == "euclidean":
+        return tl.where(distance == 0, 0.0, -rate * dlogits / tl.where(distance == 0, 1.0, distance))  # NaN stays
+    elif METRIC == "sqeuclidean":
+        return -2 * rate * dlogits
+    else:  # of the unit vectors
+        return -rate * dlogits
