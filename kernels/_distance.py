@@ -184,7 +184,9 @@ def distance_block(
 ):
     """Distances [BLOCK_I, BLOCK_J] of the rows i < x_rows of x to the rows j < y_rows of y, and which pairs are near."""
     if PRECISION is None:
-        square = squares_by_differences(x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, BLOCK_I, BLOCK_J, BLOCK_D)
+        square = squares_by_differences(
+            x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, BLOCK_I, BLOCK_J, BLOCK_D
+        )
         near = square < 0
     else:
         square, near = squares_by_dot(

@@ -1,12 +1,9 @@
-"""The gradients of the distance ops, dx_i = sum_j w_ij (x_i - y_j), both sides in one launch and without atomics.
+"""The gradients of the distance ops, dx_i = sum_j w_ij (x_i - y_j), both sides in one launch and without atomic sums.
 
-A program owns rows of dquery or rows of dprototypes, and BLOCK_E of their features (all where one block holds every column),
-and walks the rows of the other side in blocks. In registers: the block's distances, computed anew unless kept, from which
-the nearest and the log-sum-exp of each query give w, [BLOCK_I, BLOCK_J], and the sums. 2 instructions per (i, j, d) for the
-distances and as many for the sums, by differences or, with centred rows, by tl.dot (see _distance.py). Moved: own rows and
-gradients once, the other side's rows once a program (from cache). Where few programs own the prototypes, several share the
-queries of one block: the last, told by a counter, adds their parts in order. Cosine: <u, sum w (u - v)> = sum w d.
-One more tiny launch each: the sum of dtemperature, and row_totals of many columns.
+A program owns rows of dquery or rows of dprototypes, and BLOCK_E of their features, or all where one block holds every
+column; see _distance_sums.py. Where few programs own the prototypes, several share the queries of one block: the last of
+them, told by a counter, adds their parts in order. Moved: own rows and gradients once, the other side's rows once a program
+(from cache). One more tiny launch each: the sum of dtemperature, and row_totals of many columns.
 """
 
 # mypy: allow-untyped-defs
@@ -19,48 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._distance import column_mean, distance_block, first_column, load_rate, load_rows, tf32_rounded
-from ._dlogits import across, class_block, distance_coefficient, dlogits_block, row_totals
-from ._launch import counters, dense, launch, triton_dtype
-from ._tiles import gradient_options, temperature_arguments
-
-
-@triton.jit
-def _add_by_differences(total, w, x, y, j, y_rows, d, D, y_scale, dtype: tl.constexpr):
-    """total [I, J, E] plus w_ij (x_i - y_j), x [I, 1, E] being loaded; the sum over j is taken at the end."""
-    d = d[None, None, :]
-    b = tl.load(y + j[None, :, None] * D + d, (j[None, :, None] < y_rows) & (d < D), 0.0).to(dtype)
-    if y_scale is not None:
-        b *= y_scale[None, :, None]
-    return total + w[:, :, None] * (x - b)
-
-
-@triton.jit
-def _add_by_dot(total, w, near, x, y, j, y_rows, d, D, y_scale, dtype: tl.constexpr, PRECISION: tl.constexpr, BLOCK_J: tl.constexpr):
-    """total [I, E] plus sum_j w_ij (x_i - y_j), x [I, E] being loaded; near pairs by differences, one a row at a time."""
-    b = load_rows(y, j, y_rows, d, D, y_scale, dtype)
-    centre = column_mean(b, j, y_rows)
-    far = tf32_rounded(tl.where(near, 0.0, w), PRECISION)
-    total += tl.sum(far, 1)[:, None] * (x - centre)
-    total = tl.dot(-far, tf32_rounded(b - centre, PRECISION), total, input_precision=PRECISION)
-    while tl.max(near.to(tl.int32)) > 0:
-        chosen, picked = first_column(near, j, BLOCK_J)
-        scale = None if y_scale is None else tl.sum(tl.where(chosen, y_scale[None, :], 0.0), 1)
-        weight = tl.sum(tl.where(chosen, w, 0.0), 1)
-        total += weight[:, None] * (x - load_rows(y, picked, y_rows, d, D, scale, dtype))
-        near = near & (chosen == 0)
-    return total
-
-
-@triton.jit
-def _own_rows(x, i, x_rows, d, D, x_scale, dtype: tl.constexpr, PRECISION: tl.constexpr):
-    """[I, 1, E] for differences, [I, E] for tl.dot."""
-    if PRECISION is not None:
-        return load_rows(x, i, x_rows, d, D, x_scale, dtype)
-    else:
-        at = i[:, None, None] * D + d[None, None, :]
-        value = tl.load(x + at, (i[:, None, None] < x_rows) & (d[None, None, :] < D), 0.0).to(dtype)
-        return value if x_scale is None else value * x_scale[:, None, None]
+from ._distance import load_rate, load_rows
+from ._distance_sums import all_features, store_rows, sums
+from ._dlogits import class_block, row_totals
+from ._launch import counters, launch, triton_dtype
+from ._tiles import gradient_options, merge_tasks, temperature_arguments
 
 
 @triton.jit
@@ -121,17 +81,46 @@ def _gradients_kernel(
             q = ((q_block % q_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
             sides = query + task * query_stride, prototypes + task * prototypes_stride, query_scale, prototype_scale
             if ONE_BLOCK:
-                scaled = _all_features(
-                    dquery, sides, task, q, rate, softmax, distances, sizes,
-                    dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
+                scaled = all_features(
+                    dquery,
+                    sides,
+                    task,
+                    q,
+                    rate,
+                    softmax,
+                    distances,
+                    sizes,
+                    dtype,
+                    METRIC,
+                    BLOCK_Q,
+                    BLOCK_N,
+                    BLOCK_D,
+                    BLOCK_C,
                 )
             else:
-                dx, scaled = _sums(
-                    sides, task, q, e, 0, N, rate, softmax, distances, sizes,
-                    dtype, METRIC, PRECISION, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
+                dq, scaled = sums(
+                    sides,
+                    task,
+                    q,
+                    e,
+                    0,
+                    N,
+                    rate,
+                    softmax,
+                    distances,
+                    sizes,
+                    dtype,
+                    METRIC,
+                    PRECISION,
+                    True,
+                    BLOCK_Q,
+                    BLOCK_N,
+                    BLOCK_D,
+                    BLOCK_E,
+                    BLOCK_C,
                 )
                 if dquery is not None:
-                    _store(dquery + task * Q * D, dx, q, Q, e * BLOCK_E + tl.arange(0, BLOCK_E), D)
+                    store_rows(dquery + task * Q * D, dq, q, Q, e * BLOCK_E + tl.arange(0, BLOCK_E), D)
             if dtemperature is not None:
                 tl.store(dtemperature + task * Q + q, scaled * rate * rate, q < tl.where(e == 0, Q, 0))
     else:
@@ -145,123 +134,39 @@ def _gradients_kernel(
             n = ((n_block % n_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
             sides = prototypes + task * prototypes_stride, query + task * query_stride, prototype_scale, query_scale
             share = tl.cdiv(tl.cdiv(Q, splits), BLOCK_Q) * BLOCK_Q
-            dx, _ = _sums(
-                sides, task, n, e, part * share, tl.minimum(part * share + share, Q), rate, softmax, distances, sizes,
-                dtype, METRIC, PRECISION, False, BLOCK_N, BLOCK_Q, BLOCK_D, BLOCK_E, BLOCK_C
+            dc, _ = sums(
+                sides,
+                task,
+                n,
+                e,
+                part * share,
+                tl.minimum(part * share + share, Q),
+                rate,
+                softmax,
+                distances,
+                sizes,
+                dtype,
+                METRIC,
+                PRECISION,
+                False,
+                BLOCK_N,
+                BLOCK_Q,
+                BLOCK_D,
+                BLOCK_E,
+                BLOCK_C,
             )
             d = e * BLOCK_E + tl.arange(0, BLOCK_E)
             if parts is None:
-                _store(dprototypes + task * N * D, dx, n, N, d, D)
+                store_rows(dprototypes + task * N * D, dc, n, N, d, D)
             else:
-                _store(parts + (part * T + task) * N * D, dx, n, N, d, D)
+                store_rows(parts + (part * T + task) * N * D, dc, n, N, d, D)
                 tl.debug_barrier()  # all threads' stores come before the count
                 if tl.atomic_add(counter + slot, 1, sem="acq_rel") == splits - 1:
-                    dx = tl.zeros((BLOCK_N, BLOCK_E), dtype)
+                    dc = tl.zeros((BLOCK_N, BLOCK_E), dtype)
                     for i in range(0, splits):
-                        dx += load_rows(parts + (i * T + task) * N * D, n, N, d, D, None, dtype)
-                    _store(dprototypes + task * N * D, dx, n, N, d, D)
+                        dc += load_rows(parts + (i * T + task) * N * D, n, N, d, D, None, dtype)
+                    store_rows(dprototypes + task * N * D, dc, n, N, d, D)
                     tl.store(counter + slot, 0)  # as the next launch expects it
-
-
-@triton.jit
-def _store(out, dx, i, x_rows, d, D):
-    tl.store(
-        out + i[:, None] * D + d[None, :], dx.to(out.dtype.element_ty), (i[:, None] < x_rows) & (d[None, :] < D)
-    )
-
-
-@triton.jit
-def _block(
-    sides, task, i, j, x_rows, y_rows, i_scale, j_scale, rate, softmax, distances, sizes,
-    dtype: tl.constexpr, METRIC: tl.constexpr, PRECISION: tl.constexpr, OF_QUERY: tl.constexpr,
-    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """w [BLOCK_I, BLOCK_J], which pairs are near, and the sums over j of w d and of dL/dz (d - nearest)."""
-    q, n = (i, j) if OF_QUERY else (j, i)
-    inside = (i[:, None] < x_rows) & (j[None, :] < y_rows)
-    if distances is not None:
-        at = across(task * sizes[0] + q, OF_QUERY) * sizes[1] + across(n, not OF_QUERY)
-        distance = tl.load(distances + at, inside, 0.0)
-        near = distance < 0
-    else:
-        distance, near = distance_block(
-            sides[0], sides[1], i, j, x_rows, y_rows, sizes[2], i_scale, j_scale, dtype, METRIC, PRECISION, BLOCK_I, BLOCK_J, BLOCK_D
-        )
-    dlogits, farther = dlogits_block(distance, q, n, task, rate, softmax, sizes, dtype, OF_QUERY, BLOCK_C)
-    w = distance_coefficient(dlogits, distance, rate, METRIC)
-    along = tl.sum(tl.where(inside, w * distance, 0.0), 1)
-    return w, near, along, tl.sum(tl.where(inside, dlogits * farther, 0.0), 1)
-
-
-@triton.jit
-def _project(dx, along, x, i, x_rows, d, D, x_scale, dtype: tl.constexpr):
-    """The gradient of x from that of u = x / |x|, where rows are scaled: (du - <u, du> u) / |x|."""
-    if x_scale is None:
-        return dx
-    else:
-        return x_scale[:, None] * (dx - along[:, None] * load_rows(x, i, x_rows, d, D, x_scale, dtype))
-
-
-@triton.jit
-def _scale(scale, at, i, x_rows):
-    return None if scale is None else tl.load(scale + at + i, i < x_rows, 0.0)
-
-
-@triton.jit
-def _all_features(
-    dquery, sides, task, q, rate, softmax, distances, sizes,
-    dtype: tl.constexpr, METRIC: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """dquery of BLOCK_Q queries, where one block holds all columns; returns their part in dtemperature."""
-    Q, N, D = sizes[0], sizes[1], sizes[2]
-    n = tl.arange(0, BLOCK_N).to(tl.int64)
-    x_scale, c_scale = _scale(sides[2], task * Q, q, Q), _scale(sides[3], task * N, n, N)
-    w, _, along, scaled = _block(
-        sides, task, q, n, Q, N, x_scale, c_scale, rate, softmax, distances, sizes,
-        dtype, METRIC, None, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
-    )
-    if dquery is not None:
-        for start in tl.range(0, D, BLOCK_D, num_stages=3):
-            d = start + tl.arange(0, BLOCK_D)
-            x = _own_rows(sides[0], q, Q, d, D, x_scale, dtype, None)
-            zero = tl.zeros((BLOCK_Q, BLOCK_N, BLOCK_D), dtype)
-            dx = tl.sum(_add_by_differences(zero, w, x, sides[1], n, N, d, D, c_scale, dtype), 1)
-            _store(dquery + task * Q * D, _project(dx, along, sides[0], q, Q, d, D, x_scale, dtype), q, Q, d, D)
-    return scaled
-
-
-@triton.jit
-def _sums(
-    sides, task, i, e, first, last, rate, softmax, distances, sizes,
-    dtype: tl.constexpr, METRIC: tl.constexpr, PRECISION: tl.constexpr, OF_QUERY: tl.constexpr,
-    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """The gradient [BLOCK_I, BLOCK_E] of rows i from the rows first <= j < last of the other side, and the part of rows i in
-    dtemperature, if they are queries."""
-    D = sizes[2]
-    x_rows, y_rows = (sizes[0], sizes[1]) if OF_QUERY else (sizes[1], sizes[0])
-    d = e * BLOCK_E + tl.arange(0, BLOCK_E)
-    x_scale = _scale(sides[2], task * x_rows, i, x_rows)
-    x = _own_rows(sides[0], i, x_rows, d, D, x_scale, dtype, PRECISION)
-    total = tl.zeros((BLOCK_I, BLOCK_J, BLOCK_E) if PRECISION is None else (BLOCK_I, BLOCK_E), dtype)
-    along, scaled = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
-    for start in range(first, last, BLOCK_J):
-        j = start + tl.arange(0, BLOCK_J).to(tl.int64)
-        y_scale = _scale(sides[3], task * y_rows, j, y_rows)
-        w, near, w_distance, z_distance = _block(
-            sides, task, i, j, x_rows, last, x_scale, y_scale, rate, softmax, distances, sizes,
-            dtype, METRIC, PRECISION, OF_QUERY, BLOCK_I, BLOCK_J, BLOCK_D, BLOCK_C
-        )
-        along, scaled = along + w_distance, scaled + z_distance
-        if PRECISION is None:
-            total = _add_by_differences(total, w, x, sides[1], j, last, d, D, y_scale, dtype)
-        else:
-            total = _add_by_dot(
-                total, w, near, x, sides[1], j, last, d, D, y_scale, dtype, PRECISION, BLOCK_J
-            )
-    dx = tl.sum(total, 1) if PRECISION is None else total
-    return _project(dx, along, sides[0], i, x_rows, d, D, x_scale, dtype), scaled
 
 
 def distance_gradients(
@@ -345,10 +250,3 @@ def distance_gradients(
     if dtemperature is not None and isinstance(temperature, Tensor):
         grads.append(dtemperature.sum().to(temperature.dtype))
     return tuple(grads)
-
-
-def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as [T, rows, D]; tasks that share their prototypes become one task, so that each gradient has one owner."""
-    shared = prototypes.ndim == 2
-    query, prototypes = dense(query, 2), dense(prototypes, 2)
-    return (query.reshape(1, query.shape[0] * query.shape[1], query.shape[2]) if shared else query), prototypes

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._launch import accumulator, power_of_two
+from ._launch import accumulator, dense, power_of_two
 
 FEW = 32  # columns that differences serve best
 EIGHT_WARPS = 4 if torch.version.hip else 8  # of 32 threads; AMD's have 64
@@ -35,7 +35,7 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
     block_d = power_of_two(features, 8, widest)
     block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(queries, 1, 64))
     blocks = {"BLOCK_Q": block_q, "BLOCK_N": block_n, "BLOCK_D": block_d}
-    return {**blocks, "PRECISION": None, "num_warps": 4 if tile == 2048 else EIGHT_WARPS}
+    return {**blocks, "PRECISION": None, "num_warps": 4 if size <= 4 else EIGHT_WARPS}
 
 
 def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:
@@ -44,9 +44,11 @@ def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:
     if options["PRECISION"] is not None:
         blocks = {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_E": power_of_two(features, 16, 64)}
         return {**options, **blocks, "num_warps": 4 if options["PRECISION"] == "tf32" else EIGHT_WARPS}
-    block_d = power_of_two(features, 16, 32 if features % 16 else 128 if options["BLOCK_N"] <= 8 else 64)
-    block_q = power_of_two(4096 // (options["BLOCK_N"] * block_d), 1, power_of_two(query.shape[1], 1, 32))
-    return {**options, "BLOCK_Q": block_q, "BLOCK_D": block_d, "BLOCK_E": block_d, "num_warps": EIGHT_WARPS}
+    block_n, warps = options["BLOCK_N"], EIGHT_WARPS if options["BLOCK_N"] > 8 else options["num_warps"]
+    block_d = power_of_two(features, 16, 32 if features % 16 else 128 if block_n <= 8 else 64)
+    tile = 4096 if query.element_size() <= 4 else 2048  # twice: the squares and the sums
+    block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(query.shape[1], 1, 32))
+    return {**options, "BLOCK_Q": block_q, "BLOCK_D": block_d, "BLOCK_E": block_d, "num_warps": warps}
 
 
 def temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:
@@ -65,3 +67,10 @@ def kept_tensors(query: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor
 def task_stride(x: Tensor, stride: int) -> int:
     """`stride`, or 0 where all tasks share the one of `x`."""
     return 0 if x.shape[0] == 1 else stride
+
+
+def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as [T, rows, D]; tasks that share their prototypes become one task, so that each gradient has one owner."""
+    shared = prototypes.ndim == 2
+    query, prototypes = dense(query, 2), dense(prototypes, 2)
+    return (query.reshape(1, query.shape[0] * query.shape[1], query.shape[2]) if shared else query), prototypes

@@ -136,4 +136,6 @@ def proto_log_softmax_bwd(
 ) -> tuple[Tensor, ...]:
     *kept, distances = saved or proto_log_softmax_fwd(query, prototypes, temperature, metric, needs)[1]
     dlog_probs = cotangents[0].contiguous()
-    return distance_gradients(query, prototypes, temperature, metric, kept, needs, distances=distances, dlog_probs=dlog_probs)
+    return distance_gradients(
+        query, prototypes, temperature, metric, kept, needs, distances=distances, dlog_probs=dlog_probs
+    )
