@@ -112,6 +112,7 @@ def _gradients_kernel(
                     dtype,
                     METRIC,
                     PRECISION,
+                    ONE_BLOCK,
                     True,
                     BLOCK_Q,
                     BLOCK_N,
@@ -132,7 +133,7 @@ def _gradients_kernel(
             e, n_block = slot % prototype_e, slot // prototype_e
             task = (n_block // n_blocks).to(tl.int64)
             n = ((n_block % n_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-            sides = prototypes + task * prototypes_stride, query + task * query_stride, prototype_scale, query_scale
+            sides = query + task * query_stride, prototypes + task * prototypes_stride, query_scale, prototype_scale
             share = tl.cdiv(tl.cdiv(Q, splits), BLOCK_Q) * BLOCK_Q
             dc, _ = sums(
                 sides,
@@ -148,9 +149,10 @@ def _gradients_kernel(
                 dtype,
                 METRIC,
                 PRECISION,
+                ONE_BLOCK,
                 False,
-                BLOCK_N,
                 BLOCK_Q,
+                BLOCK_N,
                 BLOCK_D,
                 BLOCK_E,
                 BLOCK_C,

@@ -9,51 +9,59 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._distance import INFINITY, divide
+from ._distance import INFINITY, accurate_log, divide, online_log_sum_exp
 from ._launch import power_of_two
 
 FEW_CLASSES = 64  # whose sum each program takes for itself
 
 
 @triton.jit
-def across(v, ROWS: tl.constexpr):
-    """A vector along the rows of a block, [B, 1], or along its columns, [1, B]."""
-    return v[:, None] if ROWS else v[None, :]
-
-
-@triton.jit
 def dlogits_block(
-    distance, q, n, task, rate, softmax, sizes, dtype: tl.constexpr, OF_QUERY: tl.constexpr, BLOCK_C: tl.constexpr
+    distance,
+    q,
+    n,
+    task,
+    rate,
+    softmax,
+    sizes,
+    dtype: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """dL/dz of a block of distances, and these less their query's smallest: which serves dtemperature too, as a row of
-    dL/dz sums to 0. Queries q run along its rows with OF_QUERY, along its columns without."""
+    """dL/dz of a block of distances [Q, N], and these less their query's smallest: which serves dtemperature too, as a row of
+    dL/dz sums to 0."""
     nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels = softmax
     Q, N, _, C, group, ignore_index = sizes
     row = task * Q + q
     in_q = q < Q
-    inside = across(in_q, OF_QUERY) & across(n < N, not OF_QUERY)
-    farther = distance - across(tl.load(nearest + row, in_q, 0.0), OF_QUERY)
-    log_p = -farther * rate - across(tl.load(log_sum + row, in_q, 0.0), OF_QUERY)
+    inside = in_q[:, None] & (n[None, :] < N)
+    if ONE_BLOCK and targets is not None:  # probabilities that sum to 1, whatever the bits of the distances are
+        least, total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
+        least, total = online_log_sum_exp(least, total, tl.where(n[None, :] < N, distance, INFINITY), rate)
+        log_total = accurate_log(total)
+    else:
+        least = tl.load(nearest + row, in_q, 0.0)
+        log_total = tl.load(log_sum + row, in_q, 0.0)
+    farther = distance - least[:, None]
+    log_p = -farther * rate - log_total[:, None]
     if targets is not None:
         target = tl.load(targets + row, in_q, ignore_index)
         weight = tl.load(dloss + row // group, in_q, 0.0).to(dtype)  # `group` queries share a cotangent
         if counts is not None:
             weight = divide(weight, tl.load(counts + row // group, in_q, 1.0))
         weight = tl.where((target != ignore_index) & (target >= 0) & (target < N), weight, 0.0)
-        is_target = across(n, not OF_QUERY) == across(target, OF_QUERY)
-        dlogits = across(weight, OF_QUERY) * (tl.exp(log_p) - tl.where(is_target, 1.0, 0.0))
+        dlogits = weight[:, None] * (tl.exp(log_p) - tl.where(n[None, :] == target[:, None], 1.0, 0.0))
     else:
         if totals is not None:
-            total = tl.load(totals + row, in_q, 0.0).to(dtype)
+            dlog_total = tl.load(totals + row, in_q, 0.0).to(dtype)
         else:
-            total = _row_total(dlog_probs, log_probs, row, in_q, C, dtype, BLOCK_C)
-        column = across(n if labels is None else tl.load(labels + task * N + n, n < N, -1), not OF_QUERY)
-        at = across(row, OF_QUERY) * C + column
+            dlog_total = _row_total(dlog_probs, log_probs, row, in_q, C, dtype, BLOCK_C)
+        column = (n if labels is None else tl.load(labels + task * N + n, n < N, -1))[None, :]
         known = inside & (column >= 0) & (column < C)
-        dlog_p = tl.load(dlog_probs + at, known, 0.0).to(dtype)
+        dlog_p = tl.load(dlog_probs + row[:, None] * C + column, known, 0.0).to(dtype)
         if labels is not None:  # times the column's share of its class
-            dlog_p *= tl.exp(log_p - tl.load(log_probs + at, known, 0.0))
-        dlogits = dlog_p - tl.exp(log_p) * across(total, OF_QUERY)
+            dlog_p *= tl.exp(log_p - tl.load(log_probs + row[:, None] * C + column, known, 0.0))
+        dlogits = dlog_p - tl.exp(log_p) * dlog_total[:, None]
     return tl.where(inside, dlogits, 0.0), farther
 
 

@@ -14,41 +14,31 @@ EIGHT_WARPS = 4 if torch.version.hip else 8  # of 32 threads; AMD's have 64
 
 
 def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
-    """Blocks for queries [T, Q, D] and so many columns: loads of 16 bytes where the length of rows allows it, few queries cut
-    finer, to fill the device. PRECISION is that of tl.dot, None for differences."""
-    tasks, queries, features = query.shape
-    size = query.element_size()
+    """Blocks for queries [T, Q, D] and so many columns: loads of 16 bytes where the length of rows allows it. PRECISION is that
+    of tl.dot, None for differences.
+
+    Backward takes the same blocks as forward: with distances of the same bits, the probabilities that it computes from the
+    nearest and the log-sum-exp sum to 1, where a distance's last bit is large against the temperature. In its registers are
+    the squares and the sums, [BLOCK_Q, BLOCK_N, BLOCK_D] each for differences."""
+    features, size = query.shape[2], query.element_size()
     if columns > FEW and features >= 16 and size <= 4:
         tf32 = size == 2 or torch.backends.cuda.matmul.allow_tf32  # it has all digits of float16 and bfloat16
-        block_q = 64 if tasks * queries >= 128 * 64 else 32
-        if tf32:
-            return {"BLOCK_Q": block_q, "BLOCK_N": 32, "BLOCK_D": 32, "PRECISION": "tf32", "num_warps": 4}
-        return {"BLOCK_Q": block_q, "BLOCK_N": 64, "BLOCK_D": 16, "PRECISION": "ieee", "num_warps": EIGHT_WARPS}
+        blocks = {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64) if tf32 else 32}
+        return {**blocks, "PRECISION": "tf32" if tf32 else "ieee", "num_warps": EIGHT_WARPS}
     block_n = power_of_two(columns, 1, FEW if size <= 4 else 16)
-    if features % 16:  # not known to be aligned: elements are loaded one by one
-        tile, widest = 2048, 16
-    elif block_n <= 8:
-        tile, widest = 8192, 256 if tasks * queries <= 1024 else 64
-    else:
-        tile, widest = 8192, 64 if size == 2 else 32
-    tile = tile if size <= 4 else tile // 2
-    block_d = power_of_two(features, 8, widest)
-    block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(queries, 1, 64))
+    widest = 32 if features % 16 else 128 if block_n <= 8 else 64  # 16: else elements are loaded one by one
+    block_d = power_of_two(features, 16, widest)
+    tile = 4096 if size <= 4 else 2048
+    block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(query.shape[1], 1, 32))
     blocks = {"BLOCK_Q": block_q, "BLOCK_N": block_n, "BLOCK_D": block_d}
-    return {**blocks, "PRECISION": None, "num_warps": 4 if size <= 4 else EIGHT_WARPS}
+    return {**blocks, "PRECISION": None, "num_warps": 4 if block_n <= 8 and size <= 4 else EIGHT_WARPS}
 
 
 def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:
-    """The same for the gradients, whose programs own BLOCK_E features: the fewer these, the oftener are distances computed."""
-    options, features = tile_options(query, columns), query.shape[2]
-    if options["PRECISION"] is not None:
-        blocks = {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_E": power_of_two(features, 16, 64)}
-        return {**options, **blocks, "num_warps": 4 if options["PRECISION"] == "tf32" else EIGHT_WARPS}
-    block_n, warps = options["BLOCK_N"], EIGHT_WARPS if options["BLOCK_N"] > 8 else options["num_warps"]
-    block_d = power_of_two(features, 16, 32 if features % 16 else 128 if block_n <= 8 else 64)
-    tile = 4096 if query.element_size() <= 4 else 2048  # twice: the squares and the sums
-    block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(query.shape[1], 1, 32))
-    return {**options, "BLOCK_Q": block_q, "BLOCK_D": block_d, "BLOCK_E": block_d, "num_warps": warps}
+    """The same and the features that a program owns: the fewer these, the oftener are distances computed."""
+    options = tile_options(query, columns)
+    wide = options["BLOCK_D"] if options["PRECISION"] is None else power_of_two(query.shape[2], 16, 64)
+    return {**options, "BLOCK_E": wide}
 
 
 def temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:

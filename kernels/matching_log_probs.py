@@ -122,8 +122,6 @@ def matching_log_probs_fwd(
     q, s = dense(query, 2), dense(support, 2)
     (tasks, queries, features), examples = q.shape, s.shape[1]
     options = tile_options(q, examples)
-    if options["PRECISION"] is None:  # the classes take registers too
-        options["BLOCK_Q"] = max(options["BLOCK_Q"] // 2, 1)
     block_c = power_of_two(num_classes, 1, 32)
     kept = kept_tensors(q, s, metric) if any(needs) else (None,) * 4
     kept_log_probs = torch.empty_like(log_probs, dtype=accumulator(query)) if any(needs) else None

@@ -1,0 +1,125 @@
+"""What the other tests of the distance ops do not reach in the Triton kernels: many columns, several programs to one result."""
+
+import pytest
+import torch
+from cases import randn
+from compare import check_against_reference, values_and_grads
+from test_proto_log_softmax import temperature_for
+
+import fastmeta
+
+pytest.importorskip("triton")
+METRICS = ("euclidean", "sqeuclidean", "cosine")
+SCALE = {"euclidean": 1.0, "sqeuclidean": 50.0, "cosine": 0.3}  # temperatures that keep logits near 1
+
+
+def ops(metric, rows, columns):
+    """The three ops of [rows, D] and [columns, D]."""
+    targets, labels, options = torch.arange(rows) % columns, torch.arange(columns) % 3, {"metric": metric}
+    options["temperature"] = SCALE[metric]
+    return (
+        lambda q, c: fastmeta.proto_log_softmax(q, c, **options),
+        lambda q, c: fastmeta.proto_loss(q, c, targets, **options),
+        lambda q, s: fastmeta.matching_log_probs(q, s, labels, 3, **options),
+    )
+
+
+@pytest.fixture
+def allow_tf32():
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_many_columns(metric, dtype):
+    """One over a block of columns, of queries and of features."""
+    for fn in ops(metric, 33, 65):
+        check_against_reference(fn, [randn(33, 33, dtype=dtype), randn(65, 33, dtype=dtype)], "triton")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+def test_many_columns_far_from_the_origin(metric):
+    """An offset of all features, an outlier, a coincident pair and one that nearly is. The outlier's distances have their last
+    bit at 0.03: its gradients are right because backward finds them with the same bits as forward."""
+
+    def draw():
+        query, prototypes = randn(9, 20, dtype=torch.float32), randn(40, 20, dtype=torch.float32)
+        query[0], query[1], query[2] = prototypes[0], prototypes[39] + 1e-3, 100 * query[2]
+        return [query + 1e4, prototypes + 1e4]
+
+    check_against_reference(ops(metric, 9, 40)[1], draw, "triton")
+    query, prototypes = draw()
+    with fastmeta.backend("triton"):
+        assert fastmeta.proto_log_softmax(query[:1], prototypes, metric=metric, temperature=1e-3)[0, 0] == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_infinity_and_nan_with_many_columns(metric):
+    """An infinite prototype is infinitely far; a NaN spoils its own query alone."""
+    query, prototypes = randn(4, 16).float(), randn(40, 16).float()
+    query[1, 2] = torch.nan
+    if metric != "cosine":
+        prototypes[3, 0] = torch.inf
+    with fastmeta.backend("triton"):
+        out = fastmeta.proto_log_softmax(query, prototypes, metric=metric)
+    assert out.isnan().all(-1).tolist() == out.isnan().any(-1).tolist() == [False, True, False, False]
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(out, fastmeta.proto_log_softmax(query, prototypes, metric=metric), equal_nan=True)
+
+
+def test_tf32(allow_tf32):
+    """Rounded operands, exact sums: distances of 11-bit numbers, but coincident points at 0."""
+    query, prototypes = randn(5, 48).float(), randn(40, 48).float()
+    query[0] = prototypes[7]
+    with fastmeta.backend("triton"):
+        ours = values_and_grads(ops("sqeuclidean", 5, 40)[0], [query, prototypes])
+        assert fastmeta.proto_log_softmax(query[:1], prototypes, temperature=1e-3)[0, 7] == 0
+    truth = values_and_grads(ops("sqeuclidean", 5, 40)[0], [query.double(), prototypes.double()])
+    for found, expected in zip(ours, truth, strict=True):
+        error, size = (x.double().square().mean().sqrt() for x in (found - expected, expected))
+        assert 1e-7 * size < error < 2e-3 * size
+
+
+@pytest.mark.parametrize("rows", [70, 300])
+def test_programs_that_share_a_result(rows):
+    """Several own the queries of a task's loss, and of a prototype's gradient; the counters are left at 0, and nothing depends
+    on the order in which they arrive."""
+    from fastmeta.kernels._launch import _counters
+
+    targets = torch.randint(0, 5, (2, rows))
+    targets[0, :9] = -100
+    for reduction in ("mean", "sum"):
+        check_against_reference(
+            lambda q, c, r=reduction: fastmeta.proto_loss(q, c, targets, reduction=r),
+            [randn(2, rows, 16, dtype=torch.float32), randn(2, 5, 16, dtype=torch.float32)],
+            "triton",
+        )
+    assert _counters and all((c == 0).all() for c in _counters.values())
+
+
+def test_a_label_out_of_range_and_an_empty_class():
+    """As on CUDA, where the op does not look: NaN for the task, gradients too; -inf, and no gradient from it."""
+    from fastmeta.kernels.matching_log_probs import matching_log_probs_bwd, matching_log_probs_fwd
+
+    query, support, needs = randn(2, 3, 4), randn(2, 3, 4), (True, True, False, False)
+    labels = torch.tensor([[0, 1, 3], [0, 2, 0]])
+    inputs = query, support, labels, 0.5, 3, "euclidean"
+    (out,), saved = matching_log_probs_fwd(*inputs, needs)
+    assert out[0].isnan().all() and (out[1, :, 1] == -torch.inf).all() and out[1, :, ::2].isfinite().all()
+    for grad in matching_log_probs_bwd((torch.ones_like(out),), saved, *inputs, needs):
+        assert grad[0].isnan().all() and grad[1].isfinite().all()
+
+
+def test_temperature_of_many_columns():
+    def draw(metric):
+        temperature = torch.tensor(temperature_for(metric, 17))
+        return [randn(5, 17, dtype=torch.float32), randn(40, 17, dtype=torch.float32), temperature]
+
+    for metric in METRICS:
+        check_against_reference(
+            lambda q, c, t, m=metric: fastmeta.proto_loss(q, c, torch.arange(5), metric=m, temperature=t),
+            lambda m=metric: draw(m),
+            "triton",
+        )
