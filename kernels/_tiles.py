@@ -23,8 +23,10 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
     features, size = query.shape[2], query.element_size()
     if columns > FEW and features >= 16 and size <= 4:
         tf32 = size == 2 or torch.backends.cuda.matmul.allow_tf32  # it has all digits of float16 and bfloat16
-        blocks = {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64) if tf32 else 32}
-        return {**blocks, "PRECISION": "tf32" if tf32 else "ieee", "num_warps": EIGHT_WARPS}
+        if tf32:
+            blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64)}
+            return {**blocks, "PRECISION": "tf32", "num_warps": EIGHT_WARPS}
+        return {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": 32, "PRECISION": "ieee", "num_warps": EIGHT_WARPS}
     block_n = power_of_two(columns, 1, FEW if size <= 4 else 16)
     widest = 32 if features % 16 else 128 if block_n <= 8 else 64  # 16: else elements are loaded one by one
     block_d = power_of_two(features, 16, widest)
@@ -37,8 +39,9 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
 def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:
     """The same and the features that a program owns: the fewer these, the oftener are distances computed."""
     options = tile_options(query, columns)
-    wide = options["BLOCK_D"] if options["PRECISION"] is None else power_of_two(query.shape[2], 16, 64)
-    return {**options, "BLOCK_E": wide}
+    if options["PRECISION"] is None:
+        return {**options, "BLOCK_E": options["BLOCK_D"]}
+    return {**options, "BLOCK_E": power_of_two(query.shape[2], 16, 128 if options["PRECISION"] == "tf32" else 64)}
 
 
 def temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:

@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 import triton
 import triton.language as tl
+from fastmeta.kernels import _launch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from fastmeta.kernels import _launch
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.M)

@@ -28,7 +28,7 @@ def matching_log_probs(
     out of range or a class without an example; on CUDA, where looking would have to wait for the device, a label out of
     range makes its task NaN, and log p of an empty class is -inf.
 
-    Kernels: native CPU. Source: Vinyals et al. 2016, arXiv:1606.04080, eq. 1 and 2.
+    Kernels: Triton (CUDA), native CPU. Source: Vinyals et al. 2016, arXiv:1606.04080, eq. 1 and 2.
     """
     op = "matching_log_probs"
     static = (num_classes, metric)
