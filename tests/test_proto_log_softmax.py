@@ -56,6 +56,21 @@ def test_offsets_and_outliers(backend, metric, offset):
 
 @pytest.mark.parametrize("backend", PROTO)
 @pytest.mark.parametrize("metric", METRICS)
+def test_far_cluster(backend, metric):
+    """Points near each other and far from the mean, where an expanded square loses its digits even when it is centred."""
+
+    def draw():
+        query, prototypes = randn(20, 16, dtype=torch.float32), randn(12, 16, dtype=torch.float32)
+        far = 250 * randn(16, dtype=torch.float32)
+        query[:6] += far
+        prototypes[:5] += far
+        return query, prototypes
+
+    check_against_reference(op(metric, temperature_for(metric, 16)), draw, backend)
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
 def test_shared_strided_and_empty(backend, metric):
     check_against_reference(op(metric), [randn(3, 4, 5), randn(2, 5)], backend)
     check_against_reference(op(metric), [randn(4, 5), randn(3, 2, 5)], backend)

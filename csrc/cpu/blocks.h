@@ -17,17 +17,17 @@ constexpr int64_t kRows = 96;          // prototypes of one unit of work on dpro
 // Hands out consecutive arrays of one buffer; counts bytes where there is none yet.
 class Cursor {
  public:
-  explicit Cursor(void* base) : base_(static_cast<char*>(base)) {}
+  explicit Cursor(void* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
   template <class X>
   X* take(int64_t count) {
-    char* found = base_ + used_;
+    X* found = reinterpret_cast<X*>(base_ + used_);
     used_ += (size_t(count) * sizeof(X) + 63) / 64 * 64;
-    return reinterpret_cast<X*>(found);
+    return found;
   }
   size_t used() const { return used_; }
 
  private:
-  char* base_;
+  uintptr_t base_;
   size_t used_ = 0;
 };
 

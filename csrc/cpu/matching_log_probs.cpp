@@ -1,7 +1,7 @@
 // log p(y = k | x) = logsumexp over the support of class k - logsumexp over all, of z = -d(x, x_s) / temperature. A thread
 // owns a block of 16 queries, whose [S, 16] distances and [ways, 16] class sums stay in cache (see distance.h): 3 flops for
-// each feature of each pair forward, 9 backward, which computes the distances again. Each class has its own largest z, so
-// that a class far behind the nearest one keeps its digits.
+// each feature of each pair forward, which keeps the distances, and 4 backward. Each class has its own largest z, so that a
+// class far behind the nearest one keeps its digits.
 #include "blocks.h"
 #include "kernels.h"
 #include "softmax.h"

@@ -1,6 +1,6 @@
 // log p(y = n | x) = log_softmax_n(-d(x, c_n) / temperature). A thread owns a block of 16 queries, whose [N, 16]
 // distances and exponentials stay in cache between the passes (see distance.h): 3 flops for each feature of each pair
-// forward, 6 backward. Forward writes N log-probabilities a query, and N distances where backward will want them.
+// forward, 4 backward. Forward writes N log-probabilities a query, and N distances where backward will want them.
 #include "blocks.h"
 #include "kernels.h"
 #include "softmax.h"

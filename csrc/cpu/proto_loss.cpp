@@ -1,6 +1,6 @@
 // -log p(y = target | x) without the [Q, N] matrix. A thread owns a block of 16 queries: distances, losses, softmax and
 // the coefficients of the gradients follow each other in [N, 16] arrays in cache (see distance.h), then the gradients.
-// Forward and gradients: 9 flops for each feature of each pair, query and dquery in and out of memory once.
+// Forward and gradients: 7 flops for each feature of each pair, query and dquery in and out of memory once.
 #include "blocks.h"
 #include "kernels.h"
 #include "softmax.h"
