@@ -108,7 +108,7 @@ py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dlos
     if (!wanted[i]) continue;
     const Tensor& x = made[next];
     require_alike(kOp, {&dloss, &x});
-    if (!x || x.dim() < 1 || (T ? x.numel() % T : x.numel()))
+    if (!x || x.dim() < 1 || ((summed[i] || dloss.dim()) && x.size(0) != T))
       throw py::value_error(std::string(kOp) + ": saved must hold the gradients of each task, got another shape");
     found[next++] = of_tasks(x, T, dloss, summed[i]);
   }

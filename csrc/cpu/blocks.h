@@ -45,21 +45,20 @@ struct BlockMemory {
     panels.radius = cursor.template take<R>(gradients ? p.N : 0);
     columns = cursor.template take<R>(groups * kGroup * kChunk * kBlock);
     scratch = cursor.template take<R>(groups * arrays * p.N * kBlock);
-    R *distances = cursor.template take<R>(at_once * p.N * kBlock), *sums = cursor.template take<R>(at_once * p.N);
+    distances_ = cursor.template take<R>(at_once * p.N * kBlock);
+    sums_ = cursor.template take<R>(at_once * p.N);
     row_ = p.dprototypes && !one_tile(p) ? (chunks + 1) * kBlock * kBlock : 0;  // one more: not all on the same cache sets
     centred_ = cursor.template take<R>(at_once * row_);
-    Near<R>* near = cursor.template take<Near<R>>(gradients ? at_once * p.N * kBlock : 0);
+    near_ = cursor.template take<Near<R>>(gradients ? at_once * p.N * kBlock : 0);
     blocks = cursor.template take<Block<R>>(at_once);
-    distances_ = distances, sums_ = sums, near_ = near;
   }
 
-  Block<R>& begin(int64_t i, const ProtoProblem<R>& p, int64_t task, int64_t first) const {
+  void begin(int64_t i, const ProtoProblem<R>& p, int64_t task, int64_t first) const {
     Block<R>& b = blocks[i];
     b.task = task, b.first = first, b.count = least(kBlock, p.Q - first);
     b.distances = distances_ + i * p.N * kBlock, b.sums = sums_ + i * p.N, b.near = near_ + i * p.N * kBlock;
     b.centred = centred_ + i * row_;
     b.near_count = 0, b.loss = b.dtemperature = 0;
-    return b;
   }
 
  private:
@@ -79,8 +78,8 @@ void prepare_panels(const ProtoProblem<R>& p, int64_t task, const Panels<R>& pan
   });
 }
 
-// block(Block<R>&, const Panels<R>&, scratch) finds the distances in place, has `arrays` arrays [N, kBlock] of scratch, and
-// leaves the coefficients where gradients are asked for. done(task, loss, dtemperature) gets a task's totals.
+// body(Block<R>&, const Panels<R>&, scratch) finds the distances in the block, has `arrays` arrays [N, kBlock] of scratch, and
+// leaves the coefficients in their place where gradients are asked for. done(task, loss, dtemperature) gets a task's totals.
 template <class R, class Body, class Done>
 void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& done) {
   const bool gradients = p.dquery || p.dprototypes;

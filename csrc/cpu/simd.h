@@ -80,7 +80,7 @@ FASTMETA_INLINE R log_approx(R x) {
   R p = R(2) / (2 * F::kLogTerms + 1);
 #pragma GCC unroll 16
   for (int k = F::kLogTerms - 1; k >= 1; k--) p = p * z + R(2) / (2 * k + 1);
-  const R found = R(n) * F::kLn2Hi + (2 * s + (s * z * p - R(n) * -F::kLn2Lo));
+  const R found = R(n) * F::kLn2Hi + (2 * s + (s * z * p + R(n) * F::kLn2Lo));
   const R infinity = R(__builtin_inf());
   return x == 0 ? -infinity : x < infinity ? found : x;
 }

@@ -57,27 +57,28 @@ FASTMETA_INLINE X nearness(Metric metric, X distance, X radius_q, R radius_n) {
   return radius_q + radius_n - R(kNear) * square;
 }
 
-// The coefficient of q - c in a gradient, from that of the distance.
-template <class R>
-FASTMETA_INLINE R coefficient(Metric metric, R distance, R ddistance) {
-  if (metric == Metric::sqeuclidean) return 2 * ddistance;
-  return metric == Metric::cosine ? ddistance : distance == 0 ? R(0) : ddistance / distance;
+// The coefficient of q - c in a gradient, from that of the distance, X = R or Vector<R>.
+template <class X>
+FASTMETA_INLINE X coefficient(Metric metric, X distance, X ddistance) {
+  if (metric == Metric::sqeuclidean) return ddistance + ddistance;
+  const X zero = {};
+  return metric == Metric::cosine ? ddistance : distance == zero ? zero : ddistance / distance;
 }
 
 // Whether any of the pairs of prototypes [begin, end) is near.
 template <Metric metric, class R>
 FASTMETA_INLINE bool any_near(const Panels<R>& panels, const Block<R>& block, int64_t begin, int64_t end) {
-  Columns<R> radius, most = {};
+  Columns<R> radius, largest = {};
   load_columns<R>(block.radius, radius);
   for (int64_t n = begin; n < end; n++)
 #pragma GCC unroll 8
     for (int part = 0; part < kParts<R>; part++) {
       const Vector<R> found = nearness<R>(metric, load(block.distances + n * kBlock + part * kLanes<R>), radius[part],
                                           panels.radius[n]);
-      most[part] = found > most[part] ? found : most[part];
+      largest[part] = found > largest[part] ? found : largest[part];
     }
   R sum = 0;
-  for (int part = 0; part < kParts<R>; part++) sum += sum_lanes<R>(most[part]);
+  for (int part = 0; part < kParts<R>; part++) sum += sum_lanes<R>(largest[part]);
   return sum > 0;
 }
 
@@ -109,12 +110,7 @@ inline void replace_distances(const ProtoProblem<R>& p, R scale, const R* dz, Bl
 #pragma GCC unroll 8
       for (int part = 0; part < kParts<R>; part++) {
         const int64_t at = (n + k) * kBlock + part * kLanes<R>;
-        Vector<R> weight = scale * load(dz + at);
-        if (metric == Metric::sqeuclidean) weight += weight;
-        if (metric == Metric::euclidean) {
-          const Vector<R> distance = load(block.distances + at), zero = {};
-          weight = distance == zero ? zero : weight / distance;
-        }
+        const Vector<R> weight = coefficient(metric, load(block.distances + at), scale * load(dz + at));
         store(block.distances + at, weight);
         totals[part] += weight;
         rows[k] += weight;
