@@ -109,7 +109,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             if (!p.kept_distances) block_distances(p, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
             for (int64_t i = 0; i < size; i++) {
               const int64_t row = (task * p.Q + blocks[i].first) * p.N;
-              if (p.kept_distances) transpose(p.N, blocks[i].count, p.kept_distances + row, p.N, blocks[i].distances);
+              if (p.kept_distances) transpose(blocks[i].count, p.N, p.kept_distances + row, p.N, blocks[i].distances, kBlock);
               if (p.distances) store_rows(p.N, blocks[i].count, blocks[i].distances, p.distances + row);
             }
             for (int64_t i = 0; i < size; i++) body(blocks[i], memory.panels, memory.scratch + slot * arrays * p.N * kBlock);

@@ -97,7 +97,7 @@ inline void block_squares(const ProtoProblem<R>& p, Block<R>* blocks, int64_t co
   for (int64_t d = 0; d < p.D; d += kChunk) {
     const int64_t width = least(kChunk, p.D - d);
     for (int64_t b = 0; b < count; b++)
-      transpose(width, blocks[b].count, query + blocks[b].first * p.D + d, p.D, columns + b * kChunk * kBlock);
+      transpose(blocks[b].count, width, query + blocks[b].first * p.D + d, p.D, columns + b * kChunk * kBlock, kBlock);
     for_each_tile<R>(0, p.N, [&](auto rows, int64_t n) __attribute__((always_inline)) {
       for (int64_t b = 0; b < count; b++)
         tile_squares<R, decltype(rows)::value>(width, columns + b * kChunk * kBlock, prototypes + n * p.D + d, p.D,

@@ -100,7 +100,7 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
         R *class_nearest = dz + p.N * kBlock, *class_sum = class_nearest + array;
         R *weights = class_sum + array, *cotangents = weights + array, nearest[kBlock], total[kBlock];
         const bool valid = class_log_probs(p, labels, block.distances, dz, class_nearest, class_sum, weights, nearest);
-        transpose(p.ways, block.count, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, p.ways, cotangents);
+        transpose(block.count, p.ways, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, p.ways, cotangents, kBlock);
         sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) { return cotangents[k * kBlock + q]; });
         for (int64_t k = 0; valid && k < p.ways; k++)  // (dlogp_k - p_k sum dlogp) / sum_k e
 #pragma omp simd

@@ -1,20 +1,27 @@
-// C = A B for the small matrices of one task. B and C have rows padded to whole vectors, so there are no column tails.
-// A tile of C, kRows x 2 vectors, stays in registers while the inner dimension passes: per vector of B loaded, kRows
-// multiply-adds. Memory moved: B once for every kRows rows of C, A once for every two vectors of C.
+// Products of the small matrices of one task. Rows are padded to whole vectors; what padding holds is never a result.
+//
+//   products: C = start + A_1 B_1 + A_2 B_2 + ..., then perhaps relu or a gate. A tile of C, kRows x 3 vectors, stays in
+//             registers while the inner dimensions pass: per vector of B loaded, kRows multiply-adds. A is read number by
+//             number, either way round.
+//   dots:     C = A B', both along their rows: for few columns of C, where products would leave most lanes empty, and for
+//             Gram matrices.
 #pragma once
-#include <cstdint>
-
+#include "sizes.h"
 #include "vector.h"
 
 namespace fastmeta::FASTMETA_ISA {
-
-// Rows of a tile: as many as leave registers for the vectors of B and the number from A.
-constexpr int kRows = kVectorBytes == 64 ? 8 : kVectorBytes == 32 ? 6 : 4;
 
 // The row length in memory of a matrix with `width` columns.
 template <class R>
 constexpr int64_t padded(int64_t width) {
   return (width + kLanes<R> - 1) / kLanes<R> * kLanes<R>;
+}
+
+// Vectors across a tile of products, and its rows: as many as leave registers for the vectors of B and the number from A.
+constexpr int kAcross = 3;
+constexpr int rows_of(int across) {
+  if (kVectorBytes == 64) return 8;
+  return across == 3 ? 4 : across == 2 ? 6 : 8;
 }
 
 // An operand A(i, k) = data[i * row + k * column]: either way round.
@@ -24,59 +31,133 @@ struct Operand {
   int64_t row, column;
 };
 
-template <class R, int M, int V>
-FASTMETA_INLINE void matmul_tile(R* c, int64_t ldc, Operand<R> a, const R* b, int64_t ldb, int64_t inner, bool add) {
-  Vector<R> sum[M][V];
-#pragma GCC unroll 8
-  for (int i = 0; i < M; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < V; j++)
-      sum[i][j] = add ? load(c + i * ldc + j * kLanes<R>) : Vector<R>{};
-  for (int64_t k = 0; k < inner; k++) {
-    Vector<R> row[V];
-#pragma GCC unroll 2
-    for (int j = 0; j < V; j++) row[j] = load(b + k * ldb + j * kLanes<R>);
-#pragma GCC unroll 8
-    for (int i = 0; i < M; i++) {
-      const R value = a.data[i * a.row + k * a.column];
-#pragma GCC unroll 2
-      for (int j = 0; j < V; j++) sum[i][j] += value * row[j];
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < M; i++)
-#pragma GCC unroll 2
-    for (int j = 0; j < V; j++) store(c + i * ldc + j * kLanes<R>, sum[i][j]);
+template <class R>
+struct Product {
+  Operand<R> a;
+  const R* b;
+  int64_t ldb, inner;
+};
+
+enum class End { keep, relu, gate };  // gate: 0 where the gate is not positive
+
+template <class R>
+struct Target {
+  R* c;
+  int64_t ldc;
+  const R* start = nullptr;  // null: 0
+  int64_t start_row = 0;     // 0: one row for all of C's
+  End end = End::keep;
+  const R* gate = nullptr;   // rows like C's
+};
+
+template <class R>
+FASTMETA_INLINE Vector<R> relu(Vector<R> x) {
+  const Vector<R> zero = {};
+  return x < zero ? zero : x;  // NaN stays NaN
 }
 
-// The last rows of C, fewer than kRows of them.
 template <class R, int M, int V>
-FASTMETA_INLINE void matmul_rest(int64_t rows, R* c, int64_t ldc, Operand<R> a, const R* b, int64_t ldb, int64_t inner,
-                                 bool add) {
-  if constexpr (M > 0) {
-    if (rows == M) return matmul_tile<R, M, V>(c, ldc, a, b, ldb, inner, add);
-    matmul_rest<R, M - 1, V>(rows, c, ldc, a, b, ldb, inner, add);
+FASTMETA_INLINE void product_tile(const Target<R>& t, int64_t i, int64_t j, int count, const Product<R>* products) {
+  Vector<R> sum[M][V] = {};
+  if (t.start)
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 3
+      for (int v = 0; v < V; v++) sum[m][v] = load(t.start + (i + m) * t.start_row + j + v * kLanes<R>);
+  for (int p = 0; p < count; p++) {
+    const Product<R>& product = products[p];
+    const int64_t row = product.a.row, column = product.a.column, ldb = product.ldb;
+    const R *a = product.a.data + i * row, *b = product.b + j;
+    for (int64_t k = 0; k < product.inner; k++, a += column, b += ldb) {
+      Vector<R> x[V];
+#pragma GCC unroll 3
+      for (int v = 0; v < V; v++) x[v] = load(b + v * kLanes<R>);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) {
+        const R value = a[m * row];
+#pragma GCC unroll 3
+        for (int v = 0; v < V; v++) sum[m][v] += value * x[v];
+      }
+    }
   }
+  const Vector<R> zero = {};
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 3
+    for (int v = 0; v < V; v++) {
+      const int64_t at = (i + m) * t.ldc + j + v * kLanes<R>;
+      Vector<R> value = sum[m][v];
+      if (t.end == End::relu) value = relu<R>(value);
+      if (t.end == End::gate) value = load(t.gate + at) > zero ? value : zero;
+      store(t.c + at, value);
+    }
 }
 
 template <class R, int V>
-inline void matmul_columns(R* c, int64_t ldc, Operand<R> a, const R* b, int64_t ldb, int64_t rows, int64_t inner,
-                           bool add) {
-  int64_t i = 0;
-  for (; i + kRows <= rows; i += kRows)
-    matmul_tile<R, kRows, V>(c + i * ldc, ldc, {a.data + i * a.row, a.row, a.column}, b, ldb, inner, add);
-  if (i < rows)
-    matmul_rest<R, kRows - 1, V>(rows - i, c + i * ldc, ldc, {a.data + i * a.row, a.row, a.column}, b, ldb, inner, add);
+inline void product_panel(const Target<R>& t, int64_t rows, int64_t j, int count, const Product<R>* products) {
+  for_each_part<rows_of(V)>(0, rows, [&](auto part, int64_t i) __attribute__((always_inline)) {
+    product_tile<R, decltype(part)::value, V>(t, i, j, count, products);
+  });
 }
 
-// C[rows, columns] = A[rows, inner] B[inner, columns], or += with `add`; columns rounded up to whole vectors.
+// C [rows, columns]; columns rounded up to whole vectors. C may be `start`, but no operand.
+template <class R, int count>
+inline void products(const Target<R>& t, int64_t rows, int64_t columns, const Product<R> (&list)[count]) {
+  const int64_t vectors = (columns + kLanes<R> - 1) / kLanes<R>;
+  for_each_part<kAcross>(0, vectors, [&](auto part, int64_t first) __attribute__((always_inline)) {
+    product_panel<R, decltype(part)::value>(t, rows, first * kLanes<R>, count, list);
+  });
+}
+
+// The first `count` lanes of x; the others 0.
 template <class R>
-inline void matmul(R* c, int64_t ldc, Operand<R> a, const R* b, int64_t ldb, int64_t rows, int64_t columns, int64_t inner,
-                   bool add) {
-  int64_t j = 0;
-  for (; j + kLanes<R> < columns; j += 2 * kLanes<R>)
-    matmul_columns<R, 2>(c + j, ldc, a, b + j, ldb, rows, inner, add);
-  if (j < columns) matmul_columns<R, 1>(c + j, ldc, a, b + j, ldb, rows, inner, add);
+FASTMETA_INLINE Vector<R> first_lanes(Vector<R> x, int64_t count) {
+  Vector<R> lane;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<R>; i++) lane[i] = R(i);
+  const Vector<R> zero = {};
+  return lane < zero + R(count) ? x : zero;
+}
+
+template <class R, int M, int N>
+FASTMETA_INLINE void dot_tile(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t inner, bool add) {
+  Vector<R> sum[M * N] = {};
+  const int64_t whole = inner / kLanes<R> * kLanes<R>;
+  const auto multiply = [&](int64_t k, auto&& pick) __attribute__((always_inline)) {
+    Vector<R> x[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) x[n] = pick(load(b + n * ldb + k));
+#pragma GCC unroll 4
+    for (int m = 0; m < M; m++) {
+      const Vector<R> row = pick(load(a + m * lda + k));
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n++) sum[m * N + n] += row * x[n];
+    }
+  };
+  for (int64_t k = 0; k < whole; k += kLanes<R>) multiply(k, [](Vector<R> x) __attribute__((always_inline)) { return x; });
+  if (whole < inner)
+    multiply(whole, [&](Vector<R> x) __attribute__((always_inline)) { return first_lanes<R>(x, inner - whole); });
+  R totals[M * N];
+  sum_each<R, M * N>(sum, totals);
+#pragma GCC unroll 4
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) c[m * ldc + n] = add ? c[m * ldc + n] + totals[m * N + n] : totals[m * N + n];
+}
+
+// Rows of A and of B in a tile of dots.
+constexpr int kDotRows = 4, kDotColumns = kVectorBytes == 64 ? 5 : 3;
+
+// C [rows, columns] = A [rows, inner] B [columns, inner]', or += with `add`.
+template <class R>
+inline void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
+                 int64_t inner, bool add) {
+  for_each_part<kDotColumns>(0, columns, [&](auto across, int64_t j) __attribute__((always_inline)) {
+    for_each_part<kDotRows>(0, rows, [&](auto down, int64_t i) __attribute__((always_inline)) {
+      dot_tile<R, decltype(down)::value, decltype(across)::value>(c + i * ldc + j, ldc, a + i * lda, lda, b + j * ldb, ldb,
+                                                                  inner, add);
+    });
+  });
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

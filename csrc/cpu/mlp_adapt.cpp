@@ -3,35 +3,90 @@
 #include "mlp_inner.h"
 
 namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+struct Work {
+  Work(const MlpAdapt<R>& c, const Layout<R>& layout, bool backward, Scratch& scratch)
+      : task(c.shape, layout, c.support.count, backward, scratch),
+        rates(layout, c.rates, c.steps, scratch),
+        drates(layout, c.drates, c.steps, scratch),
+        trajectory(task, c.support.count, c.steps, backward || c.trajectory, drates.asked(), scratch) {
+    v = backward ? scratch.take<R>(layout.size) : nullptr;
+    vec = backward ? scratch.take<R>(layout.size) : nullptr;
+    dx = c.support_grads.dx ? scratch.take<R>(c.support.count * layout.ld[0]) : nullptr;
+    dy = c.support_grads.dy ? scratch.take<R>(c.support.count * layout.ld[layout.layers]) : nullptr;
+  }
+
+  Task<R> task;
+  InnerRates<R> rates;
+  RateGradients<R> drates;
+  Trajectory<R> trajectory;
+  R *v, *vec, *dx, *dy;
+  bool loaded = false;
+};
+
+// The parameters before step k in the trajectory that is kept, [T, K, P].
+template <class R, class P>
+MlpParams<P> kept_params(const MlpAdapt<R>& c, int64_t t, int64_t k) {
+  MlpParams<P> found;
+  int64_t params = 0;
+  for (int l = 0; l < c.shape.layers; l++) params += c.shape.width[l + 1] * (c.shape.width[l] + (c.params.bias[l] ? 1 : 0));
+  R* next = c.trajectory + (t * c.steps + k) * params;
+  for (int l = 0; l < c.shape.layers; l++) {
+    found.weight[l] = next;
+    next += c.shape.width[l + 1] * c.shape.width[l];
+    if (!c.params.bias[l]) continue;
+    found.bias[l] = next;
+    next += c.shape.width[l + 1];
+  }
+  return found;
+}
+
+}  // namespace
 
 template <class R>
 void mlp_adapt_fwd(const MlpAdapt<R>& c) {
-  const int64_t n = c.support.count, in = c.shape.width[0], params = count_params(c.shape, c.params);
-  for_each_task<R>(c.shape, n, false, 0, [&](Task<R>& task, int64_t t) {
-    task.load_params(c.params, t);
-    task.load_inputs(c.support.x + t * n * in, n);
-    descend<R>(task, c.rates, targets_of(c.shape, c.support, t), c.steps,
-               c.trajectory ? c.trajectory + t * c.steps * params : nullptr, params);
-    store_params(task, task.theta, c.adapted, t);
-  });
+  const Layout<R> layout(c.shape, c.params, false);
+  for_each_task<Work<R>>(c.shape, c.support.count, [&](Work<R>& w, int64_t t) {
+    auto& first = w.trajectory.step(0);
+    if (!w.loaded) w.rates.load();
+    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, first.theta);
+    w.loaded = true;
+    load_inputs(c.shape, c.support, t, first.pass);
+    descend(w.task, w.trajectory, w.rates, targets_of(c.shape, c.support, t), c.support.count, c.steps);
+    for (int64_t k = 0; c.trajectory && k < c.steps; k++)
+      store_block(layout, w.trajectory.step(k).theta, kept_params<R, R>(c, t, k), 0);
+    store_block(layout, w.trajectory.step(c.steps).theta, c.adapted, t);
+  }, c, layout, false);
 }
 
 template <class R>
 void mlp_adapt_bwd(const MlpAdapt<R>& c) {
   const int64_t n = c.support.count, in = c.shape.width[0], out = c.shape.width[c.shape.layers];
-  const int64_t params = count_params(c.shape, c.params);
-  for_each_task<R>(c.shape, n, true, 0, [&](Task<R>& task, int64_t t) {
-    MlpExampleGrads<R> grads = examples_of(c.shape, c.support_grads, n, t);
-    for (int64_t i = 0; grads.dx && i < n * in; i++) grads.dx[i] = 0;
-    for (int64_t i = 0; grads.dy && i < n * out; i++) grads.dy[i] = 0;
-    task.load_params(c.params, t);
-    task.load_inputs(c.support.x + t * n * in, n);
-    task.load_cotangent(c.dadapted, t);
-    run_chain<R>(task, task.cotangent,
-                 {c.rates, c.drates, grads, targets_of(c.shape, c.support, t), c.trajectory + t * c.steps * params, c.steps,
-                  params, t, c.first_order});
-    store_params(task, task.cotangent, c.dparams, t);
-  });
+  const Layout<R> layout(c.shape, c.params, c.support_grads.dx);
+  for_each_task<Work<R>>(c.shape, n, [&](Work<R>& w, int64_t t) {
+    const void* y = targets_of(c.shape, c.support, t);
+    if (!w.loaded) w.rates.load();
+    w.loaded = true;
+    load_inputs(c.shape, c.support, t, w.trajectory.step(0).pass);
+    for (int64_t k = 0; k < c.steps; k++) {
+      auto& step = w.trajectory.step(k);
+      load_block<R>(layout, kept_params<R, const R>(c, t, k), 0, step.theta);
+      step.pass.n = n;
+      w.task.forward(step.theta, step.pass);
+      w.task.loss(y, step.pass);
+      w.task.backward(step.theta, step.pass, w.drates.asked() ? step.grad : nullptr);
+    }
+    load_block(layout, c.dadapted, t, w.v);
+    w.drates.clear();
+    run_chain<R>({w.task, w.trajectory, w.rates, w.drates, y, c.steps, c.first_order, w.vec, w.dx, w.dy}, w.v);
+    const auto grads = examples_of(c.shape, c.support_grads, n, t);
+    if (grads.dx) store_rows(w.dx, n, in, grads.dx, layout.ld[0]);
+    if (grads.dy) store_rows(w.dy, n, out, grads.dy, layout.ld[layout.layers]);
+    if (w.drates.asked()) w.drates.store(t);
+    store_block(layout, w.v, c.dparams, t);
+  }, c, layout, true);
 }
 
 template void mlp_adapt_fwd(const MlpAdapt<float>&);

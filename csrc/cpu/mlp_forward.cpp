@@ -1,32 +1,57 @@
-// mlp_forward: one task on a thread; n P multiply-adds forward, 2 n P backward.
+// mlp_forward: one task on a thread; n P multiply-adds forward, 3 n P backward.
 #include "kernels.h"
 #include "mlp_task.h"
 
 namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+struct Work {
+  Work(const MlpForward<R>& c, const Layout<R>& layout, bool backward, Scratch& scratch)
+      : task(c.shape, layout, c.count, false, scratch), pass(c.shape, layout, c.count, true, false, scratch) {
+    theta = scratch.take<R>(layout.size);
+    grad = backward ? scratch.take<R>(layout.gradient) : nullptr;
+    dx = c.dx ? scratch.take<R>(c.count * layout.ld[0]) : nullptr;
+  }
+
+  void forward(const MlpForward<R>& c, int64_t t) {
+    if (!loaded || !task.layout.shared) load_block(task.layout, c.params, t, theta);
+    loaded = true;
+    load_inputs<R>(c.shape, {c.count, c.x}, t, pass);
+    task.forward(theta, pass);
+  }
+
+  Task<R> task;
+  Pass<R> pass;
+  R *theta, *grad, *dx;
+  bool loaded = false;
+};
+
+}  // namespace
 
 template <class R>
 void mlp_forward_fwd(const MlpForward<R>& c) {
-  const int64_t n = c.count, in = c.shape.width[0], out = c.shape.width[c.shape.layers];
-  for_each_task<R>(c.shape, n, false, 0, [&](Task<R>& task, int64_t t) {
-    task.load_params(c.params, t);
-    task.load_inputs(c.x + t * n * in, n);
-    task.forward();
-    task.store_outputs(c.out + t * n * out);
-  });
+  const int64_t n = c.count, out = c.shape.width[c.shape.layers];
+  const Layout<R> layout(c.shape, c.params, false);
+  for_each_task<Work<R>>(c.shape, n, [&](Work<R>& w, int64_t t) {
+    w.forward(c, t);
+    store_rows(w.pass.x[layout.layers], n, out, c.out + t * n * out, layout.ld[layout.layers]);
+  }, c, layout, false);
 }
 
 template <class R>
 void mlp_forward_bwd(const MlpForward<R>& c) {
   const int64_t n = c.count, in = c.shape.width[0], out = c.shape.width[c.shape.layers];
-  for_each_task<R>(c.shape, n, false, 0, [&](Task<R>& task, int64_t t) {
-    task.load_params(c.params, t);
-    task.load_inputs(c.x + t * n * in, n);
-    task.forward();
-    task.set_output_gradient(c.dout + t * n * out);
-    task.backward();
-    store_params(task, task.grad, c.dparams, t);
-    if (c.dx) task.store_dx(c.dx + t * n * in, R(1), false);
-  });
+  const Layout<R> layout(c.shape, c.params, c.dx);
+  for_each_task<Work<R>>(c.shape, n, [&](Work<R>& w, int64_t t) {
+    w.forward(c, t);
+    load_rows(c.dout + t * n * out, n, out, w.pass.d[layout.layers], layout.ld[layout.layers]);
+    w.task.backward(w.theta, w.pass, any_asked(c.dparams) ? w.grad : nullptr);
+    store_block(layout, w.grad, c.dparams, t);
+    if (!c.dx) return;
+    w.task.input_gradient(w.theta, w.pass, w.dx);
+    store_rows(w.dx, n, in, c.dx + t * n * in, layout.ld[0]);
+  }, c, layout, true);
 }
 
 template void mlp_forward_fwd(const MlpForward<float>&);

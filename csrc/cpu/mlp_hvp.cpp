@@ -1,38 +1,52 @@
-// mlp_hvp, and the backward of mlp_grad: one task on a thread; 9 n P multiply-adds with the gradient that it needs.
+// mlp_hvp, and the backward of mlp_grad: one task on a thread. 8 n P multiply-adds: the gradient of the weights is not needed.
 #include "kernels.h"
 #include "mlp_task.h"
 
 namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+struct Work {
+  Work(const MlpCurvature<R>& c, const Layout<R>& layout, Scratch& scratch)
+      : task(c.shape, layout, c.examples.count, true, scratch),
+        pass(c.shape, layout, c.examples.count, true, true, scratch) {
+    theta = scratch.take<R>(layout.size);
+    vec = scratch.take<R>(layout.size);
+    product = scratch.take<R>(layout.gradient);
+    dx = c.grads.dx ? scratch.take<R>(c.examples.count * layout.ld[0]) : nullptr;
+  }
+
+  Task<R> task;
+  Pass<R> pass;
+  R *theta, *vec, *product, *dx;
+  bool loaded = false;
+};
+
+}  // namespace
 
 template <class R>
 void mlp_hvp(const MlpCurvature<R>& c) {
   const int64_t n = c.examples.count, in = c.shape.width[0], out = c.shape.width[c.shape.layers];
-  for_each_task<R>(c.shape, n, true, 0, [&](Task<R>& task, int64_t t) {
-    const R dloss = c.dloss ? c.dloss[t] : R(0);
-    task.load_params(c.params, t);
-    task.load_vectors(c.vectors, t);
-    task.load_inputs(c.examples.x + t * n * in, n);
-    task.forward();
+  const Layout<R> layout(c.shape, c.params, c.grads.dx);
+  for_each_task<Work<R>>(c.shape, n, [&](Work<R>& w, int64_t t) {
+    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.theta);
+    w.loaded = true;
+    load_block(layout, c.vectors, t, w.vec);
+    load_inputs(c.shape, c.examples, t, w.pass);
     const void* y = targets_of(c.shape, c.examples, t);
-    task.output_gradient(y);
-    task.backward();
-    task.curvature(y);
-    if (c.dloss)
-      for_each_row(task, [&](int tensor, int l, int64_t from, int64_t, int64_t columns) {
-        R* product = (tensor % 2 ? task.hv.b[l] : task.hv.w[l]) + from;
-        const R* gradient = (tensor % 2 ? task.grad.b[l] : task.grad.w[l]) + from;
-        for (int64_t j = 0; j < columns; j++) product[j] += dloss * gradient[j];
-      });
-    store_params(task, task.hv, c.dparams, t);
-    if (c.grads.dx) {
-      task.store_dx(c.grads.dx + t * n * in, dloss, false);
-      task.store_rdx(c.grads.dx + t * n * in, R(1), true);
-    }
-    if (c.grads.dy) {
-      task.store_dy(c.grads.dy + t * n * out, dloss, false);
-      task.store_rdy(c.grads.dy + t * n * out, R(1), true);
-    }
-  });
+    w.task.forward(w.theta, w.pass);
+    w.task.loss(y, w.pass);
+    w.task.backward(w.theta, w.pass, nullptr);
+    std::memset(w.product, 0, size_t(layout.gradient) * sizeof(R));
+    w.task.curvature(w.theta, w.vec, w.pass, y, c.dloss ? c.dloss[t] : R(0), false, w.product);
+    store_block(layout, w.product, c.dparams, t);
+    const auto grads = examples_of(c.shape, c.grads, n, t);
+    if (grads.dy) scale_rows(w.task.output_tangents(), n, out, layout.ld[layout.layers], R(-1), false, grads.dy);
+    if (!grads.dx) return;
+    std::memset(w.dx, 0, size_t(n * layout.ld[0]) * sizeof(R));
+    w.task.input_tangent(w.theta, w.vec, w.pass, w.dx);
+    store_rows(w.dx, n, in, grads.dx, layout.ld[0]);
+  }, c, layout);
 }
 
 template void mlp_hvp(const MlpCurvature<float>&);

@@ -1,49 +1,91 @@
-// The inner loop of one task and the chain of Hessian-vector products that runs back through it.
+// The inner loop of one task, theta_{k+1} = theta_k - alpha_k * grad_k, and the chain of Hessian-vector products back through
+// it, v_k = v_{k+1} - H_k (alpha_k * v_{k+1}).
 #pragma once
+#include <vector>
+
 #include "mlp_task.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
-// The rates of one parameter tensor at one step: alpha(j) for element j.
+// The learning rates of a call, those of each element as blocks; the same for all tasks.
 template <class R>
-struct RateView {
-  R* value;
-  bool per_element;
-  R& operator()(int64_t element) const { return value[per_element ? element : 0]; }
+class InnerRates {
+ public:
+  InnerRates(const Layout<R>& layout, const MlpRates<const R>& rates, int64_t steps, Scratch& scratch);
+
+  void load();
+  // out = base - alpha_k * x; without a base, -alpha_k * x. Blocks of gradients.
+  void descend(int64_t k, const R* base, const R* x, R* out) const;
+
+ private:
+  const Layout<R>& layout_;
+  const MlpRates<const R>& rates_;
+  int64_t kinds_;  // steps that have rates of their own
+  R* blocks_;
 };
 
+// The gradients to the rates, of one task at a time.
 template <class R>
-int64_t tensor_size(const Task<R>& task, int tensor) {
-  const int l = tensor / 2;
-  return task.s.width[l + 1] * (tensor % 2 ? 1 : task.s.width[l]);
-}
+class RateGradients {
+ public:
+  RateGradients(const Layout<R>& layout, const MlpRates<R>& drates, int64_t steps, Scratch& scratch);
 
-// `index`: which copy of the rates, one for each task in drates, 0 in rates.
-template <class R, class P>
-RateView<P> rates_at(const Task<R>& task, const MlpRates<P>& rates, int tensor, int64_t step, int64_t steps, int64_t index) {
-  const int64_t size = rates.per_element ? tensor_size(task, tensor) : 1;
-  P* value = rates.value[rates.shared ? 0 : tensor];
-  if (!value) return {nullptr, rates.per_element};
-  return {value + (index * (rates.per_step ? steps : 1) + (rates.per_step ? step : 0)) * size, rates.per_element};
-}
+  bool asked() const { return asked_; }
+  void clear();
+  void add(int64_t k, const R* grad, const R* v);  // -= grad * v
+  void store(int64_t task) const;
 
-// `steps` steps of inner SGD on the inputs that are loaded; the parameters before each go to trajectory [steps, P] if given.
+ private:
+  R* block(int64_t k) const { return blocks_ + (kinds_ > 1 ? k : 0) * layout_.gradient; }
+  R* sums(int64_t k) const { return sums_ + (kinds_ > 1 ? k : 0) * 2 * kMaxLayers; }
+
+  const Layout<R>& layout_;
+  const MlpRates<R>& drates_;
+  int64_t kinds_;
+  bool asked_ = false;
+  R *blocks_, *sums_;  // rates of each element; of each tensor
+};
+
+// The parameters and the pass of every step. Without `kept`, the parameters alone, the first and the last.
 template <class R>
-void descend(Task<R>& task, const MlpRates<const R>& rates, const void* y, int64_t steps, R* trajectory, int64_t params);
+class Trajectory {
+ public:
+  struct Step {
+    R* theta;
+    R* grad;
+    Pass<R> pass;
+  };
+
+  // `examples`: of the support, whose inputs all steps share. `keeps_gradients`: so that rates can have theirs.
+  Trajectory(const Task<R>& task, int64_t examples, int64_t steps, bool kept, bool keeps_gradients, Scratch& scratch);
+
+  Step& step(int64_t k) { return steps_[size_t(kept_ || !k ? k : 1)]; }  // k = steps: the parameters in the end
+
+ private:
+  bool kept_;
+  std::vector<Step> steps_;
+};
+
+// From the parameters of step 0 and the inputs, both loaded, to those of the last step.
+template <class R>
+void descend(const Task<R>& task, Trajectory<R>& trajectory, const InnerRates<R>& rates, const void* y, int64_t n,
+             int64_t steps);
 
 template <class R>
 struct Chain {
-  const MlpRates<const R>& rates;
-  const MlpRates<R>& drates;       // this task's are written
-  MlpExampleGrads<R> grads;        // of this task's support, added to; null where not asked for
+  const Task<R>& task;
+  Trajectory<R>& trajectory;
+  const InnerRates<R>& rates;
+  RateGradients<R>& drates;  // of this task; added to
   const void* y;
-  const R* trajectory;             // [steps, params]
-  int64_t steps, params, index;    // index: the task
+  int64_t steps;
   bool first_order;
+  R* vec;                    // scratch, a whole block
+  R *dx, *dy;                // [n, padded in], [n, padded out]: written, the gradients to the support; or null
 };
 
-// v = dL/dtheta_K -> dL/dtheta_0, in place. The support's inputs are loaded.
+// v: dL/dtheta_K -> dL/dtheta_0, a block of gradients, in place.
 template <class R>
-void run_chain(Task<R>& task, Matrices<R>& v, const Chain<R>& chain);
+void run_chain(const Chain<R>& chain, R* v);
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -3,22 +3,45 @@
 #include "mlp_task.h"
 
 namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+struct Work {
+  Work(const MlpLoss<R>& c, const Layout<R>& layout, Scratch& scratch)
+      : task(c.shape, layout, c.examples.count, false, scratch),
+        pass(c.shape, layout, c.examples.count, true, false, scratch) {
+    theta = scratch.take<R>(layout.size);
+    grad = any_asked(c.dparams) ? scratch.take<R>(layout.gradient) : nullptr;
+    dx = c.grads.dx ? scratch.take<R>(c.examples.count * layout.ld[0]) : nullptr;
+  }
+
+  Task<R> task;
+  Pass<R> pass;
+  R *theta, *grad, *dx;
+  bool loaded = false;
+};
+
+}  // namespace
 
 template <class R>
 void mlp_loss(const MlpLoss<R>& c) {
   const int64_t n = c.examples.count, in = c.shape.width[0], out = c.shape.width[c.shape.layers];
-  const bool with_grads = any_asked(c.dparams) || c.grads.dx || c.grads.dy;
-  for_each_task<R>(c.shape, n, false, 0, [&](Task<R>& task, int64_t t) {
-    task.load_params(c.params, t);
-    task.load_inputs(c.examples.x + t * n * in, n);
-    task.forward();
-    c.loss[t] = task.output_gradient(targets_of(c.shape, c.examples, t));
-    if (!with_grads) return;
-    task.backward();
-    store_params(task, task.grad, c.dparams, t);
-    if (c.grads.dx) task.store_dx(c.grads.dx + t * n * in, R(1), false);
-    if (c.grads.dy) task.store_dy(c.grads.dy + t * n * out, R(1), false);
-  });
+  const Layout<R> layout(c.shape, c.params, c.grads.dx);
+  const bool asks_params = any_asked(c.dparams);
+  for_each_task<Work<R>>(c.shape, n, [&](Work<R>& w, int64_t t) {
+    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.theta);
+    w.loaded = true;
+    load_inputs(c.shape, c.examples, t, w.pass);
+    w.task.forward(w.theta, w.pass);
+    c.loss[t] = w.task.loss(targets_of(c.shape, c.examples, t), w.pass);
+    if (asks_params || c.grads.dx) w.task.backward(w.theta, w.pass, w.grad);
+    if (asks_params) store_block(layout, w.grad, c.dparams, t);
+    const auto grads = examples_of(c.shape, c.grads, n, t);
+    if (grads.dy) scale_rows(w.pass.d[layout.layers], n, out, layout.ld[layout.layers], R(-1), false, grads.dy);
+    if (!grads.dx) return;
+    w.task.input_gradient(w.theta, w.pass, w.dx);
+    store_rows(w.dx, n, in, grads.dx, layout.ld[0]);
+  }, c, layout);
 }
 
 template void mlp_loss(const MlpLoss<float>&);

@@ -1,343 +1,171 @@
 // See mlp_task.h.
 #include "mlp_task.h"
 
-#include <cmath>
-
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-// Every row of `source` [rows, columns] into `target` with rows of `stride`, padding zeroed.
 template <class R>
-void copy_padded(R* target, int64_t stride, const R* source, int64_t rows, int64_t columns) {
-  for (int64_t i = 0; i < rows; i++) {
-    for (int64_t j = 0; j < columns; j++) target[i * stride + j] = source[i * columns + j];
-    for (int64_t j = columns; j < stride; j++) target[i * stride + j] = 0;
-  }
-}
+constexpr R kOne = 1;
 
+// What a layer's inputs x and tangents or cotangents d add to the gradient of its W: d' x, or x' d where that is columns.
 template <class R>
-void transpose_padded(R* target, int64_t stride, const R* source, int64_t source_stride, int64_t rows, int64_t columns) {
-  for (int64_t j = 0; j < columns; j++) {
-    for (int64_t i = 0; i < rows; i++) target[j * stride + i] = source[i * source_stride + j];
-    for (int64_t i = rows; i < stride; i++) target[j * stride + i] = 0;
-  }
-}
-
-template <class R>
-void store_rows(R* out, const R* rows, int64_t stride, int64_t count, int64_t columns, R scale, bool add) {
-  for (int64_t i = 0; i < count; i++)
-    for (int64_t j = 0; j < columns; j++) {
-      const R value = scale * rows[i * stride + j];
-      out[i * columns + j] = add ? out[i * columns + j] + value : value;
-    }
-}
-
-// b = the sum of the rows of d
-template <class R>
-void column_sums(R* b, const R* d, int64_t stride, int64_t rows) {
-  for (int64_t j = 0; j < stride; j++) b[j] = 0;
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < stride; j++) b[j] += d[i * stride + j];
-}
-
-// tanh: near 0 a rational function of Cephes, else by e^{-2|x|}
-template <class R>
-FASTMETA_INLINE R tanh_approx(R x) {
-  const R magnitude = x < 0 ? -x : x, z = x * x;
-  const R p = (R(-9.64399179425052238628e-1) * z - R(9.92877231001918586564e1)) * z - R(1.61468768441708447952e3);
-  const R q = ((z + R(1.12811678491632931402e2)) * z + R(2.23548839060100448583e3)) * z + R(4.84406305325125486048e3);
-  const R small = x + x * z * (p / q);
-  const R decay = exp_approx(R(-2) * magnitude);
-  const R large = (1 - decay) / (1 + decay);
-  return magnitude < R(0.625) ? small : (x < 0 ? -large : large);
-}
-
-// z (in a) -> activation, its slope and, where asked for, its second derivative
-template <class R>
-void activate(Activation kind, R* __restrict a, R* __restrict slope, R* __restrict slope2, int64_t count) {
-  if (kind == Activation::relu) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) {
-      slope[i] = a[i] > 0 ? R(1) : R(0);
-      a[i] = a[i] < 0 ? R(0) : a[i];  // NaN stays NaN
-    }
-  } else if (kind == Activation::tanh) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) {
-      a[i] = tanh_approx(a[i]);
-      slope[i] = 1 - a[i] * a[i];
-    }
-    for (int64_t i = 0; slope2 && i < count; i++) slope2[i] = -2 * a[i] * slope[i];
-  } else if (kind == Activation::sigmoid) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) {
-      a[i] = 1 / (1 + exp_approx(-a[i]));
-      slope[i] = a[i] * (1 - a[i]);
-    }
-    for (int64_t i = 0; slope2 && i < count; i++) slope2[i] = slope[i] * (1 - 2 * a[i]);
-  } else if (kind == Activation::gelu) {
-    for (int64_t i = 0; i < count; i++) {
-      const R z = a[i], below = R(0.5) * (1 + std::erf(z * R(0.70710678118654752440)));
-      const R density = std::exp(R(-0.5) * z * z) * R(0.39894228040143267794);
-      a[i] = z * below;
-      slope[i] = below + z * density;
-      if (slope2) slope2[i] = density * (2 - z * z);
-    }
-  } else {
-    for (int64_t i = 0; i < count; i++) slope[i] = 1;
-  }
+Product<R> outer(const Layer& a, const R* d, int64_t ldd, const R* x, int64_t ldx, int64_t n) {
+  if (a.by_rows) return {{d, 1, ldd}, x, ldx, n};
+  return {{x, 1, ldx}, d, ldd, n};
 }
 
 }  // namespace
 
 template <class R>
-Matrices<R> take_matrices(const MlpShape& s, const int64_t* ld, bool transposed, Scratch& scratch) {
-  Matrices<R> m{};
-  for (int l = 0; l < s.layers; l++) {
-    m.w[l] = scratch.take<R>(s.width[l + 1] * ld[l]);
-    m.wt[l] = transposed ? scratch.take<R>(s.width[l] * ld[l + 1]) : nullptr;
-    m.b[l] = scratch.take<R>(ld[l + 1]);
-  }
-  return m;
-}
-
-template <class R>
-Task<R>::Task(const MlpShape& shape, int64_t examples, bool second_order, int64_t kept_count, Scratch& scratch) : s(shape) {
-  for (int l = 0; l <= s.layers; l++) ld[l] = padded<R>(s.width[l]);
-  theta = take_matrices<R>(s, ld, true, scratch);
-  grad = take_matrices<R>(s, ld, false, scratch);
-  if (second_order) {
-    vec = take_matrices<R>(s, ld, true, scratch);
-    hv = take_matrices<R>(s, ld, false, scratch);
-    cotangent = take_matrices<R>(s, ld, false, scratch);
-  }
-  for (int l = 0; l <= s.layers; l++) {
-    const int64_t count = examples * ld[l];
-    const bool hidden = l > 0 && l < s.layers;
-    a[l] = scratch.take<R>(count);
+Pass<R>::Pass(const MlpShape& shape, const Layout<R>& layout, int64_t examples, bool owns, bool second_order,
+              Scratch& scratch) {
+  const int L = shape.layers;
+  const bool smooth = is_smooth(shape.activation);
+  for (int l = 0; l <= L; l++) {
+    const int64_t count = examples * layout.ld[l];
+    const bool hidden = l > 0 && l < L;
+    x[l] = l || owns ? scratch.take<R>(count) : nullptr;
     d[l] = l ? scratch.take<R>(count) : nullptr;
-    slope[l] = hidden ? scratch.take<R>(count) : nullptr;
-    slope2[l] = hidden && second_order && smooth() ? scratch.take<R>(count) : nullptr;
-    bend[l] = hidden && second_order && smooth() ? scratch.take<R>(count) : nullptr;
-    rz[l] = l && second_order ? scratch.take<R>(count) : nullptr;
-    ra[l] = hidden && second_order ? scratch.take<R>(count) : nullptr;
-    rd[l] = l && second_order ? scratch.take<R>(count) : nullptr;
+    slope[l] = hidden && smooth ? scratch.take<R>(count) : nullptr;
+    bend[l] = hidden && smooth && second_order ? scratch.take<R>(count) : nullptr;
   }
-  probability = scratch.take<R>(examples * ld[s.layers]);
-  input_gradient = scratch.take<R>(examples * ld[0]);
-  kept = scratch.take<R>(kept_count);
+  probability = shape.loss == Loss::cross_entropy ? scratch.take<R>(examples * layout.ld[L]) : nullptr;
 }
 
 template <class R>
-void Task<R>::load_matrices(Matrices<R>& m, const MlpParams<const R>& params, int64_t task, bool is_theta) {
-  for (int l = 0; l < s.layers; l++) {
-    const int64_t rows = s.width[l + 1], columns = s.width[l];
-    copy_padded(m.w[l], ld[l], params.weight[l] + task * params.weight_stride[l], rows, columns);
-    if (is_theta) has_bias[l] = params.bias[l];
-    if (params.bias[l]) copy_padded(m.b[l], ld[l + 1], params.bias[l] + task * params.bias_stride[l], 1, rows);
-    else for (int64_t i = 0; i < ld[l + 1]; i++) m.b[l][i] = 0;
+Task<R>::Task(const MlpShape& shape_, const Layout<R>& layout_, int64_t examples, bool tangents, Scratch& scratch)
+    : shape(shape_), layout(layout_), smooth(is_smooth(shape_.activation)) {
+  for (int l = 0; l <= shape.layers; l++) {
+    rx[l] = l && tangents ? scratch.take<R>(examples * layout.ld[l]) : nullptr;
+    rd[l] = l && tangents ? scratch.take<R>(examples * layout.ld[l]) : nullptr;
   }
-  refresh(m);
+  row_sums = scratch.take<R>(padded<R>(examples));
 }
 
 template <class R>
-void Task<R>::refresh(Matrices<R>& m) const {
-  for (int l = 0; m.wt[0] && l < s.layers; l++)
-    transpose_padded(m.wt[l], ld[l + 1], m.w[l], ld[l], s.width[l + 1], s.width[l]);
-}
-
-template <class R>
-void Task<R>::load_params(const MlpParams<const R>& params, int64_t task) {
-  load_matrices(theta, params, task, true);
-}
-
-template <class R>
-void Task<R>::load_vectors(const MlpParams<const R>& vectors, int64_t task) {
-  load_matrices(vec, vectors, task, false);
-}
-
-template <class R>
-void Task<R>::load_cotangent(const MlpParams<const R>& source, int64_t task) {
-  load_matrices(cotangent, source, task, false);
-}
-
-template <class R>
-void Task<R>::take_cotangent() {
-  const Matrices<R> taken = grad;
-  grad = cotangent;
-  cotangent = taken;
-}
-
-template <class R>
-void Task<R>::load_flat(const R* flat) {
-  MlpParams<const R> params;
-  for (int l = 0; l < s.layers; l++) {
-    params.weight[l] = flat;
-    flat += s.width[l + 1] * s.width[l];
-    params.bias[l] = has_bias[l] ? flat : nullptr;
-    flat += has_bias[l] ? s.width[l + 1] : 0;
-  }
-  load_matrices(theta, params, 0, true);
-}
-
-template <class R>
-void Task<R>::store_flat(R* flat) const {
-  for_each_row(*this, [&](int tensor, int l, int64_t from, int64_t, int64_t columns) {
-    const R* row = (tensor % 2 ? theta.b[l] : theta.w[l]) + from;
-    for (int64_t j = 0; j < columns; j++) *flat++ = row[j];
-  });
-}
-
-template <class R>
-void Task<R>::load_inputs(const R* x, int64_t count) {
-  n = count;
-  copy_padded(a[0], ld[0], x, n, in());
-}
-
-template <class R>
-void Task<R>::forward() {
-  for (int l = 0; l < s.layers; l++) {
-    for (int64_t i = 0; i < n; i++)
-      for (int64_t j = 0; j < ld[l + 1]; j++) a[l + 1][i * ld[l + 1] + j] = theta.b[l][j];
-    matmul<R>(a[l + 1], ld[l + 1], {a[l], ld[l], 1}, theta.wt[l], ld[l + 1], n, ld[l + 1], s.width[l], true);
-    if (l + 1 < s.layers) activate(s.activation, a[l + 1], slope[l + 1], slope2[l + 1], n * ld[l + 1]);
-  }
-}
-
-template <class R>
-R Task<R>::output_gradient(const void* y) {
-  const int64_t classes = out(), stride = ld[s.layers];
-  const R* z = a[s.layers];
-  R* dz = d[s.layers];
-  double total = 0;
-  if (s.loss == Loss::mse) {
-    const R* target = static_cast<const R*>(y);
-    const int64_t elements = n * classes;
-    const R scale = elements > 0 ? R(2) / R(elements) : R(0);
-    for (int64_t i = 0; i < n; i++)
-      for (int64_t j = 0; j < classes; j++) {
-        const R difference = z[i * stride + j] - target[i * classes + j];
-        dz[i * stride + j] = scale * difference;
-        total += double(difference) * difference;
-      }
-    return elements > 0 ? R(total / double(elements)) : R(0);
-  }
-  const int64_t* target = static_cast<const int64_t*>(y);
-  counted = 0;
-  for (int64_t i = 0; i < n; i++) counted += target[i] != kIgnoreIndex;
-  const R scale = counted ? 1 / R(counted) : R(0);
-  for (int64_t i = 0; i < n; i++) {
-    const R* row = z + i * stride;
-    R *p = probability + i * stride, *dr = dz + i * stride;
-    R largest = row[0], sum = 0;
-    for (int64_t j = 1; j < classes; j++) largest = row[j] > largest ? row[j] : largest;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < classes; j++) {
-      p[j] = exp_approx(row[j] - largest);
-      sum += p[j];
+void Task<R>::forward(const R* theta, Pass<R>& pass) const {
+  for (int l = 0; l < shape.layers; l++) {
+    const Layer& a = layout.layer[l];
+    const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1], n = pass.n;
+    R* z = pass.x[l + 1];
+    const R* bias = a.bias >= 0 ? theta + a.bias : nullptr;
+    const bool relu = l + 1 < shape.layers && shape.activation == Activation::relu;
+    if (a.dots) {
+      dots(z, ldz, pass.x[l], ld, theta + a.rows, ld, n, a.out, a.in, false);
+      for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < ldz; j++) {
+          const R value = j < a.out ? z[i * ldz + j] + (bias ? bias[j] : R(0)) : R(0);
+          z[i * ldz + j] = relu && value < 0 ? R(0) : value;
+        }
+    } else {
+      products<R>({z, ldz, bias, 0, relu ? End::relu : End::keep}, n, a.out, {{{pass.x[l], ld, 1}, theta + a.columns, ldz, a.in}});
     }
-    const bool counts = target[i] != kIgnoreIndex, valid = target[i] >= 0 && target[i] < classes;
-    const R factor = !counts ? R(0) : valid ? scale : R(NAN);
-    for (int64_t j = 0; j < classes; j++) {
-      p[j] /= sum;
-      dr[j] = counts ? factor * p[j] : R(0);
-    }
-    if (valid) {
-      dr[target[i]] = factor * (p[target[i]] - 1);
-      total += double(largest - row[target[i]]) + std::log(double(sum));
-    } else if (counts) {
-      total = NAN;
-    }
+    if (smooth && l + 1 < shape.layers) activate(shape.activation, z, pass.slope[l + 1], pass.bend[l + 1], n * ldz);
   }
-  return counted ? R(total / double(counted)) : R(0);
 }
 
 template <class R>
-void Task<R>::set_output_gradient(const R* dout) {
-  copy_padded(d[s.layers], ld[s.layers], dout, n, out());
-}
-
-template <class R>
-void Task<R>::backward() {
-  for (int l = s.layers - 1; l >= 0; l--) {
-    matmul<R>(grad.w[l], ld[l], {d[l + 1], 1, ld[l + 1]}, a[l], ld[l], s.width[l + 1], ld[l], n, false);
-    if (has_bias[l]) column_sums(grad.b[l], d[l + 1], ld[l + 1], n);
+void Task<R>::backward(const R* theta, Pass<R>& pass, R* grad) const {
+  const int64_t n = pass.n;
+  for (int l = shape.layers - 1; l >= 0; l--) {
+    const Layer& a = layout.layer[l];
+    const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
+    const R* d = pass.d[l + 1];
+    if (grad) {
+      products<R>({grad + a.weight(), a.by_rows ? ld : ldz}, a.height(), a.width(), {outer(a, d, ldz, pass.x[l], ld, n)});
+      if (a.bias >= 0) products<R>({grad + a.bias, ldz}, 1, a.out, {{{&kOne<R>, 0, 0}, d, ldz, n}});
+    }
     if (!l) break;
-    matmul<R>(d[l], ld[l], {d[l + 1], ld[l + 1], 1}, theta.w[l], ld[l], n, ld[l], s.width[l + 1], false);
-    if (bend[l])
-      for (int64_t i = 0; i < n * ld[l]; i++) bend[l][i] = d[l][i] * slope2[l][i];
-    for (int64_t i = 0; i < n * ld[l]; i++) d[l][i] *= slope[l][i];
+    const End end = shape.activation == Activation::relu ? End::gate : End::keep;
+    products<R>({pass.d[l], ld, nullptr, 0, end, pass.x[l]}, n, a.in, {{{d, ldz, 1}, theta + a.rows, ld, a.out}});
+    if (!smooth) continue;
+    R *__restrict below = pass.d[l], *__restrict bend = pass.bend[l];
+    const R* slope = pass.slope[l];
+    for (int64_t i = 0; bend && i < n * ld; i++) bend[i] *= below[i];
+    for (int64_t i = 0; i < n * ld; i++) below[i] *= slope[i];
   }
 }
 
 template <class R>
-void Task<R>::curvature(const void* y) {
-  const int L = s.layers;
+void Task<R>::add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, bool gauss_newton) const {
+  const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1], ldw = a.by_rows ? ld : ldz, n = pass.n;
+  R* w = sum + a.weight();
+  const Target<R> target{w, ldw, w, ldw};
+  const Product<R> first = outer<R>(a, rd[l + 1], ldz, pass.x[l], ld, n);
+  if (l && !gauss_newton) products<R>(target, a.height(), a.width(), {first, outer<R>(a, pass.d[l + 1], ldz, rx[l], ld, n)});
+  else products<R>(target, a.height(), a.width(), {first});
+  R* b = sum + a.bias;
+  if (a.bias >= 0) products<R>({b, ldz, b, ldz}, 1, a.out, {{{&kOne<R>, 0, 0}, rd[l + 1], ldz, n}});
+}
+
+template <class R>
+void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton,
+                        R* sum) const {
+  const int L = shape.layers;
+  const int64_t n = pass.n;
+  const End end = shape.activation == Activation::relu ? End::gate : End::keep;
   for (int l = 0; l < L; l++) {  // tangents forward
-    for (int64_t i = 0; i < n; i++)
-      for (int64_t j = 0; j < ld[l + 1]; j++) rz[l + 1][i * ld[l + 1] + j] = vec.b[l][j];
-    matmul<R>(rz[l + 1], ld[l + 1], {a[l], ld[l], 1}, vec.wt[l], ld[l + 1], n, ld[l + 1], s.width[l], true);
-    if (l) matmul<R>(rz[l + 1], ld[l + 1], {ra[l], ld[l], 1}, theta.wt[l], ld[l + 1], n, ld[l + 1], s.width[l], true);
-    for (int64_t i = 0; l + 1 < L && i < n * ld[l + 1]; i++) ra[l + 1][i] = slope[l + 1][i] * rz[l + 1][i];
-  }
-  const int64_t classes = out(), stride = ld[L];
-  for (int64_t i = 0; i < n; i++) {
-    const R *r = rz[L] + i * stride, *p = probability + i * stride;
-    R* out_row = rd[L] + i * stride;
-    R factor = R(2) / R(n * classes), mean = 0;
-    if (s.loss == Loss::mse) {
-      for (int64_t j = 0; j < classes; j++) out_row[j] = factor * r[j];
-      continue;
+    const Layer& a = layout.layer[l];
+    const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
+    const R* bias = a.bias >= 0 ? v + a.bias : nullptr;
+    R* rz = rx[l + 1];
+    if (a.dots) {
+      dots(rz, ldz, pass.x[l], ld, v + a.rows, ld, n, a.out, a.in, false);
+      if (l) dots<R>(rz, ldz, rx[l], ld, theta + a.rows, ld, n, a.out, a.in, true);
+      for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < ldz; j++) {
+          const bool open = j < a.out && (l + 1 == L || end == End::keep || pass.x[l + 1][i * ldz + j] > 0);
+          rz[i * ldz + j] = open ? rz[i * ldz + j] + (bias ? bias[j] : R(0)) : R(0);
+        }
+    } else {
+      const Target<R> target{rz, ldz, bias, 0, l + 1 < L ? end : End::keep, pass.x[l + 1]};
+      const Product<R> first{{pass.x[l], ld, 1}, v + a.columns, ldz, a.in};
+      if (l) products<R>(target, n, a.out, {first, {{rx[l], ld, 1}, theta + a.columns, ldz, a.in}});
+      else products<R>(target, n, a.out, {first});
     }
-    const int64_t target = static_cast<const int64_t*>(y)[i];
-    factor = target == kIgnoreIndex ? R(0) : target >= 0 && target < classes ? 1 / R(counted) : R(NAN);
-    for (int64_t j = 0; j < classes; j++) mean += p[j] * r[j];
-    for (int64_t j = 0; j < classes; j++) out_row[j] = factor == 0 ? R(0) : factor * p[j] * (r[j] - mean);
+    if (smooth && l + 1 < L) {
+      R *__restrict tangent = rz, *__restrict bend = rd[l + 1];  // bend's part of rd, while z's tangent is here
+      const R *slope = pass.slope[l + 1], *second = pass.bend[l + 1];
+      for (int64_t i = 0; i < n * ldz; i++) {
+        bend[i] = gauss_newton ? R(0) : second[i] * tangent[i];
+        tangent[i] *= slope[i];
+      }
+    }
   }
+  output_tangent(pass, y);
+  for (int64_t i = 0; dloss != 0 && i < n * layout.ld[L]; i++) rd[L][i] += dloss * pass.d[L][i];
   for (int l = L - 1; l >= 0; l--) {  // tangents backward
-    const int64_t rows = s.width[l + 1];
-    matmul<R>(hv.w[l], ld[l], {rd[l + 1], 1, ld[l + 1]}, a[l], ld[l], rows, ld[l], n, false);
-    if (l) matmul<R>(hv.w[l], ld[l], {d[l + 1], 1, ld[l + 1]}, ra[l], ld[l], rows, ld[l], n, true);
-    if (has_bias[l]) column_sums(hv.b[l], rd[l + 1], ld[l + 1], n);
+    const Layer& a = layout.layer[l];
+    const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
+    add_gradient(a, l, pass, sum, gauss_newton);
     if (!l) break;
-    matmul<R>(rd[l], ld[l], {rd[l + 1], ld[l + 1], 1}, theta.w[l], ld[l], n, ld[l], rows, false);
-    matmul<R>(rd[l], ld[l], {d[l + 1], ld[l + 1], 1}, vec.w[l], ld[l], n, ld[l], rows, true);
-    for (int64_t i = 0; i < n * ld[l]; i++) rd[l][i] *= slope[l][i];
-    for (int64_t i = 0; bend[l] && i < n * ld[l]; i++) rd[l][i] += bend[l][i] * rz[l][i];
+    const Product<R> first{{rd[l + 1], ldz, 1}, theta + a.rows, ld, a.out}, second{{pass.d[l + 1], ldz, 1}, v + a.rows, ld, a.out};
+    R* through = smooth ? rx[l] : rd[l];  // rx[l] has been used
+    const Target<R> target{through, ld, nullptr, 0, end, pass.x[l]};
+    if (gauss_newton) products<R>(target, n, a.in, {first});
+    else products<R>(target, n, a.in, {first, second});
+    const R* slope = pass.slope[l];
+    for (int64_t i = 0; smooth && i < n * ld; i++) rd[l][i] += slope[i] * through[i];
   }
 }
 
 template <class R>
-void Task<R>::store_dx(R* out, R scale, bool add) {
-  matmul<R>(input_gradient, ld[0], {d[1], ld[1], 1}, theta.w[0], ld[0], n, ld[0], s.width[1], false);
-  store_rows(out, input_gradient, ld[0], n, in(), scale, add);
+void Task<R>::input_gradient(const R* theta, const Pass<R>& pass, R* dx) const {
+  const Layer& a = layout.layer[0];
+  products<R>({dx, layout.ld[0]}, pass.n, a.in, {{{pass.d[1], layout.ld[1], 1}, theta + a.rows, layout.ld[0], a.out}});
 }
 
 template <class R>
-void Task<R>::store_rdx(R* out, R scale, bool add) {
-  matmul<R>(input_gradient, ld[0], {rd[1], ld[1], 1}, theta.w[0], ld[0], n, ld[0], s.width[1], false);
-  matmul<R>(input_gradient, ld[0], {d[1], ld[1], 1}, vec.w[0], ld[0], n, ld[0], s.width[1], true);
-  store_rows(out, input_gradient, ld[0], n, in(), scale, add);
+void Task<R>::input_tangent(const R* theta, const R* v, const Pass<R>& pass, R* dx) const {
+  const Layer& a = layout.layer[0];
+  const int64_t ld = layout.ld[0], ldz = layout.ld[1];
+  products<R>({dx, ld, dx, ld}, pass.n, a.in,
+              {{{rd[1], ldz, 1}, theta + a.rows, ld, a.out}, {{pass.d[1], ldz, 1}, v + a.rows, ld, a.out}});
 }
 
-template <class R>
-void Task<R>::store_dy(R* out_, R scale, bool add) const {
-  store_rows(out_, d[s.layers], ld[s.layers], n, out(), -scale, add);
-}
-
-template <class R>
-void Task<R>::store_rdy(R* out_, R scale, bool add) const {
-  store_rows(out_, rd[s.layers], ld[s.layers], n, out(), -scale, add);
-}
-
-template <class R>
-void Task<R>::store_outputs(R* out_) const {
-  store_rows(out_, a[s.layers], ld[s.layers], n, out(), R(1), false);
-}
-
+template struct Pass<float>;
+template struct Pass<double>;
 template struct Task<float>;
 template struct Task<double>;
-template Matrices<float> take_matrices<float>(const MlpShape&, const int64_t*, bool, Scratch&);
-template Matrices<double> take_matrices<double>(const MlpShape&, const int64_t*, bool, Scratch&);
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -1,121 +1,80 @@
-// One task's MLP on one thread: forward, backward and Hessian-vector product, in a scratch memory that stays in cache.
-//
-// Everything is copied into matrices whose rows are padded to whole vectors (matmul.h); weights are kept both ways round, so
-// that the three products of a layer, x W', dz W and dz' x, all run along contiguous rows. Padding columns are never read as
-// results. About 3 n P multiply-adds for a gradient, 6 n P more for a Hessian-vector product.
+// One task's MLP on one thread: forward, backward and Hessian-vector product, in scratch memory that stays in cache.
+// Parameters, vectors and gradients are blocks (mlp_layout.h). About 3 n P multiply-adds for a gradient, 6 n P for a
+// Hessian-vector product.
 #pragma once
-#include "../arena.h"
-#include "../mlp.h"
 #include "../parallel.h"
-#include "matmul.h"
+#include "mlp_activation.h"
+#include "mlp_layout.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
-constexpr int64_t kTaskGrain = 20000;  // multiply-adds of a forward pass below which a second thread does not pay
-
-// Hands out aligned pieces of one memory; with a null base it only counts.
-class Scratch {
- public:
-  explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
-  template <class R>
-  R* take(int64_t count) {
-    char* piece = base_ ? base_ + used_ : nullptr;
-    used_ += (count * int64_t(sizeof(R)) + 63) / 64 * 64;
-    return reinterpret_cast<R*>(piece);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
-// Matrices in the form of the parameters: w [out, padded in], wt [in, padded out] (where kept), b [padded out].
+// What a forward and a backward pass over n examples leave behind. Matrices [n, width], rows padded.
 template <class R>
-struct Matrices {
-  R *w[kMaxLayers], *wt[kMaxLayers], *b[kMaxLayers];
+struct Pass {
+  // Room for `examples`, the inputs too where the pass `owns` them, and for what the tangents of smooth activations need.
+  Pass(const MlpShape& shape, const Layout<R>& layout, int64_t examples, bool owns, bool second_order, Scratch& scratch);
+
+  int64_t n = 0;
+  R scale = 0;                                    // of one example (mse: of one number) in the loss
+  R *x[kMaxLayers + 1], *d[kMaxLayers + 1];       // inputs of the layers and, last, the outputs; dloss / dz of those
+  R *slope[kMaxLayers + 1], *bend[kMaxLayers + 1];  // smooth activations': first derivative, dloss / dx times the second
+  R* probability;                                 // cross_entropy: [n, out]
 };
 
 template <class R>
 struct Task {
-  // `examples`: the most that will be loaded. With `second_order`, room for tangents and a cotangent too. `kept`: how many
-  // numbers the caller keeps in `this->kept`.
-  Task(const MlpShape& shape, int64_t examples, bool second_order, int64_t kept, Scratch& scratch);
+  Task(const MlpShape& shape, const Layout<R>& layout, int64_t examples, bool tangents, Scratch& scratch);
 
-  void load_params(const MlpParams<const R>& params, int64_t task);
-  void load_flat(const R* flat);          // [P]: W_1, b_1, W_2, ...
-  void store_flat(R* flat) const;
-  void load_vectors(const MlpParams<const R>& vectors, int64_t task);
-  void load_cotangent(const MlpParams<const R>& cotangent, int64_t task);
-  void take_cotangent();                   // cotangent = grad
-  void load_inputs(const R* x, int64_t count);
-  void refresh(Matrices<R>& m) const;      // wt from w
+  void forward(const R* theta, Pass<R>& pass) const;
+  // The mean loss of the outputs, and d of the last layer.
+  R loss(const void* y, Pass<R>& pass) const;
+  // d of every layer and, where it is not null, the gradient, a block.
+  void backward(const R* theta, Pass<R>& pass, R* grad) const;
+  // sum += H v + dloss grad, with the pass's forward and backward done at theta; rd of every layer. Gauss-Newton: J' H_out J v.
+  void curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton, R* sum) const;
 
-  void forward();                          // x -> a[1..L], slopes
-  R output_gradient(const void* y);        // the mean loss; d[L]
-  void set_output_gradient(const R* dout); // d[L] = dout [n, out]
-  void backward();                         // d, grad
-  void curvature(const void* y);           // after backward: H v in `hv`, with v in `vec`
+  // dx [n, padded in] = the gradient to the inputs; += that of what curvature() differentiated, after it.
+  void input_gradient(const R* theta, const Pass<R>& pass, R* dx) const;
+  void input_tangent(const R* theta, const R* v, const Pass<R>& pass, R* dx) const;
 
-  // What backward and curvature know of the inputs and mse targets: out = scale * that + (add ? out : 0)
-  void store_dx(R* out, R scale, bool add);
-  void store_dy(R* out, R scale, bool add) const;
-  void store_rdx(R* out, R scale, bool add);
-  void store_rdy(R* out, R scale, bool add) const;
-  void store_outputs(R* out) const;
-
-  int64_t in() const { return s.width[0]; }
-  int64_t out() const { return s.width[s.layers]; }
-
-  MlpShape s;
-  int64_t n = 0, counted = 0, ld[kMaxLayers + 1];
-  bool has_bias[kMaxLayers] = {};
-  Matrices<R> theta, grad, vec, hv, cotangent;
-  R *a[kMaxLayers + 1], *slope[kMaxLayers + 1], *slope2[kMaxLayers + 1];  // x_l, activation', activation''
-  R *d[kMaxLayers + 1], *bend[kMaxLayers + 1];                            // dL/dz_l; dL/dx_l * activation''
-  R *rz[kMaxLayers + 1], *ra[kMaxLayers + 1], *rd[kMaxLayers + 1];        // tangents of z_l, x_l, dL/dz_l
-  R *probability, *input_gradient;                                        // [n, out], [n, in], rows padded
-  R* kept;
+  MlpShape shape;
+  const Layout<R>& layout;
 
  private:
-  void load_matrices(Matrices<R>& m, const MlpParams<const R>& params, int64_t task, bool is_theta);
-  bool smooth() const { return s.activation != Activation::relu && s.activation != Activation::identity; }
+  void output_tangent(const Pass<R>& pass, const void* y) const;
+  void add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, bool gauss_newton) const;
+
+  R *rx[kMaxLayers + 1], *rd[kMaxLayers + 1];  // tangents of x, of d; rx of a smooth layer: of z
+  R* row_sums;                                 // [n]
+  bool smooth;
+
+ public:
+  const R* output_tangents() const { return rd[shape.layers]; }  // of d of the last layer [n, padded out]
 };
 
+// out (+)= factor * rows, [n, width].
 template <class R>
-Matrices<R> take_matrices(const MlpShape& s, const int64_t* ld, bool transposed, Scratch& scratch);
-
-// Elements of W_1, b_1, W_2, ... of one task.
-template <class R>
-int64_t count_params(const MlpShape& s, const MlpParams<R>& params) {
-  int64_t total = 0;
-  for (int l = 0; l < s.layers; l++) total += s.width[l + 1] * (s.width[l] + (params.bias[l] ? 1 : 0));
-  return total;
+void scale_rows(const R* rows, int64_t n, int64_t width, int64_t ld, R factor, bool add, R* out) {
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < width; j++)
+      out[i * width + j] = factor * rows[i * ld + j] + (add ? out[i * width + j] : R(0));
 }
 
-// Calls f(task, t) for every task t, several on each thread, with the thread's scratch memory.
-template <class R, class F>
-void for_each_task(const MlpShape& s, int64_t examples, bool second_order, int64_t kept, F&& f) {
+constexpr int64_t kTaskGrain = 20000;  // multiply-adds of a forward pass below which a second thread does not pay
+
+// Calls f(work, t) for every task t, several on each thread, each thread with a Work(args..., scratch) of its own.
+template <class Work, class F, class... Args>
+void for_each_task(const MlpShape& shape, int64_t examples, F&& f, const Args&... args) {
   Scratch measure(nullptr);
-  Task<R> sizes(s, examples, second_order, kept, measure);
-  int64_t work = 1;
-  for (int l = 0; l < s.layers; l++) work += examples * s.width[l] * s.width[l + 1];
+  Work sizes(args..., measure);
+  int64_t cost = 1;
+  for (int l = 0; l < shape.layers; l++) cost += examples * shape.width[l] * shape.width[l + 1];
   const int64_t bytes = measure.used();
-  parallel_for(s.tasks, 1 + kTaskGrain / work, [&](int64_t begin, int64_t end) {
+  parallel_for(shape.tasks, 1 + kTaskGrain / cost, [&](int64_t begin, int64_t end) {
     Scratch scratch(thread_arena(size_t(bytes)));
-    Task<R> task(s, examples, second_order, kept, scratch);
-    for (int64_t t = begin; t < end; t++) f(task, t);
+    Work work(args..., scratch);
+    for (int64_t t = begin; t < end; t++) f(work, t);
   });
-}
-
-// Calls f(tensor index, row of the padded matrix or bias, first element, columns) for every row of the parameters that exist.
-template <class R, class F>
-void for_each_row(const Task<R>& task, F&& f) {
-  for (int l = 0; l < task.s.layers; l++) {
-    const int64_t rows = task.s.width[l + 1], columns = task.s.width[l];
-    for (int64_t i = 0; i < rows; i++) f(2 * l, l, i * task.ld[l], i * columns, columns);
-    if (task.has_bias[l]) f(2 * l + 1, l, int64_t(0), int64_t(0), rows);
-  }
 }
 
 // The targets of task t.
@@ -132,16 +91,12 @@ MlpExampleGrads<R> examples_of(const MlpShape& s, const MlpExampleGrads<R>& grad
           grads.dy ? grads.dy + t * count * s.width[s.layers] : nullptr};
 }
 
-// out[task] = m, where out has room: gradients of one task, [T, ...].
+// The inputs of task t, padded.
 template <class R>
-void store_params(const Task<R>& task, const Matrices<R>& m, const MlpParams<R>& out, int64_t index) {
-  for_each_row(task, [&](int tensor, int l, int64_t from, int64_t to, int64_t columns) {
-    R* base = tensor % 2 ? out.bias[l] : out.weight[l];
-    if (!base) return;
-    const R* row = (tensor % 2 ? m.b[l] : m.w[l]) + from;
-    R* target = base + index * (tensor % 2 ? out.bias_stride[l] : out.weight_stride[l]) + to;
-    for (int64_t j = 0; j < columns; j++) target[j] = row[j];
-  });
+void load_inputs(const MlpShape& s, const MlpExamples<R>& examples, int64_t t, Pass<R>& pass) {
+  const int64_t in = s.width[0];
+  pass.n = examples.count;
+  load_rows(examples.x + t * pass.n * in, pass.n, in, pass.x[0], padded<R>(in));
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

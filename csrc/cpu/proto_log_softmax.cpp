@@ -32,7 +32,7 @@ void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
       [&](Block<R>& block, const Panels<R>& panels, R* exps) {
         const int64_t row = (block.task * p.Q + block.first) * p.N;
         R* cotangents = exps + p.N * kBlock;
-        transpose(p.N, block.count, p.dlog_probs + row, p.N, cotangents);
+        transpose(block.count, p.N, p.dlog_probs + row, p.N, cotangents, kBlock);
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, block.distances, exps, s);
         R scale[kBlock];  // sum_n dlogp_n / sum_n e_n

@@ -2,6 +2,9 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include "simd.h"
 
@@ -48,6 +51,14 @@ template <class R, int bytes = kVectorBytes>
 FASTMETA_INLINE typename VectorOf<R, 16>::type fold(typename VectorOf<R, bytes>::type x) {
   if constexpr (bytes > 16) {
     typename VectorOf<R, bytes / 2>::type low, high;
+#ifdef __AVX512F__
+    if constexpr (bytes == 64) {  // memcpy would go through memory
+      const __m512d whole = __m512d(x);
+      low = decltype(low)(_mm512_castpd512_pd256(whole));
+      high = decltype(high)(_mm512_maskz_extractf64x4_pd(0xf, whole, 1));
+      return fold<R, bytes / 2>(low + high);
+    }
+#endif
     std::memcpy(&low, &x, sizeof low);
     std::memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof low, sizeof high);
     return fold<R, bytes / 2>(low + high);
