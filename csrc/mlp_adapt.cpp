@@ -12,7 +12,7 @@ std::pair<py::tuple, Tensor> adapt(const MlpCall& call, const Tensors& rates, co
   Tensor trajectory = keep ? call.inputs.empty({total * steps}) : Tensor();
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpAdapt<R> args{call.shape, steps, false, pointers<const R>(call, call.params), rate_pointers<const R>(call, rates, steps),
+    MlpAdapt<R> args{call.shape, steps, false, pointers<const R>(call, call.params), rate_pointers<const R>(rates),
                      {call.count(), call.inputs.data<R>(), y.data<void>()}, trajectory.data<R>(), pointers<R>(call, adapted),
                      {}, {}, {}, {}};
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_fwd));
@@ -47,9 +47,9 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpAdapt<R> args{call.shape, steps, first_order, pointers<const R>(call, call.params),
-                     rate_pointers<const R>(call, alpha, steps), {call.count(), call.inputs.data<R>(), y.data<void>()},
+                     rate_pointers<const R>(alpha), {call.count(), call.inputs.data<R>(), y.data<void>()},
                      trajectory.data<R>(), {}, pointers<const R>(call, v), pointers<R>(call, dparams),
-                     drate_pointers<R>(call, alpha, dalpha, steps), {dx.data<R>(), dy.data<R>()}};
+                     drate_pointers<R>(alpha, dalpha), {dx.data<R>(), dy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_bwd));
   });
   return finish(call, grads.made(), needs, alpha.size(), Tensor());

@@ -1,5 +1,7 @@
 #include "mlp_arguments.h"
 
+#include <cmath>
+
 namespace fastmeta {
 namespace {
 
@@ -9,11 +11,18 @@ int64_t product(const std::vector<int64_t>& shape) {
   return total;
 }
 
+struct RateKind {
+  bool per_element = false, per_step = false;
+};
+
+// Of a rate for all parameters, () or [steps], or for the first weight: (), [steps], [out, in] or [steps, out, in].
+RateKind rate_kind(const Tensor& rate) { return {rate.dim() > 1, rate.dim() % 2 == 1}; }
+
 }  // namespace
 
 MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation, Str loss)
     : op(op_), inputs(inputs_, "inputs"), batched(inputs.dim() == 3) {
-  py::list list(py::reinterpret_borrow<py::object>(params_));
+  const auto list = read_list(op, "params", params_);
   const size_t layers = list.size() / 2;
   if (list.size() % 2 || layers < 1 || layers > size_t(kMaxLayers))
     throw py::value_error(std::string(op) + ": params must hold a weight and a bias for 1 to 8 layers");
@@ -29,6 +38,7 @@ MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation
     if (i % 2 == 0) {
       if (!p || p.dim() < 2) throw py::value_error(std::string(op) + ": params must hold weights [T, out, in] or [out, in]");
       shape.width[i / 2 + 1] = p.size(-2);
+      if (p.size(-2) < 1) throw py::value_error(std::string(op) + ": params must have weights with at least one output");
     }
     if (p) {
       const auto expected = core(int(i));
@@ -50,8 +60,7 @@ std::vector<int64_t> MlpCall::with_tasks(std::vector<int64_t> core) const {
 }
 
 Tensors MlpCall::like_params(Handle list, const char* name) const {
-  py::list items(py::reinterpret_borrow<py::object>(list));
-  if (items.size() != params.size()) throw py::value_error(std::string(op) + ": " + name + " must have one entry for each of params");
+  const auto items = read_list(op, name, list, params.size());
   Tensors found;
   for (size_t i = 0; i < items.size(); i++) {
     Tensor item(items[i], name);
@@ -65,24 +74,33 @@ Tensors MlpCall::like_params(Handle list, const char* name) const {
   return found;
 }
 
+Tensor MlpCall::rate(py::handle item, const Shape& expected) const {
+  if (!PyFloat_Check(item.ptr()) && !PyLong_Check(item.ptr())) {
+    Tensor found = read_floating(op, "rates", item);
+    require_shape(op, "rates", found, expected);
+    require_alike(op, {&inputs, &found});
+    return found;
+  }
+  const double value = item.cast<double>();
+  if (PyBool_Check(item.ptr()) || !std::isfinite(value)) throw py::value_error(std::string(op) + ": rates must be finite numbers");
+  require_shape(op, "rates", Tensor(), expected);
+  if (inputs.on_cuda()) return Tensor(inputs.object().attr("new_full")(py::tuple(), value), "rates");
+  Tensor made = inputs.empty({});
+  by_dtype(made.dtype(), [&](auto zero) { *made.data<decltype(zero)>() = decltype(zero)(value); });
+  return made;
+}
+
 Tensors MlpCall::rates(Handle list, int64_t steps) const {
-  py::list items(py::reinterpret_borrow<py::object>(list));
+  const auto items = read_list(op, "rates", list);
   if (items.size() != 1 && items.size() != params.size())
     throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
+  const bool number = PyFloat_Check(items[0].ptr()) || PyLong_Check(items[0].ptr());
+  const RateKind kind = number ? RateKind{} : rate_kind(read_floating(op, "rates", items[0]));
   Tensors found;
-  std::vector<int64_t> kind;  // of the first: [steps or 1], and whether per element
   for (size_t i = 0; i < items.size(); i++) {
-    py::object item = items[i];
-    if (py::isinstance<py::float_>(item)) item = inputs.object().attr("new_full")(py::make_tuple(1), item);
-    Tensor rate(item, "rates");
-    if (items.size() > 1 && bool(rate) != bool(params[i])) throw py::value_error(std::string(op) + ": rates must have a tensor where params has one");
-    if (rate) {
-      if (rate.dim() < 1 || (rate.size(0) != 1 && rate.size(0) != steps)) throw py::value_error(std::string(op) + ": rates must be [steps or 1, ...]");
-      if (kind.empty()) kind = {rate.size(0), int64_t(rate.dim() > 1)};
-      require_shape(op, "rates", rate, fastmeta::with_tasks(true, kind[0], kind[1] && items.size() > 1 ? core(int(i)) : Shape{}));
-      require_alike(op, {&inputs, &rate});
-    }
-    found.push_back(rate);
+    if (items.size() > 1 && items[i].is_none() == bool(params[i]))
+      throw py::value_error(std::string(op) + ": rates must have a tensor where params has one");
+    found.push_back(items[i].is_none() ? Tensor() : rate(items[i], fastmeta::with_tasks(kind.per_step, steps, kind.per_element ? core(int(i)) : Shape{})));
   }
   return found;
 }
@@ -123,21 +141,17 @@ MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
 }
 
 template <class R>
-MlpRates<R> rate_pointers(const MlpCall& call, const Tensors& rates, int64_t steps) {
+MlpRates<R> rate_pointers(const Tensors& rates) {
   MlpRates<R> found;
-  found.shared = rates.size() == 1;
-  for (size_t i = 0; i < rates.size(); i++) {
-    if (!rates[i]) continue;
-    found.value[i] = rates[i].data<R>();
-    found.per_element = rates[i].dim() > 1;
-    found.per_step = rates[i].size(0) == steps && steps != 1;
-  }
+  const RateKind kind = rate_kind(rates[0]);
+  found.shared = rates.size() == 1, found.per_element = kind.per_element, found.per_step = kind.per_step;
+  for (size_t i = 0; i < rates.size(); i++) found.value[i] = rates[i].data<R>();
   return found;
 }
 
 template <class R>
-MlpRates<R> drate_pointers(const MlpCall& call, const Tensors& rates, const Tensors& drates, int64_t steps) {
-  MlpRates<R> found = rate_pointers<R>(call, rates, steps);
+MlpRates<R> drate_pointers(const Tensors& rates, const Tensors& drates) {
+  MlpRates<R> found = rate_pointers<R>(rates);
   for (size_t i = 0; i < drates.size(); i++) found.value[i] = drates[i].data<R>();
   return found;
 }
@@ -205,9 +219,9 @@ void launch(const MlpCall& call, const Args& args, Kernel<Args> kernel) {
 #define INSTANTIATE_TYPE(R)                                                         \
   template MlpParams<R> pointers<R>(const MlpCall&, const Tensors&);                \
   template MlpParams<const R> pointers<const R>(const MlpCall&, const Tensors&);    \
-  template MlpRates<R> rate_pointers<R>(const MlpCall&, const Tensors&, int64_t);                                \
-  template MlpRates<const R> rate_pointers<const R>(const MlpCall&, const Tensors&, int64_t); \
-  template MlpRates<R> drate_pointers<R>(const MlpCall&, const Tensors&, const Tensors&, int64_t);
+  template MlpRates<R> rate_pointers<R>(const Tensors&);                            \
+  template MlpRates<const R> rate_pointers<const R>(const Tensors&);                \
+  template MlpRates<R> drate_pointers<R>(const Tensors&, const Tensors&);
 #define INSTANTIATE_LAUNCH(ARGS) \
   template void launch<ARGS>(const MlpCall&, const ARGS&, Kernel<ARGS>);
 #define INSTANTIATE_ALL(R)            \

@@ -31,22 +31,27 @@ class MlpCall {
 
   // A list in the structure of params, each with the full shape (task axis where batched).
   Tensors like_params(Handle list, const char* name) const;
-  Tensors rates(Handle list, int64_t steps) const;  // numbers become tensors of one element
+  // One for all parameters or one for each, all of one kind: numbers (which become tensors), (), or the parameter's own shape
+  // without tasks; each also [steps, ...].
+  Tensors rates(Handle list, int64_t steps) const;
   Tensor examples(Handle x, const char* name) const;
   Tensor targets(Handle y, const char* name, int64_t count) const;
 
   std::vector<int64_t> with_tasks(std::vector<int64_t> core) const;
   std::vector<int64_t> core(int tensor) const;      // shape of one task's W or b
   Tensors empty_params() const;                     // one for each parameter, with the task axis
+
+ private:
+  Tensor rate(Handle item, const Shape& expected) const;
 };
 
 template <class R>
 MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors);
 template <class R>
-MlpRates<R> rate_pointers(const MlpCall& call, const Tensors& rates, int64_t steps);
+MlpRates<R> rate_pointers(const Tensors& rates);
 // The same for gradients to `rates`, [T, steps or 1, size].
 template <class R>
-MlpRates<R> drate_pointers(const MlpCall& call, const Tensors& rates, const Tensors& drates, int64_t steps);
+MlpRates<R> drate_pointers(const Tensors& rates, const Tensors& drates);
 
 // The gradients that a kernel writes, one for each flat input that needs one, made per task.
 class Gradients {

@@ -16,9 +16,9 @@ py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handl
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MlpMetaLoss<R> args{call.shape, steps, first_order, grads.any(), pointers<const R>(call, call.params),
-                        rate_pointers<const R>(call, alpha, steps), {call.count(), call.inputs.data<R>(), sy.data<void>()},
+                        rate_pointers<const R>(alpha), {call.count(), call.inputs.data<R>(), sy.data<void>()},
                         {qx.size(-2), qx.data<R>(), qy.data<void>()}, value.data<R>(), pointers<R>(call, dparams),
-                        drate_pointers<R>(call, alpha, dalpha, steps), {dsx.data<R>(), dsy.data<R>()},
+                        drate_pointers<R>(alpha, dalpha), {dsx.data<R>(), dsy.data<R>()},
                         {dqx.data<R>(), dqy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_meta_loss));
   });

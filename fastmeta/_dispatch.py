@@ -55,7 +55,7 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
     where the argument never has one. Returns the outputs, flat.
     """
     layout = tuple(len(a) if isinstance(a, list | tuple) else None for a in args)
-    flat = tuple(x for a in args for x in (a if isinstance(a, list | tuple) else (a,)))
+    flat = _flatten(args)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         from ._compile import traced
 
@@ -68,26 +68,42 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
     return run(name, flat, layout, static, tuple(cores), device)
 
 
-def direct(name: str, flat: Flat, static: tuple[Any, ...], cores: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+def direct(
+    name: str, args: Sequence[Any], static: tuple[Any, ...], cores: tuple[Any, ...]
+) -> tuple[Tensor, ...] | None:
     """What the native CPU kernel answers, which checks its arguments itself: the short way for small calls.
 
     None where the general way has to decide, or to say what is wrong: arguments that the kernel refuses, another device or
     backend, a call that is traced, transformed or under autocast.
     """
-    if is_transformed() or torch.is_autocast_enabled("cpu") or not (isinstance(flat[0], Tensor) and flat[0].is_cpu):
+    if is_transformed() or torch.is_autocast_enabled("cpu"):
+        return None
+    layout = tuple([len(a) if isinstance(a, list | tuple) else None for a in args])
+    flat = args if layout == (None,) * len(args) else _flatten(args)
+    if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
     try:
-        op = _native(name, len(flat), static, cores, _forced.get())  # TypeError where `static` cannot be hashed
+        op = _native(name, layout, static, cores, _forced.get())  # TypeError where `static` cannot be hashed
         return op(*flat) if op else None
     except (TypeError, ValueError):
         return None
 
 
+def _flatten(args: Sequence[Any]) -> Flat:
+    flat: list[Any] = []
+    for a in args:
+        if isinstance(a, list | tuple):
+            flat += a
+        else:
+            flat.append(a)
+    return tuple(flat)
+
+
 @functools.cache
-def _native(name: str, count: int, static: tuple[Any, ...], cores: tuple[Any, ...], forced: str) -> Op | None:
-    """The op on the native CPU kernels, where a call of `count` arguments takes these without asking for limits."""
-    first, *why_not = _candidates(name, "cpu", forced)[0]
-    return op_on(name, "ext", (None,) * count, static, cores) if first == "ext" and not any(why_not) else None
+def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], forced: str) -> Op | None:
+    """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel refuses."""
+    first, why_not, _ = _candidates(name, "cpu", forced)[0]
+    return op_on(name, "ext", layout, static, cores) if first == "ext" and why_not is None else None
 
 
 def run(
@@ -181,8 +197,12 @@ def _module(name: str, candidate: str) -> ModuleType:
 
 def unflatten(flat: Sequence[Any], layout: Layout) -> list[Any]:
     """`flat` as the op's arguments: a list where `layout` has a length, one item where it has None."""
-    items = iter(flat)
-    return [next(items) if length is None else [next(items) for _ in range(length)] for length in layout]
+    args: list[Any] = []
+    i = 0
+    for length in layout:
+        args.append(flat[i] if length is None else list(flat[i : i + length]))
+        i += 1 if length is None else length
+    return args
 
 
 def tensors_of(tree: Any) -> tuple[Tensor, ...]:

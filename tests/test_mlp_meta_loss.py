@@ -44,6 +44,23 @@ def test_all_rates(kind, first_order, loss):
         check_against_reference(fn, tensors, "ext")
 
 
+@pytest.mark.parametrize("kind", ["scalar", "per step", "per tensor"])
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("n", [0, 1, 6])
+def test_head_of_many_features(n, loss, first_order, kind):
+    """Few examples of many features, many steps: the native kernel goes over to the Gram matrix of the features."""
+    for shared, bias, features in ((True, True, 130), (False, True, 128), (True, False, 97)):
+        fn, tensors = make(problem((features, 3), n, loss=loss, shared=shared, bias=bias), kind, 6, first_order)
+        check_against_reference(fn, tensors, "ext")
+        no_inputs = 2 if loss == "cross_entropy" else 4  # gradients to the head and the rates alone
+
+        def of_head(*t, fn=fn, rest=tensors[-no_inputs:]):
+            return fn(*t, *rest)
+
+        check_against_reference(of_head, tensors[:-no_inputs], "ext")
+
+
 @settings(max_examples=30, deadline=None)
 @given(problems(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
 def test_any_net(p, kind, steps, first_order):

@@ -49,12 +49,11 @@ template <class R>
 void mlp_adapt_fwd(const MlpAdapt<R>& c) {
   const Layout<R> layout(c.shape, c.params, false);
   for_each_task<Work<R>>(c.shape, c.support.count, [&](Work<R>& w, int64_t t) {
-    auto& first = w.trajectory.step(0);
     if (!w.loaded) w.rates.load();
-    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, first.theta);
+    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.trajectory.step(0).theta);
     w.loaded = true;
-    load_inputs(c.shape, c.support, t, first.pass);
-    descend(w.task, w.trajectory, w.rates, targets_of(c.shape, c.support, t), c.support.count, c.steps);
+    w.trajectory.load(c.shape, c.support, t);
+    descend(w.task, w.trajectory, w.rates, targets_of(c.shape, c.support, t), c.steps);
     for (int64_t k = 0; c.trajectory && k < c.steps; k++)
       store_block(layout, w.trajectory.step(k).theta, kept_params<R, R>(c, t, k), 0);
     store_block(layout, w.trajectory.step(c.steps).theta, c.adapted, t);
@@ -69,11 +68,10 @@ void mlp_adapt_bwd(const MlpAdapt<R>& c) {
     const void* y = targets_of(c.shape, c.support, t);
     if (!w.loaded) w.rates.load();
     w.loaded = true;
-    load_inputs(c.shape, c.support, t, w.trajectory.step(0).pass);
+    w.trajectory.load(c.shape, c.support, t);
     for (int64_t k = 0; k < c.steps; k++) {
       auto& step = w.trajectory.step(k);
       load_block<R>(layout, kept_params<R, const R>(c, t, k), 0, step.theta);
-      step.pass.n = n;
       w.task.forward(step.theta, step.pass);
       w.task.loss(y, step.pass);
       w.task.backward(step.theta, step.pass, w.drates.asked() ? step.grad : nullptr);

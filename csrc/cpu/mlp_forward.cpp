@@ -17,7 +17,7 @@ struct Work {
   void forward(const MlpForward<R>& c, int64_t t) {
     if (!loaded || !task.layout.shared) load_block(task.layout, c.params, t, theta);
     loaded = true;
-    load_inputs<R>(c.shape, {c.count, c.x}, t, pass);
+    pass.load(c.shape, {c.count, c.x}, t);
     task.forward(theta, pass);
   }
 

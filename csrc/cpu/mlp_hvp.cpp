@@ -32,7 +32,7 @@ void mlp_hvp(const MlpCurvature<R>& c) {
     if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.theta);
     w.loaded = true;
     load_block(layout, c.vectors, t, w.vec);
-    load_inputs(c.shape, c.examples, t, w.pass);
+    w.pass.load(c.shape, c.examples, t);
     const void* y = targets_of(c.shape, c.examples, t);
     w.task.forward(w.theta, w.pass);
     w.task.loss(y, w.pass);

@@ -108,23 +108,26 @@ Trajectory<R>::Trajectory(const Task<R>& task, int64_t examples, int64_t steps, 
                           Scratch& scratch)
     : kept_(kept) {
   const Layout<R>& layout = task.layout;
-  R* inputs = scratch.take<R>(examples * layout.ld[0]);
+  inputs_ = scratch.take<R>(examples * layout.ld[0]);
   R* grad = scratch.take<R>(layout.gradient);
   for (int64_t k = 0; k <= (kept ? steps : least(steps, 1)); k++) {
     R* theta = scratch.take<R>(layout.size);
     if (kept && keeps_gradients && k < steps) grad = scratch.take<R>(layout.gradient);
     steps_.push_back({theta, grad, Pass<R>(task.shape, layout, k < steps || !steps ? examples : 0, false, kept, scratch)});
-    steps_.back().pass.x[0] = inputs;
   }
 }
 
 template <class R>
-void descend(const Task<R>& task, Trajectory<R>& trajectory, const InnerRates<R>& rates, const void* y, int64_t n,
-             int64_t steps) {
+void Trajectory<R>::load(const MlpShape& shape, const MlpExamples<R>& support, int64_t t) {
+  const R* inputs = load_inputs(shape, support, t, inputs_);
+  for (Step& step : steps_) step.pass.n = support.count, step.pass.inputs = inputs;
+}
+
+template <class R>
+void descend(const Task<R>& task, Trajectory<R>& trajectory, const InnerRates<R>& rates, const void* y, int64_t steps) {
   for (int64_t k = 0; k < steps; k++) {
     typename Trajectory<R>::Step& step = trajectory.step(k);
     R* next = trajectory.step(k + 1).theta;
-    step.pass.n = n;
     task.forward(step.theta, step.pass);
     task.loss(y, step.pass);
     task.backward(step.theta, step.pass, step.grad);
@@ -156,7 +159,7 @@ void run_chain(const Chain<R>& c, R* v) {
   template class InnerRates<R>;                                                                                        \
   template class RateGradients<R>;                                                                                     \
   template class Trajectory<R>;                                                                                        \
-  template void descend<R>(const Task<R>&, Trajectory<R>&, const InnerRates<R>&, const void*, int64_t, int64_t); \
+  template void descend<R>(const Task<R>&, Trajectory<R>&, const InnerRates<R>&, const void*, int64_t); \
   template void run_chain<R>(const Chain<R>&, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

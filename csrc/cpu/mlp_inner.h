@@ -59,17 +59,18 @@ class Trajectory {
   // `examples`: of the support, whose inputs all steps share. `keeps_gradients`: so that rates can have theirs.
   Trajectory(const Task<R>& task, int64_t examples, int64_t steps, bool kept, bool keeps_gradients, Scratch& scratch);
 
+  void load(const MlpShape& shape, const MlpExamples<R>& support, int64_t t);  // the inputs of task t
   Step& step(int64_t k) { return steps_[size_t(kept_ || !k ? k : 1)]; }  // k = steps: the parameters in the end
 
  private:
   bool kept_;
+  R* inputs_;
   std::vector<Step> steps_;
 };
 
 // From the parameters of step 0 and the inputs, both loaded, to those of the last step.
 template <class R>
-void descend(const Task<R>& task, Trajectory<R>& trajectory, const InnerRates<R>& rates, const void* y, int64_t n,
-             int64_t steps);
+void descend(const Task<R>& task, Trajectory<R>& trajectory, const InnerRates<R>& rates, const void* y, int64_t steps);
 
 template <class R>
 struct Chain {

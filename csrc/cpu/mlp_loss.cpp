@@ -31,7 +31,7 @@ void mlp_loss(const MlpLoss<R>& c) {
   for_each_task<Work<R>>(c.shape, n, [&](Work<R>& w, int64_t t) {
     if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.theta);
     w.loaded = true;
-    load_inputs(c.shape, c.examples, t, w.pass);
+    w.pass.load(c.shape, c.examples, t);
     w.task.forward(w.theta, w.pass);
     c.loss[t] = w.task.loss(targets_of(c.shape, c.examples, t), w.pass);
     if (asks_params || c.grads.dx) w.task.backward(w.theta, w.pass, w.grad);

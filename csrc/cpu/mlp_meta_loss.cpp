@@ -1,6 +1,7 @@
 // mlp_meta_loss: one task on a thread, from the inner steps through the query loss to its whole meta-gradient. What the steps
 // leave stays in the thread's scratch memory, so the chain computes nothing again: 3 n P multiply-adds a step, 6 n P a step back.
 #include "kernels.h"
+#include "mlp_gram.h"
 #include "mlp_inner.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -33,13 +34,12 @@ struct Work {
 
 template <class R>
 void adapt_and_evaluate(const MlpMetaLoss<R>& c, Work<R>& w, int64_t t) {
-  auto& first = w.trajectory.step(0);
   if (!w.loaded) w.rates.load();
-  if (!w.loaded || !w.task.layout.shared) load_block(w.task.layout, c.params, t, first.theta);
+  if (!w.loaded || !w.task.layout.shared) load_block(w.task.layout, c.params, t, w.trajectory.step(0).theta);
   w.loaded = true;
-  load_inputs(c.shape, c.support, t, first.pass);
-  descend(w.task, w.trajectory, w.rates, targets_of(c.shape, c.support, t), c.support.count, c.steps);
-  load_inputs(c.shape, c.query, t, w.query);
+  w.trajectory.load(c.shape, c.support, t);
+  descend(w.task, w.trajectory, w.rates, targets_of(c.shape, c.support, t), c.steps);
+  w.query.load(c.shape, c.query, t);
   w.task.forward(w.trajectory.step(c.steps).theta, w.query);
   c.loss[t] = w.task.loss(targets_of(c.shape, c.query, t), w.query);
 }
@@ -70,6 +70,7 @@ void differentiate(const MlpMetaLoss<R>& c, Work<R>& w, int64_t t) {
 template <class R>
 void mlp_meta_loss(const MlpMetaLoss<R>& c) {
   const Layout<R> layout(c.shape, c.params, Work<R>::asks_dx(c));
+  if (gram_pays(c, layout)) return mlp_meta_loss_by_gram(c, layout);
   for_each_task<Work<R>>(c.shape, most(c.support.count, c.query.count), [&](Work<R>& work, int64_t t) {
     adapt_and_evaluate(c, work, t);
     if (c.with_grads) differentiate(c, work, t);

@@ -33,6 +33,12 @@ Pass<R>::Pass(const MlpShape& shape, const Layout<R>& layout, int64_t examples, 
 }
 
 template <class R>
+void Pass<R>::load(const MlpShape& shape, const MlpExamples<R>& examples, int64_t t) {
+  n = examples.count;
+  inputs = load_inputs(shape, examples, t, x[0]);
+}
+
+template <class R>
 Task<R>::Task(const MlpShape& shape_, const Layout<R>& layout_, int64_t examples, bool tangents, Scratch& scratch)
     : shape(shape_), layout(layout_), smooth(is_smooth(shape_.activation)) {
   for (int l = 0; l <= shape.layers; l++) {
@@ -51,14 +57,14 @@ void Task<R>::forward(const R* theta, Pass<R>& pass) const {
     const R* bias = a.bias >= 0 ? theta + a.bias : nullptr;
     const bool relu = l + 1 < shape.layers && shape.activation == Activation::relu;
     if (a.dots) {
-      dots(z, ldz, pass.x[l], ld, theta + a.rows, ld, n, a.out, a.in, false);
+      dots<R>(z, ldz, pass.input(l), ld, theta + a.rows, ld, n, a.out, a.in, false);
       for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < ldz; j++) {
           const R value = j < a.out ? z[i * ldz + j] + (bias ? bias[j] : R(0)) : R(0);
           z[i * ldz + j] = relu && value < 0 ? R(0) : value;
         }
     } else {
-      products<R>({z, ldz, bias, 0, relu ? End::relu : End::keep}, n, a.out, {{{pass.x[l], ld, 1}, theta + a.columns, ldz, a.in}});
+      products<R>({z, ldz, bias, 0, relu ? End::relu : End::keep}, n, a.out, {{{pass.input(l), ld, 1}, theta + a.columns, ldz, a.in}});
     }
     if (smooth && l + 1 < shape.layers) activate(shape.activation, z, pass.slope[l + 1], pass.bend[l + 1], n * ldz);
   }
@@ -72,7 +78,7 @@ void Task<R>::backward(const R* theta, Pass<R>& pass, R* grad) const {
     const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
     const R* d = pass.d[l + 1];
     if (grad) {
-      products<R>({grad + a.weight(), a.by_rows ? ld : ldz}, a.height(), a.width(), {outer(a, d, ldz, pass.x[l], ld, n)});
+      products<R>({grad + a.weight(), a.by_rows ? ld : ldz}, a.height(), a.width(), {outer(a, d, ldz, pass.input(l), ld, n)});
       if (a.bias >= 0) products<R>({grad + a.bias, ldz}, 1, a.out, {{{&kOne<R>, 0, 0}, d, ldz, n}});
     }
     if (!l) break;
@@ -91,7 +97,7 @@ void Task<R>::add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, b
   const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1], ldw = a.by_rows ? ld : ldz, n = pass.n;
   R* w = sum + a.weight();
   const Target<R> target{w, ldw, w, ldw};
-  const Product<R> first = outer<R>(a, rd[l + 1], ldz, pass.x[l], ld, n);
+  const Product<R> first = outer<R>(a, rd[l + 1], ldz, pass.input(l), ld, n);
   if (l && !gauss_newton) products<R>(target, a.height(), a.width(), {first, outer<R>(a, pass.d[l + 1], ldz, rx[l], ld, n)});
   else products<R>(target, a.height(), a.width(), {first});
   R* b = sum + a.bias;
@@ -110,7 +116,7 @@ void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const v
     const R* bias = a.bias >= 0 ? v + a.bias : nullptr;
     R* rz = rx[l + 1];
     if (a.dots) {
-      dots(rz, ldz, pass.x[l], ld, v + a.rows, ld, n, a.out, a.in, false);
+      dots<R>(rz, ldz, pass.input(l), ld, v + a.rows, ld, n, a.out, a.in, false);
       if (l) dots<R>(rz, ldz, rx[l], ld, theta + a.rows, ld, n, a.out, a.in, true);
       for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < ldz; j++) {
@@ -119,7 +125,7 @@ void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const v
         }
     } else {
       const Target<R> target{rz, ldz, bias, 0, l + 1 < L ? end : End::keep, pass.x[l + 1]};
-      const Product<R> first{{pass.x[l], ld, 1}, v + a.columns, ldz, a.in};
+      const Product<R> first{{pass.input(l), ld, 1}, v + a.columns, ldz, a.in};
       if (l) products<R>(target, n, a.out, {first, {{rx[l], ld, 1}, theta + a.columns, ldz, a.in}});
       else products<R>(target, n, a.out, {first});
     }

@@ -14,9 +14,13 @@ struct Pass {
   // Room for `examples`, the inputs too where the pass `owns` them, and for what the tangents of smooth activations need.
   Pass(const MlpShape& shape, const Layout<R>& layout, int64_t examples, bool owns, bool second_order, Scratch& scratch);
 
+  void load(const MlpShape& shape, const MlpExamples<R>& examples, int64_t t);  // the inputs of task t
+  const R* input(int l) const { return l ? x[l] : inputs; }                     // of layer l
+
   int64_t n = 0;
+  const R* inputs = nullptr;                      // [n, in], rows padded
   R scale = 0;                                    // of one example (mse: of one number) in the loss
-  R *x[kMaxLayers + 1], *d[kMaxLayers + 1];       // inputs of the layers and, last, the outputs; dloss / dz of those
+  R *x[kMaxLayers + 1], *d[kMaxLayers + 1];       // x_l, d_l = dloss / dz_l; x[0]: room for the inputs
   R *slope[kMaxLayers + 1], *bend[kMaxLayers + 1];  // smooth activations': first derivative, dloss / dx times the second
   R* probability;                                 // cross_entropy: [n, out]
 };
@@ -33,6 +37,11 @@ struct Task {
   // sum += H v + dloss grad, with the pass's forward and backward done at theta; rd of every layer. Gauss-Newton: J' H_out J v.
   void curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton, R* sum) const;
 
+  // From output_directions() (tangents of the outputs) to output_tangents() (of d of the last layer): [n, padded out].
+  void output_tangent(const Pass<R>& pass, const void* y) const;
+  R* output_directions() const { return rx[shape.layers]; }
+  const R* output_tangents() const { return rd[shape.layers]; }
+
   // dx [n, padded in] = the gradient to the inputs; += that of what curvature() differentiated, after it.
   void input_gradient(const R* theta, const Pass<R>& pass, R* dx) const;
   void input_tangent(const R* theta, const R* v, const Pass<R>& pass, R* dx) const;
@@ -41,15 +50,11 @@ struct Task {
   const Layout<R>& layout;
 
  private:
-  void output_tangent(const Pass<R>& pass, const void* y) const;
   void add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, bool gauss_newton) const;
 
   R *rx[kMaxLayers + 1], *rd[kMaxLayers + 1];  // tangents of x, of d; rx of a smooth layer: of z
   R* row_sums;                                 // [n]
   bool smooth;
-
- public:
-  const R* output_tangents() const { return rd[shape.layers]; }  // of d of the last layer [n, padded out]
 };
 
 // out (+)= factor * rows, [n, width].
@@ -91,12 +96,14 @@ MlpExampleGrads<R> examples_of(const MlpShape& s, const MlpExampleGrads<R>& grad
           grads.dy ? grads.dy + t * count * s.width[s.layers] : nullptr};
 }
 
-// The inputs of task t, padded.
+// The inputs of task t with padded rows: as they are, or copied into `room`.
 template <class R>
-void load_inputs(const MlpShape& s, const MlpExamples<R>& examples, int64_t t, Pass<R>& pass) {
-  const int64_t in = s.width[0];
-  pass.n = examples.count;
-  load_rows(examples.x + t * pass.n * in, pass.n, in, pass.x[0], padded<R>(in));
+const R* load_inputs(const MlpShape& s, const MlpExamples<R>& examples, int64_t t, R* room) {
+  const int64_t in = s.width[0], ld = padded<R>(in);
+  const R* x = examples.x + t * examples.count * in;
+  if (in == ld) return x;
+  load_rows(x, examples.count, in, room, ld);
+  return room;
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

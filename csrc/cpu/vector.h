@@ -52,9 +52,9 @@ FASTMETA_INLINE typename VectorOf<R, 16>::type fold(typename VectorOf<R, bytes>:
   if constexpr (bytes > 16) {
     typename VectorOf<R, bytes / 2>::type low, high;
 #ifdef __AVX512F__
-    if constexpr (bytes == 64) {  // memcpy would go through memory
+    if constexpr (bytes == 64) {  // memcpy would go through memory, other intrinsics warn
       const __m512d whole = __m512d(x);
-      low = decltype(low)(_mm512_castpd512_pd256(whole));
+      low = decltype(low)(_mm512_maskz_extractf64x4_pd(0xf, whole, 0));
       high = decltype(high)(_mm512_maskz_extractf64x4_pd(0xf, whole, 1));
       return fold<R, bytes / 2>(low + high);
     }

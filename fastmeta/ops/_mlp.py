@@ -124,12 +124,11 @@ def check_like_params(
 
 def like_params(flat: Sequence[Tensor], mlp: MlpInput) -> list[Tensor | None]:
     """Flat outputs as a list like params, their task axis unfolded."""
-    remaining = iter(flat)
-    return [None if p is None else _check.unfold(next(remaining), mlp.lead) for p in mlp.params]
+    return in_order([_check.unfold(x, mlp.lead) for x in flat], mlp.params)
 
 
 def check_rates(op: str, lr: Any, params: Sequence[Tensor | None], steps: int) -> list[Any]:
-    """Rates as the kernels take them: one for all or one for each parameter, a number or `[steps or 1, *size]`.
+    """Rates as the kernels take them: a list of one for all, or of one for each parameter.
 
     One for all: a number, a 0-dim tensor, or `[steps]`. A sequence, all of one kind, which the first tells: numbers or 0-dim
     tensors, `[steps]`, the parameter's shape (without task axis), or `[steps, *shape]`.
@@ -159,11 +158,30 @@ def _rate(op: str, name: str, rate: Any, core: tuple[int, ...], steps: int, para
     if not isinstance(rate, Tensor):
         return _check.finite(op, name, rate)
     _check.floating(op, **{"params[0]": params[0], name: rate})
-    if rate.shape == core:
-        return rate.unsqueeze(0)
-    if rate.shape == (steps, *core):
+    if rate.shape in (core, (steps, *core)):
         return rate
     raise ValueError(f"{op}: {name} must have shape {list(core)} or {[steps, *core]}, got {_check.shape(rate)}")
+
+
+def in_order(flat: Sequence[Tensor], params: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Flat outputs as a list like params."""
+    remaining = iter(flat)
+    return [None if p is None else next(remaining) for p in params]
+
+
+def listed(lr: Any, params: Any) -> Sequence[Any]:
+    """One rate for all as a sequence; one for each parameter as it is."""
+    each = isinstance(lr, list | tuple) and isinstance(params, list | tuple) and len(lr) == len(params)
+    return lr if each else (lr,)
+
+
+def refuse_labels(op: str, loss: str, params: Sequence[Tensor | None], **labels: Tensor) -> None:
+    """ValueError for a class that the outputs do not have."""
+    if loss == "cross_entropy":
+        weight = params[-2]
+        assert weight is not None
+        for name, x in labels.items():
+            _check.refuse_label_out_of_range(op, name, x, weight.shape[-2], IGNORE_INDEX)
 
 
 def check_steps(op: str, steps: Any) -> int:

@@ -5,8 +5,18 @@ from typing import Any
 
 from torch import Tensor
 
-from .._dispatch import call
-from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps, like_params
+from .._dispatch import call, direct
+from ._mlp import (
+    PARAM_CORES,
+    check_loss,
+    check_mlp,
+    check_rates,
+    check_steps,
+    in_order,
+    like_params,
+    listed,
+    refuse_labels,
+)
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1),
@@ -40,9 +50,13 @@ def mlp_adapt(
     """
     op = "mlp_adapt"
     check_loss(op, activation, loss)
-    steps = check_steps(op, steps)
+    static = (check_steps(op, steps), activation, loss, bool(first_order))
+    found = direct(op, (params, listed(lr, params), inputs, targets), static, CORES[loss])
+    if found is not None:
+        refuse_labels(op, loss, params, targets=targets)
+        return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     rates = check_rates(op, lr, params, steps)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
     args = (mlp.params, rates, mlp.examples["inputs"], folded)
-    return like_params(call(op, args, (steps, activation, loss, bool(first_order)), CORES[loss]), mlp)
+    return like_params(call(op, args, static, CORES[loss]), mlp)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
+from .._dispatch import call, direct
 from ._mlp import ACTIVATIONS, PARAM_CORES, check_mlp
 
 CORES = (PARAM_CORES, 2)
@@ -27,6 +27,9 @@ def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: 
     """
     op = "mlp_forward"
     _check.one_of(op, "activation", activation, ACTIVATIONS)
+    found = direct(op, (params, inputs), (activation,), CORES)
+    if found is not None:
+        return found[0]
     mlp = check_mlp(op, params, inputs=inputs)
     (out,) = call(op, (mlp.params, mlp.examples["inputs"]), (activation,), CORES)
     return _check.unfold(out, mlp.lead)

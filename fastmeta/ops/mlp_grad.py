@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
-from ._mlp import check_loss, check_mlp, like_params
+from .._dispatch import call, direct
+from ._mlp import check_loss, check_mlp, in_order, like_params, refuse_labels
 from .mlp_loss import CORES
 
 
@@ -30,6 +30,10 @@ def mlp_grad(
     """
     op = "mlp_grad"
     check_loss(op, activation, loss)
+    found = direct(op, (params, inputs, targets), (activation, loss), CORES[loss])
+    if found is not None:
+        refuse_labels(op, loss, params, targets=targets)
+        return found[0], in_order(found[1:], params)
     mlp = check_mlp(op, params, inputs=inputs)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
     value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .._dispatch import call
-from ._mlp import PARAM_CORES, check_like_params, check_loss, check_mlp, like_params
+from .._dispatch import call, direct
+from ._mlp import PARAM_CORES, check_like_params, check_loss, check_mlp, in_order, like_params, refuse_labels
 
 CORES = {
     "cross_entropy": (PARAM_CORES, PARAM_CORES, 2, 1),
@@ -35,6 +35,10 @@ def mlp_hvp(
     """
     op = "mlp_hvp"
     check_loss(op, activation, loss)
+    found = direct(op, (params, vectors, inputs, targets), (activation, loss), CORES[loss])
+    if found is not None:
+        refuse_labels(op, loss, params, targets=targets)
+        return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     v = check_like_params(op, "vectors", vectors, mlp, params)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
-from ._mlp import PARAM_CORES, check_loss, check_mlp
+from .._dispatch import call, direct
+from ._mlp import PARAM_CORES, check_loss, check_mlp, refuse_labels
 
 CORES = {"cross_entropy": (PARAM_CORES, 2, 1), "mse": (PARAM_CORES, 2, 2)}
 
@@ -32,6 +32,10 @@ def mlp_loss(
     """
     op = "mlp_loss"
     check_loss(op, activation, loss)
+    found = direct(op, (params, inputs, targets), (activation, loss), CORES[loss])
+    if found is not None:
+        refuse_labels(op, loss, params, targets=targets)
+        return found[0]
     mlp = check_mlp(op, params, inputs=inputs)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
     (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
-from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps
+from .._dispatch import call, direct
+from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps, listed, refuse_labels
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1),
@@ -41,7 +41,11 @@ def mlp_meta_loss(
     """
     op = "mlp_meta_loss"
     check_loss(op, activation, loss)
-    steps = check_steps(op, steps)
+    static = (check_steps(op, steps), activation, loss, bool(first_order))
+    found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, CORES[loss])
+    if found is not None:
+        refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
+        return found[0]
     mlp = check_mlp(op, params, support_x=support_x, query_x=query_x)
     rates = check_rates(op, lr, params, steps)
     args = (
@@ -52,5 +56,5 @@ def mlp_meta_loss(
         mlp.examples["query_x"],
         mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss),
     )
-    (out,) = call(op, args, (steps, activation, loss, bool(first_order)), CORES[loss])
+    (out,) = call(op, args, static, CORES[loss])
     return _check.unfold(out, mlp.lead)

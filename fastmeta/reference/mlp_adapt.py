@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -17,9 +18,11 @@ def mlp_adapt(
     loss: str,
     first_order: bool,
 ) -> list[Tensor | None]:
-    """theta_{k+1} = theta_k - alpha_k * grad L(theta_k). Rates: one for all parameters or one each, [steps or 1, ...]."""
+    """theta_{k+1} = theta_k - alpha_k * grad L(theta_k). Rates: one for all parameters or one each, as in `ops.mlp_adapt`."""
     lead = inputs.shape[:-2]
     adapted = [None if p is None else _own(p, lead, i % 2) for i, p in enumerate(params)]
+    first = rates[0]
+    per_step = isinstance(first, Tensor) and first.ndim % 2 == 1  # [steps] or [steps, out, in]
     for k in range(steps):
         _, grads = mlp_grad(adapted, inputs, targets, activation, loss)
         for i, (p, g) in enumerate(zip(adapted, grads, strict=True)):
@@ -27,8 +30,8 @@ def mlp_adapt(
                 continue
             rate = rates[0 if len(rates) == 1 else i]
             assert rate is not None
-            if isinstance(rate, Tensor):
-                rate = rate[min(k, rate.shape[0] - 1)]
+            if per_step:
+                rate = cast(Tensor, rate)[k]
             adapted[i] = p - rate * (g.detach() if first_order else g)
     return adapted
 

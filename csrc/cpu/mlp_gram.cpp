@@ -1,0 +1,204 @@
+// See mlp_gram.h.
+#include "mlp_gram.h"
+
+#include <vector>
+
+namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+constexpr R kOne = 1;
+
+template <class R>
+struct Step {
+  R *e, *before;  // -alpha d; E_k = the sum of those of the steps before: [S, out]
+  Pass<R> pass;
+};
+
+template <class R>
+struct Work {
+  Work(const MlpMetaLoss<R>& c, const Layout<R>& layout, Scratch& scratch)
+      : S(c.support.count), Q(c.query.count), ld_in(layout.ld[0]), ldo(layout.ld[1]), ldS(padded<R>(S)), ldQ(padded<R>(Q)),
+        task(c.shape, layout, most(S, Q), true, scratch), query(c.shape, layout, Q, false, false, scratch) {
+    for (int64_t k = 0; k < c.steps; k++) {
+      R *e = scratch.take<R>(S * ldo), *before = scratch.take<R>(S * ldo);
+      steps.push_back({e, before, Pass<R>(c.shape, layout, S, false, false, scratch)});
+    }
+    theta = scratch.take<R>(layout.size);
+    v = scratch.take<R>(layout.gradient);
+    room = scratch.take<R>(S * ld_in), query_room = scratch.take<R>(Q * ld_in), dx = scratch.take<R>(most(S, Q) * ld_in);
+    gram = scratch.take<R>(S * ldS), cross = scratch.take<R>(S * ldQ);
+    moved = scratch.take<R>(S * ldo), u = scratch.take<R>(S * ldo), rd_sum = scratch.take<R>(S * ldo);
+    to_support = scratch.take<R>(most(S, Q) * ldS), to_query = scratch.take<R>(S * ldQ);
+    bias = scratch.take<R>(ldo), bias_v = scratch.take<R>(ldo), row = scratch.take<R>(ldo);
+  }
+
+  int64_t S, Q, ld_in, ldo, ldS, ldQ;
+  Task<R> task;
+  Pass<R> query;
+  std::vector<Step<R>> steps;
+  const R *a, *x;                  // the features
+  R *theta, *v, *room, *query_room, *dx, *gram, *cross;
+  R *moved, *u, *rd_sum;           // E_K; A v'; the sum of rd
+  R *to_support, *to_query;        // dx = to_support A + to_query X + ...
+  R *bias, *bias_v, *row;          // what the steps moved b by; its v; scratch
+  bool loaded = false;
+};
+
+template <class R>
+R rate(const MlpRates<const R>& rates, int tensor, int64_t k) {
+  const R* value = rates.value[rates.shared ? 0 : tensor];
+  return value ? value[rates.per_step ? k : 0] : R(0);
+}
+
+template <class R>
+void column_sums(const R* d, int64_t rows, int64_t ld, R* sums) {
+  products<R>({sums, ld}, 1, ld, {{{&kOne<R>, 0, 0}, d, ld, rows}});
+}
+
+// out = factor * x + (base or 0)
+template <class R>
+void scale_add(const R* x, R factor, const R* base, int64_t count, R* out) {
+  for (int64_t i = 0; i < count; i++) out[i] = factor * x[i] + (base ? base[i] : R(0));
+}
+
+template <class R>
+void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
+  const Layer& head = layout.layer[0];
+  const int64_t S = w.S, Q = w.Q, D = head.in, ldo = w.ldo;
+  const void* y = targets_of(c.shape, c.support, t);
+  w.a = load_inputs(c.shape, c.support, t, w.room), w.x = load_inputs(c.shape, c.query, t, w.query_room);
+  dots(w.gram, w.ldS, w.a, w.ld_in, w.a, w.ld_in, S, S, D, false);
+  dots(w.cross, w.ldQ, w.a, w.ld_in, w.x, w.ld_in, S, Q, D, false);
+  std::memset(w.moved, 0, size_t(S * ldo) * sizeof(R));
+  std::memset(w.bias, 0, size_t(ldo) * sizeof(R));
+  for (int64_t k = 0; k < c.steps; k++) {
+    Step<R>& step = w.steps[size_t(k)];
+    R* z = step.pass.x[1];
+    step.pass.n = S, step.pass.inputs = w.a;
+    if (!k) w.task.forward(w.theta, step.pass);
+    w.task.loss(y, step.pass);
+    const R *d = step.pass.d[1], alpha = rate(c.rates, 0, k), beta = rate(c.rates, 1, k);
+    std::memcpy(step.before, w.moved, size_t(S * ldo) * sizeof(R));
+    scale_add<R>(d, -alpha, nullptr, S * ldo, step.e);
+    scale_add<R>(step.e, 1, w.moved, S * ldo, w.moved);
+    column_sums(d, S, ldo, w.row);
+    scale_add<R>(w.row, head.bias >= 0 ? -beta : R(0), nullptr, ldo, w.row);
+    scale_add<R>(w.row, 1, w.bias, ldo, w.bias);
+    if (k + 1 < c.steps)
+      products<R>({w.steps[size_t(k + 1)].pass.x[1], ldo, z, ldo}, S, ldo,
+                  {{{w.gram, w.ldS, 1}, step.e, ldo, S}, {{&kOne<R>, 0, 0}, w.row, ldo, 1}});
+  }
+  w.query.n = Q, w.query.inputs = w.x;
+  w.task.forward(w.theta, w.query);
+  R* z = w.query.x[1];
+  products<R>({z, ldo, z, ldo}, Q, ldo, {{{w.cross, 1, w.ldQ}, w.moved, ldo, S}, {{&kOne<R>, 0, 0}, w.bias, ldo, 1}});
+  c.loss[t] = w.task.loss(targets_of(c.shape, c.query, t), w.query);
+}
+
+template <class R>
+void add_rates(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t, int64_t k) {
+  const R* d = w.steps[size_t(k)].pass.d[1];
+  R of_weight = 0, of_bias = 0;
+  for (int64_t i = 0; i < w.S; i++)
+    for (int64_t j = 0; j < layout.layer[0].out; j++) {
+      of_weight -= d[i * w.ldo + j] * w.u[i * w.ldo + j];
+      of_bias -= d[i * w.ldo + j] * w.bias_v[j];
+    }
+  const int64_t at = c.drates.per_step ? t * c.steps + k : t;
+  if (c.drates.value[0]) c.drates.value[0][at] += of_weight + (c.drates.shared && layout.layer[0].bias >= 0 ? of_bias : R(0));
+  if (!c.drates.shared && c.drates.value[1]) c.drates.value[1][at] += of_bias;
+}
+
+template <class R>
+void run_chain_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
+  const int64_t S = w.S, ldo = w.ldo, out = layout.layer[0].out;
+  const bool biased = layout.layer[0].bias >= 0, wants_dx = c.support_grads.dx;
+  std::memset(w.rd_sum, 0, size_t(S * ldo) * sizeof(R));
+  std::memset(w.to_support, 0, size_t(S * w.ldS) * sizeof(R));
+  for (int64_t k = c.steps - 1; k >= 0; k--) {
+    const Step<R>& step = w.steps[size_t(k)];
+    add_rates(c, layout, w, t, k);
+    if (c.first_order) continue;
+    R* rz = w.task.output_directions();
+    const R alpha = rate(c.rates, 0, k), beta = biased ? rate(c.rates, 1, k) : R(0);
+    for (int64_t i = 0; i < S; i++)
+      for (int64_t j = 0; j < ldo; j++) rz[i * ldo + j] = -alpha * w.u[i * ldo + j] - beta * w.bias_v[j];
+    w.task.output_tangent(step.pass, targets_of(c.shape, c.support, t));
+    const R* rd = w.task.output_tangents();
+    if (wants_dx) {
+      dots(w.to_support, w.ldS, rd, ldo, step.before, ldo, S, S, out, true);
+      dots(w.to_support, w.ldS, step.e, ldo, w.rd_sum, ldo, S, S, out, true);
+    }
+    scale_add<R>(rd, 1, w.rd_sum, S * ldo, w.rd_sum);
+    products<R>({w.u, ldo, w.u, ldo}, S, ldo, {{{w.gram, w.ldS, 1}, rd, ldo, S}});
+    column_sums(rd, S, ldo, w.row);
+    scale_add<R>(w.row, 1, w.bias_v, ldo, w.bias_v);
+  }
+}
+
+template <class R>
+void clear_rates(const MlpMetaLoss<R>& c, int64_t t) {
+  const int64_t kinds = c.drates.per_step ? c.steps : 1;
+  for (int tensor = 0; tensor < 2; tensor++)
+    for (int64_t k = 0; c.drates.value[tensor] && k < kinds; k++) c.drates.value[tensor][t * kinds + k] = 0;
+}
+
+template <class R>
+void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
+  const Layer& head = layout.layer[0];
+  const int64_t S = w.S, Q = w.Q, D = head.in, out = head.out, ldo = w.ldo, ld_in = w.ld_in;
+  const R *W = w.theta + head.rows, *dq = w.query.d[1];
+  const auto query = examples_of(c.shape, c.query_grads, Q, t), support = examples_of(c.shape, c.support_grads, S, t);
+  products<R>({w.u, ldo}, S, ldo, {{{w.cross, w.ldQ, 1}, dq, ldo, Q}});
+  column_sums(dq, Q, ldo, w.bias_v);
+  clear_rates(c, t);
+  run_chain_by_gram(c, layout, w, t);
+  products<R>({w.v + head.rows, ld_in}, out, D, {{{dq, 1, ldo}, w.x, ld_in, Q}, {{w.rd_sum, 1, ldo}, w.a, ld_in, S}});
+  if (head.bias >= 0) std::memcpy(w.v + head.bias, w.bias_v, size_t(ldo) * sizeof(R));
+  store_block(layout, w.v, c.dparams, t);
+  if (support.dy) scale_rows(w.rd_sum, S, out, ldo, R(-1), false, support.dy);
+  if (query.dy) scale_rows(dq, Q, out, ldo, R(-1), false, query.dy);
+  if (support.dx && c.first_order) std::memset(support.dx, 0, size_t(S * D) * sizeof(R));
+  if (support.dx && !c.first_order) {
+    dots(w.to_query, w.ldQ, w.moved, ldo, dq, ldo, S, Q, out, false);
+    products<R>({w.dx, ld_in}, S, D, {{{w.rd_sum, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S},
+                                      {{w.to_query, w.ldQ, 1}, w.x, ld_in, Q}});
+    store_rows(w.dx, S, D, support.dx, ld_in);
+  }
+  if (query.dx) {
+    dots(w.to_support, w.ldS, dq, ldo, w.moved, ldo, Q, S, out, false);
+    products<R>({w.dx, ld_in}, Q, D, {{{dq, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S}});
+    store_rows(w.dx, Q, D, query.dx, ld_in);
+  }
+}
+
+}  // namespace
+
+template <class R>
+bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
+  if (layout.layers > 1 || !layout.layer[0].dots || c.rates.per_element) return false;
+  const int64_t S = c.support.count, Q = c.query.count, out = layout.layer[0].out, grads = c.with_grads;
+  const int64_t support_dx = c.support_grads.dx ? 1 : 0, query_dx = c.query_grads.dx ? 1 : 0;
+  const int64_t steps = c.steps * S * out * (2 + 2 * grads + 2 * support_dx) + Q * out * (1 + grads + query_dx);
+  const int64_t gram = S * S + S * Q + (S + Q) * out * (1 + grads) + support_dx * S * (out + S + Q) + query_dx * Q * (out + S);
+  return gram < steps;
+}
+
+template <class R>
+void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
+  for_each_task<Work<R>>(c.shape, most(c.support.count, c.query.count), [&](Work<R>& w, int64_t t) {
+    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.theta);
+    w.loaded = true;
+    evaluate(c, layout, w, t);
+    if (c.with_grads) differentiate(c, layout, w, t);
+  }, c, layout);
+}
+
+#define INSTANTIATE(R)                                                        \
+  template bool gram_pays<R>(const MlpMetaLoss<R>&, const Layout<R>&);        \
+  template void mlp_meta_loss_by_gram<R>(const MlpMetaLoss<R>&, const Layout<R>&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+
+}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,21 @@
+// mlp_meta_loss of a one-layer head, out << in, by the Gram matrix of its features A [S, in]. The steps move W only along the
+// rows of A, W_k = W_0 + E_k' A with E_k = -sum_{j<k} alpha_j d_j [S, out], so outputs change by G = A A' and, for the query
+// features X, by C = A X':
+//
+//   z_{k+1} = z_k - alpha_k G d_k,   z_query = X W_0' + C' E_K,
+//   u_k = A v_k' = u_{k+1} + G rd_k,   u_K = C d_query,   v_0 = d_query' X + (sum_k rd_k)' A.
+//
+// All that is done at every step has the size of the examples; features are passed over once before and once after.
+#pragma once
+#include "mlp_task.h"
+
+namespace fastmeta::FASTMETA_ISA {
+
+// Whether that takes fewer multiply-adds than the steps as they are.
+template <class R>
+bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout);
+
+template <class R>
+void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout);
+
+}  // namespace fastmeta::FASTMETA_ISA
