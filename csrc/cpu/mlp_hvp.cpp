@@ -1,4 +1,5 @@
-// mlp_hvp, and the backward of mlp_grad: one task on a thread; 9 n P multiply-adds with the gradient that it needs.
+// mlp_hvp, and the backward of mlp_grad: one task on a thread; 9 n P multiply-adds with the gradient that it needs,
+// 5 n P for Gauss-Newton, which needs none.
 #include "kernels.h"
 #include "mlp_task.h"
 
@@ -15,8 +16,8 @@ void mlp_hvp(const MlpCurvature<R>& c) {
     task.forward();
     const void* y = targets_of(c.shape, c.examples, t);
     task.output_gradient(y);
-    task.backward();
-    task.curvature(y);
+    if (!c.gauss_newton) task.backward();
+    task.curvature(y, c.gauss_newton);
     if (c.dloss)
       for_each_row(task, [&](int tensor, int l, int64_t from, int64_t, int64_t columns) {
         R* product = (tensor % 2 ? task.hv.b[l] : task.hv.w[l]) + from;

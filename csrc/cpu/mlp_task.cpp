@@ -271,7 +271,7 @@ void Task<R>::backward() {
 }
 
 template <class R>
-void Task<R>::curvature(const void* y) {
+void Task<R>::curvature(const void* y, bool gauss_newton) {
   const int L = s.layers;
   for (int l = 0; l < L; l++) {  // tangents forward
     for (int64_t i = 0; i < n; i++)
@@ -297,13 +297,13 @@ void Task<R>::curvature(const void* y) {
   for (int l = L - 1; l >= 0; l--) {  // tangents backward
     const int64_t rows = s.width[l + 1];
     matmul<R>(hv.w[l], ld[l], {rd[l + 1], 1, ld[l + 1]}, a[l], ld[l], rows, ld[l], n, false);
-    if (l) matmul<R>(hv.w[l], ld[l], {d[l + 1], 1, ld[l + 1]}, ra[l], ld[l], rows, ld[l], n, true);
+    if (l && !gauss_newton) matmul<R>(hv.w[l], ld[l], {d[l + 1], 1, ld[l + 1]}, ra[l], ld[l], rows, ld[l], n, true);
     if (has_bias[l]) column_sums(hv.b[l], rd[l + 1], ld[l + 1], n);
     if (!l) break;
     matmul<R>(rd[l], ld[l], {rd[l + 1], ld[l + 1], 1}, theta.w[l], ld[l], n, ld[l], rows, false);
-    matmul<R>(rd[l], ld[l], {d[l + 1], ld[l + 1], 1}, vec.w[l], ld[l], n, ld[l], rows, true);
+    if (!gauss_newton) matmul<R>(rd[l], ld[l], {d[l + 1], ld[l + 1], 1}, vec.w[l], ld[l], n, ld[l], rows, true);
     for (int64_t i = 0; i < n * ld[l]; i++) rd[l][i] *= slope[l][i];
-    for (int64_t i = 0; bend[l] && i < n * ld[l]; i++) rd[l][i] += bend[l][i] * rz[l][i];
+    for (int64_t i = 0; bend[l] && !gauss_newton && i < n * ld[l]; i++) rd[l][i] += bend[l][i] * rz[l][i];
   }
 }
 

@@ -55,7 +55,7 @@ struct Task {
   R output_gradient(const void* y);        // the mean loss; d[L]
   void set_output_gradient(const R* dout); // d[L] = dout [n, out]
   void backward();                         // d, grad
-  void curvature(const void* y);           // after backward: H v in `hv`, with v in `vec`
+  void curvature(const void* y, bool gauss_newton = false);  // after backward (or not): H v (or J' H_out J v) in `hv`, v in `vec`
 
   // What backward and curvature know of the inputs and mse targets: out = scale * that + (add ? out : 0)
   void store_dx(R* out, R scale, bool add);
