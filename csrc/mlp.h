@@ -82,13 +82,14 @@ struct MlpLoss {  // loss [T], and the gradients of each task's loss that are as
 };
 
 template <class R>
-struct MlpCurvature {  // the gradients of dloss . loss + <vectors, dloss/dparams>: dloss * g + H v, and its mixed terms
+struct MlpCurvature {  // the gradients of dloss . loss + <vectors, dloss/dparams>: dloss * g + H v, and its mixed terms; or J' H_out J v
   MlpShape shape;
   MlpParams<const R> params, vectors;
   MlpExamples<R> examples;
   const R* dloss;        // [T], or null for 0
   MlpParams<R> dparams;
   MlpExampleGrads<R> grads;
+  bool gauss_newton = false;  // the Hessian of the loss in the outputs only, between J' and J: with dloss and grads null
 };
 
 template <class R>

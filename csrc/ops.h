@@ -52,7 +52,8 @@ py::tuple mlp_grad_fwd(Handle params, Handle inputs, Handle targets, Str activat
 py::tuple mlp_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation,
                        Str loss, Handle needs);
 
-py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
+py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Str activation, Str loss, Str curvature,
+                      Handle needs);
 
 py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Str activation, Str loss,
                         bool first_order, Handle needs);

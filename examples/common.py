@@ -18,7 +18,7 @@ from tqdm import tqdm, trange
 import fastmeta
 from fastmeta.data import Episodes
 
-Learner = fastmeta.MAML | fastmeta.ProtoNet
+Learner = nn.Module  # with loss(support_x, support_y, query_x, query_y) -> [T]
 Sample = Callable[[], Episodes]  # the next batch of tasks
 
 

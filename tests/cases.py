@@ -24,6 +24,7 @@ BACKENDS = {
     "mlp_meta_loss": MLP,
     "hvp": ("reference",),
 }
+VARIANTS = {"mlp_hvp_ggn": MLP}  # other forms of an op, with derivatives of their own
 
 
 @dataclass
@@ -116,6 +117,16 @@ def _mlp_hvp(lead, dtype):
     return Case(lambda *t: tuple(fastmeta.mlp_hvp(t[:4], t[4:8], t[8], y, activation="gelu")), [*params, *vectors, x])
 
 
+def _mlp_hvp_ggn(lead, dtype):
+    params, x, y = _mlp(lead, dtype)
+    vectors = [randn(*lead, *p.shape, dtype=dtype) for p in params]
+
+    def fn(*t):
+        return tuple(fastmeta.mlp_hvp(t[:4], t[4:8], t[8], y, activation="tanh", curvature="ggn"))
+
+    return Case(fn, [*params, *vectors, x])
+
+
 def _mlp_adapt(lead, dtype):
     params, x, y = _mlp(lead, dtype)
     rates = [torch.rand_like(p) for p in params]
@@ -142,5 +153,5 @@ def _hvp(lead, dtype):
     return Case(fn, [randn(2, 3, dtype=dtype), randn(2, 3, dtype=dtype), randn(*lead, 4, 2, dtype=dtype)])
 
 
-_MAKERS = {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS}
-EVERYWHERE = [(op, backend) for op, backends in BACKENDS.items() for backend in backends]
+_MAKERS = {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS | VARIANTS}
+EVERYWHERE = [(op, backend) for op, backends in (BACKENDS | VARIANTS).items() for backend in backends]

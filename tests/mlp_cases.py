@@ -8,10 +8,10 @@ from torch import Tensor
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
 LOSSES = ("cross_entropy", "mse")
-RATES = ("scalar", "per step", "per tensor", "per element", "per element and step")
+RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")
 
 
-@dataclass
+@dataclass(repr=False)
 class Problem:
     """An MLP with T tasks of n examples. Functions of it take flat tensors; `tree` puts them back into a parameter list."""
 
@@ -32,6 +32,14 @@ class Problem:
 
     def core(self, p: Tensor) -> torch.Size:
         return p.shape if self.shared else p.shape[1:]
+
+    def __repr__(self) -> str:
+        widths = [self.x.shape[-1], *(w.shape[-2] for w in self.params[::2])]
+        bias = any(b is not None for b in self.params[1::2])
+        return (
+            f"Problem({widths}, {self.x.shape[1]}, T={self.x.shape[0]}, loss={self.loss!r}, activation={self.activation!r}, "
+            f"shared={self.shared}, bias={bias})"
+        )
 
     def options(self) -> dict[str, str]:
         return {"activation": self.activation, "loss": self.loss}
@@ -58,8 +66,8 @@ def rates_of(p: Problem, kind: str, steps: int) -> list[Tensor]:
         return [torch.tensor(0.1, dtype=dtype)]
     if kind == "per step":
         return [0.2 * torch.rand(steps, dtype=dtype)]
-    if kind == "per tensor":
-        return [0.2 * torch.rand((), dtype=dtype) for _ in p.flat]
+    if kind in ("per tensor", "per tensor and step"):
+        return [0.2 * torch.rand((steps,) if "step" in kind else (), dtype=dtype) for _ in p.flat]
     lead = (steps,) if kind == "per element and step" else ()
     return [0.3 * torch.rand(*lead, *p.core(t), dtype=dtype) - 0.05 for t in p.flat]
 
@@ -69,9 +77,9 @@ def lr_of(p: Problem, kind: str, tensors):
 
 
 @st.composite
-def problems(draw):
+def problems(draw, layers=3):
     torch.manual_seed(draw(st.integers(0, 2**31)))
-    widths = draw(st.lists(st.integers(1, 130), min_size=2, max_size=4))
+    widths = draw(st.lists(st.integers(1, 130), min_size=2, max_size=layers + 1))
     return problem(
         widths,
         draw(st.integers(0, 40)),

@@ -86,7 +86,17 @@ def test_a_kernels_limit_is_passed_over_by_auto_and_told_by_a_forced_backend():
 
 @pytest.mark.parametrize("isa", _C.isas())
 @pytest.mark.parametrize(
-    "op", ["prototypes", "proto_log_softmax", "proto_loss", "sgd_step", "mlp_grad", "mlp_hvp", "mlp_meta_loss"]
+    "op",
+    [
+        "prototypes",
+        "proto_log_softmax",
+        "proto_loss",
+        "sgd_step",
+        "mlp_grad",
+        "mlp_hvp",
+        "mlp_hvp_ggn",
+        "mlp_meta_loss",
+    ],
 )
 def test_every_instruction_set(isa, op):
     before = _C.isa()

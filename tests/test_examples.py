@@ -1,5 +1,6 @@
 """The examples run, print what they promise, repeat themselves with a seed, and refuse wrong options in one line."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -8,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OMNIGLOT = Path(__file__).parents[2] / "shared" / "data" / "omniglot"
 SINUSOID = "sinusoid.py --steps 5 --tasks 4 --eval-tasks 50"
+IMAML = "imaml.py --steps 5 --tasks 4 --eval-tasks 50"
 FEW_SHOT = "few_shot.py --steps 2 --hidden 4 --tasks 2 --eval-tasks 20"
 TIMES = r"[\d.]+ ms +[\d.]+ ms +[\d.]+x$"
 
@@ -34,6 +37,14 @@ def examples(tmp_path_factory):
     return run_all
 
 
+@pytest.fixture
+def imaml(monkeypatch):
+    """examples/imaml.py as a module."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "common", raising=False)  # another folder's
+    return importlib.import_module("imaml")
+
+
 def printed(process):
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -52,7 +63,7 @@ def numbers(text):
 
 
 def test_help(examples):
-    for process in examples("demo.py --help", "sinusoid.py --help", "few_shot.py --help"):
+    for process in examples("demo.py --help", "sinusoid.py --help", "few_shot.py --help", "imaml.py --help"):
         text = printed(process)
         for option in ("--steps", "--seed", "--device", "--backend"):
             assert option in text
@@ -67,6 +78,67 @@ def test_sinusoid(examples):
         assert re.search(f"^{TIMES}", text, re.M)
     same_seed, other_seed = texts[:2], texts[2]
     assert numbers(same_seed[0]) == numbers(same_seed[1]) != numbers(other_seed)
+
+
+def test_imaml(examples):
+    commands = [f"{IMAML} --seed {seed}" for seed in (3, 3, 4)]
+    texts = [printed(process) for process in examples(*commands, f"{IMAML} --curvature hessian")]
+    for text, curvature in zip(texts, ("ggn", "ggn", "ggn", "hessian"), strict=True):
+        assert f"iMAML ({curvature}), 10 shots" in text
+        assert re.findall(r"^(\w+) +[\d.]+ ± [\d.]+$", text, re.M) == ["no", "yes"]
+        before, after = (float(mean) for mean, _ in numbers(text))
+        assert after < before
+        assert re.search(r"shrink the gradient to [\d.]+e-\d+ of its length", text)
+    assert numbers(texts[0]) == numbers(texts[1]) != numbers(texts[2])
+
+
+def test_conjugate_gradient(imaml):
+    """Solved in as many steps as there are unknowns; 0 for b = 0, and where A is not positive definite."""
+    root, b = torch.randn(4, 6, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    a = root @ root.mT + torch.eye(6, dtype=torch.float64)
+    b[1], a[2] = 0, -a[2]
+    x = imaml.conjugate_gradient(lambda v: (a @ v.unsqueeze(2)).squeeze(2), b, 20)
+    torch.testing.assert_close(x[[0, 1, 3]], torch.linalg.solve(a, b)[[0, 1, 3]], rtol=1e-9, atol=1e-9)
+    assert not x[1].any() and not x[2].any()
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "hessian"])
+def test_imaml_on_linear_regression_equals_the_closed_form(imaml, curvature):
+    """One layer of squared error: the optimum, the loss there and the meta-gradient by solving linear systems."""
+    strength, width, outputs = 0.7, 4, 2
+    layer = torch.nn.Linear(width, outputs).double()
+    learner = imaml.IMAML(layer, strength=strength, inner_steps=40, cg_steps=12, curvature=curvature)
+    xs, xq = (torch.randn(3, n, width, dtype=torch.float64) for n in (5, 6))
+    ys, yq = (torch.randn(3, n, outputs, dtype=torch.float64) for n in (5, 6))
+
+    def jacobian(x):
+        """[T, n * outputs, P]: outputs in W, then in b."""
+        each = torch.eye(outputs, dtype=x.dtype)
+        return torch.stack([torch.cat([torch.cat([torch.kron(each, row), each], 1) for row in task]) for task in x])
+
+    theta = learner.theta().requires_grad_()
+    j, scale = jacobian(xs), 2 / ys[0].numel()
+    regularised = scale * j.mT @ j + strength * torch.eye(theta.numel(), dtype=theta.dtype)
+    targets = scale * (j.mT @ ys.flatten(1).unsqueeze(2)).squeeze(2) + strength * theta
+    phi = torch.linalg.solve(regularised, targets)
+    closed = ((jacobian(xq) @ phi.unsqueeze(2)).squeeze(2) - yq.flatten(1)).square().mean(1)
+    (dtheta,) = torch.autograd.grad(closed.sum(), theta)
+
+    dphi = torch.randn_like(phi)
+    solved = strength * torch.linalg.solve(regularised, dphi)
+    torch.testing.assert_close(learner.pull_back(dphi, phi.detach(), xs, ys), solved, rtol=0, atol=1e-12)
+
+    near = {
+        "rtol": 0,
+        "atol": 1e-7,
+    }  # the objective does not tell points apart that are closer than the root of a rounding
+    torch.testing.assert_close(learner.adapt(xs, ys), phi.detach(), **near)
+    ours = learner.loss(xs, ys, xq, yq)
+    torch.testing.assert_close(ours.detach(), closed.detach(), **near)
+    grads = torch.autograd.grad(ours.sum(), list(layer.parameters()), retain_graph=True)
+    torch.testing.assert_close(torch.cat([g.flatten() for g in grads]), dtheta, **near)
+    with pytest.raises(RuntimeError, match="IMAML: the gradient must be of first order, got create_graph=True"):
+        torch.autograd.grad(ours.sum(), list(layer.parameters()), create_graph=True)
 
 
 def test_few_shot_on_glyphs(examples):
@@ -116,6 +188,7 @@ def test_what_the_user_got_wrong_is_one_line(examples, tmp_path):
         f"few_shot.py --data omniglot --root {archive.parent}": f"got {archive}: ",
         "few_shot.py --learner maml --train-ways 6": "--train-ways 6",
         "sinusoid.py --device nowhere": "nowhere",
+        "imaml.py --strength 0": "strength must be positive, got 0.0",
     }
     for process, words in zip(examples(*said), said.values(), strict=True):
         assert words in refusal(process)

@@ -65,21 +65,6 @@ def test_no_steps_and_one_rate_number():
     assert all(torch.equal(a, b) for a, b in zip(numbers, one, strict=True))
 
 
-def test_threads_do_not_change_a_bit():
-    p = problem((20, 40, 5), 30, T=7)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            leaves = [t.clone().requires_grad_() for t in p.params]
-            out = fastmeta.mlp_adapt(leaves, 0.1, p.x, p.y, steps=3)
-            found.append([*out, *torch.autograd.grad(sum(o.sum() for o in out), leaves)])
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
-
-
 def test_errors():
     p = problem((3, 4, 2), 5)
     for bad, message in (

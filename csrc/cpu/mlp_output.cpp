@@ -5,9 +5,7 @@ namespace fastmeta::FASTMETA_ISA {
 namespace {
 
 template <class R>
-R mse(const R* target, int64_t classes, int64_t ld, Pass<R>& pass, const R* z, R* d) {
-  const int64_t elements = pass.n * classes;
-  pass.scale = elements > 0 ? R(2) / R(elements) : R(0);
+R mse(const R* target, int64_t classes, int64_t ld, const Pass<R>& pass, const R* z, R* d) {
   double total = 0;
   for (int64_t i = 0; i < pass.n; i++) {
     for (int64_t j = 0; j < classes; j++) {
@@ -17,7 +15,8 @@ R mse(const R* target, int64_t classes, int64_t ld, Pass<R>& pass, const R* z, R
     }
     for (int64_t j = classes; j < ld; j++) d[i * ld + j] = 0;
   }
-  return elements > 0 ? R(total / double(elements)) : R(0);
+  const int64_t elements = pass.n * classes;
+  return elements ? R(total / double(elements)) : R(0);
 }
 
 // p = softmax(z) of one row; returns the sum of exp(z - largest).
@@ -43,10 +42,8 @@ FASTMETA_INLINE R weight_of(int64_t label, int64_t classes, R scale) {
 }
 
 template <class R>
-R cross_entropy(const int64_t* target, int64_t classes, int64_t ld, Pass<R>& pass, const R* z, R* d, R* row_sums) {
+R cross_entropy(const int64_t* target, int64_t classes, int64_t ld, const Pass<R>& pass, const R* z, R* d, R* row_sums) {
   int64_t counted = 0;
-  for (int64_t i = 0; i < pass.n; i++) counted += target[i] != kIgnoreIndex;
-  pass.scale = counted ? 1 / R(counted) : R(0);
   double total = 0;
   for (int64_t i = 0; i < pass.n; i++) {
     const R* row = z + i * ld;
@@ -59,6 +56,7 @@ R cross_entropy(const int64_t* target, int64_t classes, int64_t ld, Pass<R>& pas
       std::memset(dr, 0, size_t(ld) * sizeof(R));
       continue;
     }
+    counted++;
     row_sums[i] = sum;
     for (int64_t v = 0; v < ld; v += kLanes<R>) store(dr + v, load(p + v) * weight);
     if (weight != weight) {
@@ -77,7 +75,16 @@ R cross_entropy(const int64_t* target, int64_t classes, int64_t ld, Pass<R>& pas
 }  // namespace
 
 template <class R>
-R Task<R>::loss(const void* y, Pass<R>& pass) const {
+R example_scale(const MlpShape& shape, const void* y, int64_t n) {
+  if (shape.loss == Loss::mse) return n ? R(2) / R(n * shape.width[shape.layers]) : R(0);
+  int64_t counted = 0;
+  for (int64_t i = 0; i < n; i++) counted += static_cast<const int64_t*>(y)[i] != kIgnoreIndex;
+  return counted ? 1 / R(counted) : R(0);
+}
+
+template <class R>
+R Task<R>::loss(const void* y, Pass<R>& pass, R scale) const {
+  pass.scale = scale;
   const int L = shape.layers;
   const int64_t classes = shape.width[L], ld = layout.ld[L];
   if (shape.loss == Loss::mse) return mse(static_cast<const R*>(y), classes, ld, pass, pass.x[L], pass.d[L]);
@@ -108,7 +115,8 @@ void Task<R>::output_tangent(const Pass<R>& pass, const void* y) const {
 }
 
 #define INSTANTIATE(R)                                    \
-  template R Task<R>::loss(const void*, Pass<R>&) const; \
+  template R example_scale<R>(const MlpShape&, const void*, int64_t); \
+  template R Task<R>::loss(const void*, Pass<R>&, R) const; \
   template void Task<R>::output_tangent(const Pass<R>&, const void*) const;
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -25,13 +25,18 @@ struct Pass {
   R* probability;                                 // cross_entropy: [n, out]
 };
 
+// What one example (mse: one number) of n counts in the mean loss, times 2 for mse; 0 where none counts.
+template <class R>
+R example_scale(const MlpShape& shape, const void* y, int64_t n);
+
 template <class R>
 struct Task {
   Task(const MlpShape& shape, const Layout<R>& layout, int64_t examples, bool tangents, Scratch& scratch);
 
   void forward(const R* theta, Pass<R>& pass) const;
-  // The mean loss of the outputs, and d of the last layer.
-  R loss(const void* y, Pass<R>& pass) const;
+  // The mean loss of the outputs, and d of the last layer. With a `scale`, pass.scale of a batch that these are a part of.
+  R loss(const void* y, Pass<R>& pass) const { return loss(y, pass, example_scale<R>(shape, y, pass.n)); }
+  R loss(const void* y, Pass<R>& pass, R scale) const;
   // d of every layer and, where it is not null, the gradient, a block.
   void backward(const R* theta, Pass<R>& pass, R* grad) const;
   // sum += H v + dloss grad, with the pass's forward and backward done at theta; rd of every layer. Gauss-Newton: J' H_out J v.
@@ -67,19 +72,31 @@ void scale_rows(const R* rows, int64_t n, int64_t width, int64_t ld, R factor, b
 
 constexpr int64_t kTaskGrain = 20000;  // multiply-adds of a forward pass below which a second thread does not pay
 
-// Calls f(work, t) for every task t, several on each thread, each thread with a Work(args..., scratch) of its own.
+// Calls f(work, i) for every i < count, several on each thread, each thread with a Work(args..., scratch) of its own. `cost`:
+// multiply-adds of a forward pass for one i.
 template <class Work, class F, class... Args>
-void for_each_task(const MlpShape& shape, int64_t examples, F&& f, const Args&... args) {
+void for_each_share(int64_t count, int64_t cost, F&& f, const Args&... args) {
   Scratch measure(nullptr);
   Work sizes(args..., measure);
-  int64_t cost = 1;
-  for (int l = 0; l < shape.layers; l++) cost += examples * shape.width[l] * shape.width[l + 1];
   const int64_t bytes = measure.used();
-  parallel_for(shape.tasks, 1 + kTaskGrain / cost, [&](int64_t begin, int64_t end) {
+  parallel_for(count, 1 + kTaskGrain / (1 + cost), [&](int64_t begin, int64_t end) {
     Scratch scratch(thread_arena(size_t(bytes)));
     Work work(args..., scratch);
-    for (int64_t t = begin; t < end; t++) f(work, t);
+    for (int64_t i = begin; i < end; i++) f(work, i);
   });
+}
+
+// Multiply-adds of a forward pass.
+inline int64_t forward_cost(const MlpShape& shape, int64_t examples) {
+  int64_t cost = 0;
+  for (int l = 0; l < shape.layers; l++) cost += examples * shape.width[l] * shape.width[l + 1];
+  return cost;
+}
+
+// Calls f(work, t) for every task t.
+template <class Work, class F, class... Args>
+void for_each_task(const MlpShape& shape, int64_t examples, F&& f, const Args&... args) {
+  for_each_share<Work>(shape.tasks, forward_cost(shape, examples), f, args...);
 }
 
 // The targets of task t.

@@ -1,5 +1,6 @@
 // mlp_hvp, and the backward of mlp_grad: a block takes a task; 8 n P multiply-adds. The multiple dloss of the gradient costs
-// nothing: added to the tangent of dL/dz in the last layer, it runs back through the same products.
+// nothing: added to the tangent of dL/dz in the last layer, it runs back through the same products. Gauss-Newton, 5 n P: that
+// tangent runs back in the place of dL/dz, without tangents of its own.
 #include "kernels.h"
 #include "mlp_launch.cuh"
 #include "mlp_passes.cuh"
@@ -22,8 +23,12 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     __syncthreads();
     forward<R, true>(s, true);
     output_gradient(s, true, c.dloss ? c.dloss[t] : R(0));
-    backward<R, true>(s, true);
-    gradients<R, true>(s, true, Asked<R>{c.dparams, t, 2 * s.layers, examples_of(s, c.grads, n, t)});
+    if (c.gauss_newton) {
+      copy(s.last().d, s.last().rd, n * s.last().out);
+      __syncthreads();
+    }
+    backward<R, true>(s, !c.gauss_newton);
+    gradients<R, true>(s, !c.gauss_newton, Asked<R>{c.dparams, t, 2 * s.layers, examples_of(s, c.grads, n, t)});
   }
 }
 

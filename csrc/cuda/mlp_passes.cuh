@@ -94,7 +94,7 @@ __device__ __forceinline__ R squared_error(Task<R>& s, bool tangent, R dloss) {
     const R difference = y.a[e] - target[e], d = scale * difference;
     total += difference * difference;
     if (y.d) y.d[e] = d;
-    if (tangent) y.rd[e] = scale * y.ra[e] + dloss * d;
+    if (tangent) y.rd[e] = scale * y.ra[e] + (dloss == 0 ? R(0) : dloss * d);
   }
   return block_sum(s, total) / R(count ? count : 1);
 }

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from .. import _check
 from .._dispatch import call, direct
 from ._mlp import PARAM_CORES, check_like_params, check_loss, check_mlp, in_order, like_params, refuse_labels
 
+CURVATURES = ("hessian", "ggn")
 CORES = {
     "cross_entropy": (PARAM_CORES, PARAM_CORES, 2, 1),
     "mse": (PARAM_CORES, PARAM_CORES, 2, 2),
@@ -21,26 +23,37 @@ def mlp_hvp(
     *,
     activation: str = "relu",
     loss: str = "cross_entropy",
+    curvature: str = "hessian",
 ) -> list[Tensor | None]:
-    r"""H_t v_t, H_t the Hessian of task t's loss (as `mlp_loss` defines it) with respect to its parameters.
+    r"""H_t v_t, H_t the Hessian of task t's loss (as `mlp_loss` defines it) with respect to its parameters, or its Gauss-Newton
+    part.
+
+    curvature="hessian": H = J' H_out J + sum_o (dL/dz_o) d2z_o/dparams2, with z the outputs, J = dz/dparams and H_out = d2L/dz2.
+    curvature="ggn": J' H_out J v, the generalised Gauss-Newton product. H_out is 2/(n C) times the identity for mse; for
+    cross_entropy diag(p) - p p' over the number of examples counted (p = softmax(z); 0 for an example left out), so that J' H_out J
+    is the Fisher matrix too. Symmetric and positive semi-definite; equal to H for one layer, and where dL/dz = 0. The targets
+    only say which examples count: mse's may be anything, with gradient 0.
 
     Shapes: params, inputs, targets as in `mlp_loss`; vectors like params, each with the batch dimensions or without (then one
     vector for all tasks) -> a list like params with the batch dimensions. Nothing is summed over tasks.
 
-    One extra forward and backward pass with tangents; H is never formed. Differentiable in params, vectors, inputs and (mse)
-    targets, to any order (the derivative, of third order in the loss, comes from the reference). Errors and dtypes as in
-    `mlp_loss`.
+    One extra forward and backward pass with tangents, for "ggn" one backward pass in all; no matrix is formed. Differentiable in
+    params, vectors, inputs and (mse) targets, to any order (the derivative comes from the reference). Errors and dtypes as in
+    `mlp_loss`; ValueError for another curvature.
 
-    Kernels: native CPU and CUDA C++ (up to 8 layers), forward. Source: Pearlmutter 1994, Neural Computation 6(1).
+    Kernels: native CPU and CUDA C++ (up to 8 layers), forward. Source: Pearlmutter 1994, Neural Computation 6(1); "ggn":
+    Schraudolph 2002, Neural Computation 14(7), and Martens 2010, ICML.
     """
     op = "mlp_hvp"
     check_loss(op, activation, loss)
-    found = direct(op, (params, vectors, inputs, targets), (activation, loss), CORES[loss])
+    _check.one_of(op, "curvature", curvature, CURVATURES)
+    static = (activation, loss, curvature)
+    found = direct(op, (params, vectors, inputs, targets), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     v = check_like_params(op, "vectors", vectors, mlp, params)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    products = call(op, (mlp.params, v, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])
+    products = call(op, (mlp.params, v, mlp.examples["inputs"], folded), static, CORES[loss])
     return like_params(products, mlp)

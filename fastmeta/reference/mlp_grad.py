@@ -36,6 +36,21 @@ def output_gradient(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
     return residual / counted.sum(-1).clamp(min=1)[..., None, None]
 
 
+def backpropagate(
+    params: Sequence[Tensor | None], xs: Sequence[Tensor], zs: Sequence[Tensor], dz: Tensor, activation: str
+) -> list[Tensor | None]:
+    """J' dz, J the Jacobian of the outputs in the parameters; xs, zs: what each layer takes and gives before its activation."""
+    grads: list[Tensor | None] = [None] * len(params)
+    for i in reversed(range(len(zs))):
+        weight = params[2 * i]
+        assert weight is not None
+        grads[2 * i] = dz.mT @ xs[i]
+        grads[2 * i + 1] = None if params[2 * i + 1] is None else dz.sum(-2)
+        if i:
+            dz = (dz @ weight) * derivative(zs[i - 1], activation)
+    return grads
+
+
 def mlp_grad(
     params: Sequence[Tensor | None], inputs: Tensor, targets: Tensor, activation: str, loss: str
 ) -> tuple[Tensor, list[Tensor | None]]:
@@ -46,13 +61,5 @@ def mlp_grad(
         assert weight is not None
         zs.append(linear(xs[i], weight, params[2 * i + 1]))
         xs.append(ACTIVATIONS[activation](zs[i]) if i + 1 < layers else zs[i])
-    grads: list[Tensor | None] = [None] * len(params)
     dz = output_gradient(zs[-1], targets, loss)
-    for i in reversed(range(layers)):
-        weight = params[2 * i]
-        assert weight is not None
-        grads[2 * i] = dz.mT @ xs[i]
-        grads[2 * i + 1] = None if params[2 * i + 1] is None else dz.sum(-2)
-        if i:
-            dz = (dz @ weight) * derivative(zs[i - 1], activation)
-    return task_loss(zs[-1], targets, loss), grads
+    return task_loss(zs[-1], targets, loss), backpropagate(params, xs, zs, dz, activation)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .mlp_forward import ACTIVATIONS, linear
-from .mlp_grad import derivative, output_gradient
+from .mlp_grad import backpropagate, derivative, output_gradient
 from .mlp_loss import IGNORE_INDEX
 
 
@@ -22,7 +22,7 @@ def second_derivative(z: Tensor, activation: str) -> Tensor:
 
 
 def output_tangent(outputs: Tensor, tangent: Tensor, targets: Tensor, loss: str) -> Tensor:
-    """The derivative of `output_gradient` along a tangent of the outputs."""
+    """The derivative of `output_gradient` along a tangent of the outputs: H_out times the tangent."""
     if loss == "mse":
         return tangent * (2 / max(outputs.shape[-2] * outputs.shape[-1], 1))
     p = outputs.softmax(-1)
@@ -39,8 +39,10 @@ def mlp_hvp(
     targets: Tensor,
     activation: str,
     loss: str,
+    curvature: str,
 ) -> list[Tensor | None]:
-    """H v for each task: the forward and backward pass of `mlp_grad`, differentiated along v (r...: tangents)."""
+    """H v for each task: the forward and backward pass of `mlp_grad`, differentiated along v (r...: tangents); "ggn": the
+    tangent of dL/dz, sent back through the plain backward pass, J' (H_out (J v))."""
     layers = len(params) // 2
     weights, dweights = _weights(params), _weights(vectors)
     xs, rxs = [inputs], [torch.zeros_like(inputs)]
@@ -51,8 +53,11 @@ def mlp_hvp(
         if i + 1 < layers:
             xs.append(ACTIVATIONS[activation](zs[i]))
             rxs.append(derivative(zs[i], activation) * rzs[i])
+    rdz = output_tangent(zs[-1], rzs[-1], targets, loss)
+    if curvature == "ggn":
+        return backpropagate(params, xs, zs, rdz, activation)
     products: list[Tensor | None] = [None] * len(params)
-    dz, rdz = output_gradient(zs[-1], targets, loss), output_tangent(zs[-1], rzs[-1], targets, loss)
+    dz = output_gradient(zs[-1], targets, loss)
     for i in reversed(range(layers)):
         products[2 * i] = rdz.mT @ xs[i] + dz.mT @ rxs[i]
         products[2 * i + 1] = None if params[2 * i + 1] is None else rdz.sum(-2)

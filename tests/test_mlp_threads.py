@@ -1,0 +1,50 @@
+"""The mlp ops give the same bits on any number of threads."""
+
+import pytest
+import torch
+from compare import values_and_grads
+from mlp_cases import problem
+
+import fastmeta
+
+SIZES = [((20, 40, 5), 30, 7), ((130, 64, 64, 10), 100, 3), ((640, 5), 25, 9), ((1, 40, 40, 1), 10, 25)]  # widths, n, T
+
+
+def adapt(params, p):
+    return fastmeta.mlp_adapt(params, 0.01, p.x, p.y, steps=3, **p.options())
+
+
+def meta_loss(params, p):
+    return fastmeta.mlp_meta_loss(params, 0.01, p.x, p.y, p.x, p.y, steps=3, **p.options())
+
+
+def hessian(params, p):
+    return fastmeta.mlp_hvp(params, [t.detach() for t in params], p.x, p.y, **p.options())
+
+
+def gauss_newton(params, p):
+    return fastmeta.mlp_hvp(params, [t.detach() for t in params], p.x, p.y, **p.options(), curvature="ggn")
+
+
+@pytest.fixture
+def threads():
+    """torch.set_num_threads, undone afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("op", [adapt, meta_loss, hessian, gauss_newton])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("widths", "n", "tasks"), SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threads_do_not_change_a_bit(op, shared, widths, n, tasks, dtype, threads):
+    p = problem(widths, n, T=tasks, shared=shared, loss="mse" if widths[-1] == 1 else "cross_entropy", dtype=dtype)
+    differentiated = op in (adapt, meta_loss)  # the derivative of a product is PyTorch's
+    found = []
+    for count in (1, 2, 4):
+        threads(count)
+        with fastmeta.backend("ext"):
+            found.append(values_and_grads(lambda *t: op(t, p), p.params) if differentiated else op(p.params, p))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
