@@ -25,7 +25,7 @@ def bench_first_call(request, table, op):
     if not (option("benchmark_disable") or option("no_compile")):
         with tempfile.TemporaryDirectory() as cache:
             cells["compiled"] = in_new_process(__file__, "compiled", TORCHINDUCTOR_CACHE_DIR=cache)
-    table(TITLE, f"{op} sinusoid MAML K5, forward and backward", cells)
+    table(TITLE, f"{op} sinusoid MAML K5", cells)
 
 
 def main(op):
