@@ -1,38 +1,59 @@
-"""Peak memory that proto_loss and its gradients take on top of their inputs, each way in a process of its own."""
+"""Peak memory that an op and its gradients take on top of their inputs, each way in a process of its own."""
 
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import distances
+import inner_loops
 import pytest
 import torch
+from common import in_new_process
 
 import fastmeta
 
+TITLE = "peak memory on top of the inputs, MiB (gradients included)"
 SHAPES = {  # T, Q, N, D: ways
     (1, 4096, 1000, 512): ("ext", "cdist", "mm"),
     (1, 256, 100_000, 64): ("ext", "mm"),
 }
+INNER_LOOPS = {"mlp_meta_loss": inner_loops.in_one_op, "mlp_adapt": inner_loops.in_two_ops}
+WAYS = {"by hand": inner_loops.by_hand, "autograd": inner_loops.by_autograd}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def bench_memory(request, memory, shape):
-    peaks = {}
-    for name in SHAPES[shape][: 1 if request.config.getoption("benchmark_disable") else None]:
-        command = [sys.executable, __file__, name, *map(str, shape)]
-        peaks[name] = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    memory("proto_loss fwd+bwd euclidean T{} Q{} N{} D{}".format(*shape), peaks)
+def bench_memory_of_proto_loss(request, table, shape):
+    ways = SHAPES[shape][: 1 if request.config.getoption("benchmark_disable") else None]
+    peaks = {way: in_new_process(__file__, "proto_loss", way, *shape) / 1024 for way in ways}
+    table(TITLE, "proto_loss fwd+bwd euclidean T{} Q{} N{} D{}".format(*shape), peaks)
 
 
-def peak(name, shape):
+@pytest.mark.parametrize("op", INNER_LOOPS)
+def bench_memory_of_steps(request, table, op):
+    once = request.config.getoption("benchmark_disable")
+    for steps in (5,) if once else (1, 5, 10, 50):
+        peaks = {way: in_new_process(__file__, op, way, steps) / 1024 for way in (("ext",) if once else ("ext", *WAYS))}
+        table(TITLE, f"{op} sinusoid MAML K{steps}", peaks)
+
+
+def peak(warm_up, run):
     """KiB by which the resident set rises above what it is before the call."""
-    _loss_and_gradients(name, *_draw(1, 4, 3, 2))
-    inputs = _draw(*shape)
+    warm_up()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")
-    _loss_and_gradients(name, *inputs)
+    run()
     return _status("VmHWM") - before
+
+
+def proto_loss(way, *shape):
+    return partial(_loss_and_gradients, way, *_draw(1, 4, 3, 2)), partial(_loss_and_gradients, way, *_draw(*shape))
+
+
+def inner_loop(op, way, steps):
+    """A small meta-iteration of the same kind, and the one to be measured."""
+    fn = INNER_LOOPS[op] if way == "ext" else WAYS[way]
+    large = inner_loops.SINUSOID._replace(steps=steps)
+    return [inner_loops.meta_iteration(fn, w) for w in (large._replace(tasks=2, steps=1), large)]
 
 
 def _draw(T, Q, N, D):
@@ -40,13 +61,12 @@ def _draw(T, Q, N, D):
     return query, prototypes, torch.randint(0, N, (T, Q))
 
 
-def _loss_and_gradients(name, query, prototypes, targets):
-    if name == "ext":
-        with fastmeta.backend("ext"):
-            loss = fastmeta.proto_loss(query, prototypes, targets).mean()
+def _loss_and_gradients(way, query, prototypes, targets):
+    if way == "ext":
+        loss = fastmeta.proto_loss(query, prototypes, targets).mean()
     else:
-        way = distances.eager_ways(1, 1, 1, 1)[name]
-        loss = distances.loss(way, query, prototypes, targets, "euclidean", 1.0)
+        way = distances.eager_ways(1, 1, 1, 1)[way]
+        loss = distances.loss(way, query, prototypes, "euclidean", 1.0, targets)
     return torch.autograd.grad(loss, (query, prototypes))
 
 
@@ -55,5 +75,11 @@ def _status(field):
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
+def main(op, way, *sizes):
+    sizes = map(int, sizes)
+    with fastmeta.backend("ext"):
+        print(peak(*(proto_loss(way, *sizes) if op == "proto_loss" else inner_loop(op, way, *sizes))))
+
+
 if __name__ == "__main__":
-    print(peak(sys.argv[1], tuple(map(int, sys.argv[2:]))))
+    main(*sys.argv[1:])

@@ -1,17 +1,24 @@
+from functools import partial
+
+import flops
+import inner_loops
 import pytest
-import torch
-from common import mlp, on_backends
-
-import fastmeta
+from common import on_backends
+from inner_loops import WORKLOADS
 
 
-@pytest.mark.parametrize("steps", [1, 5])
-def bench_mlp_adapt(race, steps):
-    """A meta-iteration in two ops: adapt, then the query loss, and its gradient to the initial parameters."""
-    params, x, y = mlp((1, 40, 40, 1), 25, 10)
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if name.startswith("W")])
+def bench_mlp_adapt(race, name):
+    """A meta-iteration in two ops, adaptation and query loss, beside the one op that does both."""
+    workload = WORKLOADS[name]
+    arguments = inner_loops.arguments(workload)
 
-    def meta_iteration():
-        adapted = fastmeta.mlp_adapt(params, 0.01, x, y, steps=steps, loss="mse")
-        return torch.autograd.grad(fastmeta.mlp_loss(adapted, x, y, loss="mse").mean(), params)
+    def by(way):
+        return inner_loops.eager(partial(way, **workload.options), arguments)
 
-    race(f"mlp_adapt + mlp_loss sinusoid T25 K{steps}", on_backends(meta_iteration))
+    race(
+        f"mlp_adapt + mlp_loss {name}",
+        on_backends(by(inner_loops.in_two_ops)) | {"by hand": by(inner_loops.by_hand)},
+        also={"mlp_meta_loss": by(inner_loops.in_one_op)},
+        floor=(0, flops.meta_iteration(workload)),
+    )

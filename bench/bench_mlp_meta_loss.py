@@ -1,30 +1,42 @@
+from functools import partial
+
+import flops
+import inner_loops
+import peers
 import pytest
 import torch
-from common import mlp, on_backends
+from common import on_backends
+from inner_loops import WORKLOADS
 
 import fastmeta
 
-WORKLOADS = {  # widths, tasks, examples, steps, rates
-    "sinusoid MAML K1": ((1, 40, 40, 1), 25, 10, 1, "scalar"),
-    "sinusoid MAML K5": ((1, 40, 40, 1), 25, 10, 5, "scalar"),
-    "sinusoid Meta-SGD K1": ((1, 40, 40, 1), 25, 10, 1, "per parameter"),
-    "sinusoid Meta-SGD K5": ((1, 40, 40, 1), 25, 10, 5, "per parameter"),
-    "linear head D64 K5": ((64, 5), 32, 25, 5, "scalar"),
-    "linear head D1600 K5": ((1600, 5), 32, 25, 5, "scalar"),
-}
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def bench_mlp_meta_loss(race, name):
+    """A whole meta-iteration: adaptation, query loss and the gradients to parameters, rates and features, as the workload asks."""
+    workload = WORKLOADS[name]
+    arguments = inner_loops.arguments(workload)
+    eager, made = inner_loops.contenders(arguments, **workload.options)
+    race(
+        f"mlp_meta_loss {name}, {workload.tasks} tasks, {workload.support} + {workload.query} examples",
+        on_backends(inner_loops.eager(partial(inner_loops.in_one_op, **workload.options), arguments)) | eager,
+        also={"learner.loss": by_learner(arguments, **workload.options)},
+        compiled=made,
+        floor=(0, flops.meta_iteration(workload)),
+    )
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
-def bench_mlp_meta_loss(race, workload):
-    """A whole meta-iteration: adaptation, query loss and the meta-gradient to parameters (and rates)."""
-    widths, tasks, examples, steps, rates = WORKLOADS[workload]
-    classes = 5 if len(widths) == 2 else None
-    params, x, y = mlp(widths, tasks, examples, classes)
-    lr = 0.01 if rates == "scalar" else [torch.full_like(p, 0.01).requires_grad_() for p in params]
-    leaves = params if rates == "scalar" else [*params, *lr]
-    options = {"steps": steps, "loss": "cross_entropy" if classes else "mse"}
+def by_learner(arguments, steps, loss):
+    """MAML, or MetaSGD where the rates are learned."""
+    model = peers.mlp(arguments.params)
+    if isinstance(arguments.lr, float):
+        learner = fastmeta.MAML(model, arguments.lr, steps, loss=loss)
+    else:
+        learner = fastmeta.MetaSGD(model, arguments.lr[0].flatten()[0].item(), steps, loss=loss)
+    leaves = [*learner.parameters(), *peers.learned(arguments[2:])]
 
-    def meta_iteration():
-        return torch.autograd.grad(fastmeta.mlp_meta_loss(params, lr, x, y, x, y, **options).mean(), leaves)
+    def run():
+        value = learner.loss(*arguments[2:]).mean()
+        return value.detach(), *torch.autograd.grad(value, leaves)
 
-    race(f"mlp_meta_loss {workload}", on_backends(meta_iteration))
+    return run

@@ -1,7 +1,7 @@
 import distances
 import pytest
 import torch
-from common import compiled, forward_and_backward, on_backends
+from common import forward_and_backward, on_backends
 
 import fastmeta
 
@@ -11,9 +11,9 @@ import fastmeta
 def bench_proto_log_softmax(race, shape, metric):
     """Forward and backward to queries and prototypes; the truth is the expanded square in float64."""
     T, Q, N, D = shape
-    leaves = [torch.randn(T, Q, D, requires_grad=True), torch.randn(T, N, D, requires_grad=True)]
+    leaves = [torch.randn(distances.tasks(T, rows, D), requires_grad=True) for rows in (Q, N)]
     in_float64 = [t.detach().double().requires_grad_() for t in leaves]
-    ours, eager, made = contenders(shape, metric)
+    ours, (eager, made) = of_op(shape, metric), distances.contenders(distances.log_softmax, shape, metric)
     race(
         f"proto_log_softmax fwd+bwd {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(forward_and_backward(ours, leaves), reference=distances.fits(*shape))
@@ -27,8 +27,8 @@ def bench_proto_log_softmax(race, shape, metric):
 @pytest.mark.parametrize("metric", distances.METRICS)
 def bench_proto_log_softmax_without_grad(race, metric):
     T, Q, N, D = shape = distances.SHAPES[0]
-    query, prototypes = torch.randn(T, Q, D), torch.randn(T, N, D)
-    ours, eager, made = contenders(shape, metric)
+    query, prototypes = torch.randn(distances.tasks(T, Q, D)), torch.randn(distances.tasks(T, N, D))
+    ours, (eager, made) = of_op(shape, metric), distances.contenders(distances.log_softmax, shape, metric)
     race(
         f"proto_log_softmax without grad {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(lambda: ours(query, prototypes))
@@ -38,16 +38,8 @@ def bench_proto_log_softmax_without_grad(race, metric):
     )
 
 
-def contenders(shape, metric):
-    """The log-probabilities of queries and prototypes: ours, {name: eager way}, {name: way that is compiled first}."""
+def of_op(shape, metric):
     temperature = distances.temperature_for(metric, shape[-1])
-
-    def ours(query, prototypes):
-        return fastmeta.proto_log_softmax(query, prototypes, metric=metric, temperature=temperature)
-
-    def by(way):
-        return lambda query, prototypes: distances.log_softmax(way, query, prototypes, metric, temperature)
-
-    eager = {name: by(way) for name, way in distances.eager_ways(*shape).items()}
-    made = {f"compiled {name}": compiled(way) for name, way in eager.items()}
-    return ours, eager | {name: by(way) for name, way in distances.by_library(metric, *shape).items()}, made
+    return lambda query, prototypes: fastmeta.proto_log_softmax(
+        query, prototypes, metric=metric, temperature=temperature
+    )

@@ -1,7 +1,9 @@
+from functools import partial
+
 import distances
 import pytest
 import torch
-from common import compiled, forward_and_backward, on_backends
+from common import forward_and_backward, imported, on_backends
 
 import fastmeta
 
@@ -46,11 +48,7 @@ def contenders(shape, metric, targets):
         loss = fastmeta.proto_loss(query, prototypes, targets, metric=metric, temperature=temperature)
         return loss.mean() if loss.ndim else loss
 
-    def by(way):
-        return lambda query, prototypes: distances.loss(way, query, prototypes, targets, metric, temperature)
-
-    eager = {name: by(way) for name, way in distances.eager_ways(*shape).items()}
-    made = {f"compiled {name}": compiled(loss) for name, loss in eager.items()}
-    if distances.fits(*shape) and distances.imported("pykeops.torch"):  # beyond that a call takes many seconds
-        made["keops"] = lambda *leaves: distances.loss_by_keops(*leaves, targets, metric, temperature)
-    return ours, eager | {name: by(way) for name, way in distances.by_library(metric, *shape).items()}, made
+    eager, made = distances.contenders(partial(distances.loss, targets=targets), shape, metric)
+    if distances.fits(*shape) and imported("pykeops.torch"):  # beyond that a call takes many seconds
+        made["keops"] = lambda *leaves: distances.loss_by_keops(*leaves, metric, temperature, targets)
+    return ours, eager, made

@@ -1,6 +1,10 @@
 """Contenders that several benches share."""
 
 import functools
+import importlib
+import os
+import subprocess
+import sys
 
 import torch
 
@@ -17,8 +21,9 @@ def on_backends(fn, reference=True):
     return {"ext": fn} | ({"reference": on_reference} if reference else {})
 
 
-def compiled(fn):
-    return torch.compile(fn, fullgraph=True, dynamic=False)
+def compiled(fn, inductor=None):
+    """`inductor`: options of the compiler, other than its default."""
+    return torch.compile(fn, fullgraph=True, dynamic=False, options=inductor)
 
 
 def forward_and_backward(fn, leaves):
@@ -41,6 +46,13 @@ def _cotangent(shape, dtype):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)  # the same numbers in every dtype
 
 
+def in_new_process(script, *arguments, **environment):
+    """The number that the script prints."""
+    command = [sys.executable, script, *map(str, arguments)]
+    env = os.environ | environment
+    return float(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
 def mlp(widths, tasks, examples, classes=None):
     """Shared parameters that ask for gradients, inputs and targets."""
     params = []
@@ -50,3 +62,16 @@ def mlp(widths, tasks, examples, classes=None):
     if classes:
         return params, x, torch.randint(0, classes, (tasks, examples))
     return params, x, torch.randn(tasks, examples, widths[-1])
+
+
+def pairs(params):
+    """(weight, bias) of each layer."""
+    return zip(params[::2], params[1::2], strict=True)
+
+
+def imported(module):
+    """None where it cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None

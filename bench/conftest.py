@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 
+import peers
 import pytest
 import roofline
 import torch
@@ -16,7 +17,7 @@ from fastmeta._dispatch import tensors_of
 TURN = 3e-3  # s, at least: a contender calls as often as that takes
 BUDGET = 1.5  # s for a group
 MIN_ROUNDS, MAX_ROUNDS = 15, 500
-MEMORY = pytest.StashKey[dict]()
+TABLES = pytest.StashKey[dict]()
 SLOW = 0.05  # s: from here on a contender runs in every third round
 
 
@@ -28,6 +29,11 @@ def synchronised() -> float:
 
 def pytest_addoption(parser):
     parser.addoption("--no-compile", action="store_true", help="leave out what compiles first (torch.compile, KeOps)")
+
+
+def pytest_report_header():
+    if absent := peers.missing():
+        return f"libraries that do not race, not installed: {', '.join(absent)}"
 
 
 def pytest_collection_modifyitems(items):
@@ -43,18 +49,24 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 def race(request, benchmark):
     """race(group, contenders): check that each of `contenders` agrees with contenders["reference"], then time them in turns.
 
-    `compiled` names further contenders, which take seconds to make: only where there is something to time. `truth` stands in
-    for a reference that is too large to run. `floor` is the (bytes, flops) that no way can do without.
+    `also` names other ways through fastmeta, which get rows of their own. `compiled` names further contenders, which take
+    seconds to make: only where there is something to time. `truth` stands in for a reference that is too large to run. `floor`
+    is the (bytes, flops) that no way can do without.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
+    torch.set_num_threads(1)  # for what is true
     torch.manual_seed(0)
 
-    def run(group, contenders, compiled=None, truth=None, floor=None):
+    def run(group, contenders, also=None, compiled=None, truth=None, floor=None):
         torch._dynamo.reset()  # each group has its own specialisations
-        if benchmark.enabled and not request.config.getoption("no_compile"):
-            contenders = contenders | (compiled or {})
+        also = also or {}
         expected = tensors_of((truth or contenders["reference"])())
+        torch.set_num_threads(request.param)
+        contenders = contenders | also
+        if not benchmark.enabled and request.param > 1:  # the others have been checked on one thread
+            contenders = {name: fn for name, fn in contenders.items() if name in ("ext", *also)}
+        elif benchmark.enabled and not request.config.getoption("no_compile"):
+            contenders = contenders | (compiled or {})
         for name, fn in contenders.items():
             for found, right in zip(tensors_of(fn()), expected, strict=True):
                 error, size = (found - right).norm(), right.norm()
@@ -83,7 +95,9 @@ def race(request, benchmark):
             contenders["ext"]()
 
         benchmark.pedantic(contenders["ext"], teardown=the_others, rounds=rounds, iterations=calls["ext"])
-        benchmark.extra_info["others"] = {name: statistics.median(of_turns) for name, of_turns in times.items()}
+        medians = {name: statistics.median(of_turns) for name, of_turns in times.items()}
+        benchmark.extra_info["also"] = {name: medians.pop(name) for name in also}
+        benchmark.extra_info["others"] = medians
 
     with fastmeta.backend("ext"):
         yield run
@@ -91,9 +105,10 @@ def race(request, benchmark):
 
 
 @pytest.fixture
-def memory(request):
-    """memory(workload, peaks): a row of the table of peak memory, {name: KiB}."""
-    return request.config.stash.setdefault(MEMORY, {}).__setitem__
+def table(request):
+    """table(title, workload, cells): a row {way: number} of a table of other things than throughput."""
+    tables = request.config.stash.setdefault(TABLES, defaultdict(dict))
+    return lambda title, workload, cells: tables[title].__setitem__(workload, cells)
 
 
 def _seconds(fn):
@@ -112,11 +127,11 @@ def _per_call(fn, calls):
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter, config):
     yield
-    if memory := config.stash.get(MEMORY, {}):
-        terminalreporter.section("peak memory on top of the inputs, MiB (gradients included)")
-    for workload, peaks in memory.items():
-        row = "   ".join(f"{name} {kib / 1024:.1f}" for name, kib in peaks.items())
-        terminalreporter.write_line(f"{workload:<52}{row}")
+    for title, rows in config.stash.get(TABLES, {}).items():
+        terminalreporter.section(title)
+        for workload, cells in rows.items():
+            row = "   ".join(f"{name} {number:.1f}" for name, number in cells.items())
+            terminalreporter.write_line(f"{workload:<52}{row}")
     session = getattr(config, "_benchmarksession", None)
     workloads = defaultdict(list)
     for bench in session.benchmarks if session else []:
@@ -128,14 +143,15 @@ def pytest_terminal_summary(terminalreporter, config):
     for workload, rows in workloads.items():
         terminalreporter.write_line(workload)
         for ours, info in rows:
-            terminalreporter.write_line("  " + _row(ours, **info))
+            for name, seconds in {"ext": ours, **info["also"]}.items():
+                terminalreporter.write_line("  " + _row(name, seconds, **info))
 
 
-def _row(ours, threads, others, floor=None, **_):
+def _row(name, ours, threads, others, floor=None, **_):
     ratios = sorted((seconds / ours, name) for name, seconds in others.items())
     (ratio, fastest), *rest = ratios
     of_floor = f"{ours / floor:.2f}x the floor" if floor else ""
     return (
-        f"{threads} thread{'s' if threads > 1 else ' '} {ours * 1e6:10.1f} us {of_floor:>17}"
+        f"{threads} thread{'s' if threads > 1 else ' '} {name:<13} {ours * 1e6:10.1f} us {of_floor:>17}"
         f"   fastest other way: {fastest} {ratio:.2f}x" + "".join(f"   {name} {ratio:.2f}x" for ratio, name in rest)
     )

@@ -1,10 +1,9 @@
 """The ways of others from queries [..., Q, D] and prototypes [..., N, D] to distances [..., Q, N], and what the distance ops are
 timed on; one task has no task axis."""
 
-import importlib
-
 import torch
 import torch.nn.functional as F
+from common import compiled, imported
 
 METRICS = ("euclidean", "sqeuclidean")
 SHAPES = [
@@ -47,6 +46,18 @@ def eager_ways(T, Q, N, D):
     return {"cdist": by_cdist, "mm": by_mm} | ({"naive": by_naive} if fits(T, Q, N, D) else {})
 
 
+def contenders(of_distances, shape, metric):
+    """{name: eager way} and {name: way that is compiled first} from queries and prototypes to `log_softmax` or `loss`."""
+    temperature = temperature_for(metric, shape[-1])
+
+    def by(way):
+        return lambda query, prototypes: of_distances(way, query, prototypes, metric, temperature)
+
+    eager = {name: by(way) for name, way in eager_ways(*shape).items()}
+    made = {f"compiled {name}": compiled(way) for name, way in eager.items()}
+    return eager | {name: by(way) for name, way in by_library(metric, *shape).items()}, made
+
+
 def fits(T, Q, N, D):
     """Whether the differences [T, Q, N, D] take at most 1 GiB."""
     return 4 * T * Q * N * D <= 2**30
@@ -61,12 +72,12 @@ def log_softmax(way, query, prototypes, metric, temperature):
     return (-way(query, prototypes, metric) / temperature).log_softmax(-1)
 
 
-def loss(way, query, prototypes, targets, metric, temperature):
+def loss(way, query, prototypes, metric, temperature, targets):
     logits = -way(query, prototypes, metric) / temperature
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
-def loss_by_keops(query, prototypes, targets, metric, temperature):
+def loss_by_keops(query, prototypes, metric, temperature, targets):
     """Its lazy distances reduced to the log of the normaliser; the target's distance by differences."""
     LazyTensor = imported("pykeops.torch").LazyTensor
     if query.ndim == 2:
@@ -98,10 +109,3 @@ def by_library(metric, T, Q, N, D):
         return torch.stack([of_one_task(q, c) for q, c in zip(query, prototypes, strict=True)])
 
     return {module.partition(".")[0]: way}
-
-
-def imported(module):
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        return None
