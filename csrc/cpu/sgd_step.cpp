@@ -1,7 +1,8 @@
 // theta' = theta - alpha g for a list of tensors in one call. A thread owns parts: 512 columns (elements of one
 // task's tensor) of one item, over all its tasks, so that a shared param or rate is read once and its gradient is
 // summed in order without leaving the thread. Forward moves 3 values an element (2 where the param is shared);
-// backward reads dout once, and g where a rate wants its gradient, and writes dgrad.
+// backward reads dout once, and g where a rate wants its gradient, and writes dgrad. Results of more than kStreamed bytes go
+// past the caches.
 #include "../arena.h"
 #include "../parallel.h"
 #include "kernels.h"
@@ -12,6 +13,19 @@ namespace {
 
 constexpr int64_t kPart = 512;
 constexpr int64_t kGrain = 1 << 15;  // elements that are worth another thread
+constexpr int64_t kStreamed = 8 << 20;
+
+// out[i] = f(i, load), vectors at a time: `load` gives a vector or, for the last ones, a number.
+template <class R, class F>
+FASTMETA_INLINE void write(R* out, int64_t width, bool streams, F&& f) {
+  constexpr int64_t lanes = kLanes<R>;
+  const int64_t whole = width / lanes * lanes;
+  if (streams && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0)
+    for (int64_t i = 0; i < whole; i += lanes) stream(out + i, f(i, [](const R* x) __attribute__((always_inline)) { return load(x); }));
+  else
+    for (int64_t i = 0; i < whole; i += lanes) store(out + i, f(i, [](const R* x) __attribute__((always_inline)) { return load(x); }));
+  for (int64_t i = whole; i < width; i++) out[i] = f(i, [](const R* x) __attribute__((always_inline)) { return *x; });
+}
 
 template <class R>
 int64_t parts_of(const typename SgdStep<R>::Item& item) {
@@ -38,7 +52,15 @@ void for_each_part(const SgdStep<R>& p, F&& f) {
       }
       first += count;
     }
+    stream_fence();
   });
+}
+
+template <class R>
+bool outgrows_caches(const SgdStep<R>& p) {
+  int64_t elements = 0;
+  for (int64_t i = 0; i < p.count; i++) elements += p.items[i].tasks * p.items[i].size;
+  return elements * int64_t(sizeof(R)) > kStreamed;
 }
 
 // Calls f(first index of the part in a [tasks, size] tensor, and in what rate points to) for each task.
@@ -52,7 +74,8 @@ FASTMETA_INLINE void for_each_task(const typename SgdStep<R>::Item& item, int64_
 
 // One part of an item's gradients; returns its part of the gradient of a rate that is one number, where `rate_number`.
 template <class R>
-double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int64_t width, bool rate_number) {
+double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int64_t width, bool rate_number,
+                      bool streams) {
   double dparam[kPart], drate[kPart], number = 0;
   const bool rate_shared = item.rate_kind == 1 && item.drate, rate_own = item.rate_kind == 2 && item.drate;
   for (int64_t i = 0; i < width && item.dparam; i++) dparam[i] = 0;
@@ -60,13 +83,11 @@ double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int
   for_each_task<R>(item, column, [&](int64_t at, int64_t rate_at) {
     const R *dout = item.dout + at, *grad = item.grad + at, *rates = item.rate + rate_at, rate = *rates;
     R *dgrad = item.dgrad ? item.dgrad + at : nullptr, *own = rate_own ? item.drate + at : nullptr;
-    if (dgrad && item.rate_kind == 0) {
-#pragma omp simd
-      for (int64_t i = 0; i < width; i++) dgrad[i] = -rate * dout[i];
-    } else if (dgrad) {
-#pragma omp simd
-      for (int64_t i = 0; i < width; i++) dgrad[i] = -rates[i] * dout[i];
-    }
+    if (dgrad && item.rate_kind == 0)
+      write(dgrad, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) { return -rate * load(dout + i); });
+    else if (dgrad)
+      write(dgrad, width, streams,
+            [&](int64_t i, auto load) __attribute__((always_inline)) { return -load(rates + i) * load(dout + i); });
     if (own)
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) own[i] = -dout[i] * grad[i];
@@ -89,18 +110,19 @@ double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int
 
 template <class R>
 void sgd_step_fwd(const SgdStep<R>& p) {
-  for_each_part(p, [](const typename SgdStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
+  const bool streams = outgrows_caches(p);
+  for_each_part(p, [&](const typename SgdStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
     for_each_task<R>(item, column, [&](int64_t at, int64_t rate_at) {
       const R *param = item.param + (item.shared_param ? column : at), *grad = item.grad + at;
       const R *rates = item.rate + rate_at, rate = *rates;
       R* out = item.out + at;
-      if (item.rate_kind == 0) {
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++) out[i] = param[i] - rate * grad[i];
-      } else {
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++) out[i] = param[i] - rates[i] * grad[i];
-      }
+      if (item.rate_kind == 0)
+        write(out, width, streams,
+              [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - rate * load(grad + i); });
+      else
+        write(out, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) {
+          return load(param + i) - load(rates + i) * load(grad + i);
+        });
     });
   });
 }
@@ -110,10 +132,11 @@ void sgd_step_bwd(const SgdStep<R>& p) {
   int64_t parts = 0;
   for (int64_t i = 0; i < p.count; i++) parts += parts_of<R>(p.items[i]);
   double* numbers = static_cast<double*>(thread_arena(size_t(parts) * sizeof(double)));
+  const bool streams = outgrows_caches(p);
   const bool one_for_all = p.one_rate && p.count && p.items[0].drate;
   for_each_part(p, [&](const typename SgdStep<R>::Item& item, int64_t part, int64_t column, int64_t width) {
     const bool rate_number = item.rate_kind == 0 && (one_for_all || item.drate);
-    numbers[part] = part_gradients<R>(item, column, width, rate_number);
+    numbers[part] = part_gradients<R>(item, column, width, rate_number, streams);
   });
   double sum = 0;
   for (int64_t i = 0, part = 0; i < p.count; i++) {

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#ifdef __AVX512F__
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -44,6 +44,26 @@ FASTMETA_INLINE Vector<R> load(const R* from) {
 template <class R>
 FASTMETA_INLINE void store(R* to, Vector<R> x) {
   *reinterpret_cast<typename VectorOf<R>::unaligned*>(to) = x;
+}
+
+// Past the caches, for results that outgrow them: no line is read before it is written. `to`: aligned like the vector. Whoever
+// has done so ends with stream_fence().
+template <class R>
+FASTMETA_INLINE void stream(R* to, Vector<R> x) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(reinterpret_cast<float*>(to), __m512(x));
+#elif defined(__AVX2__)
+  _mm256_stream_ps(reinterpret_cast<float*>(to), __m256(x));
+#elif defined(__SSE2__)
+  _mm_stream_ps(reinterpret_cast<float*>(to), __m128(x));
+#else
+  store(to, x);
+#endif
+}
+FASTMETA_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 // A vector's halves added until 16 bytes are left.
