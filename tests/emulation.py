@@ -24,7 +24,7 @@ from fastmeta import _dispatch
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "csrc"
-COMMON = "-std=c++17 -O1 -g1 -fPIC -fvisibility=hidden -Wall"
+COMMON = "-std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -Wall"
 INSTRUMENT = {"checked": "-fsanitize=thread", "sanitized": "-fsanitize=address,undefined -fno-sanitize-recover=all"}
 RUNTIME = ("emulator", "fibers", "checker", "sites", "accesses")  # of csrc/cuda/emulation
 HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments", "cpu/task_scale")

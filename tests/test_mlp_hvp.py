@@ -2,7 +2,8 @@ import pytest
 import torch
 from compare import check_against_reference
 from hypothesis import given, settings
-from mlp_cases import ACTIVATIONS, LOSSES, problem, problems
+from hypothesis import strategies as st
+from mlp_cases import ACTIVATIONS, KERNELS, LOSSES, any_problem, native, native_by_name, problem
 
 import fastmeta
 
@@ -23,7 +24,7 @@ def tensors(p):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("backend", ["ext", "reference"])
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
 def test_equals_the_hessian(activation, loss, backend):
     """The dense Hessian by torch.func, times the vector."""
     p = problem((2, 3, 2), 5, T=1, activation=activation, loss=loss)
@@ -42,18 +43,22 @@ def test_equals_the_hessian(activation, loss, backend):
     torch.testing.assert_close(torch.cat([h.flatten() for h in ours]), expected)
 
 
+@native_by_name
 @settings(max_examples=30, deadline=None)
-@given(problems())
-def test_any_net(p):
-    check_against_reference(op(p), tensors(p), "ext")
+@given(st.data())
+def test_any_net(backend, data):
+    p = any_problem(data, backend)
+    check_against_reference(op(p), tensors(p), backend)
 
 
-def test_float32():
+@native
+def test_float32(backend):
     p = problem((7, 33, 4), 17, dtype=torch.float32)
-    check_against_reference(op(p), tensors(p), "ext")
+    check_against_reference(op(p), tensors(p), backend)
 
 
-def test_one_vector_for_all_tasks():
+@native
+def test_one_vector_for_all_tasks(backend):
     p = problem((3, 4, 2), 5)
     shared = [torch.randn_like(t) for t in p.params]
     each = [v.expand(3, *v.shape) for v in shared]
@@ -63,7 +68,8 @@ def test_one_vector_for_all_tasks():
         assert torch.equal(a, b)
 
 
-def test_errors():
+@native
+def test_errors(backend):
     p = problem((3, 4, 2), 5)
     vectors = [torch.randn_like(t) for t in p.params]
     with pytest.raises(ValueError, match="mlp_hvp: vectors must be a sequence of 4 entries like params, got 2"):

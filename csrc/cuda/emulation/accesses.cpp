@@ -21,5 +21,5 @@ void __tsan_read_range(void* p, size_t bytes) { report_access(p, bytes, false, _
 void __tsan_write_range(void* p, size_t bytes) { report_access(p, bytes, true, __builtin_return_address(0)); }
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
-void __tsan_init() { fastmeta::emulation::checker().instrumented = true; }
+void __tsan_init() { fastmeta::emulation::instrumented = true; }
 }

@@ -12,10 +12,8 @@ constexpr uint32_t kWarp = 32;
 
 }  // namespace
 
-Checker& checker() {
-  static Checker only;
-  return only;
-}
+Checker checker;
+bool instrumented = false;
 
 void Checker::clear() {
   buffers_.clear();
@@ -27,7 +25,7 @@ void Checker::clear() {
 void Checker::add(const void* memory, int64_t bytes, int element, const char* name, Kind kind) {
   if (!memory || bytes <= 0) return;
   const auto begin = reinterpret_cast<uintptr_t>(memory);
-  const size_t cells = instrumented ? size_t((bytes + element - 1) / element) : 0;
+  const size_t cells = instrumented && kind != Kind::input ? size_t((bytes + element - 1) / element) : 0;
   buffers_.push_back({begin, begin + size_t(bytes), element, name, kind, std::vector<Cell>(cells)});
 }
 
@@ -55,7 +53,7 @@ void Checker::access(uintptr_t address, size_t bytes, bool writes, const Moment&
     const bool known = nearest != buffers_.end();
     return report(writes ? "write out of bounds" : "read out of bounds", known ? place(*nearest, address) : "no buffer", now, nullptr);
   }
-  if (writes && buffer->kind == Kind::input) report("write to an input", place(*buffer, address), now, nullptr);
+  if (buffer->kind == Kind::input) return writes ? report("write to an input", place(*buffer, address), now, nullptr) : void();
   const size_t first = (address - buffer->begin) / size_t(buffer->element);
   const size_t last = (address + bytes - 1 - buffer->begin) / size_t(buffer->element);
   for (size_t element = first; element <= last; element++) judge(*buffer, element, writes, now);
@@ -77,7 +75,7 @@ void Checker::judge(Buffer& buffer, size_t element, bool writes, const Access& n
   const auto where = [&] { return place(buffer, buffer.begin + element * size_t(buffer.element)); };
   if (concurrent(buffer, cell.writer, now)) report(writes ? "race of two writes" : "race of a write and a read", where(), now, &cell.writer);
   if (!writes) {
-    if (buffer.kind != Kind::input && !cell.writer.interval) report("read of uninitialised memory", where(), now, nullptr);
+    if (!cell.writer.interval) report("read of uninitialised memory", where(), now, nullptr);
     if (concurrent(buffer, cell.reader, now)) {
       const bool block = cell.reader.interval < block_begins_, warp = cell.reader.thread / kWarp != now.thread / kWarp;
       (block ? cell.other_block : warp ? cell.other_warp : cell.other_lane) = cell.reader;

@@ -14,9 +14,9 @@ namespace fastmeta::emulation {
 enum class Kind { input, output, scratch, shared };
 
 struct Moment {  // where a thread stands
-  uint32_t interval;  // counts the barriers of all blocks
-  uint32_t warp_clock;  // counts __syncwarp
-  uint32_t thread;
+  uint32_t interval = 0;    // counts the barriers of all blocks, from 1
+  uint16_t warp_clock = 0;  // counts __syncwarp
+  uint16_t thread = 0;
 };
 
 struct Access : Moment {
@@ -32,8 +32,6 @@ class Checker {
   void begin_block(uint32_t interval);
   void access(uintptr_t address, size_t bytes, bool writes, const Moment& moment, const void* instruction);
   void end_launch();  // outputs must be complete
-  bool instrumented = false;  // whether accesses are reported at all
-
   std::string findings() const;
 
  private:
@@ -46,7 +44,7 @@ class Checker {
     int element;
     const char* name;
     Kind kind;
-    std::vector<Cell> cells;
+    std::vector<Cell> cells;  // none for inputs: reads alone do not race
   };
   Buffer* find(uintptr_t address, size_t bytes);
   void judge(Buffer& buffer, size_t element, bool writes, const Access& access);
@@ -61,6 +59,7 @@ class Checker {
   std::vector<uint64_t> reported_;
 };
 
-Checker& checker();
+extern Checker checker;
+extern bool instrumented;  // whether accesses are reported at all
 
 }  // namespace fastmeta::emulation

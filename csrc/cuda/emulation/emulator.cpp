@@ -74,17 +74,14 @@ class Emulator {
   [[noreturn]] void stop(const std::string& what);
 
   std::vector<Thread> threads_;
-  std::vector<uint32_t> warp_clocks_;
+  std::vector<uint16_t> warp_clocks_;
   uint32_t interval_ = 0;
   bool running_ = false;  // a thread of the kernel
   std::string failure_;   // of the thread that ran last
   std::mt19937_64 random_;
 };
 
-Emulator& emulator() {
-  static Emulator only;
-  return only;
-}
+Emulator emulator;
 
 bool Emulator::run(const Launch& launch) {
   const unsigned count = launch.threads.x;
@@ -98,12 +95,12 @@ bool Emulator::run(const Launch& launch) {
   interval_ = 0;
   shared.clear();
   shared.emplace_back(nullptr, launch.shared_bytes);
-  checker().add(shared[0].memory.get(), int64_t(launch.shared_bytes), 4, "dynamic shared memory", Kind::shared);
+  checker.add(shared[0].memory.get(), int64_t(launch.shared_bytes), 4, "dynamic shared memory", Kind::shared);
   fibers.grow(count);
   fibers.set_body(launch.thread);
   for (block.x = 0; block.x < blocks.x; block.x++) run_block();
-  checker().end_launch();
-  const std::string found = checker().findings();
+  checker.end_launch();
+  const std::string found = checker.findings();
   if (!found.empty()) throw Fault("the kernel must keep the rules of memory, got" + found);
   return true;
 }
@@ -112,7 +109,7 @@ void Emulator::run_block() {
   threads_.assign(threads_per_block.x, Thread{});
   warp_clocks_.assign(threads_per_block.x / kWarp, 0);
   for (SharedArray& array : shared) array.poison();
-  checker().begin_block(++interval_);
+  checker.begin_block(++interval_);
   do {
     for (unsigned warp : in_order(unsigned(warp_clocks_.size()))) run_warp(warp);
     release_block();
@@ -144,7 +141,7 @@ bool Emulator::release_warp(unsigned warp) {
   if (!waiting) return false;
   if (together != kWarp)
     stop("all lanes of a warp must come to the same shuffle or __syncwarp, got" + whereabouts(first, kWarp));
-  warp_clocks_[warp] += threads_[first].orders_memory;
+  if (threads_[first].orders_memory) warp_clocks_[warp]++;
   for (unsigned i = first; i < first + kWarp; i++) {
     threads_[i].state = State::ready;
     threads_[i].received = threads_[threads_[i].partner].sent;
@@ -165,7 +162,7 @@ void Emulator::release_block() {
 
 void Emulator::stop(const std::string& what) {
   fibers.abandon();
-  throw Fault(what + checker().findings());
+  throw Fault(what + checker.findings());
 }
 
 void Emulator::fail(const std::string& what) {
@@ -216,52 +213,51 @@ void* Emulator::static_shared(const void* place, const char* name, size_t bytes)
   size_t all = 0;
   for (const SharedArray& array : shared) all += array.bytes;
   if (all > size_t(device.shared_per_block)) fail("shared memory must hold the block's arrays, got " + std::to_string(all) + " bytes");
-  checker().add(shared.back().memory.get(), int64_t(bytes), 1, name, Kind::shared);
+  checker.add(shared.back().memory.get(), int64_t(bytes), 1, name, Kind::shared);
   return shared.back().memory.get();
 }
 
 void Emulator::access(const void* address, size_t bytes, bool writes, const void* instruction) {
-  if (!running_) return;
   const auto begin = reinterpret_cast<uintptr_t>(address);
-  if (fibers.on_stack(begin)) return;
+  if (!running_ || fibers.on_stack(begin)) return;
   const unsigned thread = fibers.current();
-  checker().access(begin, bytes, writes, {interval_, warp_clocks_[thread / kWarp], thread}, instruction);
+  checker.access(begin, bytes, writes, {interval_, warp_clocks_[thread / kWarp], uint16_t(thread)}, instruction);
 }
 
 void require_whole_warp(unsigned mask) {
-  if (mask != kAllLanes) emulator().fail("the emulator knows shuffles and __syncwarp of whole warps, got another mask");
+  if (mask != kAllLanes) emulator.fail("the emulator knows shuffles and __syncwarp of whole warps, got another mask");
 }
 
 }  // namespace
 
-Index thread_index() { return Index(emulator().fibers.current()); }
-Index block_index() { return emulator().block; }
-Index block_size() { return emulator().threads_per_block; }
-Index grid_size() { return emulator().blocks; }
-void sync_block(Site site) { emulator().wait(State::at_block, site, true); }
+Index thread_index() { return Index(emulator.fibers.current()); }
+Index block_index() { return emulator.block; }
+Index block_size() { return emulator.threads_per_block; }
+Index grid_size() { return emulator.blocks; }
+void sync_block(Site site) { emulator.wait(State::at_block, site, true); }
 void sync_warp(unsigned mask, Site site) {
   require_whole_warp(mask);
-  emulator().wait(State::at_warp, site, true);
+  emulator.wait(State::at_warp, site, true);
 }
 uint64_t shuffle_xor(unsigned mask, uint64_t bits, unsigned lanes, Site site) {
   require_whole_warp(mask);
-  return emulator().shuffle_xor(bits, lanes, site);
+  return emulator.shuffle_xor(bits, lanes, site);
 }
-unsigned char* dynamic_shared() { return emulator().shared[0].memory.get(); }
-void* static_shared(const void* place, const char* name, size_t bytes) { return emulator().static_shared(place, name, bytes); }
-Device& device() { return emulator().device; }
+unsigned char* dynamic_shared() { return emulator.shared[0].memory.get(); }
+void* static_shared(const void* place, const char* name, size_t bytes) { return emulator.static_shared(place, name, bytes); }
+Device& device() { return emulator.device; }
 void set_order(Order order, uint64_t seed) {
-  emulator().order = order;
-  emulator().seed = seed;
+  emulator.order = order;
+  emulator.seed = seed;
 }
 bool opt_in(const void* kernel, size_t shared_bytes) {
-  if (shared_bytes > size_t(emulator().device.shared_per_block)) return false;
-  emulator().opted_in[kernel] = shared_bytes;
+  if (shared_bytes > size_t(emulator.device.shared_per_block)) return false;
+  emulator.opted_in[kernel] = shared_bytes;
   return true;
 }
-bool run(const Launch& launch) { return emulator().run(launch); }
+bool run(const Launch& launch) { return emulator.run(launch); }
 void report_access(const void* address, size_t bytes, bool writes, const void* instruction) {
-  emulator().access(address, bytes, writes, instruction);
+  emulator.access(address, bytes, writes, instruction);
 }
 
 }  // namespace fastmeta::emulation

@@ -8,7 +8,7 @@
 namespace fastmeta::emulation {
 namespace {
 
-constexpr size_t kStack = 256 * 1024, kGuard = 4096;
+constexpr size_t kGuard = 4096;
 thread_local Fibers* starting = nullptr;
 
 [[noreturn]] __attribute__((noinline)) void jump(void** registers) { __builtin_longjmp(registers, 1); }
@@ -26,12 +26,12 @@ struct Fiber {
   bool started = false, ended = true;
 
   Fiber() {
-    void* memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory = mmap(nullptr, Fibers::kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     mprotect(memory, kGuard, PROT_NONE);
     stack = static_cast<char*>(memory);
   }
-  ~Fiber() { munmap(stack, kStack); }
+  ~Fiber() { munmap(stack, Fibers::kStack); }
 };
 
 Fibers::Fibers() = default;
@@ -57,13 +57,14 @@ void Fibers::pause() { switch_to(fibers_[current_]->registers, scheduler_); }
 void Fibers::resume(unsigned number) {
   Fiber& fiber = *fibers_[number];
   current_ = number;
+  stack_ = reinterpret_cast<uintptr_t>(fiber.stack);
   fiber.ended = false;
   if (fiber.started) return switch_to(scheduler_, fiber.registers);
   fiber.started = true;
   ucontext_t context;
   getcontext(&context);
   context.uc_stack.ss_sp = fiber.stack;
-  context.uc_stack.ss_size = kStack - number * 5 % 61 * 192;  // stacks that begin alike would share lines of the cache
+  context.uc_stack.ss_size = Fibers::kStack - number * 5 % 61 * 192;  // stacks that begin alike would share lines of the cache
   context.uc_link = nullptr;
   makecontext(&context, &Fibers::main, 0);
   starting = this;
@@ -71,9 +72,5 @@ void Fibers::resume(unsigned number) {
 }
 
 bool Fibers::ended(unsigned fiber) const { return fibers_[fiber]->ended; }
-
-bool Fibers::on_stack(uintptr_t address) const {
-  return address - reinterpret_cast<uintptr_t>(fibers_[current_]->stack) < kStack;
-}
 
 }  // namespace fastmeta::emulation

@@ -24,15 +24,18 @@ class Fibers {
   void pause();                 // in a fiber: back to who resumed it
   unsigned current() const { return current_; }
   bool ended(unsigned fiber) const;  // or has not begun
-  bool on_stack(uintptr_t address) const;  // of the current fiber
+  bool on_stack(uintptr_t address) const { return address - stack_ < kStack; }  // of the current fiber
   void grow(unsigned count);
   void abandon();  // forgets fibers in the middle of a body
+
+  static constexpr size_t kStack = 256 * 1024;
 
  private:
   static void main();
   std::vector<std::unique_ptr<Fiber>> fibers_;
   Body body_{};
   unsigned current_ = 0;
+  uintptr_t stack_ = 0;
   void* scheduler_[5];
 };
 

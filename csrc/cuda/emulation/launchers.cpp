@@ -24,7 +24,7 @@ constexpr Kind kind_of(P*) {
 
 template <class P>
 void add(P* memory, int64_t count, const char* name) {
-  checker().add(memory, count * int64_t(sizeof(P)), sizeof(P), name, kind_of(memory));
+  checker.add(memory, count * int64_t(sizeof(P)), sizeof(P), name, kind_of(memory));
 }
 
 int64_t size_of(const MlpShape& s, int tensor) {
@@ -129,9 +129,9 @@ void emulated(const Arguments& arguments) {
   const int64_t bytes = workspace(arguments);
   const std::unique_ptr<unsigned char[]> memory(new unsigned char[size_t(bytes)]);
   std::fill_n(memory.get(), bytes, 0xff);
-  checker().clear();
+  checker.clear();
   add(arguments);
-  checker().add(memory.get(), bytes, 4, "workspace", Kind::scratch);
+  checker.add(memory.get(), bytes, 4, "workspace", Kind::scratch);
   if (const char* error = launcher(arguments, memory.get(), nullptr))
     throw std::runtime_error(std::string("the CUDA launch must succeed, got ") + error);
 }
