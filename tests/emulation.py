@@ -81,6 +81,12 @@ def compile_module(build: str) -> Path:
     return compile_library("emulated", INSTRUMENT[build] if build == "sanitized" else "", sources)
 
 
+def compile_planted(build: str) -> Path:
+    runtime = [(SOURCES / f"cuda/emulation/{name}.cpp", "") for name in RUNTIME]
+    link = INSTRUMENT[build] if build == "sanitized" else ""
+    return compile_library("planted", link, [(Path(__file__).with_name("planted.cu"), kernel_flags(build)), *runtime])
+
+
 @functools.cache
 def module() -> ModuleType:
     """The emulated ops, as fastmeta._C has the native ones."""

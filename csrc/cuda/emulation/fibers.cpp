@@ -9,7 +9,7 @@ namespace fastmeta::emulation {
 namespace {
 
 constexpr size_t kGuard = 4096;
-thread_local Fibers* starting = nullptr;
+Fibers* starting = nullptr;
 
 [[noreturn]] __attribute__((noinline)) void jump(void** registers) { __builtin_longjmp(registers, 1); }
 

@@ -2,6 +2,7 @@
 // call tells the checker the launcher's buffers, to the byte.
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 
 #include "../kernels.h"
@@ -126,6 +127,8 @@ void add(const MlpMetaLoss<R>& c) {
 
 template <class Arguments, const char* (*launcher)(const Arguments&, void*, void*), int64_t (*workspace)(const Arguments&)>
 void emulated(const Arguments& arguments) {
+  static std::mutex one_at_a_time;  // of all threads of Python
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
   const int64_t bytes = workspace(arguments);
   const std::unique_ptr<unsigned char[]> memory(new unsigned char[size_t(bytes)]);
   std::fill_n(memory.get(), bytes, 0xff);
