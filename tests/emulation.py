@@ -1,7 +1,8 @@
-"""Builds csrc/cuda for the CPU (csrc/cuda/emulation), once for each state of the sources, and makes it the backend "emulated".
+"""Builds csrc/cuda for the CPU (csrc/cuda/emulation) and makes it the backend "emulated".
 
-Two builds: in "checked", every access to memory goes through the race, initialisation and bounds checker; "sanitized" has
-AddressSanitizer and UBSan instead.
+Two builds: in "checked", every access to memory goes through the race, initialisation and bounds checker; in "sanitized",
+which FASTMETA_EMULATION=sanitized asks for, AddressSanitizer and UBSan take its place. Objects and libraries are kept in
+build/emulation under names that tell what they were made of.
 """
 
 import functools
@@ -12,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
-import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -24,67 +25,70 @@ from fastmeta import _dispatch
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "csrc"
-COMMON = "-std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -Wall"
-INSTRUMENT = {"checked": "-fsanitize=thread", "sanitized": "-fsanitize=address,undefined -fno-sanitize-recover=all"}
+CACHE = ROOT / "build/emulation"
+COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{SOURCES / 'cuda'}")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+BUILDS = {"checked": ("-O2", "-fsanitize=thread"), "sanitized": ("-O1", *SANITIZERS)}
 RUNTIME = ("emulator", "fibers", "checker", "sites", "accesses")  # of csrc/cuda/emulation
 HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments", "cpu/task_scale")
 
 
-def compiler() -> list[str]:
+@functools.cache
+def compiler() -> tuple[str, ...]:
     """As in setup.py."""
     found = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     if not found:
         pytest.skip("the emulated CUDA kernels need a C++ compiler (CXX, g++, clang++)")
-    return shlex.split(found)
+    return tuple(shlex.split(found))
 
 
-def kernel_flags(build: str) -> str:
-    return f'{INSTRUMENT[build]} -x c++ -Wno-unknown-pragmas -DFASTMETA_EMULATED="emulation/cuda.h"'
+def made(command: Iterable[str], inputs: Iterable[Path], suffix: str) -> Path:
+    """The file that `command` makes with -o out of `inputs`: made now, unless it is there."""
+    command = [str(c) for c in command]
+    state = repr(command).encode() + b"".join(path.read_bytes() for path in inputs)
+    path = CACHE / (hashlib.sha256(state).hexdigest()[:20] + suffix)
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}{suffix}")
+        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+        unfinished.rename(path)  # whole, whoever else makes it
+    return path
 
 
-def compile_library(name: str, link: str, sources: list[tuple[Path, str]]) -> Path:
-    """The shared library `name` of these sources, each with its flags, from a cache that knows every file in csrc."""
-    compile_with = [*compiler(), *COMMON.split(), f"-I{SOURCES / 'cuda'}"]
-    used = {*(p for p in SOURCES.rglob("*") if p.is_file()), *(source for source, _ in sources)}
-    state = repr((compile_with, link, sources)).encode() + b"".join(p.read_bytes() for p in sorted(used))
-    folder = ROOT / "build/emulation" / hashlib.sha256(state).hexdigest()[:16]
-    library = folder / f"{name}.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = [f"{work}/{i}.o" for i in range(len(sources))]
-        commands = [
-            [*compile_with, *shlex.split(flags, posix=False), "-c", str(source), "-o", made]
-            for (source, flags), made in zip(sources, objects, strict=True)
-        ]
-        list(pool.map(run, commands))
-        made = f"{folder}/{os.getpid()}.so"
-        run([*compiler(), "-shared", *objects, "-o", made, "-ldl", *link.split()])
-    os.replace(made, library)  # whole, whoever else builds it
-    return library
+def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, ...]]) -> Path:
+    """The shared library of these kernels, of other sources with their flags, and of the emulator."""
+    headers = {suffix: sorted(SOURCES.rglob(f"*{suffix}")) for suffix in (".h", ".cuh")}  # .cuh: of kernels alone
+    of_kernels = ("-g1", "-x", "c++", "-Wno-unknown-pragmas", '-DFASTMETA_EMULATED="emulation/cuda.h"', *BUILDS[build])
+    flags = dict.fromkeys(kernels, of_kernels) | others
+    flags |= {SOURCES / f"cuda/emulation/{name}.cpp": ("-O2",) for name in RUNTIME}
 
+    def compile_object(source: Path) -> Path:
+        used = (source, *headers[".h"], *(headers[".cuh"] if source.suffix == ".cu" else ()))
+        return made((*compiler(), *COMMON, *flags[source], "-c", source), used, ".o")
 
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_object, flags))
+    sanitizers = SANITIZERS if build == "sanitized" else ()
+    return made((*compiler(), "-shared", *objects, "-ldl", *sanitizers), (), ".so")
 
 
 def compile_module(build: str) -> Path:
     import pybind11
 
-    python = f"-I{sysconfig.get_paths()['include']} -I{pybind11.get_include()} -DFASTMETA_ISA=baseline"
+    python = ("-O0", f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", "-DFASTMETA_ISA=baseline")
     kernels = sorted(SOURCES.glob("cuda/*.cu"))
-    host = [SOURCES / f"{name}.cpp" for name in (*HOST, *(k.stem for k in kernels if k.stem != "launch"))]
-    emulation = [SOURCES / f"cuda/emulation/{name}.cpp" for name in (*RUNTIME, "launchers", "module")]
-    sources = [*((k, kernel_flags(build)) for k in kernels), *((h, python) for h in (*host, *emulation))]
-    return compile_library("emulated", INSTRUMENT[build] if build == "sanitized" else "", sources)
+    names = (
+        *HOST,
+        *(k.stem for k in kernels if k.stem != "launch"),
+        "cuda/emulation/launchers",
+        "cuda/emulation/module",
+    )
+    return library(build, kernels, {SOURCES / f"{name}.cpp": python for name in names})
 
 
 def compile_planted(build: str) -> Path:
-    runtime = [(SOURCES / f"cuda/emulation/{name}.cpp", "") for name in RUNTIME]
-    link = INSTRUMENT[build] if build == "sanitized" else ""
-    return compile_library("planted", link, [(Path(__file__).with_name("planted.cu"), kernel_flags(build)), *runtime])
+    return library(build, [Path(__file__).with_name("planted.cu")], {})
 
 
 @functools.cache
@@ -92,10 +96,12 @@ def module() -> ModuleType:
     """The emulated ops, as fastmeta._C has the native ones."""
     path = compile_module(os.environ.get("FASTMETA_EMULATION", "checked"))
     spec = importlib.util.spec_from_file_location("emulated", path)
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    made.init_tensor(torch.Tensor, True)
-    return made
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    found.init_tensor(torch.Tensor, True)
+    found.set_order("random", 0)
+    return found
 
 
 def install() -> None:
