@@ -169,7 +169,7 @@ KERNEL(partial_mask) { *out = __shfl_xor_sync(0xffffu, 1.0f, 1); }
 
 KERNEL(much_shared_memory) {
   struct Large {
-    float value[60000];
+    float value[12500];
   };
   FASTMETA_SHARED(Large, large);
   *out = large.value[i] = 1;

@@ -1,10 +1,7 @@
 #include "emulator.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <map>
-#include <memory>
 #include <random>
 #include <string>
 #include <utility>
@@ -12,6 +9,7 @@
 
 #include "checker.h"
 #include "fibers.h"
+#include "shared_array.h"
 
 namespace fastmeta::emulation {
 namespace {
@@ -27,24 +25,6 @@ struct Thread {
   bool orders_memory;       // the barrier at `site`
   unsigned partner;         // whose value a shuffle brings
   uint64_t sent, received;  // by it
-};
-
-struct FreeMemory {
-  void operator()(unsigned char* memory) const { std::free(memory); }
-};
-
-struct SharedArray {  // of its exact size, so that an address sanitizer sees its end
-  const void* place;
-  size_t bytes;
-  std::unique_ptr<unsigned char, FreeMemory> memory;
-
-  SharedArray(const void* place_, size_t bytes_) : place(place_), bytes(bytes_) {
-    void* made = nullptr;
-    if (posix_memalign(&made, 16, bytes ? bytes : 1)) throw std::bad_alloc();
-    memory.reset(static_cast<unsigned char*>(made));
-    poison();
-  }
-  void poison() { std::memset(memory.get(), 0xff, bytes); }  // NaN in every floating type
 };
 
 class Emulator {
@@ -76,6 +56,7 @@ class Emulator {
   std::vector<Thread> threads_;
   std::vector<uint16_t> warp_clocks_;
   uint32_t interval_ = 0;
+  size_t most_shared_ = 0;  // static and dynamic
   bool running_ = false;  // a thread of the kernel
   std::string failure_;   // of the thread that ran last
   std::mt19937_64 random_;
@@ -86,8 +67,9 @@ Emulator emulator;
 bool Emulator::run(const Launch& launch) {
   const unsigned count = launch.threads.x;
   const auto opted = opted_in.find(launch.kernel);
-  const size_t most_shared = opted == opted_in.end() ? kSharedWithoutOptIn : std::max(opted->second, kSharedWithoutOptIn);
-  if (!launch.blocks.x || !count || count > kMostThreads || launch.shared_bytes > most_shared) return false;
+  const size_t dynamic = opted == opted_in.end() ? kSharedWithoutOptIn : std::max(opted->second, kSharedWithoutOptIn);
+  most_shared_ = opted == opted_in.end() ? kSharedWithoutOptIn : size_t(device.shared_per_block);
+  if (!launch.blocks.x || !count || count > kMostThreads || launch.shared_bytes > std::min(dynamic, most_shared_)) return false;
   if (count % kWarp) throw Fault("the emulator takes blocks of whole warps, got " + std::to_string(count) + " threads");
   blocks = launch.blocks;
   threads_per_block = launch.threads;
@@ -212,7 +194,7 @@ void* Emulator::static_shared(const void* place, const char* name, size_t bytes)
   shared.emplace_back(place, bytes);
   size_t all = 0;
   for (const SharedArray& array : shared) all += array.bytes;
-  if (all > size_t(device.shared_per_block)) fail("shared memory must hold the block's arrays, got " + std::to_string(all) + " bytes");
+  if (all > most_shared_) fail("shared memory must hold the block's arrays, got " + std::to_string(all) + " bytes");
   checker.add(shared.back().memory.get(), int64_t(bytes), 1, name, Kind::shared);
   return shared.back().memory.get();
 }
