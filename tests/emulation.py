@@ -28,8 +28,13 @@ SOURCES = ROOT / "csrc"
 CACHE = ROOT / "build/emulation"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{SOURCES / 'cuda'}")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-BUILDS = {"checked": ("-O2", "-fsanitize=thread"), "sanitized": ("-O1", *SANITIZERS)}
+BUILDS = {
+    "checked": ("-O2", "-fno-tree-loop-distribute-patterns", "-fsanitize=thread"),  # no loop becomes a memcpy unseen
+    "sanitized": ("-O1", *SANITIZERS),
+}
+CLANG = ("-mllvm", "-tsan-instrument-read-before-write=1", "-Wno-ignored-optimization-argument")
 RUNTIME = ("emulator", "fibers", "checker", "sites", "accesses")  # of csrc/cuda/emulation
+DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
 HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments", "cpu/task_scale")
 
 
@@ -60,11 +65,14 @@ def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, .
     """The shared library of these kernels, of other sources with their flags, and of the emulator."""
     headers = {suffix: sorted(SOURCES.rglob(f"*{suffix}")) for suffix in (".h", ".cuh")}  # .cuh: of kernels alone
     of_kernels = ("-g1", "-x", "c++", "-Wno-unknown-pragmas", '-DFASTMETA_EMULATED="emulation/cuda.h"', *BUILDS[build])
+    if build == "checked" and "clang" in subprocess.check_output([*compiler(), "--version"], text=True):
+        of_kernels += CLANG
     flags = dict.fromkeys(kernels, of_kernels) | others
     flags |= {SOURCES / f"cuda/emulation/{name}.cpp": ("-O2",) for name in RUNTIME}
 
     def compile_object(source: Path) -> Path:
-        used = (source, *headers[".h"], *(headers[".cuh"] if source.suffix == ".cu" else ()))
+        included = (Path(flag) for flag in flags[source] if flag.endswith(".cpp"))
+        used = (source, *included, *headers[".h"], *(headers[".cuh"] if source.suffix == ".cu" else ()))
         return made((*compiler(), *COMMON, *flags[source], "-c", source), used, ".o")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -76,15 +84,16 @@ def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, .
 def compile_module(build: str) -> Path:
     import pybind11
 
-    python = ("-O0", f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", "-DFASTMETA_ISA=baseline")
     kernels = sorted(SOURCES.glob("cuda/*.cu"))
-    names = (
-        *HOST,
-        *(k.stem for k in kernels if k.stem != "launch"),
-        "cuda/emulation/launchers",
-        "cuda/emulation/module",
-    )
-    return library(build, kernels, {SOURCES / f"{name}.cpp": python for name in names})
+    ops = [kernel.stem for kernel in kernels if kernel.stem != "launch"]
+    python = (f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", "-DFASTMETA_ISA=baseline")
+    at_once = (word for name in (*HOST, *ops) for word in ("-include", f"{SOURCES / name}.cpp"))  # pybind11 is long
+    emulation = SOURCES / "cuda/emulation"
+    host = {
+        emulation / "module.cpp": ("-O0", "-fopenmp-simd", *python, *at_once),
+        emulation / "launchers.cpp": ("-O1",),
+    }
+    return library(build, kernels, host)
 
 
 def compile_planted(build: str) -> Path:
@@ -100,8 +109,13 @@ def module() -> ModuleType:
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     found.init_tensor(torch.Tensor, True)
-    found.set_order("random", 0)
+    reset(found)
     return found
+
+
+def reset(emulator: ModuleType) -> None:
+    emulator.set_order("random", 0)
+    emulator.set_device(*DEVICE)
 
 
 def install() -> None:

@@ -15,29 +15,35 @@ import test_mlp_hvp
 import test_mlp_loss
 import test_mlp_meta_loss
 import torch
-from compare import values_and_grads
+from compare import outputs, values_and_grads
 from mlp_cases import ACTIVATIONS, LOSSES, problem
 
 import fastmeta
 
 SHAPES = (  # widths, n, T, parameters shared by the tasks, bias, rates, first order
-    ((3, 5, 4), 7, 3, True, True, "scalar", False),
+    ((3, 5, 4), 7, 5, True, True, "scalar", False),
     ((1, 17, 2), 0, 2, False, True, "per tensor", False),
     ((18, 3), 5, 3, True, False, "per step", True),
     ((5, 19, 6, 3), 9, 2, False, False, "per element", False),
-    ((2, 4, 1), 3, 1, True, True, "per element and step", False),
+    ((2, 4, 1), 3, 2, True, True, "per element and step", False),
+    ((33, 40, 2), 3, 3, False, True, "scalar", True),  # takes 256 threads
 )
-ROOMY = (132, 227 * 1024)  # multiprocessors, bytes of shared memory for a block
-LESS = ((1, 64 * 1024), (132, 4096), (1, 1600))
-ORDERS = (("forward", 0), ("reverse", 0), ("random", 1))
+RUNS = (  # multiprocessors, shared memory of a block; order of threads, seed
+    (132, 227 * 1024, "forward", 0),
+    (1, 64 * 1024, "reverse", 0),
+    (132, 4096, "random", 1),
+    (1, 1600, "random", 2),
+)
 
 
 @pytest.fixture
 def emulator():
     found = emulation.module()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small tensors, between calls that take long: a second thread only waits
     yield found
-    found.set_order("random", 0)
-    found.set_device(*ROOMY)
+    torch.set_num_threads(threads)
+    emulation.reset(found)
 
 
 def calls(p, kind, first_order):
@@ -52,6 +58,13 @@ def calls(p, kind, first_order):
     ]
 
 
+def results(fn, tensors):
+    """Of a call without gradients, with all, and with every second one."""
+    leaves = [t.detach().clone().requires_grad_(i % 2 == 1) for i, t in enumerate(tensors)]
+    some = torch.autograd.grad(sum(y.sum() for y in outputs(fn(*leaves))), leaves[1::2], materialize_grads=True)
+    return [*outputs(fn(*tensors)), *values_and_grads(fn, tensors), *some]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
@@ -59,17 +72,14 @@ def test_orders_and_devices_change_no_bit(emulator, loss, activation, shape):
     widths, n, T, shared, bias, kind, first_order = shape
     dtype = torch.float32 if activation == "gelu" else torch.float64
     p = problem(widths, n, T=T, loss=loss, activation=activation, shared=shared, bias=bias, dtype=dtype)
-    made = calls(p, kind, first_order)
-
-    def results(device, order):
-        emulator.set_device(*device)
-        emulator.set_order(*order)
+    made, found = calls(p, kind, first_order), []
+    for multiprocessors, shared_bytes, order, seed in RUNS:
+        emulator.set_device(multiprocessors, shared_bytes)
+        emulator.set_order(order, seed)
         with fastmeta.backend("emulated"):
-            return [values_and_grads(fn, tensors) for fn, tensors in made]
-
-    first = results(ROOMY, ORDERS[0])
-    for device, order in [*((ROOMY, order) for order in ORDERS[1:]), *((device, ORDERS[2]) for device in LESS)]:
-        torch.testing.assert_close(results(device, order), first, rtol=0, atol=0, equal_nan=True)
+            found.append([results(fn, tensors) for fn, tensors in made])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.fixture
@@ -81,7 +91,12 @@ def sanitized():
     ]
     if not all(os.path.isabs(path) for path in found):
         pytest.skip("the C++ compiler has no libasan.so and libubsan.so")
-    options = {"ASAN_OPTIONS": "detect_leaks=0", "FASTMETA_EMULATION": "sanitized", "LD_PRELOAD": " ".join(found)}
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OMP_NUM_THREADS": "1",
+        "FASTMETA_EMULATION": "sanitized",
+        "LD_PRELOAD": " ".join(found),
+    }
 
     def run(*arguments):
         return subprocess.run([sys.executable, *arguments], env=os.environ | options, capture_output=True, text=True)

@@ -29,7 +29,7 @@ FAULTS = {
     "blocks_read_what_another_writes": "race of a write and a read: scratch at byte 0 .* of another block",
     "a_block_writes_what_another_has_read": "race of a read and a write: scratch at byte 0 .* of another block",
     "uninitialised_dynamic": "read of uninitialised memory: dynamic shared memory at byte 0 ",
-    "uninitialised_static": "read of uninitialised memory: row at byte 20 of 256,",
+    "uninitialised_static": "read of uninitialised memory: row at byte 20 of 256 ",
     "uninitialised_scratch": "read of uninitialised memory: scratch",
     "reads_beyond_input": "read out of bounds: in at byte 256 of 256",
     "writes_beyond_output": "write out of bounds: out at byte 512 of 512",

@@ -73,7 +73,8 @@ void Checker::judge(Buffer& buffer, size_t element, bool writes, const Access& n
       cell.reader.warp_clock == now.warp_clock)
     return;  // judged before
   const auto where = [&] { return place(buffer, buffer.begin + element * size_t(buffer.element)); };
-  if (concurrent(buffer, cell.writer, now)) report(writes ? "race of two writes" : "race of a write and a read", where(), now, &cell.writer);
+  if (concurrent(buffer, cell.writer, now))
+    report(writes ? "race of two writes" : "race of a write and a read", where(), now, &cell.writer);
   if (!writes) {
     if (!cell.writer.interval) report("read of uninitialised memory", where(), now, nullptr);
     if (concurrent(buffer, cell.reader, now)) {

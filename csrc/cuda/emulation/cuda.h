@@ -17,7 +17,7 @@
 #define FASTMETA_DYNAMIC_SHARED(NAME) unsigned char* const NAME = ::fastmeta::emulation::dynamic_shared()
 #define FASTMETA_SHARED(TYPE, NAME)  \
   static const char NAME##_place = 0; \
-  TYPE& NAME = *static_cast<TYPE*>(::fastmeta::emulation::static_shared(&NAME##_place, #NAME, sizeof(TYPE)))
+  TYPE& NAME = *static_cast<TYPE*>(::fastmeta::emulation::static_shared({&NAME##_place, #NAME, sizeof(TYPE), alignof(TYPE)}))
 
 using dim3 = fastmeta::emulation::Index;
 

@@ -32,7 +32,7 @@ class Emulator {
   bool run(const Launch& launch);
   void fail(const std::string& what);  // in a thread
   void wait(State state, Site site, bool orders_memory);
-  void* static_shared(const void* place, const char* name, size_t bytes);
+  void* static_shared(const Declaration& declared);
   uint64_t shuffle_xor(uint64_t bits, unsigned lanes, Site site);
   void access(const void* address, size_t bytes, bool writes, const void* instruction);
 
@@ -188,15 +188,16 @@ uint64_t Emulator::shuffle_xor(uint64_t bits, unsigned lanes, Site site) {
   return threads_[me].received;
 }
 
-void* Emulator::static_shared(const void* place, const char* name, size_t bytes) {
+void* Emulator::static_shared(const Declaration& declared) {
   for (const SharedArray& array : shared)
-    if (array.place == place) return array.memory.get();
-  shared.emplace_back(place, bytes);
+    if (array.place == declared.place) return array.memory.get();
+  shared.emplace_back(declared.place, declared.bytes);
   size_t all = 0;
   for (const SharedArray& array : shared) all += array.bytes;
   if (all > most_shared_) fail("shared memory must hold the block's arrays, got " + std::to_string(all) + " bytes");
-  checker.add(shared.back().memory.get(), int64_t(bytes), 1, name, Kind::shared);
-  return shared.back().memory.get();
+  void* memory = shared.back().memory.get();
+  checker.add(memory, int64_t(declared.bytes), int(std::min<size_t>(declared.alignment, 4)), declared.name, Kind::shared);
+  return memory;
 }
 
 void Emulator::access(const void* address, size_t bytes, bool writes, const void* instruction) {
@@ -226,7 +227,7 @@ uint64_t shuffle_xor(unsigned mask, uint64_t bits, unsigned lanes, Site site) {
   return emulator.shuffle_xor(bits, lanes, site);
 }
 unsigned char* dynamic_shared() { return emulator.shared[0].memory.get(); }
-void* static_shared(const void* place, const char* name, size_t bytes) { return emulator.static_shared(place, name, bytes); }
+void* static_shared(const Declaration& array) { return emulator.static_shared(array); }
 Device& device() { return emulator.device; }
 void set_order(Order order, uint64_t seed) {
   emulator.order = order;

@@ -34,13 +34,18 @@ void sync_warp(unsigned mask, Site site);
 uint64_t shuffle_xor(unsigned mask, uint64_t bits, unsigned lanes, Site site);  // orders no memory
 
 unsigned char* dynamic_shared();
-void* static_shared(const void* place, const char* name, size_t bytes);  // one for each `place` and block
+struct Declaration {
+  const void* place;  // in the source
+  const char* name;
+  size_t bytes, alignment;
+};
+void* static_shared(const Declaration& array);  // one for each block
 
 // What an instrumented access is (accesses.cpp).
 void report_access(const void* address, size_t bytes, bool writes, const void* instruction);
 
 struct Device {
-  int multiprocessors = 2, shared_per_block = 227 * 1024, shared_per_multiprocessor = 228 * 1024, shared_reserved = 1024;
+  int multiprocessors = 1, shared_per_block = 227 * 1024, shared_per_multiprocessor = 228 * 1024, shared_reserved = 1024;
 };
 Device& device();
 
