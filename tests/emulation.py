@@ -28,11 +28,11 @@ SOURCES = ROOT / "csrc"
 CACHE = ROOT / "build/emulation"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{SOURCES / 'cuda'}")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-BUILDS = {
-    "checked": ("-O2", "-fno-tree-loop-distribute-patterns", "-fsanitize=thread"),  # no loop becomes a memcpy unseen
-    "sanitized": ("-O1", *SANITIZERS),
+BUILDS = {"checked": ("-O2", "-fsanitize=thread"), "sanitized": ("-O1", *SANITIZERS)}
+REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
+    "g++": ("-fno-tree-loop-distribute-patterns",),
+    "clang": ("-mllvm", "-tsan-instrument-read-before-write=1"),
 }
-CLANG = ("-mllvm", "-tsan-instrument-read-before-write=1", "-Wno-ignored-optimization-argument")
 RUNTIME = ("emulator", "fibers", "checker", "sites", "accesses")  # of csrc/cuda/emulation
 DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
 HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments", "cpu/task_scale")
@@ -65,8 +65,9 @@ def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, .
     """The shared library of these kernels, of other sources with their flags, and of the emulator."""
     headers = {suffix: sorted(SOURCES.rglob(f"*{suffix}")) for suffix in (".h", ".cuh")}  # .cuh: of kernels alone
     of_kernels = ("-g1", "-x", "c++", "-Wno-unknown-pragmas", '-DFASTMETA_EMULATED="emulation/cuda.h"', *BUILDS[build])
-    if build == "checked" and "clang" in subprocess.check_output([*compiler(), "--version"], text=True):
-        of_kernels += CLANG
+    if build == "checked":
+        clang = "clang" in subprocess.check_output([*compiler(), "--version"], text=True)
+        of_kernels += REPORT_ALL["clang" if clang else "g++"]
     flags = dict.fromkeys(kernels, of_kernels) | others
     flags |= {SOURCES / f"cuda/emulation/{name}.cpp": ("-O2",) for name in RUNTIME}
 
