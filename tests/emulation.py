@@ -121,6 +121,6 @@ def reset(emulator: ModuleType) -> None:
 
 def install() -> None:
     """fastmeta.backend("emulated") runs the emulated kernels on CPU tensors; they are built when one is first asked for."""
-    of_name = _dispatch._module
-    _dispatch.BACKENDS = (*_dispatch.BACKENDS, "emulated")
+    known, of_name = _dispatch._known, _dispatch._module
+    _dispatch._known = lambda name: name if name == "emulated" else known(name)
     _dispatch._module = lambda name, candidate: module() if candidate == "emulated" else of_name(name, candidate)
