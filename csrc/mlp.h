@@ -100,7 +100,7 @@ struct MlpAdapt {  // K inner steps; backward: the chain of Hessian-vector produ
   MlpParams<const R> params;
   MlpRates<const R> rates;
   MlpExamples<R> support;
-  R* trajectory;         // CUDA alone, [T, K, P]: the parameters before each step, W_1, b_1, ... of one task in a row; may be null in forward
+  R* trajectory;         // CUDA, [T, K, P]: the parameters before each step, W_1, b_1, ... of one task in a row; may be null in forward
   MlpParams<R> adapted;  // forward: [T, ...]
   MlpParams<const R> dadapted;  // backward
   MlpParams<R> dparams;

@@ -4,9 +4,14 @@
 namespace fastmeta {
 namespace {
 
-// The adapted parameters, flat, and on CUDA the trajectory [T, steps, P] where it is asked for.
+bool takes_trajectory(const MlpCall& call) {
+  if (call.inputs.on_cuda()) return true;
+  return by_dtype(call.inputs.dtype(), [](auto zero) { return cpu<decltype(zero)>().mlp_adapt_keeps; });
+}
+
+// The adapted parameters, flat, and for kernels that take it the trajectory [T, steps, P] where it is asked for.
 std::pair<py::tuple, Tensor> adapt(const MlpCall& call, const Tensors& rates, const Tensor& y, int64_t steps, bool keep) {
-  keep = keep && call.inputs.on_cuda();
+  keep = keep && takes_trajectory(call);
   Tensors adapted = call.empty_params();
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
@@ -38,7 +43,7 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
   Tensors alpha = call.rates(rates, steps);
   py::tuple given(py::reinterpret_borrow<py::object>(cotangents)), kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
-  if (call.inputs.on_cuda()) trajectory = kept.size() ? Tensor(kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
+  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
   py::list dadapted;
   size_t next = 0;
   for (const Tensor& p : call.params) dadapted.append(p ? py::object(given[next++]) : py::none());

@@ -9,7 +9,7 @@ from torch import Tensor
 import fastmeta
 
 PROTO = ("ext", "triton", "reference")  # the backends an op must have on this machine, without exception
-MLP = ("ext", "reference")
+MLP = ("ext", "emulated", "reference")
 BACKENDS = {
     "matching_log_probs": PROTO,
     "prototypes": PROTO,

@@ -7,10 +7,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
+import emulation
 import pytest
 
 import fastmeta
 
+emulation.install()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

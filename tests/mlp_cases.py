@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
 LOSSES = ("cross_entropy", "mse")
+KERNELS = ("ext", "emulated")
+native = pytest.mark.parametrize("backend", KERNELS, indirect=True)
+native_by_name = pytest.mark.parametrize("backend", KERNELS)  # for tests of hypothesis, which take no fixtures
 RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")
 
 
@@ -76,13 +80,18 @@ def lr_of(p: Problem, kind: str, tensors):
     return tensors[0] if kind in ("scalar", "per step") else p.tree(tensors)
 
 
+def any_problem(data, backend):
+    """Smaller where every access to memory is checked."""
+    return data.draw(problems(widest=40, most=12) if backend == "emulated" else problems())
+
+
 @st.composite
-def problems(draw, layers=3):
+def problems(draw, layers=3, widest=130, most=40):
     torch.manual_seed(draw(st.integers(0, 2**31)))
-    widths = draw(st.lists(st.integers(1, 130), min_size=2, max_size=layers + 1))
+    widths = draw(st.lists(st.integers(1, widest), min_size=2, max_size=layers + 1))
     return problem(
         widths,
-        draw(st.integers(0, 40)),
+        draw(st.integers(0, most)),
         T=draw(st.integers(1, 4)),
         loss=draw(st.sampled_from(LOSSES)),
         activation=draw(st.sampled_from(ACTIVATIONS)),

@@ -3,7 +3,7 @@ import torch
 from compare import check_against_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlp_cases import RATES, lr_of, problem, problems, rates_of
+from mlp_cases import KERNELS, RATES, any_problem, lr_of, native, native_by_name, problem, rates_of
 
 import fastmeta
 
@@ -24,7 +24,7 @@ def tensors(p, kind, steps):
     return [*p.flat, *rates_of(p, kind, steps), p.x, *([p.y] if p.loss == "mse" else [])]
 
 
-@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 def test_equals_sgd_by_hand(backend):
     p = problem((3, 5, 4), 7)
     ours = fastmeta.mlp_adapt(p.params, 0.1, p.x, p.y, steps=3, activation="tanh")
@@ -39,24 +39,29 @@ def test_equals_sgd_by_hand(backend):
 @pytest.mark.parametrize("kind", RATES)
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_all_rates(kind, first_order, loss):
+@native
+def test_all_rates(backend, kind, first_order, loss):
     for shared in (True, False):
         p = problem((3, 5, 4), 7, loss=loss, shared=shared)
-        check_against_reference(op(p, kind, 3, first_order), tensors(p, kind, 3), "ext")
+        check_against_reference(op(p, kind, 3, first_order), tensors(p, kind, 3), backend)
 
 
+@native_by_name
 @settings(max_examples=30, deadline=None)
-@given(problems(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
-def test_any_net(p, kind, steps, first_order):
-    check_against_reference(op(p, kind, steps, first_order), tensors(p, kind, steps), "ext")
+@given(st.data(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
+def test_any_net(backend, data, kind, steps, first_order):
+    p = any_problem(data, backend)
+    check_against_reference(op(p, kind, steps, first_order), tensors(p, kind, steps), backend)
 
 
-def test_float32():
+@native
+def test_float32(backend):
     p = problem((7, 33, 4), 17, dtype=torch.float32)
-    check_against_reference(op(p, "per element", 2), tensors(p, "per element", 2), "ext")
+    check_against_reference(op(p, "per element", 2), tensors(p, "per element", 2), backend)
 
 
-def test_no_steps_and_one_rate_number():
+@native
+def test_no_steps_and_one_rate_number(backend):
     p = problem((3, 4, 2), 5)
     for a, b in zip(fastmeta.mlp_adapt(p.params, 0.1, p.x, p.y, steps=0), p.params, strict=True):
         assert torch.equal(a, b.expand_as(a))
@@ -65,7 +70,8 @@ def test_no_steps_and_one_rate_number():
     assert all(torch.equal(a, b) for a, b in zip(numbers, one, strict=True))
 
 
-def test_errors():
+@native
+def test_errors(backend):
     p = problem((3, 4, 2), 5)
     for bad, message in (
         (lambda f: f(p.params, [0.1], p.x, p.y, steps=1), "lr must have one entry for each of the 4 params, got 1"),

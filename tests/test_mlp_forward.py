@@ -2,7 +2,8 @@ import pytest
 import torch
 from compare import check_against_reference
 from hypothesis import given, settings
-from mlp_cases import ACTIVATIONS, problem, problems
+from hypothesis import strategies as st
+from mlp_cases import ACTIVATIONS, any_problem, native, native_by_name, problem
 
 import fastmeta
 
@@ -12,7 +13,8 @@ def op(p):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_equals_sequential(activation):
+@native
+def test_equals_sequential(backend, activation):
     kind = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "sigmoid": "Sigmoid", "identity": "Identity"}[activation]
     net = torch.nn.Sequential(torch.nn.Linear(3, 5), getattr(torch.nn, kind)(), torch.nn.Linear(5, 2)).double()
     x = torch.randn(2, 4, 3, dtype=torch.float64)
@@ -20,26 +22,31 @@ def test_equals_sequential(activation):
     torch.testing.assert_close(ours, net(x))
 
 
+@native_by_name
 @settings(max_examples=40, deadline=None)
-@given(problems())
-def test_any_net(p):
-    check_against_reference(op(p), [*p.flat, p.x], "ext")
+@given(st.data())
+def test_any_net(backend, data):
+    p = any_problem(data, backend)
+    check_against_reference(op(p), [*p.flat, p.x], backend)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_float32(activation, scale):
+@native
+def test_float32(backend, activation, scale):
     p = problem((7, 33, 4), 17, activation=activation, dtype=torch.float32)
-    check_against_reference(op(p), [*p.flat, scale * p.x], "ext")
+    check_against_reference(op(p), [*p.flat, scale * p.x], backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_low_precision(dtype):
+@native
+def test_low_precision(backend, dtype):
     p = problem((7, 8, 4), 5, dtype=dtype)
-    check_against_reference(op(p), [*p.flat, p.x], "ext")
+    check_against_reference(op(p), [*p.flat, p.x], backend)
 
 
-def test_batch_dimensions():
+@native
+def test_batch_dimensions(backend):
     p = problem((3, 4, 2), 5, T=6, shared=False)
     flat = fastmeta.mlp_forward(p.params, p.x)
     nested = fastmeta.mlp_forward([t.unflatten(0, (2, 3)) for t in p.params], p.x.unflatten(0, (2, 3)))
@@ -49,7 +56,8 @@ def test_batch_dimensions():
     assert torch.equal(strided, flat)
 
 
-def test_errors():
+@native
+def test_errors(backend):
     w, b, x = torch.ones(2, 3), torch.ones(2), torch.ones(4, 3)
     for bad, message in (
         (lambda f: f([w], x), r"params must be a sequence \[W1, b1, W2, b2, ...\], got 1 entries"),

@@ -2,7 +2,8 @@ import pytest
 import torch
 from compare import check_against_reference
 from hypothesis import given, settings
-from mlp_cases import ACTIVATIONS, LOSSES, problem, problems
+from hypothesis import strategies as st
+from mlp_cases import ACTIVATIONS, LOSSES, any_problem, native, native_by_name, problem
 from test_mlp_loss import tensors
 
 import fastmeta
@@ -31,22 +32,27 @@ def test_the_reference_equals_autograd(activation, loss):
             torch.testing.assert_close(tuple(g[t] for g in grads), torch.autograd.grad(value, leaves))
 
 
+@native_by_name
 @settings(max_examples=40, deadline=None)
-@given(problems())
-def test_any_net(p):
-    check_against_reference(op(p), tensors(p), "ext")
+@given(st.data())
+def test_any_net(backend, data):
+    p = any_problem(data, backend)
+    check_against_reference(op(p), tensors(p), backend)
 
 
-def test_float32():
+@native
+def test_float32(backend):
     p = problem((7, 33, 4), 17, dtype=torch.float32)
-    check_against_reference(op(p), tensors(p), "ext")
+    check_against_reference(op(p), tensors(p), backend)
 
 
-def test_missing_bias_stays_none():
+@native
+def test_missing_bias_stays_none(backend):
     p = problem((3, 4, 2), 5, bias=False)
     assert [g is None for g in fastmeta.mlp_grad(p.params, p.x, p.y)[1]] == [False, True, False, True]
 
 
-def test_errors():
+@native
+def test_errors(backend):
     with pytest.raises(ValueError, match="mlp_grad: params must be a sequence"):
         fastmeta.mlp_grad([], torch.ones(2, 3), torch.zeros(2, dtype=torch.int64))

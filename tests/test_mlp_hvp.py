@@ -3,7 +3,7 @@ import torch
 from compare import check_against_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlp_cases import ACTIVATIONS, LOSSES, problem, problems
+from mlp_cases import ACTIVATIONS, KERNELS, LOSSES, any_problem, native, native_by_name, problem, problems
 from torch.func import hessian, jacrev
 
 import fastmeta
@@ -56,7 +56,7 @@ def check_against_matrix(p, matrix, curvature):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 def test_equals_the_hessian(activation, loss, backend):
     """The dense Hessian by torch.func, times the vector."""
     p = problem((2, 3, 2), 5, T=1, activation=activation, loss=loss)
@@ -66,7 +66,7 @@ def test_equals_the_hessian(activation, loss, backend):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 def test_equals_the_gauss_newton_matrix(activation, loss, backend):
     """J by torch.func and the Hessian of the loss in the outputs written out: J' H_out J, times the vector."""
     n, classes = 5, 3
@@ -84,10 +84,12 @@ def test_equals_the_gauss_newton_matrix(activation, loss, backend):
     check_against_matrix(p, torch.einsum("iap,iab,ibq->pq", jacobian, of_loss, jacobian), "ggn")
 
 
+@native_by_name
 @settings(max_examples=60, deadline=None)
-@given(problems(), st.sampled_from(CURVATURES))
-def test_any_net(p, curvature):
-    check_against_reference(op(p, curvature), tensors(p), "ext")
+@given(st.data(), st.sampled_from(CURVATURES))
+def test_any_net(backend, data, curvature):
+    p = any_problem(data, backend)
+    check_against_reference(op(p, curvature), tensors(p), backend)
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,7 +104,7 @@ def test_gauss_newton_is_symmetric_and_positive_semi_definite(p):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 def test_one_layer_has_no_other_curvature(loss, backend):
     p = problem((7, 4), 9, loss=loss)
     vectors = vectors_of(p)
@@ -110,7 +112,7 @@ def test_one_layer_has_no_other_curvature(loss, backend):
     torch.testing.assert_close(*both, rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 def test_gauss_newton_does_not_see_the_targets_of_mse(backend):
     p = problem((3, 4, 2), 5, loss="mse")
     vectors = vectors_of(p)
@@ -124,14 +126,16 @@ def test_gauss_newton_does_not_see_the_targets_of_mse(backend):
     assert not dy.any()
 
 
+@native
 @pytest.mark.parametrize("curvature", CURVATURES)
-def test_float32(curvature):
+def test_float32(backend, curvature):
     p = problem((7, 33, 4), 17, dtype=torch.float32)
-    check_against_reference(op(p, curvature), tensors(p), "ext")
+    check_against_reference(op(p, curvature), tensors(p), backend)
 
 
+@native
 @pytest.mark.parametrize("curvature", CURVATURES)
-def test_one_vector_for_all_tasks(curvature):
+def test_one_vector_for_all_tasks(backend, curvature):
     p = problem((3, 4, 2), 5)
     shared = [torch.randn_like(t) for t in p.params]
     each = [v.expand(3, *v.shape) for v in shared]
@@ -139,7 +143,8 @@ def test_one_vector_for_all_tasks(curvature):
         assert torch.equal(a, b)
 
 
-def test_errors():
+@native
+def test_errors(backend):
     p = problem((3, 4, 2), 5)
     vectors = [torch.randn_like(t) for t in p.params]
     with pytest.raises(ValueError, match="mlp_hvp: vectors must be a sequence of 4 entries like params, got 2"):

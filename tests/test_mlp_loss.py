@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from compare import check_against_reference
 from hypothesis import given, settings
-from mlp_cases import LOSSES, problem, problems
+from hypothesis import strategies as st
+from mlp_cases import KERNELS, LOSSES, any_problem, native, native_by_name, problem
 
 import fastmeta
 
@@ -18,43 +19,48 @@ def op(p):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_equals_pytorchs_losses(loss):
+@native
+def test_equals_pytorchs_losses(backend, loss):
     p = problem((3, 5, 4), 7, loss=loss)
     outputs = fastmeta.mlp_forward(p.params, p.x, activation="tanh")
     expected = [getattr(F, "mse_loss" if loss == "mse" else loss)(o, y) for o, y in zip(outputs, p.y, strict=True)]
     torch.testing.assert_close(fastmeta.mlp_loss(p.params, p.x, p.y, **p.options()), torch.stack(expected))
 
 
+@native_by_name
 @settings(max_examples=40, deadline=None)
-@given(problems())
-def test_any_net(p):
-    check_against_reference(op(p), tensors(p), "ext")
+@given(st.data())
+def test_any_net(backend, data):
+    p = any_problem(data, backend)
+    check_against_reference(op(p), tensors(p), backend)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_other_dtypes(loss, dtype):
+@native
+def test_other_dtypes(backend, loss, dtype):
     p = problem((7, 33, 4), 17, loss=loss, dtype=dtype)
-    check_against_reference(op(p), tensors(p), "ext")
+    check_against_reference(op(p), tensors(p), backend)
 
 
-def test_a_task_without_examples_has_loss_0():
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
+def test_a_task_without_examples_has_loss_0(backend):
     p = problem((3, 5, 4), 6)
     p.y[1] = -100
-    for backend in ("ext", "reference"):
-        with fastmeta.backend(backend):
-            params = [t.requires_grad_() for t in p.params]
-            losses = fastmeta.mlp_loss(params, p.x, p.y)
-            assert losses[1] == 0 and losses[0] > 0
-            assert all(not g.any() for g in torch.autograd.grad(losses[1], params))
+    params = [t.requires_grad_() for t in p.params]
+    losses = fastmeta.mlp_loss(params, p.x, p.y)
+    assert losses[1] == 0 and losses[0] > 0
+    assert all(not g.any() for g in torch.autograd.grad(losses[1], params))
 
 
-def test_large_logits():
+@native
+def test_large_logits(backend):
     p = problem((3, 4), 5, dtype=torch.float32)
-    check_against_reference(op(p), [*(1e4 * t for t in p.flat), p.x], "ext")
+    check_against_reference(op(p), [*(1e4 * t for t in p.flat), p.x], backend)
 
 
-def test_errors():
+@native
+def test_errors(backend):
     w, b, x, y = torch.ones(2, 3), torch.ones(2), torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
     for bad, message in (
         (lambda f: f([w, b], x, y + 1), r"targets must be in \[0, 2\) or ignore_index=-100, got 2"),

@@ -3,7 +3,7 @@ import torch
 from compare import check_against_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlp_cases import RATES, lr_of, problem, problems, rates_of
+from mlp_cases import KERNELS, RATES, any_problem, lr_of, native, native_by_name, problem, rates_of
 
 import fastmeta
 
@@ -27,7 +27,7 @@ def make(p, kind, steps, first_order=False):
     return fn, [*p.flat, *rates, *([p.x, p.y, query_x, query_y] if mse else [p.x, query_x])]
 
 
-@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 def test_equals_adapt_then_loss(backend):
     p = problem((3, 5, 4), 7)
     ours = fastmeta.mlp_meta_loss(p.params, 0.1, p.x, p.y, p.x, p.y, steps=2)
@@ -38,10 +38,11 @@ def test_equals_adapt_then_loss(backend):
 @pytest.mark.parametrize("kind", RATES)
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_all_rates(kind, first_order, loss):
+@native
+def test_all_rates(backend, kind, first_order, loss):
     for shared in (True, False):
         fn, tensors = make(problem((3, 5, 4), 7, loss=loss, shared=shared), kind, 3, first_order)
-        check_against_reference(fn, tensors, "ext")
+        check_against_reference(fn, tensors, backend)
 
 
 @pytest.mark.parametrize("kind", ["scalar", "per step", "per tensor"])
@@ -61,19 +62,23 @@ def test_head_of_many_features(n, loss, first_order, kind):
         check_against_reference(of_head, tensors[:-no_inputs], "ext")
 
 
+@native_by_name
 @settings(max_examples=30, deadline=None)
-@given(problems(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
-def test_any_net(p, kind, steps, first_order):
+@given(st.data(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
+def test_any_net(backend, data, kind, steps, first_order):
+    p = any_problem(data, backend)
     fn, tensors = make(p, kind, steps, first_order)
-    check_against_reference(fn, tensors, "ext")
+    check_against_reference(fn, tensors, backend)
 
 
-def test_float32():
+@native
+def test_float32(backend):
     fn, tensors = make(problem((1, 40, 40, 1), 10, loss="mse", activation="relu", dtype=torch.float32), "scalar", 5)
-    check_against_reference(fn, tensors, "ext")
+    check_against_reference(fn, tensors, backend)
 
 
-def test_errors():
+@native
+def test_errors(backend):
     p = problem((3, 4, 2), 5)
     with pytest.raises(ValueError, match=r"mlp_meta_loss: query_y must have shape \[3, 5\], got \[3, 2\]"):
         fastmeta.mlp_meta_loss(p.params, 0.1, p.x, p.y, p.x, p.y[:, :2], steps=1)

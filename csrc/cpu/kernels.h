@@ -30,6 +30,7 @@ struct CpuKernels {
   void (*mlp_adapt_fwd)(const MlpAdapt<R>&);
   void (*mlp_adapt_bwd)(const MlpAdapt<R>&);
   void (*mlp_meta_loss)(const MlpMetaLoss<R>&);
+  bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
 };
 
 template <class R>

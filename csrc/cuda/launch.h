@@ -5,6 +5,7 @@
 #include FASTMETA_EMULATED
 #else
 #include <cuda_runtime.h>
+#define FASTMETA_SHARED(TYPE, NAME) __shared__ TYPE NAME
 #define FASTMETA_DYNAMIC_SHARED(NAME) extern __shared__ __align__(16) unsigned char NAME[]
 #endif
 

@@ -12,7 +12,7 @@ template <class R>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     hvp_kernel(const __grid_constant__ MlpCurvature<R> c, const Need need, const Block block) {
   FASTMETA_DYNAMIC_SHARED(shared);
-  __shared__ Task<R> s;
+  FASTMETA_SHARED(Task<R>, s);
   const int64_t n = c.examples.count;
   set_up(s, c.shape, c.params, n, need, block, shared);
   for (int64_t t = blockIdx.x; t < c.shape.tasks; t += gridDim.x) {

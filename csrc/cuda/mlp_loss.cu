@@ -11,7 +11,7 @@ template <class R>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     loss_kernel(const __grid_constant__ MlpLoss<R> c, const Need need, const Block block) {
   FASTMETA_DYNAMIC_SHARED(shared);
-  __shared__ Task<R> s;
+  FASTMETA_SHARED(Task<R>, s);
   set_up(s, c.shape, c.params, c.examples.count, need, block, shared);
   for (int64_t t = blockIdx.x; t < c.shape.tasks; t += gridDim.x) {
     __syncthreads();

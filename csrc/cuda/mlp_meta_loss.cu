@@ -11,7 +11,7 @@ template <class R>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     meta_loss_kernel(const __grid_constant__ MlpMetaLoss<R> c, const Need need, const Block block) {
   FASTMETA_DYNAMIC_SHARED(shared);
-  __shared__ Task<R> s;
+  FASTMETA_SHARED(Task<R>, s);
   const int64_t S = c.support.count, Q = c.query.count, K = c.steps;
   set_up(s, c.shape, c.params, S > Q ? S : Q, need, block, shared);
   for (int64_t t = blockIdx.x; t < c.shape.tasks; t += gridDim.x) {

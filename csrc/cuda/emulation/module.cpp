@@ -1,0 +1,40 @@
+// The Python module of the emulated mlp ops, built by the tests: the extension's own functions on the table of launchers.cpp.
+#include "../../mlp.h"
+#include "../../ops.h"
+#include "../../tensor.h"
+#include "emulator.h"
+
+namespace {
+
+namespace emulation = fastmeta::emulation;
+
+void set_device(int multiprocessors, int shared_per_block) {
+  emulation::Device& device = emulation::device();
+  device = {multiprocessors, shared_per_block, shared_per_block + device.shared_reserved, device.shared_reserved};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(emulated, m) {
+  using namespace fastmeta;
+  m.def("init_tensor", &init_tensor);
+  m.def("set_device", &set_device);
+  m.def("set_order", [](const std::string& order, uint64_t seed) {
+    emulation::set_order(order == "reverse"  ? emulation::Order::reverse
+                         : order == "random" ? emulation::Order::random
+                                             : emulation::Order::forward,
+                         seed);
+  });
+#define FUNCTION(NAME) m.def(#NAME, &NAME)
+  FUNCTION(mlp_forward_fwd);
+  FUNCTION(mlp_forward_bwd);
+  FUNCTION(mlp_loss_fwd);
+  FUNCTION(mlp_loss_bwd);
+  FUNCTION(mlp_grad_fwd);
+  FUNCTION(mlp_grad_bwd);
+  FUNCTION(mlp_hvp_fwd);
+  FUNCTION(mlp_adapt_fwd);
+  FUNCTION(mlp_adapt_bwd);
+  FUNCTION(mlp_meta_loss_fwd);
+  FUNCTION(mlp_meta_loss_bwd);
+}

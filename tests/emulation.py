@@ -1,0 +1,126 @@
+"""Builds csrc/cuda for the CPU (csrc/cuda/emulation) and makes it the backend "emulated".
+
+Two builds: in "checked", every access to memory goes through the race, initialisation and bounds checker; in "sanitized",
+which FASTMETA_EMULATION=sanitized asks for, AddressSanitizer and UBSan take its place. Objects and libraries are kept in
+build/emulation under names that tell what they were made of.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from fastmeta import _dispatch
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "csrc"
+CACHE = ROOT / "build/emulation"
+COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{SOURCES / 'cuda'}")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+BUILDS = {"checked": ("-O2", "-fsanitize=thread"), "sanitized": ("-O1", *SANITIZERS)}
+REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
+    "g++": ("-fno-tree-loop-distribute-patterns",),
+    "clang": ("-mllvm", "-tsan-instrument-read-before-write=1"),
+}
+RUNTIME = ("emulator", "fibers", "checker", "sites", "accesses")  # of csrc/cuda/emulation
+DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
+HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments", "cpu/task_scale")
+
+
+@functools.cache
+def compiler() -> tuple[str, ...]:
+    """As in setup.py."""
+    found = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if not found:
+        pytest.skip("the emulated CUDA kernels need a C++ compiler (CXX, g++, clang++)")
+    return tuple(shlex.split(found))
+
+
+def made(command: Iterable[str], inputs: Iterable[Path], suffix: str) -> Path:
+    """The file that `command` makes with -o out of `inputs`: made now, unless it is there."""
+    command = [str(c) for c in command]
+    state = repr(command).encode() + b"".join(path.read_bytes() for path in inputs)
+    path = CACHE / (hashlib.sha256(state).hexdigest()[:20] + suffix)
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}{suffix}")
+        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+        unfinished.rename(path)  # whole, whoever else makes it
+    return path
+
+
+def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, ...]]) -> Path:
+    """The shared library of these kernels, of other sources with their flags, and of the emulator."""
+    headers = {suffix: sorted(SOURCES.rglob(f"*{suffix}")) for suffix in (".h", ".cuh")}  # .cuh: of kernels alone
+    of_kernels = ("-g1", "-x", "c++", "-Wno-unknown-pragmas", '-DFASTMETA_EMULATED="emulation/cuda.h"', *BUILDS[build])
+    if build == "checked":
+        clang = "clang" in subprocess.check_output([*compiler(), "--version"], text=True)
+        of_kernels += REPORT_ALL["clang" if clang else "g++"]
+    flags = dict.fromkeys(kernels, of_kernels) | others
+    flags |= {SOURCES / f"cuda/emulation/{name}.cpp": ("-O2",) for name in RUNTIME}
+
+    def compile_object(source: Path) -> Path:
+        included = (Path(flag) for flag in flags[source] if flag.endswith(".cpp"))
+        used = (source, *included, *headers[".h"], *(headers[".cuh"] if source.suffix == ".cu" else ()))
+        return made((*compiler(), *COMMON, *flags[source], "-c", source), used, ".o")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_object, flags))
+    sanitizers = SANITIZERS if build == "sanitized" else ()
+    return made((*compiler(), "-shared", *objects, "-ldl", *sanitizers), (), ".so")
+
+
+def compile_module(build: str) -> Path:
+    import pybind11
+
+    kernels = sorted(SOURCES.glob("cuda/*.cu"))
+    ops = [kernel.stem for kernel in kernels if kernel.stem != "launch"]
+    python = (f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", "-DFASTMETA_ISA=baseline")
+    at_once = (word for name in (*HOST, *ops) for word in ("-include", f"{SOURCES / name}.cpp"))  # pybind11 is long
+    emulation = SOURCES / "cuda/emulation"
+    host = {
+        emulation / "module.cpp": ("-O0", "-fopenmp-simd", *python, *at_once),
+        emulation / "launchers.cpp": ("-O1",),
+    }
+    return library(build, kernels, host)
+
+
+def compile_planted(build: str) -> Path:
+    return library(build, [Path(__file__).with_name("planted.cu")], {})
+
+
+@functools.cache
+def module() -> ModuleType:
+    """The emulated ops, as fastmeta._C has the native ones."""
+    path = compile_module(os.environ.get("FASTMETA_EMULATION", "checked"))
+    spec = importlib.util.spec_from_file_location("emulated", path)
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    found.init_tensor(torch.Tensor, True)
+    reset(found)
+    return found
+
+
+def reset(emulator: ModuleType) -> None:
+    emulator.set_order("random", 0)
+    emulator.set_device(*DEVICE)
+
+
+def install() -> None:
+    """fastmeta.backend("emulated") runs the emulated kernels on CPU tensors; they are built when one is first asked for."""
+    known, of_name = _dispatch._known, _dispatch._module
+    _dispatch._known = lambda name: name if name == "emulated" else known(name)
+    _dispatch._module = lambda name, candidate: module() if candidate == "emulated" else of_name(name, candidate)

@@ -1,0 +1,138 @@
+"""Every CUDA launcher over small problems of every kind, under the checker: the same bits in whatever order threads run, and
+however much memory the device has. Then the same under AddressSanitizer and UBSan."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import emulation
+import pytest
+import test_mlp_adapt
+import test_mlp_forward
+import test_mlp_grad
+import test_mlp_hvp
+import test_mlp_loss
+import test_mlp_meta_loss
+import torch
+from compare import outputs, values_and_grads
+from mlp_cases import ACTIVATIONS, LOSSES, problem
+
+import fastmeta
+
+SHAPES = (  # widths, n, T, parameters shared by the tasks, bias, rates, first order
+    ((3, 5, 4), 7, 5, True, True, "scalar", False),
+    ((1, 17, 2), 0, 2, False, True, "per tensor", False),
+    ((18, 3), 5, 3, True, False, "per step", True),
+    ((5, 19, 6, 3), 9, 2, False, False, "per element", False),
+    ((2, 4, 1), 3, 2, True, True, "per element and step", False),
+    ((33, 40, 2), 3, 3, False, True, "scalar", True),  # takes 256 threads
+)
+RUNS = (  # multiprocessors, shared memory of a block; order of threads, seed
+    (132, 227 * 1024, "forward", 0),
+    (1, 64 * 1024, "reverse", 0),
+    (132, 4096, "random", 1),
+    (1, 1600, "random", 2),
+)
+
+
+@pytest.fixture
+def emulator():
+    found = emulation.module()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small tensors, between calls that take long: a second thread only waits
+    yield found
+    torch.set_num_threads(threads)
+    emulation.reset(found)
+
+
+def calls(p, kind, first_order):
+    """Every op, with the tensors it can be differentiated by."""
+    return [
+        (test_mlp_forward.op(p), [*p.flat, p.x]),
+        (test_mlp_loss.op(p), test_mlp_loss.tensors(p)),
+        (test_mlp_grad.op(p), test_mlp_loss.tensors(p)),
+        (test_mlp_hvp.op(p), test_mlp_hvp.tensors(p)),
+        (test_mlp_adapt.op(p, kind, 2, first_order), test_mlp_adapt.tensors(p, kind, 2)),
+        test_mlp_meta_loss.make(p, kind, 2, first_order),
+    ]
+
+
+def results(fn, tensors):
+    """Of a call without gradients, with all, and with every second one."""
+    leaves = [t.detach().clone().requires_grad_(i % 2 == 1) for i, t in enumerate(tensors)]
+    some = torch.autograd.grad(sum(y.sum() for y in outputs(fn(*leaves))), leaves[1::2], materialize_grads=True)
+    return [*outputs(fn(*tensors)), *values_and_grads(fn, tensors), *some]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_orders_and_devices_change_no_bit(emulator, loss, activation, shape):
+    widths, n, T, shared, bias, kind, first_order = shape
+    dtype = torch.float32 if activation == "gelu" else torch.float64
+    p = problem(widths, n, T=T, loss=loss, activation=activation, shared=shared, bias=bias, dtype=dtype)
+    made, found = calls(p, kind, first_order), []
+    for multiprocessors, shared_bytes, order, seed in RUNS:
+        emulator.set_device(multiprocessors, shared_bytes)
+        emulator.set_order(order, seed)
+        with fastmeta.backend("emulated"):
+            found.append([results(fn, tensors) for fn, tensors in made])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.fixture
+def sanitized():
+    """A process of this Python in which the sanitizers see all memory."""
+    names = ("libasan.so", "libubsan.so")
+    found = [
+        subprocess.check_output([*emulation.compiler(), f"-print-file-name={n}"], text=True).strip() for n in names
+    ]
+    if not all(os.path.isabs(path) for path in found):
+        pytest.skip("the C++ compiler has no libasan.so and libubsan.so")
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OMP_NUM_THREADS": "1",
+        "FASTMETA_EMULATION": "sanitized",
+        "LD_PRELOAD": " ".join(found),
+    }
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, *arguments], env=os.environ | options, capture_output=True, text=True)
+
+    return run
+
+
+def test_no_sanitizer_objects(sanitized):
+    emulation.compile_module("sanitized")  # here: a compiler under its own sanitizers is slow
+    done = sanitized(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__)),
+        "-k",
+        "(entropy and gelu) or (mse and tanh)",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("right", None),
+        ("reads_beyond_input", "heap-buffer-overflow"),
+        ("writes_beyond_output", "heap-buffer-overflow"),
+        ("reads_beyond_dynamic", "heap-buffer-overflow"),
+        ("writes_beyond_static", "heap-buffer-overflow"),
+        ("misaligned", "misaligned address"),
+    ],
+)
+def test_planted_faults_are_found_by_the_sanitizers(sanitized, name, words):
+    path = str(emulation.compile_planted("sanitized"))
+    code = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).run_planted(sys.argv[2].encode(), 2, 0, ctypes.c_uint64(0))"
+    done = sanitized("-c", code, path, name)
+    assert (done.returncode == 0) == (words is None), done.stderr
+    assert words is None or words in done.stderr
