@@ -1,6 +1,7 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
 from ._dispatch import backend
+from .learners.anil import ANIL
 from .learners.maml import MAML
 from .learners.meta_sgd import MetaSGD
 from .learners.protonet import ProtoNet
@@ -20,6 +21,7 @@ from .ops.sgd_step import sgd_step
 __version__ = "0.1.0"
 
 __all__ = [
+    "ANIL",
     "MAML",
     "MetaSGD",
     "ProtoNet",

@@ -120,6 +120,44 @@ def test_fused_and_general_engines_agree(loss):
     torch.testing.assert_close(learner.loss(sx, sy, qx, qy), general.loss(sx, sy, qx, qy))
 
 
+def anil(kind):
+    """Conv4 or an MLP whose last layer is the head."""
+    *body, head = kind()
+    return nn.Sequential(*body), head
+
+
+def plain_anil_loss(learner, sx, sy, qx, qy):
+    """One task after the other, autograd through the head's steps and the body's features."""
+    losses = []
+    for task in range(len(sx)):
+        features = learner.body(torch.cat([sx[task], qx[task]]))
+        support, query = features[: len(sx[task])], features[len(sx[task]) :]
+        params = dict(learner.model.named_parameters())
+        for k in range(learner.steps):
+            inner = F.cross_entropy(functional_call(learner.model, params, (support,)), sy[task])
+            grads = torch.autograd.grad(inner, list(params.values()), create_graph=not learner.first_order)
+            params = {n: p - learner.lr[k] * g for (n, p), g in zip(params.items(), grads, strict=True)}
+        losses.append(F.cross_entropy(functional_call(learner.model, params, (query,)), qy[task]))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("kind", [mlp, conv4])
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+def test_anil_equals_plain_autograd(kind, first_order, backend):
+    rates = nn.Parameter(torch.tensor([0.1, 0.3, 0.2], dtype=D))
+    learner = fastmeta.ANIL(*anil(kind), rates, 3, first_order=first_order)
+    assert learner._mlp is not None  # the head runs on the fused op
+    data, params = episode(kind), list(learner.parameters())
+    ours, plain = learner.loss(*data), plain_anil_loss(learner, *data)
+    torch.testing.assert_close(ours, plain)
+    for a, b in zip(torch.autograd.grad(ours.sum(), params), torch.autograd.grad(plain.sum(), params), strict=True):
+        torch.testing.assert_close(a, b)
+    outputs = learner(*data[:3])
+    loss_of_outputs = torch.stack([F.cross_entropy(o, y) for o, y in zip(outputs, data[3], strict=True)])
+    torch.testing.assert_close(loss_of_outputs, plain)
+
+
 def test_rates_are_learned_and_per_step():
     data = episode(mlp)
     for model in (mlp(), nn.Sequential(mlp())):  # fused and general

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ._episode import check_episode
+from .maml import MAML
+
+
+class ANIL(MAML):
+    r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta for the parameters theta of `head` alone, on features of `body`.
+
+    `body`: any module `[n, ...] -> [n, ...]`, not adapted; its gradient comes through the features of support and query, the
+    inner steps included. It sees a task's support and query as one batch; where it has batch norm that uses the statistics of
+    its batch, one task after the other.
+    `head` and everything else is as MAML's `model`: a linear layer or an MLP runs all its tasks in one native call.
+
+        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted heads [T, Q, ...]
+        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+
+    Source: Raghu et al. 2020, arXiv:1909.09157.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        head: nn.Module,
+        lr: float | Tensor = 0.01,
+        steps: int = 1,
+        *,
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        first_order: bool = False,
+    ) -> None:
+        super().__init__(head, lr, steps, loss=loss, first_order=first_order)
+        self.body = body
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        check_episode("ANIL", support_x, support_y, query_x)
+        support, query = self._features(support_x, query_x)
+        return super().forward(support, support_y, query)
+
+    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """The query loss of each task with its adapted head, [T]."""
+        check_episode("ANIL", support_x, support_y, query_x, query_y)
+        support, query = self._features(support_x, query_x)
+        return super().loss(support, support_y, query, query_y)
+
+    def _features(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+        both = torch.cat([support_x, query_x], 1)
+        if _mixes_examples(self.body) and len(both):
+            features = torch.stack([self.body(x) for x in both])
+        else:
+            features = self.body(both.flatten(0, 1)).unflatten(0, both.shape[:2])
+        return features[:, : support_x.shape[1]], features[:, support_x.shape[1] :]
+
+
+def _mixes_examples(model: nn.Module) -> bool:
+    return any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or not m.track_running_stats)
+        for m in model.modules()
+    )
