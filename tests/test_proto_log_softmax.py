@@ -188,7 +188,6 @@ def test_cosine(backend):
         torch.testing.assert_close(op("cosine", 0.3)(query, prototypes), expected)
 
 
-
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from((*METRICS, "cosine")),

@@ -145,19 +145,30 @@ FASTMETA_INLINE void dot_tile(R* c, int64_t ldc, const R* a, int64_t lda, const 
     for (int n = 0; n < N; n++) c[m * ldc + n] = add ? c[m * ldc + n] + totals[m * N + n] : totals[m * N + n];
 }
 
-// Rows of A and of B in a tile of dots.
+// Rows of A and of B in a tile of dots; bytes of a row that pass before the next tile, so that a block of A and B stays in the
+// first cache.
 constexpr int kDotRows = 4, kDotColumns = kVectorBytes == 64 ? 5 : 3;
+constexpr int64_t kDotBytes = 512;
 
-// C [rows, columns] = A [rows, inner] B [columns, inner]', or += with `add`.
 template <class R>
-inline void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
-                 int64_t inner, bool add) {
+inline void dot_block(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
+                      int64_t inner, bool add) {
   for_each_part<kDotColumns>(0, columns, [&](auto across, int64_t j) __attribute__((always_inline)) {
     for_each_part<kDotRows>(0, rows, [&](auto down, int64_t i) __attribute__((always_inline)) {
       dot_tile<R, decltype(down)::value, decltype(across)::value>(c + i * ldc + j, ldc, a + i * lda, lda, b + j * ldb, ldb,
                                                                   inner, add);
     });
   });
+}
+
+// C [rows, columns] = A [rows, inner] B [columns, inner]', or += with `add`.
+template <class R>
+inline void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
+                 int64_t inner, bool add) {
+  const int64_t block = columns > kDotColumns ? kDotBytes / int64_t(sizeof(R)) : inner;
+  for (; inner > block; inner -= block, a += block, b += block, add = true)
+    dot_block(c, ldc, a, lda, b, ldb, rows, columns, block, add);
+  dot_block(c, ldc, a, lda, b, ldb, rows, columns, inner, add);
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include "transpose.h"
+
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
@@ -30,6 +32,7 @@ struct Work {
     gram = scratch.take<R>(S * ldS), cross = scratch.take<R>(S * ldQ);
     moved = scratch.take<R>(S * ldo), u = scratch.take<R>(S * ldo), rd_sum = scratch.take<R>(S * ldo);
     to_support = scratch.take<R>(most(S, Q) * ldS), to_query = scratch.take<R>(S * ldQ);
+    moved_flipped = scratch.take<R>(ldo * ldS), flipped = scratch.take<R>(ldo * most(ldS, ldQ));
     bias = scratch.take<R>(ldo), bias_v = scratch.take<R>(ldo), row = scratch.take<R>(ldo);
   }
 
@@ -40,6 +43,7 @@ struct Work {
   const R *a, *x;                  // the features
   R *theta, *v, *room, *query_room, *dx, *gram, *cross;
   R *moved, *u, *rd_sum;           // E_K; A v'; the sum of rd
+  R *moved_flipped, *flipped;      // E' [out, S]; scratch [out, S or Q]
   R *to_support, *to_query;        // dx = to_support A + to_query X + ...
   R *bias, *bias_v, *row;          // what the steps moved b by; its v; scratch
   bool loaded = false;
@@ -127,8 +131,10 @@ void run_chain_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>
     w.task.output_tangent(step.pass, targets_of(c.shape, c.support, t));
     const R* rd = w.task.output_tangents();
     if (wants_dx) {
-      dots(w.to_support, w.ldS, rd, ldo, step.before, ldo, S, S, out, true);
-      dots(w.to_support, w.ldS, step.e, ldo, w.rd_sum, ldo, S, S, out, true);
+      transpose(S, out, step.before, ldo, w.moved_flipped, w.ldS);
+      transpose(S, out, w.rd_sum, ldo, w.flipped, w.ldS);
+      products<R>({w.to_support, w.ldS, w.to_support, w.ldS}, S, S,
+                  {{{rd, ldo, 1}, w.moved_flipped, w.ldS, out}, {{step.e, ldo, 1}, w.flipped, w.ldS, out}});
     }
     scale_add<R>(rd, 1, w.rd_sum, S * ldo, w.rd_sum);
     products<R>({w.u, ldo, w.u, ldo}, S, ldo, {{{w.gram, w.ldS, 1}, rd, ldo, S}});
@@ -161,15 +167,19 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
   if (query.dy) scale_rows(dq, Q, out, ldo, R(-1), false, query.dy);
   if (support.dx && c.first_order) std::memset(support.dx, 0, size_t(S * D) * sizeof(R));
   if (support.dx && !c.first_order) {
-    dots(w.to_query, w.ldQ, w.moved, ldo, dq, ldo, S, Q, out, false);
-    products<R>({w.dx, ld_in}, S, D, {{{w.rd_sum, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S},
+    R* dx = ld_in == D ? support.dx : w.dx;
+    transpose(Q, out, dq, ldo, w.flipped, w.ldQ);
+    products<R>({w.to_query, w.ldQ}, S, Q, {{{w.moved, ldo, 1}, w.flipped, w.ldQ, out}});
+    products<R>({dx, ld_in}, S, D, {{{w.rd_sum, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S},
                                       {{w.to_query, w.ldQ, 1}, w.x, ld_in, Q}});
-    store_rows(w.dx, S, D, support.dx, ld_in);
+    if (dx == w.dx) store_rows(dx, S, D, support.dx, ld_in);
   }
   if (query.dx) {
-    dots(w.to_support, w.ldS, dq, ldo, w.moved, ldo, Q, S, out, false);
-    products<R>({w.dx, ld_in}, Q, D, {{{dq, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S}});
-    store_rows(w.dx, Q, D, query.dx, ld_in);
+    R* dx = ld_in == D ? query.dx : w.dx;
+    transpose(S, out, w.moved, ldo, w.moved_flipped, w.ldS);
+    products<R>({w.to_support, w.ldS}, Q, S, {{{dq, ldo, 1}, w.moved_flipped, w.ldS, out}});
+    products<R>({dx, ld_in}, Q, D, {{{dq, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S}});
+    if (dx == w.dx) store_rows(dx, Q, D, query.dx, ld_in);
   }
 }
 
@@ -178,10 +188,11 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
 template <class R>
 bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
   if (layout.layers > 1 || !layout.layer[0].dots || c.rates.per_element) return false;
-  const int64_t S = c.support.count, Q = c.query.count, out = layout.layer[0].out, grads = c.with_grads;
-  const int64_t support_dx = c.support_grads.dx ? 1 : 0, query_dx = c.query_grads.dx ? 1 : 0;
-  const int64_t steps = c.steps * S * out * (2 + 2 * grads + 2 * support_dx) + Q * out * (1 + grads + query_dx);
-  const int64_t gram = S * S + S * Q + (S + Q) * out * (1 + grads) + support_dx * S * (out + S + Q) + query_dx * Q * (out + S);
+  const int64_t S = c.support.count, Q = c.query.count, in = layout.layer[0].in, out = layout.layer[0].out;
+  const int64_t grads = c.with_grads, support_dx = c.support_grads.dx ? 1 : 0, query_dx = c.query_grads.dx ? 1 : 0;
+  const int64_t steps = in * out * (c.steps * S * (2 + 2 * grads + 2 * support_dx) + Q * (1 + grads + query_dx));
+  const int64_t once = S * S + S * Q + (S + Q) * out * (1 + grads) + support_dx * S * (out + S + Q) + query_dx * Q * (out + S);
+  const int64_t gram = in * once + c.steps * S * S * out * (1 + grads + 2 * support_dx);
   return gram < steps;
 }
 
