@@ -23,6 +23,7 @@ def on_backends(fn, reference=True):
 
 def compiled(fn, inductor=None):
     """`inductor`: options of the compiler, other than its default."""
+    torch._dynamo.config.recompile_limit = 64  # one function is compiled for every workload, with every set of options
     return torch.compile(fn, fullgraph=True, dynamic=False, options=inductor)
 
 

@@ -104,13 +104,23 @@ void Task<R>::add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, b
   if (a.bias >= 0) products<R>({b, ldz, b, ldz}, 1, a.out, {{{&kOne<R>, 0, 0}, rd[l + 1], ldz, n}});
 }
 
+// A smooth layer's tangents of z become those of x; rd begins with what comes of the activation's second derivative.
 template <class R>
-void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton,
-                        R* sum) const {
+void Task<R>::bend_tangents(const Pass<R>& pass, int l, bool gauss_newton) const {
+  R *__restrict tangent = rx[l], *__restrict bend = rd[l];
+  const R *slope = pass.slope[l], *second = pass.bend[l];
+  for (int64_t i = 0; i < pass.n * layout.ld[l]; i++) {
+    bend[i] = gauss_newton ? R(0) : second[i] * tangent[i];
+    tangent[i] *= slope[i];
+  }
+}
+
+template <class R>
+void Task<R>::tangents_forward(const R* theta, const R* v, const Pass<R>& pass, bool gauss_newton) const {
   const int L = shape.layers;
   const int64_t n = pass.n;
   const End end = shape.activation == Activation::relu ? End::gate : End::keep;
-  for (int l = 0; l < L; l++) {  // tangents forward
+  for (int l = 0; l < L; l++) {
     const Layer& a = layout.layer[l];
     const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
     const R* bias = a.bias >= 0 ? v + a.bias : nullptr;
@@ -129,18 +139,20 @@ void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const v
       if (l) products<R>(target, n, a.out, {first, {{rx[l], ld, 1}, theta + a.columns, ldz, a.in}});
       else products<R>(target, n, a.out, {first});
     }
-    if (smooth && l + 1 < L) {
-      R *__restrict tangent = rz, *__restrict bend = rd[l + 1];  // bend's part of rd, while z's tangent is here
-      const R *slope = pass.slope[l + 1], *second = pass.bend[l + 1];
-      for (int64_t i = 0; i < n * ldz; i++) {
-        bend[i] = gauss_newton ? R(0) : second[i] * tangent[i];
-        tangent[i] *= slope[i];
-      }
-    }
+    if (smooth && l + 1 < L) bend_tangents(pass, l + 1, gauss_newton);
   }
+}
+
+template <class R>
+void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton,
+                        R* sum) const {
+  const int L = shape.layers;
+  const int64_t n = pass.n;
+  const End end = shape.activation == Activation::relu ? End::gate : End::keep;
+  tangents_forward(theta, v, pass, gauss_newton);
   output_tangent(pass, y);
   for (int64_t i = 0; dloss != 0 && i < n * layout.ld[L]; i++) rd[L][i] += dloss * pass.d[L][i];
-  for (int l = L - 1; l >= 0; l--) {  // tangents backward
+  for (int l = L - 1; l >= 0; l--) {
     const Layer& a = layout.layer[l];
     const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
     add_gradient(a, l, pass, sum, gauss_newton);

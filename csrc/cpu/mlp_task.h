@@ -55,6 +55,8 @@ struct Task {
   const Layout<R>& layout;
 
  private:
+  void tangents_forward(const R* theta, const R* v, const Pass<R>& pass, bool gauss_newton) const;
+  void bend_tangents(const Pass<R>& pass, int l, bool gauss_newton) const;
   void add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, bool gauss_newton) const;
 
   R *rx[kMaxLayers + 1], *rd[kMaxLayers + 1];  // tangents of x, of d; rx of a smooth layer: of z
