@@ -20,31 +20,30 @@ struct Step {
 template <class R>
 struct Work {
   Work(const MlpMetaLoss<R>& c, const Layout<R>& layout, Scratch& scratch)
-      : S(c.support.count), Q(c.query.count), ld_in(layout.ld[0]), ldo(layout.ld[1]), ldS(padded<R>(S)), ldQ(padded<R>(Q)),
-        task(c.shape, layout, most(S, Q), true, scratch), query(c.shape, layout, Q, false, false, scratch) {
+      : S(c.support.count), Q(c.query.count), ld_in(layout.ld[0]), ldo(layout.ld[1]), ldS(padded<R>(S)),
+        task(c.shape, layout, most(S, Q), true, scratch), query(c.shape, layout, Q, true, false, scratch) {
     for (int64_t k = 0; k < c.steps; k++) {
       R *e = scratch.take<R>(S * ldo), *before = scratch.take<R>(S * ldo);
       steps.push_back({e, before, Pass<R>(c.shape, layout, S, false, false, scratch)});
     }
-    theta = scratch.take<R>(layout.size);
-    v = scratch.take<R>(layout.gradient);
-    room = scratch.take<R>(S * ld_in), query_room = scratch.take<R>(Q * ld_in), dx = scratch.take<R>(most(S, Q) * ld_in);
-    gram = scratch.take<R>(S * ldS), cross = scratch.take<R>(S * ldQ);
+    theta = scratch.take<R>(layout.size), adapted = scratch.take<R>(layout.size), v = scratch.take<R>(layout.gradient);
+    room = scratch.take<R>(S * ld_in), dx = scratch.take<R>(most(S, Q) * ld_in);
+    gram = scratch.take<R>(S * ldS), to_support = scratch.take<R>(S * ldS);
     moved = scratch.take<R>(S * ldo), u = scratch.take<R>(S * ldo), rd_sum = scratch.take<R>(S * ldo);
-    to_support = scratch.take<R>(most(S, Q) * ldS), to_query = scratch.take<R>(S * ldQ);
-    moved_flipped = scratch.take<R>(ldo * ldS), flipped = scratch.take<R>(ldo * most(ldS, ldQ));
+    moved_flipped = scratch.take<R>(ldo * ldS), flipped = scratch.take<R>(ldo * ldS);
     bias = scratch.take<R>(ldo), bias_v = scratch.take<R>(ldo), row = scratch.take<R>(ldo);
   }
 
-  int64_t S, Q, ld_in, ldo, ldS, ldQ;
+  int64_t S, Q, ld_in, ldo, ldS;
   Task<R> task;
   Pass<R> query;
   std::vector<Step<R>> steps;
-  const R *a, *x;                  // the features
-  R *theta, *v, *room, *query_room, *dx, *gram, *cross;
+  const R* a;                      // the support's features
+  R *theta, *adapted, *v;          // blocks: W_0, W_K, v
+  R *room, *dx, *gram;
   R *moved, *u, *rd_sum;           // E_K; A v'; the sum of rd
-  R *moved_flipped, *flipped;      // E' [out, S]; scratch [out, S or Q]
-  R *to_support, *to_query;        // dx = to_support A + to_query X + ...
+  R *moved_flipped, *flipped;      // E' [out, S]; scratch
+  R* to_support;                   // dx = to_support A + ...
   R *bias, *bias_v, *row;          // what the steps moved b by; its v; scratch
   bool loaded = false;
 };
@@ -69,11 +68,10 @@ void scale_add(const R* x, R factor, const R* base, int64_t count, R* out) {
 template <class R>
 void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
   const Layer& head = layout.layer[0];
-  const int64_t S = w.S, Q = w.Q, D = head.in, ldo = w.ldo;
+  const int64_t S = w.S, D = head.in, ldo = w.ldo;
   const void* y = targets_of(c.shape, c.support, t);
-  w.a = load_inputs(c.shape, c.support, t, w.room), w.x = load_inputs(c.shape, c.query, t, w.query_room);
+  w.a = load_inputs(c.shape, c.support, t, w.room);
   dots(w.gram, w.ldS, w.a, w.ld_in, w.a, w.ld_in, S, S, D, false);
-  dots(w.cross, w.ldQ, w.a, w.ld_in, w.x, w.ld_in, S, Q, D, false);
   std::memset(w.moved, 0, size_t(S * ldo) * sizeof(R));
   std::memset(w.bias, 0, size_t(ldo) * sizeof(R));
   for (int64_t k = 0; k < c.steps; k++) {
@@ -93,10 +91,11 @@ void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int6
       products<R>({w.steps[size_t(k + 1)].pass.x[1], ldo, z, ldo}, S, ldo,
                   {{{w.gram, w.ldS, 1}, step.e, ldo, S}, {{&kOne<R>, 0, 0}, w.row, ldo, 1}});
   }
-  w.query.n = Q, w.query.inputs = w.x;
-  w.task.forward(w.theta, w.query);
-  R* z = w.query.x[1];
-  products<R>({z, ldo, z, ldo}, Q, ldo, {{{w.cross, 1, w.ldQ}, w.moved, ldo, S}, {{&kOne<R>, 0, 0}, w.bias, ldo, 1}});
+  const R* W = w.theta + head.rows;
+  products<R>({w.adapted + head.rows, w.ld_in, W, w.ld_in}, head.out, D, {{{w.moved, 1, ldo}, w.a, w.ld_in, S}});
+  if (head.bias >= 0) scale_add<R>(w.bias, 1, w.theta + head.bias, ldo, w.adapted + head.bias);
+  w.query.load(c.shape, c.query, t);
+  w.task.forward(w.adapted, w.query);
   c.loss[t] = w.task.loss(targets_of(c.shape, c.query, t), w.query);
 }
 
@@ -155,32 +154,31 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
   const Layer& head = layout.layer[0];
   const int64_t S = w.S, Q = w.Q, D = head.in, out = head.out, ldo = w.ldo, ld_in = w.ld_in;
   const R *W = w.theta + head.rows, *dq = w.query.d[1];
+  R* v = w.v + head.rows;
   const auto query = examples_of(c.shape, c.query_grads, Q, t), support = examples_of(c.shape, c.support_grads, S, t);
-  products<R>({w.u, ldo}, S, ldo, {{{w.cross, w.ldQ, 1}, dq, ldo, Q}});
+  w.task.backward(w.adapted, w.query, w.v);
+  if (query.dy) scale_rows(dq, Q, out, ldo, R(-1), false, query.dy);
+  if (query.dx) {
+    R* dx = ld_in == D ? query.dx : w.dx;
+    w.task.input_gradient(w.adapted, w.query, dx);
+    if (dx == w.dx) store_rows(dx, Q, D, query.dx, ld_in);
+  }
+  std::memset(w.u, 0, size_t(S * ldo) * sizeof(R));
+  dots<R>(w.u, ldo, w.a, ld_in, v, ld_in, S, out, D, false);
   column_sums(dq, Q, ldo, w.bias_v);
   clear_rates(c, t);
   run_chain_by_gram(c, layout, w, t);
-  products<R>({w.v + head.rows, ld_in}, out, D, {{{dq, 1, ldo}, w.x, ld_in, Q}, {{w.rd_sum, 1, ldo}, w.a, ld_in, S}});
-  if (head.bias >= 0) std::memcpy(w.v + head.bias, w.bias_v, size_t(ldo) * sizeof(R));
-  store_block(layout, w.v, c.dparams, t);
   if (support.dy) scale_rows(w.rd_sum, S, out, ldo, R(-1), false, support.dy);
-  if (query.dy) scale_rows(dq, Q, out, ldo, R(-1), false, query.dy);
   if (support.dx && c.first_order) std::memset(support.dx, 0, size_t(S * D) * sizeof(R));
   if (support.dx && !c.first_order) {
     R* dx = ld_in == D ? support.dx : w.dx;
-    transpose(Q, out, dq, ldo, w.flipped, w.ldQ);
-    products<R>({w.to_query, w.ldQ}, S, Q, {{{w.moved, ldo, 1}, w.flipped, w.ldQ, out}});
     products<R>({dx, ld_in}, S, D, {{{w.rd_sum, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S},
-                                      {{w.to_query, w.ldQ, 1}, w.x, ld_in, Q}});
+                                    {{w.moved, ldo, 1}, v, ld_in, out}});
     if (dx == w.dx) store_rows(dx, S, D, support.dx, ld_in);
   }
-  if (query.dx) {
-    R* dx = ld_in == D ? query.dx : w.dx;
-    transpose(S, out, w.moved, ldo, w.moved_flipped, w.ldS);
-    products<R>({w.to_support, w.ldS}, Q, S, {{{dq, ldo, 1}, w.moved_flipped, w.ldS, out}});
-    products<R>({dx, ld_in}, Q, D, {{{dq, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S}});
-    if (dx == w.dx) store_rows(dx, Q, D, query.dx, ld_in);
-  }
+  products<R>({v, ld_in, v, ld_in}, out, D, {{{w.rd_sum, 1, ldo}, w.a, ld_in, S}});
+  if (head.bias >= 0) std::memcpy(w.v + head.bias, w.bias_v, size_t(ldo) * sizeof(R));
+  store_block(layout, w.v, c.dparams, t);
 }
 
 }  // namespace
@@ -188,11 +186,10 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
 template <class R>
 bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
   if (layout.layers > 1 || !layout.layer[0].dots || c.rates.per_element) return false;
-  const int64_t S = c.support.count, Q = c.query.count, in = layout.layer[0].in, out = layout.layer[0].out;
-  const int64_t grads = c.with_grads, support_dx = c.support_grads.dx ? 1 : 0, query_dx = c.query_grads.dx ? 1 : 0;
-  const int64_t steps = in * out * (c.steps * S * (2 + 2 * grads + 2 * support_dx) + Q * (1 + grads + query_dx));
-  const int64_t once = S * S + S * Q + (S + Q) * out * (1 + grads) + support_dx * S * (out + S + Q) + query_dx * Q * (out + S);
-  const int64_t gram = in * once + c.steps * S * S * out * (1 + grads + 2 * support_dx);
+  const int64_t S = c.support.count, in = layout.layer[0].in, out = layout.layer[0].out;
+  const int64_t grads = c.with_grads, dx = c.support_grads.dx ? 1 : 0;
+  const int64_t steps = c.steps * S * in * out * (2 + 2 * grads + 2 * dx);
+  const int64_t gram = S * in * (S + out * (2 + 2 * grads) + dx * (2 * out + S)) + c.steps * S * S * out * (1 + grads + 2 * dx);
   return gram < steps;
 }
 

@@ -1,11 +1,10 @@
-// mlp_meta_loss of a one-layer head, out << in, by the Gram matrix of its features A [S, in]. The steps move W only along the
-// rows of A, W_k = W_0 + E_k' A with E_k = -sum_{j<k} alpha_j d_j [S, out], so outputs change by G = A A' and, for the query
-// features X, by C = A X':
+// mlp_meta_loss of a one-layer head, out << in, by the Gram matrix G = A A' of its features A [S, in]. The steps move W only along the
+// rows of A, W_k = W_0 + E_k' A with E_k = -sum_{j<k} alpha_j d_j [S, out], and the chain moves v only along them too. So with u = A v',
 //
-//   z_{k+1} = z_k - alpha_k G d_k,   z_query = X W_0' + C' E_K,
-//   u_k = A v_k' = u_{k+1} + G rd_k,   u_K = C d_query,   v_0 = d_query' X + (sum_k rd_k)' A.
+//   z_{k+1} = z_k - alpha_k G d_k,   u_k = u_{k+1} + G rd_k,   v_0 = v_K + (sum_k rd_k)' A.
 //
-// All that is done at every step has the size of the examples; features are passed over once before and once after.
+// All that is done at every step has the size of the examples; features are passed over before and after. The query is taken with
+// W_K as it is.
 #pragma once
 #include "mlp_task.h"
 
