@@ -48,8 +48,8 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
   size_t next = 0;
   for (const Tensor& p : call.params) dadapted.append(p ? py::object(given[next++]) : py::none());
   Tensors v = call.like_params(dadapted, "cotangents");
-  Gradients grads(call, needs);
-  Tensors dparams = grads.for_params(), dalpha = grads.for_rates(alpha);
+  Gradients grads(call, needs, alpha);
+  Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
@@ -59,7 +59,7 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
                      drate_pointers<R>(alpha, dalpha), {dx.data<R>(), dy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_bwd));
   });
-  return finish(call, grads.made(), needs, alpha.size(), Tensor());
+  return grads.finish(grads.made(), Tensor());
 }
 
 }  // namespace fastmeta

@@ -156,41 +156,82 @@ MlpRates<R> drate_pointers(const Tensors& rates, const Tensors& drates) {
   return found;
 }
 
-Tensor Gradients::add(const std::vector<int64_t>& core) {
-  made_.push_back(call_.inputs.empty(call_.with_tasks(core)));
-  return made_.back();
+Gradients::Gradients(const MlpCall& call, Handle needs, Tensors rates)
+    : call_(call), rates_(std::move(rates)), needs_(read_needs(needs)) {
+  for (size_t i = 0; call_.inputs.on_cpu() && i < needs_.size(); i++)
+    if (needs_[i] && is_summed(i)) total_ += call_.shape.tasks * product(core(i));
+}
+
+Shape Gradients::core(size_t i) const {
+  const size_t params = call_.params.size();
+  return i < params ? call_.core(int(i)) : rates_[i - params].shape();
+}
+
+bool Gradients::is_summed(size_t i) const {
+  const size_t params = call_.params.size();
+  if (!call_.batched || i >= params + rates_.size()) return false;
+  return i >= params || call_.params[i].dim() == int64_t(core(i).size());
+}
+
+Tensor Gradients::next(const Shape& core) {
+  const size_t i = next_++;
+  if (!needs_.at(i)) return Tensor();
+  const Shape shape = call_.with_tasks(core);
+  if (!is_together(i)) {
+    made_.push_back(call_.inputs.empty(shape));
+    return made_.back();
+  }
+  if (!together_) together_ = call_.inputs.empty({total_});
+  used_ += product(shape);
+  return together_.part(used_ - product(shape), shape);
+}
+
+py::tuple Gradients::made() const {
+  Tensors all = made_;
+  all.insert(all.begin(), together_);
+  return pack(all);
 }
 
 Tensors Gradients::for_params() {
   Tensors found;
-  for (size_t i = 0; i < call_.params.size(); i++) found.push_back(needs_.at(next_++) ? add(call_.core(int(i))) : Tensor());
+  for (size_t i = 0; i < call_.params.size(); i++) found.push_back(next(call_.core(int(i))));
   return found;
 }
 
-Tensors Gradients::for_rates(const Tensors& rates) {
+Tensors Gradients::for_rates() {
   Tensors found;
-  for (const Tensor& rate : rates) found.push_back(needs_.at(next_++) ? add(rate.shape()) : Tensor());
+  for (const Tensor& rate : rates_) found.push_back(next(rate.shape()));
   return found;
 }
 
 Tensor Gradients::for_examples(const Tensor& x) {
-  if (!needs_.at(next_++)) return Tensor();
-  return add(std::vector<int64_t>(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()));
+  return next(Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()));
 }
 
-py::tuple finish(const MlpCall& call, Handle made, Handle needs, size_t rates, const Tensor& dloss) {
-  const py::tuple items(py::reinterpret_borrow<py::object>(made));
-  const std::vector<bool> needed = read_needs(needs);
-  py::tuple found(items.size());
-  size_t next = 0;
-  for (size_t i = 0; i < needed.size(); i++) {
-    if (!needed[i]) continue;
-    bool shared = i < call.params.size() + rates;
-    if (i < call.params.size()) shared = call.params[i].dim() == int64_t(call.core(int(i)).size());
-    found[next] = of_tasks(Tensor(items[next], "gradient"), call.shape.tasks, dloss, shared && call.batched);
-    next++;
+py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
+  const auto items = read_list(call_.op, "saved", made);
+  Tensor together;
+  size_t item = 0;
+  if (total_) {
+    together = Tensor(items.at(item++), "saved");
+    require_alike(call_.op, {&call_.inputs, &together});
+    require_shape(call_.op, "saved", together, {total_});
   }
-  return found;
+  py::list found;
+  int64_t used = 0;
+  for (size_t i = 0; i < needs_.size(); i++) {
+    if (!needs_[i]) continue;
+    Tensor gradient;
+    if (is_together(i)) {
+      const Shape shape = call_.with_tasks(core(i));
+      gradient = together.part(used, shape);
+      used += product(shape);
+    } else {
+      gradient = Tensor(items.at(item++), "saved");
+    }
+    found.append(of_tasks(gradient, call_.shape.tasks, dloss, is_summed(i)));
+  }
+  return py::tuple(found);
 }
 
 Tensor loss_cotangent(const MlpCall& call, Handle cotangents) {

@@ -53,30 +53,37 @@ MlpRates<R> rate_pointers(const Tensors& rates);
 template <class R>
 MlpRates<R> drate_pointers(const Tensors& rates, const Tensors& drates);
 
-// The gradients that a kernel writes, one for each flat input that needs one, made per task.
+// The gradients that a kernel writes, one for each flat input that needs one, made per task. On a CPU those that will be summed
+// over tasks lie in one tensor, the first of `made`: to make a tensor takes longer than to write a small gradient.
 class Gradients {
  public:
-  Gradients(const MlpCall& call, Handle needs) : call_(call), needs_(read_needs(needs)) {}
+  Gradients(const MlpCall& call, Handle needs, Tensors rates = {});
 
   // For the next flat inputs, in order: empty tensors where no gradient is needed.
   Tensors for_params();
-  Tensors for_rates(const Tensors& rates);
+  Tensors for_rates();
   Tensor for_examples(const Tensor& x);  // targets too
-  bool any() const { return !made_.empty(); }
-  py::tuple made() const { return pack(made_); }
+  bool any() const { return together_ || !made_.empty(); }
+  py::tuple made() const;
+
+  // What `made` gave, each times its task's `dloss` ([T], or () without tasks; empty: 1) and summed over tasks, in order, where the
+  // input is shared by them.
+  py::tuple finish(Handle made, const Tensor& dloss) const;
 
  private:
-  Tensor add(const std::vector<int64_t>& core);
+  Shape core(size_t i) const;       // of flat input i: a parameter or a rate
+  bool is_summed(size_t i) const;
+  bool is_together(size_t i) const { return total_ && is_summed(i); }
+  Tensor next(const Shape& core);
 
   const MlpCall& call_;
+  Tensors rates_;
   std::vector<bool> needs_;
-  Tensors made_;
+  Tensor together_;                 // of those that are summed
+  Tensors made_;                    // the others
+  int64_t total_ = 0, used_ = 0;    // elements of together_
   size_t next_ = 0;
 };
-
-// What `Gradients::made` gave, each times its task's `dloss` ([T], or () without tasks; empty: 1) and summed over tasks, in
-// order, where the input is shared by them. `rates`: how many flat inputs between the parameters and the examples.
-py::tuple finish(const MlpCall& call, Handle made, Handle needs, size_t rates, const Tensor& dloss);
 
 // The one cotangent of a loss: [T], or () without tasks.
 Tensor loss_cotangent(const MlpCall& call, Handle cotangents);

@@ -29,7 +29,7 @@ py::tuple mlp_forward_bwd(Handle cotangents, Handle, Handle params, Handle input
                        dout.data<R>(), pointers<R>(call, dparams), dx.data<R>()};
     launch(call, args, FASTMETA_KERNEL(mlp_forward_bwd));
   });
-  return finish(call, grads.made(), needs, 0, Tensor());
+  return grads.finish(grads.made(), Tensor());
 }
 
 }  // namespace fastmeta

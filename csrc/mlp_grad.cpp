@@ -36,7 +36,7 @@ py::tuple mlp_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, 
                          {dx.data<R>(), dy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_hvp));
   });
-  return finish(call, grads.made(), needs, 0, Tensor());
+  return grads.finish(grads.made(), Tensor());
 }
 
 }  // namespace fastmeta

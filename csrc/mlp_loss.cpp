@@ -23,7 +23,7 @@ py::tuple mlp_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle in
   MlpCall call("mlp_loss", params, inputs, activation, loss);
   py::object made = py::reinterpret_borrow<py::object>(saved);
   if (!py::len(made)) made = mlp_loss_fwd(params, inputs, targets, activation, loss, needs)[1];
-  return finish(call, made, needs, 0, loss_cotangent(call, cotangents));
+  return Gradients(call, needs).finish(made, loss_cotangent(call, cotangents));
 }
 
 }  // namespace fastmeta

@@ -9,8 +9,8 @@ py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handl
   Tensors alpha = call.rates(rates, steps);
   Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
   Tensor sy = call.targets(support_y, "support_y", call.count()), qy = call.targets(query_y, "query_y", qx.size(-2));
-  Gradients grads(call, needs);
-  Tensors dparams = grads.for_params(), dalpha = grads.for_rates(alpha);
+  Gradients grads(call, needs, alpha);
+  Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
   Tensor dsx = grads.for_examples(call.inputs), dsy = grads.for_examples(sy);
   Tensor dqx = grads.for_examples(qx), dqy = grads.for_examples(qy);
   by_dtype(value.dtype(), [&](auto zero) {
@@ -32,7 +32,8 @@ py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Hand
   py::object made = py::reinterpret_borrow<py::object>(saved);
   if (!py::len(made))
     made = mlp_meta_loss_fwd(params, rates, support_x, support_y, query_x, query_y, steps, activation, loss, first_order, needs)[1];
-  return finish(call, made, needs, py::len(rates), loss_cotangent(call, cotangents));
+  const Tensors alpha = call.rates(rates, steps);
+  return Gradients(call, needs, alpha).finish(made, loss_cotangent(call, cotangents));
 }
 
 }  // namespace fastmeta

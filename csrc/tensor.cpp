@@ -128,6 +128,13 @@ int64_t Tensor::numel() const {
   return count;
 }
 
+Tensor Tensor::part(int64_t offset, const std::vector<int64_t>& shape) const {
+  Tensor found = *this;
+  found.data_ = static_cast<char*>(data_) + offset * (dtype_ == DType::float32 ? 4 : 8);
+  found.shape_ = shape;
+  return found;
+}
+
 Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
   py::tuple sizes(shape.size());
   for (size_t i = 0; i < shape.size(); i++) sizes[i] = py::int_(shape[i]);

@@ -52,6 +52,9 @@ class Tensor {
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t numel() const;
 
+  // The `shape` elements from element `offset` on, in this one's memory; not a torch tensor of its own.
+  Tensor part(int64_t offset, const std::vector<int64_t>& shape) const;
+
   // A new uninitialised tensor with this one's dtype and device.
   Tensor empty(const std::vector<int64_t>& shape) const;
 
