@@ -30,7 +30,7 @@ Layout<R>::Layout(const MlpShape& shape, const MlpParams<const R>& params, bool 
 
 template <class R>
 void load_rows(const R* from, int64_t rows, int64_t width, R* to, int64_t ld) {
-  if (!(rows * width)) return;  // the pointers may be null
+  if (!rows || !width) return;  // the pointers may be null
   if (width == ld) return void(std::memcpy(to, from, size_t(rows * ld) * sizeof(R)));
   for (int64_t i = 0; i < rows; i++) {
     std::memcpy(to + i * ld, from + i * width, size_t(width) * sizeof(R));
@@ -40,7 +40,7 @@ void load_rows(const R* from, int64_t rows, int64_t width, R* to, int64_t ld) {
 
 template <class R>
 void store_rows(const R* from, int64_t rows, int64_t width, R* to, int64_t ld) {
-  if (!(rows * width)) return;
+  if (!rows || !width) return;
   if (width == ld) return void(std::memcpy(to, from, size_t(rows * ld) * sizeof(R)));
   for (int64_t i = 0; i < rows; i++) std::memcpy(to + i * width, from + i * ld, size_t(width) * sizeof(R));
 }
