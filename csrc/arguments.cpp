@@ -43,9 +43,10 @@ Tensor read_int64(const char* op, const char* name, py::handle object) {
   return tensor;
 }
 
+bool is_number(py::handle object) { return PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr()); }
+
 double read_number(const char* op, const char* name, py::handle object) {
-  if (PyFloat_Check(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
-  if (PyLong_Check(object.ptr())) return object.cast<double>();
+  if (is_number(object)) return object.cast<double>();
   Tensor tensor = read_floating(op, name, object);
   require_cpu(op, {&tensor});
   if (tensor.numel() != 1)

@@ -20,6 +20,7 @@ inline bool any(const std::vector<bool>& needs) { return std::find(needs.begin()
 
 Tensor read_floating(const char* op, const char* name, py::handle object);  // TypeError unless float32 or float64
 Tensor read_int64(const char* op, const char* name, py::handle object);     // TypeError unless int64
+bool is_number(py::handle object);  // of Python, not a tensor
 double read_number(const char* op, const char* name, py::handle object);  // a number, or a CPU tensor of one element
 
 // The items of a list or tuple; ValueError unless there are `count`.

@@ -75,7 +75,7 @@ Tensors MlpCall::like_params(Handle list, const char* name) const {
 }
 
 Tensor MlpCall::rate(py::handle item, const Shape& expected) const {
-  if (!PyFloat_Check(item.ptr()) && !PyLong_Check(item.ptr())) {
+  if (!is_number(item)) {
     Tensor found = read_floating(op, "rates", item);
     require_shape(op, "rates", found, expected);
     require_alike(op, {&inputs, &found});
@@ -94,8 +94,7 @@ Tensors MlpCall::rates(Handle list, int64_t steps) const {
   const auto items = read_list(op, "rates", list);
   if (items.size() != 1 && items.size() != params.size())
     throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
-  const bool number = PyFloat_Check(items[0].ptr()) || PyLong_Check(items[0].ptr());
-  const RateKind kind = number ? RateKind{} : rate_kind(read_floating(op, "rates", items[0]));
+  const RateKind kind = is_number(items[0]) ? RateKind{} : rate_kind(read_floating(op, "rates", items[0]));
   Tensors found;
   for (size_t i = 0; i < items.size(); i++) {
     if (items.size() > 1 && items[i].is_none() == bool(params[i]))
@@ -251,7 +250,7 @@ void launch(const MlpCall& call, const Args& args, Kernel<Args> kernel) {
 #ifdef FASTMETA_CUDA
   if (!call.shape.tasks) return;
   cuda::DeviceGuard guard(call.inputs.device_index());
-  Tensor memory = call.inputs.empty({(kernel.workspace(args) + 7) / 8 * (call.inputs.dtype() == DType::float64 ? 1 : 2)});
+  Tensor memory = call.inputs.empty({(kernel.workspace(args) + 7) / 8 * (8 / call.inputs.item_size())});
   const char* error = kernel.on_cuda(args, memory.data<void>(), current_stream(call.inputs));
   if (error) throw std::runtime_error(std::string(call.op) + ": the CUDA launch must succeed, got " + error);
 #endif

@@ -31,7 +31,7 @@ class Call {
     for (const py::object& item : lr) {
       rates.emplace_back();
       Rate& rate = rates.back();
-      if (PyFloat_Check(item.ptr()) || PyLong_Check(item.ptr())) rate.float64 = read_number(kOp, "lr", item);
+      if (is_number(item)) rate.float64 = read_number(kOp, "lr", item);
       else rate.tensor = read_floating(kOp, "lr", item);
       rate.float32 = float(rate.float64);
     }

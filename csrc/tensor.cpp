@@ -130,7 +130,7 @@ int64_t Tensor::numel() const {
 
 Tensor Tensor::part(int64_t offset, const std::vector<int64_t>& shape) const {
   Tensor found = *this;
-  found.data_ = static_cast<char*>(data_) + offset * (dtype_ == DType::float32 ? 4 : 8);
+  found.data_ = static_cast<char*>(data_) + offset * item_size();
   found.shape_ = shape;
   return found;
 }
@@ -141,7 +141,7 @@ Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
   PyObject* made = PyObject_CallMethodOneArg(object_.ptr(), new_empty_name(), sizes.ptr());
   if (!made) throw py::error_already_set();
   Tensor tensor(py::reinterpret_steal<py::object>(made), "output");
-  if (tensor.on_cpu()) ask_for_huge_pages(tensor.data<void>(), size_t(tensor.numel()) * (tensor.dtype() == DType::float32 ? 4 : 8));
+  if (tensor.on_cpu()) ask_for_huge_pages(tensor.data<void>(), size_t(tensor.numel() * tensor.item_size()));
   return tensor;
 }
 

@@ -51,6 +51,7 @@ class Tensor {
   int64_t size(int64_t axis) const { return shape_[size_t(axis < 0 ? axis + dim() : axis)]; }
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t numel() const;
+  int64_t item_size() const { return dtype_ == DType::float32 ? 4 : 8; }
 
   // The `shape` elements from element `offset` on, in this one's memory; not a torch tensor of its own.
   Tensor part(int64_t offset, const std::vector<int64_t>& shape) const;

@@ -54,8 +54,7 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
     `cores` gives, for each argument, its rank without the task axis (for a list: a tuple that is cycled through), or None
     where the argument never has one. Returns the outputs, flat.
     """
-    layout = tuple(len(a) if isinstance(a, list | tuple) else None for a in args)
-    flat = _flatten(args)
+    flat, layout = _flatten(args)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         from ._compile import traced
 
@@ -78,8 +77,7 @@ def direct(
     """
     if is_transformed() or torch.is_autocast_enabled("cpu"):
         return None
-    layout = tuple([len(a) if isinstance(a, list | tuple) else None for a in args])
-    flat = args if layout == (None,) * len(args) else _flatten(args)
+    flat, layout = _flatten(args)
     if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
     try:
@@ -89,14 +87,17 @@ def direct(
         return None
 
 
-def _flatten(args: Sequence[Any]) -> Flat:
+def _flatten(args: Sequence[Any]) -> tuple[Flat, Layout]:
     flat: list[Any] = []
+    layout: list[int | None] = []
     for a in args:
         if isinstance(a, list | tuple):
             flat += a
+            layout.append(len(a))
         else:
             flat.append(a)
-    return tuple(flat)
+            layout.append(None)
+    return tuple(flat), tuple(layout)
 
 
 @functools.cache

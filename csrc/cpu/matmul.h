@@ -1,7 +1,7 @@
 // Products of the small matrices of one task. Rows are padded to whole vectors; what padding holds is never a result.
 //
-//   products: C = start + A_1 B_1 + A_2 B_2 + ..., then perhaps relu or a gate. A tile of C, kRows x 3 vectors, stays in
-//             registers while the inner dimensions pass: per vector of B loaded, kRows multiply-adds. A is read number by
+//   products: C = start + A_1 B_1 + A_2 B_2 + ..., then perhaps relu or a gate. A tile of C, a few rows by 3 vectors, stays in
+//             registers while the inner dimensions pass: per vector of B loaded, one multiply-add a row. A is read number by
 //             number, either way round.
 //   dots:     C = A B', both along their rows: for few columns of C, where products would leave most lanes empty, and for
 //             Gram matrices.
@@ -56,6 +56,15 @@ FASTMETA_INLINE Vector<R> relu(Vector<R> x) {
   return x < zero ? zero : x;  // NaN stays NaN
 }
 
+// What becomes of a sum at this place of C.
+template <class R>
+FASTMETA_INLINE Vector<R> ended(const Target<R>& t, int64_t at, Vector<R> sum) {
+  const Vector<R> zero = {};
+  if (t.end == End::relu) return relu<R>(sum);
+  if (t.end == End::gate) return load(t.gate + at) > zero ? sum : zero;
+  return sum;
+}
+
 template <class R, int M, int V>
 FASTMETA_INLINE void product_tile(const Target<R>& t, int64_t i, int64_t j, int count, const Product<R>* products) {
   Vector<R> sum[M][V] = {};
@@ -80,16 +89,12 @@ FASTMETA_INLINE void product_tile(const Target<R>& t, int64_t i, int64_t j, int 
       }
     }
   }
-  const Vector<R> zero = {};
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 3
     for (int v = 0; v < V; v++) {
       const int64_t at = (i + m) * t.ldc + j + v * kLanes<R>;
-      Vector<R> value = sum[m][v];
-      if (t.end == End::relu) value = relu<R>(value);
-      if (t.end == End::gate) value = load(t.gate + at) > zero ? value : zero;
-      store(t.c + at, value);
+      store(t.c + at, ended(t, at, sum[m][v]));
     }
 }
 
@@ -107,6 +112,15 @@ inline void products(const Target<R>& t, int64_t rows, int64_t columns, const Pr
   for_each_part<kAcross>(0, vectors, [&](auto part, int64_t first) __attribute__((always_inline)) {
     product_panel<R, decltype(part)::value>(t, rows, first * kLanes<R>, count, list);
   });
+}
+
+template <class R>
+constexpr R kOne = 1;
+
+// The sums of the columns of d [rows, columns], or += with `add`: a product with ones.
+template <class R>
+inline void column_sums(const R* d, int64_t ldd, int64_t rows, int64_t columns, R* sums, bool add = false) {
+  products<R>({sums, ldd, add ? sums : nullptr}, 1, columns, {{{&kOne<R>, 0, 0}, d, ldd, rows}});
 }
 
 // The first `count` lanes of x; the others 0.
@@ -161,7 +175,7 @@ inline void dot_block(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, in
   });
 }
 
-// C [rows, columns] = A [rows, inner] B [columns, inner]', or += with `add`.
+// C [rows, columns] = A [rows, inner] B [columns, inner]', or += with `add`; padding of C stays as it is.
 template <class R>
 inline void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
                  int64_t inner, bool add) {
@@ -169,6 +183,25 @@ inline void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t
   for (; inner > block; inner -= block, a += block, b += block, add = true)
     dot_block(c, ldc, a, lda, b, ldb, rows, columns, block, add);
   dot_block(c, ldc, a, lda, b, ldb, rows, columns, inner, add);
+}
+
+template <class R>
+struct Dot {
+  const R *a, *b;
+  int64_t ld, inner;  // of both
+};
+
+// The same with the start, one row, and the end of products. Padding of C becomes 0.
+template <class R, int count>
+inline void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R> (&list)[count]) {
+  for (int i = 0; i < count; i++)
+    dots(t.c, t.ldc, list[i].a, list[i].ld, list[i].b, list[i].ld, rows, columns, list[i].inner, i > 0);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < columns; j += kLanes<R>) {
+      R* c = t.c + i * t.ldc + j;
+      const Vector<R> sum = first_lanes<R>(load(c), columns - j);
+      store(c, ended(t, i * t.ldc + j, t.start ? sum + load(t.start + j) : sum));
+    }
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -15,16 +15,15 @@ struct Work {
   }
 
   void forward(const MlpForward<R>& c, int64_t t) {
-    if (!loaded || !task.layout.shared) load_block(task.layout, c.params, t, theta);
-    loaded = true;
+    loader.load(task.layout, c.params, t, theta);
     pass.load(c.shape, {c.count, c.x}, t);
     task.forward(theta, pass);
   }
 
   Task<R> task;
   Pass<R> pass;
+  Loader<R> loader;
   R *theta, *grad, *dx;
-  bool loaded = false;
 };
 
 }  // namespace

@@ -9,9 +9,6 @@ namespace fastmeta::FASTMETA_ISA {
 namespace {
 
 template <class R>
-constexpr R kOne = 1;
-
-template <class R>
 struct Step {
   R *e, *before;  // -alpha d; E_k = the sum of those of the steps before: [S, out]
   Pass<R> pass;
@@ -21,7 +18,8 @@ template <class R>
 struct Work {
   Work(const MlpMetaLoss<R>& c, const Layout<R>& layout, Scratch& scratch)
       : S(c.support.count), Q(c.query.count), ld_in(layout.ld[0]), ldo(layout.ld[1]), ldS(padded<R>(S)),
-        task(c.shape, layout, most(S, Q), true, scratch), query(c.shape, layout, Q, true, false, scratch) {
+        task(c.shape, layout, most(S, Q), true, scratch), query(c.shape, layout, Q, true, false, scratch),
+        rates(layout, c.rates, c.steps, scratch), drates(layout, c.drates, c.steps, scratch) {
     for (int64_t k = 0; k < c.steps; k++) {
       R *e = scratch.take<R>(S * ldo), *before = scratch.take<R>(S * ldo);
       steps.push_back({e, before, Pass<R>(c.shape, layout, S, false, false, scratch)});
@@ -31,12 +29,16 @@ struct Work {
     gram = scratch.take<R>(S * ldS), to_support = scratch.take<R>(S * ldS);
     moved = scratch.take<R>(S * ldo), u = scratch.take<R>(S * ldo), rd_sum = scratch.take<R>(S * ldo);
     moved_flipped = scratch.take<R>(ldo * ldS), flipped = scratch.take<R>(ldo * ldS);
-    bias = scratch.take<R>(ldo), bias_v = scratch.take<R>(ldo), row = scratch.take<R>(ldo);
+    bias = scratch.take<R>(ldo), row = scratch.take<R>(ldo);
+    bias_v = layout.layer[0].bias >= 0 ? v + layout.layer[0].bias : nullptr;
   }
 
   int64_t S, Q, ld_in, ldo, ldS;
   Task<R> task;
   Pass<R> query;
+  InnerRates<R> rates;
+  RateGradients<R> drates;
+  Loader<R> loader;
   std::vector<Step<R>> steps;
   const R* a;                      // the support's features
   R *theta, *adapted, *v;          // blocks: W_0, W_K, v
@@ -44,20 +46,9 @@ struct Work {
   R *moved, *u, *rd_sum;           // E_K; A v'; the sum of rd
   R *moved_flipped, *flipped;      // E' [out, S]; scratch
   R* to_support;                   // dx = to_support A + ...
-  R *bias, *bias_v, *row;          // what the steps moved b by; its v; scratch
-  bool loaded = false;
+  R *bias, *row;                   // what the steps moved b by; scratch
+  R* bias_v;                       // in v, null without b
 };
-
-template <class R>
-R rate(const MlpRates<const R>& rates, int tensor, int64_t k) {
-  const R* value = rates.value[rates.shared ? 0 : tensor];
-  return value ? value[rates.per_step ? k : 0] : R(0);
-}
-
-template <class R>
-void column_sums(const R* d, int64_t rows, int64_t ld, R* sums) {
-  products<R>({sums, ld}, 1, ld, {{{&kOne<R>, 0, 0}, d, ld, rows}});
-}
 
 // out = factor * x + (base or 0)
 template <class R>
@@ -80,12 +71,12 @@ void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int6
     step.pass.n = S, step.pass.inputs = w.a;
     if (!k) w.task.forward(w.theta, step.pass);
     w.task.loss(y, step.pass);
-    const R *d = step.pass.d[1], alpha = rate(c.rates, 0, k), beta = rate(c.rates, 1, k);
+    const R *d = step.pass.d[1], alpha = w.rates.of_tensor(k, 0), beta = w.bias_v ? w.rates.of_tensor(k, 1) : R(0);
     std::memcpy(step.before, w.moved, size_t(S * ldo) * sizeof(R));
     scale_add<R>(d, -alpha, nullptr, S * ldo, step.e);
     scale_add<R>(step.e, 1, w.moved, S * ldo, w.moved);
-    column_sums(d, S, ldo, w.row);
-    scale_add<R>(w.row, head.bias >= 0 ? -beta : R(0), nullptr, ldo, w.row);
+    column_sums(d, ldo, S, ldo, w.row);
+    scale_add<R>(w.row, -beta, nullptr, ldo, w.row);
     scale_add<R>(w.row, 1, w.bias, ldo, w.bias);
     if (k + 1 < c.steps)
       products<R>({w.steps[size_t(k + 1)].pass.x[1], ldo, z, ldo}, S, ldo,
@@ -100,36 +91,34 @@ void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int6
 }
 
 template <class R>
-void add_rates(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t, int64_t k) {
+void add_rates(const Layer& head, Work<R>& w, int64_t k) {
   const R* d = w.steps[size_t(k)].pass.d[1];
   R of_weight = 0, of_bias = 0;
   for (int64_t i = 0; i < w.S; i++)
-    for (int64_t j = 0; j < layout.layer[0].out; j++) {
+    for (int64_t j = 0; j < head.out; j++) {
       of_weight -= d[i * w.ldo + j] * w.u[i * w.ldo + j];
-      of_bias -= d[i * w.ldo + j] * w.bias_v[j];
+      of_bias -= w.bias_v ? d[i * w.ldo + j] * w.bias_v[j] : R(0);
     }
-  const int64_t at = c.drates.per_step ? t * c.steps + k : t;
-  if (c.drates.value[0]) c.drates.value[0][at] += of_weight + (c.drates.shared && layout.layer[0].bias >= 0 ? of_bias : R(0));
-  if (!c.drates.shared && c.drates.value[1]) c.drates.value[1][at] += of_bias;
+  w.drates.add(k, 0, of_weight);
+  w.drates.add(k, 1, of_bias);
 }
 
 template <class R>
 void run_chain_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
   const int64_t S = w.S, ldo = w.ldo, out = layout.layer[0].out;
-  const bool biased = layout.layer[0].bias >= 0, wants_dx = c.support_grads.dx;
   std::memset(w.rd_sum, 0, size_t(S * ldo) * sizeof(R));
   std::memset(w.to_support, 0, size_t(S * w.ldS) * sizeof(R));
   for (int64_t k = c.steps - 1; k >= 0; k--) {
     const Step<R>& step = w.steps[size_t(k)];
-    add_rates(c, layout, w, t, k);
+    if (w.drates.asked()) add_rates(layout.layer[0], w, k);
     if (c.first_order) continue;
     R* rz = w.task.output_directions();
-    const R alpha = rate(c.rates, 0, k), beta = biased ? rate(c.rates, 1, k) : R(0);
+    const R alpha = w.rates.of_tensor(k, 0), beta = w.bias_v ? w.rates.of_tensor(k, 1) : R(0);
     for (int64_t i = 0; i < S; i++)
-      for (int64_t j = 0; j < ldo; j++) rz[i * ldo + j] = -alpha * w.u[i * ldo + j] - beta * w.bias_v[j];
+      for (int64_t j = 0; j < ldo; j++) rz[i * ldo + j] = -alpha * w.u[i * ldo + j] - (w.bias_v ? beta * w.bias_v[j] : R(0));
     w.task.output_tangent(step.pass, targets_of(c.shape, c.support, t));
     const R* rd = w.task.output_tangents();
-    if (wants_dx) {
+    if (c.support_grads.dx) {
       transpose(S, out, step.before, ldo, w.moved_flipped, w.ldS);
       transpose(S, out, w.rd_sum, ldo, w.flipped, w.ldS);
       products<R>({w.to_support, w.ldS, w.to_support, w.ldS}, S, S,
@@ -137,16 +126,8 @@ void run_chain_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>
     }
     scale_add<R>(rd, 1, w.rd_sum, S * ldo, w.rd_sum);
     products<R>({w.u, ldo, w.u, ldo}, S, ldo, {{{w.gram, w.ldS, 1}, rd, ldo, S}});
-    column_sums(rd, S, ldo, w.row);
-    scale_add<R>(w.row, 1, w.bias_v, ldo, w.bias_v);
+    if (w.bias_v) column_sums(rd, ldo, S, ldo, w.bias_v, true);
   }
-}
-
-template <class R>
-void clear_rates(const MlpMetaLoss<R>& c, int64_t t) {
-  const int64_t kinds = c.drates.per_step ? c.steps : 1;
-  for (int tensor = 0; tensor < 2; tensor++)
-    for (int64_t k = 0; c.drates.value[tensor] && k < kinds; k++) c.drates.value[tensor][t * kinds + k] = 0;
 }
 
 template <class R>
@@ -157,7 +138,7 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
   R* v = w.v + head.rows;
   const auto query = examples_of(c.shape, c.query_grads, Q, t), support = examples_of(c.shape, c.support_grads, S, t);
   w.task.backward(w.adapted, w.query, w.v);
-  if (query.dy) scale_rows(dq, Q, out, ldo, R(-1), false, query.dy);
+  if (query.dy) store_negated(dq, Q, out, ldo, query.dy);
   if (query.dx) {
     R* dx = ld_in == D ? query.dx : w.dx;
     w.task.input_gradient(w.adapted, w.query, dx);
@@ -165,10 +146,10 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
   }
   std::memset(w.u, 0, size_t(S * ldo) * sizeof(R));
   dots<R>(w.u, ldo, w.a, ld_in, v, ld_in, S, out, D, false);
-  column_sums(dq, Q, ldo, w.bias_v);
-  clear_rates(c, t);
+  w.drates.clear();
   run_chain_by_gram(c, layout, w, t);
-  if (support.dy) scale_rows(w.rd_sum, S, out, ldo, R(-1), false, support.dy);
+  w.drates.store(t);
+  if (support.dy) store_negated(w.rd_sum, S, out, ldo, support.dy);
   if (support.dx && c.first_order) std::memset(support.dx, 0, size_t(S * D) * sizeof(R));
   if (support.dx && !c.first_order) {
     R* dx = ld_in == D ? support.dx : w.dx;
@@ -177,7 +158,6 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
     if (dx == w.dx) store_rows(dx, S, D, support.dx, ld_in);
   }
   products<R>({v, ld_in, v, ld_in}, out, D, {{{w.rd_sum, 1, ldo}, w.a, ld_in, S}});
-  if (head.bias >= 0) std::memcpy(w.v + head.bias, w.bias_v, size_t(ldo) * sizeof(R));
   store_block(layout, w.v, c.dparams, t);
 }
 
@@ -196,8 +176,7 @@ bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
 template <class R>
 void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
   for_each_task<Work<R>>(c.shape, most(c.support.count, c.query.count), [&](Work<R>& w, int64_t t) {
-    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.theta);
-    w.loaded = true;
+    w.loader.load(layout, c.params, t, w.theta);
     evaluate(c, layout, w, t);
     if (c.with_grads) differentiate(c, layout, w, t);
   }, c, layout);

@@ -6,7 +6,7 @@
 // All that is done at every step has the size of the examples; features are passed over before and after. The query is taken with
 // W_K as it is.
 #pragma once
-#include "mlp_task.h"
+#include "mlp_inner.h"
 
 namespace fastmeta::FASTMETA_ISA {
 

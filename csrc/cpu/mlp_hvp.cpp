@@ -30,8 +30,9 @@ struct Work {
 
   Task<R> task;
   Pass<R> pass;
+  Loader<R> loader;
   R *theta, *vec, *product, *dx;
-  int64_t loaded = -1;  // the task whose parameters are here
+  int64_t vec_task = -1;  // whose vector is in vec
 };
 
 // Examples [begin, end) of task t; their part of the product into `product`.
@@ -39,21 +40,18 @@ template <class R>
 void differentiate(const MlpCurvature<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t, int64_t begin, int64_t end,
                    R* product) {
   const int64_t n = c.examples.count, in = c.shape.width[0], out = c.shape.width[c.shape.layers], count = end - begin;
-  const bool classes = c.shape.loss == Loss::cross_entropy;
-  const void* all = targets_of(c.shape, c.examples, t);
-  const void* y = classes ? static_cast<const void*>(static_cast<const int64_t*>(all) + begin)
-                          : static_cast<const void*>(static_cast<const R*>(all) + begin * out);
-  if (w.loaded < 0 || (w.loaded != t && !layout.shared)) load_block(layout, c.params, t, w.theta);
-  if (w.loaded != t) load_block(layout, c.vectors, t, w.vec);
-  w.loaded = t;
+  const void* y = targets_of(c.shape, c.examples, t, begin);
+  w.loader.load(layout, c.params, t, w.theta);
+  if (w.vec_task != t) load_block(layout, c.vectors, t, w.vec);
+  w.vec_task = t;
   w.pass.load(c.shape, {count, c.examples.x + (t * n + begin) * in}, 0);
   w.task.forward(w.theta, w.pass);
-  w.task.loss(y, w.pass, example_scale<R>(c.shape, all, n));
+  w.task.loss(y, w.pass, example_scale<R>(c.shape, targets_of(c.shape, c.examples, t), n));
   if (!c.gauss_newton) w.task.backward(w.theta, w.pass, nullptr);
   std::memset(product, 0, size_t(layout.gradient) * sizeof(R));
   w.task.curvature(w.theta, w.vec, w.pass, y, c.dloss ? c.dloss[t] : R(0), c.gauss_newton, product);
   if (c.grads.dy)
-    scale_rows(w.task.output_tangents(), count, out, layout.ld[layout.layers], R(-1), false, c.grads.dy + (t * n + begin) * out);
+    store_negated(w.task.output_tangents(), count, out, layout.ld[layout.layers], c.grads.dy + (t * n + begin) * out);
   if (!c.grads.dx) return;
   std::memset(w.dx, 0, size_t(count * layout.ld[0]) * sizeof(R));
   w.task.input_tangent(w.theta, w.vec, w.pass, w.dx);

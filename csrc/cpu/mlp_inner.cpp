@@ -42,25 +42,25 @@ template <class R>
 InnerRates<R>::InnerRates(const Layout<R>& layout, const MlpRates<const R>& rates, int64_t steps, Scratch& scratch)
     : layout_(layout), rates_(rates), kinds_(steps_apart(rates, steps)) {
   blocks_ = rates.per_element ? scratch.take<R>(kinds_ * layout.size) : nullptr;
+  for (int64_t k = 0; blocks_ && k < kinds_; k++)
+    load_block<R>(layout, as_params(layout, rates, k, kinds_, 0), 0, blocks_ + k * layout.size);
 }
 
 template <class R>
-void InnerRates<R>::load() {
-  for (int64_t k = 0; rates_.per_element && k < kinds_; k++)
-    load_block<R>(layout_, as_params(layout_, rates_, k, kinds_, 0), 0, blocks_ + k * layout_.size);
+R InnerRates<R>::of_tensor(int64_t k, int tensor) const {
+  return rates_.value[rates_.shared ? 0 : tensor][kinds_ > 1 ? k : 0];
 }
 
 template <class R>
 void InnerRates<R>::descend(int64_t k, const R* base, const R* x, R* out) const {
-  k = kinds_ > 1 ? k : 0;
   if (rates_.per_element) {
-    const R* alpha = blocks_ + k * layout_.size;
+    const R* alpha = blocks_ + (kinds_ > 1 ? k : 0) * layout_.size;
     if (base) for (int64_t i = 0; i < layout_.gradient; i++) out[i] = base[i] - alpha[i] * x[i];
     else for (int64_t i = 0; i < layout_.gradient; i++) out[i] = -(alpha[i] * x[i]);
     return;
   }
   layout_.for_each_tensor([&](int tensor, int64_t begin, int64_t rows, int64_t width) {
-    const R alpha = rates_.value[rates_.shared ? 0 : tensor][k];
+    const R alpha = of_tensor(k, tensor);
     const int64_t end = begin + rows * padded<R>(width);
     if (base) for (int64_t i = begin; i < end; i++) out[i] = base[i] - alpha * x[i];
     else for (int64_t i = begin; i < end; i++) out[i] = -(alpha * x[i]);
@@ -88,14 +88,14 @@ void RateGradients<R>::add(int64_t k, const R* grad, const R* v) {
     for (int64_t i = 0; i < layout_.gradient; i++) to[i] -= grad[i] * v[i];
     return;
   }
-  R* to = sums(k);
   layout_.for_each_tensor([&](int tensor, int64_t begin, int64_t rows, int64_t width) {
-    to[drates_.shared ? 0 : tensor] -= inner_product(grad + begin, v + begin, rows, width);
+    add(k, tensor, -inner_product(grad + begin, v + begin, rows, width));
   });
 }
 
 template <class R>
 void RateGradients<R>::store(int64_t task) const {
+  if (!asked_) return;
   for (int64_t k = 0; blocks_ && k < kinds_; k++)
     store_block<R>(layout_, block(k), as_params(layout_, drates_, k, kinds_, task), 0);
   for (int64_t k = 0; !blocks_ && k < kinds_; k++)
@@ -123,44 +123,73 @@ void Trajectory<R>::load(const MlpShape& shape, const MlpExamples<R>& support, i
   for (Step& step : steps_) step.pass.n = support.count, step.pass.inputs = inputs;
 }
 
-template <class R>
-void descend(const Task<R>& task, Trajectory<R>& trajectory, const InnerRates<R>& rates, const void* y, int64_t steps) {
-  for (int64_t k = 0; k < steps; k++) {
-    typename Trajectory<R>::Step& step = trajectory.step(k);
-    R* next = trajectory.step(k + 1).theta;
+template <class R, class Call>
+InnerLoop<R, Call>::InnerLoop(const Call& call, const Layout<R>& layout, int64_t examples, bool backward, Scratch& scratch)
+    : task(call.shape, layout, examples, backward, scratch),
+      call_(call),
+      rates_(layout, call.rates, call.steps, scratch),
+      drates_(layout, call.drates, call.steps, scratch),
+      trajectory_(task, call.support.count, call.steps, backward, drates_.asked(), scratch) {
+  v = backward ? scratch.take<R>(layout.size) : nullptr;
+  vec_ = backward ? scratch.take<R>(layout.size) : nullptr;
+  dx_ = call.support_grads.dx ? scratch.take<R>(call.support.count * layout.ld[0]) : nullptr;
+  dy_ = call.support_grads.dy ? scratch.take<R>(call.support.count * layout.ld[layout.layers]) : nullptr;
+}
+
+template <class R, class Call>
+const R* InnerLoop<R, Call>::adapt(int64_t t) {
+  const void* y = targets_of(call_.shape, call_.support, t);
+  loader_.load(task.layout, call_.params, t, trajectory_.step(0).theta);
+  trajectory_.load(call_.shape, call_.support, t);
+  for (int64_t k = 0; k < call_.steps; k++) {
+    typename Trajectory<R>::Step& step = trajectory_.step(k);
+    R* next = trajectory_.step(k + 1).theta;
     task.forward(step.theta, step.pass);
     task.loss(y, step.pass);
     task.backward(step.theta, step.pass, step.grad);
-    rates.descend(k, step.theta, step.grad, next);
+    rates_.descend(k, step.theta, step.grad, next);
     flip(task.layout, next);
   }
+  return trajectory_.step(call_.steps).theta;
 }
 
-template <class R>
-void run_chain(const Chain<R>& c, R* v) {
-  const Layout<R>& layout = c.task.layout;
-  const int64_t n = c.trajectory.step(0).pass.n, out = layout.ld[layout.layers];
-  if (c.dx) std::memset(c.dx, 0, size_t(n * layout.ld[0]) * sizeof(R));
-  if (c.dy) std::memset(c.dy, 0, size_t(n * out) * sizeof(R));
-  for (int64_t k = c.steps - 1; k >= 0; k--) {
-    const typename Trajectory<R>::Step& step = c.trajectory.step(k);
-    if (c.drates.asked()) c.drates.add(k, step.grad, v);
-    if (c.first_order) continue;
-    c.rates.descend(k, nullptr, v, c.vec);
-    flip(layout, c.vec);
-    c.task.curvature(step.theta, c.vec, step.pass, c.y, R(0), false, v);
-    if (c.dx) c.task.input_tangent(step.theta, c.vec, step.pass, c.dx);
-    const R* rd = c.task.output_tangents();
-    for (int64_t i = 0; c.dy && i < n * out; i++) c.dy[i] -= rd[i];
+template <class R, class Call>
+void InnerLoop<R, Call>::run_chain(const void* y) {
+  const Layout<R>& layout = task.layout;
+  const int64_t n = call_.support.count, out = layout.ld[layout.layers];
+  if (dx_) std::memset(dx_, 0, size_t(n * layout.ld[0]) * sizeof(R));
+  if (dy_) std::memset(dy_, 0, size_t(n * out) * sizeof(R));
+  for (int64_t k = call_.steps - 1; k >= 0; k--) {
+    const typename Trajectory<R>::Step& step = trajectory_.step(k);
+    if (drates_.asked()) drates_.add(k, step.grad, v);
+    if (call_.first_order) continue;
+    rates_.descend(k, nullptr, v, vec_);
+    flip(layout, vec_);
+    task.curvature(step.theta, vec_, step.pass, y, R(0), false, v);
+    if (dx_) task.input_tangent(step.theta, vec_, step.pass, dx_);
+    const R* rd = task.output_tangents();
+    for (int64_t i = 0; dy_ && i < n * out; i++) dy_[i] -= rd[i];
   }
 }
 
-#define INSTANTIATE(R)                                                                                                 \
-  template class InnerRates<R>;                                                                                        \
-  template class RateGradients<R>;                                                                                     \
-  template class Trajectory<R>;                                                                                        \
-  template void descend<R>(const Task<R>&, Trajectory<R>&, const InnerRates<R>&, const void*, int64_t); \
-  template void run_chain<R>(const Chain<R>&, R*);
+template <class R, class Call>
+void InnerLoop<R, Call>::differentiate(int64_t t) {
+  const int64_t n = call_.support.count, in = call_.shape.width[0], out = call_.shape.width[call_.shape.layers];
+  drates_.clear();
+  run_chain(targets_of(call_.shape, call_.support, t));
+  const auto grads = examples_of(call_.shape, call_.support_grads, n, t);
+  if (grads.dx) store_rows(dx_, n, in, grads.dx, padded<R>(in));
+  if (grads.dy) store_rows(dy_, n, out, grads.dy, padded<R>(out));
+  drates_.store(t);
+  store_block(task.layout, v, call_.dparams, t);
+}
+
+#define INSTANTIATE(R)                           \
+  template class InnerRates<R>;                  \
+  template class RateGradients<R>;               \
+  template class Trajectory<R>;                  \
+  template class InnerLoop<R, MlpAdapt<R>>;      \
+  template class InnerLoop<R, MlpMetaLoss<R>>;
 INSTANTIATE(float)
 INSTANTIATE(double)
 

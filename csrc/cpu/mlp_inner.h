@@ -13,7 +13,7 @@ class InnerRates {
  public:
   InnerRates(const Layout<R>& layout, const MlpRates<const R>& rates, int64_t steps, Scratch& scratch);
 
-  void load();
+  R of_tensor(int64_t k, int tensor) const;  // where not each element has a rate of its own
   // out = base - alpha_k * x; without a base, -alpha_k * x. Blocks of gradients.
   void descend(int64_t k, const R* base, const R* x, R* out) const;
 
@@ -33,6 +33,7 @@ class RateGradients {
   bool asked() const { return asked_; }
   void clear();
   void add(int64_t k, const R* grad, const R* v);  // -= grad * v
+  void add(int64_t k, int tensor, R value) { sums(k)[drates_.shared ? 0 : tensor] += value; }
   void store(int64_t task) const;
 
  private:
@@ -68,25 +69,28 @@ class Trajectory {
   std::vector<Step> steps_;
 };
 
-// From the parameters of step 0 and the inputs, both loaded, to those of the last step.
-template <class R>
-void descend(const Task<R>& task, Trajectory<R>& trajectory, const InnerRates<R>& rates, const void* y, int64_t steps);
+// The inner loop of one task after another on one thread, and the way back. Call: MlpAdapt<R> or MlpMetaLoss<R>.
+template <class R, class Call>
+class InnerLoop {
+ public:
+  // `examples`: the most that `task` will see.
+  InnerLoop(const Call& call, const Layout<R>& layout, int64_t examples, bool backward, Scratch& scratch);
 
-template <class R>
-struct Chain {
-  const Task<R>& task;
-  Trajectory<R>& trajectory;
-  const InnerRates<R>& rates;
-  RateGradients<R>& drates;  // of this task; added to
-  const void* y;
-  int64_t steps;
-  bool first_order;
-  R* vec;                    // scratch, a whole block
-  R *dx, *dy;                // [n, padded in], [n, padded out]: written, the gradients to the support; or null
+  const R* adapt(int64_t t);      // theta_K of task t, a whole block
+  void differentiate(int64_t t);  // after adapt(), with dL/dtheta_K in `v`: writes the gradients to all that adapt() took
+
+  Task<R> task;
+  R* v;  // a whole block
+
+ private:
+  void run_chain(const void* y);
+
+  const Call& call_;
+  InnerRates<R> rates_;
+  RateGradients<R> drates_;
+  Trajectory<R> trajectory_;
+  Loader<R> loader_;
+  R *vec_, *dx_, *dy_;  // -alpha v; the gradients to the support, rows padded
 };
-
-// v: dL/dtheta_K -> dL/dtheta_0, a block of gradients, in place.
-template <class R>
-void run_chain(const Chain<R>& chain, R* v);
 
 }  // namespace fastmeta::FASTMETA_ISA

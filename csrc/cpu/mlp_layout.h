@@ -67,6 +67,19 @@ void store_block(const Layout<R>& layout, const R* block, const MlpParams<R>& to
 template <class R>
 void flip(const Layout<R>& layout, R* block);
 
+// Loads one task's parameters after another's into the same block; those that all tasks share, once.
+template <class R>
+class Loader {
+ public:
+  void load(const Layout<R>& layout, const MlpParams<const R>& from, int64_t task, R* block) {
+    if (task_ < 0 || (task_ != task && !layout.shared)) load_block(layout, from, task, block);
+    task_ = task;
+  }
+
+ private:
+  int64_t task_ = -1;
+};
+
 // Rows between a tensor [rows, width] and memory with rows of `ld`; padding becomes 0.
 template <class R>
 void load_rows(const R* from, int64_t rows, int64_t width, R* to, int64_t ld);

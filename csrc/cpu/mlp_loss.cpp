@@ -17,8 +17,8 @@ struct Work {
 
   Task<R> task;
   Pass<R> pass;
+  Loader<R> loader;
   R *theta, *grad, *dx;
-  bool loaded = false;
 };
 
 }  // namespace
@@ -29,15 +29,14 @@ void mlp_loss(const MlpLoss<R>& c) {
   const Layout<R> layout(c.shape, c.params, c.grads.dx);
   const bool asks_params = any_asked(c.dparams);
   for_each_task<Work<R>>(c.shape, n, [&](Work<R>& w, int64_t t) {
-    if (!w.loaded || !layout.shared) load_block(layout, c.params, t, w.theta);
-    w.loaded = true;
+    w.loader.load(layout, c.params, t, w.theta);
     w.pass.load(c.shape, c.examples, t);
     w.task.forward(w.theta, w.pass);
     c.loss[t] = w.task.loss(targets_of(c.shape, c.examples, t), w.pass);
     if (asks_params || c.grads.dx) w.task.backward(w.theta, w.pass, w.grad);
     if (asks_params) store_block(layout, w.grad, c.dparams, t);
     const auto grads = examples_of(c.shape, c.grads, n, t);
-    if (grads.dy) scale_rows(w.pass.d[layout.layers], n, out, layout.ld[layout.layers], R(-1), false, grads.dy);
+    if (grads.dy) store_negated(w.pass.d[layout.layers], n, out, layout.ld[layout.layers], grads.dy);
     if (!grads.dx) return;
     w.task.input_gradient(w.theta, w.pass, w.dx);
     store_rows(w.dx, n, in, grads.dx, layout.ld[0]);

@@ -4,9 +4,6 @@
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-template <class R>
-constexpr R kOne = 1;
-
 // What a layer's inputs x and tangents or cotangents d add to the gradient of its W: d' x, or x' d where that is columns.
 template <class R>
 Product<R> outer(const Layer& a, const R* d, int64_t ldd, const R* x, int64_t ldx, int64_t n) {
@@ -56,16 +53,9 @@ void Task<R>::forward(const R* theta, Pass<R>& pass) const {
     R* z = pass.x[l + 1];
     const R* bias = a.bias >= 0 ? theta + a.bias : nullptr;
     const bool relu = l + 1 < shape.layers && shape.activation == Activation::relu;
-    if (a.dots) {
-      dots<R>(z, ldz, pass.input(l), ld, theta + a.rows, ld, n, a.out, a.in, false);
-      for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < ldz; j++) {
-          const R value = j < a.out ? z[i * ldz + j] + (bias ? bias[j] : R(0)) : R(0);
-          z[i * ldz + j] = relu && value < 0 ? R(0) : value;
-        }
-    } else {
-      products<R>({z, ldz, bias, 0, relu ? End::relu : End::keep}, n, a.out, {{{pass.input(l), ld, 1}, theta + a.columns, ldz, a.in}});
-    }
+    const Target<R> target{z, ldz, bias, 0, relu ? End::relu : End::keep};
+    if (a.dots) dots<R>(target, n, a.out, {{pass.input(l), theta + a.rows, ld, a.in}});
+    else products<R>(target, n, a.out, {{{pass.input(l), ld, 1}, theta + a.columns, ldz, a.in}});
     if (smooth && l + 1 < shape.layers) activate(shape.activation, z, pass.slope[l + 1], pass.bend[l + 1], n * ldz);
   }
 }
@@ -79,7 +69,7 @@ void Task<R>::backward(const R* theta, Pass<R>& pass, R* grad) const {
     const R* d = pass.d[l + 1];
     if (grad) {
       products<R>({grad + a.weight(), a.by_rows ? ld : ldz}, a.height(), a.width(), {outer(a, d, ldz, pass.input(l), ld, n)});
-      if (a.bias >= 0) products<R>({grad + a.bias, ldz}, 1, a.out, {{{&kOne<R>, 0, 0}, d, ldz, n}});
+      if (a.bias >= 0) column_sums(d, ldz, n, a.out, grad + a.bias);
     }
     if (!l) break;
     const End end = shape.activation == Activation::relu ? End::gate : End::keep;
@@ -100,8 +90,7 @@ void Task<R>::add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, b
   const Product<R> first = outer<R>(a, rd[l + 1], ldz, pass.input(l), ld, n);
   if (l && !gauss_newton) products<R>(target, a.height(), a.width(), {first, outer<R>(a, pass.d[l + 1], ldz, rx[l], ld, n)});
   else products<R>(target, a.height(), a.width(), {first});
-  R* b = sum + a.bias;
-  if (a.bias >= 0) products<R>({b, ldz, b, ldz}, 1, a.out, {{{&kOne<R>, 0, 0}, rd[l + 1], ldz, n}});
+  if (a.bias >= 0) column_sums<R>(rd[l + 1], ldz, n, a.out, sum + a.bias, true);
 }
 
 // A smooth layer's tangents of z become those of x; rd begins with what comes of the activation's second derivative.
@@ -125,16 +114,12 @@ void Task<R>::tangents_forward(const R* theta, const R* v, const Pass<R>& pass, 
     const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
     const R* bias = a.bias >= 0 ? v + a.bias : nullptr;
     R* rz = rx[l + 1];
+    const Target<R> target{rz, ldz, bias, 0, l + 1 < L ? end : End::keep, pass.x[l + 1]};
     if (a.dots) {
-      dots<R>(rz, ldz, pass.input(l), ld, v + a.rows, ld, n, a.out, a.in, false);
-      if (l) dots<R>(rz, ldz, rx[l], ld, theta + a.rows, ld, n, a.out, a.in, true);
-      for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < ldz; j++) {
-          const bool open = j < a.out && (l + 1 == L || end == End::keep || pass.x[l + 1][i * ldz + j] > 0);
-          rz[i * ldz + j] = open ? rz[i * ldz + j] + (bias ? bias[j] : R(0)) : R(0);
-        }
+      const Dot<R> first{pass.input(l), v + a.rows, ld, a.in};
+      if (l) dots<R>(target, n, a.out, {first, {rx[l], theta + a.rows, ld, a.in}});
+      else dots<R>(target, n, a.out, {first});
     } else {
-      const Target<R> target{rz, ldz, bias, 0, l + 1 < L ? end : End::keep, pass.x[l + 1]};
       const Product<R> first{{pass.input(l), ld, 1}, v + a.columns, ldz, a.in};
       if (l) products<R>(target, n, a.out, {first, {{rx[l], ld, 1}, theta + a.columns, ldz, a.in}});
       else products<R>(target, n, a.out, {first});

@@ -64,12 +64,11 @@ struct Task {
   bool smooth;
 };
 
-// out (+)= factor * rows, [n, width].
+// out [n, width] = -rows.
 template <class R>
-void scale_rows(const R* rows, int64_t n, int64_t width, int64_t ld, R factor, bool add, R* out) {
+void store_negated(const R* rows, int64_t n, int64_t width, int64_t ld, R* out) {
   for (int64_t i = 0; i < n; i++)
-    for (int64_t j = 0; j < width; j++)
-      out[i * width + j] = factor * rows[i * ld + j] + (add ? out[i * width + j] : R(0));
+    for (int64_t j = 0; j < width; j++) out[i * width + j] = -rows[i * ld + j];
 }
 
 constexpr int64_t kTaskGrain = 20000;  // multiply-adds of a forward pass below which a second thread does not pay
@@ -101,11 +100,12 @@ void for_each_task(const MlpShape& shape, int64_t examples, F&& f, const Args&..
   for_each_share<Work>(shape.tasks, forward_cost(shape, examples), f, args...);
 }
 
-// The targets of task t.
+// The targets of task t, from example `first` on.
 template <class R>
-const void* targets_of(const MlpShape& s, const MlpExamples<R>& examples, int64_t t) {
-  if (s.loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + t * examples.count;
-  return static_cast<const R*>(examples.y) + t * examples.count * s.width[s.layers];
+const void* targets_of(const MlpShape& s, const MlpExamples<R>& examples, int64_t t, int64_t first = 0) {
+  const int64_t at = t * examples.count + first;
+  if (s.loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + at;
+  return static_cast<const R*>(examples.y) + at * s.width[s.layers];
 }
 
 // Where the gradients to the examples of task t go.

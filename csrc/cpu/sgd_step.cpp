@@ -20,10 +20,11 @@ template <class R, class F>
 FASTMETA_INLINE void write(R* out, int64_t width, bool streams, F&& f) {
   constexpr int64_t lanes = kLanes<R>;
   const int64_t whole = width / lanes * lanes;
+  const auto vector = [](const R* x) __attribute__((always_inline)) { return load(x); };
   if (streams && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0)
-    for (int64_t i = 0; i < whole; i += lanes) stream(out + i, f(i, [](const R* x) __attribute__((always_inline)) { return load(x); }));
+    for (int64_t i = 0; i < whole; i += lanes) stream(out + i, f(i, vector));
   else
-    for (int64_t i = 0; i < whole; i += lanes) store(out + i, f(i, [](const R* x) __attribute__((always_inline)) { return load(x); }));
+    for (int64_t i = 0; i < whole; i += lanes) store(out + i, f(i, vector));
   for (int64_t i = whole; i < width; i++) out[i] = f(i, [](const R* x) __attribute__((always_inline)) { return *x; });
 }
 

@@ -41,9 +41,9 @@ def mlp_adapt(
     `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
     numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD: `[out, in]`, `[out]`), or `[steps, *shape]`.
 
-    Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); only the parameters before each
-    step are kept, no graph. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and (mse)
-    targets, to any order. Errors and dtypes as in `mlp_loss`.
+    Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); no graph is kept, at most the
+    parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and
+    (mse) targets, to any order. Errors and dtypes as in `mlp_loss`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.

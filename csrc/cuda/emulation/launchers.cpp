@@ -73,23 +73,25 @@ void add(const MlpForward<R>& c) {
   add(c.dx, s.tasks * c.count * s.width[0], "dx");
 }
 
-template <class R>
-void add(const MlpLoss<R>& c) {
+template <class C>
+void add_differentiated(const C& c) {
   add(c.shape, c.params, "weight", "bias");
   add(c.shape, c.examples, "x", "y");
-  add(c.loss, c.shape.tasks, "loss");
   add(c.shape, c.dparams, "dweight", "dbias");
   add(c.shape, c.grads, c.examples.count, "dx", "dy");
 }
 
 template <class R>
+void add(const MlpLoss<R>& c) {
+  add_differentiated(c);
+  add(c.loss, c.shape.tasks, "loss");
+}
+
+template <class R>
 void add(const MlpCurvature<R>& c) {
-  add(c.shape, c.params, "weight", "bias");
+  add_differentiated(c);
   add(c.shape, c.vectors, "weight vector", "bias vector");
-  add(c.shape, c.examples, "x", "y");
   add(c.dloss, c.shape.tasks, "dloss");
-  add(c.shape, c.dparams, "dweight", "dbias");
-  add(c.shape, c.grads, c.examples.count, "dx", "dy");
 }
 
 template <class R>
