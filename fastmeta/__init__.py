@@ -1,6 +1,7 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
 from ._dispatch import backend
+from .learners._batch_norm import use_batch_statistics
 from .learners.anil import ANIL
 from .learners.maml import MAML
 from .learners.meta_sgd import MetaSGD
@@ -38,4 +39,5 @@ __all__ = [
     "proto_loss",
     "prototypes",
     "sgd_step",
+    "use_batch_statistics",
 ]

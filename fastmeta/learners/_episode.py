@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def check_episode(
@@ -20,13 +20,3 @@ def check_episode(
     for label, y, x in pairs:
         if y.shape[:2] != x.shape[:2]:
             raise ValueError(f"{name}: {label} must have shape {list(x.shape[:2])} in front, got {list(y.shape)}")
-
-
-def refuse_running_statistics(name: str, model: nn.Module) -> None:
-    """ValueError where batch norm would average its statistics over tasks and steps."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            raise ValueError(
-                f"{name}: batch norm must use the statistics of each batch, got running statistics in {path!r}: build it with "
-                "track_running_stats=False"
-            )

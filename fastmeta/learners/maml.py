@@ -1,18 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..ops.mlp_adapt import mlp_adapt
 from ..ops.mlp_forward import mlp_forward
 from ..ops.mlp_meta_loss import mlp_meta_loss
 from ..reference.mlp_loss import task_loss
-from ._engine import adapted_outputs
-from ._episode import check_episode, refuse_running_statistics
+from ._batch_norm import refuse_running_statistics
+from ._engine import adapted_outputs, query_losses
+from ._episode import check_episode
 from ._mlp import as_mlp
+from ._problem import Problem, adapted_names, problem_of
 
 LOSSES = ("cross_entropy", "mse")
 
@@ -21,11 +23,17 @@ class MAML(nn.Module):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
     `model`: any module `[n, ...] -> [n, ...]`. An `nn.Sequential` of Flatten, Linear and one kind of activation (ReLU, Tanh,
-    GELU, Sigmoid, Identity) runs all its tasks in one native call (`mlp_meta_loss`); any other model runs task by task
-    through autograd. Both are exact. Parameters with requires_grad=False are not adapted. Batch norm must use batch statistics.
+    GELU, Sigmoid, Identity) runs all its tasks in one native call (`mlp_meta_loss`). Any other model runs through autograd,
+    several tasks at once where torch.vmap can and is faster, else one by one; the meta-gradient comes from a chain of
+    Hessian-vector products, so memory does not grow with `steps` but for the parameters before each. All ways are exact, with
+    random layers and batch norm too, which must use batch statistics (`fastmeta.use_batch_statistics`).
     `lr`: a number, or a tensor, 0-dim or `[steps]`; as an `nn.Parameter` it is learned.
-    `loss`: "cross_entropy" (label -100: left out), "mse", or a function (outputs, targets) of one task -> scalar.
+    `loss`: "cross_entropy" (label -100: left out), "mse", or a function or module (outputs, targets) of one task -> scalar; a
+    module's parameters are trained.
     `first_order`: leave out the second derivatives (FOMAML).
+    `adapt`: names of the parameters that change in the inner loop, or of modules that hold them; the others are trained, but
+    stay. None: all. Parameters with requires_grad=False are neither adapted nor trained.
+    `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.
 
         learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted models [T, Q, ...]
         learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
@@ -41,6 +49,8 @@ class MAML(nn.Module):
         *,
         loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
+        adapt: Sequence[str] | None = None,
+        task_chunk: int | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -48,10 +58,16 @@ class MAML(nn.Module):
             raise ValueError(f"{name}: loss must be 'cross_entropy', 'mse' or a function, got {loss!r}")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise ValueError(f"{name}: steps must be a whole number, 0 or more, got {steps!r}")
+        if task_chunk is not None and (
+            isinstance(task_chunk, bool) or not isinstance(task_chunk, int) or task_chunk < 1
+        ):
+            raise ValueError(f"{name}: task_chunk must be None or a whole number, 1 or more, got {task_chunk!r}")
         refuse_running_statistics(name, model)
         self.model, self.steps, self.inner_loss, self.first_order = model, steps, loss, first_order
+        self.adapted, self.task_chunk = adapted_names(name, model, adapt), task_chunk
         self.lr: Any = lr
-        self._mlp = as_mlp(model) if isinstance(loss, str) else None
+        adapts_all = len(self.adapted) == len(list(model.parameters()))
+        self._mlp = as_mlp(model) if isinstance(loss, str) and adapts_all else None
 
     def rates(self) -> Any:
         """The inner learning rates: one for all parameters, or a list with one for each adapted parameter."""
@@ -60,7 +76,7 @@ class MAML(nn.Module):
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode(type(self).__name__, support_x, support_y, query_x)
         if self._mlp is None or not self._mlp.takes(support_x, query_x):
-            return self._general(support_x, support_y, query_x)
+            return adapted_outputs(self._problem(), self.rates(), support_x, support_y, query_x)
         mlp = self._mlp
         params = mlp_adapt(
             mlp.params(), mlp.spread(self.rates()), mlp.flat(support_x), support_y, steps=self.steps,
@@ -72,23 +88,18 @@ class MAML(nn.Module):
         """The adapted model's loss on the query of each task, [T]."""
         check_episode(type(self).__name__, support_x, support_y, query_x, query_y)
         if self._mlp is None or not self._mlp.takes(support_x, query_x):
-            outputs = self._general(support_x, support_y, query_x)
-            return torch.stack([self._task_loss(o, y) for o, y in zip(outputs, query_y, strict=True)])
+            return query_losses(self._problem(), self.rates(), support_x, support_y, query_x, query_y)
         mlp = self._mlp
         return mlp_meta_loss(
             mlp.params(), mlp.spread(self.rates()), mlp.flat(support_x), support_y, mlp.flat(query_x), query_y,
             steps=self.steps, activation=mlp.activation, loss=str(self.inner_loss), first_order=self.first_order,
         )  # fmt: skip
 
-    def _general(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        return adapted_outputs(
-            self.model, self.rates(), support_x, support_y, query_x,
-            steps=self.steps, loss=self._task_loss, first_order=self.first_order,
+    def _problem(self) -> Problem:
+        """What the general engine solves."""
+        kind = self.inner_loss
+        loss = functools.partial(task_loss, loss=kind) if isinstance(kind, str) else kind
+        return problem_of(
+            type(self).__name__, self.model, loss, self.adapted,
+            rates=self.rates(), steps=self.steps, first_order=self.first_order, task_chunk=self.task_chunk,
         )  # fmt: skip
-
-    def _task_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (
-            self.inner_loss(outputs, targets)
-            if callable(self.inner_loss)
-            else task_loss(outputs, targets, self.inner_loss)
-        )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,12 @@ class MetaSGD(MAML):
         *,
         loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
+        adapt: Sequence[str] | None = None,
+        task_chunk: int | None = None,
     ) -> None:
-        super().__init__(model, lr, steps, loss=loss, first_order=first_order)
-        adapted = [p for p in model.parameters() if p.requires_grad]
-        self.alpha = nn.ParameterList([nn.Parameter(torch.full_like(p, lr)) for p in adapted])
+        super().__init__(model, lr, steps, loss=loss, first_order=first_order, adapt=adapt, task_chunk=task_chunk)
+        params = dict(model.named_parameters())
+        self.alpha = nn.ParameterList([nn.Parameter(torch.full_like(params[path], lr)) for path in self.adapted])
 
     def rates(self) -> list[Tensor]:
         return list(self.alpha)

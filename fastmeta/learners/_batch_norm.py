@@ -1,0 +1,88 @@
+"""Batch norm that torch.vmap differentiates rightly, and the helper that gives a model the statistics of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+def use_batch_statistics(model: nn.Module) -> nn.Module:
+    """Turn every norm of `model` with running statistics into one that uses those of each batch, in place; returns `model`.
+
+    What MAML and its kin need: running statistics would be averages over tasks and inner steps. Weights and biases stay.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return model
+
+
+def refuse_running_statistics(name: str, model: nn.Module) -> None:
+    """ValueError where batch norm would average its statistics over tasks and steps."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            raise ValueError(
+                f"{name}: batch norm must use the statistics of each batch, got running statistics in {path!r}: build it with "
+                "track_running_stats=False, or call fastmeta.use_batch_statistics(model)"
+            )
+
+
+class ExactNorms(TorchFunctionMode):
+    """Inside, batch and instance norm are made of elementary functions: under torch.vmap the second derivatives of torch's
+    own are wrong, with no error (the gradient of the weight's gradient with respect to the input)."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return EXACT.get(func, func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    others = [0, *range(2, x.ndim)]
+    if not training or running_mean is not None or x.numel() == x.shape[1]:  # torch says what is wrong with one value
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _normalised(x, others, weight, bias, eps)
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    others = list(range(2, x.ndim))
+    if not use_input_stats or running_mean is not None or x.numel() == x.shape[0] * x.shape[1]:
+        return F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return _normalised(x, others, weight, bias, eps)
+
+
+def _normalised(x: Tensor, over: list[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """[n, C, ...]: mean 0 and variance 1 over the axes `over`, times weight [C], plus bias [C]."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    var, mean = torch.var_mean(wide, over, correction=0, keepdim=True)
+    scale = torch.rsqrt(var + eps)
+    of_channels = (-1, *[1] * (x.ndim - 2))
+    if weight is not None:
+        scale = scale * weight.reshape(of_channels)
+    out = (wide - mean) * scale
+    return (out if bias is None else out + bias.reshape(of_channels)).to(x.dtype)
+
+
+EXACT: dict[Callable, Callable] = {F.batch_norm: _batch_norm, F.instance_norm: _instance_norm}

@@ -1,0 +1,134 @@
+"""An inner loop on any module: what is adapted, what else is trained, how a task is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Task(nn.Module):
+    """x -> the model's outputs; (x, y) -> their loss. One module, so that a loss may have parameters of its own."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        outputs = self.model(x)
+        return outputs if y is None else self.loss(outputs, y)
+
+
+class Flat(NamedTuple):
+    """All that the losses of some tasks depend on; or whether a gradient to each is wanted."""
+
+    theta: tuple[Any, ...]
+    shared: tuple[Any, ...]
+    rates: tuple[Any, ...]
+    data: tuple[Any, ...]  # support_x, support_y, and query_x, query_y where the query belongs to it
+
+    def items(self) -> tuple[Any, ...]:
+        return (*self.theta, *self.shared, *self.rates, *self.data)
+
+    def parts(self, several: bool, chunk: int | None) -> Iterator[Flat]:
+        """One task after the other, without its axis; or `several`, at most `chunk`, parameters with a task axis too."""
+        tasks = len(self.data[0])
+        if not several:
+            for task in range(tasks):
+                yield self._replace(data=tuple(x[task] for x in self.data))
+            return
+        for rows in torch.arange(tasks).split(chunk or tasks):
+            begin, count = int(rows[0]), len(rows)
+            theta, shared = (tuple(p.expand(count, *p.shape) for p in ps) for ps in (self.theta, self.shared))
+            yield Flat(theta, shared, self.rates, tuple(x[begin : begin + count] for x in self.data))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`adapted` parameters change in the inner loop; `shared` ones are trained too, but stay."""
+
+    learner: str
+    task: Task
+    adapted: tuple[str, ...]
+    shared: tuple[str, ...]
+    rate_axes: tuple[int, ...]  # of each rate, beside [steps]: one rate for all, or one like each adapted parameter
+    steps: int
+    first_order: bool
+    task_chunk: int | None
+
+    def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """The outputs of one task for (x), its loss for (x, y)."""
+        values = dict(zip((*self.adapted, *self.shared), (*adapted, *shared), strict=True))
+        found = functional_call(self.task, values, inputs)
+        if len(inputs) == 2 and not (isinstance(found, Tensor) and found.ndim == 0):
+            came = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{self.learner}: loss must return a 0-dim tensor for the examples of a task, got {came}")
+        return found
+
+    def flat(self, items: Sequence[Any]) -> Flat:
+        """`items` as `Flat.items` lists them."""
+        a = len(self.adapted)
+        b = a + len(self.shared)
+        c = b + len(self.rate_axes)
+        return Flat(tuple(items[:a]), tuple(items[a:b]), tuple(items[b:c]), tuple(items[c:]))
+
+    def per_step(self, i: int, rate: Any) -> bool:
+        """Whether rate i has a leading [steps]."""
+        return isinstance(rate, Tensor) and rate.ndim == self.rate_axes[i] + 1
+
+    def rates_at(self, rates: Sequence[Any], k: int) -> Any:
+        """The rates of step k, as `sgd_step` takes them."""
+        at = [rate[k] if self.per_step(i, rate) else rate for i, rate in enumerate(rates)]
+        return at if self.rate_axes != (0,) else at[0]
+
+
+def problem_of(
+    learner: str,
+    model: nn.Module,
+    loss: Loss,
+    adapted: Sequence[str],
+    *,
+    rates: Any,
+    steps: int,
+    first_order: bool,
+    task_chunk: int | None,
+) -> Problem:
+    """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
+    task = Task(model, loss)
+    params = {path: p for path, p in task.named_parameters() if p.requires_grad}
+    chosen = {f"model.{path}" for path in adapted}
+    changing = tuple(path for path in params if path in chosen)
+    staying = tuple(path for path in params if path not in chosen)
+    if isinstance(rates, list) and len(rates) != len(changing):
+        raise ValueError(
+            f"{learner}: there must be a rate for each of the {len(changing)} adapted parameters, got {len(rates)}"
+        )
+    if isinstance(rates, Tensor) and rates.shape not in ((), (steps,)):
+        raise ValueError(f"{learner}: lr must have shape [] or [{steps}], got {list(rates.shape)}")
+    axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
+    return Problem(learner, task, changing, staying, axes, steps, first_order, task_chunk)
+
+
+def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -> list[str]:
+    """The trained parameters that `adapt` chooses, by their names or those of modules that hold them. None: all."""
+    trained = [path for path, p in model.named_parameters() if p.requires_grad]
+    if adapt is None:
+        return trained
+    if isinstance(adapt, str) or not all(isinstance(name, str) for name in adapt):
+        raise ValueError(f"{learner}: adapt must be a sequence of names of parameters or modules, got {adapt!r}")
+    for name in adapt:
+        if not any(_within(path, name) for path in trained):
+            raise ValueError(
+                f"{learner}: adapt must name parameters with requires_grad, or modules with some, got {name!r}"
+            )
+    return [path for path in trained if any(_within(path, name) for name in adapt)]
+
+
+def _within(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}.")

@@ -1,0 +1,55 @@
+"""Inner SGD task by task through autograd or torch.func, as a paper writes it: the engine's reference, of every order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._autograd import _transforms_active
+from ..ops.sgd_step import sgd_step
+from ._batch_norm import ExactNorms
+from ._problem import Flat, Problem
+
+
+def adapted(problem: Problem, flat: Flat) -> tuple[Tensor, ...]:
+    """theta_K of every task, [T, ...]."""
+    with exact_norms():
+        found = [_adapt(problem, part) for part in flat.parts(False, None)]
+        return tuple(torch.stack(p) for p in zip(*found, strict=True))
+
+
+def on_query(problem: Problem, flat: Flat) -> Tensor:
+    """[T] losses for a query (x, y), [T, Q, ...] outputs for (x) alone."""
+    with exact_norms():
+        parts = flat.parts(False, None)
+        return torch.stack([problem.call(_adapt(problem, part), part.shared, *part.data[2:]) for part in parts])
+
+
+def _adapt(problem: Problem, part: Flat) -> Sequence[Tensor]:
+    theta: Sequence[Tensor] = part.theta
+    for k in range(problem.steps):
+        grads = _gradients(problem, theta, part)
+        theta = sgd_step(list(theta), list(grads), problem.rates_at(part.rates, k))
+    return theta
+
+
+def _gradients(problem: Problem, theta: Sequence[Tensor], part: Flat) -> Sequence[Tensor]:
+    support = part.data[:2]
+    if not theta:
+        return ()
+    if _transforms_active() or torch.compiler.is_compiling():
+        grads: Sequence[Tensor] = torch.func.grad(lambda p: problem.call(p, part.shared, *support))(tuple(theta))
+        return [g.detach() for g in grads] if problem.first_order else grads
+    with_graph = torch.is_grad_enabled() and not problem.first_order
+    with torch.enable_grad():
+        leaves = [p if p.requires_grad else p.detach().requires_grad_() for p in theta]
+        loss = problem.call(leaves, part.shared, *support)
+        return torch.autograd.grad(loss, leaves, create_graph=with_graph, allow_unused=True, materialize_grads=True)
+
+
+def exact_norms() -> contextlib.AbstractContextManager[Any]:
+    return ExactNorms() if _transforms_active() else contextlib.nullcontext()
