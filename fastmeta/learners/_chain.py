@@ -8,12 +8,14 @@ and whatever else the loss depends on (parameters that stay, inputs) gets -d/dx 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..ops.sgd_step import sgd_step
 from ._problem import Flat, Problem
@@ -35,8 +37,9 @@ class Step:
 class InnerLoop:
     """The inner loop on one part of the tasks (`Flat.parts`), support in `flat.data`; `needs`: the gradients wanted."""
 
-    def __init__(self, problem: Problem, flat: Flat, needs: Flat, several: bool) -> None:
-        self.problem, self.rates, self.theta, self.several, self.needs = problem, flat.rates, flat.theta, several, needs
+    def __init__(self, problem: Problem, flat: Flat, needs: Flat) -> None:
+        self.problem, self.rates, self.theta, self.needs = problem, flat.rates, flat.theta, needs
+        self.several = problem.at_once > 1
         self.shared = [leaf(p, need) for p, need in zip(flat.shared, needs.shared, strict=True)]
         self.support = [leaf(x, need) for x, need in zip(flat.data, needs.data, strict=True)]
         self.others = [t for t in (*self.shared, *self.support) if t.requires_grad]
@@ -57,7 +60,7 @@ class InnerLoop:
     def gradients(self, theta: Sequence[Tensor], create_graph: bool, check: bool = False) -> list[Tensor]:
         if not theta:
             return []
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable() if create_graph else contextlib.nullcontext():
             total = self.losses(theta, self.support).sum()
             if check:
                 refuse_captured(total, [*theta, *self.others])
@@ -122,6 +125,11 @@ class InnerLoop:
             if total is not None:
                 at_step = total.select(lead, k) if self.problem.per_step(i, self.rates[i]) else total
                 at_step -= product
+
+
+def twice_differentiable() -> contextlib.AbstractContextManager[None]:
+    """torch's fused attention has no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def leaf(x: Tensor, wants_gradient: bool) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,12 +18,12 @@ from torch.autograd import forward_ad
 
 from .._autograd import _requires_grad, _transforms_active, scatter
 from . import _unrolled
-from ._chain import Captured, InnerLoop, Step, gradients, leaf, noise_of, refuse_captured
+from ._chain import Captured, InnerLoop, Noise, Step, gradients, leaf, noise_of, refuse_captured
+from ._cost import graphs_kept, tasks_at_once
 from ._problem import Flat, Problem
 
 _functorch: Any = torch._C._functorch
 _one_by_one: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that torch.vmap refused
-GRAPH_RATIO = 3  # the graph of a support example's gradient is as large as those of three query examples
 
 
 def query_losses(problem: Problem, rates: Any, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
@@ -43,27 +44,21 @@ def _run(function: Callable, problem: Problem, rates: Any, data: tuple[Tensor, .
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
     if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return _unrolled.on_query(problem, flat)
-    model = problem.task.model
-    refused = False
+    model, refused = problem.task.model, False
+    at_once = 1 if model in _one_by_one else tasks_at_once(problem, flat)
     try:
-        if _fits_vmap(model, data[0]) and model not in _one_by_one:
+        if at_once > 1:
             try:
                 with _no_slow_vmap():
-                    return function(problem, flat, True)
+                    return function(replace(problem, at_once=at_once), flat)
             except (RuntimeError, NotImplementedError):
                 refused = True  # or what fails one by one as well, and then says so
-        found = function(problem, flat, False)
+        found = function(replace(problem, at_once=1), flat)
     except Captured:
         return _unrolled.on_query(problem, flat)
     if refused:
         _one_by_one.add(model)
     return found
-
-
-def _fits_vmap(model: nn.Module, x: Tensor) -> bool:
-    """Whether several tasks at once are faster than one after the other: not for convolutions on a CPU, whose weights differ."""
-    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
-    return len(x) > 1 and not (convolves and x.is_cpu)
 
 
 @contextlib.contextmanager
@@ -77,45 +72,39 @@ def _no_slow_vmap() -> Iterator[None]:
         _functorch._set_vmap_fallback_enabled(allowed)
 
 
-def _losses(problem: Problem, flat: Flat, several: bool) -> Tensor:
+def _losses(problem: Problem, flat: Flat) -> Tensor:
     items = flat.items()
     if torch.is_grad_enabled() and _requires_grad(items):
-        return MetaLoss.apply(problem, several, *items)
-    return _meta_losses(problem, flat, problem.flat([False] * len(items)), several)[0]
+        return MetaLoss.apply(problem, *items)
+    return _meta_losses(problem, flat, problem.flat([False] * len(items)))[0]
 
 
-def _outputs(problem: Problem, flat: Flat, several: bool) -> Tensor:
-    support = flat._replace(data=flat.data[:2])
+def _outputs(problem: Problem, flat: Flat) -> Tensor:
+    support, query = flat._replace(data=flat.data[:2]), flat.data[2]
     items = support.items()
     if torch.is_grad_enabled() and _requires_grad(items):
-        theta = Adapt.apply(problem, several, *items)
+        theta = Adapt.apply(problem, *items)
     else:
-        loops = [
-            InnerLoop(problem, part, problem.flat([False] * len(items)), several)
-            for part in _parts(problem, support, several)
-        ]
-        theta = [_join(p, several) for p in zip(*(loop.descend() for loop in loops), strict=True)]
-    query = flat.data[2]
-    if several:
+        theta = _adapted(problem, support, problem.flat([False] * len(items)))[0]
+    if problem.at_once > 1:
         return torch.vmap(problem.call, (0, None, 0), randomness="different")(list(theta), list(flat.shared), query)
     return torch.stack([problem.call(params, flat.shared, x) for *params, x in zip(*theta, query, strict=True)])
 
 
-def _meta_losses(problem: Problem, flat: Flat, needs: Flat, several: bool) -> tuple[Tensor, list[Tensor]]:
-    """The losses [T], and for each task the gradients that are wanted, [T, ...]."""
+def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, list[list[Tensor]]]:
+    """The losses [T], and the gradients that are wanted of each part of the tasks."""
+    graphs = graphs_kept(problem, flat) if any(needs.items()) else 0
     losses, grads = [], []
-    for i, part in enumerate(_parts(problem, flat, several)):
-        loss, found = _meta_loss(problem, part, needs, several, check=i == 0)
+    for i, part in enumerate(flat.parts(problem.at_once)):
+        loss, found = _meta_loss(problem, part, needs, graphs, check=i == 0)
         losses.append(loss)
         grads.append(found)
-    return _join(losses, several), [_join(g, several) for g in zip(*grads, strict=True)]
+    return _join(problem, losses), grads
 
 
-def _meta_loss(problem: Problem, part: Flat, needs: Flat, several: bool, check: bool) -> tuple[Tensor, list[Tensor]]:
-    inner = InnerLoop(problem, part._replace(data=part.data[:2]), needs._replace(data=needs.data[:2]), several)
-    axis = int(several)
-    shots, queries = part.data[0].shape[axis], part.data[2].shape[axis]
-    theta = [leaf(p, True) for p in inner.descend(graphs=max(1, queries // max(GRAPH_RATIO * shots, 1)))]
+def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bool) -> tuple[Tensor, list[Tensor]]:
+    inner = InnerLoop(problem, part._replace(data=part.data[:2]), needs._replace(data=needs.data[:2]))
+    theta = [leaf(p, True) for p in inner.descend(graphs=graphs)]
     query = [leaf(x, need) for x, need in zip(part.data[2:], needs.data[2:], strict=True)]
     if not any(needs.items()):
         with torch.no_grad():
@@ -130,85 +119,96 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, several: bool, check: 
     return losses.detach(), [*inner.back(found[:n], found[n:m]), *found[m:]]
 
 
-def _parts(problem: Problem, flat: Flat, several: bool) -> Iterator[Flat]:
-    return flat.parts(several, problem.task_chunk)
+def _adapted(problem: Problem, flat: Flat, needs: Flat) -> tuple[tuple[Tensor, ...], list[list[Step]]]:
+    """theta_K [T, ...], and the steps of each part of the tasks."""
+    adapted, taken = [], []
+    for i, part in enumerate(flat.parts(problem.at_once)):
+        inner = InnerLoop(problem, part, needs)
+        adapted.append(inner.descend(check=i == 0))
+        taken.append(inner.taken)
+    return tuple(_join(problem, p) for p in zip(*adapted, strict=True)), taken
 
 
-def _join(pieces: Sequence[Tensor], several: bool) -> Tensor:
-    return torch.cat(tuple(pieces)) if several else torch.stack(tuple(pieces))
+def _join(problem: Problem, parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(parts)) if problem.at_once > 1 else torch.stack(tuple(parts))
+
+
+def _split(problem: Problem, x: Tensor) -> tuple[Tensor, ...]:
+    """As `Flat.parts` divides the tasks."""
+    return x.split(problem.at_once) if problem.at_once > 1 else x.unbind()
 
 
 class MetaLoss(torch.autograd.Function):
     """Forward computes each task's whole meta-gradient too; backward scales it and adds up the tasks."""
 
     @staticmethod
-    def forward(ctx: Any, problem: Problem, several: bool, *items: Any) -> Tensor:
+    def forward(ctx: Any, problem: Problem, *items: Any) -> Tensor:
         before = noise_of(items[-1])
-        losses, grads = _meta_losses(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[2:]), several)
-        _remember(ctx, problem, before, items, grads)
+        losses, grads = _meta_losses(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
+        _remember(ctx, problem, before, items, [g for part in grads for g in part])
         return losses
 
     @staticmethod
     def backward(ctx: Any, dlosses: Tensor) -> Any:
-        needs = ctx.needs_input_grad[2:]
+        problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, grads = _remembered(ctx)
         if torch.is_grad_enabled():
-            return None, None, *_differentiable(ctx, lambda *args: (_unrolled.on_query(*args),), items, (dlosses,))
-        of_tasks = len(items) - 4  # the data has a task axis
+            return None, *_differentiable(ctx, lambda *args: (_unrolled.on_query(*args),), items, (dlosses,))
+        scales = _split(problem, dlosses)
+        places = [i for i, need in enumerate(needs) if need]
         found = []
-        for place, grad in zip((i for i, need in enumerate(needs) if need), grads, strict=True):
-            scale = dlosses.to(grad.dtype)
-            per_task = scale.reshape(-1, *[1] * (grad.ndim - 1))
-            found.append(grad * per_task if place >= of_tasks else torch.tensordot(scale, grad, 1))
-        return None, None, *scatter(found, needs)
+        for i, place in enumerate(places):
+            parts = grads[i :: len(places)]
+            if place >= len(items) - 4:  # the data
+                each = [g * d.reshape(*d.shape, *[1] * (g.ndim - d.ndim)) for g, d in zip(parts, scales, strict=True)]
+                found.append(_join(problem, each))
+                continue
+            total = torch.zeros_like(items[place])
+            for g, d in zip(parts, scales, strict=True):
+                total = total + torch.tensordot(d, g, 1) if d.ndim else total.addcmul_(g, d)
+            found.append(total)
+        return None, *scatter(found, needs)
 
 
 class Adapt(torch.autograd.Function):
     """The parameters after the inner steps, [T, ...]; backward computes every step again and runs the chain."""
 
     @staticmethod
-    def forward(ctx: Any, problem: Problem, several: bool, *items: Any) -> Any:
-        before, needs = noise_of(items[-1]), problem.flat(ctx.needs_input_grad[2:])
-        adapted, taken = [], []
-        for i, part in enumerate(_parts(problem, problem.flat(items), several)):
-            inner = InnerLoop(problem, part, needs, several)
-            adapted.append(inner.descend(check=i == 0))
-            taken.append(inner.taken)
-        device = items[-1].device.type
-        ctx.several, ctx.noises = several, [[step.noise for step in steps] for steps in taken]
+    def forward(ctx: Any, problem: Problem, *items: Any) -> Any:
+        before, device = noise_of(items[-1]), items[-1].device.type
+        adapted, taken = _adapted(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
+        ctx.noises = [[step.noise for step in steps] for steps in taken]
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         _remember(ctx, problem, before, items, [p for steps in taken for step in steps for p in step.theta])
-        return tuple(_join(p, several) for p in zip(*adapted, strict=True))
+        return adapted
 
     @staticmethod
     def backward(ctx: Any, *dadapted: Tensor) -> Any:
-        problem, several, needs = ctx.problem, ctx.several, ctx.needs_input_grad[2:]
+        problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, trajectory = _remembered(ctx)
         if torch.is_grad_enabled():
-            return None, None, *_differentiable(ctx, _unrolled.adapted, items, dadapted)
-        flat, thetas, grads, begin = problem.flat(items), iter(trajectory), [], 0
+            return None, *_differentiable(ctx, _unrolled.adapted, items, dadapted)
+        flat, thetas, grads = problem.flat(items), iter(trajectory), []
+        cotangents = zip(*(_split(problem, d) for d in dadapted), strict=True)
         with torch.autocast(*ctx.autocast):
-            for part, noises in zip(_parts(problem, flat, several), ctx.noises, strict=True):
-                inner = InnerLoop(problem, part, problem.flat(needs), several)
-                inner.taken = [
-                    Step([next(thetas).detach().requires_grad_() for _ in flat.theta], noise) for noise in noises
-                ]
-                count = len(part.data[0]) if several else 1
-                v = [d[begin : begin + count] if several else d[begin] for d in dadapted]
+            for part, v, noises in zip(flat.parts(problem.at_once), cotangents, ctx.noises, strict=True):
+                inner = InnerLoop(problem, part, problem.flat(needs))
+                inner.taken = [Step([leaf(next(thetas), True) for _ in flat.theta], noise) for noise in noises]
                 grads.append(inner.back(v, [torch.zeros_like(x) for x in inner.others]))
-                begin += count
         found = []
-        for place, pieces in zip((i for i, need in enumerate(needs) if need), zip(*grads, strict=True), strict=True):
-            whole = _join(pieces, several)
+        for place, parts in zip((i for i, need in enumerate(needs) if need), zip(*grads, strict=True), strict=True):
+            whole = _join(problem, parts)
             found.append(whole.sum(0) if place < len(items) - 2 else whole)
-        return None, None, *scatter(found, needs)
+        return None, *scatter(found, needs)
 
 
-def _remember(ctx: Any, problem: Problem, before: Any, items: Sequence[Any], others: Sequence[Tensor]) -> None:
+def _remember(ctx: Any, problem: Problem, before: Noise, items: Sequence[Any], others: Sequence[Tensor]) -> None:
     ctx.problem, ctx.count = problem, len(items)
     ctx.numbers = [None if isinstance(x, Tensor) else x for x in items]
-    now = noise_of(items[-1])
-    ctx.drew = any(isinstance(b, Tensor) and not torch.equal(a, b) for a, b in zip(now, before, strict=True))
+    (cpu, _, cuda), (cpu_before, _, cuda_before) = noise_of(items[-1]), before
+    ctx.drew = not torch.equal(cpu, cpu_before)
+    if cuda is not None and cuda_before is not None:
+        ctx.drew = ctx.drew or not torch.equal(cuda, cuda_before)
     ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in items), *others)
 
 
@@ -222,7 +222,7 @@ def _differentiable(
     ctx: Any, unrolled: Callable, items: Sequence[Any], cotangents: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """The gradients with a graph of their own."""
-    problem, needs = ctx.problem, ctx.needs_input_grad[2:]
+    problem, needs = ctx.problem, ctx.needs_input_grad[1:]
     if ctx.drew:
         raise RuntimeError(
             f"{problem.learner}: a derivative of the meta-gradient needs a model that draws no random numbers, got one that does"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -36,17 +35,17 @@ class Flat(NamedTuple):
     def items(self) -> tuple[Any, ...]:
         return (*self.theta, *self.shared, *self.rates, *self.data)
 
-    def parts(self, several: bool, chunk: int | None) -> Iterator[Flat]:
-        """One task after the other, without its axis; or `several`, at most `chunk`, parameters with a task axis too."""
+    def parts(self, at_once: int) -> Iterator[Flat]:
+        """1: one task after the other, without its axis; else so many at once, with a task axis for the parameters too."""
         tasks = len(self.data[0])
-        if not several:
+        if at_once == 1:
             for task in range(tasks):
                 yield self._replace(data=tuple(x[task] for x in self.data))
             return
-        for rows in torch.arange(tasks).split(chunk or tasks):
-            begin, count = int(rows[0]), len(rows)
-            theta, shared = (tuple(p.expand(count, *p.shape) for p in ps) for ps in (self.theta, self.shared))
-            yield Flat(theta, shared, self.rates, tuple(x[begin : begin + count] for x in self.data))
+        for begin in range(0, tasks, at_once):
+            data = tuple(x[begin : begin + at_once] for x in self.data)
+            theta, shared = (tuple(p.expand(len(data[0]), *p.shape) for p in ps) for ps in (self.theta, self.shared))
+            yield Flat(theta, shared, self.rates, data)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Problem:
     rate_axes: tuple[int, ...]  # of each rate, beside [steps]: one rate for all, or one like each adapted parameter
     steps: int
     first_order: bool
-    task_chunk: int | None
+    at_once: int  # tasks; 1: one by one, without a task axis; 0: as many as the engine likes
 
     def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         """The outputs of one task for (x), its loss for (x, y)."""
@@ -112,7 +111,7 @@ def problem_of(
     if isinstance(rates, Tensor) and rates.shape not in ((), (steps,)):
         raise ValueError(f"{learner}: lr must have shape [] or [{steps}], got {list(rates.shape)}")
     axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
-    return Problem(learner, task, changing, staying, axes, steps, first_order, task_chunk)
+    return Problem(learner, task, changing, staying, axes, steps, first_order, at_once=task_chunk or 0)
 
 
 def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -> list[str]:

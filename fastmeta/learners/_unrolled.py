@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,20 +11,21 @@ from torch import Tensor
 from .._autograd import _transforms_active
 from ..ops.sgd_step import sgd_step
 from ._batch_norm import ExactNorms
+from ._chain import twice_differentiable
 from ._problem import Flat, Problem
 
 
 def adapted(problem: Problem, flat: Flat) -> tuple[Tensor, ...]:
     """theta_K of every task, [T, ...]."""
-    with exact_norms():
-        found = [_adapt(problem, part) for part in flat.parts(False, None)]
+    with _exact():
+        found = [_adapt(problem, part) for part in flat.parts(1)]
         return tuple(torch.stack(p) for p in zip(*found, strict=True))
 
 
 def on_query(problem: Problem, flat: Flat) -> Tensor:
     """[T] losses for a query (x, y), [T, Q, ...] outputs for (x) alone."""
-    with exact_norms():
-        parts = flat.parts(False, None)
+    with _exact():
+        parts = flat.parts(1)
         return torch.stack([problem.call(_adapt(problem, part), part.shared, *part.data[2:]) for part in parts])
 
 
@@ -51,5 +51,8 @@ def _gradients(problem: Problem, theta: Sequence[Tensor], part: Flat) -> Sequenc
         return torch.autograd.grad(loss, leaves, create_graph=with_graph, allow_unused=True, materialize_grads=True)
 
 
-def exact_norms() -> contextlib.AbstractContextManager[Any]:
-    return ExactNorms() if _transforms_active() else contextlib.nullcontext()
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """What torch differentiates wrongly under its transforms, or not twice, is replaced."""
+    with twice_differentiable(), ExactNorms() if _transforms_active() else contextlib.nullcontext():
+        yield
