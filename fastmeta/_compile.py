@@ -7,7 +7,9 @@ run. Under torch.func inside a trace the reference is traced instead. A second d
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,13 +66,13 @@ def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
     layout, static, cores = _parse(spec)
     device = next(x for x in inputs if x is not None).device.type
     with torch.autocast(device, enabled=False):
-        return list(_dispatch.run(name, tuple(inputs), layout, static, cores, device))
+        return _own(_dispatch.run(name, tuple(inputs), layout, static, cores, device), inputs)
 
 
 def _backward(
     name: str, spec: str, cotangents: list[Tensor], inputs: list[Tensor | None], needs: list[bool]
 ) -> list[Tensor]:
-    with torch.enable_grad():
+    with torch.enable_grad(), _at_top_level():
         leaves = [
             x if x is None or not x.is_floating_point() else x.detach().requires_grad_(need)
             for x, need in zip(inputs, needs, strict=True)
@@ -78,7 +80,31 @@ def _backward(
         outputs = _forward(name, spec, leaves)
         wanted = [x for x, need in zip(leaves, needs, strict=True) if need and x is not None]
         grads = torch.autograd.grad(outputs, wanted, cotangents, materialize_grads=True)
-    return [g.contiguous() for g in grads]
+    return _own([g.contiguous() for g in grads], [*cotangents, *inputs])
+
+
+def _at_top_level() -> contextlib.AbstractContextManager[None]:
+    """A node runs below autograd, under a dispatch mode below torch.func too; a reference's derivatives need both."""
+    keys = torch._C.DispatchKey
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in (
+        keys.AutogradOther, keys.AutogradFunctionality, keys.ADInplaceOrView, keys.PythonTLSSnapshot,
+        keys.FuncTorchDynamicLayerFrontMode, keys.FuncTorchDynamicLayerBackMode,
+        keys.FuncTorchGradWrapper, keys.FuncTorchBatched, keys.FuncTorchVmapMode,
+    ):  # fmt: skip
+        excluded = excluded.remove(key)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+
+
+def _own(outputs: Sequence[Tensor], inputs: Sequence[Tensor | None]) -> list[Tensor]:
+    """A copy of every output that shares memory with an input or another output: a compiler writes over inputs it needs no more."""
+    taken = {x.untyped_storage().data_ptr() for x in inputs if x is not None}
+    found = []
+    for y in outputs:
+        place = y.untyped_storage().data_ptr()
+        found.append(y.clone() if place in taken else y)
+        taken.add(place)
+    return found
 
 
 def _no_second_order(

@@ -399,6 +399,13 @@ def test_under_torch_func(at_once):
         torch.testing.assert_close(of_tasks[name].sum(0), expected, rtol=1e-8, atol=1e-10)
 
 
+def test_under_compile():
+    torch._dynamo.reset()
+    learner, data = fastmeta.MetaSGD(model_of("layer norm"), 0.3, 2), episode(tasks=2)
+    compiled = torch.compile(lambda *data: learner.loss(*data), fullgraph=True)
+    same_gradients(compiled(*data), plain_losses(learner, *data), list(learner.parameters()), WEIGHTS[:2])
+
+
 def test_under_autocast(at_once):
     learner = fastmeta.MAML(model_of("layer norm").float(), 0.1, 2)
     data = [x.float() if x.is_floating_point() else x for x in episode()]

@@ -6,6 +6,8 @@ import torch.autograd.forward_ad as fwAD
 from cases import EVERYWHERE, case
 from compare import outputs, values_and_grads
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import fastmeta
 
@@ -109,6 +111,30 @@ def test_compile(op, backend):
     c = case(op)
     compiled = torch.compile(scalar(c), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(values_and_grads(compiled, c.tensors), values_and_grads(scalar(c), c.tensors))
+
+
+class OwnMemory(TorchDispatchMode):
+    """What an opaque node returns must not share memory with what it got, nor one output with another: Inductor reuses it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        outputs = func(*args, **(kwargs or {}))
+        if func.namespace == "fastmeta":
+            places = [
+                x.untyped_storage().data_ptr() for x in tree_leaves((args, outputs)) if isinstance(x, torch.Tensor)
+            ]
+            made = places[len(places) - len(outputs) :]
+            self.seen.append(func.__name__)
+            assert len(set(made)) == len(made) and not set(made) & set(places[: len(places) - len(made)]), func
+        return outputs
+
+
+@pytest.mark.parametrize(("op", "backend"), COMPILED, indirect=["backend"])
+def test_opaque_nodes_own_their_memory(op, backend):
+    c, mode = case(op), OwnMemory()
+    mode.seen = []
+    with mode:
+        values_and_grads(scalar(c), c.tensors)
+    assert [name.split(".")[0] for name in mode.seen] == ["forward", "backward"]
 
 
 @pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss"])

@@ -89,8 +89,7 @@ class Problem:
 
 def problem_of(
     learner: str,
-    model: nn.Module,
-    loss: Loss,
+    task: Task,
     adapted: Sequence[str],
     *,
     rates: Any,
@@ -99,7 +98,6 @@ def problem_of(
     task_chunk: int | None,
 ) -> Problem:
     """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
-    task = Task(model, loss)
     params = {path: p for path, p in task.named_parameters() if p.requires_grad}
     chosen = {f"model.{path}" for path in adapted}
     changing = tuple(path for path in params if path in chosen)

@@ -14,7 +14,7 @@ from ._batch_norm import refuse_running_statistics
 from ._engine import adapted_outputs, query_losses
 from ._episode import check_episode
 from ._mlp import as_mlp
-from ._problem import Problem, adapted_names, problem_of
+from ._problem import Problem, Task, adapted_names, problem_of
 
 LOSSES = ("cross_entropy", "mse")
 
@@ -66,6 +66,8 @@ class MAML(nn.Module):
         self.model, self.steps, self.inner_loss, self.first_order = model, steps, loss, first_order
         self.adapted, self.task_chunk = adapted_names(name, model, adapt), task_chunk
         self.lr: Any = lr
+        whole_loss = functools.partial(task_loss, loss=loss) if isinstance(loss, str) else loss
+        self._task = (Task(model, whole_loss),)  # in a tuple: not a submodule
         adapts_all = len(self.adapted) == len(list(model.parameters()))
         self._mlp = as_mlp(model) if isinstance(loss, str) and adapts_all else None
 
@@ -97,9 +99,7 @@ class MAML(nn.Module):
 
     def _problem(self) -> Problem:
         """What the general engine solves."""
-        kind = self.inner_loss
-        loss = functools.partial(task_loss, loss=kind) if isinstance(kind, str) else kind
         return problem_of(
-            type(self).__name__, self.model, loss, self.adapted,
+            type(self).__name__, self._task[0], self.adapted,
             rates=self.rates(), steps=self.steps, first_order=self.first_order, task_chunk=self.task_chunk,
         )  # fmt: skip
