@@ -3,9 +3,12 @@
 from ._dispatch import backend
 from .learners._batch_norm import use_batch_statistics
 from .learners.anil import ANIL
+from .learners.imaml import IMAML
 from .learners.maml import MAML
+from .learners.matching_net import FullContext, MatchingNet
 from .learners.meta_sgd import MetaSGD
 from .learners.protonet import ProtoNet
+from .learners.reptile import Reptile
 from .ops.hvp import hvp
 from .ops.matching_log_probs import matching_log_probs
 from .ops.mlp_adapt import mlp_adapt
@@ -23,9 +26,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANIL",
+    "IMAML",
     "MAML",
+    "FullContext",
+    "MatchingNet",
     "MetaSGD",
     "ProtoNet",
+    "Reptile",
     "backend",
     "hvp",
     "matching_log_probs",

@@ -92,16 +92,6 @@ def test_imaml(examples):
     assert numbers(texts[0]) == numbers(texts[1]) != numbers(texts[2])
 
 
-def test_conjugate_gradient(imaml):
-    """Solved in as many steps as there are unknowns; 0 for b = 0, and where A is not positive definite."""
-    root, b = torch.randn(4, 6, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
-    a = root @ root.mT + torch.eye(6, dtype=torch.float64)
-    b[1], a[2] = 0, -a[2]
-    x = imaml.conjugate_gradient(lambda v: (a @ v.unsqueeze(2)).squeeze(2), b, 20)
-    torch.testing.assert_close(x[[0, 1, 3]], torch.linalg.solve(a, b)[[0, 1, 3]], rtol=1e-9, atol=1e-9)
-    assert not x[1].any() and not x[2].any()
-
-
 @pytest.mark.parametrize("curvature", ["ggn", "hessian"])
 def test_imaml_on_linear_regression_equals_the_closed_form(imaml, curvature):
     """One layer of squared error: the optimum, the loss there and the meta-gradient by solving linear systems."""

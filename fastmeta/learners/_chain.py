@@ -9,7 +9,7 @@ and whatever else the loss depends on (parameters that stay, inputs) gets -d/dx 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..ops.sgd_step import sgd_step
 from ._problem import Flat, Problem
 
+Update = Callable[[list[Tensor], list[Tensor], Any], Sequence[Tensor]]
 Noise = tuple[Tensor, torch.device, Tensor | None]  # the CPU's; a CUDA device's
 
 
@@ -66,9 +67,9 @@ class InnerLoop:
                 refuse_captured(total, [*theta, *self.others])
             return gradients(total, theta, create_graph=create_graph)
 
-    def descend(self, *, graphs: int = 0, check: bool = False) -> list[Tensor]:
+    def descend(self, *, graphs: int = 0, check: bool = False, update: Update = sgd_step) -> list[Tensor]:
         """theta_K. `graphs`: of how many last steps the graphs stay, so that the way back has less to do again. `check`: raise
-        Captured where the loss depends on more than is known."""
+        Captured where the loss depends on more than is known. `update`: (theta, grads, rates) -> the next theta."""
         theta, steps = list(self.theta), self.problem.steps
         for k in range(steps):
             leaves, noise = [leaf(p, True) for p in theta], noise_of(self.support[0])
@@ -77,7 +78,7 @@ class InnerLoop:
             if self.runs_back:
                 self.taken.append(Step(leaves, noise, grads if kept else None))
             with torch.no_grad():
-                theta = list(sgd_step(leaves, grads, self.problem.rates_at(self.rates, k)))
+                theta = list(update(leaves, grads, self.problem.rates_at(self.rates, k)))
         return theta
 
     def back(self, v: Sequence[Tensor], dothers: Sequence[Any]) -> list[Tensor]:
@@ -142,6 +143,7 @@ def gradients(
     cotangents: Sequence[Tensor] | None = None,
     *,
     create_graph: bool = False,
+    retain_graph: bool | None = None,
 ) -> list[Tensor]:
     """torch.autograd.grad, but 0 for an input that no output depends on."""
     outputs = [outputs] if isinstance(outputs, Tensor) else outputs
@@ -150,7 +152,7 @@ def gradients(
         return [torch.zeros_like(x) for x in inputs]
     found = torch.autograd.grad(
         [outputs[i] for i in places], inputs, None if cotangents is None else [cotangents[i] for i in places],
-        create_graph=create_graph, allow_unused=True, materialize_grads=True,
+        retain_graph, create_graph, allow_unused=True, materialize_grads=True,
     )  # fmt: skip
     return list(found)
 

@@ -28,22 +28,29 @@ _one_by_one: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that torch
 
 def query_losses(problem: Problem, rates: Any, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
     """[T], each task's loss on the query after its inner steps."""
-    return _run(_losses, problem, rates, (sx, sy, qx, qy))
+    return run(_losses, _unrolled.on_query, problem, rates, (sx, sy, qx, qy))
 
 
 def adapted_outputs(problem: Problem, rates: Any, sx: Tensor, sy: Tensor, qx: Tensor) -> Tensor:
     """[T, Q, ...], the outputs for the query after the inner steps."""
-    return _run(_outputs, problem, rates, (sx, sy, qx))
+    return run(_outputs, _unrolled.on_query, problem, rates, (sx, sy, qx))
 
 
-def _run(function: Callable, problem: Problem, rates: Any, data: tuple[Tensor, ...]) -> Tensor:
+def run(
+    function: Callable[[Problem, Flat], Tensor],
+    unrolled: Callable[[Problem, Flat], Tensor],
+    problem: Problem,
+    rates: Any,
+    data: tuple[Tensor, ...],
+) -> Tensor:
+    """`function` with the best `at_once`; `unrolled` where it cannot run."""
     if not len(data[0]):
         raise ValueError(f"{problem.learner}: support_x must hold at least one task, got shape {list(data[0].shape)}")
     params = dict(problem.task.named_parameters())
     theta, shared = (tuple(params[path] for path in paths) for paths in (problem.adapted, problem.shared))
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
     if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
-        return _unrolled.on_query(problem, flat)
+        return unrolled(problem, flat)
     model, refused = problem.task.model, False
     at_once = 1 if model in _one_by_one else tasks_at_once(problem, flat)
     try:
@@ -55,7 +62,7 @@ def _run(function: Callable, problem: Problem, rates: Any, data: tuple[Tensor, .
                 refused = True  # or what fails one by one as well, and then says so
         found = function(replace(problem, at_once=1), flat)
     except Captured:
-        return _unrolled.on_query(problem, flat)
+        return unrolled(problem, flat)
     if refused:
         _one_by_one.add(model)
     return found
@@ -73,22 +80,33 @@ def _no_slow_vmap() -> Iterator[None]:
 
 
 def _losses(problem: Problem, flat: Flat) -> Tensor:
-    items = flat.items()
-    if torch.is_grad_enabled() and _requires_grad(items):
-        return MetaLoss.apply(problem, *items)
-    return _meta_losses(problem, flat, problem.flat([False] * len(items)))[0]
+    if needs_gradient(flat):
+        return MetaLoss.apply(problem, *flat.items())
+    return _meta_losses(problem, flat, problem.flat([False] * len(flat.items())))[0]
 
 
 def _outputs(problem: Problem, flat: Flat) -> Tensor:
-    support, query = flat._replace(data=flat.data[:2]), flat.data[2]
-    items = support.items()
-    if torch.is_grad_enabled() and _requires_grad(items):
-        theta = Adapt.apply(problem, *items)
+    support = flat._replace(data=flat.data[:2])
+    if needs_gradient(support):
+        theta = Adapt.apply(problem, *support.items())
     else:
-        theta = _adapted(problem, support, problem.flat([False] * len(items)))[0]
+        theta = adapted(problem, support, problem.flat([False] * len(support.items())))[0]
+    return of_query(problem, theta, flat)
+
+
+def needs_gradient(flat: Flat) -> bool:
+    return torch.is_grad_enabled() and _requires_grad(flat.items())
+
+
+def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
+    """[T, Q, ...] outputs, or [T] losses where the query has targets, of the parameters theta [T, ...]."""
+    query = flat.data[2:]
     if problem.at_once > 1:
-        return torch.vmap(problem.call, (0, None, 0), randomness="different")(list(theta), list(flat.shared), query)
-    return torch.stack([problem.call(params, flat.shared, x) for *params, x in zip(*theta, query, strict=True)])
+        at_once = torch.vmap(problem.call, (0, None, *[0] * len(query)), randomness="different")
+        return at_once(list(theta), list(flat.shared), *query)
+    tasks = zip(*theta, *query, strict=True)
+    n = len(theta)
+    return torch.stack([problem.call(of_task[:n], flat.shared, *of_task[n:]) for of_task in tasks])
 
 
 def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, list[list[Tensor]]]:
@@ -99,7 +117,7 @@ def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, lis
         loss, found = _meta_loss(problem, part, needs, graphs, check=i == 0)
         losses.append(loss)
         grads.append(found)
-    return _join(problem, losses), grads
+    return problem.join(losses), grads
 
 
 def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bool) -> tuple[Tensor, list[Tensor]]:
@@ -119,23 +137,14 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bo
     return losses.detach(), [*inner.back(found[:n], found[n:m]), *found[m:]]
 
 
-def _adapted(problem: Problem, flat: Flat, needs: Flat) -> tuple[tuple[Tensor, ...], list[list[Step]]]:
+def adapted(problem: Problem, flat: Flat, needs: Flat) -> tuple[tuple[Tensor, ...], list[list[Step]]]:
     """theta_K [T, ...], and the steps of each part of the tasks."""
-    adapted, taken = [], []
+    found, taken = [], []
     for i, part in enumerate(flat.parts(problem.at_once)):
         inner = InnerLoop(problem, part, needs)
-        adapted.append(inner.descend(check=i == 0))
+        found.append(inner.descend(check=i == 0))
         taken.append(inner.taken)
-    return tuple(_join(problem, p) for p in zip(*adapted, strict=True)), taken
-
-
-def _join(problem: Problem, parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(tuple(parts)) if problem.at_once > 1 else torch.stack(tuple(parts))
-
-
-def _split(problem: Problem, x: Tensor) -> tuple[Tensor, ...]:
-    """As `Flat.parts` divides the tasks."""
-    return x.split(problem.at_once) if problem.at_once > 1 else x.unbind()
+    return tuple(problem.join(p) for p in zip(*found, strict=True)), taken
 
 
 class MetaLoss(torch.autograd.Function):
@@ -145,23 +154,24 @@ class MetaLoss(torch.autograd.Function):
     def forward(ctx: Any, problem: Problem, *items: Any) -> Tensor:
         before = noise_of(items[-1])
         losses, grads = _meta_losses(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
-        _remember(ctx, problem, before, items, [g for part in grads for g in part])
+        ctx.problem, ctx.drew = problem, _drew(before, items[-1])
+        remember(ctx, items, [g for part in grads for g in part])
         return losses
 
     @staticmethod
     def backward(ctx: Any, dlosses: Tensor) -> Any:
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
-        items, grads = _remembered(ctx)
+        items, grads = remembered(ctx)
         if torch.is_grad_enabled():
             return None, *_differentiable(ctx, lambda *args: (_unrolled.on_query(*args),), items, (dlosses,))
-        scales = _split(problem, dlosses)
+        scales = problem.split(dlosses)
         places = [i for i, need in enumerate(needs) if need]
         found = []
         for i, place in enumerate(places):
             parts = grads[i :: len(places)]
             if place >= len(items) - 4:  # the data
                 each = [g * d.reshape(*d.shape, *[1] * (g.ndim - d.ndim)) for g, d in zip(parts, scales, strict=True)]
-                found.append(_join(problem, each))
+                found.append(problem.join(each))
                 continue
             total = torch.zeros_like(items[place])
             for g, d in zip(parts, scales, strict=True):
@@ -176,46 +186,48 @@ class Adapt(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, problem: Problem, *items: Any) -> Any:
         before, device = noise_of(items[-1]), items[-1].device.type
-        adapted, taken = _adapted(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
+        theta, taken = adapted(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
         ctx.noises = [[step.noise for step in steps] for steps in taken]
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-        _remember(ctx, problem, before, items, [p for steps in taken for step in steps for p in step.theta])
-        return adapted
+        ctx.problem, ctx.drew = problem, _drew(before, items[-1])
+        remember(ctx, items, [p for steps in taken for step in steps for p in step.theta])
+        return theta
 
     @staticmethod
     def backward(ctx: Any, *dadapted: Tensor) -> Any:
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
-        items, trajectory = _remembered(ctx)
+        items, trajectory = remembered(ctx)
         if torch.is_grad_enabled():
             return None, *_differentiable(ctx, _unrolled.adapted, items, dadapted)
         flat, thetas, grads = problem.flat(items), iter(trajectory), []
-        cotangents = zip(*(_split(problem, d) for d in dadapted), strict=True)
+        cotangents = zip(*(problem.split(d) for d in dadapted), strict=True)
         with torch.autocast(*ctx.autocast):
             for part, v, noises in zip(flat.parts(problem.at_once), cotangents, ctx.noises, strict=True):
                 inner = InnerLoop(problem, part, problem.flat(needs))
                 inner.taken = [Step([leaf(next(thetas), True) for _ in flat.theta], noise) for noise in noises]
                 grads.append(inner.back(v, [torch.zeros_like(x) for x in inner.others]))
-        found = []
-        for place, parts in zip((i for i, need in enumerate(needs) if need), zip(*grads, strict=True), strict=True):
-            whole = _join(problem, parts)
-            found.append(whole.sum(0) if place < len(items) - 2 else whole)
-        return None, *scatter(found, needs)
+        return None, *scatter(problem.summed(grads, needs, data=2), needs)
 
 
-def _remember(ctx: Any, problem: Problem, before: Noise, items: Sequence[Any], others: Sequence[Tensor]) -> None:
-    ctx.problem, ctx.count = problem, len(items)
+def remember(ctx: Any, items: Sequence[Any], others: Sequence[Tensor]) -> None:
     ctx.numbers = [None if isinstance(x, Tensor) else x for x in items]
-    (cpu, _, cuda), (cpu_before, _, cuda_before) = noise_of(items[-1]), before
-    ctx.drew = not torch.equal(cpu, cpu_before)
-    if cuda is not None and cuda_before is not None:
-        ctx.drew = ctx.drew or not torch.equal(cuda, cuda_before)
     ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in items), *others)
 
 
-def _remembered(ctx: Any) -> tuple[list[Any], list[Tensor]]:
+def remembered(ctx: Any) -> tuple[list[Any], list[Tensor]]:
+    """The items, and the others."""
     kept = list(ctx.saved_tensors)  # once: a checkpoint recomputes at every access
-    items = [x if number is None else number for x, number in zip(kept, ctx.numbers, strict=False)]
-    return items, kept[ctx.count :]
+    count = len(ctx.numbers)
+    return [x if n is None else n for x, n in zip(kept[:count], ctx.numbers, strict=True)], kept[count:]
+
+
+def _drew(before: Noise, like: Tensor) -> bool:
+    """Whether random numbers have been drawn since."""
+    (cpu, _, cuda), (cpu_before, _, cuda_before) = noise_of(like), before
+    same = torch.equal(cpu, cpu_before)
+    if cuda is not None and cuda_before is not None:
+        same = same and torch.equal(cuda, cuda_before)
+    return not same
 
 
 def _differentiable(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -85,6 +86,23 @@ class Problem:
         """The rates of step k, as `sgd_step` takes them."""
         at = [rate[k] if self.per_step(i, rate) else rate for i, rate in enumerate(rates)]
         return at if self.rate_axes != (0,) else at[0]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Of the parts of the tasks (`Flat.parts`) -> of all, with a task axis."""
+        return torch.cat(tuple(parts)) if self.at_once > 1 else torch.stack(tuple(parts))
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`join` undone."""
+        return x.split(self.at_once) if self.at_once > 1 else x.unbind()
+
+    def summed(self, grads: Sequence[Sequence[Tensor]], needs: Sequence[bool], data: int) -> list[Tensor]:
+        """The wanted gradients of each part -> of all tasks: those to the last `data` items keep the task axis."""
+        found = []
+        places = (i for i, need in enumerate(needs) if need)
+        for place, parts in zip(places, zip(*grads, strict=True), strict=True):
+            whole = self.join(parts)
+            found.append(whole if place >= len(needs) - data else whole.sum(0))
+        return found
 
 
 def problem_of(

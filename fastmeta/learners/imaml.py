@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._autograd import scatter
+from ..ops.mlp_grad import mlp_grad
+from ._chain import InnerLoop, gradients, leaf
+from ._conjugate_gradient import conjugate_gradient
+from ._engine import needs_gradient, of_query, remember, remembered, run
+from ._episode import check_episode
+from ._problem import Flat, Problem
+from .maml import MAML
+
+
+class IMAML(MAML):
+    r"""phi = argmin L_support(phi) + strength / 2 |phi - theta|^2, by `steps` steps of gradient descent from theta; then predict.
+
+    The meta-gradient is that of the optimum, whatever way led there: dphi/dtheta = (I + H / strength)^-1, H the Hessian of
+    L_support at phi, by `cg_steps` steps of conjugate gradient. No step is kept, so memory and the cost of the way back do not
+    depend on `steps`; but it is right only as far as phi is the optimum. Where H + strength is not positive definite, conjugate
+    gradient stops with what it has.
+
+    `model`, `loss`, `adapt`, `task_chunk`: as in `MAML`; an MLP's gradients and products are native (`mlp_grad`, `mlp_hvp`).
+    `lr`: a number. Gradients go to the model's parameters, a loss's and the inputs, of first order: a derivative of the
+    meta-gradient raises RuntimeError, as do torch.func and torch.compile(fullgraph=True).
+
+        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted models [T, Q, ...]
+        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+
+    Source: Rajeswaran et al. 2019, arXiv:1909.04630.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.01,
+        steps: int = 16,
+        *,
+        strength: float = 2.0,
+        cg_steps: int = 5,
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        adapt: Sequence[str] | None = None,
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(model, float(lr), steps, loss=loss, adapt=adapt, task_chunk=task_chunk)
+        if not 0 < strength < float("inf"):
+            raise ValueError(f"IMAML: strength must be positive and finite, got {strength}")
+        if isinstance(cg_steps, bool) or not isinstance(cg_steps, int) or cg_steps < 1:
+            raise ValueError(f"IMAML: cg_steps must be a whole number, 1 or more, got {cg_steps!r}")
+        self.strength, self.cg_steps = float(strength), cg_steps
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        check_episode("IMAML", support_x, support_y, query_x)
+        return self._on_query(support_x, support_y, query_x)
+
+    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """The adapted model's loss on the query of each task, [T]."""
+        check_episode("IMAML", support_x, support_y, query_x, query_y)
+        return self._on_query(support_x, support_y, query_x, query_y)
+
+    def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
+        native = self._mlp is not None and self._mlp.takes(support_x, query[0])
+
+        def solved(problem: Problem, flat: Flat) -> Tensor:
+            support = flat._replace(data=flat.data[:2])
+            if needs_gradient(support):
+                phi = Optimum.apply(self, problem, native, *support.items())
+            else:
+                phi = self._optimum(problem, support, native)
+            return of_query(problem, phi, flat)
+
+        return run(solved, refuse, self._problem(), self.lr, (support_x, support_y, *query))
+
+    def _optimum(self, problem: Problem, flat: Flat, native: bool) -> tuple[Tensor, ...]:
+        """phi, [T, ...]."""
+        found = []
+        for part in flat.parts(problem.at_once):
+            inner = InnerLoop(problem, part, problem.flat([False] * len(flat.items())))
+            phi = [p.detach() for p in part.theta]
+            for _ in range(self.steps):
+                slopes = self._slopes(inner, [leaf(p, True) for p in phi], native, create_graph=False)
+                pulled = zip(phi, slopes, part.theta, strict=True)
+                phi = [p - self.lr * (g + self.strength * (p - start.detach())) for p, g, start in pulled]
+            found.append(phi)
+        return tuple(problem.join(p) for p in zip(*found, strict=True))
+
+    def _slopes(self, inner: InnerLoop, phi: Sequence[Tensor], native: bool, *, create_graph: bool) -> list[Tensor]:
+        """dL_support/dphi, like phi."""
+        if not native or not inner.several or self._mlp is None:
+            return inner.gradients(phi, create_graph)
+        (x, y), mlp = inner.support, self._mlp
+        with torch.set_grad_enabled(create_graph):
+            loss = str(self.inner_loss)
+            _, grads = mlp_grad(mlp.spread(list(phi)), mlp.flat(x), y, activation=mlp.activation, loss=loss)
+        return [g for g in grads if g is not None]
+
+    def _pulled_back(
+        self, problem: Problem, part: Flat, needs: Flat, native: bool, phi: Sequence[Tensor], dphi: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The gradients that are wanted, of the tasks of a part: with u = (H + strength)^-1 dphi, strength u to theta, and
+        -d/dx [u . dL/dphi] to whatever else the loss depends on."""
+        inner = InnerLoop(problem, part, needs)
+        at = [leaf(p, True) for p in phi]
+        slopes = self._slopes(inner, at, native, create_graph=True)
+        tasks = len(part.data[0]) if inner.several else 1
+
+        def rows(tensors: Sequence[Tensor]) -> Tensor:
+            return torch.cat([x.reshape(tasks, -1) for x in tensors], 1)
+
+        def like_phi(flat: Tensor) -> list[Tensor]:
+            pieces = flat.split([p.numel() // tasks for p in at], 1)
+            return [piece.reshape(p.shape) for piece, p in zip(pieces, at, strict=True)]
+
+        def product(v: Tensor) -> Tensor:
+            return rows(gradients(slopes, at, like_phi(v), retain_graph=True)) + self.strength * v
+
+        u = like_phi(conjugate_gradient(product, rows(dphi), self.cg_steps))
+        dothers = [-d for d in gradients(slopes, inner.others, u)]
+        shared = sum(needs.shared)
+        dtheta = [self.strength * d for d, need in zip(u, needs.theta, strict=True) if need]
+        return [*dtheta, *dothers[:shared], *dothers[shared:]]
+
+
+class Optimum(torch.autograd.Function):
+    """theta -> phi [T, ...]; backward by the implicit function theorem."""
+
+    @staticmethod
+    def forward(ctx: Any, learner: IMAML, problem: Problem, native: bool, *items: Any) -> Any:
+        ctx.learner, ctx.problem, ctx.native = learner, problem, native
+        phi = learner._optimum(problem, problem.flat(items), native)
+        remember(ctx, items, phi)
+        return tuple(p.clone() for p in phi)
+
+    @staticmethod
+    def backward(ctx: Any, *dphi: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("IMAML: the meta-gradient must be of first order, got create_graph=True")
+        problem, needs = ctx.problem, ctx.needs_input_grad[3:]
+        items, phi = remembered(ctx)
+        flat, grads = problem.flat(items), []
+        at_parts, cotangents = (zip(*(problem.split(x) for x in xs), strict=True) for xs in (phi, dphi))
+        for part, at, d in zip(flat.parts(problem.at_once), at_parts, cotangents, strict=True):
+            grads.append(ctx.learner._pulled_back(problem, part, problem.flat(needs), ctx.native, at, d))
+        return None, None, None, *scatter(problem.summed(grads, needs, data=2), needs)
+
+
+def refuse(problem: Problem, flat: Flat) -> Tensor:
+    raise RuntimeError(
+        f"{problem.learner}: must run outside torch.func, forward-mode AD and torch.compile, got a call inside"
+    )

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.matching_log_probs import matching_log_probs
+from ..ops.proto_log_softmax import METRICS
+from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
+from ._episode import check_episode
+
+
+class MatchingNet(nn.Module):
+    r"""log p(y = k | x) = log sum_{i: y_i = k} a_i, a = softmax_i(cos(f(x), g(x_i)) / temperature) over a task's support.
+
+    `encoder`: any module that maps `[n, ...]` to `[n, ...]`; its outputs are flattened to features. Support and query of all
+    tasks go through it as one batch. `metric`, `temperature`, `num_classes`: as in `ProtoNet`, "cosine" being the paper's.
+    `context`: None, so that f = g = encoder, or a `FullContext`, which reads every example in the light of the whole support.
+
+        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> log p [T, Q, N]
+        learner.loss(support_x, support_y, query_x, query_y)  # -> mean query loss of each task [T]
+
+    Source: Vinyals et al. 2016, arXiv:1606.04080.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        context: FullContext | None = None,
+        metric: str = "cosine",
+        temperature: float | Tensor = 1.0,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if metric not in METRICS:
+            raise ValueError(f"MatchingNet: metric must be one of {', '.join(map(repr, METRICS))}, got {metric!r}")
+        self.encoder, self.context, self.metric, self.num_classes = encoder, context, metric, num_classes
+        self.temperature = temperature
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        check_episode("MatchingNet", support_x, support_y, query_x)
+        tasks, shots = support_x.shape[:2]
+        both = torch.cat([support_x, query_x], 1)
+        features = self.encoder(both.flatten(0, 1)).reshape(tasks, both.shape[1], -1)
+        support, query = features[:, :shots], features[:, shots:]
+        if self.context is not None:
+            support, query = self.context(support, query)
+        ways = self.num_classes if self.num_classes is not None else int(support_y.max()) + 1
+        return matching_log_probs(query, support, support_y, ways, metric=self.metric, temperature=self.temperature)
+
+    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """The mean of -log p(query_y) of each task, [T]; queries with label -100 are left out."""
+        check_episode("MatchingNet", support_x, support_y, query_x, query_y)
+        losses = negative_log_likelihood(self(support_x, support_y, query_x), query_y, IGNORE_INDEX)
+        return per_counted(losses.sum(-1), query_y, IGNORE_INDEX)
+
+
+class FullContext(nn.Module):
+    r"""Full context embeddings: support `[T, S, D]`, query `[T, Q, D]` features -> the same shapes.
+
+    Support, read in its order by an LSTM in both directions: g_i = forward_i + backward_i + x_i.
+    Query, `steps` times with attention over it: h_k = LSTM(x, [h_{k-1}, r_{k-1}]) + x, r_k = sum_i softmax_i(h_k . g_i) g_i.
+
+    `features`: D. Source: Vinyals et al. 2016, arXiv:1606.04080, sections 2.1.2 and A.
+    """
+
+    def __init__(self, features: int, steps: int = 5) -> None:
+        super().__init__()
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"FullContext: steps must be a whole number, 1 or more, got {steps!r}")
+        self.steps = steps
+        self.support = nn.LSTM(features, features, batch_first=True, bidirectional=True)
+        self.of_input = nn.Linear(features, 4 * features)  # the gates of the query's LSTM
+        self.of_state = nn.Linear(2 * features, 4 * features, bias=False)
+
+    def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        ahead, back = self.support(support)[0].chunk(2, -1)
+        g = ahead + back + support
+        gates_of_input = self.of_input(query)
+        h, r, cell = query, torch.zeros_like(query), torch.zeros_like(query)
+        for k in range(self.steps):
+            gates = gates_of_input + self.of_state(torch.cat([h, r], -1)) if k else gates_of_input
+            remember, write, out, new = gates.chunk(4, -1)
+            cell = remember.sigmoid() * cell + write.sigmoid() * new.tanh()
+            h = out.sigmoid() * cell.tanh() + query
+            r = (h @ g.mT).softmax(-1) @ g
+        return g, h

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.mlp_adapt import mlp_adapt
+from ..ops.sgd_step import sgd_step
+from ._chain import InnerLoop
+from ._engine import of_query, run
+from ._episode import check_episode
+from ._problem import Flat, Problem
+from .imaml import refuse
+from .maml import MAML
+
+OPTIMISERS = ("sgd", "adam")
+
+
+class Reptile(MAML):
+    r"""theta <- theta + eps mean_t(phi_t - theta), phi_t = `steps` inner steps on the support of task t from theta.
+
+    `learner.loss(...).mean().backward()` gives every parameter the gradient mean_t(theta - phi_t): one step of torch.optim.SGD
+    with lr = eps is the interpolation above, and any other optimiser may take its place. The value of the loss is that of the
+    query after the inner steps (the paper's training looks at the support alone: give it all examples as support). Each
+    task's gradient is theta - phi_t times that of its loss; it is no derivative of that loss, and depends on nothing else.
+
+    `optimiser`: of the inner steps, "sgd" or, as in the paper, "adam" (beta_1 = 0, beta_2 = 0.999, eps = 1e-8), which starts anew
+    in every task. `model`, `lr`, `loss`, `adapt`, `task_chunk`: as in `MAML`; `lr` is not learned. Parameters that stay get the
+    gradient 0. torch.func, forward-mode AD and torch.compile(fullgraph=True) raise RuntimeError.
+
+        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs, without a graph [T, Q, ...]
+        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+
+    Source: Nichol et al. 2018, arXiv:1803.02999.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.01,
+        steps: int = 5,
+        *,
+        optimiser: str = "sgd",
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        adapt: Sequence[str] | None = None,
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(model, float(lr), steps, loss=loss, first_order=True, adapt=adapt, task_chunk=task_chunk)
+        if optimiser not in OPTIMISERS:
+            raise ValueError(f"Reptile: optimiser must be 'sgd' or 'adam', got {optimiser!r}")
+        self.optimiser = optimiser
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        check_episode("Reptile", support_x, support_y, query_x)
+        with torch.no_grad():
+            return self._on_query(support_x, support_y, query_x)
+
+    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """The adapted model's loss on the query of each task, [T], whose gradient is theta - phi."""
+        check_episode("Reptile", support_x, support_y, query_x, query_y)
+        return self._on_query(support_x, support_y, query_x, query_y)
+
+    def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
+        native = self._mlp is not None and self._mlp.takes(support_x, query[0]) and self.optimiser == "sgd"
+
+        def evaluated(problem: Problem, flat: Flat) -> Tensor:
+            with torch.no_grad():
+                phi = self._native(flat) if native else self._phi(problem, flat)
+                found = of_query(problem, phi, flat)
+            return Towards.apply(found, len(phi), *flat.theta, *phi) if torch.is_grad_enabled() else found
+
+        return run(evaluated, refuse, self._problem(), self.lr, (support_x, support_y, *query))
+
+    def _native(self, flat: Flat) -> list[Tensor]:
+        assert self._mlp is not None
+        x, y = flat.data[:2]
+        phi = mlp_adapt(
+            self._mlp.spread(list(flat.theta)), self.lr, self._mlp.flat(x), y,
+            steps=self.steps, activation=self._mlp.activation, loss=str(self.inner_loss),
+        )  # fmt: skip
+        return [p for p in phi if p is not None]
+
+    def _phi(self, problem: Problem, flat: Flat) -> list[Tensor]:
+        """[T, ...] of each adapted parameter."""
+        support = flat._replace(data=flat.data[:2])
+        needs = problem.flat([False] * len(support.items()))
+        found = []
+        for part in support.parts(problem.at_once):
+            update = Adam() if self.optimiser == "adam" else sgd_step
+            found.append(InnerLoop(problem, part, needs).descend(update=update))
+        return [problem.join(p) for p in zip(*found, strict=True)]
+
+
+class Adam:
+    """theta - rate g / (sqrt(v / (1 - beta_2^k)) + eps), v the running mean of g^2 since the first step."""
+
+    def __init__(self, beta: float = 0.999, eps: float = 1e-8) -> None:
+        self.beta, self.eps, self.steps = beta, eps, 0
+        self.squares: list[Any] = []
+
+    def __call__(self, theta: Sequence[Tensor], grads: Sequence[Tensor], rate: float) -> list[Tensor]:
+        self.steps += 1
+        before = self.squares or [torch.zeros_like(g) for g in grads]
+        self.squares = [self.beta * v + (1 - self.beta) * g * g for v, g in zip(before, grads, strict=True)]
+        unbiased = [(v / (1 - self.beta**self.steps)).sqrt() + self.eps for v in self.squares]
+        return [p - rate * g / v for p, g, v in zip(theta, grads, unbiased, strict=True)]
+
+
+class Towards(torch.autograd.Function):
+    """losses [T], theta, phi [T, ...] -> losses, with the gradient theta - phi_t of task t to theta."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, count: int, *tensors: Tensor) -> Tensor:
+        ctx.count = count
+        ctx.save_for_backward(*tensors)
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dlosses: Tensor) -> Any:
+        theta, phi = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        total = dlosses.sum()
+        found = [total * p - torch.tensordot(dlosses.to(p.dtype), q, 1) for p, q in zip(theta, phi, strict=True)]
+        return None, None, *found, *[None] * ctx.count
