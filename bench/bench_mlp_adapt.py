@@ -2,6 +2,7 @@ from functools import partial
 
 import flops
 import inner_loops
+import model
 import pytest
 from common import on_backends
 from inner_loops import WORKLOADS
@@ -21,4 +22,5 @@ def bench_mlp_adapt(race, name):
         on_backends(by(inner_loops.in_two_ops)) | {"by hand": by(inner_loops.by_hand)},
         also={"mlp_meta_loss": by(inner_loops.in_one_op)},
         floor=(0, flops.meta_iteration(workload)),
+        launches=model.mlp_adapt(*workload.of_model),
     )
