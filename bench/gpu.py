@@ -99,7 +99,7 @@ class Acceptance:
         parts = {  # the most telling first; s
             "build": (self.build, 200),
             "tests": (self.tests, 170),
-            "races": (self.races, 120),
+            "races": (self.races, 180),
             "memcheck": (lambda s: self.sanitizer("memcheck", s), 40),
             "racecheck": (lambda s: self.sanitizer("racecheck", s), 40),
             "races of what compiles first": (lambda s: self.races(s, compiling=True), seconds),

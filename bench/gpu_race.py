@@ -180,7 +180,7 @@ def main():
     race = Race(device, emit, end=end, compiling=options.compile, small=options.small)
     with on_a_stream(device):
         if not options.small:
-            bandwidth, rate = roofline.rates(device=device)
+            bandwidth, rate = roofline.rates(None, device)
             emit({"bytes per second": bandwidth, "flop per second": rate})
         emit({"left": race_all(race)})
 

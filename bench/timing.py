@@ -71,9 +71,14 @@ def captured(fn):
     """
     for _ in range(3):  # what is compiled, loaded or allocated at first
         fn()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-        results = fn()
+    graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+    state = generator.clone_state()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            results = fn()
+    except Exception as error:
+        generator.graphsafe_set_state(state)  # the other one still thinks itself captured, and would refuse to draw
+        raise error.__context__ or error  # what happened in fn, before the capture could not be ended
 
     def replay():
         graph.replay()

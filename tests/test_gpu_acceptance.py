@@ -37,7 +37,17 @@ def capture(graph, stream):
     assert stream == "the current stream"
     yield
 
+class Generator:
+    state = "drawn from"
+
+    def clone_state(self):
+        return self.state
+
+    def graphsafe_set_state(self, state):
+        self.state = state
+
 torch.cuda.CUDAGraph, torch.cuda.graph, torch.cuda.current_stream = Graph, capture, lambda: "the current stream"
+torch.cuda.default_generators, torch.cuda.current_device = [Generator()], lambda: 0
 torch.cuda.get_device_name = lambda: "NVIDIA H100 80GB HBM3"
 roofline.rates = lambda threads, device: (1e12, 1e13)
 found = []
@@ -147,11 +157,14 @@ capturing = False
 @contextlib.contextmanager
 def capture(graph, stream):
     global capturing
-    capturing = True
+    capturing, torch.cuda.default_generators[0].state = True, "captured"
     try:
         yield
+    except RuntimeError:
+        raise ValueError("the capture could not be ended")
     finally:
         capturing = False
+    torch.cuda.default_generators[0].state = "drawn from"
 
 def synchronises():
     if capturing:
@@ -166,6 +179,7 @@ both, ours = found
 assert set(both["seconds"]) == {"fastmeta", "fastmeta, graph", "reference", "reference, graph", "other"}
 assert set(both["not timed"]) == {"other, graph"} and not faults(both, "cuda")
 assert both["floor"] == 4e-6 and both["predicted"]["eager"] > 2 * model.LATENCY["eager"]
+assert torch.cuda.default_generators[0].state == "drawn from"
 print(*faults(ours, "cuda"), sep="\\n")
 text = markdown({"machine": {"device": "H100"}, "parts": {}, "races": {race["group"]: race for race in found}})
 print([line for line in text.splitlines() if line.startswith("| graphs")][0].count("|"))
