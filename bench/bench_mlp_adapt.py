@@ -1,8 +1,8 @@
 from functools import partial
 
+import counts
 import flops
 import inner_loops
-import model
 import pytest
 from common import on_backends
 from inner_loops import WORKLOADS
@@ -22,5 +22,5 @@ def bench_mlp_adapt(race, name):
         on_backends(by(inner_loops.in_two_ops)) | {"by hand": by(inner_loops.by_hand)},
         also={"mlp_meta_loss": by(inner_loops.in_one_op)},
         floor=(0, flops.meta_iteration(workload)),
-        launches=model.mlp_adapt(*workload.of_model),
+        launches=counts.mlp_adapt(*workload.counted),
     )

@@ -1,4 +1,4 @@
-import model
+import counts
 import pytest
 from common import backward, by_reference, mlp, on_backends
 
@@ -17,5 +17,5 @@ def bench_mlp_forward(race, widths):
         f"mlp_forward fwd+bwd {widths} T25 n10",
         on_backends(run(fastmeta.mlp_forward)) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
-        launches=model.mlp_forward(widths, 25, 10),
+        launches=counts.mlp_forward(widths, 25, 10),
     )

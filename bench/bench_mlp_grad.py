@@ -1,6 +1,6 @@
 from functools import partial
 
-import model
+import counts
 import pytest
 from common import by_reference, mlp, on_backends
 
@@ -18,5 +18,5 @@ def bench_mlp_grad(race, widths, classes):
         on_backends(partial(fastmeta.mlp_grad, params, x, y, loss=loss))
         | {name: partial(way, params, x, y) for name, way in eager.items()},
         compiled={name: partial(way, params, x, y) for name, way in made.items()},
-        launches=model.mlp_grad(widths, 25, 10),
+        launches=counts.mlp_grad(widths, 25, 10),
     )

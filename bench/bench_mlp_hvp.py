@@ -1,7 +1,7 @@
 from functools import partial
 
+import counts
 import flops
-import model
 import pytest
 import torch
 from common import compiled, mlp, on_backends
@@ -35,7 +35,7 @@ def bench_mlp_hvp(race, name):
             for kind, inductor in {"": None, "cpp-wrapper": {"cpp_wrapper": True}}.items()
         },
         floor=(0, tasks * flops.hvp(widths, examples)),
-        launches=model.mlp_hvp(widths, tasks, examples),
+        launches=counts.mlp_hvp(widths, tasks, examples),
     )
 
 
@@ -49,7 +49,7 @@ def bench_mlp_hvp_ggn(race, name):
     race(
         f"mlp_hvp ggn {name}",
         on_backends(lambda: fastmeta.mlp_hvp(params, vectors, x, y, curvature="ggn")),
-        launches=model.mlp_hvp(widths, tasks, examples, "ggn", own=False),
+        launches=counts.mlp_hvp(widths, tasks, examples, "ggn", own=False),
     )
 
 

@@ -1,6 +1,6 @@
 from functools import partial
 
-import model
+import counts
 import pytest
 from common import backward, by_reference, mlp, on_backends
 
@@ -20,5 +20,5 @@ def bench_mlp_loss(race, widths, classes):
         f"mlp_loss fwd+bwd {widths} T25 n10 {loss}",
         on_backends(run(partial(fastmeta.mlp_loss, loss=loss))) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
-        launches=model.mlp_loss(widths, 25, 10),
+        launches=counts.mlp_loss(widths, 25, 10),
     )

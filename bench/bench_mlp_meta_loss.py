@@ -1,8 +1,8 @@
 from functools import partial
 
+import counts
 import flops
 import inner_loops
-import model
 import peers
 import pytest
 import torch
@@ -24,7 +24,7 @@ def bench_mlp_meta_loss(race, name):
         also={"learner.loss": by_learner(arguments, **workload.options)},
         compiled=made,
         floor=(0, flops.meta_iteration(workload)),
-        launches=model.mlp_meta_loss(*workload.of_model),
+        launches=counts.mlp_meta_loss(*workload.counted),
     )
 
 

@@ -1,5 +1,5 @@
+import counts
 import distances
-import model
 import pytest
 import torch
 from common import forward_and_backward, on_backends
@@ -22,7 +22,7 @@ def bench_proto_log_softmax(race, shape, metric):
         compiled={name: forward_and_backward(way, leaves) for name, way in made.items()},
         truth=forward_and_backward(eager["mm"], in_float64),
         floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * N * D),
-        launches=model.distances(T, Q, N, D, kept=True, outputs=N),
+        launches=counts.distances(T, Q, N, D, kept=True, outputs=N),
     )
 
 
@@ -37,7 +37,7 @@ def bench_proto_log_softmax_without_grad(race, metric):
         | {name: lambda way=way: way(query, prototypes) for name, way in eager.items()},
         compiled={name: lambda way=way: way(query, prototypes) for name, way in made.items()},
         floor=(query.nbytes + prototypes.nbytes + 4 * T * Q * N, 2 * T * Q * N * D),
-        launches=model.distances(T, Q, N, D, gradients=False, outputs=N),
+        launches=counts.distances(T, Q, N, D, gradients=False, outputs=N),
     )
 
 

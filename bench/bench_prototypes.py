@@ -1,4 +1,4 @@
-import model
+import counts
 import pytest
 import torch
 from common import backward, by_reference, on_backends
@@ -19,5 +19,5 @@ def bench_prototypes(race, shape):
         f"prototypes fwd+bwd T{T} S{S} N{N} D{D}",
         on_backends(run(lambda x, y: fastmeta.prototypes(x, y, N))) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
-        launches=model.prototypes(T, S, N, D),
+        launches=counts.prototypes(T, S, N, D),
     )

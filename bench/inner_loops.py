@@ -6,7 +6,7 @@ A way has the arguments of `mlp_meta_loss` and gives the mean of the tasks' quer
 from functools import partial
 from typing import NamedTuple
 
-import model
+import counts
 import peers
 import torch
 import torch.nn.functional as F
@@ -43,9 +43,9 @@ class Workload(NamedTuple):
         return self.widths, self.support, self.query
 
     @property
-    def of_model(self):
-        """As model.py wants it."""
-        rates = model.parameters(self.widths) if self.rate_per_parameter else 0
+    def counted(self):
+        """As counts.py wants it."""
+        rates = counts.parameters(self.widths) if self.rate_per_parameter else 0
         return self.widths, self.tasks, self.support, self.query, self.steps, rates, self.inputs_need_grad
 
 

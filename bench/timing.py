@@ -78,7 +78,7 @@ def captured(fn):
             results = fn()
     except Exception as error:
         generator.graphsafe_set_state(state)  # the other one still thinks itself captured, and would refuse to draw
-        raise error.__context__ or error  # what happened in fn, before the capture could not be ended
+        raise (error.__context__ or error) from None  # what happened in fn, before the capture could not be ended
 
     def replay():
         graph.replay()

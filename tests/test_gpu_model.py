@@ -1,4 +1,4 @@
-"""The predictions of bench/model.py: its counts against torch's of the same mathematics and against tensors, its times by hand."""
+"""The predictions of bench/model.py and counts.py: counts against torch's and against tensors, times by hand."""
 
 import importlib.util
 import itertools
@@ -27,13 +27,7 @@ def load(name):
     return module
 
 
-@pytest.fixture(scope="module")
-def model():
-    before = dict(sys.modules)
-    load("flops")
-    yield load("model")
-    for name in ("flops", "model"):
-        sys.modules.pop(name) if name not in before else sys.modules.update({name: before[name]})
+model, counts = [load(name) for name in ("flops", "model", "counts")][1:]
 
 
 def counted(fn):
@@ -55,7 +49,7 @@ def net(widths, T, n):
 
 
 @pytest.mark.parametrize(("widths", "T", "n"), NETS)
-def test_flops_of_losses_and_products_are_torchs(model, widths, T, n):
+def test_flops_of_losses_and_products_are_torchs(widths, T, n):
     """Of a Hessian-vector product the reference multiplies the inputs' tangents too, which are 0: those two products less."""
     params, x, y = net(widths, T, n)
     vectors, first = [torch.randn(T, *p.shape) for p in params], 2 * T * n * widths[0] * widths[1]
@@ -65,15 +59,15 @@ def test_flops_of_losses_and_products_are_torchs(model, widths, T, n):
     loss = counted(lambda: torch.autograd.grad(reference.mlp_loss(params, x, y, *options).sum(), params))
     forward = counted(lambda: reference.mlp_forward(plain, x, "relu"))
     products = [counted(lambda c=c: reference.mlp_hvp(plain, vectors, x, y, *options, c)) for c in ("hessian", "ggn")]
-    assert flops(model.mlp_grad(widths, T, n)) == flops(model.mlp_loss(widths, T, n)) == grad == loss
-    assert model.mlp_forward(widths, T, n)[0].block.flops == forward
-    assert flops(model.mlp_hvp(widths, T, n)) == products[0] - 2 * first
-    assert flops(model.mlp_hvp(widths, T, n, "ggn")) == products[1] - first
+    assert flops(counts.mlp_grad(widths, T, n)) == flops(counts.mlp_loss(widths, T, n)) == grad == loss
+    assert counts.mlp_forward(widths, T, n)[0].block.flops == forward
+    assert flops(counts.mlp_hvp(widths, T, n)) == products[0] - 2 * first
+    assert flops(counts.mlp_hvp(widths, T, n, "ggn")) == products[1] - first
 
 
 @pytest.mark.parametrize(("widths", "T", "n"), NETS)
 @pytest.mark.parametrize("steps", [1, 5])
-def test_flops_of_a_meta_iteration_are_near_double_backwards(model, widths, T, n, steps):
+def test_flops_of_a_meta_iteration_are_near_double_backwards(widths, T, n, steps):
     """Autograd keeps the activations that the kernel computes again: the kernel's are 0.9 to 1.4 times as many."""
     params, x, y = net(widths, T, n)
 
@@ -90,57 +84,61 @@ def test_flops_of_a_meta_iteration_are_near_double_backwards(model, widths, T, n
             z = torch.baddbmm(theta[i + 1].unsqueeze(1), z.relu() if i else z, theta[i].mT)
         return F.cross_entropy(z.flatten(0, 1), y.flatten()) * T
 
-    ours, of_two_ops = (flops(of(widths, T, n, n, steps)) for of in (model.mlp_meta_loss, model.mlp_adapt))
+    ours, of_two_ops = (flops(of(widths, T, n, n, steps)) for of in (counts.mlp_meta_loss, counts.mlp_adapt))
     ratio = ours / counted(meta_gradient)
     assert 0.9 <= ratio <= 1.4, ratio
     assert of_two_ops == ours
 
 
 @pytest.mark.parametrize("shape", [(1, 75, 5, 64), (2, 40, 60, 32)])
-def test_flops_of_distances(model, shape):
+def test_flops_of_distances(shape):
     """By differences two instructions where a product has one; by products the same in forward."""
     T, Q, N, D = shape
-    forward = flops(model.distances(*shape, gradients=False))
+    forward = flops(counts.distances(*shape, gradients=False))
     torchs = counted(lambda: torch.randn(T, Q, D) @ torch.randn(T, D, N))
     assert forward == torchs * (2 if N <= 32 else 1)
     few = N <= 32
-    assert flops(model.distances(*shape)) == torchs * (2 + 8 if few else 1 + 4)
-    assert flops(model.distances(*shape, kept=True)) == torchs * (2 + 4 if few else 1 + 4)
-    assert flops(model.distances(T, Q, 60, 512)) == 2 * T * Q * 60 * 512 * (
+    assert flops(counts.distances(*shape)) == torchs * (2 + 8 if few else 1 + 4)
+    assert flops(counts.distances(*shape, kept=True)) == torchs * (2 + 4 if few else 1 + 4)
+    assert flops(counts.distances(T, Q, 60, 512)) == 2 * T * Q * 60 * 512 * (
         1 + 2 * (1 + 8)
     )  # eight blocks of 64 features
 
 
-def test_bytes_are_those_of_the_tensors(model):
+def test_bytes_are_those_of_the_tensors():
     """Everything that a call takes, gives and keeps, once."""
     T, P = 3, 50
     theta, grads, rate = torch.zeros(P), torch.zeros(T, P), torch.zeros(())
     new, cotangent = torch.zeros(T, P), torch.zeros(T, P)
-    forward, backward = model.sgd_step(T, P, 1)
+    forward, backward = counts.sgd_step(T, P, 1)
     assert forward.bytes == sum(t.nbytes for t in (theta, grads, rate, new))
     assert backward.bytes == sum(t.nbytes for t in (cotangent, grads, grads, theta, rate, rate))
     support, labels, means = torch.zeros(T, 25, 8), torch.zeros(T, 25, dtype=torch.int64), torch.zeros(T, 5, 8)
-    assert [x.bytes for x in model.prototypes(T, 25, 5, 8)] == [sum(t.nbytes for t in (support, labels, means))] * 2
+    assert [x.bytes for x in counts.prototypes(T, 25, 5, 8)] == [sum(t.nbytes for t in (support, labels, means))] * 2
     query, nearest = torch.zeros(T, 75, 8), torch.zeros(T, 75)
     kept = 2 * nearest.nbytes  # and the log-sum-exp
-    assert [x.bytes for x in model.distances(T, 75, 5, 8)] == [
+    assert [x.bytes for x in counts.distances(T, 75, 5, 8)] == [
         query.nbytes + means.nbytes + kept,
         2 * (query.nbytes + means.nbytes) + kept,
     ]
     params, x, _ = net((7, 4), T, 9)
-    (product,) = model.mlp_hvp((7, 4), T, 9)
+    (product,) = counts.mlp_hvp((7, 4), T, 9)
     own = [torch.zeros(T, *p.shape) for p in params]
     assert product.block.bytes == 3 * sum(p.nbytes for p in own) + x.nbytes + 4 * T * 9 * 4
 
 
-def test_launches_are_those_that_a_call_makes(model):
+def test_launches_are_those_that_a_call_makes():
     """Of the sinusoid: our kernel, the rate in forward and backward, each of six gradients times its cotangent and summed, the mean
     of the losses and its gradient."""
-    kernels = model.mlp_meta_loss((1, 40, 40, 1), 25, 10, 10, 1)
+    kernels = counts.mlp_meta_loss((1, 40, 40, 1), 25, 10, 10, 1)
     assert [launch.count for launch in model.launches_on(model.CARDS["H100"], kernels)] == [1, 2, 12, 1, 1]
+    kernels = counts.mlp_meta_loss(
+        (784, 64, 64, 10), 8, 100, 100, 2
+    )  # too large: 7 a step and for the query, 12 a step back
+    assert model.launches_on(model.CARDS["H100"], kernels)[0].count == 2 * 7 + 7 + 2 * 12
 
 
-def test_seconds_by_hand(model):
+def test_seconds_by_hand():
     card = model.Card(4, 1e9, bandwidth=1e12, peak=1e12, tf32=1e13, shared=1000)
     launch = model.Launch("", bytes=5e6, flops=2e6, count=3)
     assert model.seconds(card, [launch], "eager") == pytest.approx(5e-6 + 9e-6)  # HBM
