@@ -81,7 +81,7 @@ class Acceptance:
         self.results = {"machine": machine(name, device), "parts": {}, "races": {}}
         self.env = {"FASTMETA_DEVICE": device}
         if device == "cuda":
-            self.env["PYTHONPATH"] = str(LIBRARY)
+            self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
 
     def write(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ class Acceptance:
         words = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or last_line(log)
         if status is None:
             return "incomplete", f"{words}; stopped after {seconds:.0f} s"
-        return ("failed" if status or not outcomes else "passed"), words
+        return ("failed", f"{words}; {last_line(log)}") if status or not outcomes else ("passed", words)
 
     def pytest(self):
         """On the tests that do not need a CPU; from the sources' folder `import fastmeta` would find no kernels."""
