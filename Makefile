@@ -1,10 +1,10 @@
-# Every target makes .venv first if it is not there. PYTHON chooses the interpreter, TORCH the torch to install.
+# Every target but gpu makes .venv first if it is not there. PYTHON chooses the interpreter, TORCH the torch to install.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test bench accuracy lint clean
+.PHONY: install demo test bench accuracy gpu gpu-model lint clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,13 @@ bench: install
 
 accuracy: install
 	$(BIN)/python bench/accuracy.py
+
+# On a machine with a GPU, by the python that has torch there: no environment of its own.
+gpu:
+	$(PYTHON) bench/gpu.py
+
+gpu-model: install
+	$(BIN)/python bench/model_table.py
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta

@@ -1,3 +1,4 @@
+import counts
 import torch
 from common import mlp
 
@@ -17,4 +18,5 @@ def bench_hvp(race):
         return torch.relu(x[0] @ p[0].mT + p[1]) @ p[2].mT + p[3]
 
     contenders = {"ext": lambda: fastmeta.mlp_hvp(params, vectors, x[0], y[0]), "reference": general}
-    race("hvp (64, 32, 5) n50: mlp_hvp (ext) and hvp (reference)", contenders)
+    launches = counts.mlp_hvp((64, 32, 5), 1, 50)
+    race("hvp (64, 32, 5) n50: mlp_hvp (ext) and hvp (reference)", contenders, launches=launches)

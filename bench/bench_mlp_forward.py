@@ -1,5 +1,6 @@
+import counts
 import pytest
-from common import backward, mlp, on_backends
+from common import backward, by_reference, mlp, on_backends
 
 import fastmeta
 
@@ -7,5 +8,14 @@ import fastmeta
 @pytest.mark.parametrize("widths", [(1, 40, 40, 1), (64, 5)], ids=str)
 def bench_mlp_forward(race, widths):
     params, x, _ = mlp(widths, 25, 10)
-    contenders = on_backends(lambda: backward([fastmeta.mlp_forward(params, x)], params))
-    race(f"mlp_forward fwd+bwd {widths} T25 n10", contenders)
+    eager, made = by_reference("mlp_forward", ("relu",), params, x)
+
+    def run(way):
+        return lambda: backward([way(params, x)], params)
+
+    race(
+        f"mlp_forward fwd+bwd {widths} T25 n10",
+        on_backends(run(fastmeta.mlp_forward)) | {name: run(way) for name, way in eager.items()},
+        compiled={name: run(way) for name, way in made.items()},
+        launches=counts.mlp_forward(widths, 25, 10),
+    )

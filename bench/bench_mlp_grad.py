@@ -1,5 +1,8 @@
+from functools import partial
+
+import counts
 import pytest
-from common import mlp, on_backends
+from common import by_reference, mlp, on_backends
 
 import fastmeta
 
@@ -9,5 +12,11 @@ def bench_mlp_grad(race, widths, classes):
     params, x, y = mlp(widths, 25, 10, classes)
     params = [p.detach() for p in params]
     loss = "cross_entropy" if classes else "mse"
-    contenders = on_backends(lambda: fastmeta.mlp_grad(params, x, y, loss=loss))
-    race(f"mlp_grad {widths} T25 n10 {loss}", contenders)
+    eager, made = by_reference("mlp_grad", ("relu", loss), params, x, y)
+    race(
+        f"mlp_grad {widths} T25 n10 {loss}",
+        on_backends(partial(fastmeta.mlp_grad, params, x, y, loss=loss))
+        | {name: partial(way, params, x, y) for name, way in eager.items()},
+        compiled={name: partial(way, params, x, y) for name, way in made.items()},
+        launches=counts.mlp_grad(widths, 25, 10),
+    )

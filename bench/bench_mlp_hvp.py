@@ -1,5 +1,6 @@
 from functools import partial
 
+import counts
 import flops
 import pytest
 import torch
@@ -34,6 +35,7 @@ def bench_mlp_hvp(race, name):
             for kind, inductor in {"": None, "cpp-wrapper": {"cpp_wrapper": True}}.items()
         },
         floor=(0, tasks * flops.hvp(widths, examples)),
+        launches=counts.mlp_hvp(widths, tasks, examples),
     )
 
 
@@ -44,7 +46,11 @@ def bench_mlp_hvp_ggn(race, name):
     params, x, y = mlp(widths, tasks, examples, widths[-1])
     params = [p.detach() for p in params]
     vectors = [torch.randn(tasks, *p.shape) for p in params]
-    race(f"mlp_hvp ggn {name}", on_backends(lambda: fastmeta.mlp_hvp(params, vectors, x, y, curvature="ggn")))
+    race(
+        f"mlp_hvp ggn {name}",
+        on_backends(lambda: fastmeta.mlp_hvp(params, vectors, x, y, curvature="ggn")),
+        launches=counts.mlp_hvp(widths, tasks, examples, "ggn", own=False),
+    )
 
 
 def by_jvp(params, vectors, x, y):

@@ -1,5 +1,8 @@
+from functools import partial
+
+import counts
 import pytest
-from common import backward, mlp, on_backends
+from common import backward, by_reference, mlp, on_backends
 
 import fastmeta
 
@@ -8,5 +11,14 @@ import fastmeta
 def bench_mlp_loss(race, widths, classes):
     params, x, y = mlp(widths, 25, 10, classes)
     loss = "cross_entropy" if classes else "mse"
-    contenders = on_backends(lambda: backward([fastmeta.mlp_loss(params, x, y, loss=loss)], params))
-    race(f"mlp_loss fwd+bwd {widths} T25 n10 {loss}", contenders)
+    eager, made = by_reference("mlp_loss", ("relu", loss), params, x, y)
+
+    def run(way):
+        return lambda: backward([way(params, x, y)], params)
+
+    race(
+        f"mlp_loss fwd+bwd {widths} T25 n10 {loss}",
+        on_backends(run(partial(fastmeta.mlp_loss, loss=loss))) | {name: run(way) for name, way in eager.items()},
+        compiled={name: run(way) for name, way in made.items()},
+        launches=counts.mlp_loss(widths, 25, 10),
+    )

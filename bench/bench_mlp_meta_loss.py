@@ -1,5 +1,6 @@
 from functools import partial
 
+import counts
 import flops
 import inner_loops
 import peers
@@ -23,6 +24,7 @@ def bench_mlp_meta_loss(race, name):
         also={"learner.loss": by_learner(arguments, **workload.options)},
         compiled=made,
         floor=(0, flops.meta_iteration(workload)),
+        launches=counts.mlp_meta_loss(*workload.counted),
     )
 
 

@@ -1,3 +1,4 @@
+import counts
 import distances
 import pytest
 import torch
@@ -21,6 +22,7 @@ def bench_proto_log_softmax(race, shape, metric):
         compiled={name: forward_and_backward(way, leaves) for name, way in made.items()},
         truth=forward_and_backward(eager["mm"], in_float64),
         floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * N * D),
+        launches=counts.distances(T, Q, N, D, kept=True, outputs=N),
     )
 
 
@@ -35,6 +37,7 @@ def bench_proto_log_softmax_without_grad(race, metric):
         | {name: lambda way=way: way(query, prototypes) for name, way in eager.items()},
         compiled={name: lambda way=way: way(query, prototypes) for name, way in made.items()},
         floor=(query.nbytes + prototypes.nbytes + 4 * T * Q * N, 2 * T * Q * N * D),
+        launches=counts.distances(T, Q, N, D, gradients=False, outputs=N),
     )
 
 

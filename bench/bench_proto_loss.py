@@ -1,5 +1,6 @@
 from functools import partial
 
+import counts
 import distances
 import pytest
 import torch
@@ -23,6 +24,7 @@ def bench_proto_loss(race, shape, metric):
         compiled={name: forward_and_backward(loss, leaves) for name, loss in made.items()},
         truth=forward_and_backward(eager["mm"], in_float64),
         floor=(2 * sum(t.nbytes for t in leaves), 6 * T * Q * N * D),
+        launches=counts.distances(T, Q, N, D) + (counts.mean(T) if T > 1 else []),
     )
 
 
@@ -37,6 +39,7 @@ def bench_proto_loss_without_grad(race, metric):
         | {name: lambda loss=loss: loss(query, prototypes) for name, loss in eager.items()},
         compiled={name: lambda loss=loss: loss(query, prototypes) for name, loss in made.items()},
         floor=(query.nbytes + prototypes.nbytes, 2 * T * Q * N * D),
+        launches=counts.distances(T, Q, N, D, gradients=False),
     )
 
 

@@ -1,6 +1,7 @@
+import counts
 import pytest
 import torch
-from common import backward, on_backends
+from common import backward, by_reference, on_backends
 
 import fastmeta
 
@@ -9,5 +10,14 @@ import fastmeta
 def bench_prototypes(race, shape):
     T, S, N, D = shape
     support, labels = torch.randn(T, S, D, requires_grad=True), torch.arange(S).remainder(N).expand(T, S)
-    contenders = on_backends(lambda: backward([fastmeta.prototypes(support, labels, N)], [support]))
-    race(f"prototypes fwd+bwd T{T} S{S} N{N} D{D}", contenders)
+    eager, made = by_reference("prototypes", (N,), support, labels)
+
+    def run(way):
+        return lambda: backward([way(support, labels)], [support])
+
+    race(
+        f"prototypes fwd+bwd T{T} S{S} N{N} D{D}",
+        on_backends(run(lambda x, y: fastmeta.prototypes(x, y, N))) | {name: run(way) for name, way in eager.items()},
+        compiled={name: run(way) for name, way in made.items()},
+        launches=counts.prototypes(T, S, N, D),
+    )

@@ -1,3 +1,4 @@
+import counts
 import pytest
 import torch
 from common import backward, compiled, on_backends
@@ -31,6 +32,7 @@ def bench_sgd_step(race, rates):
             "compiled cpp-wrapper": run(compiled(eager, {"cpp_wrapper": True})),
         },
         floor=(5 * sum(g.nbytes for g in grads), 0),  # forward: grads, new; backward: cotangents, grads, dgrads
+        launches=counts.sgd_step(TASKS, sum(p.numel() for p in params), sum(rate.numel() for rate in lr)),
     )
 
 

@@ -27,6 +27,17 @@ def compiled(fn, inductor=None):
     return torch.compile(fn, fullgraph=True, dynamic=False, options=inductor)
 
 
+def by_reference(op, static, *tensors):
+    """The op's formula as anybody would write it: {name: eager way} and {name: way that is compiled first}, functions of
+    `tensors`. A list among those is shared by the tasks, which all others have in front."""
+
+    def formula(*given):
+        return getattr(fastmeta.reference, op)(*given, *static)
+
+    axes = tuple(None if isinstance(t, list) else 0 for t in tensors)
+    return {"vmap": torch.vmap(formula, axes)}, {"compiled": compiled(formula)}
+
+
 def forward_and_backward(fn, leaves):
     """fn(*leaves) and its gradients to the leaves."""
 
@@ -39,12 +50,13 @@ def forward_and_backward(fn, leaves):
 
 def backward(outputs, leaves):
     """Gradients of the outputs to the leaves, from cotangents in memory of their own, as a loss behind them would send."""
-    return torch.autograd.grad(outputs, leaves, [_cotangent(y.shape, y.dtype) for y in outputs])
+    return torch.autograd.grad(outputs, leaves, [_cotangent(y.shape, y.dtype, y.device) for y in outputs])
 
 
 @functools.cache
-def _cotangent(shape, dtype):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)  # the same numbers in every dtype
+def _cotangent(shape, dtype, device):
+    """The same numbers in every dtype."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(device, dtype)
 
 
 def in_new_process(script, *arguments, **environment):

@@ -1,30 +1,18 @@
 """Benches: every contender's result is checked, then all contenders of a group are timed in turns; a table ends the run."""
 
 import itertools
-import math
 import statistics
-import time
 from collections import defaultdict
 
 import peers
 import pytest
 import roofline
 import torch
+from timing import disagreement, per_call, synchronised, turns_of
 
 import fastmeta
-from fastmeta._dispatch import tensors_of
 
-TURN = 3e-3  # s, at least: a contender calls as often as that takes
-BUDGET = 1.5  # s for a group
-MIN_ROUNDS, MAX_ROUNDS = 15, 500
 TABLES = pytest.StashKey[dict]()
-SLOW = 0.05  # s: from here on a contender runs in every third round
-
-
-def synchronised() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def pytest_addoption(parser):
@@ -51,16 +39,16 @@ def race(request, benchmark):
 
     `also` names other ways through fastmeta, which get rows of their own. `compiled` names further contenders, which take
     seconds to make: only where there is something to time. `truth` stands in for a reference that is too large to run. `floor`
-    is the (bytes, flops) that no way can do without.
+    is the (bytes, flops) that no way can do without. `launches`, those of our kernels on a GPU, are for bench/gpu.py.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # for what is true
     torch.manual_seed(0)
 
-    def run(group, contenders, also=None, compiled=None, truth=None, floor=None):
+    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None):
         torch._dynamo.reset()  # each group has its own specialisations
         also = also or {}
-        expected = tensors_of((truth or contenders["reference"])())
+        expected = (truth or contenders["reference"])()
         torch.set_num_threads(request.param)
         contenders = contenders | also
         if not benchmark.enabled and request.param > 1:  # the others have been checked on one thread
@@ -68,9 +56,8 @@ def race(request, benchmark):
         elif benchmark.enabled and not request.config.getoption("no_compile"):
             contenders = contenders | (compiled or {})
         for name, fn in contenders.items():
-            for found, right in zip(tensors_of(fn()), expected, strict=True):
-                error, size = (found - right).norm(), right.norm()
-                assert found.shape == right.shape and error <= 1e-3 * size, f"{name}: error {error}, norm {size}"
+            wrong = disagreement(fn(), expected)
+            assert wrong is None, f"{name}: {wrong}"
         if not benchmark.enabled:
             benchmark(contenders["ext"])
             return
@@ -78,11 +65,7 @@ def race(request, benchmark):
         benchmark.extra_info.update(workload=group, threads=request.param)
         if floor:
             benchmark.extra_info["floor"] = roofline.floor(*floor, request.param)
-        seconds = {name: _seconds(fn) for name, fn in contenders.items()}
-        calls = {name: math.ceil(TURN / s) for name, s in seconds.items()}
-        every = {name: 3 if s > SLOW else 1 for name, s in seconds.items()}
-        cost = sum(s * calls[name] / every[name] for name, s in seconds.items())
-        rounds = min(max(MIN_ROUNDS, int(BUDGET / cost)), MAX_ROUNDS)
+        calls, every, rounds = turns_of(contenders)
         times = {name: [] for name in contenders if name != "ext"}
         turns = itertools.count()
 
@@ -91,7 +74,7 @@ def race(request, benchmark):
             for name, of_turns in times.items():
                 if turn % every[name] == 0:
                     contenders[name]()  # brings its own memory back into cache
-                    of_turns.append(_per_call(contenders[name], calls[name]))
+                    of_turns.append(per_call(contenders[name], calls[name]))
             contenders["ext"]()
 
         benchmark.pedantic(contenders["ext"], teardown=the_others, rounds=rounds, iterations=calls["ext"])
@@ -109,19 +92,6 @@ def table(request):
     """table(title, workload, cells): a row {way: number} of a table of other things than throughput."""
     tables = request.config.stash.setdefault(TABLES, defaultdict(dict))
     return lambda title, workload, cells: tables[title].__setitem__(workload, cells)
-
-
-def _seconds(fn):
-    """A rough time of one call, after the check's."""
-    first = _per_call(fn, 1)
-    return first if first > SLOW else min(_per_call(fn, 1) for _ in range(3))
-
-
-def _per_call(fn, calls):
-    start = synchronised()
-    for _ in range(calls):
-        fn()
-    return (synchronised() - start) / calls
 
 
 @pytest.hookimpl(wrapper=True)

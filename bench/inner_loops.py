@@ -6,6 +6,7 @@ A way has the arguments of `mlp_meta_loss` and gives the mean of the tasks' quer
 from functools import partial
 from typing import NamedTuple
 
+import counts
 import peers
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,12 @@ class Workload(NamedTuple):
     @property
     def sizes(self):
         return self.widths, self.support, self.query
+
+    @property
+    def counted(self):
+        """As counts.py wants it."""
+        rates = counts.parameters(self.widths) if self.rate_per_parameter else 0
+        return self.widths, self.tasks, self.support, self.query, self.steps, rates, self.inputs_need_grad
 
 
 SINUSOID = Workload((1, 40, 40, 1), tasks=25, support=10, query=10, steps=1)

@@ -170,11 +170,26 @@ def unavailable(name: str, candidate: str, device: str) -> str | None:
         return f"not built ({error})" if candidate == "ext" else missing
     if not hasattr(module, f"{name}_fwd"):
         return "no such kernel" if candidate == "ext" else f"kernels/{name}.py has no {name}_fwd"
-    if candidate == "ext" and device == "cuda" and name not in module.cuda_ops():
-        return "no such CUDA kernel" if module.build_info()["cuda"] else "built without CUDA"
+    if candidate == "ext" and device == "cuda":
+        built = module.build_info()["cuda"]
+        if name not in module.cuda_ops():
+            return "no such CUDA kernel" if built else "built without CUDA"
+        if torch.cuda.is_available() and not runs_on(built, capability := torch.cuda.get_device_capability()):
+            return f"built for sm_{built.replace(',', ', sm_')}, got sm_{capability[0]}{capability[1]}"
     if candidate == "ext" and device not in ("cpu", "cuda"):
         return f"no kernels for {device}"
     return None
+
+
+def runs_on(built: str, capability: tuple[int, int]) -> bool:
+    """Whether a card has machine code among the architectures `built`, "80,90a,...": that of its own generation, up to its own
+    minor version ("a": for that very one), or the last one's PTX, for what comes later."""
+    major, minor = capability
+    for arch in built.split(","):
+        its_major, its_minor = divmod(int(arch.rstrip("a")), 10)
+        if its_major == major and (its_minor == minor or (its_minor < minor and not arch.endswith("a"))):
+            return True
+    return not arch.endswith("a") and capability >= (its_major, its_minor)
 
 
 @functools.cache

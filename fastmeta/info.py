@@ -53,7 +53,8 @@ def main() -> None:
     print(f"fastmeta {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print(f"torch {torch.__version__}, triton {installed('triton')}")
     if torch.cuda.is_available():
-        print(f"GPU: {torch.cuda.get_device_name()}, capability {torch.cuda.get_device_capability()}")
+        major, minor = torch.cuda.get_device_capability()
+        print(f"GPU: {torch.cuda.get_device_name()}, sm_{major}{minor}, CUDA {torch.version.cuda}")
     else:
         print("GPU: none")
     print("fastmeta._C:", *(f"\n  {line}" for line in extension()))

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from device import DEVICE
 from torch import Tensor
 
 import fastmeta
 
-PROTO = ("ext", "triton", "reference")  # the backends an op must have on this machine, without exception
-MLP = ("ext", "emulated", "reference")
+# The backends an op must have on this device, without exception.
+PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
+MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
 BACKENDS = {
     "matching_log_probs": PROTO,
     "prototypes": PROTO,

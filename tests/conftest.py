@@ -1,27 +1,33 @@
-"""One process tests every backend: Triton's kernels run in its interpreter where there is no GPU."""
+"""One process tests every backend that the device has: see device.py."""
 
-import os
+from device import CPU_MODULES, DEVICE  # first: Triton's interpreter is chosen before anything imports triton
 
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
-
-import emulation
+import emulation  # isort: skip
 import pytest
+import torch
 
 import fastmeta
 
 emulation.install()
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+collect_ignore = [] if DEVICE == "cuda" else ["test_cuda.py"]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in CPU_MODULES:
+            item.add_marker(pytest.mark.cpu)
 
 
 @pytest.fixture(autouse=True)
-def _fresh():
-    """Fixed seeds, and torch.empty filled with NaN, so that a kernel that forgets an element is seen."""
+def _fresh(request):
+    """Fixed seeds, new tensors on the tests' device, and torch.empty filled with NaN, so that a kernel that forgets an element is
+    seen."""
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    on_cpu = DEVICE == "cpu" or request.node.get_closest_marker("cpu")
+    torch.set_default_device(None if on_cpu else DEVICE)
     yield
+    torch.set_default_device(None)
     torch.use_deterministic_algorithms(False)
 
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from cases import MLP
 from hypothesis import strategies as st
 from torch import Tensor
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
 LOSSES = ("cross_entropy", "mse")
-KERNELS = ("ext", "emulated")
+KERNELS = tuple(backend for backend in MLP if backend != "reference")
 native = pytest.mark.parametrize("backend", KERNELS, indirect=True)
 native_by_name = pytest.mark.parametrize("backend", KERNELS)  # for tests of hypothesis, which take no fixtures
 RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")

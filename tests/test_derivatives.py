@@ -80,6 +80,22 @@ def test_the_backend_of_forward_serves_backward(op, backend):
 
 
 @everywhere
+@pytest.mark.parametrize("order", [1, 2])
+def test_new_tensors_are_made_where_the_inputs_are(op, backend, order):
+    """Not on the default device, which here holds no numbers."""
+    c = case(op)
+    tensors = [t.requires_grad_() for t in c.tensors]
+    with torch.device("meta"):
+        grads = outputs(c.fn(*tensors))
+        for _ in range(order):
+            value = sum(y.sin().sum() for y in grads)
+            grads = torch.autograd.grad(
+                value, tensors, create_graph=order > 1, allow_unused=True, materialize_grads=True
+            )
+    assert all(g.device == t.device for g, t in zip(grads, tensors, strict=True))
+
+
+@everywhere
 def test_gradients_only_where_asked(op, backend):
     """Asking for one tensor's gradient gives what asking for all gives."""
     c = case(op)

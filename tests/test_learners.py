@@ -46,6 +46,7 @@ def plain_loss(learner, sx, sy, qx, qy):
     return torch.stack(losses)
 
 
+@pytest.mark.cpu
 def test_torch_vmap_over_batch_norm_is_still_wrong():
     """Why the engine loops over the tasks. If this fails, torch has mended its batch norm: then the engine may use vmap."""
     net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Tanh(), nn.Linear(6, 3)).to(D)

@@ -97,6 +97,7 @@ def test_nan_is_not_hidden(backend):
         assert out.isnan().all(-1).tolist() == [False, True, False]
 
 
+@pytest.mark.cpu
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(METRICS),
@@ -119,6 +120,7 @@ def test_any_shape(metric, T, Q, S, N, D, seed):
     )
 
 
+@pytest.mark.cpu
 def test_threads_do_not_change_a_bit():
     q, s, labels = randn(3, 300, 64, dtype=torch.float32), randn(3, 50, 64, dtype=torch.float32), every_class(5, 3, 50)
     before, found = torch.get_num_threads(), []
@@ -131,6 +133,7 @@ def test_threads_do_not_change_a_bit():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.cpu
 def test_errors():
     q, s, labels = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0, 1])
     for bad, message in (

@@ -59,6 +59,7 @@ def test_large_logits(backend):
     check_against_reference(op(p), [*(1e4 * t for t in p.flat), p.x], backend)
 
 
+@pytest.mark.cpu
 @native
 def test_errors(backend):
     w, b, x, y = torch.ones(2, 3), torch.ones(2), torch.ones(4, 3), torch.tensor([0, 1, 0, 1])

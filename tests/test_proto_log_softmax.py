@@ -114,6 +114,7 @@ def test_nan_is_not_hidden(backend, metric):
 RIGHT = pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
 
 
+@pytest.mark.cpu
 @RIGHT
 def test_where_cdist_has_no_second_derivative(backend):
     """torch.cdist's double backward raises for up to 25 rows."""
@@ -129,6 +130,7 @@ def test_where_cdist_has_no_second_derivative(backend):
     torch.testing.assert_close(second(lambda q, c: op("euclidean")(q, c).square(), x, other), plain)
 
 
+@pytest.mark.cpu
 @RIGHT
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_where_cdist_has_no_half_precision(backend, dtype):
@@ -140,6 +142,7 @@ def test_where_cdist_has_no_half_precision(backend, dtype):
     torch.testing.assert_close(op("euclidean")(q, c), expected)
 
 
+@pytest.mark.cpu
 @RIGHT
 def test_where_cdist_loses_the_distance(backend):
     """pytorch#42479: float32 matrix products, which torch.cdist takes above 25 rows, give 0 for 109."""
@@ -149,6 +152,7 @@ def test_where_cdist_loses_the_distance(backend):
     torch.testing.assert_close(out, torch.tensor([-1.09, 0.0]).log_softmax(-1).expand(26, 2))
 
 
+@pytest.mark.cpu
 @RIGHT
 def test_where_cdist_has_a_wrong_second_derivative(backend):
     """The square of torch.cdist at coincident points: 0, where each pair has 2."""
@@ -188,6 +192,7 @@ def test_cosine(backend):
         torch.testing.assert_close(op("cosine", 0.3)(query, prototypes), expected)
 
 
+@pytest.mark.cpu
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from((*METRICS, "cosine")),
@@ -207,6 +212,7 @@ def test_any_shape(metric, T, Q, N, D, seed):
     )
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_do_not_change_a_bit(threads):
     q, c = randn(4, 300, 64, dtype=torch.float32), randn(4, 20, 64, dtype=torch.float32)
@@ -221,6 +227,7 @@ def test_threads_do_not_change_a_bit(threads):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.cpu
 def test_errors():
     q, c = torch.ones(4, 3), torch.ones(2, 3)
     for bad, message in (

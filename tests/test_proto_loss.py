@@ -59,6 +59,7 @@ def test_ignored_shared_strided_and_empty(backend):
         assert fastmeta.proto_loss(torch.ones(2, 3, 4), torch.ones(2, 4), targets)[1] == 0
 
 
+@pytest.mark.cpu
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from((*METRICS, "cosine")),
@@ -101,6 +102,7 @@ with fastmeta.backend("ext"):
 """
 
 
+@pytest.mark.cpu
 def test_memory_does_not_grow_with_pairs():
     """1e5 prototypes, in a process of its own: less than a quarter of the [Q, N] matrix beside inputs and gradients."""
     found = subprocess.run([sys.executable, "-c", MEMORY], stdout=subprocess.PIPE, text=True, check=True)
@@ -139,6 +141,7 @@ def test_proto_maml(backend, metric):
         torch.testing.assert_close(meta_gradient(ours, weight), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.cpu
 def test_errors():
     q, c, targets = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"proto_loss: targets must be in \[0, 2\) or ignore_index=-100, got 2"):

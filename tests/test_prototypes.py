@@ -36,6 +36,7 @@ def test_strided_and_empty(backend):
         assert fastmeta.prototypes(torch.ones(4, 0), labels, 2).shape == (2, 0)
 
 
+@pytest.mark.cpu
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**31))
 def test_any_shape(T, K, N, D, seed):
@@ -46,6 +47,7 @@ def test_any_shape(T, K, N, D, seed):
     )
 
 
+@pytest.mark.cpu
 def test_errors():
     support, labels = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
     with pytest.raises(TypeError, match=r"prototypes: support must be float32, .* got torch.int64"):

@@ -197,7 +197,7 @@ def test_autocast(op, backend):
     low = [t.bfloat16() if i % 2 else t for i, t in enumerate(c.tensors)]
     expected = values_and_grads(scalar(c), [t.float() for t in low])
     leaves = [t.requires_grad_() for t in low]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(low[0].device.type, torch.bfloat16):
         found = outputs(c.fn(*leaves))
         loss = scalar(c)(*leaves)
     assert all(y.dtype == torch.float32 for y in found)

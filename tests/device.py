@@ -1,0 +1,26 @@
+"""The device of the tests' tensors: FASTMETA_DEVICE, or CUDA where there is one. On a CPU Triton's kernels run in its interpreter."""
+
+import os
+
+import torch
+
+DEVICE = os.environ.get("FASTMETA_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
+
+CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the native threads, files, processes
+    "test_build",
+    "test_data_episodes",
+    "test_data_glyphs",
+    "test_data_omniglot",
+    "test_data_sinusoid",
+    "test_emulated_launchers",
+    "test_emulation",
+    "test_examples",
+    "test_gpu_acceptance",
+    "test_gpu_model",
+    "test_layout",
+    "test_mlp_threads",
+    "test_triton_gates",
+}
