@@ -1,17 +1,23 @@
-"""Learners on images: the convolutions are PyTorch's, the rest runs on the ops. The MLP learners race in bench_mlp_meta_loss.py."""
+"""Learners on images: the convolutions are PyTorch's. The MLP learners race in bench_mlp_meta_loss.py."""
 
 import copy
+from functools import partial
 
 import distances
 import inner_loops
+import peers
 import pytest
 import torch
+import torch.nn.functional as F
 from common import compiled, on_backends
 from torch import nn
+from torch.func import functional_call
 
 import fastmeta
+from fastmeta.learners._batch_norm import ExactNorms
 
 TASKS, WAYS, SHOTS, QUERIES, WIDTH = 4, 5, 1, 15, 32
+RATE = 0.1
 
 
 def body(normalised):
@@ -26,9 +32,9 @@ def body(normalised):
     return nn.Sequential(*layers, nn.Flatten())
 
 
-def episodes():
-    support_y, query_y = (torch.arange(WAYS).repeat(k).expand(TASKS, WAYS * k) for k in (SHOTS, QUERIES))
-    support_x, query_x = (torch.randn(TASKS, WAYS * k, 1, 28, 28) for k in (SHOTS, QUERIES))
+def episodes(tasks=TASKS):
+    support_y, query_y = (torch.arange(WAYS).repeat(k).expand(tasks, WAYS * k) for k in (SHOTS, QUERIES))
+    support_x, query_x = (torch.randn(tasks, WAYS * k, 1, 28, 28) for k in (SHOTS, QUERIES))
     return support_x, support_y, query_x, query_y
 
 
@@ -78,4 +84,63 @@ def bench_learners(race, learner_of):
         f"{type(learner).__name__} Conv4-{WIDTH}, {TASKS} tasks, {WAYS}-way {SHOTS}-shot, {QUERIES} queries each",
         on_backends(run(lambda model, *tasks: model.loss(*tasks).mean())) | {"by hand": run(plain)},
         compiled={"compiled by hand": run(compiled(plain))},
+    )
+
+
+def net():
+    return nn.Sequential(*body(normalised=True), nn.Linear(WIDTH, WAYS))
+
+
+def adapted_loss(model, steps, gradients, support_x, support_y, query_x, query_y):
+    """One task's query loss, its inner steps on the graph."""
+    params = dict(model.named_parameters())
+
+    def loss(params, x, y):
+        return F.cross_entropy(functional_call(model, params, (x,)), y)
+
+    for _ in range(steps):
+        grads = gradients(loss, params, support_x, support_y)
+        params = {name: p - RATE * g for (name, p), g in zip(params.items(), grads, strict=True)}
+    return loss(params, query_x, query_y)
+
+
+def by_autograd(loss, params, x, y):
+    return torch.autograd.grad(loss(params, x, y), list(params.values()), create_graph=True)
+
+
+def by_func(loss, params, x, y):
+    return torch.func.grad(loss)(params, x, y).values()
+
+
+def one_by_one(model, steps, *data, gradients=by_autograd):
+    return torch.stack([adapted_loss(model, steps, gradients, *task) for task in zip(*data, strict=True)]).mean()
+
+
+def by_vmap(model, steps, *data):
+    with ExactNorms():  # torch's own batch norm is wrong there
+        return torch.vmap(partial(adapted_loss, model, steps, by_func))(*data).mean()
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def bench_maml(race, steps):
+    """A whole meta-iteration of MAML on Conv4 with batch norm, by the general engine."""
+    model, data = net(), episodes(tasks=8)
+    learner = fastmeta.MAML(model, RATE, steps)
+
+    def run(loss):
+        def loss_and_gradients():
+            value = loss(*data)
+            return value.detach(), *torch.autograd.grad(value, list(model.parameters()))
+
+        return loss_and_gradients
+
+    others = {"autograd": run(partial(one_by_one, model, steps)), "vmap": run(partial(by_vmap, model, steps))}
+    made = {"compiled func.grad": run(compiled(partial(one_by_one, model, steps, gradients=by_func)))}
+    arguments = inner_loops.Arguments(model, RATE, *data)
+    race(
+        f"MAML Conv4-{WIDTH} K{steps}, 8 tasks, {WAYS}-way {SHOTS}-shot, {QUERIES} queries each",
+        on_backends(run(lambda *tasks: learner.loss(*tasks).mean()))
+        | others
+        | peers.contenders(arguments, steps, "cross_entropy"),
+        compiled=made if steps == 1 else None,  # five steps compile for minutes
     )

@@ -4,6 +4,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import bench_learners
 import distances
 import inner_loops
 import pytest
@@ -36,6 +37,17 @@ def bench_memory_of_steps(request, table, op):
         table(TITLE, f"{op} sinusoid MAML K{steps}", peaks)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20])
+def bench_memory_of_maml(request, table, steps):
+    """On Conv4, by the general engine and by autograd."""
+    if request.config.getoption("benchmark_disable") and steps > 1:
+        pytest.skip("one is enough without timing")
+    peaks = {
+        way: in_new_process(__file__, "maml", way, steps, OMP_NUM_THREADS="1") / 1024 for way in ("ext", "autograd")
+    }
+    table(TITLE, f"MAML Conv4-32 K{steps}, 8 tasks, 5-way 1-shot, 15 queries each", peaks)
+
+
 def peak(warm_up, run):
     """KiB by which the resident set rises above what it is before the call."""
     warm_up()
@@ -54,6 +66,18 @@ def inner_loop(op, way, steps):
     fn = INNER_LOOPS[op] if way == "ext" else WAYS[way]
     large = inner_loops.SINUSOID._replace(steps=steps)
     return [inner_loops.meta_iteration(fn, w) for w in (large._replace(tasks=2, steps=1), large)]
+
+
+def maml(way, steps):
+    model = bench_learners.net()
+    learner = fastmeta.MAML(model, bench_learners.RATE, steps)
+
+    def run(tasks):
+        data = bench_learners.episodes(tasks)
+        value = learner.loss(*data).mean() if way == "ext" else bench_learners.one_by_one(model, steps, *data)
+        return torch.autograd.grad(value, list(model.parameters()))
+
+    return partial(run, 1), partial(run, 8)
 
 
 def _draw(T, Q, N, D):
@@ -78,7 +102,8 @@ def _status(field):
 def main(op, way, *sizes):
     sizes = map(int, sizes)
     with fastmeta.backend("ext"):
-        print(peak(*(proto_loss(way, *sizes) if op == "proto_loss" else inner_loop(op, way, *sizes))))
+        runs = {"proto_loss": proto_loss, "maml": maml}.get(op, partial(inner_loop, op))(way, *sizes)
+        print(peak(*runs))
 
 
 if __name__ == "__main__":

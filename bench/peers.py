@@ -1,5 +1,6 @@
 """Meta-iterations of MAML and Meta-SGD by the libraries that have them, task after task, as their documentation shows."""
 
+import copy
 from collections import OrderedDict
 
 import torch
@@ -76,6 +77,8 @@ def by_torchopt(arguments, steps, loss):
 
 
 def by_torchmeta(arguments, steps, loss):
+    if isinstance(arguments.params, nn.Module):  # which would have to be written in its own layers
+        return None
     modules, gradient_based = _modules("torchmeta")
     model = mlp(arguments.params, modules.MetaLinear, modules.MetaSequential)
     names = [name for name, _ in model.meta_named_parameters()]
@@ -106,7 +109,9 @@ MODULES = {
 
 
 def mlp(params, linear=nn.Linear, sequential=nn.Sequential):
-    """A model whose parameters, in the order of `params`, share their memory."""
+    """A model whose parameters, in the order of `params`, share their memory; a model instead of `params`: one like it."""
+    if isinstance(params, nn.Module):
+        return copy.deepcopy(params)
     modules = []
     for weight, bias in pairs(params):
         layer = linear(*reversed(weight.shape))
