@@ -3,6 +3,7 @@
 from ._dispatch import backend
 from .learners._batch_norm import use_batch_statistics
 from .learners.anil import ANIL
+from .learners.leo import LEO
 from .learners.maml import MAML
 from .learners.meta_sgd import MetaSGD
 from .learners.protonet import ProtoNet
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANIL",
+    "LEO",
     "MAML",
     "MetaSGD",
     "ProtoNet",
