@@ -4,6 +4,7 @@ from ._dispatch import backend
 from .learners._batch_norm import use_batch_statistics
 from .learners.anil import ANIL
 from .learners.imaml import IMAML
+from .learners.leo import LEO
 from .learners.maml import MAML
 from .learners.matching_net import FullContext, MatchingNet
 from .learners.meta_sgd import MetaSGD
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ANIL",
     "IMAML",
+    "LEO",
     "MAML",
     "FullContext",
     "MatchingNet",

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .mlp_forward import ACTIVATIONS, linear
@@ -30,8 +29,9 @@ def output_gradient(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
     if loss == "mse":
         return (outputs - targets) * (2 / max(outputs.shape[-2] * classes, 1))
     counted = targets != IGNORE_INDEX
-    one_hot = F.one_hot(targets.clamp(0, classes - 1), classes).to(outputs.dtype)
-    residual = (outputs.softmax(-1) - one_hot) * counted.unsqueeze(-1).to(outputs.dtype)
+    # Not F.one_hot: that fails in a vmap of a vjp.
+    is_target = targets.unsqueeze(-1) == torch.arange(classes, device=targets.device)
+    residual = (outputs.softmax(-1) - is_target.to(outputs.dtype)) * counted.unsqueeze(-1).to(outputs.dtype)
     residual = torch.where(((targets >= 0) & (targets < classes) | ~counted).unsqueeze(-1), residual, torch.nan)
     return residual / counted.sum(-1).clamp(min=1)[..., None, None]
 
