@@ -26,14 +26,10 @@ _functorch: Any = torch._C._functorch
 _one_by_one: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that torch.vmap refused
 
 
-def query_losses(problem: Problem, rates: Any, sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
-    """[T], each task's loss on the query after its inner steps."""
-    return run(_losses, _unrolled.on_query, problem, rates, (sx, sy, qx, qy))
-
-
-def adapted_outputs(problem: Problem, rates: Any, sx: Tensor, sy: Tensor, qx: Tensor) -> Tensor:
-    """[T, Q, ...], the outputs for the query after the inner steps."""
-    return run(_outputs, _unrolled.on_query, problem, rates, (sx, sy, qx))
+def on_query(problem: Problem, rates: Any, *data: Tensor, start: Sequence[Tensor] = ()) -> Tensor:
+    """After the inner steps on data[:2] each task's outputs for the query data[2], [T, Q, ...], or, with its targets data[3],
+    the loss [T]. `start`: what the last of the adapted parameters start from, [T, ...]."""
+    return run(_losses if len(data) == 4 else _outputs, _unrolled.on_query, problem, rates, data, start)
 
 
 def run(
@@ -42,12 +38,14 @@ def run(
     problem: Problem,
     rates: Any,
     data: tuple[Tensor, ...],
+    start: Sequence[Tensor] = (),
 ) -> Tensor:
     """`function` with the best `at_once`; `unrolled` where it cannot run."""
     if not len(data[0]):
         raise ValueError(f"{problem.learner}: support_x must hold at least one task, got shape {list(data[0].shape)}")
     params = dict(problem.task.named_parameters())
-    theta, shared = (tuple(params[path] for path in paths) for paths in (problem.adapted, problem.shared))
+    own = problem.adapted[: len(problem.adapted) - len(start)]
+    theta, shared = (*(params[path] for path in own), *start), tuple(params[path] for path in problem.shared)
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
     if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return unrolled(problem, flat)
@@ -113,7 +111,7 @@ def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, lis
     """The losses [T], and the gradients that are wanted of each part of the tasks."""
     graphs = graphs_kept(problem, flat) if any(needs.items()) else 0
     losses, grads = [], []
-    for i, part in enumerate(flat.parts(problem.at_once)):
+    for i, part in enumerate(problem.parts(flat)):
         loss, found = _meta_loss(problem, part, needs, graphs, check=i == 0)
         losses.append(loss)
         grads.append(found)
@@ -140,7 +138,7 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bo
 def adapted(problem: Problem, flat: Flat, needs: Flat) -> tuple[tuple[Tensor, ...], list[list[Step]]]:
     """theta_K [T, ...], and the steps of each part of the tasks."""
     found, taken = [], []
-    for i, part in enumerate(flat.parts(problem.at_once)):
+    for i, part in enumerate(problem.parts(flat)):
         inner = InnerLoop(problem, part, needs)
         found.append(inner.descend(check=i == 0))
         taken.append(inner.taken)
@@ -169,7 +167,7 @@ class MetaLoss(torch.autograd.Function):
         found = []
         for i, place in enumerate(places):
             parts = grads[i :: len(places)]
-            if place >= len(items) - 4:  # the data
+            if problem.has_tasks(place, len(items), data=4):
                 each = [g * d.reshape(*d.shape, *[1] * (g.ndim - d.ndim)) for g, d in zip(parts, scales, strict=True)]
                 found.append(problem.join(each))
                 continue
@@ -202,7 +200,7 @@ class Adapt(torch.autograd.Function):
         flat, thetas, grads = problem.flat(items), iter(trajectory), []
         cotangents = zip(*(problem.split(d) for d in dadapted), strict=True)
         with torch.autocast(*ctx.autocast):
-            for part, v, noises in zip(flat.parts(problem.at_once), cotangents, ctx.noises, strict=True):
+            for part, v, noises in zip(problem.parts(flat), cotangents, ctx.noises, strict=True):
                 inner = InnerLoop(problem, part, problem.flat(needs))
                 inner.taken = [Step([leaf(next(thetas), True) for _ in flat.theta], noise) for noise in noises]
                 grads.append(inner.back(v, [torch.zeros_like(x) for x in inner.others]))

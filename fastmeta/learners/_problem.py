@@ -36,17 +36,17 @@ class Flat(NamedTuple):
     def items(self) -> tuple[Any, ...]:
         return (*self.theta, *self.shared, *self.rates, *self.data)
 
-    def parts(self, at_once: int) -> Iterator[Flat]:
-        """1: one task after the other, without its axis; else so many at once, with a task axis for the parameters too."""
-        tasks = len(self.data[0])
-        if at_once == 1:
-            for task in range(tasks):
-                yield self._replace(data=tuple(x[task] for x in self.data))
-            return
-        for begin in range(0, tasks, at_once):
-            data = tuple(x[begin : begin + at_once] for x in self.data)
-            theta, shared = (tuple(p.expand(len(data[0]), *p.shape) for p in ps) for ps in (self.theta, self.shared))
-            yield Flat(theta, shared, self.rates, data)
+    def parts(self, at_once: int, of_tasks: int = 0) -> Iterator[Flat]:
+        """1: one task after the other, without its axis; else so many at once, with a task axis for the parameters too.
+        `of_tasks`: how many of theta, the last ones, have that axis before."""
+        own = len(self.theta) - of_tasks
+        for begin in range(0, len(self.data[0]), at_once):
+            rows: Any = begin if at_once == 1 else slice(begin, begin + at_once)
+            data, theirs = tuple(x[rows] for x in self.data), tuple(p[rows] for p in self.theta[own:])
+            theta, shared = self.theta[:own], self.shared
+            if at_once > 1:
+                theta, shared = (tuple(p.expand(len(data[0]), *p.shape) for p in ps) for ps in (theta, shared))
+            yield Flat((*theta, *theirs), shared, self.rates, data)
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Problem:
     rate_axes: tuple[int, ...]  # of each rate, beside [steps]: one rate for all, or one like each adapted parameter
     steps: int
     first_order: bool
+    of_tasks: int  # of the adapted ones, the last, how many start from values of each task
     at_once: int  # tasks; 1: one by one, without a task axis; 0: as many as the engine likes
 
     def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
@@ -87,6 +88,14 @@ class Problem:
         at = [rate[k] if self.per_step(i, rate) else rate for i, rate in enumerate(rates)]
         return at if self.rate_axes != (0,) else at[0]
 
+    def parts(self, flat: Flat) -> Iterator[Flat]:
+        return flat.parts(self.at_once, self.of_tasks)
+
+    def has_tasks(self, place: int, items: int, data: int) -> bool:
+        """Whether an item of a `Flat` has a task axis; `data`: how many of its items are data."""
+        last = len(self.adapted)
+        return last - self.of_tasks <= place < last or place >= items - data
+
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Of the parts of the tasks (`Flat.parts`) -> of all, with a task axis."""
         return torch.cat(tuple(parts)) if self.at_once > 1 else torch.stack(tuple(parts))
@@ -101,7 +110,7 @@ class Problem:
         places = (i for i, need in enumerate(needs) if need)
         for place, parts in zip(places, zip(*grads, strict=True), strict=True):
             whole = self.join(parts)
-            found.append(whole if place >= len(needs) - data else whole.sum(0))
+            found.append(whole if self.has_tasks(place, len(needs), data) else whole.sum(0))
         return found
 
 
@@ -114,6 +123,7 @@ def problem_of(
     steps: int,
     first_order: bool,
     task_chunk: int | None,
+    of_tasks: int = 0,
 ) -> Problem:
     """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
     params = {path: p for path, p in task.named_parameters() if p.requires_grad}
@@ -127,7 +137,7 @@ def problem_of(
     if isinstance(rates, Tensor) and rates.shape not in ((), (steps,)):
         raise ValueError(f"{learner}: lr must have shape [] or [{steps}], got {list(rates.shape)}")
     axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
-    return Problem(learner, task, changing, staying, axes, steps, first_order, at_once=task_chunk or 0)
+    return Problem(learner, task, changing, staying, axes, steps, first_order, of_tasks, at_once=task_chunk or 0)
 
 
 def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -> list[str]:

@@ -18,14 +18,14 @@ from ._problem import Flat, Problem
 def adapted(problem: Problem, flat: Flat) -> tuple[Tensor, ...]:
     """theta_K of every task, [T, ...]."""
     with _exact():
-        found = [_adapt(problem, part) for part in flat.parts(1)]
+        found = [_adapt(problem, part) for part in flat.parts(1, problem.of_tasks)]
         return tuple(torch.stack(p) for p in zip(*found, strict=True))
 
 
 def on_query(problem: Problem, flat: Flat) -> Tensor:
     """[T] losses for a query (x, y), [T, Q, ...] outputs for (x) alone."""
     with _exact():
-        parts = flat.parts(1)
+        parts = flat.parts(1, problem.of_tasks)
         return torch.stack([problem.call(_adapt(problem, part), part.shared, *part.data[2:]) for part in parts])
 
 

@@ -78,7 +78,7 @@ class IMAML(MAML):
     def _optimum(self, problem: Problem, flat: Flat, native: bool) -> tuple[Tensor, ...]:
         """phi, [T, ...]."""
         found = []
-        for part in flat.parts(problem.at_once):
+        for part in problem.parts(flat):
             inner = InnerLoop(problem, part, problem.flat([False] * len(flat.items())))
             phi = [p.detach() for p in part.theta]
             for _ in range(self.steps):
@@ -143,7 +143,7 @@ class Optimum(torch.autograd.Function):
         items, phi = remembered(ctx)
         flat, grads = problem.flat(items), []
         at_parts, cotangents = (zip(*(problem.split(x) for x in xs), strict=True) for xs in (phi, dphi))
-        for part, at, d in zip(flat.parts(problem.at_once), at_parts, cotangents, strict=True):
+        for part, at, d in zip(problem.parts(flat), at_parts, cotangents, strict=True):
             grads.append(ctx.learner._pulled_back(problem, part, problem.flat(needs), ctx.native, at, d))
         return None, None, None, *scatter(problem.summed(grads, needs, data=2), needs)
 

@@ -11,7 +11,7 @@ from ..ops.mlp_forward import mlp_forward
 from ..ops.mlp_meta_loss import mlp_meta_loss
 from ..reference.mlp_loss import task_loss
 from ._batch_norm import refuse_running_statistics
-from ._engine import adapted_outputs, query_losses
+from ._engine import on_query
 from ._episode import check_episode
 from ._mlp import as_mlp
 from ._problem import Problem, Task, adapted_names, problem_of
@@ -78,7 +78,7 @@ class MAML(nn.Module):
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode(type(self).__name__, support_x, support_y, query_x)
         if self._mlp is None or not self._mlp.takes(support_x, query_x):
-            return adapted_outputs(self._problem(), self.rates(), support_x, support_y, query_x)
+            return on_query(self._problem(), self.rates(), support_x, support_y, query_x)
         mlp = self._mlp
         params = mlp_adapt(
             mlp.params(), mlp.spread(self.rates()), mlp.flat(support_x), support_y, steps=self.steps,
@@ -90,7 +90,7 @@ class MAML(nn.Module):
         """The adapted model's loss on the query of each task, [T]."""
         check_episode(type(self).__name__, support_x, support_y, query_x, query_y)
         if self._mlp is None or not self._mlp.takes(support_x, query_x):
-            return query_losses(self._problem(), self.rates(), support_x, support_y, query_x, query_y)
+            return on_query(self._problem(), self.rates(), support_x, support_y, query_x, query_y)
         mlp = self._mlp
         return mlp_meta_loss(
             mlp.params(), mlp.spread(self.rates()), mlp.flat(support_x), support_y, mlp.flat(query_x), query_y,

@@ -87,7 +87,7 @@ class Reptile(MAML):
         support = flat._replace(data=flat.data[:2])
         needs = problem.flat([False] * len(support.items()))
         found = []
-        for part in support.parts(problem.at_once):
+        for part in problem.parts(support):
             update = Adam() if self.optimiser == "adam" else sgd_step
             found.append(InnerLoop(problem, part, needs).descend(update=update))
         return [problem.join(p) for p in zip(*found, strict=True)]
