@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     load_params(s, c.params, t);
     load_examples(s, c.support.x, c.support.y, c.support.count, t);
     __syncthreads();
-    Inner<R> inner{s, c.rates, c.drates, {}, {}, c.steps, t, c.first_order};
+    Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.support_grads, c.steps, t, c.first_order};
     for (inner.step = 0; inner.step < c.steps; inner.step++) {
       if (c.trajectory) copy(c.trajectory + (t * c.steps + inner.step) * s.params, s.theta, s.params);
       run_stage<R, false>(inner);
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     __syncthreads();
     gather(s, s.cotangent, c.dadapted, t);
     load_examples(s, c.support.x, c.support.y, n, t);
-    Inner<R> inner{s, c.rates, c.drates, examples_of(s, c.support_grads, n, t), {}, c.steps, t, c.first_order, Stage::chain};
+    Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.support_grads, c.steps, t, c.first_order, Stage::chain};
     const bool runs = begin_chain(inner, n);
     __syncthreads();
     for (inner.step = c.steps - 1; runs && inner.step >= 0; inner.step--) {

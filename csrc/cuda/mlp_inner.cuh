@@ -22,7 +22,7 @@ struct Inner {
   Task<R>& s;
   const MlpRates<const R>& rates;
   const MlpRates<R>& drates;  // [T, ...]; null: not asked for
-  MlpExampleGrads<R> support, query;  // of this task
+  const MlpExampleGrads<R>&support, &query;  // of all tasks
   int64_t steps, task;
   bool first_order;
 
@@ -41,9 +41,12 @@ struct Inner {
       if (!dalpha) return {};
       return {drates.per_element ? dalpha : nullptr, R(-1), true, s.cotangent + offset, true, !drates.per_element};
     }
-    R* dx = chain ? support.dx : query.dx;  // v = g of the query, v -= H (alpha v); alike the examples
-    R* dy = chain ? support.dy : query.dy;
-    return {parameter ? s.cotangent + offset : tensor == inputs ? dx : dy, chain ? R(-1) : R(1), chain};
+    R* out = s.cotangent + offset;  // v = g of the query, v -= H (alpha v); alike the examples
+    if (!parameter) {
+      const MlpExampleGrads<R> grads = examples_of(s, chain ? support : query, s.n, task);
+      out = tensor == inputs ? grads.dx : grads.dy;
+    }
+    return {out, chain ? R(-1) : R(1), chain};
   }
 
   __device__ __forceinline__ void done(int tensor, int size, R sum) {
@@ -74,8 +77,9 @@ __device__ bool begin_chain(const Inner<R>& inner, int64_t n) {
     zero(dalpha, (drates.per_step ? inner.steps : 1) * (drates.per_element ? int64_t(size) : 1));
     asked = asked || dalpha;
   });
-  zero(inner.support.dx, n * s.layer[0].in);
-  zero(inner.support.dy, n * s.layer[s.layers - 1].out);
+  const MlpExampleGrads<R> support = examples_of(s, inner.support, n, inner.task);
+  zero(support.dx, n * s.layer[0].in);
+  zero(support.dy, n * s.layer[s.layers - 1].out);
   return asked;
 }
 

@@ -18,8 +18,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     __syncthreads();
     load_params(s, c.params, t);
     load_examples(s, c.support.x, c.support.y, S, t);
-    Inner<R> inner{s, c.rates, c.drates, examples_of(s, c.support_grads, S, t), examples_of(s, c.query_grads, Q, t), K, t,
-                   c.first_order};
+    Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.query_grads, K, t, c.first_order};
     const bool runs = c.with_grads && begin_chain(inner, S);
     __syncthreads();
     for (int64_t i = 0; i <= (runs ? 2 * K : K); i++) {  // K steps down, the query, K steps back

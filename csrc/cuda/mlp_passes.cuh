@@ -37,16 +37,18 @@ __device__ __forceinline__ R activation(Activation kind, R z, R& slope, R& curve
   return z;
 }
 
-// z [n, out] = x w' + b; kTangent: and rz = rx w' + x vw' + vb. No barrier.
+// z [n, out] = x w' + b, in a; kTangent: and rz = rx w' + x vw' + vb, in ra. `of_direction`: with vw, vb alone, in ra. No barrier.
 template <class R, bool kTangent>
-__device__ __forceinline__ void linear(const Layer<R>& y, int n, const R* w, const R* b, R* z) {
-  const int out = y.out;
-  const R* vb = y.vb;
-  R* rz = y.ra;
+__device__ __forceinline__ void linear(const Layer<R>& y, int n, bool of_direction = false) {
   multiply<R, kTangent ? Terms::both : Terms::value, true>(
-      n, out, y.in, {y.x, w, y.rx, y.vw, y.in, 1, 1, y.in}, [=](int i, int j, R value, R tangent) {
-        z[i * out + j] = b ? value + b[j] : value;
-        if constexpr (kTangent) rz[i * out + j] = vb ? tangent + vb[j] : tangent;
+      n, y.out, y.in, {y.x, of_direction ? y.vw : y.w, y.rx, y.vw, y.in, 1, 1, y.in}, [&] {
+        R *z = of_direction ? y.ra : y.a, *rz = y.ra;
+        const R *b = of_direction ? y.vb : y.b, *vb = y.vb;
+        const int out = y.out;
+        return [=](int i, int j, R value, R tangent) {
+          z[i * out + j] = b ? value + b[j] : value;
+          if constexpr (kTangent) rz[i * out + j] = vb ? tangent + vb[j] : tangent;
+        };
       });
 }
 
@@ -69,12 +71,9 @@ template <class R, bool kCurvature>
 __device__ __forceinline__ void forward(const Task<R>& s, bool tangent = false) {
   for (int l = 0; l < s.layers; l++) {
     const Layer<R>& y = s.layer[l];
-    if (kCurvature && tangent && l) {
-      linear<R, true>(y, s.n, y.w, y.b, y.a);
-    } else {
-      for (int of = 0; of < (kCurvature && tangent ? 2 : 1); of++)
-        linear<R, false>(y, s.n, of ? y.vw : y.w, of ? y.vb : y.b, of ? y.ra : y.a);
-    }
+    if (kCurvature && tangent && l) linear<R, true>(y, s.n);
+    else
+      for (int of = 0; of < (kCurvature && tangent ? 2 : 1); of++) linear<R, false>(y, s.n, of);
     __syncthreads();
     if (l + 1 == s.layers) break;
     activate<R, kCurvature>(y, s.activation, s.n, tangent);
@@ -147,18 +146,25 @@ template <class R, bool kCurvature>
 __device__ __forceinline__ void backward(const Task<R>& s, bool tangent = false) {
   for (int l = s.layers - 1; l > 0; l--) {
     const Layer<R>&y = s.layer[l], &below = s.layer[l - 1];
-    const R *slope = below.slope, *bend = below.bend;
-    R *d = below.d, *rd = below.rd;
-    const int in = y.in;
-    const Factors<R> f{y.d, y.w, y.rd, y.vw, y.out, 1, in, 1};
+    const Factors<R> f{y.d, y.w, y.rd, y.vw, y.out, 1, y.in, 1};
     if (kCurvature && tangent)
-      multiply<R, Terms::both, false>(s.n, in, y.out, f, [=](int i, int j, R da, R rda) {
-        const int e = i * in + j;
-        d[e] = da * slope[e];
-        rd[e] = bend ? rda * slope[e] + da * bend[e] : rda * slope[e];
+      multiply<R, Terms::both, false>(s.n, y.in, y.out, f, [&] {
+        const R *slope = below.slope, *bend = below.bend;
+        R *d = below.d, *rd = below.rd;
+        const int in = y.in;
+        return [=](int i, int j, R da, R rda) {
+          const int e = i * in + j;
+          d[e] = da * slope[e];
+          rd[e] = bend ? rda * slope[e] + da * bend[e] : rda * slope[e];
+        };
       });
     else
-      multiply<R, Terms::value, false>(s.n, in, y.out, f, [=](int i, int j, R da, R) { d[i * in + j] = da * slope[i * in + j]; });
+      multiply<R, Terms::value, false>(s.n, y.in, y.out, f, [&] {
+        const R* slope = below.slope;
+        R* d = below.d;
+        const int in = y.in;
+        return [=](int i, int j, R da, R) { d[i * in + j] = da * slope[i * in + j]; };
+      });
     __syncthreads();
   }
 }
@@ -181,8 +187,8 @@ struct Sink {
 
 template <class R, Terms kTerms>
 __device__ __forceinline__ void product(int M, int N, int K, const Factors<R>& f, const Sink<R>& sink, R& sum) {
-  multiply<R, kTerms, false>(M, N, K, f, [&](int i, int j, R value, R tangent) {
-    sink(i * N + j, kTerms == Terms::value ? value : tangent, sum);
+  multiply<R, kTerms, false>(M, N, K, f, [&] {
+    return [&](int i, int j, R value, R tangent) { sink(i * N + j, kTerms == Terms::value ? value : tangent, sum); };
   });
 }
 
