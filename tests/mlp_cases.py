@@ -9,7 +9,7 @@ from torch import Tensor
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
 LOSSES = ("cross_entropy", "mse")
-KERNELS = ("ext", "emulated")
+KERNELS = ("ext", "emulated", "emulated-layers")
 native = pytest.mark.parametrize("backend", KERNELS, indirect=True)
 native_by_name = pytest.mark.parametrize("backend", KERNELS)  # for tests of hypothesis, which take no fixtures
 RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")
@@ -82,7 +82,7 @@ def lr_of(p: Problem, kind: str, tensors):
 
 def any_problem(data, backend):
     """Smaller where every access to memory is checked."""
-    return data.draw(problems(widest=40, most=12) if backend == "emulated" else problems())
+    return data.draw(problems(widest=40, most=12) if backend.startswith("emulated") else problems())
 
 
 @st.composite

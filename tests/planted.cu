@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "emulation/checker.h"
+#include "emulation/emulator.h"
 #include "launch.h"
 
 namespace {
@@ -216,7 +217,9 @@ std::string run(const Planted& planted, unsigned blocks) {
   try {
     const char* error = cuda::launch(planted.kernel, blocks, kThreads, kThreads * sizeof(float), nullptr,
                                      Buffers{in.data(), scratch.data(), out.data()});
-    return error ? error : "";
+    if (error) return error;
+    emulation::finish();
+    return "";
   } catch (const std::exception& fault) {
     return fault.what();
   }

@@ -30,6 +30,7 @@ struct Thread {
 class Emulator {
  public:
   bool run(const Launch& launch);
+  void require_no_findings();
   void fail(const std::string& what);  // in a thread
   void wait(State state, Site site, bool orders_memory);
   void* static_shared(const Declaration& declared);
@@ -40,6 +41,7 @@ class Emulator {
   Device device;
   Order order = Order::forward;
   uint64_t seed = 0;
+  int64_t launches = 0;
   std::map<const void*, size_t> opted_in;
   Fibers fibers;
   std::vector<SharedArray> shared;  // the dynamic one first
@@ -74,17 +76,21 @@ bool Emulator::run(const Launch& launch) {
   blocks = launch.blocks;
   threads_per_block = launch.threads;
   random_.seed(seed);
-  interval_ = 0;
+  checker.begin_launch(++interval_);
   shared.clear();
   shared.emplace_back(nullptr, launch.shared_bytes);
   checker.add(shared[0].memory.get(), int64_t(launch.shared_bytes), 4, "dynamic shared memory", Kind::shared);
   fibers.grow(count);
   fibers.set_body(launch.thread);
   for (block.x = 0; block.x < blocks.x; block.x++) run_block();
-  checker.end_launch();
+  launches++;
+  require_no_findings();
+  return true;
+}
+
+void Emulator::require_no_findings() {
   const std::string found = checker.findings();
   if (!found.empty()) throw Fault("the kernel must keep the rules of memory, got" + found);
-  return true;
 }
 
 void Emulator::run_block() {
@@ -239,6 +245,11 @@ bool opt_in(const void* kernel, size_t shared_bytes) {
   return true;
 }
 bool run(const Launch& launch) { return emulator.run(launch); }
+void finish() {
+  checker.end();
+  emulator.require_no_findings();
+}
+int64_t launches() { return emulator.launches; }
 void report_access(const void* address, size_t bytes, bool writes, const void* instruction) {
   emulator.access(address, bytes, writes, instruction);
 }

@@ -60,5 +60,7 @@ struct Launch {
 };
 bool opt_in(const void* kernel, size_t shared_bytes);  // whether the device has so much
 bool run(const Launch& launch);  // false where CUDA would refuse the launch
+void finish();                   // the last launch of a call is done: Fault where outputs are not complete
+int64_t launches();              // that ran so far
 
 }  // namespace fastmeta::emulation

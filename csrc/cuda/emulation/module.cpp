@@ -19,6 +19,7 @@ PYBIND11_MODULE(emulated, m) {
   using namespace fastmeta;
   m.def("init_tensor", &init_tensor);
   m.def("set_device", &set_device);
+  m.def("launches", &emulation::launches);
   m.def("set_order", [](const std::string& order, uint64_t seed) {
     emulation::set_order(order == "reverse"  ? emulation::Order::reverse
                          : order == "random" ? emulation::Order::random
