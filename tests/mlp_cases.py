@@ -81,8 +81,13 @@ def lr_of(p: Problem, kind: str, tensors):
 
 
 def any_problem(data, backend):
-    """Smaller where every access to memory is checked."""
-    return data.draw(problems(widest=40, most=12) if backend.startswith("emulated") else problems())
+    """Smaller where every access to memory is checked, and where tiles are as large for the smallest matrix."""
+    sizes = {
+        "ext": {},
+        "emulated": {"widest": 40, "most": 12},
+        "emulated-layers": {"layers": 2, "widest": 20, "most": 9},
+    }
+    return data.draw(problems(**sizes[backend]))
 
 
 @st.composite

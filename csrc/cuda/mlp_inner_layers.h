@@ -25,8 +25,9 @@ MlpParams<R> at_step(const Task<R>& s, R* flat, int64_t step, int64_t steps, int
   for_each_tensor(s, [&](int, int, int size) { params += round_up(size, aligned); });
   R* next = flat ? flat + step * params : nullptr;
   for_each_tensor(s, [&](int tensor, int, int size) {
-    (tensor % 2 ? found.bias : found.weight)[tensor / 2] = next;
-    (tensor % 2 ? found.bias_stride : found.weight_stride)[tensor / 2] = steps * params;
+    const int l = tensor / 2;
+    (tensor % 2 ? found.bias[l] : found.weight[l]) = next;
+    (tensor % 2 ? found.bias_stride[l] : found.weight_stride[l]) = steps * params;
     if (next) next += round_up(size, aligned);
   });
   return found;

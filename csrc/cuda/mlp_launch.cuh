@@ -79,7 +79,7 @@ Plan make_plan(const MlpShape& shape, const MlpParams<const R>& params, int64_t 
   const int64_t multiprocessors = device.multiprocessors > 0 ? device.multiprocessors : 1;
   plan.threads = largest > kSmallTask ? kMaxThreads : kMaxThreads / 2;
   plan.by_layer = true;
-  if (shape.tasks * 4 > multiprocessors || n * all < kLargeTask)
+  if ((shape.tasks * 4 > multiprocessors || n * all < kLargeTask) && need.kept <= kMaxElements)
     share_memory(plan, device, multiprocessors, shape, params, n, need);
   return plan;
 }

@@ -11,17 +11,18 @@ namespace {
 template <class R>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     meta_loss_kernel(const __grid_constant__ MlpMetaLoss<R> c, const Need need, const Block block) {
-  const int64_t S = c.support.count, Q = c.query.count, K = c.steps;
+  const int64_t S = c.support.count, Q = c.query.count;
   each_task<R>(c.shape, c.params, S > Q ? S : Q, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
     load_examples(s, c.support.x, c.support.y, S, t);
-    Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.query_grads, K, t, c.first_order};
+    Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.query_grads, c.steps, t, c.first_order};
     const bool runs = c.with_grads && begin_chain(inner, S);
     __syncthreads();
-    for (int64_t i = 0; i <= (runs ? 2 * K : K); i++) {  // K steps down, the query, K steps back
+    const int K = int(c.steps);  // 32 bits, as i: registers are short
+    for (int i = 0; i <= (runs ? 2 * K : K); i++) {  // K steps down, the query, K steps back
       inner.stage = i < K ? Stage::descend : i == K ? Stage::query : Stage::chain;
       inner.step = i < K ? i : 2 * K - i;
-      if (i < K && c.with_grads) copy(s.kept + i * s.params, s.theta, s.params);
+      if (i < K && c.with_grads) copy(s.kept + inner.step * s.params, s.theta, s.params);
       if (i == K) load_examples(s, c.query.x, c.query.y, Q, t);
       if (i == K + 1) load_examples(s, c.support.x, c.support.y, S, t);
       if (i > K) load_step(inner, s.kept);

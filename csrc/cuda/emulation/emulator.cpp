@@ -72,6 +72,7 @@ bool Emulator::run(const Launch& launch) {
   const size_t dynamic = opted == opted_in.end() ? kSharedWithoutOptIn : std::max(opted->second, kSharedWithoutOptIn);
   most_shared_ = opted == opted_in.end() ? kSharedWithoutOptIn : size_t(device.shared_per_block);
   if (!launch.blocks.x || !count || count > kMostThreads || launch.shared_bytes > std::min(dynamic, most_shared_)) return false;
+  if (launch.stream != stream()) throw Fault("a launch must go to the caller's stream, got another");
   if (count % kWarp) throw Fault("the emulator takes blocks of whole warps, got " + std::to_string(count) + " threads");
   blocks = launch.blocks;
   threads_per_block = launch.threads;
@@ -234,7 +235,11 @@ uint64_t shuffle_xor(unsigned mask, uint64_t bits, unsigned lanes, Site site) {
 }
 unsigned char* dynamic_shared() { return emulator.shared[0].memory.get(); }
 void* static_shared(const Declaration& array) { return emulator.static_shared(array); }
-Device& device() { return emulator.device; }
+const Device& device() { return emulator.device; }
+void set_device(const Device& device) {
+  emulator.device = device;
+  emulator.opted_in.clear();
+}
 void set_order(Order order, uint64_t seed) {
   emulator.order = order;
   emulator.seed = seed;
@@ -249,6 +254,7 @@ void finish() {
   checker.end();
   emulator.require_no_findings();
 }
+void* stream() { return &emulator; }
 int64_t launches() { return emulator.launches; }
 void report_access(const void* address, size_t bytes, bool writes, const void* instruction) {
   emulator.access(address, bytes, writes, instruction);

@@ -138,7 +138,7 @@ void emulated(const Arguments& arguments) {
   checker.clear();
   add(arguments);
   checker.add(memory.get(), bytes, 4, "workspace", Kind::scratch);
-  if (const char* error = launcher(arguments, memory.get(), nullptr))
+  if (const char* error = launcher(arguments, memory.get(), stream()))
     throw std::runtime_error(std::string("the CUDA launch must succeed, got ") + error);
   finish();
 }

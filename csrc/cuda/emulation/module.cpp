@@ -9,8 +9,8 @@ namespace {
 namespace emulation = fastmeta::emulation;
 
 void set_device(int multiprocessors, int shared_per_block) {
-  emulation::Device& device = emulation::device();
-  device = {multiprocessors, shared_per_block, shared_per_block + device.shared_reserved, device.shared_reserved};
+  const int reserved = emulation::Device{}.shared_reserved;
+  emulation::set_device({multiprocessors, shared_per_block, shared_per_block + reserved, reserved});
 }
 
 }  // namespace
