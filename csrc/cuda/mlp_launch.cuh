@@ -4,7 +4,7 @@
 // kept from step to step. Nothing but inputs and results crosses to L2, and a call is one launch.
 // By layer (mlp_layers.h): where they do not fit, so that every product would read and write L2 without tiles; and where few tasks
 // with large matrices would leave the card idle: fewer than a quarter of the multiprocessors get one, and a pass over the network
-// takes a block longer (20 us at 2^20 multiply-adds) than the 2 or 3 us for each of the L launches that spread it.
+// takes a block longer (some 20 us at 2^20 multiply-adds, estimated) than the 2 or 3 us for each of the L launches that spread it.
 #pragma once
 #include "mlp_layers.h"
 
