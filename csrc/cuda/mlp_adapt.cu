@@ -1,4 +1,5 @@
-// mlp_adapt: by task, a block goes through all inner steps, and back through the chain of Hessian-vector products; 3 n P multiply-adds a step forward, 8 n P a step backward, n P more for the gradients of rates. Kept for backward: [T, K, P].
+// mlp_adapt: by task, a block goes through all inner steps, and back through the chain of Hessian-vector products; 3 n P
+// multiply-adds a step forward, 8 n P a step backward, n P more for the gradients of rates. Kept for backward: [T, K, P].
 #include "kernels.h"
 #include "mlp_inner.cuh"
 #include "mlp_inner_layers.h"

@@ -19,7 +19,8 @@ class Queue {
   template <class Arguments>
   void launch(void (*kernel)(Arguments), int64_t blocks, unsigned threads, const Arguments& arguments) {
     if (!enqueues_ || error_ || !blocks) return;
-    error_ = blocks > 0x7fffffff ? "more tiles than a grid has blocks" : cuda::launch(kernel, unsigned(blocks), threads, 0, stream_, arguments);
+    error_ = blocks > 0x7fffffff ? "more tiles than a grid has blocks"
+                                 : cuda::launch(kernel, unsigned(blocks), threads, 0, stream_, arguments);
   }
 
  private:
