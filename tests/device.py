@@ -16,6 +16,7 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
     "test_data_omniglot",
     "test_data_sinusoid",
     "test_emulated_launchers",
+    "test_emulated_launches",
     "test_emulation",
     "test_examples",
     "test_gpu_acceptance",

@@ -86,7 +86,7 @@ def compile_module(build: str) -> Path:
     import pybind11
 
     kernels = sorted(SOURCES.glob("cuda/*.cu"))
-    ops = [kernel.stem for kernel in kernels if kernel.stem != "launch"]
+    ops = sorted(path.stem for path in SOURCES.glob("mlp_*.cpp") if path.stem not in HOST)
     python = (f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", "-DFASTMETA_ISA=baseline")
     at_once = (word for name in (*HOST, *ops) for word in ("-include", f"{SOURCES / name}.cpp"))  # pybind11 is long
     emulation = SOURCES / "cuda/emulation"
@@ -119,8 +119,26 @@ def reset(emulator: ModuleType) -> None:
     emulator.set_device(*DEVICE)
 
 
+class ByLayer:
+    """The emulated ops on a device whose blocks have no shared memory for a task's arrays: what can goes layer by layer."""
+
+    def __getattr__(self, name):
+        function = getattr(module(), name)  # AttributeError for an op without backward
+
+        def call(*arguments):
+            module().set_device(DEVICE[0], 0)
+            try:
+                return function(*arguments)
+            finally:
+                module().set_device(*DEVICE)
+
+        return call
+
+
 def install() -> None:
-    """fastmeta.backend("emulated") runs the emulated kernels on CPU tensors; they are built when one is first asked for."""
+    """fastmeta.backend("emulated") runs the emulated kernels on CPU tensors; they are built when one is first asked for.
+    "emulated-layers": layer by layer."""
     known, of_name = _dispatch._known, _dispatch._module
-    _dispatch._known = lambda name: name if name == "emulated" else known(name)
-    _dispatch._module = lambda name, candidate: module() if candidate == "emulated" else of_name(name, candidate)
+    made = {"emulated": module, "emulated-layers": ByLayer}
+    _dispatch._known = lambda name: name if name in made else known(name)
+    _dispatch._module = lambda name, candidate: made[candidate]() if candidate in made else of_name(name, candidate)

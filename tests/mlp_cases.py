@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from cases import MLP
+from device import DEVICE
 from hypothesis import strategies as st
 from torch import Tensor
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
 LOSSES = ("cross_entropy", "mse")
-KERNELS = tuple(backend for backend in MLP if backend != "reference")
+KERNELS = ("ext", "emulated", "emulated-layers") if DEVICE == "cpu" else ("ext",)
 native = pytest.mark.parametrize("backend", KERNELS, indirect=True)
 native_by_name = pytest.mark.parametrize("backend", KERNELS)  # for tests of hypothesis, which take no fixtures
 RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")
@@ -82,8 +82,13 @@ def lr_of(p: Problem, kind: str, tensors):
 
 
 def any_problem(data, backend):
-    """Smaller where every access to memory is checked."""
-    return data.draw(problems(widest=40, most=12) if backend == "emulated" else problems())
+    """Smaller where every access to memory is checked, and where tiles are as large for the smallest matrix."""
+    sizes = {
+        "ext": {},
+        "emulated": {"widest": 40, "most": 12},
+        "emulated-layers": {"layers": 2, "widest": 20, "most": 9},
+    }
+    return data.draw(problems(**sizes[backend]))
 
 
 @st.composite

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "emulation/checker.h"
+#include "emulation/emulator.h"
 #include "launch.h"
 
 namespace {
@@ -214,9 +215,11 @@ std::string run(const Planted& planted, unsigned blocks) {
   checker.add(scratch.data(), kThreads * 4, 4, "scratch", emulation::Kind::scratch);
   checker.add(out.data(), int64_t(out.size()) * 4, 4, "out", emulation::Kind::output);
   try {
-    const char* error = cuda::launch(planted.kernel, blocks, kThreads, kThreads * sizeof(float), nullptr,
+    const char* error = cuda::launch(planted.kernel, blocks, kThreads, kThreads * sizeof(float), emulation::stream(),
                                      Buffers{in.data(), scratch.data(), out.data()});
-    return error ? error : "";
+    if (error) return error;
+    emulation::finish();
+    return "";
   } catch (const std::exception& fault) {
     return fault.what();
   }

@@ -27,6 +27,7 @@ def test_every_op_has_a_reference_a_test_and_a_bench(op):
 def test_every_kernel_has_an_op(folder):
     shared = {
         "mlp_task",
+        "mlp_layers",
         "mlp_layout",
         "mlp_output",
         "mlp_inner",

@@ -1,6 +1,6 @@
 // The CUDA kernels, for callers without CUDA headers. Every launcher takes the arguments of its CPU namesake with pointers
 // to device memory, `workspace`: device memory of as many bytes as <launcher>_workspace tells, and a cudaStream_t. It only
-// enqueues a kernel (no allocation, no synchronisation: it can be captured into a CUDA graph) and returns nullptr, or the
+// enqueues kernels (no allocation, no synchronisation: it can be captured into a CUDA graph) and returns nullptr, or the
 // error in words. The device of the pointers must be the current one: DeviceGuard.
 #pragma once
 #include <cstdint>
@@ -30,18 +30,11 @@ class DeviceGuard {
   int64_t NAME##_workspace(const ARGUMENTS<R>& arguments);
 FASTMETA_LAUNCHER(mlp_forward_fwd, MlpForward)
 FASTMETA_LAUNCHER(mlp_forward_bwd, MlpForward)
-FASTMETA_LAUNCHER(mlp_loss, MlpLoss)
-FASTMETA_LAUNCHER(mlp_grad, MlpLoss)  // with gradients; mlp_loss hands over to it where any is asked for
+FASTMETA_LAUNCHER(mlp_loss, MlpLoss)  // mlp_grad too
 FASTMETA_LAUNCHER(mlp_hvp, MlpCurvature)
 FASTMETA_LAUNCHER(mlp_adapt_fwd, MlpAdapt)
 FASTMETA_LAUNCHER(mlp_adapt_bwd, MlpAdapt)
 FASTMETA_LAUNCHER(mlp_meta_loss, MlpMetaLoss)
 #undef FASTMETA_LAUNCHER
-
-#define FASTMETA_LAUNCHER_TYPES(NAME, ARGUMENTS)                              \
-  template const char* NAME(const ARGUMENTS<float>&, void*, void*);           \
-  template const char* NAME(const ARGUMENTS<double>&, void*, void*);          \
-  template int64_t NAME##_workspace(const ARGUMENTS<float>&);                 \
-  template int64_t NAME##_workspace(const ARGUMENTS<double>&);
 
 }  // namespace fastmeta::cuda

@@ -76,8 +76,8 @@ __device__ __forceinline__ void offsets(int (&found)[T], int i, int rows, int li
   for (int r = 0; r < T; r++) found[r] = least(i + r * rows, limit - 1) * stride + shift;
 }
 
-template <class R, Terms kTerms, int T, class Store>
-__device__ __forceinline__ void outer_tiles(int M, int N, int K, const Factors<R>& f, Store&& store) {
+template <class R, Terms kTerms, int T, class MakeStore>
+__device__ __forceinline__ void outer_tiles(int M, int N, int K, const Factors<R>& f, MakeStore&& make_store) {
   const int rows = ceil_div(M, T), columns = ceil_div(N, T);
   for (int t = threadIdx.x; t < rows * columns; t += blockDim.x) {
     const int i = t / columns, j = t % columns;
@@ -92,6 +92,7 @@ __device__ __forceinline__ void outer_tiles(int M, int N, int K, const Factors<R
       for (int k = begin; k < end; k++) part.add(f, a, b, k * f.ak, k * f.bk);
       tile.add(part);
     }
+    const auto store = make_store();
 #pragma unroll
     for (int e = 0; e < T * T; e++)
       if (i + e / T * rows < M && j + e % T * columns < N)
@@ -118,8 +119,8 @@ __device__ __forceinline__ void share_sums(R (&v)[C], int lane) {
   }
 }
 
-template <class R, Terms kTerms, int T, class Store>
-__device__ __forceinline__ void dot_tiles(int M, int N, int K, const Factors<R>& f, Store&& store) {
+template <class R, Terms kTerms, int T, class MakeStore>
+__device__ __forceinline__ void dot_tiles(int M, int N, int K, const Factors<R>& f, MakeStore&& make_store) {
   const int rows = ceil_div(M, T), columns = ceil_div(N, T), tiles = rows * columns;
   const int lane = threadIdx.x % kGroup, half = threadIdx.x / kGroup % 2;
   const int shift = K % kWarp ? 0 : half * kGroup;  // a warp's second group goes round by one: off the first one's banks
@@ -137,22 +138,23 @@ __device__ __forceinline__ void dot_tiles(int M, int N, int K, const Factors<R>&
     tile.add(f, a, b, k, k);
     if constexpr (tile.kValue) share_sums<T * T, kGroup / 2>(tile.value, lane);
     if constexpr (tile.kTangent) share_sums<T * T, kGroup / 2>(tile.tangent, lane);
+    const auto store = make_store();
     const int row = i + e / T * rows, column = j + e % T * columns;
     if (first + half < tiles && lane % (kGroup / (T * T)) == 0 && row < M && column < N)
       store(row, column, tile.value[0], tile.tangent[0]);
   }
 }
 
-// store(i, j, (A B)_ij, its tangent) once for every element of C [M, N], by any thread. kDot: A and B lie along the inner
-// dimension, ak = bk = 1.
-template <class R, Terms kTerms, bool kDot, class Store>
-__device__ __forceinline__ void multiply(int M, int N, int K, const Factors<R>& f, Store&& store) {
+// make_store()(i, j, (A B)_ij, its tangent) once for every element of C [M, N], by any thread. It is made when a tile is summed,
+// so that what it holds takes no registers from the sums. kDot: A and B lie along the inner dimension, ak = bk = 1.
+template <class R, Terms kTerms, bool kDot, class MakeStore>
+__device__ __forceinline__ void multiply(int M, int N, int K, const Factors<R>& f, MakeStore&& make_store) {
   if constexpr (kDot)
-    if (K >= kMinDot) return dot_tiles<R, kTerms, kTile<R>>(M, N, K, f, store);
+    if (K >= kMinDot) return dot_tiles<R, kTerms, kTile<R>>(M, N, K, f, make_store);
   if constexpr (kTile<R> > 2)
     if (ceil_div(M, kTile<R>) * ceil_div(N, kTile<R>) * 2 < int(blockDim.x))  // too few tiles to fill the block
-      return outer_tiles<R, kTerms, 2>(M, N, K, f, store);
-  outer_tiles<R, kTerms, kTile<R>>(M, N, K, f, store);
+      return outer_tiles<R, kTerms, 2>(M, N, K, f, make_store);
+  outer_tiles<R, kTerms, kTile<R>>(M, N, K, f, make_store);
 }
 
 template <class R>

@@ -65,10 +65,11 @@ struct Task {
   const void* y;
   R partial[kMaxThreads / kWarp];
 
-  __device__ Layer<R>& last() { return layer[layers - 1]; }
+  __host__ __device__ Layer<R>& last() { return layer[layers - 1]; }
 };
 
 // f(tensor, offset, size) for each parameter tensor: 2 l for W of layer l, 2 l + 1 for b; its place in theta.
+#pragma nv_exec_check_disable  // f may be of the host alone
 template <class R, class F>
 __host__ __device__ __forceinline__ void for_each_tensor(const Task<R>& s, F&& f) {
   int offset = 0;
@@ -159,26 +160,33 @@ __device__ void load_params(Task<R>& s, const MlpParams<const R>& params, int64_
   });
 }
 
+// The targets of a task; y null: none.
+template <class R>
+__device__ const void* targets_of(Task<R>& s, const void* y, int64_t n, int64_t task) {
+  const int64_t size = s.loss == Loss::mse ? s.last().out * int64_t(sizeof(R)) : int64_t(sizeof(int64_t));
+  return y ? static_cast<const char*>(y) + task * n * size : nullptr;
+}
+
 // The examples become those of a task: between two barriers.
 template <class R>
 __device__ void load_examples(Task<R>& s, const R* x, const void* y, int64_t n, int64_t task) {
-  const int64_t in = s.layer[0].in, size = s.loss == Loss::mse ? s.last().out * int64_t(sizeof(R)) : int64_t(sizeof(int64_t));
+  const int64_t in = s.layer[0].in;
   x += task * n * in;
   if (s.x) copy(s.x, x, n * in);
   if (threadIdx.x) return;
   s.n = int(n);
   s.layer[0].x = s.x ? s.x : x;
-  s.y = y ? static_cast<const char*>(y) + task * n * size : nullptr;
+  s.y = targets_of(s, y, n, task);
 }
 
-// The block's sum of v, on every thread.
+// The block's sum of v, on every thread. partial: shared memory, one for each warp.
 template <class R>
-__device__ R block_sum(Task<R>& s, R v) {
+__device__ R block_sum(R* partial, R v) {
   v = warp_sum(v);
-  if (threadIdx.x % kWarp == 0) s.partial[threadIdx.x / kWarp] = v;
+  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = v;
   __syncthreads();
   R total = 0;
-  for (unsigned w = 0; w < blockDim.x / kWarp; w++) total += s.partial[w];
+  for (unsigned w = 0; w < blockDim.x / kWarp; w++) total += partial[w];
   __syncthreads();
   return total;
 }

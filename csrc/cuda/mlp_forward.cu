@@ -1,5 +1,5 @@
-// mlp_forward: a block takes a task; n P multiply-adds forward, 3 n P with the gradients. Forward writes the outputs straight
-// to the caller's memory; hidden activations stay on chip as long as they fit.
+// mlp_forward: n P multiply-adds forward, 3 n P with the gradients. Forward writes the outputs straight to the caller's memory;
+// by task, hidden activations stay on chip.
 #include "kernels.h"
 #include "mlp_launch.cuh"
 #include "mlp_passes.cuh"
@@ -7,71 +7,46 @@
 namespace fastmeta::cuda {
 namespace {
 
-template <class R>
+template <class R, bool kGradients>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     forward_kernel(const __grid_constant__ MlpForward<R> c, const Need need, const Block block) {
-  FASTMETA_DYNAMIC_SHARED(shared);
-  FASTMETA_SHARED(Task<R>, s);
-  set_up(s, c.shape, c.params, c.count, need, block, shared);
-  for (int64_t t = blockIdx.x; t < c.shape.tasks; t += gridDim.x) {
-    __syncthreads();
+  each_task<R>(c.shape, c.params, c.count, need, block, [&](Task<R>& s, int64_t t) {
+    const int64_t first = t * c.count * s.last().out;
     load_params(s, c.params, t);
     load_examples(s, c.x, nullptr, c.count, t);
-    if (threadIdx.x == 0) s.last().a = c.out + t * c.count * s.last().out;
+    if (kGradients) copy(s.last().d, c.dout + first, c.count * s.last().out);
+    else if (threadIdx.x == 0) s.last().a = c.out + first;
     __syncthreads();
     forward<R, false>(s);
-  }
+    if constexpr (kGradients) {
+      backward<R, false>(s);
+      gradients<R, false>(s, false, Asked<R>{c.dparams, t, 2 * s.layers, examples_of<R>(s, {c.dx, nullptr}, c.count, t)});
+    }
+  });
 }
 
-template <class R>
-__global__ void __launch_bounds__(kMaxThreads, 2)
-    forward_bwd_kernel(const __grid_constant__ MlpForward<R> c, const Need need, const Block block) {
-  FASTMETA_DYNAMIC_SHARED(shared);
-  FASTMETA_SHARED(Task<R>, s);
-  set_up(s, c.shape, c.params, c.count, need, block, shared);
-  for (int64_t t = blockIdx.x; t < c.shape.tasks; t += gridDim.x) {
-    __syncthreads();
-    load_params(s, c.params, t);
-    load_examples(s, c.x, nullptr, c.count, t);
-    copy(s.last().d, c.dout + t * c.count * s.last().out, c.count * s.last().out);
-    __syncthreads();
-    forward<R, false>(s);
-    backward<R, false>(s);
-    gradients<R, false>(s, false, Asked<R>{c.dparams, t, 2 * s.layers, examples_of<R>(s, {c.dx, nullptr}, c.count, t)});
-  }
+template <class R, bool kGradients>
+void by_layer(const MlpForward<R>& c, const Need& need, Queue& queue) {
+  layerwise::Net<R> net = layerwise::lay_out(queue, c.shape, c.params, c.count, need);
+  net.examples = {c.count, c.x, nullptr};
+  if (!kGradients) net.task.last().a = c.out;
+  layerwise::forward(queue, net);
+  if (!kGradients) return;
+  net.task.last().d = const_cast<R*>(c.dout);  // only read
+  layerwise::backward(queue, net);
+  layerwise::gradients(queue, net, false, layerwise::asked(net, c.dparams, c.dx));
 }
 
-Need need_of(bool gradient) {
+template <bool kGradients, class R>
+Way<MlpForward<R>> way(const MlpForward<R>& c) {
   Need need;
-  need.loss = need.gradient = gradient;
-  return need;
+  need.loss = need.gradient = kGradients;
+  return {need, c.count, forward_kernel<R, kGradients>, by_layer<R, kGradients>};
 }
 
 }  // namespace
 
-template <class R>
-const char* mlp_forward_fwd(const MlpForward<R>& c, void* workspace, void* stream) {
-  const Need need = need_of(false);
-  return launch_tasks(forward_kernel<R>, c, need, plan(c.shape, c.params, c.count, need), workspace, stream);
-}
-
-template <class R>
-const char* mlp_forward_bwd(const MlpForward<R>& c, void* workspace, void* stream) {
-  const Need need = need_of(true);
-  return launch_tasks(forward_bwd_kernel<R>, c, need, plan(c.shape, c.params, c.count, need), workspace, stream);
-}
-
-template <class R>
-int64_t mlp_forward_fwd_workspace(const MlpForward<R>& c) {
-  return workspace_of(plan(c.shape, c.params, c.count, need_of(false)));
-}
-
-template <class R>
-int64_t mlp_forward_bwd_workspace(const MlpForward<R>& c) {
-  return workspace_of(plan(c.shape, c.params, c.count, need_of(true)));
-}
-
-FASTMETA_LAUNCHER_TYPES(mlp_forward_fwd, MlpForward)
-FASTMETA_LAUNCHER_TYPES(mlp_forward_bwd, MlpForward)
+FASTMETA_DEFINE_LAUNCHER(mlp_forward_fwd, MlpForward, way<false>)
+FASTMETA_DEFINE_LAUNCHER(mlp_forward_bwd, MlpForward, way<true>)
 
 }  // namespace fastmeta::cuda

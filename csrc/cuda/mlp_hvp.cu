@@ -1,6 +1,6 @@
-// mlp_hvp, and the backward of mlp_grad: a block takes a task; 8 n P multiply-adds. The multiple dloss of the gradient costs
-// nothing: added to the tangent of dL/dz in the last layer, it runs back through the same products. Gauss-Newton, 5 n P: that
-// tangent runs back in the place of dL/dz, without tangents of its own.
+// mlp_hvp, and the backward of mlp_grad: 8 n P multiply-adds. The multiple dloss of the gradient costs nothing: added to the
+// tangent of dL/dz in the last layer, it runs back through the same products. Gauss-Newton, 5 n P: that tangent runs back in the
+// place of dL/dz, without tangents of its own.
 #include "kernels.h"
 #include "mlp_launch.cuh"
 #include "mlp_passes.cuh"
@@ -11,12 +11,8 @@ namespace {
 template <class R>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     hvp_kernel(const __grid_constant__ MlpCurvature<R> c, const Need need, const Block block) {
-  FASTMETA_DYNAMIC_SHARED(shared);
-  FASTMETA_SHARED(Task<R>, s);
   const int64_t n = c.examples.count;
-  set_up(s, c.shape, c.params, n, need, block, shared);
-  for (int64_t t = blockIdx.x; t < c.shape.tasks; t += gridDim.x) {
-    __syncthreads();
+  each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
     load_params(s, c.vectors, t, true);
     load_examples(s, c.examples.x, c.examples.y, n, t);
@@ -29,28 +25,30 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     }
     backward<R, true>(s, !c.gauss_newton);
     gradients<R, true>(s, !c.gauss_newton, Asked<R>{c.dparams, t, 2 * s.layers, examples_of(s, c.grads, n, t)});
-  }
+  });
 }
 
-Need need_of_curvature() {
+template <class R>
+void by_layer(const MlpCurvature<R>& c, const Need& need, Queue& queue) {
+  layerwise::Net<R> net = layerwise::lay_out(queue, c.shape, c.params, c.examples.count, need);
+  net.direction = c.vectors;
+  net.examples = c.examples;
+  layerwise::forward(queue, net, true);
+  layerwise::output(queue, net, {nullptr, layerwise::of_targets(net, c.grads.dy), true, c.dloss});
+  if (c.gauss_newton) net.task.last().d = net.task.last().rd;
+  layerwise::backward(queue, net, !c.gauss_newton);
+  layerwise::gradients(queue, net, !c.gauss_newton, layerwise::asked(net, c.dparams, c.grads.dx));
+}
+
+template <class R>
+Way<MlpCurvature<R>> way(const MlpCurvature<R>& c) {
   Need need;
   need.loss = need.gradient = need.curvature = true;
-  return need;
+  return {need, c.examples.count, hvp_kernel<R>, by_layer<R>};
 }
 
 }  // namespace
 
-template <class R>
-const char* mlp_hvp(const MlpCurvature<R>& c, void* workspace, void* stream) {
-  const Need need = need_of_curvature();
-  return launch_tasks(hvp_kernel<R>, c, need, plan(c.shape, c.params, c.examples.count, need), workspace, stream);
-}
-
-template <class R>
-int64_t mlp_hvp_workspace(const MlpCurvature<R>& c) {
-  return workspace_of(plan(c.shape, c.params, c.examples.count, need_of_curvature()));
-}
-
-FASTMETA_LAUNCHER_TYPES(mlp_hvp, MlpCurvature)
+FASTMETA_DEFINE_LAUNCHER(mlp_hvp, MlpCurvature, way)
 
 }  // namespace fastmeta::cuda

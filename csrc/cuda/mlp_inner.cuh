@@ -8,21 +8,13 @@ namespace fastmeta::cuda {
 
 enum class Stage : int { descend, query, chain };
 
-// The rates of one parameter tensor at one step; null where there are none. `copy`: which one, a task for gradients.
-template <class P>
-__device__ P* rates_of(const MlpRates<P>& rates, int tensor, int size, int64_t step, int64_t steps, int64_t copy) {
-  P* value = rates.value[rates.shared ? 0 : tensor];
-  if (!value) return nullptr;
-  return value + (copy * (rates.per_step ? steps : 1) + (rates.per_step ? step : 0)) * (rates.per_element ? size : 1);
-}
-
 // What the stages of a task share, and where the gradients of each go.
 template <class R>
 struct Inner {
   Task<R>& s;
   const MlpRates<const R>& rates;
   const MlpRates<R>& drates;  // [T, ...]; null: not asked for
-  MlpExampleGrads<R> support, query;  // of this task
+  const MlpExampleGrads<R>&support, &query;  // of all tasks
   int64_t steps, task;
   bool first_order;
 
@@ -34,16 +26,20 @@ struct Inner {
     const int inputs = 2 * s.layers;
     const bool chain = stage == Stage::chain, parameter = tensor < inputs;
     if (stage == Stage::descend)  // theta -= alpha g
-      return parameter ? Sink<R>{s.theta + offset, R(-1), true, rates_of(rates, tensor, size, step, steps, 0), rates.per_element}
-                       : Sink<R>{};
+      return !parameter ? Sink<R>{}
+                        : Sink<R>{s.theta + offset, R(-1), s.theta + offset, rates_of(rates, tensor, size, step, steps, 0),
+                                  rates.per_element};
     if (chain && !tangent) {  // dalpha -= v g
       R* dalpha = parameter ? rates_of(drates, tensor, size, step, steps, task) : nullptr;
       if (!dalpha) return {};
-      return {drates.per_element ? dalpha : nullptr, R(-1), true, s.cotangent + offset, true, !drates.per_element};
+      return {drates.per_element ? dalpha : nullptr, R(-1), dalpha, s.cotangent + offset, true, !drates.per_element};
     }
-    R* dx = chain ? support.dx : query.dx;  // v = g of the query, v -= H (alpha v); alike the examples
-    R* dy = chain ? support.dy : query.dy;
-    return {parameter ? s.cotangent + offset : tensor == inputs ? dx : dy, chain ? R(-1) : R(1), chain};
+    R* out = s.cotangent + offset;  // v = g of the query, v -= H (alpha v); alike the examples
+    if (!parameter) {
+      const MlpExampleGrads<R> grads = examples_of(s, chain ? support : query, s.n, task);
+      out = tensor == inputs ? grads.dx : grads.dy;
+    }
+    return {out, chain ? R(-1) : R(1), chain ? out : nullptr};
   }
 
   __device__ __forceinline__ void done(int tensor, int size, R sum) {
@@ -52,7 +48,7 @@ struct Inner {
   }
 
   __device__ __forceinline__ void add(R* dalpha, R sum) {
-    const R total = block_sum(s, sum);
+    const R total = block_sum(s.partial, sum);
     if (threadIdx.x == 0) *dalpha += total;
   }
 };
@@ -74,8 +70,9 @@ __device__ bool begin_chain(const Inner<R>& inner, int64_t n) {
     zero(dalpha, (drates.per_step ? inner.steps : 1) * (drates.per_element ? int64_t(size) : 1));
     asked = asked || dalpha;
   });
-  zero(inner.support.dx, n * s.layer[0].in);
-  zero(inner.support.dy, n * s.layer[s.layers - 1].out);
+  const MlpExampleGrads<R> support = examples_of(s, inner.support, n, inner.task);
+  zero(support.dx, n * s.layer[0].in);
+  zero(support.dy, n * s.layer[s.layers - 1].out);
   return asked;
 }
 

@@ -1,5 +1,4 @@
-// mlp_loss without gradients: a block takes a task; n P multiply-adds, nothing but the loss leaves the chip. With gradients
-// it is mlp_grad's kernel.
+// mlp_loss: n P multiply-adds, and nothing but the loss leaves the chip by task. With gradients, and as mlp_grad, 3 n P.
 #include "kernels.h"
 #include "mlp_launch.cuh"
 #include "mlp_passes.cuh"
@@ -7,49 +6,45 @@
 namespace fastmeta::cuda {
 namespace {
 
-template <class R>
+template <class R, bool kGradients>
 __global__ void __launch_bounds__(kMaxThreads, 2)
     loss_kernel(const __grid_constant__ MlpLoss<R> c, const Need need, const Block block) {
-  FASTMETA_DYNAMIC_SHARED(shared);
-  FASTMETA_SHARED(Task<R>, s);
-  set_up(s, c.shape, c.params, c.examples.count, need, block, shared);
-  for (int64_t t = blockIdx.x; t < c.shape.tasks; t += gridDim.x) {
-    __syncthreads();
+  const int64_t n = c.examples.count;
+  each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
-    load_examples(s, c.examples.x, c.examples.y, c.examples.count, t);
+    load_examples(s, c.examples.x, c.examples.y, n, t);
     __syncthreads();
     forward<R, false>(s);
     const R loss = output_gradient(s);
     if (threadIdx.x == 0) c.loss[t] = loss;
-  }
-}
-
-Need need_of_loss() {
-  Need need;
-  need.loss = true;
-  return need;
+    if constexpr (kGradients) {
+      backward<R, false>(s);
+      gradients<R, false>(s, false, Asked<R>{c.dparams, t, 2 * s.layers, examples_of(s, c.grads, n, t)});
+    }
+  });
 }
 
 template <class R>
-bool with_gradients(const MlpLoss<R>& c) {
-  return any_asked(c.dparams) || c.grads.dx || c.grads.dy;
+void by_layer(const MlpLoss<R>& c, const Need& need, Queue& queue) {
+  layerwise::Net<R> net = layerwise::lay_out(queue, c.shape, c.params, c.examples.count, need);
+  net.examples = c.examples;
+  layerwise::forward(queue, net);
+  layerwise::output(queue, net, {c.loss, layerwise::of_targets(net, c.grads.dy)});
+  if (!need.gradient) return;
+  layerwise::backward(queue, net);
+  layerwise::gradients(queue, net, false, layerwise::asked(net, c.dparams, c.grads.dx));
+}
+
+template <class R>
+Way<MlpLoss<R>> way(const MlpLoss<R>& c) {
+  Need need;
+  need.loss = true;
+  need.gradient = any_asked(c.dparams) || c.grads.dx || c.grads.dy;
+  return {need, c.examples.count, need.gradient ? loss_kernel<R, true> : loss_kernel<R, false>, by_layer<R>};
 }
 
 }  // namespace
 
-template <class R>
-const char* mlp_loss(const MlpLoss<R>& c, void* workspace, void* stream) {
-  if (with_gradients(c)) return mlp_grad(c, workspace, stream);
-  const Need need = need_of_loss();
-  return launch_tasks(loss_kernel<R>, c, need, plan(c.shape, c.params, c.examples.count, need), workspace, stream);
-}
-
-template <class R>
-int64_t mlp_loss_workspace(const MlpLoss<R>& c) {
-  if (with_gradients(c)) return mlp_grad_workspace(c);
-  return workspace_of(plan(c.shape, c.params, c.examples.count, need_of_loss()));
-}
-
-FASTMETA_LAUNCHER_TYPES(mlp_loss, MlpLoss)
+FASTMETA_DEFINE_LAUNCHER(mlp_loss, MlpLoss, way)
 
 }  // namespace fastmeta::cuda

@@ -29,6 +29,13 @@ void Checker::add(const void* memory, int64_t bytes, int element, const char* na
   buffers_.push_back({begin, begin + size_t(bytes), element, name, kind, std::vector<Cell>(cells)});
 }
 
+void Checker::begin_launch(uint32_t interval) {
+  launch_begins_ = interval;
+  const auto shared = [](const Buffer& buffer) { return buffer.kind == Kind::shared; };
+  buffers_.erase(std::remove_if(buffers_.begin(), buffers_.end(), shared), buffers_.end());
+  recent_ = 0;
+}
+
 void Checker::begin_block(uint32_t interval) {
   block_begins_ = interval;
   for (Buffer& buffer : buffers_)
@@ -61,7 +68,7 @@ void Checker::access(uintptr_t address, size_t bytes, bool writes, const Moment&
 
 // Whether no barrier lies between the two.
 bool Checker::concurrent(const Buffer& buffer, const Access& earlier, const Access& now) const {
-  if (!earlier.interval) return false;
+  if (earlier.interval < launch_begins_) return false;
   if (earlier.interval < block_begins_) return buffer.kind != Kind::shared;
   if (earlier.thread == now.thread || earlier.interval != now.interval) return false;
   return earlier.thread / kWarp != now.thread / kWarp || earlier.warp_clock == now.warp_clock;
@@ -89,7 +96,7 @@ void Checker::judge(Buffer& buffer, size_t element, bool writes, const Access& n
   cell.writer = now;
 }
 
-void Checker::end_launch() {
+void Checker::end() {
   for (const Buffer& buffer : buffers_) {
     if (buffer.kind != Kind::output || !instrumented) continue;
     for (size_t i = 0; i < buffer.cells.size(); i++) {

@@ -1,5 +1,5 @@
 // Finds what a kernel does wrong with memory, whatever the order in which its threads happen to run. Every access is judged
-// against all earlier ones of the launch: two accesses to one byte, one of them a write, are a race unless a barrier lies
+// against all earlier ones of its launch: two accesses to one byte, one of them a write, are a race unless a barrier lies
 // between them: __syncthreads in a block, __syncwarp in a warp (a shuffle orders no memory), nothing between blocks. Accesses
 // must lie in a buffer that the launch was given; inputs must not be written; other memory must be written before it is read,
 // and outputs must be written. The compiler reports the accesses: see accesses.cpp.
@@ -25,13 +25,14 @@ struct Access : Moment {
 
 class Checker {
  public:
-  // The buffers of the next launch; `element`: bytes that are accessed as a whole.
+  // The buffers of the next launches; `element`: bytes that are accessed as a whole.
   void clear();
   void add(const void* memory, int64_t bytes, int element, const char* name, Kind kind);
 
+  void begin_launch(uint32_t interval);  // orders all that was before it; forgets the last one's shared memory
   void begin_block(uint32_t interval);
   void access(uintptr_t address, size_t bytes, bool writes, const Moment& moment, const void* instruction);
-  void end_launch();  // outputs must be complete
+  void end();  // of the launches: outputs must be complete
   std::string findings() const;
 
  private:
@@ -54,7 +55,7 @@ class Checker {
 
   std::vector<Buffer> buffers_;
   size_t recent_ = 0;
-  uint32_t block_begins_ = 0;
+  uint32_t launch_begins_ = 0, block_begins_ = 0;
   std::vector<std::string> findings_;
   std::vector<uint64_t> reported_;
 };

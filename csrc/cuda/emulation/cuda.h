@@ -82,7 +82,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const auto thread = [&]() __attribute__((no_sanitize("thread"))) { kernel(arguments...); };
   const auto call = [](const void* self) __attribute__((no_sanitize("thread"))) { (*static_cast<decltype(&thread)>(self))(); };
   const fastmeta::emulation::Launch launch{reinterpret_cast<const void*>(kernel), config->gridDim, config->blockDim,
-                                           config->dynamicSmemBytes, {call, &thread}};
+                                           config->dynamicSmemBytes, config->stream, {call, &thread}};
   return fastmeta::emulation::run(launch) ? cudaSuccess : cudaErrorInvalidValue;
 }
 

@@ -30,6 +30,7 @@ struct Thread {
 class Emulator {
  public:
   bool run(const Launch& launch);
+  void require_no_findings();
   void fail(const std::string& what);  // in a thread
   void wait(State state, Site site, bool orders_memory);
   void* static_shared(const Declaration& declared);
@@ -40,6 +41,7 @@ class Emulator {
   Device device;
   Order order = Order::forward;
   uint64_t seed = 0;
+  int64_t launches = 0;
   std::map<const void*, size_t> opted_in;
   Fibers fibers;
   std::vector<SharedArray> shared;  // the dynamic one first
@@ -70,21 +72,26 @@ bool Emulator::run(const Launch& launch) {
   const size_t dynamic = opted == opted_in.end() ? kSharedWithoutOptIn : std::max(opted->second, kSharedWithoutOptIn);
   most_shared_ = opted == opted_in.end() ? kSharedWithoutOptIn : size_t(device.shared_per_block);
   if (!launch.blocks.x || !count || count > kMostThreads || launch.shared_bytes > std::min(dynamic, most_shared_)) return false;
+  if (launch.stream != stream()) throw Fault("a launch must go to the caller's stream, got another");
   if (count % kWarp) throw Fault("the emulator takes blocks of whole warps, got " + std::to_string(count) + " threads");
   blocks = launch.blocks;
   threads_per_block = launch.threads;
   random_.seed(seed);
-  interval_ = 0;
+  checker.begin_launch(++interval_);
   shared.clear();
   shared.emplace_back(nullptr, launch.shared_bytes);
   checker.add(shared[0].memory.get(), int64_t(launch.shared_bytes), 4, "dynamic shared memory", Kind::shared);
   fibers.grow(count);
   fibers.set_body(launch.thread);
   for (block.x = 0; block.x < blocks.x; block.x++) run_block();
-  checker.end_launch();
+  launches++;
+  require_no_findings();
+  return true;
+}
+
+void Emulator::require_no_findings() {
   const std::string found = checker.findings();
   if (!found.empty()) throw Fault("the kernel must keep the rules of memory, got" + found);
-  return true;
 }
 
 void Emulator::run_block() {
@@ -228,7 +235,11 @@ uint64_t shuffle_xor(unsigned mask, uint64_t bits, unsigned lanes, Site site) {
 }
 unsigned char* dynamic_shared() { return emulator.shared[0].memory.get(); }
 void* static_shared(const Declaration& array) { return emulator.static_shared(array); }
-Device& device() { return emulator.device; }
+const Device& device() { return emulator.device; }
+void set_device(const Device& device) {
+  emulator.device = device;
+  emulator.opted_in.clear();
+}
 void set_order(Order order, uint64_t seed) {
   emulator.order = order;
   emulator.seed = seed;
@@ -239,6 +250,12 @@ bool opt_in(const void* kernel, size_t shared_bytes) {
   return true;
 }
 bool run(const Launch& launch) { return emulator.run(launch); }
+void finish() {
+  checker.end();
+  emulator.require_no_findings();
+}
+void* stream() { return &emulator; }
+int64_t launches() { return emulator.launches; }
 void report_access(const void* address, size_t bytes, bool writes, const void* instruction) {
   emulator.access(address, bytes, writes, instruction);
 }

@@ -47,7 +47,8 @@ void report_access(const void* address, size_t bytes, bool writes, const void* i
 struct Device {
   int multiprocessors = 1, shared_per_block = 227 * 1024, shared_per_multiprocessor = 228 * 1024, shared_reserved = 1024;
 };
-Device& device();
+const Device& device();
+void set_device(const Device& device);  // another one: no kernel has opted in to more shared memory
 
 enum class Order { forward, reverse, random };
 void set_order(Order order, uint64_t seed);
@@ -56,9 +57,13 @@ struct Launch {
   const void* kernel;
   Index blocks, threads;
   size_t shared_bytes;
+  void* stream;
   Body thread;  // what each thread does
 };
+void* stream();  // the only one
 bool opt_in(const void* kernel, size_t shared_bytes);  // whether the device has so much
 bool run(const Launch& launch);  // false where CUDA would refuse the launch
+void finish();                   // the last launch of a call is done: Fault where outputs are not complete
+int64_t launches();              // that ran so far
 
 }  // namespace fastmeta::emulation

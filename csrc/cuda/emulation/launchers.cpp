@@ -8,6 +8,7 @@
 #include "../kernels.h"
 #include "../../cpu/kernels.h"
 #include "checker.h"
+#include "emulator.h"
 
 namespace fastmeta {
 namespace baseline {
@@ -137,8 +138,9 @@ void emulated(const Arguments& arguments) {
   checker.clear();
   add(arguments);
   checker.add(memory.get(), bytes, 4, "workspace", Kind::scratch);
-  if (const char* error = launcher(arguments, memory.get(), nullptr))
+  if (const char* error = launcher(arguments, memory.get(), stream()))
     throw std::runtime_error(std::string("the CUDA launch must succeed, got ") + error);
+  finish();
 }
 
 #define EMULATED(NAME, ARGUMENTS) table.NAME = emulated<ARGUMENTS<R>, cuda::NAME<R>, cuda::NAME##_workspace<R>>

@@ -9,8 +9,8 @@ namespace {
 namespace emulation = fastmeta::emulation;
 
 void set_device(int multiprocessors, int shared_per_block) {
-  emulation::Device& device = emulation::device();
-  device = {multiprocessors, shared_per_block, shared_per_block + device.shared_reserved, device.shared_reserved};
+  const int reserved = emulation::Device{}.shared_reserved;
+  emulation::set_device({multiprocessors, shared_per_block, shared_per_block + reserved, reserved});
 }
 
 }  // namespace
@@ -19,6 +19,7 @@ PYBIND11_MODULE(emulated, m) {
   using namespace fastmeta;
   m.def("init_tensor", &init_tensor);
   m.def("set_device", &set_device);
+  m.def("launches", &emulation::launches);
   m.def("set_order", [](const std::string& order, uint64_t seed) {
     emulation::set_order(order == "reverse"  ? emulation::Order::reverse
                          : order == "random" ? emulation::Order::random

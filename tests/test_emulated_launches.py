@@ -1,0 +1,134 @@
+"""How the CUDA launchers go about a call: by task or layer by layer, in how many launches, and with what of the runtime."""
+
+import re
+from pathlib import Path
+
+import emulation
+import pytest
+import test_mlp_adapt
+import test_mlp_forward
+import test_mlp_hvp
+import test_mlp_meta_loss
+import torch
+from compare import check_against_reference
+from mlp_cases import problem
+from torch import nn
+
+import fastmeta
+
+CUDA = Path(__file__).parents[1] / "csrc/cuda"
+
+
+def launches(call, backend="emulated"):
+    before = emulation.module().launches()
+    with fastmeta.backend(backend):
+        call()
+    return emulation.module().launches() - before
+
+
+def maml(steps):
+    return fastmeta.MAML(network(), lr=0.01, steps=steps, loss="mse")
+
+
+def meta_sgd(steps):
+    return fastmeta.MetaSGD(network(), lr=0.01, steps=steps, loss="mse")
+
+
+def anil(steps):
+    body = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU())
+    return fastmeta.ANIL(body, nn.Linear(40, 1), lr=0.01, steps=steps, loss="mse")
+
+
+def network():
+    return nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
+
+
+def meta_iteration(learner, T=25):
+    x, y = torch.randn(T, 10, 1), torch.randn(T, 10, 1)
+    return lambda: learner.loss(x, y, x, y).mean().backward()
+
+
+def adapt_and_loss(steps, T=25):
+    params = [p for layer in network() if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
+    x, y = torch.randn(T, 10, 1), torch.randn(T, 10, 1)
+
+    def call():
+        adapted = fastmeta.mlp_adapt(params, 0.01, x, y, steps=steps, loss="mse")
+        fastmeta.mlp_loss(adapted, x, y, loss="mse").mean().backward()
+
+    return call
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_launches_of_a_meta_iteration_by_task(steps):
+    """An MLP 1-40-40-1, 25 tasks of 10 + 10 examples."""
+    assert launches(meta_iteration(maml(steps))) == 1
+    assert launches(meta_iteration(meta_sgd(steps))) == 1
+    assert launches(meta_iteration(anil(steps))) == 1
+    assert launches(adapt_and_loss(steps)) == 3
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_launches_of_a_meta_iteration_by_layer(steps):
+    """A step forward: L products, the loss, L - 1 products back, the gradients. A step back: alpha v, all products twice."""
+    L = 3
+    forward, back = 2 * L + 1, 4 * L + 1
+    both = steps * (forward + back)
+    assert launches(meta_iteration(maml(steps), T=2), "emulated-layers") == both + forward
+    assert launches(meta_iteration(meta_sgd(steps), T=2), "emulated-layers") == both + forward + steps
+    head = steps * (3 + 5) + 3 + steps + 1  # and the gradients to its features
+    assert launches(meta_iteration(anil(steps), T=2), "emulated-layers") == head
+    copied = 1  # the parameters before the first step
+    assert launches(adapt_and_loss(steps, T=2), "emulated-layers") == both + copied + forward
+
+
+@pytest.fixture
+def large_card():
+    found = emulation.module()
+    found.set_device(132, 227 * 1024)
+    yield
+    emulation.reset(found)
+
+
+def test_few_tasks_with_large_matrices_go_by_layer(large_card):
+    for T, width, by_layer in ((1, 200, True), (34, 200, False), (1, 100, False)):
+        p = problem((width, width, 1), 26, T=T, loss="mse", dtype=torch.float32)
+        assert launches(lambda p=p: fastmeta.mlp_loss(p.params, p.x, p.y, **p.options())) == (3 if by_layer else 1), T
+
+
+def test_sizes_about_a_tile():
+    """Tiles that are full, that hold one row or column, and rows that do and do not begin at 16 bytes."""
+    p = problem((68, 65, 64, 3), 65, T=1)
+    for fn, tensors in (
+        (test_mlp_hvp.op(p), test_mlp_hvp.tensors(p)),
+        (test_mlp_adapt.op(p, "per tensor", 2), test_mlp_adapt.tensors(p, "per tensor", 2)),
+        test_mlp_meta_loss.make(p, "scalar", 1),
+    ):
+        check_against_reference(fn, tensors, "emulated-layers")
+
+
+def test_sizes_about_a_tile_in_float32():
+    p = problem((68, 65, 64, 3), 65, T=1, dtype=torch.float32)
+    for fn, tensors in (
+        (test_mlp_forward.op(p), [*p.flat, p.x]),
+        (test_mlp_hvp.op(p), test_mlp_hvp.tensors(p)),
+        (test_mlp_adapt.op(p, "per element", 1), test_mlp_adapt.tensors(p, "per element", 1)),
+    ):
+        check_against_reference(fn, tensors, "emulated-layers")
+
+
+def test_a_launch_can_be_captured_into_a_graph():
+    """The launchers call nothing of CUDA but what launches and what tells of the device; the emulator sees that every launch
+    goes to the caller's stream."""
+    sources = [path.read_text() for path in CUDA.glob("*.*")]
+    called = {name for text in sources for name in re.findall(r"\b(?:cuda|cu)[A-Z]\w*(?=\()", text)}
+    assert called == {
+        "cudaLaunchKernelEx",
+        "cudaFuncSetAttribute",
+        "cudaDeviceGetAttribute",
+        "cudaGetDevice",
+        "cudaSetDevice",
+        "cudaGetLastError",
+        "cudaGetErrorString",
+    }
+    assert not any(re.search(r"<<<|\bnew\b|\bmalloc\b|std::vector", text) for text in sources)
