@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test bench accuracy lint clean
+.PHONY: install demo test bench accuracy gpu-report lint clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,9 @@ bench: install
 
 accuracy: install
 	$(BIN)/python bench/accuracy.py
+
+gpu-report: install
+	$(BIN)/python tests/gpu_report.py
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta

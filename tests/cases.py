@@ -10,6 +10,7 @@ import fastmeta
 
 PROTO = ("ext", "triton", "reference")  # the backends an op must have on this machine, without exception
 MLP = ("ext", "emulated", "reference")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
     "matching_log_probs": PROTO,
     "prototypes": PROTO,

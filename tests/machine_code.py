@@ -81,14 +81,14 @@ def of_cubin(cubin: bytes, arch: str) -> list[Code]:
     return found
 
 
-def of_amdgcn(text: str, arch: str) -> Code:
-    """The kernel of an assembly."""
+def of_amdgcn(text: str, arch: str) -> list[Code]:
+    """The one kernel of an assembly of Triton's."""
 
     def number(name):
         return int(re.search(rf"^\s+\.{name}:\s+(\d+)", text, re.M)[1])
 
     count = counter(re.findall(r"^\s+([a-z]\w+)", text, re.M))
-    return Code(
+    code = Code(
         re.search(r"^\s+\.name:\s+(\w+)\n(?:.*\n)*?\s+\.private_segment_fixed_size", text, re.M)[1],
         arch,
         number("vgpr_count"),
@@ -102,3 +102,4 @@ def of_amdgcn(text: str, arch: str) -> Code:
         count(r"^(global|buffer|flat)_store_(dwordx4|b128)"),
         count(r"^v_s?mfmac?_"),
     )
+    return [code]
