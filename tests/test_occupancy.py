@@ -7,6 +7,7 @@ KIB = 1024
 BY_HAND = (  # architecture, registers, threads, shared bytes; blocks, and their share of the warps
     ("80", 32, 1024, 0, 2, 1.0),  # 1024 registers a warp: 16 on each quarter of 16384, 64 warps in all
     ("80", 33, 1024, 0, 1, 0.5),  # 1056 become 1280: 12 on each quarter, 48 warps, one block of 32
+    ("80", 33, 64, 0, 24, 0.75),  # 51 warps of 1280 would find room in one piece
     ("80", 128, 256, 0, 2, 0.25),  # 4096 a warp: 4 on each quarter
     ("80", 255, 256, 0, 1, 0.125),  # 8160 become 8192: 2 on each quarter
     ("80", 168, 96, 0, 4, 0.1875),  # 5376 a warp: 3 on each quarter, 12 warps
