@@ -27,22 +27,27 @@ RUNS = {
     "many half": DISTANCE,
     "many double": ("proto_loss",),
 }
-OF_CODE = {  # heading of a column, and what it says of a kernel on one architecture
-    "registers": lambda c: str(c.registers),
-    "local bytes": lambda c: str(c.local),
-    "shared bytes": lambda c: str(c.shared),
-    "threads": lambda c: str(c.threads),
-    "occupancy %": lambda c: f"{100 * c.occupancy():.0f}",
-    "wide loads": lambda c: f"{c.wide_loads} of {c.loads}",
-    "wide stores": lambda c: f"{c.wide_stores} of {c.stores}",
-    "tensor cores": lambda c: str(c.tensor_core),
+OF_CODE = {  # heading of a column, and what it says of a kernel on one architecture; two numbers: one of the other
+    "registers": lambda c: (c.registers,),
+    "local bytes": lambda c: (c.local,),
+    "shared bytes": lambda c: (c.shared,),
+    "threads": lambda c: (c.threads,),
+    "occupancy %": lambda c: (round(100 * c.occupancy()),),
+    "wide loads": lambda c: (c.wide_loads, c.loads),
+    "wide stores": lambda c: (c.wide_stores, c.stores),
+    "tensor cores": lambda c: (c.tensor_core,),
 }
 
 
-def cell(values: Iterable[str]) -> str:
+def cell(values: Iterable[int]) -> str:
     """One value where all architectures agree."""
-    values = list(values)
+    values = list(map(str, values))
     return values[0] if len(set(values)) == 1 else " / ".join(values)
+
+
+def code_cells(codes: list[Code]) -> list[str]:
+    """The columns of OF_CODE for one kernel."""
+    return [" of ".join(map(cell, zip(*map(show, codes), strict=True))) for show in OF_CODE.values()]
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -69,7 +74,7 @@ def cuda_rows(codes: list[Code]) -> list[list[str]]:
     rows = []
     for kernel in sorted({code.kernel for code in codes}):
         own = [code for code in codes if code.kernel == kernel]
-        rows.append([f"`{kernel}`", *(cell(map(show, own)) for show in OF_CODE.values())])
+        rows.append([f"`{kernel}`", *code_cells(own)])
         rows[-1] += [of(kernel, "on", "global"), of(kernel, "off", "global"), of(kernel, "on", "shared")]
     return rows
 
@@ -79,8 +84,7 @@ def triton_rows(found: list[Judged]) -> list[list[str]]:
     for key in dict.fromkeys((x.op, x.shape, x.code.kernel) for x in found):
         own = [x for x in found if (x.op, x.shape, x.code.kernel) == key]
         lines = [line for x in own for line in x.lines]
-        shown = (cell(show(x.code) for x in own) for show in OF_CODE.values())
-        rows.append([key[0], f"`{key[2]}`", key[1], *shown, of_requests(lines)])
+        rows.append([key[0], f"`{key[2]}`", key[1], *code_cells([x.code for x in own]), of_requests(lines)])
     return rows
 
 

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 CODE = """
 import gpu_report as g
 text = g.PAGE.read_text()
-new = g.replaced(text, g.table(["kernel", "registers"], [["a", g.cell(["1", "1"])], ["b", g.cell(["1", "2"])]]))
+new = g.replaced(text, g.table(["kernel", "registers"], [["a", g.cell([1, 1])], ["b", g.cell([1, 2])]]))
 before, after = text.split(g.BEGIN)[0], text.split(g.END)[1]
 rows = "| kernel | registers |\\n| --- | --- |\\n| a | 1 |\\n| b | 1 / 2 |\\n"
 assert new == before + g.BEGIN + "\\n" + rows + g.END + after, new

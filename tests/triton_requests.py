@@ -10,7 +10,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -23,18 +22,10 @@ MOST = 24  # how many times a line is looked at
 ACCESS = re.compile(
     r"(tt\.load|tt\.store|ttg\.async_copy_global_to_local) .*?: tensor<([0-9x]+)x!tt\.ptr<(\w+)>, (.*) loc\((#loc\d*)\)"
 )
-Place = tuple[
-    tuple[tuple[str, int], ...], str, tuple[int, ...]
-]  # file and line, of its callers too; direction; shape of the block
-
-
-@dataclass
-class Recorded:
-    """Blocks of addresses, where the mask lets them through else 0, by kernel and place."""
-
-    blocks: dict[str, dict[Place, list[np.ndarray]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(list))
-    )
+# The lines of an access, the innermost first; its direction; the shape of its block.
+Place = tuple[tuple[tuple[str, int], ...], str, tuple[int, ...]]
+# By kernel and place, blocks of addresses: 0 where the mask lets none through.
+Recorded = dict[str, dict[Place, list[np.ndarray]]]
 
 
 @contextmanager
@@ -42,7 +33,7 @@ def addresses() -> Iterator[Recorded]:
     """Notes what interpreted kernels access."""
     from triton.runtime import interpreter
 
-    found, kernel = Recorded(), ""
+    kernel, found = "", defaultdict(lambda: defaultdict(list))
     builder, function = interpreter.InterpreterBuilder, interpreter.InterpretedFunction
     load, store, run = builder.create_masked_load, builder.create_masked_store, function.run
 
@@ -54,7 +45,7 @@ def addresses() -> Iterator[Recorded]:
                 lines.append((path.name, frame.f_lineno))
             frame = frame.f_back
         if pointers.data.size > 1:
-            blocks = found.blocks[kernel][tuple(lines), direction, pointers.data.shape]
+            blocks = found[kernel][tuple(lines), direction, pointers.data.shape]
             if len(blocks) < MOST:
                 blocks.append(np.where(np.broadcast_to(mask.data, pointers.data.shape), pointers.data, 0))
 
@@ -165,7 +156,7 @@ def lines_of(kernel: str, ttgir: str, recorded: Recorded) -> list[Line]:
         size = int(re.search(r"\d+", element)[0]) // 8
         file, line = place[0][0]
         entry = found.setdefault(place, Line(kernel, "global", place[1], file, f"{file}:{line}"))
-        for block in recorded.blocks[kernel].get(place, []) if at is not None else []:
+        for block in recorded[kernel].get(place, []) if at is not None else []:
             for request in requests(block, at, size):
                 entry.requests += 1
                 entry.cost += len(np.unique(request // SECTOR))
