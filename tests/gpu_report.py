@@ -12,7 +12,7 @@ import cuda_gates
 import emulation
 import torch
 from machine_code import Code
-from memory_requests import OFF_CHIP, ON_CHIP, PROBLEMS, Line, of_all_ops
+from memory_requests import PROBLEMS, Line, of_all_ops
 from triton_gates import ARCHITECTURES, SHAPES, Judged, accessed_by, compiler, judged_runs
 
 PAGE = Path(__file__).parents[1] / "docs/gpu.md"
@@ -63,19 +63,16 @@ def of_requests(lines: list[Line]) -> str:
 
 def cuda_rows(codes: list[Code]) -> list[list[str]]:
     float32, _, float64 = PROBLEMS
-    counted = {
-        place: [x for problem in (float32, float64) for x in of_all_ops(*problem, shared)]
-        for place, shared in (("on", ON_CHIP), ("off", OFF_CHIP))
-    }
+    counted = [x for problem in (float32, float64) for x in of_all_ops(*problem)]
 
-    def of(kernel, place, memory):
-        return of_requests([x for x in counted[place] if (x.kernel, x.memory) == (kernel, memory)])
+    def of(kernel, memory):
+        return of_requests([x for x in counted if (x.kernel, x.memory) == (kernel, memory)])
 
     rows = []
     for kernel in sorted({code.kernel for code in codes}):
         own = [code for code in codes if code.kernel == kernel]
         rows.append([f"`{kernel}`", *code_cells(own)])
-        rows[-1] += [of(kernel, "on", "global"), of(kernel, "off", "global"), of(kernel, "on", "shared")]
+        rows[-1] += [of(kernel, "global"), of(kernel, "shared")]
     return rows
 
 
@@ -110,7 +107,7 @@ def report() -> list[str]:
     return [
         f"CUDA kernels, on sm_{' / '.join(cuda_gates.build().ARCHITECTURES)}:",
         "",
-        *table(["kernel", *OF_CODE, f"{sectors}, on chip", "off chip", "wavefronts a request"], cuda_rows(codes)),
+        *table(["kernel", *OF_CODE, sectors, "wavefronts a request"], cuda_rows(codes)),
         f"Triton kernels, on sm_{' / '.join(ARCHITECTURES)}, with arguments of these shapes:",
         "",
         *shape_lines(),

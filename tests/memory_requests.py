@@ -17,13 +17,22 @@ import fastmeta
 
 MAIN = 0.05  # a line of the source with this share of its kernel's sectors, or wavefronts, belongs to a main loop
 BOUND = 2.0  # times the least
-EXCEPTIONS = {
+EXCEPTIONS = {  # function, direction: why
     (
         "linear",
         "store",
-    ): "once for every K / 16 loads, a product along the inner dimension K ends on lanes whose rows lie far apart"
+    ): "once for every K / 16 loads, a product along the inner dimension K ends on lanes whose rows lie far apart",
+    (
+        "Part",
+        "load",
+    ): "rows that are no multiple of 16 bytes apart come number by number; the four requests of a lane for its 16 bytes"
+    " meet the same sectors, which the first has brought into L1",
 }
-ON_CHIP, OFF_CHIP = 227 * 1024, 4000  # bytes of shared memory: a task's arrays all fit, or next to none
+WAYS = (  # backend, rates: tasks in blocks of their own, layers in tiles, and what sums the gradients of a rate for all
+    ("emulated", "per element"),
+    ("emulated-layers", "per element"),
+    ("emulated-layers", "scalar"),
+)
 PROBLEMS = (  # widths, examples, loss, dtype: a head of two hidden layers, and the MLP that fits sinusoids
     ((100, 64, 64, 10), 25, "cross_entropy", torch.float32),
     ((1, 40, 40, 1), 10, "mse", torch.float32),
@@ -93,23 +102,19 @@ def counted(run: Callable[[], object]) -> list[Line]:
     return lines_of(emulator.__file__, table)
 
 
-def of_all_ops(widths, n, loss, dtype, shared_bytes) -> list[Line]:
-    """Every op with all its gradients, once."""
+def of_all_ops(widths, n, loss, dtype) -> list[Line]:
+    """Every op with all its gradients, in each way."""
     torch.manual_seed(0)
-    emulator = emulation.module()
-    emulator.set_device(1, shared_bytes)
     p = problem(widths, n, T=1, loss=loss, activation="relu", dtype=dtype)
 
     def run():
-        with fastmeta.backend("emulated"):
-            for fn, tensors in calls(p, "per element", False):
-                fn(*tensors)
-                values_and_grads(fn, tensors)
+        for backend, rates in WAYS:
+            with fastmeta.backend(backend):
+                for fn, tensors in calls(p, rates, False):
+                    fn(*tensors)
+                    values_and_grads(fn, tensors)
 
-    try:
-        return counted(run)
-    finally:
-        emulation.reset(emulator)
+    return counted(run)
 
 
 def by_kernel(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:

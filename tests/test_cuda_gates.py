@@ -7,7 +7,7 @@ import cuda_gates
 import emulation
 import pytest
 import test_emulation
-from memory_requests import OFF_CHIP, ON_CHIP, PROBLEMS, lines_of, of_all_ops, wasteful
+from memory_requests import PROBLEMS, lines_of, of_all_ops, wasteful
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURES = ("80", "90a", "100", "120")
@@ -56,12 +56,11 @@ def test_planted_code_is_seen(tmp_path):
         assert not any(k.local or k.local_accesses for k in (wide, narrow, multiplies))
 
 
-@pytest.mark.parametrize("shared_bytes", [ON_CHIP, OFF_CHIP])
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_main_loops_waste_no_requests(problem, shared_bytes):
+def test_main_loops_waste_no_requests(problem):
     """Global memory in at most twice the sectors that would hold what a warp asks for, shared memory without conflicts of more
     than two; the exceptions are in memory_requests.py."""
-    lines = of_all_ops(*problem, shared_bytes)
+    lines = of_all_ops(*problem)
     assert {line.kernel.split("<")[0] for line in lines} == names()
     assert {line.memory for line in lines} == {"global", "shared"}
     assert wasteful(lines) == []
