@@ -56,6 +56,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("proto_loss_bwd", &proto_loss_bwd);
   m.def("matching_log_probs_fwd", &matching_log_probs_fwd);
   m.def("matching_log_probs_bwd", &matching_log_probs_bwd);
+  m.def("conv_meta_loss", &conv_meta_loss);
   m.def("sgd_step_fwd", &sgd_step_fwd);
   m.def("sgd_step_bwd", &sgd_step_bwd);
   m.def("mlp_forward_fwd", &mlp_forward_fwd);

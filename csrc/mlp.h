@@ -51,13 +51,15 @@ struct MlpExampleGrads {
   R* dy = nullptr;  // [T, n, out], mse only
 };
 
-// Learning rates: one tensor for all parameters (shared) or one per parameter tensor (index 2l for W, 2l + 1 for b).
-// Each is [steps or 1, size], size = 1 or the elements of the parameter tensor.
-template <class R>
-struct MlpRates {
-  R* value[2 * kMaxLayers] = {};
+// Learning rates: one tensor for all parameters (shared) or one per parameter tensor. Each is [steps or 1, size], size = 1 or the
+// elements of the parameter tensor.
+template <class R, int tensors>
+struct Rates {
+  R* value[tensors] = {};
   bool shared = true, per_element = false, per_step = false;
 };
+template <class R>
+using MlpRates = Rates<R, 2 * kMaxLayers>;  // index 2l for W, 2l + 1 for b
 
 template <class R>
 struct MlpForward {  // out = mlp(x); with dout given: dparams, dx

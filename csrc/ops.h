@@ -66,4 +66,7 @@ py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Hand
                             Handle support_y, Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss,
                             bool first_order, Handle needs);
 
+py::tuple conv_meta_loss(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
+                         Handle blocks, bool first_order, Handle needs);
+
 }  // namespace fastmeta

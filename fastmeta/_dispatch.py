@@ -48,6 +48,11 @@ def backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+def forced() -> str:
+    """The backend that is asked for now, or "auto"."""
+    return _forced.get()
+
+
 def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequence[Any]) -> tuple[Tensor, ...]:
     """Run op `name` on `args` (tensors, numbers, None, or lists of them), its `static` arguments fixed.
 

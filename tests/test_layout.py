@@ -29,14 +29,18 @@ def test_every_kernel_has_an_op(folder):
         "mlp_task",
         "mlp_layers",
         "mlp_layout",
-        "mlp_output",
+        "outputs",
+        "conv_layout",
+        "conv_ending",
+        "conv_task",
+        "conv_meta_loss",
         "mlp_inner",
         "mlp_gram",
         "table",
         "launch",
         "unit_rows",
         "task_scale",
-    }  # code of several ops, the table of all kernels, launching
+    }  # code of several ops, the learners' convolutional networks, the table of all kernels, launching
     stems = {p.stem for suffix in ("py", "cpp", "cu") for p in (ROOT / folder).glob(f"[a-z]*.{suffix}")}
     assert stems - shared <= set(OPS)
 

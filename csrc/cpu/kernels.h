@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "../conv.h"
 #include "../mlp.h"
 #include "../proto.h"
 #include "../task_scale.h"
@@ -31,6 +32,7 @@ struct CpuKernels {
   void (*mlp_adapt_fwd)(const MlpAdapt<R>&);
   void (*mlp_adapt_bwd)(const MlpAdapt<R>&);
   void (*mlp_meta_loss)(const MlpMetaLoss<R>&);
+  void (*conv_meta_loss)(const ConvMetaLoss<R>&);
   bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
 };
 

@@ -65,6 +65,23 @@ FASTMETA_INLINE Vector<R> ended(const Target<R>& t, int64_t at, Vector<R> sum) {
   return sum;
 }
 
+// sum [M, V vectors] += A B: `inner` steps, of `column` numbers in A and `ldb` in B; rows of A lie `row` numbers apart.
+template <class R, int M, int V>
+FASTMETA_INLINE void accumulate(Vector<R> (&sum)[M][V], const R* a, int64_t row, int64_t column, const R* b, int64_t ldb,
+                                int64_t inner) {
+  for (int64_t k = 0; k < inner; k++, a += column, b += ldb) {
+    Vector<R> x[V];
+#pragma GCC unroll 3
+    for (int v = 0; v < V; v++) x[v] = load(b + v * kLanes<R>);
+#pragma GCC unroll 14
+    for (int m = 0; m < M; m++) {
+      const R value = a[m * row];
+#pragma GCC unroll 3
+      for (int v = 0; v < V; v++) sum[m][v] += value * x[v];
+    }
+  }
+}
+
 template <class R, int M, int V>
 FASTMETA_INLINE void product_tile(const Target<R>& t, int64_t i, int64_t j, int count, const Product<R>* products) {
   Vector<R> sum[M][V] = {};
@@ -75,19 +92,8 @@ FASTMETA_INLINE void product_tile(const Target<R>& t, int64_t i, int64_t j, int 
       for (int v = 0; v < V; v++) sum[m][v] = load(t.start + (i + m) * t.start_row + j + v * kLanes<R>);
   for (int p = 0; p < count; p++) {
     const Product<R>& product = products[p];
-    const int64_t row = product.a.row, column = product.a.column, ldb = product.ldb;
-    const R *a = product.a.data + i * row, *b = product.b + j;
-    for (int64_t k = 0; k < product.inner; k++, a += column, b += ldb) {
-      Vector<R> x[V];
-#pragma GCC unroll 3
-      for (int v = 0; v < V; v++) x[v] = load(b + v * kLanes<R>);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++) {
-        const R value = a[m * row];
-#pragma GCC unroll 3
-        for (int v = 0; v < V; v++) sum[m][v] += value * x[v];
-      }
-    }
+    const int64_t row = product.a.row;
+    accumulate<R, M, V>(sum, product.a.data + i * row, row, product.a.column, product.b + j, product.ldb, product.inner);
   }
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)

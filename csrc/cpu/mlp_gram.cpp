@@ -36,8 +36,8 @@ struct Work {
   int64_t S, Q, ld_in, ldo, ldS;
   Task<R> task;
   Pass<R> query;
-  InnerRates<R> rates;
-  RateGradients<R> drates;
+  InnerRates<R, Layout<R>> rates;
+  RateGradients<R, Layout<R>> drates;
   Loader<R> loader;
   std::vector<Step<R>> steps;
   const R* a;                      // the support's features

@@ -3,49 +3,10 @@
 #pragma once
 #include <vector>
 
+#include "inner_rates.h"
 #include "mlp_task.h"
 
 namespace fastmeta::FASTMETA_ISA {
-
-// The learning rates of a call, those of each element as blocks; the same for all tasks.
-template <class R>
-class InnerRates {
- public:
-  InnerRates(const Layout<R>& layout, const MlpRates<const R>& rates, int64_t steps, Scratch& scratch);
-
-  R of_tensor(int64_t k, int tensor) const;  // where not each element has a rate of its own
-  // out = base - alpha_k * x; without a base, -alpha_k * x. Blocks of gradients.
-  void descend(int64_t k, const R* base, const R* x, R* out) const;
-
- private:
-  const Layout<R>& layout_;
-  const MlpRates<const R>& rates_;
-  int64_t kinds_;  // steps that have rates of their own
-  R* blocks_;
-};
-
-// The gradients to the rates, of one task at a time.
-template <class R>
-class RateGradients {
- public:
-  RateGradients(const Layout<R>& layout, const MlpRates<R>& drates, int64_t steps, Scratch& scratch);
-
-  bool asked() const { return asked_; }
-  void clear();
-  void add(int64_t k, const R* grad, const R* v);  // -= grad * v
-  void add(int64_t k, int tensor, R value) { sums(k)[drates_.shared ? 0 : tensor] += value; }
-  void store(int64_t task) const;
-
- private:
-  R* block(int64_t k) const { return blocks_ + (kinds_ > 1 ? k : 0) * layout_.gradient; }
-  R* sums(int64_t k) const { return sums_ + (kinds_ > 1 ? k : 0) * 2 * kMaxLayers; }
-
-  const Layout<R>& layout_;
-  const MlpRates<R>& drates_;
-  int64_t kinds_;
-  bool asked_ = false;
-  R *blocks_, *sums_;  // rates of each element; of each tensor
-};
 
 // The parameters and the pass of every step. Without `kept`, the parameters alone, the first and the last.
 template <class R>
@@ -86,8 +47,8 @@ class InnerLoop {
   void run_chain(const void* y);
 
   const Call& call_;
-  InnerRates<R> rates_;
-  RateGradients<R> drates_;
+  InnerRates<R, Layout<R>> rates_;
+  RateGradients<R, Layout<R>> drates_;
   Trajectory<R> trajectory_;
   Loader<R> loader_;
   R *vec_, *dx_, *dy_;  // -alpha v; the gradients to the support, rows padded

@@ -3,28 +3,11 @@
 // where there are few outputs (dots); gradients to its inputs take the rows. The first of the two is the form of gradients;
 // the others follow in the block, made from the first by flip().
 #pragma once
-#include "../arena.h"
 #include "../mlp.h"
 #include "matmul.h"
+#include "scratch.h"
 
 namespace fastmeta::FASTMETA_ISA {
-
-// Hands out aligned pieces of one memory; with a null base it only counts.
-class Scratch {
- public:
-  explicit Scratch(void* base) : base_(static_cast<char*>(base)) {}
-  template <class R>
-  R* take(int64_t count) {
-    char* piece = base_ ? base_ + used_ : nullptr;
-    used_ += (count * int64_t(sizeof(R)) + 63) / 64 * 64;
-    return reinterpret_cast<R*>(piece);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
 
 struct Layer {
   int64_t in, out;       // widths
@@ -40,6 +23,8 @@ struct Layer {
 
 template <class R>
 struct Layout {
+  static constexpr int kTensors = 2 * kMaxLayers;
+
   Layout(const MlpShape& shape, const MlpParams<const R>& params, bool input_gradients);
 
   // Calls f(tensor, begin, rows, columns) for every tensor of the parameters in the form of gradients; tensor 2l is W, 2l + 1 b.
@@ -66,6 +51,18 @@ template <class R>
 void store_block(const Layout<R>& layout, const R* block, const MlpParams<R>& to, int64_t task);
 template <class R>
 void flip(const Layout<R>& layout, R* block);
+
+// Rates of each element as tensors of parameters: those at place `at` of the leading axes.
+template <class R, class P>
+MlpParams<P> rates_at(const Layout<R>& layout, const MlpRates<P>& rates, int64_t at) {
+  MlpParams<P> found;
+  for (int l = 0; l < layout.layers; l++) {
+    const Layer& a = layout.layer[l];
+    if (rates.value[2 * l]) found.weight[l] = rates.value[2 * l] + at * a.in * a.out;
+    if (rates.value[2 * l + 1]) found.bias[l] = rates.value[2 * l + 1] + at * a.out;
+  }
+  return found;
+}
 
 // Loads one task's parameters after another's into the same block; those that all tasks share, once.
 template <class R>

@@ -5,6 +5,7 @@
 #include "../parallel.h"
 #include "mlp_activation.h"
 #include "mlp_layout.h"
+#include "outputs.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
@@ -25,9 +26,10 @@ struct Pass {
   R* probability;                                 // cross_entropy: [n, out]
 };
 
-// What one example (mse: one number) of n counts in the mean loss, times 2 for mse; 0 where none counts.
 template <class R>
-R example_scale(const MlpShape& shape, const void* y, int64_t n);
+R example_scale(const MlpShape& shape, const void* y, int64_t n) {
+  return example_scale<R>(shape.loss, shape.width[shape.layers], y, n);
+}
 
 template <class R>
 struct Task {
@@ -36,14 +38,19 @@ struct Task {
   void forward(const R* theta, Pass<R>& pass) const;
   // The mean loss of the outputs, and d of the last layer. With a `scale`, pass.scale of a batch that these are a part of.
   R loss(const void* y, Pass<R>& pass) const { return loss(y, pass, example_scale<R>(shape, y, pass.n)); }
-  R loss(const void* y, Pass<R>& pass, R scale) const;
+  R loss(const void* y, Pass<R>& pass, R scale) const {
+    pass.scale = scale;
+    return loss_of(outputs(pass), y, pass.x[shape.layers], pass.d[shape.layers], row_sums);
+  }
   // d of every layer and, where it is not null, the gradient, a block.
   void backward(const R* theta, Pass<R>& pass, R* grad) const;
   // sum += H v + dloss grad, with the pass's forward and backward done at theta; rd of every layer. Gauss-Newton: J' H_out J v.
   void curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton, R* sum) const;
 
   // From output_directions() (tangents of the outputs) to output_tangents() (of d of the last layer): [n, padded out].
-  void output_tangent(const Pass<R>& pass, const void* y) const;
+  void output_tangent(const Pass<R>& pass, const void* y) const {
+    loss_tangent(outputs(pass), y, rx[shape.layers], rd[shape.layers]);
+  }
   R* output_directions() const { return rx[shape.layers]; }
   const R* output_tangents() const { return rd[shape.layers]; }
 
@@ -55,6 +62,10 @@ struct Task {
   const Layout<R>& layout;
 
  private:
+  Outputs<R> outputs(const Pass<R>& pass) const {
+    const int L = shape.layers;
+    return {shape.loss, pass.n, shape.width[L], layout.ld[L], pass.scale, pass.probability};
+  }
   void tangents_forward(const R* theta, const R* v, const Pass<R>& pass, bool gauss_newton) const;
   void bend_tangents(const Pass<R>& pass, int l, bool gauss_newton) const;
   void add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, bool gauss_newton) const;

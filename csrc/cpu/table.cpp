@@ -25,6 +25,7 @@ DECLARE(mlp_hvp, MlpCurvature)
 DECLARE(mlp_adapt_fwd, MlpAdapt)
 DECLARE(mlp_adapt_bwd, MlpAdapt)
 DECLARE(mlp_meta_loss, MlpMetaLoss)
+DECLARE(conv_meta_loss, ConvMetaLoss)
 
 template <class R>
 constexpr CpuKernels<R> table() {
@@ -33,7 +34,7 @@ constexpr CpuKernels<R> table() {
       proto_loss<R>, task_scale<R>, matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
       unit_rows_fwd<R>, unit_rows_bwd<R>, sgd_step_fwd<R>, sgd_step_bwd<R>,
       mlp_forward_fwd<R>, mlp_forward_bwd<R>, mlp_loss<R>, mlp_hvp<R>,
-      mlp_adapt_fwd<R>, mlp_adapt_bwd<R>, mlp_meta_loss<R>,
+      mlp_adapt_fwd<R>, mlp_adapt_bwd<R>, mlp_meta_loss<R>, conv_meta_loss<R>,
   };
 }
 

@@ -49,6 +49,9 @@ def run(
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
     if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return unrolled(problem, flat)
+    if problem.net is not None and problem.net.takes(flat) and (len(data) == 4 or not needs_gradient(flat)):
+        return function(replace(problem, at_once=max(len(data[0]), 2)), flat)  # with a task axis
+    problem = replace(problem, net=None)
     model, refused = problem.task.model, False
     at_once = 1 if model in _one_by_one else tasks_at_once(problem, flat)
     try:
@@ -85,6 +88,8 @@ def _losses(problem: Problem, flat: Flat) -> Tensor:
 
 def _outputs(problem: Problem, flat: Flat) -> Tensor:
     support = flat._replace(data=flat.data[:2])
+    if problem.net is not None:
+        return problem.net.run(flat, None, problem.steps, problem.first_order)[0]
     if needs_gradient(support):
         theta = Adapt.apply(problem, *support.items())
     else:
@@ -109,6 +114,9 @@ def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
 
 def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, list[list[Tensor]]]:
     """The losses [T], and the gradients that are wanted of each part of the tasks."""
+    if problem.net is not None:
+        losses, found = problem.net.run(flat, needs, problem.steps, problem.first_order)
+        return losses, [list(found)]
     graphs = graphs_kept(problem, flat) if any(needs.items()) else 0
     losses, grads = [], []
     for i, part in enumerate(problem.parts(flat)):

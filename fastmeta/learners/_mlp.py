@@ -46,7 +46,7 @@ def as_mlp(model: nn.Module) -> Mlp | None:
     """The MLP that `model` is, or None: Sequential(Flatten?, Linear, activation, Linear, ...), all parameters adapted."""
     if type(model) is nn.Linear:
         model = nn.Sequential(model)
-    if type(model) is not nn.Sequential or _has_hooks(model):
+    if type(model) is not nn.Sequential or has_hooks(model):
         return None
     modules: Sequence[nn.Module] = list(model)
     flattens = bool(modules) and type(modules[0]) is nn.Flatten
@@ -68,7 +68,7 @@ def as_mlp(model: nn.Module) -> Mlp | None:
     return Mlp(linears, next(iter(kinds), None) or "relu", flattens)
 
 
-def _has_hooks(model: nn.Module) -> bool:
+def has_hooks(model: nn.Module) -> bool:
     return any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or parametrize.is_parametrized(m)
         for m in model.modules()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+if TYPE_CHECKING:
+    from ._conv import ConvNet
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,6 +64,7 @@ class Problem:
     steps: int
     first_order: bool
     of_tasks: int  # of the adapted ones, the last, how many start from values of each task
+    net: ConvNet | None  # what a native kernel may run whole; None: the general engine alone
     at_once: int  # tasks; 1: one by one, without a task axis; 0: as many as the engine likes
 
     def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
@@ -124,6 +128,7 @@ def problem_of(
     first_order: bool,
     task_chunk: int | None,
     of_tasks: int = 0,
+    net: ConvNet | None = None,
 ) -> Problem:
     """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
     params = {path: p for path, p in task.named_parameters() if p.requires_grad}
@@ -137,7 +142,7 @@ def problem_of(
     if isinstance(rates, Tensor) and rates.shape not in ((), (steps,)):
         raise ValueError(f"{learner}: lr must have shape [] or [{steps}], got {list(rates.shape)}")
     axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
-    return Problem(learner, task, changing, staying, axes, steps, first_order, of_tasks, at_once=task_chunk or 0)
+    return Problem(learner, task, changing, staying, axes, steps, first_order, of_tasks, net, at_once=task_chunk or 0)
 
 
 def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -> list[str]:

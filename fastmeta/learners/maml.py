@@ -12,6 +12,7 @@ from ..ops.mlp_meta_loss import mlp_meta_loss
 from ..reference.mlp_loss import task_loss
 from ._batch_norm import refuse_running_statistics
 from ._engine import on_query
+from ._conv import as_convnet
 from ._episode import check_episode
 from ._mlp import as_mlp
 from ._problem import Problem, Task, adapted_names, problem_of
@@ -71,7 +72,8 @@ class MAML(nn.Module):
         whole_loss = functools.partial(task_loss, loss=loss) if isinstance(loss, str) else loss
         self._task = (Task(model, whole_loss),)  # in a tuple: not a submodule
         adapts_all = len(self.adapted) == len(list(model.parameters()))
-        self._mlp = as_mlp(model) if isinstance(loss, str) and adapts_all else None
+        named = isinstance(loss, str) and adapts_all
+        self._mlp, self._net = as_mlp(model) if named else None, as_convnet(model) if named else None
 
     def rates(self) -> Any:
         """The inner learning rates: one for all parameters, or a list with one for each adapted parameter."""
@@ -104,4 +106,5 @@ class MAML(nn.Module):
         return problem_of(
             type(self).__name__, self._task[0], self.adapted,
             rates=self.rates(), steps=self.steps, first_order=self.first_order, task_chunk=self.task_chunk,
+            net=self._net,
         )  # fmt: skip

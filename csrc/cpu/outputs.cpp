@@ -1,21 +1,24 @@
-// The losses of the mlp ops: value, gradient and second derivative in the outputs. Rows are n examples of [out], padded.
-#include "mlp_task.h"
+// See outputs.h.
+#include "outputs.h"
+
+#include <cmath>
 
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
 template <class R>
-R mse(const R* target, int64_t classes, int64_t ld, const Pass<R>& pass, const R* z, R* d) {
+R mse(const Outputs<R>& o, const R* target, const R* z, R* d) {
+  const int64_t classes = o.classes, ld = o.ld;
   double total = 0;
-  for (int64_t i = 0; i < pass.n; i++) {
+  for (int64_t i = 0; i < o.n; i++) {
     for (int64_t j = 0; j < classes; j++) {
       const R difference = z[i * ld + j] - target[i * classes + j];
-      d[i * ld + j] = pass.scale * difference;
+      d[i * ld + j] = o.scale * difference;
       total += double(difference) * difference;
     }
     for (int64_t j = classes; j < ld; j++) d[i * ld + j] = 0;
   }
-  const int64_t elements = pass.n * classes;
+  const int64_t elements = o.n * classes;
   return elements ? R(total / double(elements)) : R(0);
 }
 
@@ -42,15 +45,16 @@ FASTMETA_INLINE R weight_of(int64_t label, int64_t classes, R scale) {
 }
 
 template <class R>
-R cross_entropy(const int64_t* target, int64_t classes, int64_t ld, const Pass<R>& pass, const R* z, R* d, R* row_sums) {
+R cross_entropy(const Outputs<R>& o, const int64_t* target, const R* z, R* d, R* row_sums) {
+  const int64_t classes = o.classes, ld = o.ld;
   int64_t counted = 0;
   double total = 0;
-  for (int64_t i = 0; i < pass.n; i++) {
+  for (int64_t i = 0; i < o.n; i++) {
     const R* row = z + i * ld;
     R largest = row[0];
     for (int64_t j = 1; j < classes; j++) largest = row[j] > largest ? row[j] : largest;
-    R *p = pass.probability + i * ld, *dr = d + i * ld;
-    const R sum = softmax(row, classes, ld, largest, p), weight = weight_of(target[i], classes, pass.scale);
+    R *p = o.probability + i * ld, *dr = d + i * ld;
+    const R sum = softmax(row, classes, ld, largest, p), weight = weight_of(target[i], classes, o.scale);
     if (weight == 0) {
       row_sums[i] = 1;  // its logarithm is 0
       std::memset(dr, 0, size_t(ld) * sizeof(R));
@@ -67,42 +71,38 @@ R cross_entropy(const int64_t* target, int64_t classes, int64_t ld, const Pass<R
     }
   }
 #pragma omp simd
-  for (int64_t i = 0; i < pass.n; i++) row_sums[i] = log_approx(row_sums[i]);
-  for (int64_t i = 0; i < pass.n; i++) total += double(row_sums[i]);
+  for (int64_t i = 0; i < o.n; i++) row_sums[i] = log_approx(row_sums[i]);
+  for (int64_t i = 0; i < o.n; i++) total += double(row_sums[i]);
   return counted ? R(total / double(counted)) : R(0);
 }
 
 }  // namespace
 
 template <class R>
-R example_scale(const MlpShape& shape, const void* y, int64_t n) {
-  if (shape.loss == Loss::mse) return n ? R(2) / R(n * shape.width[shape.layers]) : R(0);
+R example_scale(Loss loss, int64_t classes, const void* y, int64_t n) {
+  if (loss == Loss::mse) return n ? R(2) / R(n * classes) : R(0);
   int64_t counted = 0;
   for (int64_t i = 0; i < n; i++) counted += static_cast<const int64_t*>(y)[i] != kIgnoreIndex;
   return counted ? 1 / R(counted) : R(0);
 }
 
 template <class R>
-R Task<R>::loss(const void* y, Pass<R>& pass, R scale) const {
-  pass.scale = scale;
-  const int L = shape.layers;
-  const int64_t classes = shape.width[L], ld = layout.ld[L];
-  if (shape.loss == Loss::mse) return mse(static_cast<const R*>(y), classes, ld, pass, pass.x[L], pass.d[L]);
-  return cross_entropy(static_cast<const int64_t*>(y), classes, ld, pass, pass.x[L], pass.d[L], row_sums);
+R loss_of(const Outputs<R>& o, const void* y, const R* z, R* d, R* row_sums) {
+  if (o.loss == Loss::mse) return mse(o, static_cast<const R*>(y), z, d);
+  return cross_entropy(o, static_cast<const int64_t*>(y), z, d, row_sums);
 }
 
 template <class R>
-void Task<R>::output_tangent(const Pass<R>& pass, const void* y) const {
-  const int L = shape.layers;
-  const int64_t classes = shape.width[L], ld = layout.ld[L];
-  for (int64_t i = 0; i < pass.n; i++) {
-    const R *r = rx[L] + i * ld, *p = pass.probability + i * ld;
-    R* out = rd[L] + i * ld;
-    if (shape.loss == Loss::mse) {
-      for (int64_t v = 0; v < ld; v += kLanes<R>) store(out + v, load(r + v) * pass.scale);
+void loss_tangent(const Outputs<R>& o, const void* y, const R* tangents, R* found) {
+  const int64_t ld = o.ld;
+  for (int64_t i = 0; i < o.n; i++) {
+    const R *r = tangents + i * ld, *p = o.probability + i * ld;
+    R* out = found + i * ld;
+    if (o.loss == Loss::mse) {
+      for (int64_t v = 0; v < ld; v += kLanes<R>) store(out + v, load(r + v) * o.scale);
       continue;
     }
-    const R weight = weight_of(static_cast<const int64_t*>(y)[i], classes, pass.scale);
+    const R weight = weight_of(static_cast<const int64_t*>(y)[i], o.classes, o.scale);
     if (weight == 0) {
       std::memset(out, 0, size_t(ld) * sizeof(R));
       continue;
@@ -114,10 +114,10 @@ void Task<R>::output_tangent(const Pass<R>& pass, const void* y) const {
   }
 }
 
-#define INSTANTIATE(R)                                    \
-  template R example_scale<R>(const MlpShape&, const void*, int64_t); \
-  template R Task<R>::loss(const void*, Pass<R>&, R) const; \
-  template void Task<R>::output_tangent(const Pass<R>&, const void*) const;
+#define INSTANTIATE(R)                                                       \
+  template R example_scale<R>(Loss, int64_t, const void*, int64_t);          \
+  template R loss_of<R>(const Outputs<R>&, const void*, const R*, R*, R*);   \
+  template void loss_tangent<R>(const Outputs<R>&, const void*, const R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -1,0 +1,82 @@
+// What follows a convolution: norm over the batch, relu and max-pool in one pass, and their derivatives.
+//
+// With t = z - mean and s = 1 / sqrt(var + eps), the norm is y = scale t + shift, scale = gamma s (none: t = z, y = t). A window's
+// winner is its first largest y, which relu lets through where it is positive: what is not the winner's gets nothing. So
+//   dz  = scale (dy - mean(dy) - s^2 t mean(dy t))
+// and everything else is such a sum too, of z, dy and their tangents, with factors for each channel (`Tangents`). Images have their
+// channels last; one vector of channels passes over a whole image before the next, its factors in registers.
+#pragma once
+#include "../conv.h"
+#include "matmul.h"
+#include "scratch.h"
+
+namespace fastmeta::FASTMETA_ISA {
+
+// Of a block, for each channel; the sums are over the batch, of the gradients that reach a y.
+template <class R>
+struct Norm {
+  Norm(int64_t channels_, Scratch& scratch) : channels(channels_) {
+    for (R** each : {&mean, &s, &scale, &shift, &sum, &square, &dsum, &dproduct}) *each = scratch.take<R>(channels);
+  }
+  int64_t channels;
+  R *mean, *s, *scale, *shift;
+  R *sum, *square;      // of z - mean of the first image, and their squares
+  R *dsum, *dproduct;   // of dy; of dy t
+};
+
+// The factors of tangents, for each channel: ry = of_t t + scale rz + of_one; rdz = of_t dy + scale rdy + of_rz rz + of_z t + rest.
+template <class R>
+struct Tangents {
+  Tangents(int64_t channels, Scratch& scratch) {
+    for (R** each : {&sum, &product, &rsum, &rproduct, &of_t, &of_one, &of_rz, &of_z, &rest}) *each = scratch.take<R>(channels);
+  }
+  R *sum, *product;     // over the batch, of rz; of t rz
+  R *rsum, *rproduct;   // of rdy; of rdy t + dy rz
+  R *of_t, *of_one, *of_rz, *of_z, *rest;
+};
+
+// One image of a block's outputs, and where its numbers lie.
+struct EndingShape {
+  int64_t height, width, channels;  // of z
+  int64_t pool;
+  bool relu;
+  int64_t out_row;                  // from one row of the ended image to the next
+  int64_t dz_row, dz_pixel;         // of gradients to z
+
+  int64_t out_height() const { return height / pool; }
+  int64_t out_width() const { return width / pool; }
+};
+
+// Adds an image to sum and square; the first one tells the mean they are taken from.
+template <class R>
+void add_statistics(const EndingShape& e, const R* z, bool first, const Norm<R>& norm);
+// mean, s, scale, shift of a batch of `count` pixels. gamma, beta: null where the norm has none.
+template <class R>
+void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm);
+
+template <class R>
+void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out);
+// dsum, dproduct += an image's. d: gradients to the ended image.
+template <class R>
+void add_gradients(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm);
+// dz, and db += its sum over the image where db is not null. `count`: pixels of the batch; 0: no norm.
+template <class R>
+void gradient_image(const EndingShape& e, int64_t count, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
+
+// The same for tangents: of z into those of the ended image; and of d, given them, into those of dz.
+template <class R>
+void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r);
+template <class R>
+void finish_tangents(int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r);
+template <class R>
+void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out);
+template <class R>
+void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r);
+// The factors of gradient_tangents; rgamma, rbeta += what the norm's own tangents of gradients are, where not null.
+template <class R>
+void finish_gradient_tangents(int64_t count, const Norm<R>& norm, const Tangents<R>& r, R* rgamma, R* rbeta);
+template <class R>
+void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
+                       const Tangents<R>& r, R* rdz, R* rdb);
+
+}  // namespace fastmeta::FASTMETA_ISA

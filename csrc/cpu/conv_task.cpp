@@ -1,0 +1,210 @@
+// See conv_task.h.
+#include "conv_task.h"
+
+namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+R* zeros(int64_t count, Scratch& scratch) {
+  R* found = scratch.take<R>(count);
+  if (found) std::memset(found, 0, size_t(count) * sizeof(R));
+  return found;
+}
+
+}  // namespace
+
+template <class R>
+BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l) {
+  const ConvBlock& b = layout.net.block[l];
+  const int64_t in = layout.block[l].in, out = layout.block[l].out, H = b.conv_height(), W = b.conv_width();
+  const int64_t next = l + 1 < layout.net.blocks ? layout.net.block[l + 1].padding : 0;
+  const int64_t width = b.width + 2 * b.padding, dz_width = b.width + 2, gap = 2 - b.padding;
+  const int64_t out_height = b.out_height(), out_width = b.out_width();
+  pixels = H * W;
+  x_row = width * in, x_size = (b.height + 2 * b.padding) * x_row, x_first = b.padding * (x_row + in);
+  z_size = pixels * out, dense_size = out_height * out_width * out;
+  out_row = (out_width + 2 * next) * out, out_size = (out_height + 2 * next) * out_row, out_first = next * (out_row + out);
+  dz_size = (b.height + 2) * dz_width * out, dz_first = gap * (dz_width + 1) * out;
+  forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, 3 * in, W * out, out};
+  to_x = {b.height, b.width, in, dz_width * out, out, dz_width * out, 3 * out, b.width * in, in};
+  ending = {H, W, out, b.pool, b.relu, out_row, b.stride * dz_width * out, b.stride * out};
+}
+
+template <class R>
+ConvPass<R>::ConvPass(const ConvLayout<R>& layout, const std::vector<BlockShape<R>>& shapes, int64_t examples, Scratch& scratch)
+    : n(examples) {
+  const int L = layout.net.blocks;
+  for (int l = 0; l < L; l++) {
+    const BlockShape<R>& shape = shapes[size_t(l)];
+    x[l] = zeros<R>(n * shape.x_size, scratch);
+    z[l] = scratch.take<R>(n * shape.z_size);
+    d[l] = scratch.take<R>(n * shape.dense_size);
+    norm.emplace_back(layout.block[l].out, scratch);
+  }
+  x[L] = zeros<R>(n * layout.features, scratch);
+  outputs = scratch.take<R>(n * layout.outputs), doutputs = scratch.take<R>(n * layout.outputs);
+  probability = scratch.take<R>(n * layout.outputs);
+}
+
+template <class R>
+void ConvPass<R>::load(const ConvLayout<R>& layout, const std::vector<BlockShape<R>>& shapes, const R* images) {
+  const ConvBlock& b = layout.net.block[0];
+  const BlockShape<R>& shape = shapes[0];
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t c = 0; c < b.in; c++)
+      for (int64_t row = 0; row < b.height; row++) {
+        R* to = x[0] + i * shape.x_size + shape.x_first + row * shape.x_row + c;
+        for (int64_t column = 0; column < b.width; column++) to[column * b.in] = *images++;
+      }
+}
+
+template <class R>
+ConvTask<R>::ConvTask(const ConvLayout<R>& layout_, int64_t examples, int64_t with_tangents, Scratch& scratch) : layout(layout_) {
+  const int L = layout.net.blocks;
+  const int64_t n = with_tangents;
+  for (int l = 0; l < L; l++) {
+    shapes.emplace_back(layout, l);
+    const BlockShape<R>& shape = shapes.back();
+    dz[l] = zeros<R>(shape.dz_size, scratch);
+    rdz[l] = n ? zeros<R>(shape.dz_size, scratch) : nullptr;
+    rx[l] = n && l ? zeros<R>(n * shape.x_size, scratch) : nullptr;
+    rz[l] = n ? scratch.take<R>(n * shape.z_size) : nullptr;
+    rd[l] = n ? scratch.take<R>(n * shape.dense_size) : nullptr;
+    tangents.emplace_back(layout.block[l].out, scratch);
+  }
+  rx[L] = n ? zeros<R>(n * layout.features, scratch) : nullptr;
+  routputs = scratch.take<R>(n * layout.outputs), rdoutputs = scratch.take<R>(n * layout.outputs);
+  row_sums = scratch.take<R>(padded<R>(examples));
+}
+
+template <class R>
+void ConvTask<R>::forward(const R* theta, const ConvPass<R>& pass) const {
+  const int L = layout.net.blocks;
+  for (int l = 0; l < L; l++) {
+    const BlockShape<R>& s = shapes[size_t(l)];
+    const Norm<R>& norm = pass.norm[size_t(l)];
+    for (int64_t i = 0; i < pass.n; i++) {
+      R* z = pass.z[l] + i * s.z_size;
+      convolve<R>(s.forward, {{pass.x[l] + i * s.x_size, of(theta, l, kWeight)}}, of(theta, l, kBias), z);
+      if (layout.net.block[l].norm) add_statistics(s.ending, z, i == 0, norm);
+    }
+    finish_statistics(layout.net.block[l], pass.n * s.pixels, of(theta, l, kGamma), of(theta, l, kBeta), norm);
+    for (int64_t i = 0; i < pass.n; i++)
+      end_image(s.ending, pass.z[l] + i * s.z_size, norm, pass.x[l + 1] + i * s.out_size + s.out_first);
+  }
+  const int64_t F = layout.features;
+  dots<R>({pass.outputs, layout.outputs, layout.bias < 0 ? nullptr : theta + layout.bias}, pass.n, layout.net.outputs,
+          {{pass.x[L], theta + layout.weight, F, F}});
+}
+
+template <class R>
+R ConvTask<R>::loss(const void* y, ConvPass<R>& pass) const {
+  pass.scale = example_scale<R>(layout.net.loss, layout.net.outputs, y, pass.n);
+  return loss_of(outputs_of(pass), y, pass.outputs, pass.doutputs, row_sums);
+}
+
+template <class R>
+void ConvTask<R>::backward(const R* theta, const ConvPass<R>& pass, R* grad) const {
+  const int L = layout.net.blocks;
+  const int64_t n = pass.n, F = layout.features, out = layout.outputs;
+  std::memset(grad, 0, size_t(layout.gradient) * sizeof(R));
+  products<R>({grad + layout.weight, F}, layout.net.outputs, F, {{{pass.doutputs, 1, out}, pass.x[L], F, n}});
+  if (layout.bias >= 0) column_sums(pass.doutputs, out, n, layout.net.outputs, grad + layout.bias);
+  products<R>({pass.d[L - 1], F}, n, F, {{{pass.doutputs, out, 1}, theta + layout.weight, F, layout.net.outputs}});
+  for (int l = L - 1; l >= 0; l--) {
+    const BlockShape<R>& s = shapes[size_t(l)];
+    const Norm<R>& norm = pass.norm[size_t(l)];
+    const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
+    const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
+    std::memset(norm.dsum, 0, size_t(norm.channels) * sizeof(R)), std::memset(norm.dproduct, 0, size_t(norm.channels) * sizeof(R));
+    for (int64_t i = 0; i < n && layout.net.block[l].norm; i++) add_gradients(s.ending, z(i), d(i), norm);
+    for (int64_t c = 0; c < norm.channels; c++) {
+      if (R* gamma = of(grad, l, kGamma)) gamma[c] = norm.s[c] * norm.dproduct[c];
+      if (R* beta = of(grad, l, kBeta)) beta[c] = norm.dsum[c];
+    }
+    for (int64_t i = 0; i < n; i++) {
+      R* first = dz[l] + s.dz_first;
+      gradient_image(s.ending, pixels(l, pass), z(i), d(i), norm, first, of(grad, l, kBias));
+      ConvShape shape = s.forward;
+      shape.y_row = s.ending.dz_row, shape.y_pixel = s.ending.dz_pixel;
+      correlate<R>(shape, {{pass.x[l] + i * s.x_size, first}}, of(grad, l, kWeight));
+      if (l) convolve<R>(s.to_x, {{dz[l], theta + layout.block[l].flipped}}, nullptr, pass.d[l - 1] + i * shapes[size_t(l - 1)].dense_size);
+    }
+  }
+}
+
+template <class R>
+void ConvTask<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass) const {
+  const int L = layout.net.blocks;
+  for (int l = 0; l < L; l++) {
+    const BlockShape<R>& s = shapes[size_t(l)];
+    const Norm<R>& norm = pass.norm[size_t(l)];
+    const Tangents<R>& r = tangents[size_t(l)];
+    for (R* each : {r.sum, r.product, r.rsum, r.rproduct}) std::memset(each, 0, size_t(norm.channels) * sizeof(R));
+    for (int64_t i = 0; i < pass.n; i++) {
+      R* to = rz[l] + i * s.z_size;
+      const ConvSource<R> first{pass.x[l] + i * s.x_size, of(v, l, kWeight)};
+      if (l) convolve<R>(s.forward, {first, {rx[l] + i * s.x_size, of(theta, l, kWeight)}}, of(v, l, kBias), to);
+      else convolve<R>(s.forward, {first}, of(v, l, kBias), to);
+      if (layout.net.block[l].norm) add_tangents(s.ending, pass.z[l] + i * s.z_size, to, norm, r);
+    }
+    finish_tangents(pixels(l, pass), of(v, l, kGamma), of(v, l, kBeta), norm, r);
+    for (int64_t i = 0; i < pass.n; i++)
+      end_tangents(s.ending, pass.z[l] + i * s.z_size, rz[l] + i * s.z_size, norm, r, rx[l + 1] + i * s.out_size + s.out_first);
+  }
+  const int64_t F = layout.features;
+  dots<R>({routputs, layout.outputs, layout.bias < 0 ? nullptr : v + layout.bias}, pass.n, layout.net.outputs,
+          {{pass.x[L], v + layout.weight, F, F}, {rx[L], theta + layout.weight, F, F}});
+}
+
+template <class R>
+void ConvTask<R>::block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum) const {
+  const BlockShape<R>& s = shapes[size_t(l)];
+  const Norm<R>& norm = pass.norm[size_t(l)];
+  const Tangents<R>& r = tangents[size_t(l)];
+  const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
+  const auto tz = [&](int64_t i) { return rz[l] + i * s.z_size; };
+  const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
+  const auto td = [&](int64_t i) { return rd[l] + i * s.dense_size; };
+  for (int64_t i = 0; i < pass.n && layout.net.block[l].norm; i++) add_gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), norm, r);
+  finish_gradient_tangents(pixels(l, pass), norm, r, of(sum, l, kGamma), of(sum, l, kBeta));
+  ConvShape shape = s.forward;
+  shape.y_row = s.ending.dz_row, shape.y_pixel = s.ending.dz_pixel;
+  for (int64_t i = 0; i < pass.n; i++) {
+    R *first = dz[l] + s.dz_first, *rfirst = rdz[l] + s.dz_first;
+    gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), norm, r, rfirst, of(sum, l, kBias));
+    const ConvPair<R> pair{pass.x[l] + i * s.x_size, rfirst};
+    R* dw = of(sum, l, kWeight);
+    if (!l) {
+      correlate<R>(shape, {pair}, dw);
+      continue;
+    }
+    gradient_image<R>(s.ending, pixels(l, pass), z(i), d(i), norm, first, nullptr);
+    correlate<R>(shape, {pair, {rx[l] + i * s.x_size, first}}, dw);
+    const int64_t flipped = layout.block[l].flipped;
+    convolve<R>(s.to_x, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, nullptr, rd[l - 1] + i * shapes[size_t(l - 1)].dense_size);
+  }
+}
+
+template <class R>
+void ConvTask<R>::curvature(const R* theta, const R* v, const ConvPass<R>& pass, const void* y, R* sum) const {
+  const int L = layout.net.blocks;
+  const int64_t n = pass.n, F = layout.features, out = layout.outputs, classes = layout.net.outputs;
+  tangents_forward(theta, v, pass);
+  loss_tangent(outputs_of(pass), y, routputs, rdoutputs);
+  R* w = sum + layout.weight;
+  products<R>({w, F, w, F}, classes, F, {{{rdoutputs, 1, out}, pass.x[L], F, n}, {{pass.doutputs, 1, out}, rx[L], F, n}});
+  if (layout.bias >= 0) column_sums(rdoutputs, out, n, classes, sum + layout.bias, true);
+  products<R>({rd[L - 1], F}, n, F,
+              {{{rdoutputs, out, 1}, theta + layout.weight, F, classes}, {{pass.doutputs, out, 1}, v + layout.weight, F, classes}});
+  for (int l = L - 1; l >= 0; l--) block_tangents(l, theta, v, pass, sum);
+}
+
+template struct BlockShape<float>;
+template struct BlockShape<double>;
+template struct ConvPass<float>;
+template struct ConvPass<double>;
+template struct ConvTask<float>;
+template struct ConvTask<double>;
+
+}  // namespace fastmeta::FASTMETA_ISA

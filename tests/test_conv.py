@@ -1,0 +1,306 @@
+"""The fused convolutional networks of MAML and Meta-SGD against the general engine, the plain loop and finite differences."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compare import check_against_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call
+
+import fastmeta
+from fastmeta import _C
+from fastmeta.learners import _conv
+from fastmeta.learners._conv import as_convnet
+
+D = torch.float64
+
+
+def network(blocks=2, channels=5, size=9, inputs=1, ways=4, *, norm=True, affine=True, relu=True, pool=True, stride=1,
+            padding=1, bias=True):  # fmt: skip
+    modules = []
+    for _ in range(blocks):
+        modules.append(nn.Conv2d(inputs, channels, 3, stride, padding, bias=bias))
+        size = (size + 2 * padding - 3) // stride + 1
+        if norm:
+            modules.append(nn.BatchNorm2d(channels, affine=affine, track_running_stats=False))
+        if relu:
+            modules.append(nn.ReLU())
+        if pool:
+            modules.append(nn.MaxPool2d(2))
+            size //= 2
+        inputs = channels
+    model = nn.Sequential(*modules, nn.Flatten(), nn.Linear(channels * size * size, ways, bias=bias)).to(D)
+    for p in model.parameters():
+        if p.ndim == 1:
+            nn.init.normal_(p, 1.0, 0.3)
+    return model
+
+
+def episode(model, size=9, tasks=3, shots=4, queries=6, dtype=D, loss="cross_entropy"):
+    inputs, ways = model[0].in_channels, model[-1].out_features
+    data = []
+    for n in (shots, queries):
+        data.append(torch.randn(tasks, n, inputs, size, size, dtype=dtype))
+        labels = torch.randint(0, ways, (tasks, n))
+        data.append(labels if loss == "cross_entropy" else torch.randn(tasks, n, ways, dtype=dtype))
+    return data
+
+
+class Losses(nn.Module):
+    """A learner's losses as a function of its parameters."""
+
+    def __init__(self, learner, data):
+        super().__init__()
+        self.learner, self.data, self.names = learner, data, [name for name, _ in learner.named_parameters()]
+
+    def forward(self):
+        return self.learner.loss(*(x.to(next(self.learner.parameters()).dtype) if x.is_floating_point() else x for x in self.data))
+
+    def at(self, *values):
+        return functional_call(self, {f"learner.{n}": v for n, v in zip(self.names, values, strict=True)}, ())
+
+
+def check(learner, data, dtype=D):
+    """Losses and all gradients as on the backend "reference", the general engine."""
+    assert learner._net is not None
+    tensors = [p.detach().to(dtype) for p in learner.parameters()]
+    check_against_reference(Losses(learner, data).at, tensors, "ext")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the native kernel ran."""
+    kernel, count = _conv._kernel(), []
+    monkeypatch.setattr(_conv, "_kernel", lambda: lambda *args: count.append(1) or kernel(*args))
+    return count
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 3), st.integers(1, 33), st.integers(1, 3), st.booleans(), st.booleans(), st.booleans(), st.booleans(),
+    st.integers(1, 3), st.integers(0, 2), st.booleans(), st.integers(7, 20), st.integers(0, 3),
+    st.integers(1, 4), st.integers(2, 5), st.sampled_from(["cross_entropy", "mse"]), st.booleans(), st.integers(0, 2**16),
+)  # fmt: skip
+def test_any_network(blocks, channels, inputs, norm, affine, relu, pool, stride, padding, bias, size, steps, tasks, shots,
+                     loss, first_order, seed):  # fmt: skip
+    torch.manual_seed(seed)
+    try:
+        model = network(blocks, channels, size, inputs, norm=norm, affine=affine, relu=relu, pool=pool, stride=stride,
+                        padding=padding, bias=bias)  # fmt: skip
+        data = episode(model, size, tasks, shots, loss=loss)
+        model(data[0][0])
+    except (RuntimeError, ValueError):
+        return  # no pixel is left
+    lr = nn.Parameter(torch.tensor(0.05, dtype=D))
+    check(fastmeta.MAML(model, lr, steps, loss=loss, first_order=first_order), data)
+
+
+@pytest.mark.parametrize("isa", _C.isas())
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.parametrize("kind", ["number", "per step", "per parameter", "per step and parameter"])
+def test_rates_dtypes_and_instruction_sets(isa, dtype, kind):
+    torch.manual_seed(1)
+    model, steps, before = network(2, 20, 14, 3), 2, _C.isa()
+    if "parameter" in kind:
+        learner = fastmeta.MetaSGD(model, 0.05, steps)
+        if "step" in kind:
+            learner.alpha = nn.ParameterList([nn.Parameter(torch.stack([a.detach(), a.detach() / 2])) for a in learner.alpha])
+    else:
+        learner = fastmeta.MAML(model, 0.05 if kind == "number" else nn.Parameter(torch.full((steps,), 0.05, dtype=D)), steps)
+    learner = learner.to(D)
+    try:
+        _C.set_isa(isa)
+        check(learner, episode(model, 14), dtype)
+    finally:
+        _C.set_isa(before)
+
+
+def conv4():
+    torch.manual_seed(2)
+    return network(4, 8, 28, ways=5)
+
+
+def test_steps_that_are_not_kept_are_computed_again():
+    """Of 25 images the steps outgrow what is kept."""
+    model = network(2, 32, 28)
+    check(fastmeta.MAML(model, 0.01, 4), episode(model, 28, tasks=2, shots=25))
+
+
+def test_conv4_against_finite_differences():
+    """Batch norm, max-pool with ties, second order: the loss along a direction of all parameters."""
+    model = conv4()
+    data = episode(model, 28, tasks=2, shots=5)
+    data[0][:, 0] = 0.5  # all pixels of an image tie
+    data[2][..., :14, :] = data[2][..., :1, :1]
+    losses = Losses(fastmeta.MAML(model, 0.1, 2), data)
+    theta = [p.detach().clone().requires_grad_() for p in losses.parameters()]
+    direction = [torch.randn_like(p) for p in theta]
+    with fastmeta.backend("ext"):
+        grads = torch.autograd.grad(losses.at(*theta).sum(), theta)
+        slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
+        step = 1e-6
+        ahead, behind = (losses.at(*(p.detach() + s * d for p, d in zip(theta, direction, strict=True))).sum() for s in (step, -step))
+    assert ((ahead - behind) / (2 * step) - slope).abs() < 1e-6 * slope.abs()
+
+
+def test_conv4_against_the_plain_loop(calls):
+    """Fused, general and plain autograd, in float64."""
+    model = conv4()
+    data = episode(model, 28, tasks=3, shots=5)
+    learner = fastmeta.MAML(model, 0.1, 3)
+
+    def plain(sx, sy, qx, qy):
+        theta = dict(model.named_parameters())
+        for _ in range(3):
+            loss = F.cross_entropy(functional_call(model, theta, (sx,)), sy)
+            grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+            theta = {name: p - 0.1 * g for (name, p), g in zip(theta.items(), grads, strict=True)}
+        return F.cross_entropy(functional_call(model, theta, (qx,)), qy)
+
+    found = {}
+    for way in ("plain", "general", "fused"):
+        losses = (
+            torch.stack([plain(*task) for task in zip(*data, strict=True)]) if way == "plain" else
+            (learner if way == "fused" else general(learner)).loss(*data)
+        )  # fmt: skip
+        found[way] = [losses.detach(), *torch.autograd.grad(losses.sum(), list(model.parameters()))]
+    assert len(calls) == 1
+    scale = max(x.abs().max() for x in found["plain"])
+    for way in ("general", "fused"):
+        for ours, theirs in zip(found[way], found["plain"], strict=True):
+            assert (ours - theirs).abs().max() < 1e-9 * scale, way
+
+
+def general(learner):
+    """The same learner without the kernel."""
+    other = copy.copy(learner)
+    other._net = None
+    return other
+
+
+def test_predictions(calls):
+    model = conv4()
+    data = episode(model, 28)
+    learner = fastmeta.MAML(model, 0.1, 2)
+    with torch.no_grad():
+        found = learner(*data[:3])
+        assert len(calls) == 1
+        torch.testing.assert_close(found, general(learner)(*data[:3]), rtol=1e-9, atol=1e-9)
+    with_graph = learner(*data[:3])  # through the general engine
+    assert len(calls) == 1 and with_graph.requires_grad
+    torch.testing.assert_close(with_graph.detach(), found, rtol=1e-9, atol=1e-9)
+
+
+def test_ignored_examples():
+    model = network()
+    data = episode(model)
+    data[1][0, 2:] = data[3][1, :] = -100
+    check(fastmeta.MAML(model, 0.1, 2), data)
+
+
+def test_a_far_mean():
+    """Activations far from 0 and of very different images: the variance does not cancel."""
+    torch.manual_seed(3)
+    model = network(2, 16, 12, relu=False)
+    with torch.no_grad():
+        model[0].bias.fill_(300)
+    data = episode(model, 12)
+    data[0][:, 0] += 30
+    check(fastmeta.MAML(model, 0.01, 1), data, torch.float32)
+
+
+def test_threads_do_not_change_a_bit():
+    model = network(2, 20, 14)
+    data = episode(model, 14, tasks=7)
+    losses, before, found = Losses(fastmeta.MAML(model, 0.1, 3), data), torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            value = losses()
+            found.append([value.detach(), *torch.autograd.grad(value.sum(), list(losses.parameters()))])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_second_derivatives_and_transforms_leave_the_kernel(calls):
+    model = network(1, 3, 6)
+    losses = Losses(fastmeta.MAML(model, 0.1, 1), episode(model, 6, tasks=2))
+    theta = [p.detach().clone().requires_grad_() for p in losses.parameters()]
+    grads = torch.autograd.grad(losses.at(*theta).sum(), theta, create_graph=True)
+    products = torch.autograd.grad(sum(g.square().sum() for g in grads), theta)
+    assert len(calls) == 1
+
+    def square(*values):
+        first = torch.func.grad(lambda v: losses.at(*v).sum())(values)
+        return sum(g.square().sum() for g in first)
+
+    expected = torch.func.grad(square, argnums=tuple(range(len(theta))))(*(p.detach() for p in theta))
+    for ours, theirs in zip(products, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+def change(model, place, module):
+    return nn.Sequential(*model[:place], module, *model[place + 1 :])
+
+
+def frozen():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+OTHERS = {
+    "5 x 5": lambda: change(network(), 0, nn.Conv2d(1, 5, 5, padding=2)),
+    "dilation": lambda: change(network(), 0, nn.Conv2d(1, 5, 3, padding=2, dilation=2)),
+    "groups": lambda: change(network(), 4, nn.Conv2d(5, 5, 3, padding=1, groups=5)),
+    "reflection": lambda: change(network(), 0, nn.Conv2d(1, 5, 3, padding=1, padding_mode="reflect")),
+    "uneven stride": lambda: change(network(), 0, nn.Conv2d(1, 5, 3, (1, 2), padding=1)),
+    "much padding": lambda: change(network(), 0, nn.Conv2d(1, 5, 3, padding=3)),
+    "running statistics": lambda: change(network(), 1, nn.BatchNorm2d(5)),
+    "group norm": lambda: change(network(), 1, nn.GroupNorm(5, 5)),
+    "leaky": lambda: change(network(), 2, nn.LeakyReLU()),
+    "pool of 3": lambda: change(network(), 3, nn.MaxPool2d(3)),
+    "overlapping": lambda: change(network(), 3, nn.MaxPool2d(2, 1)),
+    "ceiling": lambda: change(network(), 3, nn.MaxPool2d(2, ceil_mode=True)),
+    "frozen": frozen,
+    "two linear layers": lambda: nn.Sequential(network(), nn.Linear(4, 3)),
+    "no convolution": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_networks_are_not_taken(kind):
+    assert as_convnet(network()) is not None
+    assert as_convnet(OTHERS[kind]()) is None
+
+
+def test_calls_that_the_kernel_cannot_take_run_in_the_general_engine(calls):
+    model = network()
+    data = episode(model)
+    learner = fastmeta.MAML(model, 0.1, 1)
+    expected = learner.loss(*data)
+    assert len(calls) == 1
+    wanted = [data[0].clone().requires_grad_(), *data[1:]]
+    assert torch.autograd.grad(learner.loss(*wanted).sum(), wanted[0])[0].abs().sum() > 0
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(learner.loss(*data), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        learner.loss(*(x.float() if x.is_floating_point() else x for x in data))
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        fastmeta.MAML(network(1, pool=False, padding=0, size=3), 0.1, 1).loss(*episode(model, 3, shots=1))
+    with pytest.raises(RuntimeError, match="size"):
+        learner.loss(*episode(model, 3))
+
+
+def test_a_nan_stays_in_its_task():
+    model = network(norm=False)
+    data = episode(model)
+    data[0][1, 0, 0, 4, 4] = torch.nan
+    losses = fastmeta.MAML(model, 0.1, 1).loss(*data)
+    assert losses.isnan().tolist() == [False, True, False]
