@@ -65,10 +65,20 @@ class Losses(nn.Module):
 
 
 def check(learner, data, dtype=D):
-    """Losses and all gradients as on the backend "reference", the general engine."""
+    """Losses and all gradients as on the backend "reference", the general engine; in float32 with eight draws of the images."""
     assert learner._net is not None
-    tensors = [p.detach().to(dtype) for p in learner.parameters()]
-    check_against_reference(Losses(learner, data).at, tensors, "ext")
+    values = [p.detach().to(dtype) for p in learner.parameters()]
+    images = [data[0].to(dtype), data[2].to(dtype)]
+    losses = Losses(learner, data)
+
+    def at(*tensors):
+        losses.data = [tensors[0].detach(), data[1], tensors[1].detach(), data[3]]
+        return losses.at(*tensors[2:])
+
+    def drawn():
+        return [*(x + 0.1 * torch.randn_like(x) for x in images), *values]
+
+    check_against_reference(at, [*images, *values] if dtype == D else drawn, "ext")
 
 
 @pytest.fixture
@@ -95,7 +105,7 @@ def test_any_network(blocks, channels, inputs, norm, affine, relu, pool, stride,
         model(data[0][0])
     except (RuntimeError, ValueError):
         return  # no pixel is left
-    lr = nn.Parameter(torch.tensor(0.05, dtype=D))
+    lr = nn.Parameter(torch.tensor(0.01, dtype=D))
     check(fastmeta.MAML(model, lr, steps, loss=loss, first_order=first_order), data)
 
 
@@ -290,7 +300,8 @@ def test_calls_that_the_kernel_cannot_take_run_in_the_general_engine(calls):
     with fastmeta.backend("reference"):
         torch.testing.assert_close(learner.loss(*data), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        learner.loss(*(x.float() if x.is_floating_point() else x for x in data))
+        single = fastmeta.MAML(network().float(), 0.1, 1)
+        single.loss(*(x.float() if x.is_floating_point() else x for x in data))
     assert len(calls) == 1
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         fastmeta.MAML(network(1, pool=False, padding=0, size=3), 0.1, 1).loss(*episode(model, 3, shots=1))

@@ -52,9 +52,21 @@ FASTMETA_INLINE void for_each_vector(const Norm<R>& norm, F&& f) {
 // Calls f(at, row, column) for every window of an image; at: of its first pixel in z.
 template <int pool, class F>
 FASTMETA_INLINE void for_each_window(const EndingShape& e, F&& f) {
-  for (int64_t row = 0; row < e.out_height(); row++)
-    for (int64_t column = 0; column < e.out_width(); column++) f((row * e.width + column) * pool * e.channels, row, column);
+  for (int64_t row = 0; row < e.height / pool; row++)
+    for (int64_t column = 0; column < e.width / pool; column++) f((row * e.width + column) * pool * e.channels, row, column);
 }
+
+// A sum of sums of rows, so that its error does not grow with the image.
+template <class R>
+struct Sum {
+  Vector<R> total = {}, of_row = {};
+  int64_t row = 0;
+  INLINE inline void add(int64_t at_row, Vector<R> x) {
+    if (at_row != row) total += of_row, of_row = Vector<R>{}, row = at_row;
+    of_row += x;
+  }
+  INLINE inline Vector<R> all() const { return total + of_row; }
+};
 
 // Calls f(row, column) for every pixel that no window has.
 template <int pool, class F>
@@ -83,34 +95,30 @@ FASTMETA_INLINE int64_t packed(const EndingShape& e, int64_t row, int64_t column
 }  // namespace
 
 template <class R>
-void add_statistics(const EndingShape& e, const R* z, bool first, const Norm<R>& norm) {
-  const int64_t pixels = e.height * e.width;
+void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm<R>& norm) {
+  const R pixels = R(e.height * e.width);
   for (int64_t c = 0; c < e.channels; c += kLanes<R>) {
-    if (first) {
-      Vector<R> sum = {};
-      for (int64_t i = 0; i < pixels; i++) sum += load(z + i * e.channels + c);
-      store(norm.mean + c, sum / R(pixels));
-      store(norm.sum + c, Vector<R>{}), store(norm.square + c, Vector<R>{});
-    }
-    const Vector<R> mean = load(norm.mean + c);
-    Vector<R> sum = {}, square = {};
-    for (int64_t i = 0; i < pixels; i++) {
-      const Vector<R> t = load(z + i * e.channels + c) - mean;
-      sum += t, square += t * t;
-    }
-    add(norm.sum + c, sum), add(norm.square + c, square);
+    Sum<R> sum, square;
+    for_each_window<1>(e, [&](int64_t at, int64_t row, int64_t) INLINE { sum.add(row, load(z + at + c)); });
+    const Vector<R> mean = sum.all() / pixels;
+    for_each_window<1>(e, [&](int64_t at, int64_t row, int64_t) INLINE {
+      const Vector<R> t = load(z + at + c) - mean;
+      square.add(row, t * t);
+    });
+    const Vector<R> of_others = before ? load(norm.mean + c) : mean, off = mean - of_others;
+    const R share = 1 / R(before + 1);
+    store(norm.mean + c, of_others + off * share);
+    store(norm.square + c, (before ? load(norm.square + c) : Vector<R>{}) + (square.all() + off * off * (pixels * R(before) * share)));
   }
 }
 
 template <class R>
 void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm) {
   for (int64_t c = 0; c < norm.channels; c++) {
-    const bool real = c < block.out;
-    const R off = block.norm ? norm.sum[c] / R(count) : R(0);
-    const R var = block.norm ? norm.square[c] / R(count) - off * off : R(0);
-    norm.mean[c] = block.norm ? norm.mean[c] + off : R(0);
-    norm.s[c] = block.norm && real ? R(1 / std::sqrt((var > 0 || var != var ? double(var) : 0) + block.eps)) : R(0);
-    norm.scale[c] = !block.norm ? R(1) : gamma ? gamma[c] * norm.s[c] : norm.s[c];
+    if (!block.norm) norm.mean[c] = 0;
+    const double s = block.norm && c < block.out ? 1 / std::sqrt(double(norm.square[c]) / double(count) + block.eps) : 0;
+    norm.s[c] = R(s);
+    norm.scale[c] = !block.norm ? R(1) : R(gamma ? gamma[c] * s : s);
     norm.shift[c] = block.norm && beta ? beta[c] : R(0);
   }
 }
@@ -131,25 +139,34 @@ template <class R>
 void add_gradients(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
-      Vector<R> sum = {}, product = {};
+      Sum<R> sum, product;
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const Vector<R> g = w.gated(load(d + packed(e, row, column) + c));
-        sum += g;
-        product += g * w.of_winner([&](int p) INLINE { return w.t[p]; });
+        sum.add(row, g);
+        product.add(row, g * w.of_winner([&](int p) INLINE { return w.t[p]; }));
       });
-      add(norm.dsum + c, sum), add(norm.dproduct + c, product);
+      add(norm.dsum + c, sum.all()), add(norm.dproduct + c, product.all());
     });
   });
 }
 
 template <class R>
-void gradient_image(const EndingShape& e, int64_t count, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db) {
+void finish_gradients(int64_t count, const Norm<R>& norm, R* dgamma, R* dbeta) {
+  for (int64_t c = 0; c < norm.channels; c++) {
+    const double s = norm.s[c], scale = norm.scale[c], each = count ? 1 / double(count) : 0;
+    if (dgamma) dgamma[c] = R(s * norm.dproduct[c]);
+    if (dbeta) dbeta[c] = norm.dsum[c];
+    norm.of_t[c] = R(-scale * s * s * norm.dproduct[c] * each);
+    norm.rest[c] = R(-scale * norm.dsum[c] * each);
+  }
+}
+
+template <class R>
+void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
-      const R each = count ? 1 / R(count) : R(0);
-      const Vector<R> s = load(norm.s + c), rest = -scale * load(norm.dsum + c) * each;
-      const Vector<R> of_t = -scale * s * s * load(norm.dproduct + c) * each;
+      const Vector<R> of_t = load(norm.of_t + c), rest = load(norm.rest + c);
       Vector<R> sum = {};
       const auto put = [&](int64_t row, int64_t column, Vector<R> t, Vector<R> g) INLINE {
         const Vector<R> value = scale * g + (of_t * t + rest);
@@ -175,21 +192,23 @@ template <class R>
 void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r) {
   for (int64_t c = 0; c < e.channels; c += kLanes<R>) {
     const Vector<R> mean = load(norm.mean + c);
-    Vector<R> sum = {}, product = {};
-    for (int64_t i = 0; i < e.height * e.width; i++) {
-      const Vector<R> tangent = load(rz + i * e.channels + c);
-      sum += tangent, product += tangent * (load(z + i * e.channels + c) - mean);
-    }
-    add(r.sum + c, sum), add(r.product + c, product);
+    Sum<R> sum, product;
+    for_each_window<1>(e, [&](int64_t at, int64_t row, int64_t) INLINE {
+      const Vector<R> tangent = load(rz + at + c);
+      sum.add(row, tangent), product.add(row, tangent * (load(z + at + c) - mean));
+    });
+    add(r.sum + c, sum.all()), add(r.product + c, product.all());
   }
 }
 
 template <class R>
 void finish_tangents(int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r) {
   for (int64_t c = 0; c < norm.channels; c++) {
-    const R s = norm.s[c], q = count ? s * r.product[c] / R(count) : R(0);  // mean of rz times the normalised z
-    r.of_t[c] = (rgamma ? rgamma[c] * s : R(0)) - norm.scale[c] * s * q;
-    r.of_one[c] = (rbeta ? rbeta[c] : R(0)) - (count ? norm.scale[c] * r.sum[c] / R(count) : R(0));
+    const double s = norm.s[c], each = count ? 1 / double(count) : 0;
+    r.mean[c] = R(r.sum[c] * each);
+    r.along[c] = R(s * s * r.product[c] * each);
+    r.gain[c] = rgamma ? R(rgamma[c] * s) : R(0);
+    r.shift[c] = rbeta ? rbeta[c] : R(0);
   }
 }
 
@@ -197,31 +216,33 @@ template <class R>
 void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
-      const Vector<R> of_t = load(r.of_t + c), of_one = load(r.of_one + c);
+      const Vector<R> rmean = load(r.mean + c), along = load(r.along + c), gain = load(r.gain + c), rshift = load(r.shift + c);
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const Vector<R> t = w.of_winner([&](int p) INLINE { return w.t[p]; });
-        const Vector<R> tangent = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); });
-        store(out + ended(e, row, column) + c, w.gated(of_t * t + scale * tangent + of_one));
+        const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
+        store(out + ended(e, row, column) + c, w.gated(gain * t + scale * rt + rshift));
       });
     });
   });
 }
 
 template <class R>
-void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r) {
+void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
+                           const Tangents<R>& r) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
-      Vector<R> sum = {}, product = {};
+      const Vector<R> rmean = load(r.mean + c), along = load(r.along + c);
+      Sum<R> sum, product;
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const int64_t place = packed(e, row, column) + c;
         const Vector<R> g = w.gated(load(d + place)), rg = w.gated(load(rd + place));
-        sum += rg;
-        product += rg * w.of_winner([&](int p) INLINE { return w.t[p]; }) +
-                   g * w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); });
+        const Vector<R> t = w.of_winner([&](int p) INLINE { return w.t[p]; });
+        const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
+        sum.add(row, rg), product.add(row, rg * t + g * rt);
       });
-      add(r.rsum + c, sum), add(r.rproduct + c, product);
+      add(r.rsum + c, sum.all()), add(r.rproduct + c, product.all());
     });
   });
 }
@@ -229,15 +250,15 @@ void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const 
 template <class R>
 void finish_gradient_tangents(int64_t count, const Norm<R>& norm, const Tangents<R>& r, R* rgamma, R* rbeta) {
   for (int64_t c = 0; c < norm.channels; c++) {
-    const R s = norm.s[c], scale = norm.scale[c], each = count ? 1 / R(count) : R(0);
-    const R q = s * r.product[c] * each, rmean = r.sum[c] * each;
-    const R a = norm.dsum[c] * each, b = s * norm.dproduct[c] * each;  // means of dy and of dy times the normalised z
-    const R rgain = s * (r.rproduct[c] - rmean * norm.dsum[c] - s * q * norm.dproduct[c]);
-    if (rgamma) rgamma[c] += rgain;
+    const double s = norm.s[c], scale = norm.scale[c], each = count ? 1 / double(count) : 0;
+    const double mean = norm.dsum[c] * each, product = s * s * norm.dproduct[c] * each, rgain = s * r.rproduct[c];
+    const double of_d = r.gain[c] - scale * r.along[c];
+    if (rgamma) rgamma[c] += R(rgain);
     if (rbeta) rbeta[c] += r.rsum[c];
-    r.of_rz[c] = -scale * b * s;
-    r.of_z[c] = s * (scale * b * s * q - r.of_t[c] * b - scale * rgain * each);
-    r.rest[c] = scale * b * s * rmean - r.of_t[c] * a - scale * r.rsum[c] * each;
+    r.of_d[c] = R(of_d);
+    r.of_rt[c] = R(-scale * product);
+    r.of_t[c] = R(-of_d * product - scale * s * rgain * each);
+    r.rest[c] = R(-of_d * mean - scale * r.rsum[c] * each);
   }
 }
 
@@ -246,18 +267,19 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
                        const Tangents<R>& r, R* rdz, R* rdb) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
-      const Vector<R> of_t = load(r.of_t + c), of_rz = load(r.of_rz + c), of_z = load(r.of_z + c), rest = load(r.rest + c);
+      const Vector<R> rmean = load(r.mean + c), along = load(r.along + c), of_d = load(r.of_d + c);
+      const Vector<R> of_rt = load(r.of_rt + c), of_t = load(r.of_t + c), rest = load(r.rest + c);
       Vector<R> sum = {};
       const auto put = [&](int64_t row, int64_t column, Vector<R> t, Vector<R> gradients) INLINE {
-        const Vector<R> tangent = load(rz + (row * e.width + column) * e.channels + c);
-        const Vector<R> value = gradients + of_rz * tangent + (of_z * t + rest);
+        const Vector<R> rt = load(rz + (row * e.width + column) * e.channels + c) - rmean - along * t;
+        const Vector<R> value = gradients + of_rt * rt + (of_t * t + rest);
         store(rdz + row * e.dz_row + column * e.dz_pixel + c, value);
         sum += value;
       };
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const int64_t place = packed(e, row, column) + c;
-        const Vector<R> g = w.gated(of_t * load(d + place) + scale * load(rd + place));
+        const Vector<R> g = w.gated(of_d * load(d + place) + scale * load(rd + place));
 #pragma GCC unroll 4
         for (int p = 0; p < w.kPixels; p++)
           put(row * pool.value + p / pool.value, column * pool.value + p % pool.value, w.t[p], w.if_winner(p, g));
@@ -271,11 +293,12 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
 }
 
 #define INSTANTIATE(R)                                                                                                           \
-  template void add_statistics<R>(const EndingShape&, const R*, bool, const Norm<R>&);                                           \
+  template void add_statistics<R>(const EndingShape&, const R*, int64_t, const Norm<R>&);                                          \
   template void finish_statistics<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&);                             \
   template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*);                                                  \
   template void add_gradients<R>(const EndingShape&, const R*, const R*, const Norm<R>&);                                        \
-  template void gradient_image<R>(const EndingShape&, int64_t, const R*, const R*, const Norm<R>&, R*, R*);                      \
+  template void finish_gradients<R>(int64_t, const Norm<R>&, R*, R*);                                                            \
+  template void gradient_image<R>(const EndingShape&, const R*, const R*, const Norm<R>&, R*, R*);                      \
   template void add_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&);                     \
   template void finish_tangents<R>(int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&);                             \
   template void end_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*);                 \

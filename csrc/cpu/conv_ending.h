@@ -16,23 +16,26 @@ namespace fastmeta::FASTMETA_ISA {
 template <class R>
 struct Norm {
   Norm(int64_t channels_, Scratch& scratch) : channels(channels_) {
-    for (R** each : {&mean, &s, &scale, &shift, &sum, &square, &dsum, &dproduct}) *each = scratch.take<R>(channels);
+    for (R** each : {&mean, &s, &scale, &shift, &square, &dsum, &dproduct, &of_t, &rest}) *each = scratch.take<R>(channels);
   }
   int64_t channels;
   R *mean, *s, *scale, *shift;
-  R *sum, *square;      // of z - mean of the first image, and their squares
-  R *dsum, *dproduct;   // of dy; of dy t
+  R* square;            // sum of t^2
+  R *dsum, *dproduct;   // sums of dy; of dy t
+  R *of_t, *rest;       // dz = scale dy + of_t t + rest
 };
 
-// The factors of tangents, for each channel: ry = of_t t + scale rz + of_one; rdz = of_t dy + scale rdy + of_rz rz + of_z t + rest.
+// The factors of tangents, for each channel. With rt = rz - mean - along t, what the norm leaves of rz (none: rt = rz):
+//   ry = gain t + scale rt + shift;  rdz = of_d dy + scale rdy + of_rt rt + of_t t + rest
 template <class R>
 struct Tangents {
   Tangents(int64_t channels, Scratch& scratch) {
-    for (R** each : {&sum, &product, &rsum, &rproduct, &of_t, &of_one, &of_rz, &of_z, &rest}) *each = scratch.take<R>(channels);
+    for (R** each : {&sum, &product, &rsum, &rproduct, &mean, &along, &gain, &shift, &of_d, &of_rt, &of_t, &rest})
+      *each = scratch.take<R>(channels);
   }
   R *sum, *product;     // over the batch, of rz; of t rz
-  R *rsum, *rproduct;   // of rdy; of rdy t + dy rz
-  R *of_t, *of_one, *of_rz, *of_z, *rest;
+  R *rsum, *rproduct;   // of rdy; of rdy t + dy rt
+  R *mean, *along, *gain, *shift, *of_d, *of_rt, *of_t, *rest;
 };
 
 // One image of a block's outputs, and where its numbers lie.
@@ -47,10 +50,10 @@ struct EndingShape {
   int64_t out_width() const { return width / pool; }
 };
 
-// Adds an image to sum and square; the first one tells the mean they are taken from.
+// Adds an image to the mean and the sum of squares around it of the images before.
 template <class R>
-void add_statistics(const EndingShape& e, const R* z, bool first, const Norm<R>& norm);
-// mean, s, scale, shift of a batch of `count` pixels. gamma, beta: null where the norm has none.
+void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm<R>& norm);
+// s, scale, shift of a batch of `count` pixels. gamma, beta: null where the norm has none.
 template <class R>
 void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm);
 
@@ -59,9 +62,12 @@ void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out);
 // dsum, dproduct += an image's. d: gradients to the ended image.
 template <class R>
 void add_gradients(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm);
-// dz, and db += its sum over the image where db is not null. `count`: pixels of the batch; 0: no norm.
+// The factors of gradient_image, and the gradients to gamma and beta where not null. `count`: pixels of the batch; 0: no norm.
 template <class R>
-void gradient_image(const EndingShape& e, int64_t count, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
+void finish_gradients(int64_t count, const Norm<R>& norm, R* dgamma, R* dbeta);
+// dz, and db += its sum over the image where db is not null.
+template <class R>
+void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
 
 // The same for tangents: of z into those of the ended image; and of d, given them, into those of dz.
 template <class R>

@@ -85,8 +85,8 @@ void ConvTask<R>::forward(const R* theta, const ConvPass<R>& pass) const {
     const Norm<R>& norm = pass.norm[size_t(l)];
     for (int64_t i = 0; i < pass.n; i++) {
       R* z = pass.z[l] + i * s.z_size;
-      convolve<R>(s.forward, {{pass.x[l] + i * s.x_size, of(theta, l, kWeight)}}, of(theta, l, kBias), z);
-      if (layout.net.block[l].norm) add_statistics(s.ending, z, i == 0, norm);
+      convolve<R>(s.forward, {{pass.x[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(theta, l), z);
+      if (layout.net.block[l].norm) add_statistics(s.ending, z, i, norm);
     }
     finish_statistics(layout.net.block[l], pass.n * s.pixels, of(theta, l, kGamma), of(theta, l, kBeta), norm);
     for (int64_t i = 0; i < pass.n; i++)
@@ -118,13 +118,10 @@ void ConvTask<R>::backward(const R* theta, const ConvPass<R>& pass, R* grad) con
     const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
     std::memset(norm.dsum, 0, size_t(norm.channels) * sizeof(R)), std::memset(norm.dproduct, 0, size_t(norm.channels) * sizeof(R));
     for (int64_t i = 0; i < n && layout.net.block[l].norm; i++) add_gradients(s.ending, z(i), d(i), norm);
-    for (int64_t c = 0; c < norm.channels; c++) {
-      if (R* gamma = of(grad, l, kGamma)) gamma[c] = norm.s[c] * norm.dproduct[c];
-      if (R* beta = of(grad, l, kBeta)) beta[c] = norm.dsum[c];
-    }
+    finish_gradients(pixels(l, pass), norm, of(grad, l, kGamma), of(grad, l, kBeta));
     for (int64_t i = 0; i < n; i++) {
       R* first = dz[l] + s.dz_first;
-      gradient_image(s.ending, pixels(l, pass), z(i), d(i), norm, first, of(grad, l, kBias));
+      gradient_image(s.ending, z(i), d(i), norm, first, bias_of(grad, l));
       ConvShape shape = s.forward;
       shape.y_row = s.ending.dz_row, shape.y_pixel = s.ending.dz_pixel;
       correlate<R>(shape, {{pass.x[l] + i * s.x_size, first}}, of(grad, l, kWeight));
@@ -144,8 +141,8 @@ void ConvTask<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>
     for (int64_t i = 0; i < pass.n; i++) {
       R* to = rz[l] + i * s.z_size;
       const ConvSource<R> first{pass.x[l] + i * s.x_size, of(v, l, kWeight)};
-      if (l) convolve<R>(s.forward, {first, {rx[l] + i * s.x_size, of(theta, l, kWeight)}}, of(v, l, kBias), to);
-      else convolve<R>(s.forward, {first}, of(v, l, kBias), to);
+      if (l) convolve<R>(s.forward, {first, {rx[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(v, l), to);
+      else convolve<R>(s.forward, {first}, bias_of(v, l), to);
       if (layout.net.block[l].norm) add_tangents(s.ending, pass.z[l] + i * s.z_size, to, norm, r);
     }
     finish_tangents(pixels(l, pass), of(v, l, kGamma), of(v, l, kBeta), norm, r);
@@ -172,14 +169,14 @@ void ConvTask<R>::block_tangents(int l, const R* theta, const R* v, const ConvPa
   shape.y_row = s.ending.dz_row, shape.y_pixel = s.ending.dz_pixel;
   for (int64_t i = 0; i < pass.n; i++) {
     R *first = dz[l] + s.dz_first, *rfirst = rdz[l] + s.dz_first;
-    gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), norm, r, rfirst, of(sum, l, kBias));
+    gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), norm, r, rfirst, bias_of(sum, l));
     const ConvPair<R> pair{pass.x[l] + i * s.x_size, rfirst};
     R* dw = of(sum, l, kWeight);
     if (!l) {
       correlate<R>(shape, {pair}, dw);
       continue;
     }
-    gradient_image<R>(s.ending, pixels(l, pass), z(i), d(i), norm, first, nullptr);
+    gradient_image<R>(s.ending, z(i), d(i), norm, first, nullptr);
     correlate<R>(shape, {pair, {rx[l] + i * s.x_size, first}}, dw);
     const int64_t flipped = layout.block[l].flipped;
     convolve<R>(s.to_x, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, nullptr, rd[l - 1] + i * shapes[size_t(l - 1)].dense_size);

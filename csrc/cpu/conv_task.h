@@ -58,6 +58,9 @@ struct ConvTask {
     return begin < 0 ? nullptr : block + begin;
   }
   R* of(R* block, int l, ConvTensor tensor) const { return const_cast<R*>(of(static_cast<const R*>(block), l, tensor)); }
+  // A norm takes the mean away: a bias before it does nothing, and has the gradient 0.
+  const R* bias_of(const R* theta, int l) const { return layout.net.block[l].norm ? nullptr : of(theta, l, kBias); }
+  R* bias_of(R* grad, int l) const { return layout.net.block[l].norm ? nullptr : of(grad, l, kBias); }
   int64_t pixels(int l, const ConvPass<R>& pass) const { return layout.net.block[l].norm ? pass.n * shapes[size_t(l)].pixels : 0; }
   Outputs<R> outputs_of(const ConvPass<R>& pass) const {
     return {layout.net.loss, pass.n, layout.net.outputs, layout.outputs, pass.scale, pass.probability};

@@ -10,6 +10,8 @@ namespace fastmeta::FASTMETA_ISA {
 constexpr int kConvAcross = 2;                              // vectors of channels in a tile
 constexpr int kConvRows = kVectorBytes == 64 ? 14 : 6;      // its pixels or taps
 
+constexpr int64_t kShort = 32;  // taps of a row: more are a sum of their own, so that errors stay small, for a few loads more
+
 // The images of a convolution: rows of x that outputs and taps meet, in numbers.
 struct ConvShape {
   int64_t height, width, channels;  // of the outputs
@@ -26,24 +28,29 @@ struct ConvSource {
 // y = start + the sources' convolutions; start: for each channel, or null.
 template <class R, int count>
 void convolve(const ConvShape& s, const ConvSource<R> (&sources)[count], const R* start, R* y) {
+  const int64_t together = s.taps < kShort ? 3 : 1;  // rows of taps in one sum
   for (int64_t row = 0; row < s.height; row++)
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
       const int64_t j = vector * kLanes<R>;
       for_each_part<kConvRows>(0, s.width, [&](auto down, int64_t i) __attribute__((always_inline)) {
         constexpr int M = decltype(down)::value, V = decltype(across)::value;
-        Vector<R> sum[M][V];
+        const R* from = start ? start + j : nullptr;
+        int64_t from_row = 0;
+        R* to = y + row * s.y_row + i * s.y_pixel + j;
+        for (int64_t first = 0; first < 3 * count; first += together) {
+          Vector<R> sum[M][V] = {};
+          for (int64_t k = first; k < first + together; k++) {
+            const ConvSource<R>& source = sources[k / 3];
+            accumulate<R, M, V>(sum, source.x + row * s.x_row + i * s.x_pixel + k % 3 * s.tap_row, s.x_pixel, 1,
+                                source.w + k % 3 * s.taps * s.channels + j, s.channels, s.taps);
+          }
 #pragma GCC unroll 14
-        for (int m = 0; m < M; m++)
+          for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
-          for (int v = 0; v < V; v++) sum[m][v] = start ? load(start + j + v * kLanes<R>) : Vector<R>{};
-        for (int source = 0; source < count; source++)
-          for (int tap = 0; tap < 3; tap++)
-            accumulate<R, M, V>(sum, sources[source].x + row * s.x_row + i * s.x_pixel + tap * s.tap_row, s.x_pixel, 1,
-                                sources[source].w + tap * s.taps * s.channels + j, s.channels, s.taps);
-#pragma GCC unroll 14
-        for (int m = 0; m < M; m++)
-#pragma GCC unroll 2
-          for (int v = 0; v < V; v++) store(y + row * s.y_row + (i + m) * s.y_pixel + j + v * kLanes<R>, sum[m][v]);
+            for (int v = 0; v < V; v++)
+              store(to + m * s.y_pixel + v * kLanes<R>, from ? load(from + m * from_row + v * kLanes<R>) + sum[m][v] : sum[m][v]);
+          from = to, from_row = s.y_pixel;
+        }
       });
     });
 }
@@ -66,7 +73,7 @@ void correlate(const ConvShape& s, const ConvPair<R> (&pairs)[count], R* dw) {
 #pragma GCC unroll 14
         for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
-          for (int v = 0; v < V; v++) sum[m][v] = load(to + m * s.channels + v * kLanes<R>);
+          for (int v = 0; v < V; v++) sum[m][v] = Vector<R>{};
         for (int pair = 0; pair < count; pair++)
           for (int64_t row = 0; row < s.height; row++)
             accumulate<R, M, V>(sum, pairs[pair].x + row * s.x_row + tap * s.tap_row + i, 1, s.x_pixel,
@@ -74,7 +81,10 @@ void correlate(const ConvShape& s, const ConvPair<R> (&pairs)[count], R* dw) {
 #pragma GCC unroll 14
         for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
-          for (int v = 0; v < V; v++) store(to + m * s.channels + v * kLanes<R>, sum[m][v]);
+          for (int v = 0; v < V; v++) {
+            R* place = to + m * s.channels + v * kLanes<R>;
+            store(place, load(place) + sum[m][v]);  // a sum of short sums
+          }
       });
     });
 }

@@ -46,7 +46,7 @@ def features_of_tasks(body: nn.Module, x: Tensor) -> Tensor:
 
 class ExactNorms(TorchFunctionMode):
     """Inside, batch and instance norm are made of elementary functions: under torch.vmap the second derivatives of torch's
-    own are wrong, with no error (the gradient of the weight's gradient with respect to the input)."""
+    own are wrong, with no error (the gradient of the weight's gradient with respect to the input), and third ones everywhere."""
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return EXACT.get(func, func)(*args, **(kwargs or {}))

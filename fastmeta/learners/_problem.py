@@ -131,7 +131,7 @@ def problem_of(
     net: ConvNet | None = None,
 ) -> Problem:
     """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
-    params = {path: p for path, p in task.named_parameters() if p.requires_grad}
+    params = {path: p for path, p in task.named_parameters() if not _frozen(p)}
     chosen = {f"model.{path}" for path in adapted}
     changing = tuple(path for path in params if path in chosen)
     staying = tuple(path for path in params if path not in chosen)
@@ -158,6 +158,11 @@ def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -
                 f"{learner}: adapt must name parameters with requires_grad, or modules with some, got {name!r}"
             )
     return [path for path in trained if any(_within(path, name) for name in adapt)]
+
+
+def _frozen(p: Tensor) -> bool:
+    """What torch.func.functional_call puts in a parameter's place is no nn.Parameter, and may need no gradient."""
+    return isinstance(p, nn.Parameter) and not p.requires_grad
 
 
 def _within(path: str, name: str) -> bool:
