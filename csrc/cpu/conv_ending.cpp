@@ -8,6 +8,12 @@
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
+// What relu leaves of a gradient or tangent.
+template <int relu_, class V>
+FASTMETA_INLINE V gated(V y, V number) {
+  return relu_ ? (y <= V{} ? V{} : number) : number;
+}
+
 // The pixels of one window, a vector of channels each, and the winner among them.
 template <class R, int pool, int relu_>
 struct Window {
@@ -18,12 +24,15 @@ struct Window {
 #pragma GCC unroll 4
     for (int p = 0; p < kPixels; p++) t[p] = load(z + offset(e, p)) - mean;
     y = t[0] * scale + shift, place = Vector<R>{};
+    Vector<R> sum = y;
 #pragma GCC unroll 4
     for (int p = 1; p < kPixels; p++) {
-      const Vector<R> other = t[p] * scale + shift, here = Vector<R>{} + R(p);
-      place = other > y ? here : other == other ? place : here;  // a NaN wins
-      y = other > y ? other : other == other ? y : other;
+      const Vector<R> other = t[p] * scale + shift;
+      place = other <= y ? place : Vector<R>{} + R(p);
+      y = other <= y ? y : other;
+      sum += other;
     }
+    if (kPixels > 1) y = sum == sum ? y : sum;  // a NaN wins
   }
   INLINE static inline int64_t offset(const EndingShape& e, int p) { return (p / pool * e.width + p % pool) * e.channels; }
 
@@ -39,8 +48,6 @@ struct Window {
     return pool == 1 ? number : place == Vector<R>{} + R(p) ? number : Vector<R>{};
   }
   INLINE inline Vector<R> value() const { return relu_ ? relu<R>(y) : y; }
-  // What relu leaves of a gradient or tangent.
-  INLINE inline Vector<R> gated(Vector<R> number) const { return relu_ ? (y <= Vector<R>{} ? Vector<R>{} : number) : number; }
 };
 
 // Calls f(c, mean, scale, shift) for every vector of channels.
@@ -124,27 +131,28 @@ void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, co
 }
 
 template <class R>
-void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out) {
+void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R* top) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
-    for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
-      for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
+    for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
+      for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         store(out + ended(e, row, column) + c, w.value());
+        store(top + packed(e, row, column) + c, w.of_winner([&](int p) INLINE { return w.t[p]; }));
       });
     });
   });
 }
 
 template <class R>
-void add_gradients(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm) {
-  with_kind(e, [&](auto pool, auto relu) INLINE {
-    for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
+void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>& norm) {
+  const EndingShape pooled{e.out_height(), e.out_width(), e.channels, 1, e.relu};
+  with_kind(pooled, [&](auto pool, auto relu) INLINE {
+    for_each_vector<R>(norm, [&](int64_t c, Vector<R>, Vector<R> scale, Vector<R> shift) INLINE {
       Sum<R> sum, product;
-      for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
-        const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const Vector<R> g = w.gated(load(d + packed(e, row, column) + c));
-        sum.add(row, g);
-        product.add(row, g * w.of_winner([&](int p) INLINE { return w.t[p]; }));
+      for_each_window<1>(pooled, [&](int64_t at, int64_t row, int64_t) INLINE {
+        const Vector<R> t = load(top + at + c);
+        const Vector<R> g = gated<relu.value>(t * scale + shift, load(d + at + c));
+        sum.add(row, g), product.add(row, g * t);
       });
       add(norm.dsum + c, sum.all()), add(norm.dproduct + c, product.all());
     });
@@ -165,25 +173,24 @@ void finish_gradients(int64_t count, const Norm<R>& norm, R* dgamma, R* dbeta) {
 template <class R>
 void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
-    for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
-      const Vector<R> of_t = load(norm.of_t + c), rest = load(norm.rest + c);
-      Vector<R> sum = {};
-      const auto put = [&](int64_t row, int64_t column, Vector<R> t, Vector<R> g) INLINE {
-        const Vector<R> value = scale * g + (of_t * t + rest);
-        store(dz + row * e.dz_row + column * e.dz_pixel + c, value);
-        sum += value;
-      };
-      for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
+    const auto put = [&](int64_t row, int64_t column, int64_t c, Vector<R> scale, Vector<R> t, Vector<R> g) INLINE {
+      const Vector<R> value = scale * g + (load(norm.of_t + c) * t + load(norm.rest + c));
+      store(dz + row * e.dz_row + column * e.dz_pixel + c, value);
+      if (db) add(db + c, value);
+    };
+    for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
+      for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const Vector<R> g = w.gated(load(d + packed(e, row, column) + c));
+        const Vector<R> g = gated<relu.value>(w.y, load(d + packed(e, row, column) + c));
 #pragma GCC unroll 4
         for (int p = 0; p < w.kPixels; p++)
-          put(row * pool.value + p / pool.value, column * pool.value + p % pool.value, w.t[p], w.if_winner(p, g));
+          put(row * pool.value + p / pool.value, column * pool.value + p % pool.value, c, scale, w.t[p], w.if_winner(p, g));
       });
-      for_each_rest<pool.value>(e, [&](int64_t row, int64_t column) INLINE {
-        put(row, column, load(z + (row * e.width + column) * e.channels + c) - mean, Vector<R>{});
+    });
+    for_each_rest<pool.value>(e, [&](int64_t row, int64_t column) INLINE {
+      for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R>) INLINE {
+        put(row, column, c, scale, load(z + (row * e.width + column) * e.channels + c) - mean, Vector<R>{});
       });
-      if (db) add(db + c, sum);
     });
   });
 }
@@ -221,7 +228,7 @@ void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& 
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const Vector<R> t = w.of_winner([&](int p) INLINE { return w.t[p]; });
         const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
-        store(out + ended(e, row, column) + c, w.gated(gain * t + scale * rt + rshift));
+        store(out + ended(e, row, column) + c, gated<relu.value>(w.y, gain * t + scale * rt + rshift));
       });
     });
   });
@@ -237,7 +244,7 @@ void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const 
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const int64_t place = packed(e, row, column) + c;
-        const Vector<R> g = w.gated(load(d + place)), rg = w.gated(load(rd + place));
+        const Vector<R> g = gated<relu.value>(w.y, load(d + place)), rg = gated<relu.value>(w.y, load(rd + place));
         const Vector<R> t = w.of_winner([&](int p) INLINE { return w.t[p]; });
         const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
         sum.add(row, rg), product.add(row, rg * t + g * rt);
@@ -279,7 +286,7 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const int64_t place = packed(e, row, column) + c;
-        const Vector<R> g = w.gated(of_d * load(d + place) + scale * load(rd + place));
+        const Vector<R> g = gated<relu.value>(w.y, of_d * load(d + place) + scale * load(rd + place));
 #pragma GCC unroll 4
         for (int p = 0; p < w.kPixels; p++)
           put(row * pool.value + p / pool.value, column * pool.value + p % pool.value, w.t[p], w.if_winner(p, g));
@@ -295,7 +302,7 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
 #define INSTANTIATE(R)                                                                                                           \
   template void add_statistics<R>(const EndingShape&, const R*, int64_t, const Norm<R>&);                                          \
   template void finish_statistics<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&);                             \
-  template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*);                                                  \
+  template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*, R*);                                              \
   template void add_gradients<R>(const EndingShape&, const R*, const R*, const Norm<R>&);                                        \
   template void finish_gradients<R>(int64_t, const Norm<R>&, R*, R*);                                                            \
   template void gradient_image<R>(const EndingShape&, const R*, const R*, const Norm<R>&, R*, R*);                      \

@@ -4,7 +4,7 @@
 // winner is its first largest y, which relu lets through where it is positive: what is not the winner's gets nothing. So
 //   dz  = scale (dy - mean(dy) - s^2 t mean(dy t))
 // and everything else is such a sum too, of z, dy and their tangents, with factors for each channel (`Tangents`). Images have their
-// channels last; one vector of channels passes over a whole image before the next, its factors in registers.
+// channels last.
 #pragma once
 #include "../conv.h"
 #include "matmul.h"
@@ -57,11 +57,12 @@ void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm
 template <class R>
 void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm);
 
+// top: the winners' t, dense.
 template <class R>
-void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out);
+void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R* top);
 // dsum, dproduct += an image's. d: gradients to the ended image.
 template <class R>
-void add_gradients(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm);
+void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>& norm);
 // The factors of gradient_image, and the gradients to gamma and beta where not null. `count`: pixels of the batch; 0: no norm.
 template <class R>
 void finish_gradients(int64_t count, const Norm<R>& norm, R* dgamma, R* dbeta);

@@ -38,7 +38,7 @@ ConvPass<R>::ConvPass(const ConvLayout<R>& layout, const std::vector<BlockShape<
     const BlockShape<R>& shape = shapes[size_t(l)];
     x[l] = zeros<R>(n * shape.x_size, scratch);
     z[l] = scratch.take<R>(n * shape.z_size);
-    d[l] = scratch.take<R>(n * shape.dense_size);
+    d[l] = scratch.take<R>(n * shape.dense_size), top[l] = scratch.take<R>(n * shape.dense_size);
     norm.emplace_back(layout.block[l].out, scratch);
   }
   x[L] = zeros<R>(n * layout.features, scratch);
@@ -90,7 +90,7 @@ void ConvTask<R>::forward(const R* theta, const ConvPass<R>& pass) const {
     }
     finish_statistics(layout.net.block[l], pass.n * s.pixels, of(theta, l, kGamma), of(theta, l, kBeta), norm);
     for (int64_t i = 0; i < pass.n; i++)
-      end_image(s.ending, pass.z[l] + i * s.z_size, norm, pass.x[l + 1] + i * s.out_size + s.out_first);
+      end_image(s.ending, pass.z[l] + i * s.z_size, norm, pass.x[l + 1] + i * s.out_size + s.out_first, pass.top[l] + i * s.dense_size);
   }
   const int64_t F = layout.features;
   dots<R>({pass.outputs, layout.outputs, layout.bias < 0 ? nullptr : theta + layout.bias}, pass.n, layout.net.outputs,
@@ -117,7 +117,7 @@ void ConvTask<R>::backward(const R* theta, const ConvPass<R>& pass, R* grad) con
     const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
     const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
     std::memset(norm.dsum, 0, size_t(norm.channels) * sizeof(R)), std::memset(norm.dproduct, 0, size_t(norm.channels) * sizeof(R));
-    for (int64_t i = 0; i < n && layout.net.block[l].norm; i++) add_gradients(s.ending, z(i), d(i), norm);
+    for (int64_t i = 0; i < n && layout.net.block[l].norm; i++) add_gradients(s.ending, pass.top[l] + i * s.dense_size, d(i), norm);
     finish_gradients(pixels(l, pass), norm, of(grad, l, kGamma), of(grad, l, kBeta));
     for (int64_t i = 0; i < n; i++) {
       R* first = dz[l] + s.dz_first;

@@ -33,7 +33,7 @@ struct ConvPass {
   int64_t n;
   R scale = 0;                            // of one example in the loss
   R *x[kMaxConvs + 1], *z[kMaxConvs];     // x[blocks]: the features
-  R* d[kMaxConvs];                        // gradients to what block l hands on
+  R *d[kMaxConvs], *top[kMaxConvs];       // gradients to what block l hands on; the winners' t (conv_ending.h)
   R *outputs, *doutputs, *probability;
   std::vector<Norm<R>> norm;
 };
