@@ -58,7 +58,9 @@ class Losses(nn.Module):
         self.learner, self.data, self.names = learner, data, [name for name, _ in learner.named_parameters()]
 
     def forward(self):
-        return self.learner.loss(*(x.to(next(self.learner.parameters()).dtype) if x.is_floating_point() else x for x in self.data))
+        return self.learner.loss(
+            *(x.to(next(self.learner.parameters()).dtype) if x.is_floating_point() else x for x in self.data)
+        )
 
     def at(self, *values):
         return functional_call(self, {f"learner.{n}": v for n, v in zip(self.names, values, strict=True)}, ())
@@ -118,9 +120,13 @@ def test_rates_dtypes_and_instruction_sets(isa, dtype, kind):
     if "parameter" in kind:
         learner = fastmeta.MetaSGD(model, 0.05, steps)
         if "step" in kind:
-            learner.alpha = nn.ParameterList([nn.Parameter(torch.stack([a.detach(), a.detach() / 2])) for a in learner.alpha])
+            learner.alpha = nn.ParameterList(
+                [nn.Parameter(torch.stack([a.detach(), a.detach() / 2])) for a in learner.alpha]
+            )
     else:
-        learner = fastmeta.MAML(model, 0.05 if kind == "number" else nn.Parameter(torch.full((steps,), 0.05, dtype=D)), steps)
+        learner = fastmeta.MAML(
+            model, 0.05 if kind == "number" else nn.Parameter(torch.full((steps,), 0.05, dtype=D)), steps
+        )
     learner = learner.to(D)
     try:
         _C.set_isa(isa)
@@ -153,7 +159,9 @@ def test_conv4_against_finite_differences():
         grads = torch.autograd.grad(losses.at(*theta).sum(), theta)
         slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
         step = 1e-6
-        ahead, behind = (losses.at(*(p.detach() + s * d for p, d in zip(theta, direction, strict=True))).sum() for s in (step, -step))
+        ahead, behind = (
+            losses.at(*(p.detach() + s * d for p, d in zip(theta, direction, strict=True))).sum() for s in (step, -step)
+        )
     assert ((ahead - behind) / (2 * step) - slope).abs() < 1e-6 * slope.abs()
 
 

@@ -34,7 +34,9 @@ class ConvNet:
             return False
         if torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and any(x.requires_grad for x in flat.data)):
             return False
-        if first.dtype not in (torch.float32, torch.float64) or any(x.dtype != first.dtype or not x.is_cpu for x in tensors):
+        if first.dtype not in (torch.float32, torch.float64) or any(
+            x.dtype != first.dtype or not x.is_cpu for x in tensors
+        ):
             return False
         targets = (support_y, *query_y)
         classes = all(y.dtype == torch.int64 and y.ndim == 2 for y in targets)

@@ -115,8 +115,8 @@ def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
 def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, list[list[Tensor]]]:
     """The losses [T], and the gradients that are wanted of each part of the tasks."""
     if problem.net is not None:
-        losses, found = problem.net.run(flat, needs, problem.steps, problem.first_order)
-        return losses, [list(found)]
+        whole, of_tasks = problem.net.run(flat, needs, problem.steps, problem.first_order)
+        return whole, [list(of_tasks)]
     graphs = graphs_kept(problem, flat) if any(needs.items()) else 0
     losses, grads = [], []
     for i, part in enumerate(problem.parts(flat)):

@@ -11,8 +11,8 @@ from ..ops.mlp_forward import mlp_forward
 from ..ops.mlp_meta_loss import mlp_meta_loss
 from ..reference.mlp_loss import task_loss
 from ._batch_norm import refuse_running_statistics
-from ._engine import on_query
 from ._conv import as_convnet
+from ._engine import on_query
 from ._episode import check_episode
 from ._mlp import as_mlp
 from ._problem import Problem, Task, adapted_names, problem_of
