@@ -36,3 +36,12 @@ def backend(request):
     """The backend named by the test's parameters, forced: it raises where it cannot run."""
     with fastmeta.backend(request.param):
         yield request.param
+
+
+@pytest.fixture
+def allow_tf32(request):
+    """torch.backends.cuda.matmul.allow_tf32 during a test: True, or the test's parameter."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, getattr(request, "param", True)
+    yield matmul.allow_tf32
+    matmul.allow_tf32 = before
