@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test bench accuracy gpu gpu-model lint clean
+.PHONY: install demo test bench accuracy gpu-report gpu gpu-model lint clean
 
 install: $(VENV)/installed
 
@@ -32,6 +32,9 @@ gpu:
 
 gpu-model: install
 	$(BIN)/python bench/model_table.py
+
+gpu-report: install
+	$(BIN)/python tests/gpu_report.py
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta

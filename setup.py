@@ -133,17 +133,18 @@ build {out}: link {" ".join(o for o, *_ in objects)}
 """
 
 
-setup(
-    packages=[
-        "fastmeta",
-        "fastmeta.data",
-        "fastmeta.kernels",
-        "fastmeta.learners",
-        "fastmeta.ops",
-        "fastmeta.reference",
-    ],
-    package_dir={"fastmeta.kernels": "kernels"},
-    package_data={"fastmeta": ["py.typed"]},
-    ext_modules=[Extension("fastmeta._C", sources=[])],
-    cmdclass={"build_ext": Ninja},
-)
+if __name__ == "__main__":
+    setup(
+        packages=[
+            "fastmeta",
+            "fastmeta.data",
+            "fastmeta.kernels",
+            "fastmeta.learners",
+            "fastmeta.ops",
+            "fastmeta.reference",
+        ],
+        package_dir={"fastmeta.kernels": "kernels"},
+        package_data={"fastmeta": ["py.typed"]},
+        ext_modules=[Extension("fastmeta._C", sources=[])],
+        cmdclass={"build_ext": Ninja},
+    )

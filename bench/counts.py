@@ -64,11 +64,11 @@ def mlp_forward(widths, T, n):
     """Both ways, with the gradients of the parameters."""
     P, x = parameters(widths), n * (widths[0] + widths[-1])
     forward = _kernel("forward", widths, T, [("forward", n, 1)], x, P)
-    return [forward, _kernel("backward", widths, T, [("gradients", n, 1)], x + P, P), *_over_tasks(widths, T, "sum")]
+    return [forward, _kernel("backward", widths, T, [("gradients", n, 1)], x + P, P), _over_tasks(widths, T)]
 
 
 def mlp_loss(widths, T, n):
-    return [*mlp_grad(widths, T, n), *_over_tasks(widths, T, "mul_, sum")]
+    return [*mlp_grad(widths, T, n), _over_tasks(widths, T)]
 
 
 def mlp_grad(widths, T, n):
@@ -86,11 +86,11 @@ def mlp_hvp(widths, T, n, way="hvp", own=True):
 def mlp_meta_loss(widths, T, S, Q, steps, rates=0, inputs=False):
     """`rates`: those that are learned, else one is a number; `inputs`: they ask for gradients too."""
     P, x = parameters(widths), (S + Q) * ((1 + inputs) * widths[0] + widths[-1])
-    passes = [("gradients", S, steps), ("gradients", Q, 1), ("hvp", S, steps)]
+    passes = [("gradients", S, steps), ("gradients", Q, 1), ("hvp", S, steps), ("direction", S, steps)]
     passes += [("rates", S, steps)] if rates else []
-    passes += [("inputs", Q, 1), ("inputs", S, 2 * steps)] if inputs else []
+    passes += [("inputs", Q, 1), ("inputs of a step", S, steps)] if inputs else []
     kernel = _kernel("meta-gradient", widths, T, passes, x + P + rates + 1, P + rates, kept=steps)
-    return [kernel, *_of_number(rates), *_over_tasks(widths, T, "mul_, sum", rates), *mean(T)]
+    return [kernel, *_of_number(rates, 1), _over_tasks(widths, T, rates), *mean(T)]
 
 
 def mlp_adapt(widths, T, S, Q, steps, rates=0, inputs=False):
@@ -98,15 +98,16 @@ def mlp_adapt(widths, T, S, Q, steps, rates=0, inputs=False):
     P, x, of_query = parameters(widths), S * (widths[0] + widths[-1]), Q * ((1 + inputs) * widths[0] + widths[-1])
     chain = [
         ("hvp", S, steps),
+        ("direction", S, steps),
         *([("rates", S, steps)] if rates else []),
-        *([("inputs", S, 2 * steps)] if inputs else []),
+        *([("inputs of a step", S, steps)] if inputs else []),
     ]
     query = [("gradients", Q, 1), *([("inputs", Q, 1)] if inputs else [])]
     return [
         _kernel("steps", widths, T, [("gradients", S, steps)], x + (steps + 1) * P, P + rates),
         _kernel("query", widths, T, query, of_query + 2 * P + 1),
         _kernel("chain", widths, T, chain, x + S * widths[0] * inputs + (steps + 2) * P + rates, rates),
-        *_of_number(rates), *_over_tasks(widths, T, "mul_"), *_over_tasks(widths, T, "sum", rates), *mean(T),
+        *_of_number(rates, 2), _over_tasks(widths, T, summed=False), _over_tasks(widths, T, rates), *mean(T),
     ]  # fmt: skip
 
 
@@ -140,16 +141,17 @@ def _pass(way, widths, n):
         "ggn": (3 * layers + 2 * inner, 3 * L + 3, 4 * L, 3 * L + 1),
         "rates": (layers, 0, L, 1),
         "inputs": (layers - inner, 0, 1, 1),
+        "inputs of a step": (2 * (layers - inner), 0, 2, 1),
+        "direction": (0, 0, 0, 1),  # the rates times v
     }[way]
 
 
-def _of_number(rates):
-    """A rate that is a number becomes a tensor, in forward and again in backward."""
-    return [] if rates else [Launch("a rate to a tensor", 8, count=2)]
+def _of_number(rates, count):
+    """A rate that is a number becomes a tensor, by torch."""
+    return [] if rates else [Launch("a rate to a tensor", 4 * count, count=count)]
 
 
-def _over_tasks(widths, T, what, rates=0):
-    """What torch does to the gradients of each task: each times its cotangent, and their sums."""
-    tensors, numbers = 2 * (len(widths) - 1) * (2 if rates else 1), parameters(widths) + rates
-    launches = what.count(",") + 1
-    return [Launch(f"{what} of gradients", 4 * numbers * T * (3 if launches > 1 else 2), count=launches * tensors)]
+def _over_tasks(widths, T, rates=0, summed=True):
+    """The gradients of each task times its cotangent, and their sums."""
+    numbers = parameters(widths) + rates
+    return Launch("gradients over the tasks", 4 * numbers * (T + (1 if summed else T)))

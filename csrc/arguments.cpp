@@ -1,6 +1,9 @@
 #include "arguments.h"
 
 #include "cpu/kernels.h"
+#ifdef FASTMETA_CUDA
+#include "cuda/kernels.h"
+#endif
 
 namespace fastmeta {
 namespace {
@@ -108,26 +111,39 @@ Shape with_tasks(bool has_tasks, int64_t tasks, Shape core) {
   return core;
 }
 
-py::object of_tasks(const Tensor& made, int64_t tasks, const Tensor& dloss, bool summed) {
-  if (!made || (!summed && !dloss)) return made.object();
-  const Shape& shape = made.shape();
-  if (made.on_cuda()) {
-    py::object value = made.object();
-    if (dloss) {
-      Shape column(shape.size(), 1);
-      if (dloss.dim()) column[0] = tasks;
-      value = value.attr("mul_")(dloss.object().attr("reshape")(py::cast(column)));
-    }
-    return summed ? value.attr("sum")(0) : value;
+namespace {
+
+template <class R>
+void run_task_scale(const char* op, const TaskScale<R>& p, const Tensor& like) {
+  if (like.on_cpu()) return run_kernel(p.T * p.arrays[0].size * p.count, [&] { cpu<R>().task_scale(p); });
+#ifdef FASTMETA_CUDA
+  cuda::DeviceGuard guard(like.device_index());
+  require_launched(op, cuda::task_scale(p, current_stream(like)));
+#endif
+}
+
+}  // namespace
+
+void require_launched(const char* op, const char* error) {
+  if (error) throw std::runtime_error(std::string(op) + ": the CUDA launch must succeed, got " + error);
+}
+
+py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::vector<bool>& summed, int64_t tasks, const Tensor& dloss) {
+  std::vector<Tensor> outs;
+  for (size_t i = 0; i < made.size(); i++) {
+    const Shape& shape = made[i].shape();
+    outs.push_back(summed[i] ? made[i].empty(Shape(shape.begin() + 1, shape.end())) : made[i]);
   }
-  const Tensor out = summed ? made.empty(Shape(shape.begin() + 1, shape.end())) : made;
-  by_dtype(out.dtype(), [&](auto zero) {
-    using R = decltype(zero);
-    const int64_t size = summed || !tasks ? out.numel() : made.numel() / tasks;
-    const TaskScale<R> p{tasks, size, summed, made.data<R>(), dloss.data<R>(), out.data<R>()};
-    run_kernel(made.numel(), [&] { cpu<R>().task_scale(p); });
-  });
-  return out.object();
+  if (!outs.empty())
+    by_dtype(outs[0].dtype(), [&](auto zero) {
+      using R = decltype(zero);
+      TaskScale<R> p{tasks, dloss.data<R>()};
+      for (size_t i = 0; i < outs.size(); i++)
+        if (summed[i] || (dloss && outs[i].numel()))
+          p.arrays[p.count++] = {summed[i] ? outs[i].numel() : outs[i].numel() / tasks, summed[i], made[i].data<R>(), outs[i].data<R>()};
+      if (p.count) run_task_scale(op, p, outs[0]);
+    });
+  return pack(outs);
 }
 
 py::tuple pack(const std::vector<Tensor>& tensors) {

@@ -59,9 +59,12 @@ void run_kernel(int64_t work, Kernel&& kernel) {
   kernel();
 }
 
-// A loss's gradients [tasks, ...], made for cotangents 1, times each task's `dloss` ([tasks] or (); empty: 1): in place, or
-// `summed` over the tasks in order.
-py::object of_tasks(const Tensor& made, int64_t tasks, const Tensor& dloss, bool summed);
+// A loss's gradients [tasks, ...], made for cotangents 1, times each task's `dloss` ([tasks] or (); empty: 1): in place, or where
+// `summed` their sums over the tasks in order. One kernel for all.
+py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::vector<bool>& summed, int64_t tasks, const Tensor& dloss);
+
+// RuntimeError with CUDA's words where a launch failed.
+void require_launched(const char* op, const char* error);
 
 // The Python objects of the tensors, without the empty ones.
 py::tuple pack(const std::vector<Tensor>& tensors);

@@ -75,7 +75,7 @@ Tensors MlpCall::like_params(Handle list, const char* name) const {
   return found;
 }
 
-Tensor MlpCall::rate(py::handle item, const Shape& expected) const {
+Tensor MlpCall::rate(py::handle item, const Shape& expected, bool values) const {
   if (!is_number(item)) {
     Tensor found = read_floating(op, "rates", item);
     require_shape(op, "rates", found, expected);
@@ -85,13 +85,13 @@ Tensor MlpCall::rate(py::handle item, const Shape& expected) const {
   const double value = item.cast<double>();
   if (PyBool_Check(item.ptr()) || !std::isfinite(value)) throw py::value_error(std::string(op) + ": rates must be finite numbers");
   require_shape(op, "rates", Tensor(), expected);
-  if (inputs.on_cuda()) return Tensor(inputs.object().attr("new_full")(py::tuple(), value), "rates");
+  if (inputs.on_cuda() && values) return Tensor(inputs.object().attr("new_full")(py::tuple(), value), "rates");
   Tensor made = inputs.empty({});
-  by_dtype(made.dtype(), [&](auto zero) { *made.data<decltype(zero)>() = decltype(zero)(value); });
+  if (values) by_dtype(made.dtype(), [&](auto zero) { *made.data<decltype(zero)>() = decltype(zero)(value); });
   return made;
 }
 
-Tensors MlpCall::rates(Handle list, int64_t steps) const {
+Tensors MlpCall::rates(Handle list, int64_t steps, bool values) const {
   const auto items = read_list(op, "rates", list);
   if (items.size() != 1 && items.size() != params.size())
     throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
@@ -100,7 +100,7 @@ Tensors MlpCall::rates(Handle list, int64_t steps) const {
   for (size_t i = 0; i < items.size(); i++) {
     if (items.size() > 1 && items[i].is_none() == bool(params[i]))
       throw py::value_error(std::string(op) + ": rates must have a tensor where params has one");
-    found.push_back(items[i].is_none() ? Tensor() : rate(items[i], fastmeta::with_tasks(kind.per_step, steps, kind.per_element ? core(int(i)) : Shape{})));
+    found.push_back(items[i].is_none() ? Tensor() : rate(items[i], fastmeta::with_tasks(kind.per_step, steps, kind.per_element ? core(int(i)) : Shape{}), values));
   }
   return found;
 }
@@ -217,7 +217,8 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
     require_alike(call_.op, {&call_.inputs, &together});
     require_shape(call_.op, "saved", together, {total_});
   }
-  py::list found;
+  Tensors gradients;
+  std::vector<bool> summed;
   int64_t used = 0;
   for (size_t i = 0; i < needs_.size(); i++) {
     if (!needs_[i]) continue;
@@ -229,9 +230,9 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
     } else {
       gradient = Tensor(items.at(item++), "saved");
     }
-    found.append(of_tasks(gradient, call_.shape.tasks, dloss, is_summed(i)));
+    gradients.push_back(gradient), summed.push_back(is_summed(i));
   }
-  return py::tuple(found);
+  return of_tasks(call_.op, gradients, summed, call_.shape.tasks, dloss);
 }
 
 Tensor loss_cotangent(const MlpCall& call, Handle cotangents) {
@@ -253,7 +254,7 @@ void launch(const MlpCall& call, const Args& args, Kernel<Args> kernel) {
   cuda::DeviceGuard guard(call.inputs.device_index());
   Tensor memory = call.inputs.empty({(kernel.workspace(args) + 7) / 8 * (8 / call.inputs.item_size())});
   const char* error = kernel.on_cuda(args, memory.data<void>(), current_stream(call.inputs));
-  if (error) throw std::runtime_error(std::string(call.op) + ": the CUDA launch must succeed, got " + error);
+  require_launched(call.op, error);
 #endif
 }
 

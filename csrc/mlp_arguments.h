@@ -32,8 +32,8 @@ class MlpCall {
   // A list in the structure of params, each with the full shape (task axis where batched).
   Tensors like_params(Handle list, const char* name) const;
   // One for all parameters or one for each, all of one kind: numbers (which become tensors), (), or the parameter's own shape
-  // without tasks; each also [steps, ...].
-  Tensors rates(Handle list, int64_t steps) const;
+  // without tasks; each also [steps, ...]. Without `values` the tensors of numbers hold nothing.
+  Tensors rates(Handle list, int64_t steps, bool values = true) const;
   Tensor examples(Handle x, const char* name) const;
   Tensor targets(Handle y, const char* name, int64_t count) const;
 
@@ -42,7 +42,7 @@ class MlpCall {
   Tensors empty_params() const;                     // one for each parameter, with the task axis
 
  private:
-  Tensor rate(Handle item, const Shape& expected) const;
+  Tensor rate(Handle item, const Shape& expected, bool values) const;
 };
 
 template <class R>

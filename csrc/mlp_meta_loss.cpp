@@ -32,7 +32,7 @@ py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Hand
   py::object made = py::reinterpret_borrow<py::object>(saved);
   if (!py::len(made))
     made = mlp_meta_loss_fwd(params, rates, support_x, support_y, query_x, query_y, steps, activation, loss, first_order, needs)[1];
-  const Tensors alpha = call.rates(rates, steps);
+  const Tensors alpha = call.rates(rates, steps, false);
   return Gradients(call, needs, alpha).finish(made, loss_cotangent(call, cotangents));
 }
 

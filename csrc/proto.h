@@ -67,14 +67,6 @@ struct UnitRows {  // unit = x / |x|, a zero vector as it is; backward: dx = (du
 };
 
 template <class R>
-struct TaskScale {  // out[t, i] = dloss[t] * unit[t, i]; `shared`: out[i] is the sum of these over the tasks
-  int64_t T, size;
-  bool shared;
-  const R *unit, *dloss;  // dloss null: ones
-  R* out;                 // may be `unit`, unless shared
-};
-
-template <class R>
 struct SgdStep {  // out = param - rate * grad for each of `count` tensors
   struct Item {
     int64_t tasks, size;  // grad, out: [tasks, size]; tasks = 1 where nothing is shared by tasks

@@ -101,18 +101,17 @@ Gradients Call::gradients(const Tensor& dloss) const {
 // share an input.
 py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dloss, int64_t T, bool shared) {
   const std::vector<Tensor> made = read_tensors(kOp, "saved", unit);
-  const bool wanted[] = {needs[0], needs[1], needs[3]}, summed[] = {false, shared, true};
-  py::tuple found(made.size());
-  size_t next = 0;
-  for (size_t i = 0; i < 3 && next < made.size(); i++) {
+  const bool wanted[] = {needs[0], needs[1], needs[3]}, of_all[] = {false, shared, true};
+  std::vector<bool> summed;
+  for (size_t i = 0; i < 3 && summed.size() < made.size(); i++) {
     if (!wanted[i]) continue;
-    const Tensor& x = made[next];
+    const Tensor& x = made[summed.size()];
     require_alike(kOp, {&dloss, &x});
-    if (!x || x.dim() < 1 || ((summed[i] || dloss.dim()) && x.size(0) != T))
+    if (!x || x.dim() < 1 || ((of_all[i] || dloss.dim()) && x.size(0) != T))
       throw py::value_error(std::string(kOp) + ": saved must hold the gradients of each task, got another shape");
-    found[next++] = of_tasks(x, T, dloss, summed[i]);
+    summed.push_back(of_all[i]);
   }
-  return found;
+  return of_tasks(kOp, made, summed, T, dloss);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ from .learners.leo import LEO
 from .learners.maml import MAML
 from .learners.matching_net import FullContext, MatchingNet
 from .learners.meta_sgd import MetaSGD
+from .learners.proto_maml import ProtoMAML
 from .learners.protonet import ProtoNet
 from .learners.reptile import Reptile
 from .ops.hvp import hvp
@@ -33,6 +34,7 @@ __all__ = [
     "FullContext",
     "MatchingNet",
     "MetaSGD",
+    "ProtoMAML",
     "ProtoNet",
     "Reptile",
     "backend",

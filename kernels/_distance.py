@@ -120,9 +120,10 @@ def squares_by_dot(
     BLOCK_D: tl.constexpr,
 ):
     """|x_i - y_j|^2 and which pairs are near, [BLOCK_I, BLOCK_J]."""
+    STAGES: tl.constexpr = 3 if x.dtype.element_ty.primitive_bitwidth == 32 else 2  # a third one of halves would spill
     product = tl.zeros((BLOCK_I, BLOCK_J), dtype)
     x_square, y_square = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_J,), dtype)
-    for start in tl.range(0, D, BLOCK_D, num_stages=3):
+    for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
         d = start + tl.arange(0, BLOCK_D)
         a = load_rows(x, i, x_rows, d, D, x_scale, dtype)
         b = load_rows(y, j, y_rows, d, D, y_scale, dtype)
@@ -140,7 +141,7 @@ def squares_by_dot(
         chosen, picked = first_column(left, j, BLOCK_J)
         scale = None if y_scale is None else tl.sum(tl.where(chosen, y_scale[None, :], 0.0), 1)
         again = tl.zeros((BLOCK_I, BLOCK_D), dtype)
-        for start in range(0, D, BLOCK_D):
+        for start in tl.range(0, D, BLOCK_D, num_stages=1):  # seldom run: without registers for loads ahead
             d = start + tl.arange(0, BLOCK_D)
             a = load_rows(x, i, x_rows, d, D, x_scale, dtype) - load_rows(y, picked, y_rows, d, D, scale, dtype)
             again += a * a

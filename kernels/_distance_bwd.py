@@ -82,44 +82,14 @@ def _gradients_kernel(
             sides = query + task * query_stride, prototypes + task * prototypes_stride, query_scale, prototype_scale
             if ONE_BLOCK:
                 scaled = all_features(
-                    dquery,
-                    sides,
-                    task,
-                    q,
-                    rate,
-                    softmax,
-                    distances,
-                    sizes,
-                    dtype,
-                    METRIC,
-                    BLOCK_Q,
-                    BLOCK_N,
-                    BLOCK_D,
-                    BLOCK_C,
-                )
+                    dquery, sides, task, q, rate, softmax, distances, sizes,
+                    dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
+                )  # fmt: skip
             else:
                 dq, scaled = sums(
-                    sides,
-                    task,
-                    q,
-                    e,
-                    0,
-                    N,
-                    rate,
-                    softmax,
-                    distances,
-                    sizes,
-                    dtype,
-                    METRIC,
-                    PRECISION,
-                    ONE_BLOCK,
-                    True,
-                    BLOCK_Q,
-                    BLOCK_N,
-                    BLOCK_D,
-                    BLOCK_E,
-                    BLOCK_C,
-                )
+                    sides, task, q, e, 0, N, rate, softmax, distances, sizes,
+                    dtype, METRIC, PRECISION, ONE_BLOCK, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
+                )  # fmt: skip
                 if dquery is not None:
                     store_rows(dquery + task * Q * D, dq, q, Q, e * BLOCK_E + tl.arange(0, BLOCK_E), D)
             if dtemperature is not None:
@@ -136,27 +106,10 @@ def _gradients_kernel(
             sides = query + task * query_stride, prototypes + task * prototypes_stride, query_scale, prototype_scale
             share = tl.cdiv(tl.cdiv(Q, splits), BLOCK_Q) * BLOCK_Q
             dc, _ = sums(
-                sides,
-                task,
-                n,
-                e,
-                part * share,
-                tl.minimum(part * share + share, Q),
-                rate,
-                softmax,
-                distances,
-                sizes,
-                dtype,
-                METRIC,
-                PRECISION,
-                ONE_BLOCK,
-                False,
-                BLOCK_Q,
-                BLOCK_N,
-                BLOCK_D,
-                BLOCK_E,
-                BLOCK_C,
-            )
+                sides, task, n, e, part * share, tl.minimum(part * share + share, Q),
+                rate, softmax, distances, sizes,
+                dtype, METRIC, PRECISION, ONE_BLOCK, False, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
+            )  # fmt: skip
             d = e * BLOCK_E + tl.arange(0, BLOCK_E)
             if parts is None:
                 store_rows(dprototypes + task * N * D, dc, n, N, d, D)

@@ -35,19 +35,23 @@ def power_of_two(n: int, low: int, high: int) -> int:
     return min(max(1 << max(n - 1, 0).bit_length(), low), high)
 
 
-# Without maxnreg ptxas spills a few registers to fit one more block on a multiprocessor.
-COMPILER = {"enable_fp_fusion": True} if torch.version.hip else {"enable_fp_fusion": True, "maxnreg": 255}
+def compiler_options(num_warps: int, amd: bool = bool(torch.version.hip)) -> dict[str, Any]:
+    """For blocks of so many warps of 32 threads; AMD's have 64."""
+    if amd:
+        return {"enable_fp_fusion": True, "num_warps": num_warps // 2}
+    # without maxnreg ptxas spills a few registers to fit one more block on a multiprocessor
+    return {"enable_fp_fusion": True, "num_warps": num_warps, "maxnreg": 255}
 
 
-def launch(kernel: Any, programs: int, like: Tensor, *args: Any, **options: Any) -> None:
+def launch(kernel: Any, programs: int, like: Tensor, *args: Any, num_warps: int, **constants: Any) -> None:
     """Run `programs` programs on the device of `like`, on its current stream; none for an empty grid."""
     if programs == 0:
         return
     if like.is_cuda:
         with torch.cuda.device(like.device):
-            kernel[(programs,)](*args, **COMPILER, **options)
+            kernel[(programs,)](*args, **constants, **compiler_options(num_warps))
     else:
-        kernel[(programs,)](*args, **options)
+        kernel[(programs,)](*args, **constants)
 
 
 _counters: dict[tuple[torch.device, int], Tensor] = {}

@@ -34,12 +34,67 @@ def unpack(packed):
 
 
 @triton.jit
-def load_number(numbers, i: tl.constexpr, dtype: tl.constexpr, COUNT: tl.constexpr):
-    """A number alpha; floats are passed with 24 bits, so a float64 comes in three parts."""
-    number = tl.full((), numbers[i], dtype)
-    if dtype == tl.float64:
-        number += tl.full((), numbers[COUNT + i], dtype) + tl.full((), numbers[2 * COUNT + i], dtype)
+def own_tensor(ends, sizes, totals, kinds, COUNT: tl.constexpr):
+    """This program's tensor, which of the tensor's programs it is, and the tensor's size, total and kind."""
+    program = tl.program_id(0)
+    index, first = program * 0, program * 0
+    size, total, kind = sizes[0], totals[0], kinds[0]
+    for i in tl.static_range(1, COUNT):
+        here = program >= unpack(ends[i - 1])
+        index = tl.where(here, i, index)
+        first = tl.where(here, unpack(ends[i - 1]), first)
+        size = tl.where(here, sizes[i], size)
+        total = tl.where(here, totals[i], total)
+        kind = tl.where(here, kinds[i], kind)
+    return index, program - first, unpack(size).to(tl.int64), unpack(total), unpack(kind)
+
+
+@triton.jit
+def own(pointers, index):
+    """pointers[index]"""
+    found = pointers[0]
+    for i in tl.static_range(1, len(pointers)):
+        found = tl.where(index == i, pointers[i], found)
+    return found
+
+
+@triton.jit
+def own_number(numbers, index, dtype: tl.constexpr, COUNT: tl.constexpr):
+    """The number alpha; floats are passed with 24 bits, so a float64 comes in three parts."""
+    number = tl.full((), 0, dtype)
+    for i in tl.static_range(COUNT):
+        value = tl.full((), numbers[i], dtype)
+        if dtype == tl.float64:
+            value += tl.full((), numbers[COUNT + i], dtype) + tl.full((), numbers[2 * COUNT + i], dtype)
+        number = tl.where(index == i, value, number)
     return number
+
+
+@triton.jit
+def own_tile(part, size, TASKS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Where the tile of a tensor's program begins."""
+    blocks = tl.cdiv(size, COLUMNS)
+    return part // blocks * TASKS, part % blocks * COLUMNS
+
+
+@triton.jit
+def tile_limit(at, column, size, total, COLUMNS: tl.constexpr, MASKED: tl.constexpr):
+    """How many lanes of each row lie in the tensor. A tile that is not MASKED lies inside."""
+    if MASKED:
+        return tl.minimum(tl.maximum(tl.minimum(size - column, total - at), 0), COLUMNS).to(tl.int32)
+    else:
+        return tl.full((), COLUMNS, tl.int32)
+
+
+@triton.jit
+def rate_tile(rate, number, kind, task, column, lane, limit, size):
+    """alpha for a tile [TASKS, COLUMNS]."""
+    scalar = tl.load(rate, (kind & (NUMBER | ELEMENT)) == 0, 0.0).to(number.dtype)
+    scalar = tl.where((kind & NUMBER) != 0, number, scalar)
+    at = task * tl.where((kind & PER_TASK) != 0, size, 0) + column
+    element = (kind & ELEMENT) != 0
+    tile = tl.load(rate + at + lane, lane < tl.where(element, limit, 0), 0.0).to(number.dtype)
+    return tl.where(element, tile, scalar)
 
 
 class Plan(NamedTuple):

@@ -10,7 +10,6 @@ from torch import Tensor
 from ._launch import accumulator, dense, power_of_two
 
 FEW = 32  # columns that differences serve best
-EIGHT_WARPS = 4 if torch.version.hip else 8  # of 32 threads; AMD's have 64
 
 
 def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
@@ -25,15 +24,15 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
         tf32 = size == 2 or torch.backends.cuda.matmul.allow_tf32  # it has all digits of float16 and bfloat16
         if tf32:
             blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64)}
-            return {**blocks, "PRECISION": "tf32", "num_warps": EIGHT_WARPS}
-        return {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": 32, "PRECISION": "ieee", "num_warps": EIGHT_WARPS}
+            return {**blocks, "PRECISION": "tf32", "num_warps": 8}
+        return {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": 32, "PRECISION": "ieee", "num_warps": 8}
     block_n = power_of_two(columns, 1, FEW if size <= 4 else 16)
     widest = 32 if features % 16 else 128 if block_n <= 8 else 64  # 16: else elements are loaded one by one
     block_d = power_of_two(features, 16, widest)
     tile = 4096 if size <= 4 else 2048
     block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(query.shape[1], 1, 32))
     blocks = {"BLOCK_Q": block_q, "BLOCK_N": block_n, "BLOCK_D": block_d}
-    return {**blocks, "PRECISION": None, "num_warps": 4 if block_n <= 8 and size <= 4 else EIGHT_WARPS}
+    return {**blocks, "PRECISION": None, "num_warps": 4 if block_n <= 8 and size <= 4 else 8}
 
 
 def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:

@@ -21,38 +21,21 @@ from ._tensor_list import (
     DTHETA,
     ELEMENT,
     GROUP,
-    NUMBER,
     PER_TASK,
     SHARED,
     WALK,
     dense_or,
     kind_of,
-    load_number,
     make_plan,
     new_like,
+    own,
+    own_number,
+    own_tensor,
+    own_tile,
+    rate_tile,
     split_numbers,
-    unpack,
+    tile_limit,
 )
-
-
-@triton.jit
-def _limit(at, column, size, total, COLUMNS: tl.constexpr, MASKED: tl.constexpr):
-    """How many lanes of each row lie in the tensor. A tile that is not MASKED lies inside."""
-    if MASKED:
-        return tl.minimum(tl.maximum(tl.minimum(size - column, total - at), 0), COLUMNS).to(tl.int32)
-    else:
-        return tl.full((), COLUMNS, tl.int32)
-
-
-@triton.jit
-def _rate_tile(rate, number, kind, task, column, lane, limit, size):
-    """alpha for a tile [TASKS, COLUMNS]."""
-    scalar = tl.load(rate, (kind & (NUMBER | ELEMENT)) == 0, 0.0).to(number.dtype)
-    scalar = tl.where((kind & NUMBER) != 0, number, scalar)
-    at = task * tl.where((kind & PER_TASK) != 0, size, 0) + column
-    element = (kind & ELEMENT) != 0
-    tile = tl.load(rate + at + lane, lane < tl.where(element, limit, 0), 0.0).to(number.dtype)
-    return tl.where(element, tile, scalar)
 
 
 @triton.jit
@@ -63,8 +46,8 @@ def _forward_tile(
         size = size // 16 * 16  # so it is, and loads are wide where that is known
     lane = tl.arange(0, COLUMNS)[None, :]
     at = task * size + column  # [TASKS, 1], where the tile's rows begin
-    limit = _limit(at, column, size, total, COLUMNS, MASKED)
-    alpha = _rate_tile(rate, number, kind, task, column, lane, limit, size)
+    limit = tile_limit(at, column, size, total, COLUMNS, MASKED)
+    alpha = rate_tile(rate, number, kind, task, column, lane, limit, size)
     start = task * tl.where((kind & SHARED) != 0, 0, size) + column
     x = tl.load(theta + start + lane, lane < limit, 0.0).to(number.dtype)
     x -= alpha * tl.load(grad + at + lane, lane < limit, 0.0).to(number.dtype)
@@ -87,25 +70,11 @@ def _sgd_step_fwd_kernel(
     TASKS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    program = tl.program_id(0)
-    theta, grad, rate, out, number = thetas[0], grads[0], rates[0], outs[0], load_number(numbers, 0, dtype, COUNT)
-    first, size, total, kind = program * 0, unpack(sizes[0]), unpack(totals[0]), unpack(kinds[0])
-    for i in tl.static_range(1, COUNT):
-        here = program >= unpack(ends[i - 1])
-        theta = tl.where(here, thetas[i], theta)
-        grad = tl.where(here, grads[i], grad)
-        rate = tl.where(here, rates[i], rate)
-        out = tl.where(here, outs[i], out)
-        number = tl.where(here, load_number(numbers, i, dtype, COUNT), number)
-        first = tl.where(here, unpack(ends[i - 1]), first)
-        size = tl.where(here, unpack(sizes[i]), size)
-        total = tl.where(here, unpack(totals[i]), total)
-        kind = tl.where(here, unpack(kinds[i]), kind)
-    size = size.to(tl.int64)
-    blocks = tl.cdiv(size, COLUMNS)
-    corner = ((program - first) // blocks) * TASKS
+    index, part, size, total, kind = own_tensor(ends, sizes, totals, kinds, COUNT)
+    theta, grad, rate, out = own(thetas, index), own(grads, index), own(rates, index), own(outs, index)
+    number = own_number(numbers, index, dtype, COUNT)
+    corner, column = own_tile(part, size, TASKS, COLUMNS)
     task = corner + tl.arange(0, TASKS)[:, None]
-    column = ((program - first) % blocks) * COLUMNS
     inside = (column + COLUMNS <= size) & (size % 16 == 0)
     if inside & ((corner + TASKS) * size <= total):
         _forward_tile(theta, grad, rate, out, number, kind, task, column, size, total, COLUMNS, False)
@@ -114,24 +83,10 @@ def _sgd_step_fwd_kernel(
 
 
 @triton.jit
-def _backward_tiles(
-    dout,
-    grad,
-    rate,
-    dgrad,
-    drate,
-    number,
-    kind,
-    corner,
-    last,
-    column,
-    size,
-    total,
-    TASKS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    MASKED: tl.constexpr,
-):
+def _backward_tiles(tensors, number, kind, bounds, TASKS: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr):
     """dg, and dalpha where it is per element and task; returns the sums over tiles of d and of -d g."""
+    dout, grad, rate, dgrad, drate = tensors
+    corner, last, column, size, total = bounds
     dtheta_sum = tl.zeros((TASKS, COLUMNS), number.dtype)
     drate_sum = tl.zeros((TASKS, COLUMNS), number.dtype)
     if not MASKED:
@@ -140,9 +95,9 @@ def _backward_tiles(
     for start in range(corner, last, TASKS):
         task = start + tl.arange(0, TASKS)[:, None]
         at = task * size + column
-        limit = _limit(at, column, size, total, COLUMNS, MASKED)
+        limit = tile_limit(at, column, size, total, COLUMNS, MASKED)
         d = tl.load(dout + at + lane, lane < limit, 0.0).to(number.dtype)
-        alpha = _rate_tile(rate, number, kind, task, column, lane, limit, size)
+        alpha = rate_tile(rate, number, kind, task, column, lane, limit, size)
         wanted = tl.where((kind & DGRAD) != 0, limit, 0)
         tl.store(dgrad + at + lane, (-alpha * d).to(dgrad.dtype.element_ty), lane < wanted)
         dtheta_sum += d
@@ -174,38 +129,18 @@ def _sgd_step_bwd_kernel(
     TASKS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    program = tl.program_id(0)
-    dout, grad, rate, dgrad, dtheta, drate = douts[0], grads[0], rates[0], dgrads[0], dthetas[0], drates[0]
-    number, index, first = load_number(numbers, 0, dtype, COUNT), program * 0, program * 0
-    size, total, kind = unpack(sizes[0]), unpack(totals[0]), unpack(kinds[0])
-    for i in tl.static_range(1, COUNT):
-        here = program >= unpack(ends[i - 1])
-        dout = tl.where(here, douts[i], dout)
-        grad = tl.where(here, grads[i], grad)
-        rate = tl.where(here, rates[i], rate)
-        dgrad = tl.where(here, dgrads[i], dgrad)
-        dtheta = tl.where(here, dthetas[i], dtheta)
-        drate = tl.where(here, drates[i], drate)
-        number = tl.where(here, load_number(numbers, i, dtype, COUNT), number)
-        index = tl.where(here, i, index)
-        first = tl.where(here, unpack(ends[i - 1]), first)
-        size = tl.where(here, unpack(sizes[i]), size)
-        total = tl.where(here, unpack(totals[i]), total)
-        kind = tl.where(here, unpack(kinds[i]), kind)
-    size = size.to(tl.int64)
-    blocks = tl.cdiv(size, COLUMNS)
-    corner = ((program - first) // blocks) * TASKS
+    index, part, size, total, kind = own_tensor(ends, sizes, totals, kinds, COUNT)
+    dtheta, drate = own(dthetas, index), own(drates, index)
+    tensors = own(douts, index), own(grads, index), own(rates, index), own(dgrads, index), drate
+    number = own_number(numbers, index, dtype, COUNT)
+    corner, column = own_tile(part, size, TASKS, COLUMNS)
     last = tl.where((kind & WALK) != 0, tl.cdiv(total, size), corner + TASKS)
-    column = ((program - first) % blocks) * COLUMNS
+    bounds = corner, last, column, size, total
     inside = (column + COLUMNS <= size) & (size % 16 == 0)
     if inside & (tl.cdiv(last, TASKS) * TASKS * size <= total):
-        dtheta_sum, drate_sum = _backward_tiles(
-            dout, grad, rate, dgrad, drate, number, kind, corner, last, column, size, total, TASKS, COLUMNS, False
-        )
+        dtheta_sum, drate_sum = _backward_tiles(tensors, number, kind, bounds, TASKS, COLUMNS, False)
     else:
-        dtheta_sum, drate_sum = _backward_tiles(
-            dout, grad, rate, dgrad, drate, number, kind, corner, last, column, size, total, TASKS, COLUMNS, True
-        )
+        dtheta_sum, drate_sum = _backward_tiles(tensors, number, kind, bounds, TASKS, COLUMNS, True)
     lane = column + tl.arange(0, COLUMNS)
     if (kind & DTHETA) != 0:
         tl.store(dtheta + lane, tl.sum(dtheta_sum, 0).to(dtheta.dtype.element_ty), lane < size)
@@ -213,7 +148,7 @@ def _sgd_step_bwd_kernel(
         tl.store(drate + lane, tl.sum(drate_sum, 0).to(drate.dtype.element_ty), lane < size)
     if partials is not None:  # noqa: SIM102
         if (kind & (DRATE | ELEMENT)) == DRATE:
-            tl.store(partials + index.to(tl.int64) * width + program - first, tl.sum(tl.sum(drate_sum, 1), 0))
+            tl.store(partials + index.to(tl.int64) * width + part, tl.sum(tl.sum(drate_sum, 1), 0))
 
 
 def sgd_step_fwd(

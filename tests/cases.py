@@ -12,6 +12,7 @@ import fastmeta
 # The backends an op must have on this device, without exception.
 PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
     "matching_log_probs": PROTO,
     "prototypes": PROTO,

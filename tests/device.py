@@ -11,6 +11,7 @@ if DEVICE == "cpu":
 
 CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the native threads, files, processes
     "test_build",
+    "test_cuda_gates",
     "test_data_episodes",
     "test_data_glyphs",
     "test_data_omniglot",
@@ -21,7 +22,9 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
     "test_examples",
     "test_gpu_acceptance",
     "test_gpu_model",
+    "test_gpu_report",
     "test_layout",
     "test_mlp_threads",
+    "test_occupancy",
     "test_triton_gates",
 }

@@ -33,9 +33,9 @@ REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
     "g++": ("-fno-tree-loop-distribute-patterns",),
     "clang": ("-mllvm", "-tsan-instrument-read-before-write=1"),
 }
-RUNTIME = ("emulator", "fibers", "checker", "sites", "accesses")  # of csrc/cuda/emulation
+RUNTIME = ("emulator", "fibers", "checker", "requests", "sites", "accesses")  # of csrc/cuda/emulation
 DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
-HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments", "cpu/task_scale")
+HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments")
 
 
 @functools.cache

@@ -6,6 +6,7 @@
 
 #include "emulation/checker.h"
 #include "emulation/emulator.h"
+#include "emulation/requests.h"
 #include "launch.h"
 
 namespace {
@@ -182,6 +183,40 @@ KERNEL(misaligned) {
   *out = i == 9 ? *reinterpret_cast<const float*>(reinterpret_cast<const char*>(s) + 2) : 1;
 }
 
+KERNEL(whole_rows) {  // a warp's lanes beside each other, in both memories
+  s[i] = c.in[i];
+  __syncthreads();
+  *out = s[i];
+}
+
+KERNEL(uncoalesced_loop) {  // a row of 8 for each of 8 lanes
+  float sum = 0;
+  for (int k = 0; k < 8; k++) sum += c.in[i % 8 * 8 + k];
+  *out = sum;
+}
+
+struct Square {
+  float value[kThreads][32];
+};
+
+KERNEL(bank_conflicts) {  // down a column of 32
+  FASTMETA_SHARED(Square, square);
+  for (int k = 0; k < 32; k++) square.value[i][(i + k) % 32] = 1;
+  __syncthreads();
+  *out = square.value[i][0];
+}
+
+struct alignas(16) Four {
+  float value[4];
+};
+
+KERNEL(four_at_a_time) {  // 16 lanes load 16 bytes each: a wavefront of shared memory serves 8
+  Four* rows = reinterpret_cast<Four*>(s);
+  if (i < 16) rows[i] = reinterpret_cast<const Four*>(c.in)[i];
+  __syncthreads();
+  *out = s[i];
+}
+
 template <void (*body)(const Buffers&, int, float*, float*)>
 __global__ void kernel(Buffers c) {
   FASTMETA_DYNAMIC_SHARED(memory);
@@ -201,7 +236,8 @@ const Planted all[] = {
     PLANTED(uninitialised_scratch), PLANTED(reads_beyond_input), PLANTED(writes_beyond_output), PLANTED(reads_beyond_dynamic),
     PLANTED(writes_beyond_static), PLANTED(writes_input), PLANTED(leaves_an_output), PLANTED(half_the_block_at_a_barrier),
     PLANTED(two_barriers), PLANTED(half_a_warp_shuffles), PLANTED(a_barrier_against_a_shuffle), PLANTED(partial_mask),
-    PLANTED(much_shared_memory), PLANTED(misaligned),
+    PLANTED(much_shared_memory), PLANTED(misaligned), PLANTED(whole_rows), PLANTED(uncoalesced_loop), PLANTED(bank_conflicts),
+    PLANTED(four_at_a_time),
 };
 
 std::string found;
@@ -233,5 +269,15 @@ extern "C" __attribute__((visibility("default"))) const char* run_planted(const 
   found = "no such kernel";
   for (const Planted& planted : all)
     if (planted.name == name) found = run(planted, blocks);
+  return found.c_str();
+}
+
+// What the kernels did since counting began, as the module tells it.
+extern "C" __attribute__((visibility("default"))) void count_requests(bool counting) {
+  emulation::requests.clear();
+  emulation::requests.counting = counting;
+}
+extern "C" __attribute__((visibility("default"))) const char* requests() {
+  found = emulation::requests.table();
   return found.c_str();
 }

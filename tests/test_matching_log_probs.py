@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import PROTO, randn
+from cases import DTYPES, PROTO, randn
 from compare import check_against_reference, values_and_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,12 +41,12 @@ def test_equals_attention_written_out(backend):
 
 @pytest.mark.parametrize("backend", PROTO)
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("lead", "Q", "S", "N", "D"), [((), 1, 1, 1, 1), ((2,), 7, 5, 3, 3), ((), 75, 25, 5, 64), ((2, 2), 5, 20, 20, 33)]
 )
 def test_matches_reference(backend, metric, dtype, lead, Q, S, N, D):
-    labels, scale = every_class(N, *lead, S), 0.3 if dtype == torch.float16 else 1
+    labels, scale = every_class(N, *lead, S), 0.3 if dtype.itemsize == 2 else 1
     temperature = {"cosine": 0.3, "euclidean": 1.0, "sqeuclidean": 2.0 * D}[metric]
 
     def draw():

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from cases import PROTO, randn
+from cases import DTYPES, PROTO, randn
 from compare import check_against_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("backend", PROTO)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lead", [(), (3,), (2, 2)])
 @pytest.mark.parametrize(("S", "N", "D"), [(1, 1, 1), (7, 3, 5), (25, 5, 67), (13, 2, 129)])
 def test_matches_reference(backend, dtype, lead, S, N, D):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from cases import PROTO, randn
+from cases import DTYPES, PROTO, randn
 from compare import check_against_reference
 
 import fastmeta
@@ -16,7 +16,7 @@ def test_by_hand():
 @pytest.mark.parametrize("backend", PROTO)
 @pytest.mark.parametrize("rates", ["number", "scalar", "each", "element", "task"])
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_lists_match_reference(backend, rates, shared, dtype):
     shapes, T = [(3, 5), (7,), (2, 3, 3, 3), (1,), (0, 4)], 3
     lead = () if shared else (T,)

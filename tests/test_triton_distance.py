@@ -25,7 +25,7 @@ def ops(metric, rows, columns):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_many_columns(metric, dtype):
     """One over a block of columns, of queries and of features."""
     for fn in ops(metric, 33, 65):

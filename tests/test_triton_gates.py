@@ -1,53 +1,108 @@
-"""The machine code of the Triton kernels, for GPUs that are not here: no spills, loads of 16 bytes, tensor cores where allowed."""
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The machine code of the Triton kernels, for GPUs that are not here: no local memory, loads of 16 bytes, tensor cores where
+allowed, whole sectors. In the process in which the other tests interpret the same kernels."""
 
 import pytest
+import torch
+import triton_requests
+from memory_requests import wasteful
+from occupancy import blocks_per_multiprocessor
+from triton_gates import TENSOR_CORES, Launch, accessed_by, compiler, judged_runs
 
-RUNS = (  # shape (see triton_gates.py), architecture, ops
-    "few@90@prototypes@proto_log_softmax@proto_loss@matching_log_probs",
-    "few half@80@proto_loss",
-    "many double@90@proto_loss",
-    "many@90@proto_loss",
-    "many tf32@100@proto_loss",
-    "many half@90@proto_log_softmax@matching_log_probs",
-    "many half@gfx942@proto_loss",
+import fastmeta
+
+DISTANCE = ("proto_log_softmax", "proto_loss", "matching_log_probs")
+RUNS = (  # shape (see triton_gates.py), architectures, ops
+    ("few", ("90", "gfx942"), ("prototypes", *DISTANCE, "sgd_step")),
+    ("few half", ("90",), ("proto_loss",)),
+    ("few double", ("100",), ("proto_loss", "sgd_step")),
+    ("many double", ("90",), ("proto_loss",)),
+    ("many", ("90", "120"), ("proto_loss",)),
+    ("many tf32", ("100",), ("proto_loss",)),
+    ("many half", ("80", "120"), ("proto_loss",)),  # which takes all registers
+    ("many half", ("120",), ("proto_log_softmax", "matching_log_probs")),
+    ("many half", ("gfx942",), ("proto_loss",)),
 )
+REQUESTS = {"few": ("prototypes", *DISTANCE, "sgd_step"), "few half": ("proto_loss",), "many": ("proto_loss",)}
+PLANTED = {
+    "spills": ((torch.zeros(1), torch.zeros(1)), {"num_warps": 2}),
+    "strided_loop": ((torch.zeros(128, 16), torch.zeros(128), 16), {"num_warps": 4}),
+    "whole_rows": ((torch.zeros(16, 128), torch.zeros(128), 16), {"num_warps": 4}),
+}
+
+
+def planted(name):
+    import planted_triton
+
+    args, options = PLANTED[name]
+    return Launch(name, "planted", getattr(planted_triton, name), args, options | {"BLOCK": 128})
+
+
+def few_distances():
+    with fastmeta.backend("triton"):
+        return fastmeta.proto_log_softmax(torch.ones(2, 3, 16), torch.ones(2, 4, 16))
 
 
 @pytest.fixture(scope="module")
 def found():
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    script = Path(__file__).with_name("triton_gates.py")
-    run = subprocess.run(
-        [sys.executable, script, *RUNS],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=script.parents[1],
-        env=environment,
-    )
-    return json.loads(run.stdout)
+    out, accessed = few_distances(), accessed_by(REQUESTS)
+    for name in ("strided_loop", "whole_rows"):
+        launch = planted(name)
+        with triton_requests.addresses() as accessed[name, "planted"]:
+            launch.kernel[1,](*launch.args, BLOCK=128)
+    with compiler():
+        judged = judged_runs(RUNS, accessed, [planted(name) for name in PLANTED])
+    assert torch.equal(few_distances(), out)  # the interpreter is what it was
+    return judged
 
 
-def test_a_spill_is_seen(found):
-    ((shape, *_, report), *_) = found
-    assert shape == "planted" and report["spilled"] > 0, report
+@pytest.fixture
+def ours(found):
+    return [x for x in found if x.shape != "planted"]
 
 
-def test_no_kernel_spills(found):
-    assert [x for x in found[1:] if x[-1]["spilled"]] == []
-    assert len(found) == 1 + 2 * sum(run.count("@") - 1 for run in RUNS)  # one launch each way
+@pytest.fixture
+def faulty(found):
+    return {(x.op, x.code.arch): x for x in found if x.shape == "planted"}
 
 
-def test_loads_are_wide(found):
-    assert [x for x in found[1:] if x[-1]["wide_loads"] == 0] == []
+def test_every_kernel_was_judged(ours):
+    assert len(ours) == 2 * sum(len(arches) * len(ops) for _, arches, ops in RUNS)  # one launch each way
+    assert {x.code.arch for x in ours} == {"80", "90", "100", "120", "gfx942"}
+
+
+def test_no_kernel_touches_local_memory(ours, faulty):
+    assert [x.code for x in ours if x.code.local or x.code.local_accesses] == []
+    for arch in ("90", "gfx942"):
+        assert faulty["spills", arch].code.local > 0 and faulty["spills", arch].code.local_accesses > 0
+
+
+def test_loads_are_wide(ours, faulty):
+    assert [(x.op, x.shape, x.code) for x in ours if x.code.wide_loads == 0] == []
+    assert faulty["strided_loop", "90"].code.wide_loads == 0
 
 
 def test_tensor_cores_where_they_are_allowed(found):
-    for shape, arch, kernel, report in found[1:]:
-        assert (report["tensor_core"] > 0) == (shape in ("many tf32", "many half")), (shape, arch, kernel, report)
+    assert [(x.op, x.shape, x.code) for x in found if (x.code.tensor_core > 0) != (x.shape in TENSOR_CORES)] == []
+
+
+def test_main_loops_waste_no_requests(ours):
+    """Global memory in at most twice the sectors that would hold what a warp asks for."""
+    assert {(x.op, x.shape) for x in ours if x.lines} == {(op, shape) for shape, ops in REQUESTS.items() for op in ops}
+    assert [(x.op, x.shape, wasteful(x.lines)) for x in ours if wasteful(x.lines)] == []
+
+
+def test_a_planted_uncoalesced_loop_is_found(faulty):
+    """16 loads of 4 warps, each lane in a sector of its own; a store of 4 sectors each."""
+    strided, whole = (faulty[name, "90"].lines for name in ("strided_loop", "whole_rows"))
+    sums = [{x.direction: (x.requests, x.cost, x.least) for x in lines} for lines in (strided, whole)]
+    assert sums[0] == {"load": (64, 64 * 32, 64 * 4), "store": (4, 16, 16)}
+    assert sums[1] == {"load": (64, 64 * 4, 64 * 4), "store": (4, 16, 16)}
+    assert [x.direction for x in wasteful(strided)] == ["load"] and wasteful(whole) == []
+
+
+def test_occupancy_is_as_llvm_counts_it(ours):
+    """Waves on each of 4 SIMDs, by registers alone."""
+    of_amd = [x for x in ours if x.waves]
+    assert len(of_amd) > 5
+    for x in of_amd:
+        assert blocks_per_multiprocessor("gfx942", x.code.registers, 64, 0) == 4 * x.waves, x

@@ -1,144 +1,197 @@
-"""Compiles the Triton kernels for GPUs that are not here and prints, as JSON, what their machine code holds. Run by
-test_triton_gates.py as a process of its own: Triton's library, once imported for the interpreter, does not compile.
+"""Compiles the Triton kernels for GPUs that are not here and reads their machine code, beside the interpreter in one process.
 
 Each launcher is called with its `launch` replaced by one that records the kernel and its arguments, so that what is compiled is
 specialised as on a GPU: integers and pointers divisible by 16, integers that are 1, absent tensors.
 """
 
 import importlib
-import json
-import re
-import subprocess
+import os
 import sys
-import tempfile
-from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import machine_code
 import torch
-import triton
-import triton.language as tl
-from fastmeta.kernels import _launch
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import triton_requests
+from machine_code import Code
+from memory_requests import Line
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.M)
+import fastmeta
+
+ARCHITECTURES = ("80", "90", "100", "120", "gfx942")
 TYPES = {torch.int32: "i32", torch.int64: "i64"} | {
     getattr(torch, f"{long}{bits}"): f"{short}{bits}"
     for long, short, bits in (("float", "fp", 64), ("float", "fp", 32), ("float", "fp", 16), ("bfloat", "bf", 16))
 }
 # name of a case: dtype, metric, T, Q, N, D, whether TF32 is allowed
 SHAPES = {
-    "few": (torch.float32, "euclidean", 32, 75, 5, 64, False),
-    "few half": (torch.float16, "cosine", 8, 300, 20, 640, False),
-    "many double": (torch.float64, "cosine", 8, 300, 40, 640, False),
-    "many": (torch.float32, "sqeuclidean", 4, 256, 128, 512, False),
-    "many tf32": (torch.float32, "euclidean", 4, 256, 128, 512, True),
-    "many half": (torch.bfloat16, "cosine", 1, 16384, 1000, 512, False),
+    "few": (torch.float32, "euclidean", 2, 75, 5, 64, False),
+    "few half": (torch.float16, "cosine", 2, 75, 20, 640, False),
+    "few double": (torch.float64, "sqeuclidean", 2, 75, 5, 64, False),
+    "many": (torch.float32, "sqeuclidean", 2, 256, 128, 512, False),
+    "many tf32": (torch.float32, "euclidean", 2, 256, 128, 512, True),
+    "many half": (torch.bfloat16, "cosine", 2, 16384, 1000, 512, False),
+    "many double": (torch.float64, "cosine", 2, 75, 40, 640, False),
 }
+TENSOR_CORES = ("many tf32", "many half")  # the shapes whose products may be rounded
 
 
-@triton.jit
-def _spilling_kernel(x, out, BLOCK: tl.constexpr):
-    """4 warps hold [128, 128] twice."""
-    i = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    a = tl.load(x + i)
-    b = tl.load(x + BLOCK * BLOCK + i)
-    tl.debug_barrier()
-    for _ in range(9):
-        a, b = b * a + 1, a * a + b
-    tl.store(out + i, a + tl.sum(b, 0)[None, :])
+@dataclass
+class Launch:
+    """A kernel of an op's forward or backward at a shape, and what it is launched with."""
+
+    op: str
+    shape: str
+    kernel: Any
+    args: tuple[Any, ...]
+    options: dict[str, Any]
 
 
-def recorded(shape, ops):
-    """The launches of `ops` at `shape`."""
-    dtype, metric, T, Q, N, D, torch.backends.cuda.matmul.allow_tf32 = SHAPES[shape]
-    query, columns = torch.zeros(T, Q, D, dtype=dtype), torch.zeros(T, N, D, dtype=dtype)
-    targets, labels = torch.zeros(T, Q, dtype=torch.int64), torch.zeros(T, N, dtype=torch.int64)
-    calls = {
-        "prototypes": ((columns, labels), (5,)),
+@dataclass
+class Judged:
+    op: str
+    shape: str
+    code: Code
+    lines: list[Line]  # where it accesses global memory; for sm_90 alone
+    waves: int | None  # that a SIMD holds by registers alone, as LLVM says; for AMD
+
+
+@contextmanager
+def compiler() -> Iterator[None]:
+    """Here triton and fastmeta.kernels are imported anew, for the compiler: a kernel, and Triton's own library, is made for the
+    interpreter or for the compiler when it is imported. What comes from here must not be used after."""
+
+    def imported():
+        ours = ("triton", "fastmeta.kernels", "planted_triton")
+        names = [n for n in sys.modules if n.startswith(tuple(f"{o}." for o in ours)) or n in ours]
+        return {n: sys.modules[n] for n in names if not n.startswith("triton._C")}  # native code is there once
+
+    before, interpret = imported(), os.environ.pop("TRITON_INTERPRET", None)
+    kernels = getattr(fastmeta, "kernels", None)
+    for name in before:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name, module in imported().items():
+            del sys.modules[name]
+            vars(module).clear()  # nothing else ends them: the native code would tell of leaks
+        sys.modules |= before
+        if kernels:
+            fastmeta.kernels = kernels
+        if interpret:
+            os.environ["TRITON_INTERPRET"] = interpret
+
+
+def run(shape: str, op: str, small: bool = False) -> None:
+    """The launchers of `op` at `shape`, forward then backward, with all gradients; `small`: a few blocks of the same form."""
+    dtype, metric, T, Q, N, D, tf32 = SHAPES[shape]
+    Q, N, D = (min(Q, 36), min(N, 36), min(D, 128)) if small else (Q, N, D)
+    ways = 5
+    query, columns = torch.randn(T, Q, D).to(dtype), torch.randn(T, N, D).to(dtype)
+    targets, labels = torch.arange(Q).expand(T, Q) % N, torch.arange(N).expand(T, N) % ways
+    weights = [torch.randn(size).to(dtype) for size in ((D, D), (D,), (N, D), (N,))]
+    inputs, static = {
+        "prototypes": ((columns, labels), (ways,)),
         "proto_log_softmax": ((query, columns, 1.0), (metric,)),
         "proto_loss": ((query, columns, targets, 1.0), (metric, -100, "mean")),
-        "matching_log_probs": ((query, columns, labels, 1.0), (5, metric)),
-    }
-    found = []
-
-    def record(kernel, programs, like, *args, **options):
-        found.append((kernel, args, options))
-
-    for op in ops:
-        inputs, static = calls[op]
-        module = importlib.import_module(f"fastmeta.kernels.{op}")
-        gradients = importlib.import_module("fastmeta.kernels._distance_bwd")
-        module.launch = gradients.launch = record
-        needs = tuple(isinstance(x, torch.Tensor) and x.is_floating_point() for x in inputs)
+        "matching_log_probs": ((query, columns, labels, 1.0), (ways, metric)),
+        "sgd_step": ((weights, [w.expand(T, *w.shape) for w in weights], weights), ()),  # one rate for each number
+    }[op]
+    module = importlib.import_module(f"fastmeta.kernels.{op}")
+    tensors = [x for some in inputs for x in (some if isinstance(some, list) else [some])]
+    needs = tuple(isinstance(x, torch.Tensor) and x.is_floating_point() for x in tensors)
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
         outputs, saved = getattr(module, f"{op}_fwd")(*inputs, *static, needs)
         getattr(module, f"{op}_bwd")(outputs, saved, *inputs, *static, needs)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def recorded(shape: str, ops: Iterable[str]) -> list[Launch]:
+    """The launches of `ops` at `shape`; in the body of `compiler`, whose modules are not used again."""
+    found: list[Launch] = []
+    for op in ops:
+
+        def record(kernel, programs, like, *args, op=op, **options):
+            found.append(Launch(op, shape, kernel, args, options))
+
+        for module in (op, "_distance_bwd"):
+            importlib.import_module(f"fastmeta.kernels.{module}").launch = record
+        run(shape, op)
     return found
 
 
 def source(kernel, args, options):
     """What the launch would compile."""
+    from triton.compiler import ASTSource
+
     signature, constants, attributes = {}, {}, {}
-    values = dict(zip(kernel.arg_names, args, strict=False)) | {
-        k: v for k, v in options.items() if k in kernel.arg_names
-    }
+
+    def describe(value, path, annotation=""):
+        if value is None or (type(value) is int and value == 1):
+            constants[path] = value
+            return "constexpr"
+        if isinstance(value, tuple):
+            return tuple(describe(x, (*path, i)) for i, x in enumerate(value))
+        if isinstance(value, float):
+            return annotation or "fp32"
+        if isinstance(value, torch.Tensor) or value % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
+        return f"*{TYPES[value.dtype]}" if isinstance(value, torch.Tensor) else "i32"
+
+    values = dict(zip(kernel.arg_names, args, strict=False)) | options
     for i, (name, parameter) in enumerate(zip(kernel.arg_names, kernel.params, strict=True)):
-        value = values[name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
-            signature[name], constants[i,] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name], attributes[i,] = f"*{TYPES[value.dtype]}", [["tt.divisibility", 16]]
-        elif isinstance(value, float):
-            signature[name] = "fp64"
+        if parameter.is_constexpr:
+            signature[name], constants[i,] = "constexpr", values[name]
         else:
-            signature[name] = "i32"
-            attributes |= {(i,): [["tt.divisibility", 16]]} if value % 16 == 0 else {}
+            signature[name] = describe(values[name], (i,), parameter.annotation_type)
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
 
 
-def report(kernel, args, options, arch):
-    amd = isinstance(arch, str)
-    target = GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", arch, 32)
-    warps = {"num_warps": min(options["num_warps"], 4 if amd else 8)}  # as _tiles.EIGHT_WARPS
-    compiled = triton.compile(
-        source(kernel, args, options), target=target, options=warps | ({} if amd else _launch.COMPILER)
+def judged(launch: Launch, arch: str, accessed: Mapping[tuple[str, str], triton_requests.Recorded]) -> Judged:
+    """The kernel of a launch on an architecture; `accessed`: what interpreted kernels did, by op and shape."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    from fastmeta.kernels._launch import compiler_options
+
+    amd = not arch.isdigit()
+    target = GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", int(arch), 32)
+    options = compiler_options(launch.options["num_warps"], amd)
+    made = triton.compile(source(launch.kernel, launch.args, launch.options), target=target, options=options)
+    (code,) = (
+        machine_code.of_amdgcn(made.asm["amdgcn"], arch) if amd else machine_code.of_cubin(made.asm["cubin"], arch)
     )
-    if amd:
-        text = compiled.asm["amdgcn"]
-        return {
-            "registers": int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1]),
-            "spilled": int(re.search(r"\.private_segment_fixed_size:\s+(\d+)", text)[1]),
-            "wide_loads": len(re.findall(r"(?:global|buffer)_load_(?:dwordx4|b128)", text)),
-            "tensor_core": len(re.findall("v_mfma", text)),
-        }
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage, sass = (
-            subprocess.run([CUOBJDUMP, flag, file.name], check=True, capture_output=True, text=True).stdout
-            for flag in ("--dump-resource-usage", "-sass")
-        )
-    registers, stack, local = map(int, re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage).groups())
-    instructions = Counter(INSTRUCTION.findall(sass))
-
-    def count(pattern):
-        return sum(n for name, n in instructions.items() if re.search(pattern, name))
-
-    return {
-        "registers": registers,
-        "spilled": stack + local + count("^(STL|LDL)"),
-        "wide_loads": count(r"^LDG(STS)?\..*128|^UTMA|^UBLKCP"),
-        "tensor_core": count(r"^(H|HG|QG)MMA|^UTC\w*MMA"),
-    }
+    code.shared += made.metadata.shared
+    addresses = accessed.get((launch.op, launch.shape)) if arch == "90" else None
+    lines = triton_requests.lines_of(code.kernel, made.asm["ttgir"], addresses) if addresses else []
+    waves = int(made.asm["amdgcn"].split("; Occupancy: ")[1].split()[0]) if amd else None
+    return Judged(launch.op, launch.shape, code, lines, waves)
 
 
-if __name__ == "__main__":
-    planted = torch.zeros(1), torch.zeros(1)
-    options = {"BLOCK": 128, "num_warps": 4}
-    out = [["planted", 90, "_spilling_kernel", report(_spilling_kernel, planted, options, 90)]]
-    for shape, arch, *ops in (run.split("@") for run in sys.argv[1:]):
-        arch = int(arch) if arch.isdigit() else arch
-        for kernel, args, options in recorded(shape, ops):
-            out.append([shape, arch, kernel.fn.__name__, report(kernel, args, options, arch)])
-    print(json.dumps(out))
+def judged_runs(
+    runs: Iterable[tuple[str, Iterable[str], Iterable[str]]],
+    accessed: Mapping[tuple[str, str], triton_requests.Recorded],
+    others: Iterable[Launch] = (),
+) -> list[Judged]:
+    """`others` and the launches of runs: a shape, architectures, ops. In the body of `compiler`."""
+    pairs = [(x, arch) for x in others for arch in ("90", "gfx942")]
+    pairs += [(x, arch) for shape, arches, ops in runs for x in recorded(shape, ops) for arch in arches]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda pair: judged(*pair, accessed), pairs))
+
+
+def accessed_by(runs: Mapping[str, Iterable[str]]) -> dict[tuple[str, str], triton_requests.Recorded]:
+    """The addresses that the interpreted kernels of ops reach, by op and shape."""
+    found = {}
+    for shape, ops in runs.items():
+        for op in ops:
+            with triton_requests.addresses() as found[op, shape]:
+                run(shape, op, small=True)
+    return found

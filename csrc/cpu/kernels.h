@@ -6,6 +6,7 @@
 
 #include "../mlp.h"
 #include "../proto.h"
+#include "../task_scale.h"
 
 namespace fastmeta {
 

@@ -1,5 +1,4 @@
-// From the gradients of each task's loss, which forward made, to those that backward is asked for. A thread owns a part of
-// a task, or of the sum over tasks: one pass over memory, none where nothing changes.
+// A thread owns a part of a task's array, or of the sum over tasks: one pass over memory, none where nothing changes.
 #include "../parallel.h"
 #include "kernels.h"
 
@@ -9,17 +8,15 @@ namespace {
 constexpr int64_t kPart = 512;
 constexpr int64_t kPartGrain = 32;  // parts that are worth another thread
 
-}  // namespace
-
 template <class R>
-void task_scale(const TaskScale<R>& p) {
+void scale(const TaskScale<R>& all, const typename TaskScale<R>::Array& p) {
   const int64_t parts = (p.size + kPart - 1) / kPart;
-  parallel_for(p.shared ? parts : p.T * parts, kPartGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(p.shared ? parts : all.T * parts, kPartGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t task = i / parts, offset = i % parts * kPart;
       const int64_t width = p.size - offset < kPart ? p.size - offset : kPart;
       if (!p.shared) {
-        const R weight = p.dloss ? p.dloss[task] : R(1), *unit = p.unit + task * p.size + offset;
+        const R weight = all.dloss ? all.dloss[task] : R(1), *unit = p.unit + task * p.size + offset;
         R* out = p.out + task * p.size + offset;
         if (weight == 1 && out == unit) continue;
 #pragma omp simd
@@ -27,15 +24,22 @@ void task_scale(const TaskScale<R>& p) {
         continue;
       }
       double sum[kPart] = {};
-      for (int64_t t = 0; t < p.T; t++) {
+      for (int64_t t = 0; t < all.T; t++) {
         const R* unit = p.unit + t * p.size + offset;
-        const double weight = p.dloss ? double(p.dloss[t]) : 1;
+        const double weight = all.dloss ? double(all.dloss[t]) : 1;
 #pragma omp simd
         for (int64_t j = 0; j < width; j++) sum[j] += weight * double(unit[j]);
       }
       for (int64_t j = 0; j < width; j++) p.out[offset + j] = R(sum[j]);
     }
   });
+}
+
+}  // namespace
+
+template <class R>
+void task_scale(const TaskScale<R>& p) {
+  for (int i = 0; i < p.count; i++) scale(p, p.arrays[i]);
 }
 
 template void task_scale(const TaskScale<float>&);

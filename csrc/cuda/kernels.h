@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../mlp.h"
+#include "../task_scale.h"
 
 namespace fastmeta::cuda {
 
@@ -36,5 +37,7 @@ FASTMETA_LAUNCHER(mlp_adapt_fwd, MlpAdapt)
 FASTMETA_LAUNCHER(mlp_adapt_bwd, MlpAdapt)
 FASTMETA_LAUNCHER(mlp_meta_loss, MlpMetaLoss)
 #undef FASTMETA_LAUNCHER
+template <class R>
+const char* task_scale(const TaskScale<R>& arguments, void* stream);  // without a workspace
 
 }  // namespace fastmeta::cuda

@@ -33,6 +33,17 @@ def refuse_running_statistics(name: str, model: nn.Module) -> None:
             )
 
 
+def features_of_tasks(body: nn.Module, x: Tensor) -> Tensor:
+    """body of x [T, n, ...], all tasks as one batch; one after the other where batch norm must not mix them."""
+    mixes = any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or not m.track_running_stats)
+        for m in body.modules()
+    )
+    if mixes and len(x):
+        return torch.stack([body(of_task) for of_task in x])
+    return body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 class ExactNorms(TorchFunctionMode):
     """Inside, batch and instance norm are made of elementary functions: under torch.vmap the second derivatives of torch's
     own are wrong, with no error (the gradient of the weight's gradient with respect to the input)."""

@@ -44,18 +44,19 @@ def graphs_kept(problem: Problem, flat: Flat) -> int:
 
 
 def _bytes(problem: Problem, flat: Flat) -> tuple[int, int]:
-    """What a graph saves of one example of the support; the adapted parameters."""
-    x, y = flat.data[0][0], flat.data[1][0]
+    """What a graph saves of one example of the support; the adapted parameters of a task."""
+    of_task = next(flat.parts(1, problem.of_tasks))
+    x = of_task.data[0]
     known = _saved.setdefault(problem.task.model, {})
     key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
     if key not in known:
-        known[key] = _measured(problem, flat, x, y) // max(len(x), 1)
-    return known[key], sum(p.numel() * p.element_size() for p in flat.theta)
+        known[key] = _measured(problem, of_task) // max(len(x), 1)
+    return known[key], sum(p.numel() * p.element_size() for p in of_task.theta)
 
 
-def _measured(problem: Problem, flat: Flat, x: Tensor, y: Tensor) -> int:
-    theta = [leaf(p, True) for p in flat.theta]
-    params = {p.untyped_storage().data_ptr() for p in (*theta, *flat.shared)}
+def _measured(problem: Problem, of_task: Flat) -> int:
+    theta = [leaf(p, True) for p in of_task.theta]
+    params = {p.untyped_storage().data_ptr() for p in (*theta, *of_task.shared)}
     found: dict[int, int] = {}
 
     def note(saved: Tensor) -> Tensor:
@@ -63,8 +64,9 @@ def _measured(problem: Problem, flat: Flat, x: Tensor, y: Tensor) -> int:
         found[storage.data_ptr()] = storage.nbytes()
         return saved
 
+    x, y = of_task.data[:2]
     now = noise_of(x)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        problem.call(theta, [p.detach() for p in flat.shared], x, y)
+        problem.call(theta, [p.detach() for p in of_task.shared], x, y)
     restore(now)
     return sum(size for place, size in found.items() if place not in params)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ._batch_norm import features_of_tasks
 from ._episode import check_episode
 from .maml import MAML
 
@@ -48,16 +49,5 @@ class ANIL(MAML):
         return super().loss(support, support_y, query, query_y)
 
     def _features(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
-        both = torch.cat([support_x, query_x], 1)
-        if _mixes_examples(self.body) and len(both):
-            features = torch.stack([self.body(x) for x in both])
-        else:
-            features = self.body(both.flatten(0, 1)).unflatten(0, both.shape[:2])
+        features = features_of_tasks(self.body, torch.cat([support_x, query_x], 1))
         return features[:, : support_x.shape[1]], features[:, support_x.shape[1] :]
-
-
-def _mixes_examples(model: nn.Module) -> bool:
-    return any(
-        isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or not m.track_running_stats)
-        for m in model.modules()
-    )

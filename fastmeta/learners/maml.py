@@ -19,6 +19,13 @@ from ._problem import Problem, Task, adapted_names, problem_of
 LOSSES = ("cross_entropy", "mse")
 
 
+def check_loop(name: str, steps: int, task_chunk: int | None) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"{name}: steps must be a whole number, 0 or more, got {steps!r}")
+    if task_chunk is not None and (isinstance(task_chunk, bool) or not isinstance(task_chunk, int) or task_chunk < 1):
+        raise ValueError(f"{name}: task_chunk must be None or a whole number, 1 or more, got {task_chunk!r}")
+
+
 class MAML(nn.Module):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
@@ -56,12 +63,7 @@ class MAML(nn.Module):
         name = type(self).__name__
         if not callable(loss) and loss not in LOSSES:
             raise ValueError(f"{name}: loss must be 'cross_entropy', 'mse' or a function, got {loss!r}")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"{name}: steps must be a whole number, 0 or more, got {steps!r}")
-        if task_chunk is not None and (
-            isinstance(task_chunk, bool) or not isinstance(task_chunk, int) or task_chunk < 1
-        ):
-            raise ValueError(f"{name}: task_chunk must be None or a whole number, 1 or more, got {task_chunk!r}")
+        check_loop(name, steps, task_chunk)
         refuse_running_statistics(name, model)
         self.model, self.steps, self.inner_loss, self.first_order = model, steps, loss, first_order
         self.adapted, self.task_chunk = adapted_names(name, model, adapt), task_chunk

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "requests.h"
 #include "sites.h"
 
 namespace fastmeta::emulation {
@@ -60,6 +61,9 @@ void Checker::access(uintptr_t address, size_t bytes, bool writes, const Moment&
     const bool known = nearest != buffers_.end();
     return report(writes ? "write out of bounds" : "read out of bounds", known ? place(*nearest, address) : "no buffer", now, nullptr);
   }
+  if (requests.counting)
+    requests.add(now.site, now.thread % kWarp, size_t(buffer - buffers_.data()), address - buffer->begin, bytes, writes,
+                 buffer->kind == Kind::shared);
   if (buffer->kind == Kind::input) return writes ? report("write to an input", place(*buffer, address), now, nullptr) : void();
   const size_t first = (address - buffer->begin) / size_t(buffer->element);
   const size_t last = (address + bytes - 1 - buffer->begin) / size_t(buffer->element);

@@ -9,7 +9,9 @@
 
 #include "checker.h"
 #include "fibers.h"
+#include "requests.h"
 #include "shared_array.h"
+#include "sites.h"
 
 namespace fastmeta::emulation {
 namespace {
@@ -83,6 +85,7 @@ bool Emulator::run(const Launch& launch) {
   checker.add(shared[0].memory.get(), int64_t(launch.shared_bytes), 4, "dynamic shared memory", Kind::shared);
   fibers.grow(count);
   fibers.set_body(launch.thread);
+  requests.begin_launch(site_of(launch.kernel));
   for (block.x = 0; block.x < blocks.x; block.x++) run_block();
   launches++;
   require_no_findings();
@@ -116,6 +119,7 @@ void Emulator::run_warp(unsigned warp) {
       if (!failure_.empty()) stop(std::exchange(failure_, {}));
       if (fibers.ended(thread)) threads_[thread].state = State::ended;
     }
+    requests.warp_meets();
   } while (release_warp(warp));
 }
 

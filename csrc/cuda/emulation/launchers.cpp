@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <vector>
 
 #include "../kernels.h"
 #include "../../cpu/kernels.h"
@@ -11,11 +12,6 @@
 #include "emulator.h"
 
 namespace fastmeta {
-namespace baseline {
-template <class R>
-void task_scale(const TaskScale<R>&);
-}
-
 namespace emulation {
 namespace {
 
@@ -128,19 +124,45 @@ void add(const MlpMetaLoss<R>& c) {
   add(s, c.query_grads, c.query.count, "query dx", "query dy");
 }
 
+// Around the launches of one call.
+std::unique_lock<std::mutex> begin() {
+  static std::mutex one_at_a_time;  // of all threads of Python
+  std::unique_lock<std::mutex> lock(one_at_a_time);
+  checker.clear();
+  return lock;
+}
+
+void end(const char* error) {
+  if (error) throw std::runtime_error(std::string("the CUDA launch must succeed, got ") + error);
+  finish();
+}
+
 template <class Arguments, const char* (*launcher)(const Arguments&, void*, void*), int64_t (*workspace)(const Arguments&)>
 void emulated(const Arguments& arguments) {
-  static std::mutex one_at_a_time;  // of all threads of Python
-  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const auto lock = begin();
   const int64_t bytes = workspace(arguments);
   const std::unique_ptr<unsigned char[]> memory(new unsigned char[size_t(bytes)]);
   std::fill_n(memory.get(), bytes, 0xff);
-  checker.clear();
   add(arguments);
   checker.add(memory.get(), bytes, 4, "workspace", Kind::scratch);
-  if (const char* error = launcher(arguments, memory.get(), stream()))
-    throw std::runtime_error(std::string("the CUDA launch must succeed, got ") + error);
-  finish();
+  end(launcher(arguments, memory.get(), stream()));
+}
+
+// Out of a copy, because the checker knows no memory that is read before it is written.
+template <class R>
+void task_scale(const TaskScale<R>& given) {
+  TaskScale<R> p = given;
+  std::vector<std::vector<R>> units;
+  const auto lock = begin();
+  for (int i = 0; i < p.count; i++) {
+    auto& array = p.arrays[i];
+    units.emplace_back(array.unit, array.unit + p.T * array.size);
+    array.unit = units.back().data();
+    add(array.unit, p.T * array.size, "unit");
+    add(array.out, (array.shared ? 1 : p.T) * array.size, "scaled");
+  }
+  add(p.dloss, p.T, "dloss");
+  end(cuda::task_scale(p, stream()));
 }
 
 #define EMULATED(NAME, ARGUMENTS) table.NAME = emulated<ARGUMENTS<R>, cuda::NAME<R>, cuda::NAME##_workspace<R>>
@@ -148,7 +170,7 @@ void emulated(const Arguments& arguments) {
 template <class R>
 CpuKernels<R> emulated_table() {
   CpuKernels<R> table{};
-  table.task_scale = baseline::task_scale<R>;
+  table.task_scale = task_scale<R>;
   EMULATED(mlp_forward_fwd, MlpForward);
   EMULATED(mlp_forward_bwd, MlpForward);
   EMULATED(mlp_loss, MlpLoss);

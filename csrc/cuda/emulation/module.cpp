@@ -3,6 +3,7 @@
 #include "../../ops.h"
 #include "../../tensor.h"
 #include "emulator.h"
+#include "requests.h"
 
 namespace {
 
@@ -26,6 +27,11 @@ PYBIND11_MODULE(emulated, m) {
                                              : emulation::Order::forward,
                          seed);
   });
+  m.def("count_requests", [](bool counting) {
+    emulation::requests.clear();
+    emulation::requests.counting = counting;
+  });
+  m.def("requests", [] { return emulation::requests.table(); });
 #define FUNCTION(NAME) m.def(#NAME, &NAME)
   FUNCTION(mlp_forward_fwd);
   FUNCTION(mlp_forward_bwd);

@@ -1,0 +1,20 @@
+"""`make gpu-report` touches nothing of the page but what lies between its markers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CODE = """
+import gpu_report as g
+text = g.PAGE.read_text()
+new = g.replaced(text, g.table(["kernel", "registers"], [["a", g.cell([1, 1])], ["b", g.cell([1, 2])]]))
+before, after = text.split(g.BEGIN)[0], text.split(g.END)[1]
+rows = "| kernel | registers |\\n| --- | --- |\\n| a | 1 |\\n| b | 1 / 2 |\\n"
+assert new == before + g.BEGIN + "\\n" + rows + g.END + after, new
+assert g.replaced(new, ["x", ""]) == g.replaced(text, ["x", ""])
+"""
+
+
+def test_only_the_tables_change():
+    subprocess.run([sys.executable, "-c", CODE], cwd=ROOT / "tests", check=True)
