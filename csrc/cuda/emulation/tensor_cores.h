@@ -14,8 +14,7 @@ using Tf32 = unsigned;
 inline Tf32 to_tf32(float value) {
   Tf32 bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  if (std::isfinite(value)) bits += 0x1000u;
-  return bits & ~0x1fffu;
+  return std::isfinite(value) ? (bits + 0x1000u) & ~0x1fffu : bits;
 }
 
 inline float to_float(Tf32 bits) {
