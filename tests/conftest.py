@@ -1,6 +1,7 @@
 """One process tests every backend that the device has: see device.py."""
 
-from device import CPU_MODULES, DEVICE  # first: Triton's interpreter is chosen before anything imports triton
+# First: Triton's interpreter is chosen before anything imports triton.
+from device import CPU_MODULES, DEVICE, tf32_allowed
 
 import emulation  # isort: skip
 import pytest
@@ -40,8 +41,7 @@ def backend(request):
 
 @pytest.fixture
 def allow_tf32(request):
-    """torch.backends.cuda.matmul.allow_tf32 during a test: True, or the test's parameter."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, getattr(request, "param", True)
-    yield matmul.allow_tf32
-    matmul.allow_tf32 = before
+    """Whether TF32 is allowed during a test: True, or the test's parameter."""
+    allowed = getattr(request, "param", True)
+    with tf32_allowed(allowed):
+        yield allowed

@@ -1,22 +1,18 @@
 """TF32 in the products of the mlp ops layer by layer on CUDA: only where torch.backends.cuda.matmul.allow_tf32 says so."""
 
 import pytest
-import test_mlp_adapt
-import test_mlp_forward
-import test_mlp_grad
-import test_mlp_hvp
-import test_mlp_loss
-import test_mlp_meta_loss
 import torch
-from compare import values_and_grads
-from device import DEVICE
+from compare import outputs, values_and_grads
+from device import DEVICE, tf32_allowed
 from mlp_cases import problem
+from test_emulated_launchers import calls
 from test_emulated_launches import launches
 
 import fastmeta
 
 BACKEND = "emulated-layers" if DEVICE == "cpu" else "ext"
 EXAMPLES = 0 if DEVICE == "cpu" else 4000  # of one task, that a GPU goes layer by layer
+OPS = ("mlp_forward", "mlp_loss", "mlp_grad", "mlp_hvp", "mlp_adapt", "mlp_meta_loss")  # of calls
 either_way = pytest.mark.parametrize("allow_tf32", [False, True], indirect=True)
 
 
@@ -67,8 +63,7 @@ def test_errors_are_those_of_rounded_factors(allow_tf32, n, K, C):
 
     def check(found, a, b, plus=0.0):
         a, b, other_a, other_b = (
-            t.double()
-            for t in ((rounded(a), rounded(b), a, b) if allow_tf32 else (a, b, rounded(a), rounded(b)))
+            t.double() for t in ((rounded(a), rounded(b), a, b) if allow_tf32 else (a, b, rounded(a), rounded(b)))
         )
         bound = (a.shape[1] + 1) * 2**-23 * (a.abs() @ b.abs() + abs(plus))
         assert ((found - (a @ b + plus)).abs() <= bound).all()
@@ -93,51 +88,50 @@ def test_rounding(allow_tf32):
 
 
 def ops(p):
-    return {
-        "mlp_forward": (test_mlp_forward.op(p), [*p.flat, p.x]),
-        "mlp_loss": (test_mlp_loss.op(p), test_mlp_loss.tensors(p)),
-        "mlp_grad": (test_mlp_grad.op(p), test_mlp_loss.tensors(p)),
-        "mlp_hvp": (test_mlp_hvp.op(p), test_mlp_hvp.tensors(p)),
-        "mlp_adapt": (test_mlp_adapt.op(p, "scalar", 2), test_mlp_adapt.tensors(p, "scalar", 2)),
-        "mlp_meta_loss": test_mlp_meta_loss.make(p, "per tensor", 2),
-    }
+    return dict(zip(OPS, calls(p, "per element", False), strict=True))
 
 
-def on_and_off(fn, tensors, backend):
+def on_and_off(fn, tensors, backend, cotangents=None):
     found = []
     for allowed in (True, False):
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-        with fastmeta.backend(backend):
-            found.append(values_and_grads(fn, tensors))
+        with fastmeta.backend(backend), tf32_allowed(allowed):
+            found.append(values_and_grads(fn, tensors, cotangents))
     return found
 
 
-@pytest.mark.parametrize("op", ops(problem((2, 3), 1)))
-def test_every_op(allow_tf32, op):
-    """Each result, gradients too, is off by about 2^-11, a factor's rounding, and without TF32 by far less."""
-    p = problem((40, 33, 24), 17 if DEVICE == "cpu" else 600, T=2, activation="gelu", dtype=torch.float32)
+@pytest.mark.parametrize("op", OPS)
+def test_every_op(op):
+    """Each result, gradients too, is off by up to about 2^-11, a factor's rounding, and without TF32 by far less."""
+    p = problem((40, 33, 24), max(17, EXAMPLES), T=2, activation="gelu", dtype=torch.float32)
     fn, tensors = ops(p)[op]
     with fastmeta.backend("reference"):
-        truth = values_and_grads(fn, [t.double() for t in tensors])
-    for index, (on, off, true) in enumerate(zip(*on_and_off(fn, tensors, BACKEND), truth, strict=True)):
+        in_float64 = [t.double() for t in tensors]
+        cotangents = [torch.randn_like(y) for y in outputs(fn(*in_float64))]
+        truth = values_and_grads(fn, in_float64, cotangents)
+    found = zip(*on_and_off(fn, tensors, BACKEND, cotangents), truth, strict=True)
+    ours = len(p.flat) if op == "mlp_hvp" else len(truth)  # its gradients are the reference's
+    for index, (on, off, true) in list(enumerate(found))[:ours]:
+        if op == "mlp_forward" and index == len(p.flat):  # the gradient to the last bias: no product
+            continue
         error, error_off, size = (x.double().square().mean().sqrt() for x in (on - true, off - true, true))
-        print(op, index, (error/size).item(), (error_off/size).item())
+        assert error_off <= 2**-18 * size, index
+        assert 4 * error_off < error <= 2**-9 * size, index
 
 
 @pytest.mark.cpu
 @pytest.mark.parametrize(("dtype", "backend"), [(torch.float64, "emulated-layers"), (torch.float32, "emulated")])
-def test_neither_float64_nor_the_way_by_task_knows_it(allow_tf32, dtype, backend):
+def test_neither_float64_nor_the_way_by_task_knows_it(dtype, backend):
     for fn, tensors in ops(problem((5, 9, 3), 6, T=2, dtype=dtype)).values():
         on, off = on_and_off(fn, tensors, backend)
         assert all(map(torch.equal, on, off))
 
 
 @pytest.mark.cpu
-def test_launches_are_the_same(allow_tf32):
+def test_launches_are_the_same():
     p = problem((5, 9, 3), 6, T=2, dtype=torch.float32)
     for fn, tensors in ops(p).values():
         counted = []
         for allowed in (True, False):
-            torch.backends.cuda.matmul.allow_tf32 = allowed
-            counted.append(launches(lambda fn=fn, t=tensors: values_and_grads(fn, t), "emulated-layers"))
+            with tf32_allowed(allowed):
+                counted.append(launches(lambda fn=fn, t=tensors: values_and_grads(fn, t), "emulated-layers"))
         assert counted[0] == counted[1] > 0

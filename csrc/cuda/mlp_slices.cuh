@@ -1,6 +1,6 @@
 // Slices of the two matrices of a tile in shared memory, 16 deep, and the two ways in which a block of 128 threads multiplies
 // them: on the ordinary units, or for float32 where TF32 is allowed on the tensor cores. Either keeps 32 sums in a thread's
-// registers, and tells with each(f) which: f(row, column, sum), with the tile's rows and columns.
+// registers, and hands each out once: each(room, f) calls f(row, column, sum), with the tile's rows and columns.
 #pragma once
 #include "matmul.cuh"
 #include "tensor_cores.cuh"
@@ -19,6 +19,13 @@ struct alignas(16) Quad {
 template <class R>
 struct Slice {
   R a[kDepth][kPitch], b[kDepth][kPitch];
+};
+
+// Of a tile: one slice is written while the other is read. When they have been, its sums, where a thread needs others than its own.
+template <class R>
+union alignas(16) Room {
+  Slice<R> slices[2];
+  R sums[kTileSide][kTileSide + 2];
 };
 
 // Where a slice has row `row` at depth k: writers along the depth, a quad of it for each of 4 threads, are 8 banks apart.
@@ -48,7 +55,7 @@ struct OrdinaryUnits {
   }
 
   template <class F>
-  __device__ __forceinline__ void each(F&& f) const {
+  __device__ __forceinline__ void each(Room<R>&, F&& f) const {
     const int down = threadIdx.x / kAcross * kRows, across = threadIdx.x % kAcross;
 #pragma unroll
     for (int r = 0; r < kRows; r++)
@@ -59,8 +66,12 @@ struct OrdinaryUnits {
 
 // A warp owns 32 rows and 32 columns, as 2 x 4 products of 16 rows and 8 columns. Rows g and g + 8 of the first and of the
 // second are the tile's rows 4 g .. 4 g + 3, one load. Per 8 steps of the depth a thread loads 10 times for 8 products; no bank is
-// met twice.
+// met twice. A sum is handed out by another thread, so that those of a warp are 32 neighbours in a row: the four lanes of a row of
+// a product would meet twice the sectors.
 struct TensorCores {
+  struct alignas(8) Pair {
+    float first, second;
+  };
   static constexpr int kSide = 32, kDown = kSide / 16, kAcross = kSide / 8;
   float sums[kDown][kAcross][4] = {};
 
@@ -89,13 +100,20 @@ struct TensorCores {
   }
 
   template <class F>
-  __device__ __forceinline__ void each(F&& f) const {
+  __device__ __forceinline__ void each(Room<float>& room, F&& f) const {
+    __syncthreads();
 #pragma unroll
     for (int i = 0; i < kDown; i++)
 #pragma unroll
       for (int j = 0; j < kAcross; j++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) f(down() + 2 * i + e / 2, across() + 8 * j + lane() % 4 * 2 + e % 2, sums[i][j][e]);
+        for (int r = 0; r < 2; r++)
+          *reinterpret_cast<Pair*>(&room.sums[down() + 2 * i + r][across() + 8 * j + lane() % 4 * 2]) = {sums[i][j][2 * r],
+                                                                                                        sums[i][j][2 * r + 1]};
+    __syncthreads();
+#pragma unroll 8
+    for (int e = threadIdx.x; e < kTileSide * kTileSide; e += kTileThreads)
+      f(e / kTileSide, e % kTileSide, room.sums[e / kTileSide][e % kTileSide]);
   }
 };
 

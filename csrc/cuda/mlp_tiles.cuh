@@ -86,11 +86,6 @@ struct Part {
 };
 
 template <class R>
-struct TwoSlices {
-  Slice<R> of[2];
-};
-
-template <class R>
 struct Partials {
   R of_warp[kTileThreads / kWarp];
 };
@@ -99,7 +94,7 @@ struct Partials {
 template <class R, Form kForm, class Store, class Multiply>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>)
     product_kernel(const __grid_constant__ Products<R, Store> products) {
-  FASTMETA_SHARED(TwoSlices<R>, slices);
+  FASTMETA_SHARED(Room<R>, room);
   FASTMETA_SHARED(Partials<R>, partials);
   const int64_t task = blockIdx.x / products.tiles;
   int64_t tile = blockIdx.x % products.tiles;
@@ -119,7 +114,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>)
   R bias = 0;
   if (count) load(0);
   for (int slice = 0; slice < count; slice++) {
-    Slice<R>& now = slices.of[slice % 2];
+    Slice<R>& now = room.slices[slice % 2];
     a.store(now.a);
     b.store(now.b);
     __syncthreads();
@@ -130,7 +125,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>)
   }
   R of_elements = 0, of_bias = 0;
   const auto store = p.store.of(task, int64_t(p.M) * p.N);
-  multiply.each([&](int r, int c, R sum) {
+  multiply.each(room, [&](int r, int c, R sum) {
     const int row = i + r, column = j + c;
     if (row < p.M && column < p.N) store(row * p.N + column, column, sum, of_elements);
   });
