@@ -80,9 +80,8 @@ def test_rounding(allow_tf32):
     """Ties away from zero; infinity and NaN stay."""
     odd = torch.tensor([1 + 2**-11, 1 + 2**-11 - 2**-23, 1 + 2**-10 + 2**-11, 1 + 2**-10, 3e38, torch.inf, torch.nan])
     nans = torch.tensor([0x7FFFFFFF, 0x7F800001], dtype=torch.int32).view(torch.float32)
-    x = torch.cat([odd, -odd, nans, -nans]).repeat(1 + EXAMPLES * 64)[
-        :, None
-    ]  # the smaller the network, the more examples
+    x = torch.cat([odd, -odd, nans, -nans])[:, None]
+    x = x.repeat(1 + EXAMPLES * 64, 1)  # the smaller the network, the more examples
     with fastmeta.backend(BACKEND):
         out = fastmeta.mlp_forward([torch.ones(1, 1), None] * 2, x[None], activation="identity")[0]
     whole = torch.where(x.isfinite(), rounded(x) if allow_tf32 else x, x)

@@ -21,7 +21,7 @@ struct Slice {
   R a[kDepth][kPitch], b[kDepth][kPitch];
 };
 
-// Of a tile: one slice is written while the other is read. When they have been, its sums, where a thread needs others than its own.
+// A block's shared memory. One slice is written while the other is read; after the last, the sums may go to other threads in it.
 template <class R>
 union alignas(16) Room {
   Slice<R> slices[2];
@@ -66,8 +66,8 @@ struct OrdinaryUnits {
 
 // A warp owns 32 rows and 32 columns, as 2 x 4 products of 16 rows and 8 columns. Rows g and g + 8 of the first and of the
 // second are the tile's rows 4 g .. 4 g + 3, one load. Per 8 steps of the depth a thread loads 10 times for 8 products; no bank is
-// met twice. A sum is handed out by another thread, so that those of a warp are 32 neighbours in a row: the four lanes of a row of
-// a product would meet twice the sectors.
+// met twice. Another thread hands a sum out, so that a warp writes 32 neighbours of a row at a time. With its own sums it would
+// write 4 numbers in each of 8 rows, to twice as many sectors or more.
 struct TensorCores {
   struct alignas(8) Pair {
     float first, second;
