@@ -17,6 +17,7 @@ struct MlpShape {
   int64_t width[kMaxLayers + 1];
   Activation activation;
   Loss loss;
+  bool tf32 = false;  // whether products of float32 may be in TF32: those of CUDA layer by layer are
 };
 
 // W_l [T, out, in] and b_l [T, out], contiguous. Stride 0: one tensor for all tasks. A null pointer: no such tensor

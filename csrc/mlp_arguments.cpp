@@ -31,6 +31,7 @@ MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation
   shape.layers = int(layers);
   shape.activation = read_enum<Activation>(op, "activation", activation, {"relu", "tanh", "gelu", "sigmoid", "identity"});
   shape.loss = read_enum<Loss>(op, "loss", loss, {"cross_entropy", "mse"});
+  shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().mlp_tf32) && allows_tf32();
   shape.width[0] = inputs.size(-1);
   for (size_t i = 0; i < list.size(); i++) {
     Tensor p(list[i], "params");

@@ -155,6 +155,11 @@ void* current_stream(const Tensor& tensor) {
   return reinterpret_cast<void*>(current.attr("cuda_stream").cast<std::uintptr_t>());
 }
 
+bool allows_tf32() {
+  const py::object matmul = py::module_::import("torch").attr("backends").attr("cuda").attr("matmul");
+  return matmul.attr("fp32_precision").cast<std::string>() == "tf32";  // the same; allow_tf32 raises where fp32_precision was set
+}
+
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
   if (tensor.shape() == shape) return;
   throw py::value_error(std::string(op) + ": " + name + " must have shape " + shape_text(shape) + ", got " +

@@ -74,6 +74,8 @@ void init_tensor(py::object tensor_class, bool exchange_api);
 
 // The current stream of the tensor's CUDA device, as a cudaStream_t.
 void* current_stream(const Tensor& tensor);
+// Whether the caller allows products of float32 on CUDA to be in TF32: torch.backends.cuda.matmul.allow_tf32.
+bool allows_tf32();
 
 // ValueError "<op>: <what> must have shape [...], got [...]" unless the shapes agree.
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape);

@@ -1,6 +1,7 @@
 """One process tests every backend that the device has: see device.py."""
 
-from device import CPU_MODULES, DEVICE  # first: Triton's interpreter is chosen before anything imports triton
+# First: Triton's interpreter is chosen before anything imports triton.
+from device import CPU_MODULES, DEVICE, tf32_allowed
 
 import emulation  # isort: skip
 import pytest
@@ -36,3 +37,11 @@ def backend(request):
     """The backend named by the test's parameters, forced: it raises where it cannot run."""
     with fastmeta.backend(request.param):
         yield request.param
+
+
+@pytest.fixture
+def allow_tf32(request):
+    """Whether TF32 is allowed during a test: True, or the test's parameter."""
+    allowed = getattr(request, "param", True)
+    with tf32_allowed(allowed):
+        yield allowed

@@ -1,6 +1,7 @@
 """The device of the tests' tensors: FASTMETA_DEVICE, or CUDA where there is one. On a CPU Triton's kernels run in its interpreter."""
 
 import os
+from contextlib import contextmanager
 
 import torch
 
@@ -28,3 +29,14 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
     "test_occupancy",
     "test_triton_gates",
 }
+
+
+@contextmanager
+def tf32_allowed(allowed: bool):
+    """torch.backends.cuda.matmul.allow_tf32 for the body."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before

@@ -35,6 +35,7 @@ class Code:
     stores: int
     wide_stores: int
     tensor_core: int
+    tf32: int  # of those
 
     def occupancy(self, dynamic_shared: int = 0) -> float:
         return occupancy(self.arch, self.registers, self.threads, self.shared + dynamic_shared)
@@ -76,6 +77,7 @@ def of_cubin(cubin: bytes, arch: str) -> list[Code]:
                 count(r"^(STG|ST)\.|^UTMASTG"),
                 count(r"^(STG|ST)\..*(128|256)|^UTMASTG"),
                 count(r"^(H|I|D|Q|O|HG|QG|IG)MMA|^UTC\w*MMA"),
+                count(r"MMA.*TF32"),
             )
         )
     return found
@@ -101,5 +103,6 @@ def of_amdgcn(text: str, arch: str) -> list[Code]:
         count(r"^(global|buffer|flat)_store_"),
         count(r"^(global|buffer|flat)_store_(dwordx4|b128)"),
         count(r"^v_s?mfmac?_"),
+        count(r"^v_s?mfmac?_.*xf32"),
     )
     return [code]

@@ -10,6 +10,7 @@ import emulation
 import torch
 from compare import values_and_grads
 from cuda_gates import short_name
+from device import tf32_allowed
 from mlp_cases import problem
 from test_emulated_launchers import calls
 
@@ -28,10 +29,12 @@ EXCEPTIONS = {  # function, direction: why
     ): "rows that are no multiple of 16 bytes apart come number by number; the four requests of a lane for its 16 bytes"
     " meet the same sectors, which the first has brought into L1",
 }
-WAYS = (  # backend, rates: tasks in blocks of their own, layers in tiles, and what sums the gradients of a rate for all
-    ("emulated", "per element"),
-    ("emulated-layers", "per element"),
-    ("emulated-layers", "scalar"),
+WAYS = (  # backend, rates, whether TF32 is allowed: tasks in blocks of their own, layers in tiles, on tensor cores too, and what
+    # sums the gradients of a rate for all
+    ("emulated", "per element", False),
+    ("emulated-layers", "per element", False),
+    ("emulated-layers", "per element", True),
+    ("emulated-layers", "scalar", False),
 )
 PROBLEMS = (  # widths, examples, loss, dtype: a head of two hidden layers, and the MLP that fits sinusoids
     ((100, 64, 64, 10), 25, "cross_entropy", torch.float32),
@@ -108,8 +111,8 @@ def of_all_ops(widths, n, loss, dtype) -> list[Line]:
     p = problem(widths, n, T=1, loss=loss, activation="relu", dtype=dtype)
 
     def run():
-        for backend, rates in WAYS:
-            with fastmeta.backend(backend):
+        for backend, rates, tf32 in WAYS:
+            with fastmeta.backend(backend), tf32_allowed(tf32):
                 for fn, tensors in calls(p, rates, False):
                     fn(*tensors)
                     values_and_grads(fn, tensors)

@@ -7,6 +7,7 @@ import cuda_gates
 import emulation
 import pytest
 import test_emulation
+import torch
 from memory_requests import PROBLEMS, lines_of, of_all_ops, wasteful
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,17 @@ def test_every_kernel_was_judged(kernels):
 
 
 @needs_nvcc
+def test_only_products_in_tf32_take_tensor_cores(kernels):
+    """Every product of float32 is there twice."""
+    for arch in ARCHITECTURES:
+        products = {k.kernel: k for k in kernels if k.arch == arch and k.kernel.startswith("product_kernel<float")}
+        in_tf32 = {name for name in products if "TensorCores" in name}
+        assert in_tf32 == {name.replace("OrdinaryUnits<float> ", "TensorCores") for name in products}
+        assert all(products[name].tf32 > 0 for name in in_tf32)
+        assert {k.kernel for k in kernels if k.arch == arch and k.tensor_core} == in_tf32
+
+
+@needs_nvcc
 def test_planted_code_is_seen(tmp_path):
     found = {(k.kernel, k.arch): k for k in cuda_gates.judged([Path(__file__).with_name("planted_code.cu")], tmp_path)}
     for arch in ARCHITECTURES:
@@ -52,7 +64,7 @@ def test_planted_code_is_seen(tmp_path):
         assert (wide.loads, wide.wide_loads, wide.stores, wide.wide_stores) == (1, 1, 1, 1)
         assert (narrow.loads, narrow.wide_loads, narrow.stores, narrow.wide_stores) == (1, 0, 1, 0)
         assert (wide.shared, wide.threads, narrow.shared, narrow.threads) == (2048, 128, 0, 64)
-        assert multiplies.tensor_core >= 1 and not (spills.tensor_core or wide.tensor_core)
+        assert multiplies.tf32 == multiplies.tensor_core >= 1 and not (spills.tensor_core or wide.tensor_core)
         assert not any(k.local or k.local_accesses for k in (wide, narrow, multiplies))
 
 
@@ -63,6 +75,7 @@ def test_main_loops_waste_no_requests(problem):
     lines = of_all_ops(*problem)
     assert {line.kernel.split("<")[0] for line in lines} == names()
     assert {line.memory for line in lines} == {"global", "shared"}
+    assert any("TensorCores" in line.kernel for line in lines) == (problem[-1] == torch.float32)
     assert wasteful(lines) == []
 
 

@@ -105,6 +105,11 @@ def test_orders_change_no_bit_layer_by_layer(emulator, loss, activation, kind, s
     torch.testing.assert_close(by_layer, by_task, equal_nan=True)
 
 
+def test_orders_change_no_bit_in_tf32(emulator, allow_tf32):
+    p = problem((2, 66, 3), 9, T=2, dtype=torch.float32)
+    run_all(emulator, BY_LAYER, calls(p, "per tensor", False))
+
+
 @pytest.fixture
 def sanitized():
     """A process of this Python in which the sanitizers see all memory."""
@@ -137,7 +142,7 @@ def test_no_sanitizer_objects(sanitized):
         "no:cacheprovider",
         str(Path(__file__)),
         "-k",
-        "((entropy and gelu) or (mse and tanh)) and not (layer and (shape1 or shape2))",
+        "tf32 or ((entropy and gelu) or (mse and tanh)) and not (layer and (shape1 or shape2))",
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

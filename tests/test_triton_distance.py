@@ -24,13 +24,6 @@ def ops(metric, rows, columns):
     )
 
 
-@pytest.fixture
-def allow_tf32():
-    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_many_columns(metric, dtype):

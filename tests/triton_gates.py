@@ -16,6 +16,7 @@ from typing import Any
 import machine_code
 import torch
 import triton_requests
+from device import tf32_allowed
 from machine_code import Code
 from memory_requests import Line
 
@@ -104,13 +105,9 @@ def run(shape: str, op: str, small: bool = False) -> None:
     module = importlib.import_module(f"fastmeta.kernels.{op}")
     tensors = [x for some in inputs for x in (some if isinstance(some, list) else [some])]
     needs = tuple(isinstance(x, torch.Tensor) and x.is_floating_point() for x in tensors)
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
+    with tf32_allowed(tf32):
         outputs, saved = getattr(module, f"{op}_fwd")(*inputs, *static, needs)
         getattr(module, f"{op}_bwd")(outputs, saved, *inputs, *static, needs)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def recorded(shape: str, ops: Iterable[str]) -> list[Launch]:

@@ -34,6 +34,7 @@ struct CpuKernels {
   void (*mlp_meta_loss)(const MlpMetaLoss<R>&);
   void (*conv_meta_loss)(const ConvMetaLoss<R>&);
   bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
+  bool mlp_tf32 = false;         // whether the mlp kernels heed MlpShape::tf32
 };
 
 template <class R>

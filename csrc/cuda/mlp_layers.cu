@@ -2,6 +2,8 @@
 // scaling. Whatever is not a product moves each of its numbers once.
 #include "mlp_layers.h"
 
+#include <type_traits>
+
 #include "mlp_tiles.cuh"
 
 namespace fastmeta::cuda {
@@ -90,16 +92,19 @@ __global__ void __launch_bounds__(kTileThreads) scale_kernel(const __grid_consta
 }
 
 template <Form kForm, class R, class Store>
-void multiply(Queue& queue, int64_t tasks, Products<R, Store>& products) {
+void multiply(Queue& queue, const MlpShape& shape, Products<R, Store>& products) {
   products.tiles = 0;
   for (int i = 0; i < products.count; i++) products.tiles += products.item[i].tiles();
-  queue.launch(product_kernel<R, kForm, Store>, tasks * products.tiles, kTileThreads, products);
+  auto* kernel = product_kernel<R, kForm, Store, OrdinaryUnits<R>>;
+  if constexpr (std::is_same_v<R, float>)
+    if (shape.tf32) kernel = product_kernel<R, kForm, Store, TensorCores>;
+  queue.launch(kernel, shape.tasks * products.tiles, kTileThreads, products);
 }
 
 template <Form kForm, class R, class Store>
-void multiply(Queue& queue, int64_t tasks, const Product<R, Store>& product) {
+void multiply(Queue& queue, const MlpShape& shape, const Product<R, Store>& product) {
   Products<R, Store> products{1, 0, nullptr, {product}};
-  multiply<kForm>(queue, tasks, products);
+  multiply<kForm>(queue, shape, products);
 }
 
 // The inputs of a layer, and their tangent, of which the first layer has none.
@@ -131,7 +136,7 @@ void forward(Queue& queue, const Net<R>& net, bool tangent) {
   for (int l = 0; l < net.task.layers; l++) {
     const Layer<R>& y = net.task.layer[l];
     const bool hidden = l + 1 < net.task.layers;
-    multiply<Form::forward>(queue, net.shape.tasks,
+    multiply<Form::forward>(queue, net.shape,
                             Product<R, Activated<R>>{n, y.out, y.in, 1, {inputs(net, l)}, {slices_of(net.params, 2 * l)},
                                                      {slices_of(net.params, 2 * l + 1), y.a, y.slope, tangent ? y.bend : nullptr,
                                                       hidden ? net.task.activation : Activation::identity}, {}});
@@ -140,7 +145,7 @@ void forward(Queue& queue, const Net<R>& net, bool tangent) {
                                       {slices_of(net.direction, 2 * l + 1), y.slope, y.ra, y.bend}, {}};
     p.a[1] = inputs(net, l, true);
     p.b[1] = slices_of(net.params, 2 * l);
-    multiply<Form::forward>(queue, net.shape.tasks, p);
+    multiply<Form::forward>(queue, net.shape, p);
   }
 }
 
@@ -150,11 +155,11 @@ void backward(Queue& queue, const Net<R>& net, bool tangent) {
   for (int l = net.task.layers - 1; l > 0; l--) {
     const Layer<R>&y = net.task.layer[l], &below = net.task.layer[l - 1];
     const Slices<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
-    multiply<Form::backward>(queue, net.shape.tasks,
+    multiply<Form::backward>(queue, net.shape,
                              Product<R, Gated<R>>{n, y.in, y.out, 1, {d}, {slices_of(net.params, 2 * l)},
                                                   {below.slope, tangent ? below.bend : nullptr, below.d, below.rd}, {}});
     if (tangent)
-      multiply<Form::backward>(queue, net.shape.tasks,
+      multiply<Form::backward>(queue, net.shape,
                                Product<R, GatedTangent<R>>{n, y.in, y.out, 2, {rd, d},
                                                            {slices_of(net.params, 2 * l), slices_of(net.direction, 2 * l)},
                                                            {below.slope, below.bend, below.rd}, {}});
@@ -192,7 +197,7 @@ void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& 
     products.item[products.count++] = p;
   }
   if (summed) products.partial = net.partial;
-  multiply<Form::weights>(queue, net.shape.tasks, products);
+  multiply<Form::weights>(queue, net.shape, products);
   if (summed) sum_rates(queue, net, products, sums);
   if (!targets.of[inputs_tensor].asked()) return;
   const Layer<R>& y = net.task.layer[0];
@@ -200,7 +205,7 @@ void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& 
   Product<R, Sunk<R>> p{n, y.in, y.out, tangent ? 2 : 1, {tangent ? rd : d, d}, {slices_of(net.params, 0)},
                         {targets.of[inputs_tensor]}, {}};
   p.b[1] = slices_of(net.direction, 0);
-  multiply<Form::backward>(queue, net.shape.tasks, p);
+  multiply<Form::backward>(queue, net.shape, p);
 }
 
 template <class R>

@@ -1,21 +1,16 @@
 // The products of all tasks' layers, for networks that one block cannot hold: C = A B, or A_1 B_1 + A_2 B_2 as tangents are, in
 // tiles of 64 x 64.
 //
-// A block of 128 threads owns a tile of one task's C; a thread 8 neighbouring rows and every 16th column of it, in registers.
-// Slices of A and B, 16 deep, go through shared memory, with 128-bit loads where the matrix allows them: the next one is on its
-// way in registers while the threads multiply the last, so that a slice costs one barrier. There it lies as [depth][row], its
-// rows permuted so that writing it, along the rows or along the depth, meets no bank twice. Per step of the depth a thread reads
-// 12 numbers for 32 multiply-adds. Elements of A come N / 64 times, those of B M / 64 times, from L2. Every sum runs along the
-// inner dimension, in one order. What becomes of it: mlp_stores.cuh.
+// A block of 128 threads owns a tile of one task's C, in registers. Slices of A and B, 16 deep, go through shared memory, with
+// 128-bit loads where the matrix allows them: the next one is on its way in registers while the threads multiply the last
+// (mlp_slices.cuh), so that a slice costs one barrier. There it lies as [depth][row], its rows permuted so that writing it, along
+// the rows or along the depth, meets no bank twice. Elements of A come N / 64 times, those of B M / 64 times, from L2. Every sum
+// runs along the inner dimension, in one order. What becomes of it: mlp_stores.cuh.
 #pragma once
+#include "mlp_slices.cuh"
 #include "mlp_stores.cuh"
 
 namespace fastmeta::cuda {
-
-constexpr int kTileSide = 64, kDepth = 16, kTileThreads = 128;
-constexpr int kRows = 8, kColumns = 4;  // of a thread
-constexpr int kAcross = kTileSide / kColumns;
-constexpr int kPitch = kTileSide + 8;  // of a slice in shared memory
 
 template <class R>
 constexpr int kTileBlocks = sizeof(R) == 4 ? 4 : 2;  // of a multiprocessor: a double takes two registers
@@ -44,14 +39,6 @@ struct Products {
   R* partial;     // [T, tiles, 2]: a tile's sums of the thread's sums, of its elements and of `bias`; null: not asked for
   Product<R, Store> item[kMaxLayers];
 };
-
-template <class R>
-struct alignas(16) Quad {
-  R v[4];
-};
-
-// Where a slice has row `row` at depth k: writers along the depth, a quad of it for each of 4 threads, are 8 banks apart.
-__device__ __forceinline__ int place(int k, int row) { return row ^ k / 4 % 4 * 8; }
 
 // A thread's part of a slice on its way: two quads along the dimension that is contiguous in memory, the depth or the rows.
 template <class R, bool kAlongDepth>
@@ -99,43 +86,15 @@ struct Part {
 };
 
 template <class R>
-struct Slice {
-  R a[kDepth][kPitch], b[kDepth][kPitch];
-};
-
-template <class R>
-struct TwoSlices {
-  Slice<R> of[2];
-};
-
-template <class R>
 struct Partials {
   R of_warp[kTileThreads / kWarp];
 };
 
-// sums += the slice's A B
-template <class R>
-__device__ __forceinline__ void multiply_slice(const Slice<R>& s, R (&sums)[kRows][kColumns]) {
-  const int down = threadIdx.x / kAcross * kRows, across = threadIdx.x % kAcross;
-#pragma unroll
-  for (int k = 0; k < kDepth; k++) {
-    Quad<R> a[kRows / 4];
-    R b[kColumns];
-#pragma unroll
-    for (int q = 0; q < kRows / 4; q++) a[q] = *reinterpret_cast<const Quad<R>*>(&s.a[k][place(k, down) + 4 * q]);
-#pragma unroll
-    for (int c = 0; c < kColumns; c++) b[c] = s.b[k][place(k, across + c * kAcross)];
-#pragma unroll
-    for (int r = 0; r < kRows; r++)
-#pragma unroll
-      for (int c = 0; c < kColumns; c++) sums[r][c] = std::fma(a[r / 4].v[r % 4], b[c], sums[r][c]);
-  }
-}
-
-template <class R, Form kForm, class Store>
+// Multiply: how slices are multiplied.
+template <class R, Form kForm, class Store, class Multiply>
 __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>)
     product_kernel(const __grid_constant__ Products<R, Store> products) {
-  FASTMETA_SHARED(TwoSlices<R>, slices);
+  FASTMETA_SHARED(Room<R>, room);
   FASTMETA_SHARED(Partials<R>, partials);
   const int64_t task = blockIdx.x / products.tiles;
   int64_t tile = blockIdx.x % products.tiles;
@@ -151,27 +110,25 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>)
     a.load(p.a[piece].of(task), p.M, p.K, i, k);
     b.load(p.b[piece].of(task), p.N, p.K, j, k);
   };
-  R sums[kRows][kColumns] = {}, bias = 0;
+  Multiply multiply;
+  R bias = 0;
   if (count) load(0);
   for (int slice = 0; slice < count; slice++) {
-    Slice<R>& now = slices.of[slice % 2];
+    Slice<R>& now = room.slices[slice % 2];
     a.store(now.a);
     b.store(now.b);
     __syncthreads();
     if (slice + 1 < count) load(slice + 1);
-    multiply_slice(now, sums);
+    multiply.add(now);
     if (kForm == Form::weights && j == 0 && threadIdx.x < kTileSide && slice < per_piece)
       for (int k = 0; k < kDepth; k++) bias += now.a[k][place(k, threadIdx.x)];
   }
   R of_elements = 0, of_bias = 0;
   const auto store = p.store.of(task, int64_t(p.M) * p.N);
-#pragma unroll
-  for (int r = 0; r < kRows; r++)
-#pragma unroll
-    for (int c = 0; c < kColumns; c++) {
-      const int row = i + threadIdx.x / kAcross * kRows + r, column = j + threadIdx.x % kAcross + c * kAcross;
-      if (row < p.M && column < p.N) store(row * p.N + column, column, sums[r][c], of_elements);
-    }
+  multiply.each(room, [&](int r, int c, R sum) {
+    const int row = i + r, column = j + c;
+    if (row < p.M && column < p.N) store(row * p.N + column, column, sum, of_elements);
+  });
   if constexpr (kForm == Form::weights) {
     if (j == 0 && threadIdx.x < kTileSide && i + threadIdx.x < p.M && p.bias.asked())
       p.bias.of(task)(i + threadIdx.x, bias, of_bias);

@@ -30,12 +30,17 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin
 }
 
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+T __shfl_sync(unsigned mask, T value, int lane, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
-  bits = fastmeta::emulation::shuffle_xor(mask, bits, unsigned(lanes), {file, line});
+  bits = fastmeta::emulation::shuffle(mask, bits, unsigned(lane), {file, line});
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return __shfl_sync(mask, value, int(fastmeta::emulation::thread_index().x) ^ lanes, file, line);
 }
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };

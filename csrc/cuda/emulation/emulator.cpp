@@ -36,7 +36,7 @@ class Emulator {
   void fail(const std::string& what);  // in a thread
   void wait(State state, Site site, bool orders_memory);
   void* static_shared(const Declaration& declared);
-  uint64_t shuffle_xor(uint64_t bits, unsigned lanes, Site site);
+  uint64_t shuffle(uint64_t bits, unsigned lane, Site site);
   void access(const void* address, size_t bytes, bool writes, const void* instruction);
 
   Index blocks, threads_per_block, block{0};
@@ -191,10 +191,10 @@ void Emulator::wait(State state, Site site, bool orders_memory) {
   fibers.pause();
 }
 
-uint64_t Emulator::shuffle_xor(uint64_t bits, unsigned lanes, Site site) {
+uint64_t Emulator::shuffle(uint64_t bits, unsigned lane, Site site) {
   const unsigned me = fibers.current();
   threads_[me].sent = bits;
-  threads_[me].partner = me ^ (lanes % kWarp);
+  threads_[me].partner = me / kWarp * kWarp + lane % kWarp;
   wait(State::at_warp, site, false);
   return threads_[me].received;
 }
@@ -233,9 +233,9 @@ void sync_warp(unsigned mask, Site site) {
   require_whole_warp(mask);
   emulator.wait(State::at_warp, site, true);
 }
-uint64_t shuffle_xor(unsigned mask, uint64_t bits, unsigned lanes, Site site) {
+uint64_t shuffle(unsigned mask, uint64_t bits, unsigned lane, Site site) {
   require_whole_warp(mask);
-  return emulator.shuffle_xor(bits, lanes, site);
+  return emulator.shuffle(bits, lane, site);
 }
 unsigned char* dynamic_shared() { return emulator.shared[0].memory.get(); }
 void* static_shared(const Declaration& array) { return emulator.static_shared(array); }

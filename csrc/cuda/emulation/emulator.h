@@ -31,7 +31,7 @@ struct Site {
 };
 void sync_block(Site site);
 void sync_warp(unsigned mask, Site site);
-uint64_t shuffle_xor(unsigned mask, uint64_t bits, unsigned lanes, Site site);  // orders no memory
+uint64_t shuffle(unsigned mask, uint64_t bits, unsigned lane, Site site);  // the bits of that lane; orders no memory
 
 unsigned char* dynamic_shared();
 struct Declaration {

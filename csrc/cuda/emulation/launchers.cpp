@@ -177,7 +177,7 @@ CpuKernels<R> emulated_table() {
   EMULATED(mlp_hvp, MlpCurvature);
   EMULATED(mlp_adapt_fwd, MlpAdapt);
   EMULATED(mlp_adapt_bwd, MlpAdapt);
-  table.mlp_adapt_keeps = true;
+  table.mlp_adapt_keeps = table.mlp_tf32 = true;
   EMULATED(mlp_meta_loss, MlpMetaLoss);
   return table;
 }
