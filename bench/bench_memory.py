@@ -39,11 +39,12 @@ def bench_memory_of_steps(request, table, op):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 20])
 def bench_memory_of_maml(request, table, steps):
-    """On Conv4, by the general engine and by autograd."""
+    """On Conv4, by the native kernel, the general engine and autograd."""
     if request.config.getoption("benchmark_disable") and steps > 1:
         pytest.skip("one is enough without timing")
     peaks = {
-        way: in_new_process(__file__, "maml", way, steps, OMP_NUM_THREADS="1") / 1024 for way in ("ext", "autograd")
+        way: in_new_process(__file__, "maml", way, steps, OMP_NUM_THREADS="1") / 1024
+        for way in ("ext", "general", "autograd")
     }
     table(TITLE, f"MAML Conv4-32 K{steps}, 8 tasks, 5-way 1-shot, 15 queries each", peaks)
 
@@ -71,10 +72,12 @@ def inner_loop(op, way, steps):
 def maml(way, steps):
     model = bench_learners.net()
     learner = fastmeta.MAML(model, bench_learners.RATE, steps)
+    learner = bench_learners.general(learner) if way == "general" else learner
 
     def run(tasks):
         data = bench_learners.episodes(tasks)
-        value = learner.loss(*data).mean() if way == "ext" else bench_learners.one_by_one(model, steps, *data)
+        by_autograd = way == "autograd"
+        value = bench_learners.one_by_one(model, steps, *data) if by_autograd else learner.loss(*data).mean()
         return torch.autograd.grad(value, list(model.parameters()))
 
     return partial(run, 1), partial(run, 8)

@@ -63,11 +63,10 @@ class ConvNet:
         query_y = flat.data[3] if len(flat.data) == 4 else None
         theta_needs = needs.theta if needs else (False,) * len(flat.theta)
         rate_needs = needs.rates if needs else (False,) * len(rates)
-        if len(rates) > 1:
-            rates, rate_needs = self._slots(rates), self._slots(rate_needs, False)
+        each = len(rates) > 1
         return kernel(
-            self._slots(flat.theta), rates, *flat.data[:3], query_y, steps, self.blocks, first_order,
-            (*self._slots(theta_needs, False), *rate_needs),
+            self._slots(flat.theta), self._slots(rates) if each else rates, *flat.data[:3], query_y, steps, self.blocks,
+            first_order, (*self._slots(theta_needs, False), *(self._slots(rate_needs, False) if each else rate_needs)),
         )  # fmt: skip
 
     def _slots(self, values: Sequence[Any], missing: Any = None) -> list[Any]:
@@ -82,7 +81,7 @@ def _kernel() -> Callable[..., Any] | None:
         from .. import _ext
     except ImportError:
         return None
-    return _ext.conv_meta_loss
+    return _ext.conv_meta_loss  # type: ignore[attr-defined]
 
 
 def as_convnet(model: nn.Module) -> ConvNet | None:
@@ -90,7 +89,8 @@ def as_convnet(model: nn.Module) -> ConvNet | None:
     if has_hooks(model):
         return None
     modules = _flat(model)
-    blocks, present, used = [], [], 0
+    blocks: list[Block] = []
+    present: list[bool] = []
     while modules and type(modules[0]) is nn.Conv2d and len(blocks) < MOST_BLOCKS:
         block, here, used = _block(modules)
         if block is None:
