@@ -29,8 +29,9 @@ def load(name):
 def _learn2learn():
     """Its algorithms and heads, which are pure Python, without its __init__, which imports gym, torchvision and more."""
     if "learn2learn" not in sys.modules:
+        spec = importlib.util.find_spec("learn2learn")
         package = sys.modules["learn2learn"] = ModuleType("learn2learn")
-        package.__path__ = list(importlib.util.find_spec("learn2learn").submodule_search_locations)
+        package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations)
         for part in ("_version", "utils", "algorithms", "nn"):
             importlib.import_module(f"learn2learn.{part}")
         package.__version__ = package._version.__version__
