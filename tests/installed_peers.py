@@ -30,6 +30,8 @@ def _learn2learn():
     """Its algorithms and heads, which are pure Python, without its __init__, which imports gym, torchvision and more."""
     if "learn2learn" not in sys.modules:
         spec = importlib.util.find_spec("learn2learn")
+        if spec is None:
+            raise ModuleNotFoundError("No module named 'learn2learn'")
         package = sys.modules["learn2learn"] = ModuleType("learn2learn")
         package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations)
         for part in ("_version", "utils", "algorithms", "nn"):

@@ -160,6 +160,7 @@ def test_the_versions_that_are_tested_are_those_that_are_known():
         assert f"`{name}` {version}" in page, name
 
 
+@pytest.mark.cpu
 def test_every_program_of_the_page_runs():
     """Those on the import swaps; what asks for an installed library is left out."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)

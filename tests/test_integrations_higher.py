@@ -139,6 +139,7 @@ def test_a_part_of_the_parameters_frozen_ones_and_evaluation():
         fmodel.init_fast_params  # noqa: B018
 
 
+@pytest.mark.cpu  # cuDNN's LSTM has no second derivative
 def test_the_copy_is_a_model_of_its_own():
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.LSTM(2, 2)).double()
     model[1].bias = None

@@ -205,6 +205,7 @@ def of_lstm(model):
     return forward
 
 
+@pytest.mark.cpu  # cuDNN's LSTM has no second derivative
 @pytest.mark.parametrize("kind", ["tied", "lstm"])
 def test_clone_is_the_model_on_other_tensors(kind):
     model = (Tied() if kind == "tied" else nn.LSTM(3, 3)).double()
