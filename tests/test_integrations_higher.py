@@ -119,16 +119,18 @@ def test_accelerated_momentum_is_the_peers_own():
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_a_part_of_the_parameters_frozen_ones_and_evaluation():
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_part_of_the_parameters_frozen_ones_and_evaluation(copy):
     model = net()
     model[2].requires_grad_(False)
     before = [p.detach().clone() for p in model.parameters()]
     inner = torch.optim.SGD([*model[0].parameters(), *model[2].parameters()], lr=0.1)
-    fmodel, after = adapted(ours, model, inner, track_higher_grads=False)
+    fmodel, after = adapted(ours, model, inner, track_higher_grads=False, copy_initial_weights=copy)
     changed = [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
     assert changed == [True, True, False, False, False, False]
     assert [p.requires_grad for p in after] == [True, True, False, False, True, True]
     assert all(p.is_leaf for p in after)
+    assert next(fmodel.parameters(time=0)) is after[0]  # earlier ones are not kept
     for p, b in zip(model.parameters(), before, strict=True):
         assert torch.equal(p, b)
     with pytest.raises(

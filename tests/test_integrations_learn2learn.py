@@ -253,7 +253,12 @@ def test_rates_of_other_shapes_and_models_of_two_dtypes():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).double())
     params = list(model.parameters())
     grads = [torch.ones_like(p) for p in params]
-    rates = [torch.tensor(0.5), torch.tensor([2.0]), torch.tensor([1.0, 2.0, 3.0]), 0.25]
+    rates = [
+        torch.tensor([[1.0], [2.0], [3.0]]),
+        torch.tensor([2.0]),
+        torch.tensor([1.0, 2.0, 3.0]),
+        torch.tensor(0.25),
+    ]
     clone = ours.algorithms.meta_sgd_update(ours.clone_module(model), rates, grads)
     for after, p, rate in zip(clone.parameters(), params, rates, strict=True):
         torch.testing.assert_close(after, p - rate)
