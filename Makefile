@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test bench accuracy gpu-report gpu gpu-model lint clean
+.PHONY: install peers demo test bench accuracy gpu-report gpu gpu-model lint clean
 
 install: $(VENV)/installed
 
@@ -14,10 +14,20 @@ $(VENV)/installed: setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
+# The libraries that fastmeta.integrations stands in for, for its tests. learn2learn's C files are of an old Cython: they are made anew.
+peers: $(VENV)/peers
+
+$(VENV)/peers: $(VENV)/installed tests/peers.txt
+	$(BIN)/pip install --quiet --no-deps --requirement tests/peers.txt
+	$(BIN)/pip install --quiet cython wheel
+	CFLAGS=-O0 CYTHON_FORCE_REGEN=1 $(BIN)/pip install --quiet --no-deps --use-pep517 --no-build-isolation \
+	    --config-settings=--global-option=build_ext learn2learn==0.2.0
+	touch $@
+
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: install
+test: install peers
 	$(BIN)/pytest
 
 bench: install

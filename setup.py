@@ -138,6 +138,10 @@ if __name__ == "__main__":
         packages=[
             "fastmeta",
             "fastmeta.data",
+            "fastmeta.integrations",
+            "fastmeta.integrations.easyfsl",
+            "fastmeta.integrations.learn2learn",
+            "fastmeta.integrations.learn2learn.algorithms",
             "fastmeta.kernels",
             "fastmeta.learners",
             "fastmeta.ops",

@@ -14,16 +14,21 @@ LOSSES = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 
 def contenders(arguments, steps, loss):
     """{name: a meta-iteration} by each library that is installed and has such rates."""
-    found = {name: way(arguments, steps, LOSSES[loss]) for name, way in WAYS.items() if _modules(name)}
+    found = {name: contender(name, modules, arguments, steps, loss) for name in WAYS if (modules := installed(name))}
     return {name: run for name, run in found.items() if run}
 
 
+def contender(name, modules, arguments, steps, loss):
+    """A meta-iteration in a library's language on `modules`: its own, or those of fastmeta.integrations. None: it has no such rates."""
+    return WAYS[name](modules, arguments, steps, LOSSES[loss])
+
+
 def missing():
-    return [name for name in WAYS if not _modules(name)]
+    return [name for name in WAYS if not installed(name)]
 
 
-def by_learn2learn(arguments, steps, loss):
-    (algorithms,) = _modules("learn2learn")
+def by_learn2learn(modules, arguments, steps, loss):
+    (algorithms,) = modules
     model = mlp(arguments.params)
     if isinstance(arguments.lr, float):
         learner, rates = algorithms.MAML(model, arguments.lr), []
@@ -40,8 +45,8 @@ def by_learn2learn(arguments, steps, loss):
     return mean_over_tasks(of_task, arguments, [*model.parameters(), *rates])
 
 
-def by_higher(arguments, steps, loss):
-    (higher,) = _modules("higher")
+def by_higher(modules, arguments, steps, loss):
+    (higher,) = modules
     model = mlp(arguments.params)
     params = list(model.parameters())
     rates = [arguments.lr] * len(params) if isinstance(arguments.lr, float) else arguments.lr
@@ -57,8 +62,8 @@ def by_higher(arguments, steps, loss):
     return mean_over_tasks(of_task, arguments, [*params, *learned(arguments.lr)])
 
 
-def by_torchopt(arguments, steps, loss):
-    (torchopt,) = _modules("torchopt")
+def by_torchopt(modules, arguments, steps, loss):
+    (torchopt,) = modules
     if not isinstance(arguments.lr, float):
         return None
     model = mlp(arguments.params)
@@ -76,10 +81,10 @@ def by_torchopt(arguments, steps, loss):
     return mean_over_tasks(of_task, arguments, params)
 
 
-def by_torchmeta(arguments, steps, loss):
+def by_torchmeta(libraries, arguments, steps, loss):
     if isinstance(arguments.params, nn.Module):  # which would have to be written in its own layers
         return None
-    modules, gradient_based = _modules("torchmeta")
+    modules, gradient_based = libraries
     model = mlp(arguments.params, modules.MetaLinear, modules.MetaSequential)
     names = [name for name, _ in model.meta_named_parameters()]
     rate = arguments.lr if isinstance(arguments.lr, float) else OrderedDict(zip(names, arguments.lr, strict=True))
@@ -136,7 +141,7 @@ def mean_over_tasks(of_task, arguments, leaves):
     return run
 
 
-def _modules(name):
+def installed(name):
     """What is used of a library; () where it is not installed."""
     found = [imported(module) for module in MODULES[name]]
     return () if None in found else found

@@ -1,0 +1,166 @@
+"""The ops in an installed library: which versions are known, what is exchanged there, and how it comes back."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ._scores import class_means, scores
+from .easyfsl import methods
+from .higher import UNSUPPORTED, step_groups
+from .learn2learn import algorithms
+from .torchopt import plain_rate_reason, step_on
+
+SUPPORTED = {"learn2learn": ("0.2.0",), "higher": ("0.2.1",), "easyfsl": ("1.5.0",), "torchopt": ("0.7.3",)}
+
+Exchange = tuple[Any, str, Any]  # owner, attribute, what it is inside
+Original = tuple[Any, str, bool, Any]  # owner, attribute, whether the owner itself had it, what it was
+
+_inside: dict[str, tuple[int, list[Original]]] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def accelerate(peer: ModuleType) -> Iterator[ModuleType]:
+    """Inside, the library `peer` computes its inner steps and distances by fastmeta's ops; outside it is as it was.
+
+        with accelerate(learn2learn):
+            train()
+
+    learn2learn: `maml_update`, `meta_sgd_update`, `PrototypicalClassifier` with the euclidean distance. higher: the steps of
+    torch.optim.SGD without further options. easyfsl: prototypes, their distances, the scores of `MatchingNetworks`. torchopt: the
+    steps of a `MetaSGD` that is made inside, without further options. All else stays the library's own. For all threads.
+
+    Errors: TypeError for what is not a module; ValueError for a library that is not in `SUPPORTED`, or not in that version.
+    """
+    name = _known(peer)
+    with _lock:
+        depth, originals = _inside.get(name, (0, []))
+        _inside[name] = depth + 1, originals or _put_in(EXCHANGES[name]())
+    try:
+        yield peer
+    finally:
+        with _lock:
+            depth, originals = _inside.pop(name)
+            if depth > 1:
+                _inside[name] = depth - 1, originals
+            else:
+                _take_out(originals)
+
+
+def _known(peer: ModuleType) -> str:
+    """The name of a library in a version that is supported."""
+    if not isinstance(peer, ModuleType):
+        raise TypeError(f"accelerate: peer must be a module, got {type(peer).__name__}")
+    name = peer.__name__
+    if name not in SUPPORTED:
+        raise ValueError(f"accelerate: peer must be one of {', '.join(SUPPORTED)}, got {name}")
+    version = getattr(peer, "__version__", None)
+    if version is None:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "no version"
+    if version not in SUPPORTED[name]:
+        raise ValueError(f"accelerate: {name} must be of version {' or '.join(SUPPORTED[name])}, got {version}")
+    return name
+
+
+def _put_in(exchanges: Sequence[Exchange]) -> list[Original]:
+    originals = [(owner, name, name in vars(owner), vars(owner).get(name)) for owner, name, _ in exchanges]
+    for owner, name, new in exchanges:
+        setattr(owner, name, new)
+    return originals
+
+
+def _take_out(originals: Sequence[Original]) -> None:
+    for owner, name, had, was in originals:
+        if had:
+            setattr(owner, name, was)
+        else:
+            delattr(owner, name)
+
+
+def _learn2learn() -> list[Exchange]:
+    found: list[Exchange] = []
+    package = importlib.import_module("learn2learn.algorithms")
+    for module, name in (("maml", "maml_update"), ("meta_sgd", "meta_sgd_update")):
+        new = getattr(algorithms, name)
+        found += [(importlib.import_module(f"learn2learn.algorithms.{module}"), name, new), (package, name, new)]
+    head = importlib.import_module("learn2learn.nn.protonet").PrototypicalClassifier
+    forward, euclidean = head.forward, head.euclidean_distance
+
+    def by_ops(self: Any, x: Tensor) -> Tensor:
+        if self.distance is not euclidean or self.prototypes is None:
+            return forward(self, x)
+        return scores(head.normalize(x) if self.normalize else x, self.prototypes, "sqeuclidean")
+
+    return [*found, (head, "forward", by_ops)]
+
+
+def _higher() -> list[Exchange]:
+    sgd = importlib.import_module("higher.optim").DifferentiableSGD
+    update = sgd._update
+
+    def by_ops(self: Any, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
+        groups = self.param_groups
+        if any(group[name] != 0 for group in groups for name in UNSUPPORTED if name in group):
+            return update(self, grouped_grads, **kwargs)
+        grads = [g for of_group in grouped_grads for g in of_group]
+        rest = iter(range(len(grads)))
+        places = [[next(rest) for _ in of_group] for of_group in grouped_grads]
+        after = step_groups(groups, places, [p for group in groups for p in group["params"]], grads)
+        for group, of_group in zip(groups, places, strict=True):
+            group["params"] = [after[i] for i in of_group]
+
+    return [(sgd, "_update", by_ops)]
+
+
+def _easyfsl() -> list[Exchange]:
+    classifier = importlib.import_module("easyfsl.methods.few_shot_classifier")
+    matching = importlib.import_module("easyfsl.methods.matching_networks").MatchingNetworks
+    return [
+        (classifier, "compute_prototypes", class_means),
+        (
+            classifier.FewShotClassifier,
+            "l2_distance_to_prototypes",
+            methods.FewShotClassifier.l2_distance_to_prototypes,
+        ),
+        (matching, "forward", methods.MatchingNetworks.forward),
+    ]
+
+
+def _torchopt() -> list[Exchange]:
+    sgd = importlib.import_module("torchopt.optim.meta.sgd").MetaSGD
+    init, step = sgd.__init__, sgd.step
+
+    def with_rate(
+        self: Any, module: nn.Module, lr: Any, momentum: float = 0.0, weight_decay: float = 0.0,
+        dampening: float = 0.0, nesterov: bool = False, moment_requires_grad: bool = True, maximize: bool = False,
+    ) -> None:  # fmt: skip
+        init(self, module, lr, momentum, weight_decay, dampening, nesterov, moment_requires_grad, maximize)
+        if plain_rate_reason(lr, momentum, weight_decay, dampening, nesterov, maximize) is None:
+            self._plain_rate = lr
+
+    def by_ops(self: Any, loss: Tensor) -> None:
+        if not hasattr(self, "_plain_rate"):
+            return step(self, loss)
+        for containers in self.param_containers_groups:
+            step_on(containers, loss, self._plain_rate)
+
+    return [(sgd, "__init__", with_rate), (sgd, "step", by_ops)]
+
+
+EXCHANGES: dict[str, Callable[[], list[Exchange]]] = {
+    "learn2learn": _learn2learn,
+    "higher": _higher,
+    "easyfsl": _easyfsl,
+    "torchopt": _torchopt,
+}

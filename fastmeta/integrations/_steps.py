@@ -1,0 +1,89 @@
+"""Inner steps on the parameters of a module, which stay on the graph."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from ..ops.sgd_step import sgd_step
+
+Module = TypeVar("Module", bound=nn.Module)
+Container = dict[str, Any]  # name -> tensor or None
+
+
+def stepped(params: Sequence[Tensor], grads: Sequence[Tensor | None], rates: Any) -> list[Tensor]:
+    """theta - alpha g of every parameter that has a gradient; the others stay. `rates`: one for all, or a list of as many."""
+    several = isinstance(rates, list)
+    found = list(params)
+    groups = defaultdict(list)  # sgd_step takes tensors of one dtype on one device
+    for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+        if g is not None:
+            groups[p.dtype, p.device].append((i, p, g))
+    for group in groups.values():
+        chosen, thetas, slopes = zip(*group, strict=True)
+        if several:
+            lr: Any = [_rate(rates[i], p) for i, p, _ in group]
+        elif isinstance(rates, Tensor) and rates.numel() > 1:
+            lr = [_rate(rates, p) for p in thetas]
+        else:
+            lr = _rate(rates, thetas[0])
+        for i, theta in zip(chosen, sgd_step(list(thetas), list(slopes), lr), strict=True):
+            found[i] = theta
+    return found
+
+
+def _rate(rate: Any, param: Tensor) -> Any:
+    """A number, or a tensor as it would take part in rate * gradient."""
+    if not isinstance(rate, Tensor):
+        return rate
+    rate = rate.to(param)
+    if rate.numel() == 1:
+        return rate.reshape(())
+    return rate if rate.shape == param.shape else rate.expand_as(param)
+
+
+def containers(module: nn.Module) -> list[Container]:
+    """Where a module and its submodules hold their parameters and buffers."""
+    return [held for part in module.modules() for held in (part._parameters, part._buffers)]
+
+
+def put(containers: Iterable[Container], old: Iterable[Tensor], new: Iterable[Tensor]) -> None:
+    """Every place that holds a tensor of `old` gets the one of `new`."""
+    instead = {id(was): now for was, now in zip(old, new, strict=True)}
+    for held in containers:
+        for name, tensor in held.items():
+            if id(tensor) in instead:
+                held[name] = instead[id(tensor)]
+
+
+def take_step(module: nn.Module, params: Sequence[Tensor], grads: Sequence[Tensor | None], rates: Any) -> None:
+    """One inner step of `module`, whose `params` have the gradients `grads`."""
+    put(containers(module), params, stepped(params, grads, rates))
+
+
+def copy_of(module: Module, parameter: Callable[[Tensor], Tensor], buffer: Callable[[Tensor], Tensor]) -> Module:
+    """`module` again, down to its submodules, with parameter(p) and buffer(b) in it; what was shared is shared again."""
+    made: dict[int, Any] = {}
+
+    def once(tensor: Tensor | None, of: Callable[[Tensor], Tensor]) -> Tensor | None:
+        if tensor is None:
+            return None
+        if id(tensor) not in made:
+            made[id(tensor)] = of(tensor)
+        return made[id(tensor)]
+
+    def copied(part: Any) -> Any:
+        if part is None or id(part) in made:
+            return made.get(id(part))
+        kind: type[nn.Module] = type(part)
+        made[id(part)] = clone = kind.__new__(kind)
+        clone.__dict__.update(part.__dict__)
+        clone.__dict__["_parameters"] = {name: once(p, parameter) for name, p in part._parameters.items()}
+        clone.__dict__["_buffers"] = {name: once(b, buffer) for name, b in part._buffers.items()}
+        clone.__dict__["_modules"] = {name: copied(m) for name, m in part._modules.items()}
+        return clone
+
+    return copied(module)

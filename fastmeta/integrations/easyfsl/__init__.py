@@ -1,0 +1,5 @@
+"""The names of easyfsl 1.5.0 that an episodic program with prototypical or matching networks calls."""
+
+from . import methods
+
+__all__ = ["methods"]

@@ -1,0 +1,90 @@
+"""MAML written as one task after another: clone, adapt, evaluate. `fastmeta.MAML` takes all tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._steps import take_step
+from ..utils import Module, check_lengths, clone_module, update_module
+
+
+def maml_update(model: Module, lr: Any, grads: Sequence[Tensor | None] | None = None) -> Module:
+    """p - lr g for every parameter, in `model` itself, which is returned. Without `grads`: `update_module(model)`."""
+    if grads is None:
+        return update_module(model)
+    params = list(model.parameters())
+    check_lengths("maml_update", "grads", grads, params)
+    take_step(model, params, grads, lr)
+    return model
+
+
+class Learner(nn.Module):
+    """A model in the attribute `module`, whose other attributes are to be had here too."""
+
+    module: nn.Module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+class MAML(Learner):
+    """theta' = theta - lr dL(theta)/dtheta by `adapt(loss)`, on a `clone()` whose parameters are results of the model's.
+
+    `first_order`: without second derivatives. `allow_unused`: parameters that the loss does not depend on stay.
+    `allow_nograd`: so do those with requires_grad=False, which are an error otherwise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float | Tensor,
+        first_order: bool = False,
+        allow_unused: bool | None = None,
+        allow_nograd: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module, self.lr, self.first_order, self.allow_nograd = model, lr, first_order, allow_nograd
+        self.allow_unused = _either(allow_unused, allow_nograd)
+
+    def adapt(
+        self,
+        loss: Tensor,
+        first_order: bool | None = None,
+        allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
+    ) -> None:
+        params = list(self.module.parameters())
+        if _either(allow_nograd, self.allow_nograd):
+            params = [p for p in params if p.requires_grad]
+        elif not all(p.requires_grad for p in params):
+            raise ValueError(
+                "MAML.adapt: every parameter must need a gradient, or allow_nograd be True, got frozen ones"
+            )
+        second_order = not _either(first_order, self.first_order)
+        grads = torch.autograd.grad(
+            loss, params, retain_graph=second_order, create_graph=second_order,
+            allow_unused=_either(allow_unused, self.allow_unused),
+        )  # fmt: skip
+        take_step(self.module, params, grads, self.lr)
+
+    def clone(
+        self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
+    ) -> MAML:
+        return MAML(
+            clone_module(self.module), self.lr, _either(first_order, self.first_order),
+            _either(allow_unused, self.allow_unused), _either(allow_nograd, self.allow_nograd),
+        )  # fmt: skip
+
+
+def _either(given: bool | None, otherwise: bool) -> bool:
+    return otherwise if given is None else given

@@ -1,0 +1,58 @@
+"""The libraries of tests/peers.txt and learn2learn, where they are installed. `python tests/installed_peers.py`: fail where not."""
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+
+PEERS = ("learn2learn", "higher", "easyfsl", "torchopt")
+
+
+def peer(name):
+    """The library as a module; the test is skipped where it is not installed."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: `make peers` does so")
+    return load(name)
+
+
+def load(name):
+    if name == "learn2learn":
+        return _learn2learn()
+    if name == "easyfsl":
+        _torchvision()
+        importlib.import_module("easyfsl.methods")
+    return importlib.import_module(name)
+
+
+def _learn2learn():
+    """Its algorithms and heads, which are pure Python, without its __init__, which imports gym, torchvision and more."""
+    if "learn2learn" not in sys.modules:
+        spec = importlib.util.find_spec("learn2learn")
+        if spec is None:
+            raise ModuleNotFoundError("No module named 'learn2learn'")
+        package = sys.modules["learn2learn"] = ModuleType("learn2learn")
+        package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations)
+        for part in ("_version", "utils", "algorithms", "nn"):
+            importlib.import_module(f"learn2learn.{part}")
+        package.__version__ = package._version.__version__
+        for name in ("clone_module", "detach_module", "update_module"):
+            setattr(package, name, getattr(package.utils, name))
+    return sys.modules["learn2learn"]
+
+
+def _torchvision():
+    """easyfsl imports blocks of residual networks, which no test uses."""
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        return
+    for name in ("torchvision", "torchvision.models", "torchvision.models.resnet"):
+        sys.modules[name] = ModuleType(name)
+    blocks = dict.fromkeys(("BasicBlock", "Bottleneck", "conv1x1", "conv3x3"))
+    vars(sys.modules["torchvision.models.resnet"]).update(blocks)
+
+
+if __name__ == "__main__":
+    for name in PEERS:
+        load(name)
+        print("loaded", name)

@@ -1,0 +1,300 @@
+"""Programs in learn2learn's language, on plain PyTorch, on fastmeta.integrations, on learn2learn, and on it accelerated."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from installed_peers import peer
+from programs import (
+    TASKS,
+    assert_same,
+    encoder,
+    episode,
+    losses_of,
+    maml_by_hand,
+    net,
+    protonet_by_hand,
+    trained,
+    waves,
+)
+from torch import nn
+
+from fastmeta.integrations import accelerate
+from fastmeta.integrations import learn2learn as ours
+
+
+def maml(l2l, first_order=False, steps=2):
+    learner = l2l.algorithms.MAML(net(), lr=0.05, first_order=first_order)
+
+    def meta_loss():
+        total = 0
+        for support_x, support_y, query_x, query_y in zip(*waves(), strict=True):
+            clone = learner.clone()
+            for _ in range(steps):
+                clone.adapt(F.mse_loss(clone(support_x), support_y))
+            total = total + F.mse_loss(clone(query_x), query_y)
+        return total / TASKS
+
+    return trained(learner.parameters(), meta_loss)
+
+
+def fomaml(l2l):
+    return maml(l2l, first_order=True)
+
+
+def meta_sgd(l2l):
+    learner = l2l.algorithms.MetaSGD(net(), lr=0.05)
+
+    def meta_loss():
+        total = 0
+        for support_x, support_y, query_x, query_y in zip(*waves(), strict=True):
+            clone = learner.clone()
+            for _ in range(2):
+                clone.adapt(F.mse_loss(clone(support_x), support_y))
+            total = total + F.mse_loss(clone(query_x), query_y)
+        return total / TASKS
+
+    return trained(learner.parameters(), meta_loss)
+
+
+def by_updates(l2l, update, rates):
+    """The low-level form: clone_module, torch.autograd.grad, an update function."""
+    model = net()
+
+    def meta_loss():
+        total = 0
+        for support_x, support_y, query_x, query_y in zip(*waves(), strict=True):
+            clone = l2l.clone_module(model)
+            for _ in range(2):
+                loss = F.mse_loss(clone(support_x), support_y)
+                grads = torch.autograd.grad(loss, clone.parameters(), create_graph=True)
+                clone = update(clone, rates(model), grads)
+            total = total + F.mse_loss(clone(query_x), query_y)
+        return total / TASKS
+
+    return trained(model.parameters(), meta_loss)
+
+
+def maml_update(l2l):
+    return by_updates(l2l, l2l.algorithms.maml.maml_update, lambda model: 0.05)
+
+
+def meta_sgd_update(l2l):
+    rates = lambda model: [torch.full_like(p, 0.05) for p in model.parameters()]  # noqa: E731
+    return by_updates(l2l, l2l.algorithms.meta_sgd_update, rates)
+
+
+def update_module(l2l):
+    def update(clone, rate, grads):
+        return l2l.update_module(clone, updates=[-rate * g for g in grads])
+
+    return by_updates(l2l, update, lambda model: 0.05)
+
+
+def protonet(l2l, distance="euclidean", normalize=False):
+    model = encoder()
+
+    def meta_loss():
+        support_x, support_y, query_x, query_y = episode()
+        classifier = l2l.nn.PrototypicalClassifier(distance=distance, normalize=normalize)
+        classifier.fit_(model(support_x), support_y)
+        return F.cross_entropy(classifier(model(query_x)), query_y)
+
+    return trained(model.parameters(), meta_loss)
+
+
+def cosine(l2l):
+    return protonet(l2l, "cosine")
+
+
+def on_units(l2l):
+    return protonet(l2l, normalize=True)
+
+
+def unit(x):
+    return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-8)
+
+
+def minus_squares(query, centres):
+    return -(query[:, None] - centres).square().sum(-1)
+
+
+def meta_sgd_by_hand():
+    model = net()
+    return maml_by_hand(model, [nn.Parameter(torch.full_like(p, 0.05)) for p in model.parameters()], 2)
+
+
+BY_HAND = {
+    maml: lambda: maml_by_hand(net(), 0.05, 2),
+    fomaml: lambda: maml_by_hand(net(), 0.05, 2, first_order=True),
+    meta_sgd: meta_sgd_by_hand,
+    maml_update: lambda: maml_by_hand(net(), 0.05, 2),
+    meta_sgd_update: lambda: maml_by_hand(net(), 0.05, 2),
+    update_module: lambda: maml_by_hand(net(), 0.05, 2),
+    protonet: lambda: protonet_by_hand(encoder(), minus_squares),
+    cosine: lambda: protonet_by_hand(encoder(), lambda q, c: unit(q) @ unit(c).T),
+    on_units: lambda: protonet_by_hand(encoder(), lambda q, c: minus_squares(unit(q), unit(c))),
+}
+every_program = pytest.mark.parametrize("program", BY_HAND, ids=lambda program: program.__name__)
+
+
+@every_program
+def test_program_on_plain_pytorch(program):
+    assert_same(losses_of(program, ours), BY_HAND[program]())
+
+
+@every_program
+def test_program_on_the_peer(program):
+    assert_same(losses_of(program, ours), losses_of(program, peer("learn2learn")))
+
+
+@every_program
+def test_accelerated_program(program):
+    l2l = peer("learn2learn")
+    with accelerate(l2l):
+        assert l2l.algorithms.maml.maml_update is l2l.algorithms.maml_update is ours.algorithms.maml_update
+        assert_same(program(l2l), losses_of(program, ours))
+
+
+def test_scores_are_those_of_the_peer():
+    """Not only the losses, which a shift of all scores would not change."""
+    l2l = peer("learn2learn")
+    support_x, support_y, query_x, _ = episode()
+    labels = 10 * support_y + 3
+    for options in ({}, {"normalize": True}, {"distance": "cosine"}, {"distance": lambda c, q: torch.cdist(q, c)}):
+        expected = l2l.nn.PrototypicalClassifier(support_x, labels, **options)(query_x)
+        torch.testing.assert_close(ours.nn.PrototypicalClassifier(support_x, labels, **options)(query_x), expected)
+        with accelerate(l2l):
+            torch.testing.assert_close(l2l.nn.PrototypicalClassifier(support_x, labels, **options)(query_x), expected)
+
+
+@pytest.mark.parametrize("name", ["MAML", "MetaSGD"])
+def test_checkpoints_and_repr_are_the_peers(name):
+    theirs = getattr(peer("learn2learn").algorithms, name)(net(), lr=0.1)
+    learner = getattr(ours.algorithms, name)(net(), lr=0.1)
+    assert list(learner.state_dict()) == list(theirs.state_dict())
+    assert repr(learner) == repr(theirs)
+    learner.load_state_dict(theirs.state_dict())
+
+
+class Tied(nn.Module):
+    """A module and a parameter that are used twice, and buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.Linear(3, 3, bias=False)
+        self.again = self.twice
+        self.other = nn.Linear(3, 3)
+        self.other.weight = self.twice.weight
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.other(self.norm(self.again(self.twice(x).tanh())))
+
+
+def of_tied(params, x):
+    weight, bias, *of_norm = params
+    x = F.linear(F.linear(x, weight).tanh(), weight)
+    return F.linear(F.batch_norm(x, None, None, *of_norm, training=True), weight, bias)
+
+
+def of_lstm(model):
+    def forward(params, x):
+        names = [name for name, _ in model.named_parameters()]
+        return torch.func.functional_call(model, dict(zip(names, params, strict=True)), x)[0]
+
+    return forward
+
+
+@pytest.mark.cpu  # cuDNN's LSTM has no second derivative
+@pytest.mark.parametrize("kind", ["tied", "lstm"])
+def test_clone_is_the_model_on_other_tensors(kind):
+    model = (Tied() if kind == "tied" else nn.LSTM(3, 3)).double()
+    forward = of_tied if kind == "tied" else of_lstm(model)
+    call = (lambda m, x: m(x)) if kind == "tied" else (lambda m, x: m(x)[0])
+    x, y = torch.randn(6, 3).double(), torch.randn(6, 3).double()
+    params = list(model.parameters())
+    clone = ours.algorithms.MAML(model, lr=0.5).clone()
+    clone.adapt(F.mse_loss(call(clone, x), y))
+    grads = torch.autograd.grad(F.mse_loss(forward(params, x), y), params, create_graph=True)
+    expected = F.mse_loss(forward([p - 0.5 * g for p, g in zip(params, grads, strict=True)], x), y)
+    found = F.mse_loss(call(clone, x), y)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, params), torch.autograd.grad(expected, params))
+
+
+def test_clone_keeps_what_is_shared():
+    model = Tied()
+    learner = ours.algorithms.MAML(model, lr=0.5)
+    clone = learner.clone()
+    assert clone.twice is clone.again is not model.twice and clone.other.weight is clone.twice.weight
+    clone.adapt(clone(torch.randn(6, 3)).square().sum())
+    assert clone.other.weight is clone.twice.weight is not model.twice.weight
+    assert clone.norm.running_mean is model.norm.running_mean  # as in learn2learn: the buffers are the model's
+    assert model.norm.num_batches_tracked == 1
+
+
+def test_frozen_and_unused_parameters():
+    model = nn.ModuleDict({"used": nn.Linear(2, 2), "frozen": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+    model["frozen"].requires_grad_(False)
+    learner = ours.algorithms.MAML(model, lr=1.0)
+    clone = learner.clone(allow_nograd=True, allow_unused=True)
+    loss = clone.module["frozen"](clone.module["used"](torch.ones(1, 2))).square().sum()
+    clone.adapt(loss)
+    assert not torch.equal(clone.module["used"].weight, model["used"].weight)
+    for name in ("frozen", "unused"):
+        assert torch.equal(clone.module[name].weight, model[name].weight)
+    with pytest.raises(ValueError, match=r"MAML.adapt: every parameter must need a gradient, .* got frozen ones"):
+        learner.clone().adapt(loss)
+    with pytest.raises(RuntimeError, match="allow_unused"):
+        learner.clone().adapt(loss, allow_nograd=True, allow_unused=False)
+
+
+def test_rates_of_other_shapes_and_models_of_two_dtypes():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).double())
+    params = list(model.parameters())
+    grads = [torch.ones_like(p) for p in params]
+    rates = [
+        torch.tensor([[1.0], [2.0], [3.0]]),
+        torch.tensor([2.0]),
+        torch.tensor([1.0, 2.0, 3.0]),
+        torch.tensor(0.25),
+    ]
+    clone = ours.algorithms.meta_sgd_update(ours.clone_module(model), rates, grads)
+    for after, p, rate in zip(clone.parameters(), params, rates, strict=True):
+        torch.testing.assert_close(after, p - rate)
+    halved = ours.algorithms.maml_update(ours.clone_module(model), torch.tensor([0.5]), [*grads[:3], None])
+    for after, p, by in zip(halved.parameters(), params, (0.5, 0.5, 0.5, 0.0), strict=True):
+        torch.testing.assert_close(after, p - by)
+
+
+def test_updates_in_attributes_and_detached_modules():
+    model = nn.Linear(2, 2)
+    clone = ours.clone_module(model)
+    clone.weight.update = torch.ones(2, 2)
+    assert ours.algorithms.maml_update(clone, lr=0.1) is clone
+    torch.testing.assert_close(clone.weight, model.weight + 1)
+    assert clone.weight.grad_fn is not None and clone.bias.grad_fn is not None
+    ours.detach_module(clone, keep_requires_grad=True)
+    assert clone.weight.is_leaf and clone.weight.requires_grad
+    ours.detach_module(clone)
+    assert not clone.weight.requires_grad and model.weight.requires_grad
+    model.weight.grad, model.bias.grad = torch.ones(2, 2), torch.zeros(2)
+    before = model.weight.detach().clone()
+    updated = ours.algorithms.meta_sgd_update(model, [0.5, 0.5])
+    torch.testing.assert_close(updated.weight, before - 0.5)
+
+
+def test_errors():
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="maml_update: grads must have one entry for each of the 2 parameters, got 1"):
+        ours.algorithms.maml_update(model, 0.1, [torch.zeros(2, 2)])
+    with pytest.raises(ValueError, match="update_module: updates must have one entry .* got 0"):
+        ours.update_module(model, [])
+    with pytest.raises(ValueError, match="meta_sgd_update: lrs must have one entry .* got 1"):
+        ours.algorithms.meta_sgd_update(model, [0.1], [None, None])
+    with pytest.raises(ValueError, match="PrototypicalClassifier: distance must be .* got 'manhattan'"):
+        ours.nn.PrototypicalClassifier(distance="manhattan")
+    with pytest.raises(RuntimeError, match=r"PrototypicalClassifier: fit_\(support, labels\) must come before"):
+        ours.nn.PrototypicalClassifier()(torch.ones(3, 2))
+    with pytest.raises(AttributeError):
+        ours.algorithms.MAML(model, 0.1).nothing  # noqa: B018
