@@ -27,7 +27,7 @@ $(VENV)/peers: $(VENV)/installed tests/peers.txt
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: install peers
+test: install
 	$(BIN)/pytest
 
 bench: install
