@@ -91,7 +91,7 @@ def calls(monkeypatch):
     return count
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 3), st.integers(1, 33), st.integers(1, 3), st.booleans(), st.booleans(), st.booleans(), st.booleans(),
     st.integers(1, 3), st.integers(0, 2), st.booleans(), st.integers(7, 20), st.integers(0, 3),

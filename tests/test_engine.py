@@ -1,6 +1,7 @@
 """The general engine: any module, any loss, several tasks at once or one by one, against the plain loop of `plain_losses`."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def plain_losses(learner, sx, sy, qx, qy, loss=F.cross_entropy):
     """As a paper writes it: a loop over tasks, autograd through everything."""
     losses = []
     for task in range(len(sx)):
-        params = dict(learner.model.named_parameters())
+        params, of_steps = dict(learner.model.named_parameters()), []
         for k in range(learner.steps):
             inner = loss(functional_call(learner.model, params, (sx[task],)), sy[task])
             changing = [params[path] for path in learner.adapted]
@@ -102,7 +103,11 @@ def plain_losses(learner, sx, sy, qx, qy, loss=F.cross_entropy):
             )
             steps = zip(learner.adapted, rates_at(learner, k), grads, strict=True)
             params |= {path: params[path] - rate * g for path, rate, g in steps}
-        losses.append(loss(functional_call(learner.model, params, (qx[task],)), qy[task]))
+            of_steps.append(loss(functional_call(learner.model, params, (qx[task],)), qy[task]))
+        if learner.loss_weights is None:
+            losses.append(loss(functional_call(learner.model, params, (qx[task],)), qy[task]))
+        else:
+            losses.append(sum(w * of_step for w, of_step in zip(learner.loss_weights, of_steps, strict=True)))
     return torch.stack(losses)
 
 
@@ -135,6 +140,47 @@ def test_meta_gradients_of_any_module(kind, steps, first_order, at_once):
         outputs = learner(sx, sy, qx)  # by the other Function
         from_outputs = torch.stack([F.cross_entropy(o, y) for o, y in zip(outputs, qy, strict=True)])
         same_gradients(from_outputs, plain_losses(learner, *data), inputs, WEIGHTS)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (0.2, 0.3, 0.5), (0.5, 0.0, -1.0), (1.0, 2.0, 0.0)])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_losses_after_every_step(weights, first_order, at_once):
+    model, steps = model_of("linear"), len(weights)
+    learner = fastmeta.MAML(
+        model, nn.Parameter(torch.rand(steps, dtype=D)), steps, first_order=first_order, loss_weights=weights
+    )
+    data = episode()
+    inputs = [*learner.parameters(), data[0].requires_grad_(), data[2].requires_grad_()]
+    same_gradients(learner.loss(*data), plain_losses(learner, *data), inputs, WEIGHTS)
+    with torch.no_grad():
+        torch.testing.assert_close(learner.loss(*data), plain_losses_of_values(learner, *data))
+    if not first_order:
+        twice = [
+            torch.autograd.grad(of(*data).sum(), inputs, create_graph=True)
+            for of in (learner.loss, partial(plain_losses, learner))
+        ]
+        found, truth = (torch.autograd.grad(sum(g.square().sum() for g in grads), inputs) for grads in twice)
+        for a, b in zip(found, truth, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+def plain_losses_of_values(learner, *data):
+    with torch.enable_grad():
+        return plain_losses(learner, *data).detach()
+
+
+def test_weights_of_the_steps_are_checked_and_may_change():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).to(D)
+    learner, data = fastmeta.MAML(model, 0.1, 2), episode()
+    last = learner.loss(*data)
+    learner.loss_weights = [0.0, 1.0]
+    torch.testing.assert_close(learner.loss(*data), last)
+    for wrong in ([], [1.0], [1.0, float("nan")]):
+        learner.loss_weights = wrong
+        with pytest.raises(ValueError, match="loss_weights must be a finite number for each"):
+            learner.loss(*data)
+    learner.loss_weights = None
+    assert torch.equal(learner.loss(*data), last)
 
 
 @pytest.mark.parametrize("graphs", [0, 1, 2, 5])

@@ -81,23 +81,27 @@ class InnerLoop:
                 theta = list(update(leaves, grads, self.problem.rates_at(self.rates, k)))
         return theta
 
-    def back(self, v: Sequence[Tensor], dothers: Sequence[Any]) -> list[Tensor]:
-        """The gradients that are wanted, in the order of `flat.items()`, from v_K and what `others` have already."""
+    def back(
+        self, v: Sequence[Tensor], dothers: Sequence[Any], joining: dict[int, Sequence[Tensor]] | None = None
+    ) -> list[Tensor]:
+        """The gradients that are wanted, in the order of `flat.items()`, from v_K and what `others` have already; joining[k] is
+        added to v_k on the way."""
         v, dothers = list(v), list(dothers)
         drates = self._zero_rates()
         for k in reversed(range(len(self.taken))):
             step = self.taken.pop()
             grads = step.grads if step.grads is not None else self._again(step)
             self._add_rates(drates, k, grads, v)
-            if self.problem.first_order:
-                continue
-            at = self.problem.rates_at(self.rates, k)
-            alphas = at if isinstance(at, list) else [at] * len(v)
-            direction = [alpha * u for alpha, u in zip(alphas, v, strict=True)]
-            found = gradients(grads, [*step.theta, *self.others], direction)
-            products, rest = found[: len(v)], found[len(v) :]
-            v = [u - product for u, product in zip(v, products, strict=True)]
-            dothers = [total - d for total, d in zip(dothers, rest, strict=True)]
+            if not self.problem.first_order:
+                at = self.problem.rates_at(self.rates, k)
+                alphas = at if isinstance(at, list) else [at] * len(v)
+                direction = [alpha * u for alpha, u in zip(alphas, v, strict=True)]
+                found = gradients(grads, [*step.theta, *self.others], direction)
+                products, rest = found[: len(v)], found[len(v) :]
+                v = [u - product for u, product in zip(v, products, strict=True)]
+                dothers = [total - d for total, d in zip(dothers, rest, strict=True)]
+            if joining and k in joining:
+                v = [u + more for u, more in zip(v, joining[k], strict=True)]
         dtheta = [u for u, need in zip(v, self.needs.theta, strict=True) if need]
         count = sum(self.needs.shared)
         return [*dtheta, *dothers[:count], *(d for d in drates if d is not None), *dothers[count:]]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from .._autograd import _requires_grad, _transforms_active, scatter
+from ..ops.sgd_step import sgd_step
 from . import _unrolled
 from ._chain import Captured, InnerLoop, Noise, Step, gradients, leaf, noise_of, refuse_captured
 from ._cost import graphs_kept, tasks_at_once
@@ -128,19 +129,43 @@ def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, lis
 
 def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bool) -> tuple[Tensor, list[Tensor]]:
     inner = InnerLoop(problem, part._replace(data=part.data[:2]), needs._replace(data=needs.data[:2]))
-    theta = [leaf(p, True) for p in inner.descend(graphs=graphs)]
+    visited: list[Sequence[Tensor]] = []
+
+    def update(theta: list[Tensor], grads: list[Tensor], rates: Any) -> Sequence[Tensor]:
+        visited.append(sgd_step(theta, grads, rates))
+        return visited[-1]
+
+    if problem.weights is None:
+        counted = {problem.steps: (1.0, inner.descend(graphs=graphs))}
+    else:
+        inner.descend(graphs=graphs, update=update)
+        pairs = zip(problem.weights, visited, strict=True)
+        counted = {
+            k: (weight, list(theta)) for k, (weight, theta) in enumerate(pairs, 1) if weight or k == problem.steps
+        }
     query = [leaf(x, need) for x, need in zip(part.data[2:], needs.data[2:], strict=True)]
+    wanted = [x for x in query if x.requires_grad]
+    total: Any = 0.0
+    joining: dict[int, Sequence[Tensor]] = {}
+    rest = []
+    for k, (weight, values) in counted.items():
+        theta = [leaf(p, True) for p in values]
+        with torch.set_grad_enabled(any(needs.items())):
+            losses = weight * inner.losses(theta, query)
+            total = total + losses.detach()
+            if not any(needs.items()):
+                continue
+            inputs = [*theta, *inner.others, *wanted]
+            if check:
+                refuse_captured(losses, inputs)
+            found = gradients(losses.sum(), inputs)
+        joining[k] = found[: len(theta)]
+        rest.append(found[len(theta) :])
     if not any(needs.items()):
-        with torch.no_grad():
-            return inner.losses(theta, query), []
-    with torch.enable_grad():
-        losses = inner.losses(theta, query)
-        inputs = [*theta, *inner.others, *(x for x in query if x.requires_grad)]
-        if check:
-            refuse_captured(losses, inputs)
-        found = gradients(losses.sum(), inputs)
-    n, m = len(theta), len(theta) + len(inner.others)
-    return losses.detach(), [*inner.back(found[:n], found[n:m]), *found[m:]]
+        return total, []
+    others = [sum(of_steps) for of_steps in zip(*rest, strict=True)]
+    m = len(inner.others)
+    return total, [*inner.back(joining[problem.steps], others[:m], joining), *others[m:]]
 
 
 def adapted(problem: Problem, flat: Flat, needs: Flat) -> tuple[tuple[Tensor, ...], list[list[Step]]]:

@@ -64,6 +64,7 @@ class Problem:
     steps: int
     first_order: bool
     of_tasks: int  # of the adapted ones, the last, how many start from values of each task
+    weights: tuple[float, ...] | None  # of the query losses after each step; None: the last alone counts
     net: ConvNet | None  # what a native kernel may run whole; None: the general engine alone
     at_once: int  # tasks; 1: one by one, without a task axis; 0: as many as the engine likes
 
@@ -128,6 +129,7 @@ def problem_of(
     first_order: bool,
     task_chunk: int | None,
     of_tasks: int = 0,
+    weights: tuple[float, ...] | None = None,
     net: ConvNet | None = None,
 ) -> Problem:
     """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
@@ -142,7 +144,9 @@ def problem_of(
     if isinstance(rates, Tensor) and rates.shape not in ((), (steps,)):
         raise ValueError(f"{learner}: lr must have shape [] or [{steps}], got {list(rates.shape)}")
     axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
-    return Problem(learner, task, changing, staying, axes, steps, first_order, of_tasks, net, at_once=task_chunk or 0)
+    return Problem(
+        learner, task, changing, staying, axes, steps, first_order, of_tasks, weights, net, at_once=task_chunk or 0
+    )
 
 
 def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -> list[str]:

@@ -25,16 +25,28 @@ def adapted(problem: Problem, flat: Flat) -> tuple[Tensor, ...]:
 def on_query(problem: Problem, flat: Flat) -> Tensor:
     """[T] losses for a query (x, y), [T, Q, ...] outputs for (x) alone."""
     with _exact():
-        parts = flat.parts(1, problem.of_tasks)
-        return torch.stack([problem.call(_adapt(problem, part), part.shared, *part.data[2:]) for part in parts])
+        return torch.stack([_of_query(problem, part) for part in flat.parts(1, problem.of_tasks)])
+
+
+def _of_query(problem: Problem, part: Flat) -> Tensor:
+    query = part.data[2:]
+    if problem.weights is None or len(query) == 1:
+        return problem.call(_adapt(problem, part), part.shared, *query)
+    losses = (problem.call(theta, part.shared, *query) for theta in _steps(problem, part))
+    return torch.stack([weight * loss for weight, loss in zip(problem.weights, losses, strict=True)]).sum()
 
 
 def _adapt(problem: Problem, part: Flat) -> Sequence[Tensor]:
+    return [part.theta, *_steps(problem, part)][-1]
+
+
+def _steps(problem: Problem, part: Flat) -> Iterator[Sequence[Tensor]]:
+    """The parameters after each step."""
     theta: Sequence[Tensor] = part.theta
     for k in range(problem.steps):
         grads = _gradients(problem, theta, part)
         theta = sgd_step(list(theta), list(grads), problem.rates_at(part.rates, k))
-    return theta
+        yield theta
 
 
 def _gradients(problem: Problem, theta: Sequence[Tensor], part: Flat) -> Sequence[Tensor]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,12 +43,14 @@ class MAML(nn.Module):
     `first_order`: leave out the second derivatives (FOMAML).
     `adapt`: names of the parameters that change in the inner loop, or of modules that hold them; the others are trained, but
     stay. None: all. Parameters with requires_grad=False are neither adapted nor trained.
+    `loss_weights`: numbers w_1 .. w_steps; the query loss is then sum_k w_k L_query(theta_k), MAML++'s multi-step loss, in the
+    general engine. An attribute: assign it as training goes on, None for the last step alone.
     `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.
 
         learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted models [T, Q, ...]
         learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
 
-    Source: Finn et al. 2017, arXiv:1703.03400.
+    Sources: Finn et al. 2017, arXiv:1703.03400; Antoniou et al. 2019, arXiv:1810.09502.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class MAML(nn.Module):
         loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
         adapt: Sequence[str] | None = None,
+        loss_weights: Sequence[float] | None = None,
         task_chunk: int | None = None,
     ) -> None:
         super().__init__()
@@ -68,6 +72,7 @@ class MAML(nn.Module):
         check_loop(name, steps, task_chunk)
         refuse_running_statistics(name, model)
         self.model, self.steps, self.inner_loss, self.first_order = model, steps, loss, first_order
+        self.loss_weights = loss_weights
         self.adapted, self.task_chunk = adapted_names(name, model, adapt), task_chunk
         self.lr: Any = lr
         whole_loss = functools.partial(task_loss, loss=loss) if isinstance(loss, str) else loss
@@ -94,7 +99,7 @@ class MAML(nn.Module):
     def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         """The adapted model's loss on the query of each task, [T]."""
         check_episode(type(self).__name__, support_x, support_y, query_x, query_y)
-        if self._mlp is None or not self._mlp.takes(support_x, query_x):
+        if self.loss_weights is not None or self._mlp is None or not self._mlp.takes(support_x, query_x):
             return on_query(self._problem(), self.rates(), support_x, support_y, query_x, query_y)
         mlp = self._mlp
         return mlp_meta_loss(
@@ -102,10 +107,21 @@ class MAML(nn.Module):
             steps=self.steps, activation=mlp.activation, loss=str(self.inner_loss), first_order=self.first_order,
         )  # fmt: skip
 
+    def _weights(self) -> tuple[float, ...] | None:
+        if self.loss_weights is None:
+            return None
+        weights = tuple(float(w) for w in self.loss_weights)
+        if len(weights) != self.steps or not weights or not all(math.isfinite(w) for w in weights):
+            raise ValueError(
+                f"{type(self).__name__}: loss_weights must be a finite number for each of at least one step, "
+                f"got {list(weights)} for {self.steps} steps"
+            )
+        return weights
+
     def _problem(self) -> Problem:
         """What the general engine solves."""
         return problem_of(
             type(self).__name__, self._task[0], self.adapted,
             rates=self.rates(), steps=self.steps, first_order=self.first_order, task_chunk=self.task_chunk,
-            net=self._net,
+            weights=self._weights(), net=self._net if self.loss_weights is None else None,
         )  # fmt: skip

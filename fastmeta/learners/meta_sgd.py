@@ -26,9 +26,19 @@ class MetaSGD(MAML):
         loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
         adapt: Sequence[str] | None = None,
+        loss_weights: Sequence[float] | None = None,
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(model, lr, steps, loss=loss, first_order=first_order, adapt=adapt, task_chunk=task_chunk)
+        super().__init__(
+            model,
+            lr,
+            steps,
+            loss=loss,
+            first_order=first_order,
+            adapt=adapt,
+            loss_weights=loss_weights,
+            task_chunk=task_chunk,
+        )
         params = dict(model.named_parameters())
         self.alpha = nn.ParameterList([nn.Parameter(torch.full_like(params[path], lr)) for path in self.adapted])
 
