@@ -7,11 +7,15 @@ namespace fastmeta {
 constexpr int kMaxConvs = 8;
 constexpr int kConvTensors = 4 * kMaxConvs + 2;
 
-// x [in, height, width] -> convolution, 3 x 3 -> perhaps norm over the batch -> perhaps relu -> perhaps max-pool 2 x 2.
+enum class ConvNorm : int { none, batch, group };  // over the batch, or over groups of an image's channels
+
+// x [in, height, width] -> convolution, 3 x 3 -> perhaps norm -> perhaps relu -> perhaps max-pool 2 x 2.
 struct ConvBlock {
   int64_t in, height, width, out;
   int64_t stride, padding;  // padding: at most 2
-  bool norm, relu;
+  ConvNorm norm;
+  int64_t groups;           // of channels with a mean and a variance: batch norm: all by themselves
+  bool relu;
   int64_t pool;             // 1: none, or 2
   double eps;
 

@@ -9,7 +9,7 @@ namespace {
 
 const char* const kOp = "conv_meta_loss";
 
-// `blocks`: (stride, padding, norm's eps or None, relu, pool) of each.
+// `blocks`: (stride, padding, groups, eps, relu, pool) of each; groups of the norm's channels, 0: batch norm, -1: no norm.
 ConvNet read_net(Handle blocks, const std::vector<Tensor>& params, const Tensor& x, const Tensor& y) {
   const auto list = read_list(kOp, "blocks", blocks);
   if (list.empty() || list.size() > size_t(kMaxConvs)) throw py::value_error("conv_meta_loss: blocks must be 1 to 8");
@@ -19,20 +19,20 @@ ConvNet read_net(Handle blocks, const std::vector<Tensor>& params, const Tensor&
   ConvNet net{x.size(0), int(list.size()), {}, params[4 * list.size()].size(0), y.dtype() == DType::int64 ? Loss::cross_entropy : Loss::mse};
   int64_t in = x.size(2), height = x.size(3), width = x.size(4);
   for (size_t l = 0; l < list.size(); l++) {
-    const auto spec = list[l].cast<std::tuple<int64_t, int64_t, py::object, bool, int64_t>>();
-    const auto& [stride, padding, eps, relu, pool] = spec;
+    const auto spec = list[l].cast<std::tuple<int64_t, int64_t, int64_t, double, bool, int64_t>>();
+    const auto& [stride, padding, groups, eps, relu, pool] = spec;
     const Tensor& weight = params[4 * l];
     if (!weight || weight.dim() != 4) throw py::value_error("conv_meta_loss: params must hold kernels [out, in, 3, 3]");
-    const bool norm = !eps.is_none();
+    const ConvNorm norm = groups < 0 ? ConvNorm::none : groups ? ConvNorm::group : ConvNorm::batch;
     ConvBlock& b = net.block[l];
-    b = {in, height, width, weight.size(0), stride, padding, norm, relu, pool, norm ? eps.cast<double>() : 0};
+    b = {in, height, width, weight.size(0), stride, padding, norm, groups > 0 ? groups : weight.size(0), relu, pool, eps};
     if (stride < 1 || padding < 0 || padding > 2 || pool < 1 || pool > 2 || height + 2 * padding < 3 || width + 2 * padding < 3 ||
-        b.out < 1 || b.out_height() < 1 || b.out_width() < 1)
-      throw py::value_error("conv_meta_loss: blocks must have a stride, padding up to 2, pool 1 or 2, and leave a pixel");
+        b.out < 1 || b.out % b.groups || b.out_height() < 1 || b.out_width() < 1)
+      throw py::value_error("conv_meta_loss: blocks must have a stride, padding up to 2, groups that divide the channels, pool 1 or 2, and leave a pixel");
     require_shape(kOp, "params", weight, {b.out, in, 3, 3});
     for (size_t i = 1; i < 4; i++)
       if (const Tensor& p = params[4 * l + i]) require_shape(kOp, "params", p, {b.out});
-    if (!norm && (params[4 * l + 2] || params[4 * l + 3])) throw py::value_error("conv_meta_loss: params must have no norm's where there is none");
+    if (norm == ConvNorm::none && (params[4 * l + 2] || params[4 * l + 3])) throw py::value_error("conv_meta_loss: params must have no norm's where there is none");
     in = b.out, height = b.out_height(), width = b.out_width();
   }
   require_shape(kOp, "params", params[4 * list.size()], {net.outputs, in * height * width});

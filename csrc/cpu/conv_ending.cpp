@@ -119,15 +119,40 @@ void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm
   }
 }
 
+// Calls f(c, means...) for every channel, with the means over its group of numbers(c), which are sums over `count` pixels.
+template <int numbers_, class F, class G>
+FASTMETA_INLINE void with_group_means(const ConvBlock& block, int64_t count, F&& numbers, G&& f) {
+  const int64_t size = block.out / block.groups;
+  for (int64_t first = 0; first < block.out; first += size) {
+    double means[numbers_] = {};
+    for (int64_t c = first; c < first + size; c++) {
+      double of_channel[numbers_];
+      numbers(c, of_channel);
+      for (int k = 0; k < numbers_; k++) means[k] += of_channel[k] / (double(count) * double(size));
+    }
+    for (int64_t c = first; c < first + size; c++) f(c, means);
+  }
+}
+
 template <class R>
 void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm) {
-  for (int64_t c = 0; c < norm.channels; c++) {
-    if (!block.norm) norm.mean[c] = 0;
-    const double s = block.norm && c < block.out ? 1 / std::sqrt(double(norm.square[c]) / double(count) + block.eps) : 0;
-    norm.s[c] = R(s);
-    norm.scale[c] = !block.norm ? R(1) : R(gamma ? gamma[c] * s : s);
-    norm.shift[c] = block.norm && beta ? beta[c] : R(0);
+  if (block.norm == ConvNorm::none) {
+    for (int64_t c = 0; c < norm.channels; c++) norm.mean[c] = norm.shift[c] = norm.s[c] = 0, norm.scale[c] = 1;
+    return;
   }
+  for (int64_t c = block.out; c < norm.channels; c++) norm.s[c] = norm.scale[c] = norm.shift[c] = 0;  // padding
+  with_group_means<1>(block, 1, [&](int64_t c, double* mean) { mean[0] = norm.mean[c]; }, [&](int64_t c, const double* mean) {
+    const double off = norm.mean[c] - mean[0];
+    norm.square[c] = R(norm.square[c] + off * off * double(count));
+    norm.shift[c] = R(mean[0]);
+  });
+  with_group_means<1>(block, count, [&](int64_t c, double* square) { square[0] = norm.square[c]; }, [&](int64_t c, const double* var) {
+    const double s = 1 / std::sqrt(var[0] + block.eps);
+    norm.mean[c] = norm.shift[c];
+    norm.s[c] = R(s);
+    norm.scale[c] = R(gamma ? gamma[c] * s : s);
+    norm.shift[c] = beta ? beta[c] : R(0);
+  });
 }
 
 template <class R>
@@ -160,14 +185,20 @@ void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>
 }
 
 template <class R>
-void finish_gradients(int64_t count, const Norm<R>& norm, R* dgamma, R* dbeta) {
-  for (int64_t c = 0; c < norm.channels; c++) {
-    const double s = norm.s[c], scale = norm.scale[c], each = count ? 1 / double(count) : 0;
-    if (dgamma) dgamma[c] = R(s * norm.dproduct[c]);
-    if (dbeta) dbeta[c] = norm.dsum[c];
-    norm.of_t[c] = R(-scale * s * s * norm.dproduct[c] * each);
-    norm.rest[c] = R(-scale * norm.dsum[c] * each);
-  }
+void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta) {
+  for (int64_t c = 0; c < norm.channels; c++) norm.of_t[c] = norm.rest[c] = 0;
+  if (block.norm == ConvNorm::none) return;
+  const auto sums = [&](int64_t c, double* found) {
+    const double gain = gamma ? gamma[c] : 1;
+    found[0] = gain * norm.dsum[c], found[1] = gain * norm.dproduct[c];
+  };
+  with_group_means<2>(block, count, sums, [&](int64_t c, const double* means) {
+    const double s = norm.s[c];
+    if (dgamma) dgamma[c] += R(s * norm.dproduct[c]);
+    if (dbeta) dbeta[c] += norm.dsum[c];
+    norm.of_t[c] = R(-s * s * s * means[1]);
+    norm.rest[c] = R(-s * means[0]);
+  });
 }
 
 template <class R>
@@ -209,14 +240,17 @@ void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& 
 }
 
 template <class R>
-void finish_tangents(int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r) {
-  for (int64_t c = 0; c < norm.channels; c++) {
-    const double s = norm.s[c], each = count ? 1 / double(count) : 0;
-    r.mean[c] = R(r.sum[c] * each);
-    r.along[c] = R(s * s * r.product[c] * each);
+void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r) {
+  for (int64_t c = 0; c < norm.channels; c++) r.mean[c] = r.along[c] = r.gain[c] = r.shift[c] = 0;
+  if (block.norm == ConvNorm::none) return;
+  const auto sums = [&](int64_t c, double* found) { found[0] = r.sum[c], found[1] = r.product[c]; };
+  with_group_means<2>(block, count, sums, [&](int64_t c, const double* means) {
+    const double s = norm.s[c];
+    r.mean[c] = R(means[0]);
+    r.along[c] = R(s * s * means[1]);
     r.gain[c] = rgamma ? R(rgamma[c] * s) : R(0);
     r.shift[c] = rbeta ? rbeta[c] : R(0);
-  }
+  });
 }
 
 template <class R>
@@ -255,18 +289,24 @@ void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const 
 }
 
 template <class R>
-void finish_gradient_tangents(int64_t count, const Norm<R>& norm, const Tangents<R>& r, R* rgamma, R* rbeta) {
-  for (int64_t c = 0; c < norm.channels; c++) {
-    const double s = norm.s[c], scale = norm.scale[c], each = count ? 1 / double(count) : 0;
-    const double mean = norm.dsum[c] * each, product = s * s * norm.dproduct[c] * each, rgain = s * r.rproduct[c];
-    const double of_d = r.gain[c] - scale * r.along[c];
-    if (rgamma) rgamma[c] += R(rgain);
-    if (rbeta) rbeta[c] += r.rsum[c];
-    r.of_d[c] = R(of_d);
-    r.of_rt[c] = R(-scale * product);
-    r.of_t[c] = R(-of_d * product - scale * s * rgain * each);
-    r.rest[c] = R(-of_d * mean - scale * r.rsum[c] * each);
-  }
+void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* gamma, const R* rgamma, const Norm<R>& norm,
+                              const Tangents<R>& r, R* rdgamma, R* rdbeta) {
+  for (int64_t c = 0; c < norm.channels; c++) r.of_d[c] = r.of_rt[c] = r.of_t[c] = r.rest[c] = 0;
+  if (block.norm == ConvNorm::none) return;
+  const auto sums = [&](int64_t c, double* found) {
+    const double gain = gamma ? gamma[c] : 1, rgain = rgamma ? rgamma[c] : 0;
+    found[0] = gain * norm.dsum[c], found[1] = gain * norm.dproduct[c];
+    found[2] = rgain * norm.dsum[c] + gain * r.rsum[c], found[3] = rgain * norm.dproduct[c] + gain * r.rproduct[c];
+  };
+  with_group_means<4>(block, count, sums, [&](int64_t c, const double* means) {
+    const double s = norm.s[c], along = r.along[c];
+    if (rdgamma) rdgamma[c] += R(s * r.rproduct[c]);
+    if (rdbeta) rdbeta[c] += r.rsum[c];
+    r.of_d[c] = R(r.gain[c] - norm.scale[c] * along);
+    r.of_rt[c] = R(-s * s * s * means[1]);
+    r.of_t[c] = R(s * s * s * (along * means[1] - means[3]));
+    r.rest[c] = R(s * (along * means[0] - means[2]));
+  });
 }
 
 template <class R>
@@ -304,14 +344,14 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
   template void finish_statistics<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&);                             \
   template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*, R*);                                              \
   template void add_gradients<R>(const EndingShape&, const R*, const R*, const Norm<R>&);                                        \
-  template void finish_gradients<R>(int64_t, const Norm<R>&, R*, R*);                                                            \
+  template void finish_gradients<R>(const ConvBlock&, int64_t, const R*, const Norm<R>&, R*, R*);                                \
   template void gradient_image<R>(const EndingShape&, const R*, const R*, const Norm<R>&, R*, R*);                      \
   template void add_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&);                     \
-  template void finish_tangents<R>(int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&);                             \
+  template void finish_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&);           \
   template void end_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*);                 \
   template void add_gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&,             \
                                          const Tangents<R>&);                                                                    \
-  template void finish_gradient_tangents<R>(int64_t, const Norm<R>&, const Tangents<R>&, R*, R*);                                \
+  template void finish_gradient_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*);\
   template void gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&,                 \
                                      const Tangents<R>&, R*, R*);
 INSTANTIATE(float)

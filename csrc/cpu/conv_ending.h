@@ -1,10 +1,10 @@
-// What follows a convolution: norm over the batch, relu and max-pool in one pass, and their derivatives.
+// What follows a convolution: norm, relu and max-pool in one pass, and their derivatives.
 //
 // With t = z - mean and s = 1 / sqrt(var + eps), the norm is y = scale t + shift, scale = gamma s (none: t = z, y = t). A window's
 // winner is its first largest y, which relu lets through where it is positive: what is not the winner's gets nothing. So
-//   dz  = scale (dy - mean(dy) - s^2 t mean(dy t))
-// and everything else is such a sum too, of z, dy and their tangents, with factors for each channel (`Tangents`). Images have their
-// channels last.
+//   dz = s (gamma dy - mean(gamma dy) - s^2 t mean(gamma dy t))
+// and everything else is such a sum too, of z, dy and their tangents, with factors for each channel (`Tangents`). Means are over a
+// set: the batch, one channel (batch norm), or one image, a group of channels (group norm). Images have their channels last.
 #pragma once
 #include "../conv.h"
 #include "matmul.h"
@@ -12,7 +12,7 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-// Of a block, for each channel; the sums are over the batch, of the gradients that reach a y.
+// Of a set, for each channel; the sums are of the gradients that reach a y.
 template <class R>
 struct Norm {
   Norm(int64_t channels_, Scratch& scratch) : channels(channels_) {
@@ -20,7 +20,7 @@ struct Norm {
   }
   int64_t channels;
   R *mean, *s, *scale, *shift;
-  R* square;            // sum of t^2
+  R* square;            // sum of squares around the channel's mean
   R *dsum, *dproduct;   // sums of dy; of dy t
   R *of_t, *rest;       // dz = scale dy + of_t t + rest
 };
@@ -33,7 +33,7 @@ struct Tangents {
     for (R** each : {&sum, &product, &rsum, &rproduct, &mean, &along, &gain, &shift, &of_d, &of_rt, &of_t, &rest})
       *each = scratch.take<R>(channels);
   }
-  R *sum, *product;     // over the batch, of rz; of t rz
+  R *sum, *product;     // over the set, of rz; of t rz
   R *rsum, *rproduct;   // of rdy; of rdy t + dy rt
   R *mean, *along, *gain, *shift, *of_d, *of_rt, *of_t, *rest;
 };
@@ -50,10 +50,10 @@ struct EndingShape {
   int64_t out_width() const { return width / pool; }
 };
 
-// Adds an image to the mean and the sum of squares around it of the images before.
+// Adds an image to each channel's mean and sum of squares around it, of `before` images of the set.
 template <class R>
 void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm<R>& norm);
-// s, scale, shift of a batch of `count` pixels. gamma, beta: null where the norm has none.
+// mean, s, scale, shift of a set of `count` pixels. gamma, beta here and below: null where the norm has none.
 template <class R>
 void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm);
 
@@ -63,9 +63,9 @@ void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R*
 // dsum, dproduct += an image's. d: gradients to the ended image.
 template <class R>
 void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>& norm);
-// The factors of gradient_image, and the gradients to gamma and beta where not null. `count`: pixels of the batch; 0: no norm.
+// The factors of gradient_image; dgamma, dbeta += the set's where not null.
 template <class R>
-void finish_gradients(int64_t count, const Norm<R>& norm, R* dgamma, R* dbeta);
+void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta);
 // dz, and db += its sum over the image where db is not null.
 template <class R>
 void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
@@ -74,14 +74,15 @@ void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>&
 template <class R>
 void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r);
 template <class R>
-void finish_tangents(int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r);
+void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r);
 template <class R>
 void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out);
 template <class R>
 void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r);
-// The factors of gradient_tangents; rgamma, rbeta += what the norm's own tangents of gradients are, where not null.
+// The factors of gradient_tangents; rdgamma, rdbeta += the tangents of the gradients to gamma and beta, where not null.
 template <class R>
-void finish_gradient_tangents(int64_t count, const Norm<R>& norm, const Tangents<R>& r, R* rgamma, R* rbeta);
+void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* gamma, const R* rgamma, const Norm<R>& norm,
+                              const Tangents<R>& r, R* rdgamma, R* rdbeta);
 template <class R>
 void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
                        const Tangents<R>& r, R* rdz, R* rdb);

@@ -39,7 +39,7 @@ ConvPass<R>::ConvPass(const ConvLayout<R>& layout, const std::vector<BlockShape<
     x[l] = zeros<R>(n * shape.x_size, scratch);
     z[l] = scratch.take<R>(n * shape.z_size);
     d[l] = scratch.take<R>(n * shape.dense_size), top[l] = scratch.take<R>(n * shape.dense_size);
-    norm.emplace_back(layout.block[l].out, scratch);
+    for (int64_t i = 0; i < sets(layout.net.block[l], n); i++) norms[l].emplace_back(layout.block[l].out, scratch);
   }
   x[L] = zeros<R>(n * layout.features, scratch);
   outputs = scratch.take<R>(n * layout.outputs), doutputs = scratch.take<R>(n * layout.outputs);
@@ -70,7 +70,7 @@ ConvTask<R>::ConvTask(const ConvLayout<R>& layout_, int64_t examples, int64_t wi
     rx[l] = n && l ? zeros<R>(n * shape.x_size, scratch) : nullptr;
     rz[l] = n ? scratch.take<R>(n * shape.z_size) : nullptr;
     rd[l] = n ? scratch.take<R>(n * shape.dense_size) : nullptr;
-    tangents.emplace_back(layout.block[l].out, scratch);
+    for (int64_t i = 0; n && i < sets(layout.net.block[l], n); i++) tangents[l].emplace_back(layout.block[l].out, scratch);
   }
   rx[L] = n ? zeros<R>(n * layout.features, scratch) : nullptr;
   routputs = scratch.take<R>(n * layout.outputs), rdoutputs = scratch.take<R>(n * layout.outputs);
@@ -82,15 +82,16 @@ void ConvTask<R>::forward(const R* theta, const ConvPass<R>& pass) const {
   const int L = layout.net.blocks;
   for (int l = 0; l < L; l++) {
     const BlockShape<R>& s = shapes[size_t(l)];
-    const Norm<R>& norm = pass.norm[size_t(l)];
+    const bool own = layout.net.block[l].norm == ConvNorm::group;
     for (int64_t i = 0; i < pass.n; i++) {
       R* z = pass.z[l] + i * s.z_size;
       convolve<R>(s.forward, {{pass.x[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(theta, l), z);
-      if (layout.net.block[l].norm) add_statistics(s.ending, z, i, norm);
+      if (has_norm(l)) add_statistics(s.ending, z, own ? 0 : i, pass.norm(l, i));
     }
-    finish_statistics(layout.net.block[l], pass.n * s.pixels, of(theta, l, kGamma), of(theta, l, kBeta), norm);
+    for (const Norm<R>& norm : pass.norms[l])
+      finish_statistics(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(theta, l, kBeta), norm);
     for (int64_t i = 0; i < pass.n; i++)
-      end_image(s.ending, pass.z[l] + i * s.z_size, norm, pass.x[l + 1] + i * s.out_size + s.out_first, pass.top[l] + i * s.dense_size);
+      end_image(s.ending, pass.z[l] + i * s.z_size, pass.norm(l, i), pass.x[l + 1] + i * s.out_size + s.out_first, pass.top[l] + i * s.dense_size);
   }
   const int64_t F = layout.features;
   dots<R>({pass.outputs, layout.outputs, layout.bias < 0 ? nullptr : theta + layout.bias}, pass.n, layout.net.outputs,
@@ -113,15 +114,16 @@ void ConvTask<R>::backward(const R* theta, const ConvPass<R>& pass, R* grad) con
   products<R>({pass.d[L - 1], F}, n, F, {{{pass.doutputs, out, 1}, theta + layout.weight, F, layout.net.outputs}});
   for (int l = L - 1; l >= 0; l--) {
     const BlockShape<R>& s = shapes[size_t(l)];
-    const Norm<R>& norm = pass.norm[size_t(l)];
     const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
     const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
-    std::memset(norm.dsum, 0, size_t(norm.channels) * sizeof(R)), std::memset(norm.dproduct, 0, size_t(norm.channels) * sizeof(R));
-    for (int64_t i = 0; i < n && layout.net.block[l].norm; i++) add_gradients(s.ending, pass.top[l] + i * s.dense_size, d(i), norm);
-    finish_gradients(pixels(l, pass), norm, of(grad, l, kGamma), of(grad, l, kBeta));
+    for (const Norm<R>& norm : pass.norms[l])
+      for (R* each : {norm.dsum, norm.dproduct}) std::memset(each, 0, size_t(norm.channels) * sizeof(R));
+    for (int64_t i = 0; i < n && has_norm(l); i++) add_gradients(s.ending, pass.top[l] + i * s.dense_size, d(i), pass.norm(l, i));
+    for (const Norm<R>& norm : pass.norms[l])
+      finish_gradients(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), norm, of(grad, l, kGamma), of(grad, l, kBeta));
     for (int64_t i = 0; i < n; i++) {
       R* first = dz[l] + s.dz_first;
-      gradient_image(s.ending, z(i), d(i), norm, first, bias_of(grad, l));
+      gradient_image(s.ending, z(i), d(i), pass.norm(l, i), first, bias_of(grad, l));
       ConvShape shape = s.forward;
       shape.y_row = s.ending.dz_row, shape.y_pixel = s.ending.dz_pixel;
       correlate<R>(shape, {{pass.x[l] + i * s.x_size, first}}, of(grad, l, kWeight));
@@ -135,19 +137,21 @@ void ConvTask<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>
   const int L = layout.net.blocks;
   for (int l = 0; l < L; l++) {
     const BlockShape<R>& s = shapes[size_t(l)];
-    const Norm<R>& norm = pass.norm[size_t(l)];
-    const Tangents<R>& r = tangents[size_t(l)];
-    for (R* each : {r.sum, r.product, r.rsum, r.rproduct}) std::memset(each, 0, size_t(norm.channels) * sizeof(R));
+    const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
+    for (const Tangents<R>& r : tangents[l])
+      for (R* each : {r.sum, r.product, r.rsum, r.rproduct}) std::memset(each, 0, size_t(layout.block[l].out) * sizeof(R));
     for (int64_t i = 0; i < pass.n; i++) {
       R* to = rz[l] + i * s.z_size;
       const ConvSource<R> first{pass.x[l] + i * s.x_size, of(v, l, kWeight)};
       if (l) convolve<R>(s.forward, {first, {rx[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(v, l), to);
       else convolve<R>(s.forward, {first}, bias_of(v, l), to);
-      if (layout.net.block[l].norm) add_tangents(s.ending, pass.z[l] + i * s.z_size, to, norm, r);
+      if (has_norm(l)) add_tangents(s.ending, z(i), to, pass.norm(l, i), of_sets(tangents[l], i));
     }
-    finish_tangents(pixels(l, pass), of(v, l, kGamma), of(v, l, kBeta), norm, r);
+    for (size_t set = 0; set < pass.norms[l].size(); set++)
+      finish_tangents(layout.net.block[l], pixels(l, pass), of(v, l, kGamma), of(v, l, kBeta), pass.norms[l][set], tangents[l][set]);
     for (int64_t i = 0; i < pass.n; i++)
-      end_tangents(s.ending, pass.z[l] + i * s.z_size, rz[l] + i * s.z_size, norm, r, rx[l + 1] + i * s.out_size + s.out_first);
+      end_tangents(s.ending, z(i), rz[l] + i * s.z_size, pass.norm(l, i), of_sets(tangents[l], i),
+                   rx[l + 1] + i * s.out_size + s.out_first);
   }
   const int64_t F = layout.features;
   dots<R>({routputs, layout.outputs, layout.bias < 0 ? nullptr : v + layout.bias}, pass.n, layout.net.outputs,
@@ -157,26 +161,28 @@ void ConvTask<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>
 template <class R>
 void ConvTask<R>::block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum) const {
   const BlockShape<R>& s = shapes[size_t(l)];
-  const Norm<R>& norm = pass.norm[size_t(l)];
-  const Tangents<R>& r = tangents[size_t(l)];
   const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
   const auto tz = [&](int64_t i) { return rz[l] + i * s.z_size; };
   const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
   const auto td = [&](int64_t i) { return rd[l] + i * s.dense_size; };
-  for (int64_t i = 0; i < pass.n && layout.net.block[l].norm; i++) add_gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), norm, r);
-  finish_gradient_tangents(pixels(l, pass), norm, r, of(sum, l, kGamma), of(sum, l, kBeta));
+  const auto r = [&](int64_t i) -> const Tangents<R>& { return of_sets(tangents[l], i); };
+  for (int64_t i = 0; i < pass.n && has_norm(l); i++)
+    add_gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i));
+  for (size_t set = 0; set < pass.norms[l].size(); set++)
+    finish_gradient_tangents(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(v, l, kGamma), pass.norms[l][set],
+                             tangents[l][set], of(sum, l, kGamma), of(sum, l, kBeta));
   ConvShape shape = s.forward;
   shape.y_row = s.ending.dz_row, shape.y_pixel = s.ending.dz_pixel;
   for (int64_t i = 0; i < pass.n; i++) {
     R *first = dz[l] + s.dz_first, *rfirst = rdz[l] + s.dz_first;
-    gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), norm, r, rfirst, bias_of(sum, l));
+    gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i), rfirst, bias_of(sum, l));
     const ConvPair<R> pair{pass.x[l] + i * s.x_size, rfirst};
     R* dw = of(sum, l, kWeight);
     if (!l) {
       correlate<R>(shape, {pair}, dw);
       continue;
     }
-    gradient_image<R>(s.ending, z(i), d(i), norm, first, nullptr);
+    gradient_image<R>(s.ending, z(i), d(i), pass.norm(l, i), first, nullptr);
     correlate<R>(shape, {pair, {rx[l] + i * s.x_size, first}}, dw);
     const int64_t flipped = layout.block[l].flipped;
     convolve<R>(s.to_x, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, nullptr, rd[l - 1] + i * shapes[size_t(l - 1)].dense_size);

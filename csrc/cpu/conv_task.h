@@ -23,6 +23,13 @@ struct BlockShape {
   EndingShape ending;
 };
 
+// The sets of a norm: one for each image, or one.
+inline int64_t sets(const ConvBlock& block, int64_t examples) { return block.norm == ConvNorm::group ? examples : 1; }
+template <class T>
+const T& of_sets(const std::vector<T>& list, int64_t i) {
+  return list[list.size() > 1 ? size_t(i) : 0];
+}
+
 // What a forward and a backward pass over n examples leave behind.
 template <class R>
 struct ConvPass {
@@ -35,7 +42,10 @@ struct ConvPass {
   R *x[kMaxConvs + 1], *z[kMaxConvs];     // x[blocks]: the features
   R *d[kMaxConvs], *top[kMaxConvs];       // gradients to what block l hands on; the winners' t (conv_ending.h)
   R *outputs, *doutputs, *probability;
-  std::vector<Norm<R>> norm;
+
+  const Norm<R>& norm(int l, int64_t i) const { return of_sets(norms[l], i); }  // of image i
+
+  std::vector<Norm<R>> norms[kMaxConvs];  // of each set
 };
 
 template <class R>
@@ -58,10 +68,15 @@ struct ConvTask {
     return begin < 0 ? nullptr : block + begin;
   }
   R* of(R* block, int l, ConvTensor tensor) const { return const_cast<R*>(of(static_cast<const R*>(block), l, tensor)); }
-  // A norm takes the mean away: a bias before it does nothing, and has the gradient 0.
-  const R* bias_of(const R* theta, int l) const { return layout.net.block[l].norm ? nullptr : of(theta, l, kBias); }
-  R* bias_of(R* grad, int l) const { return layout.net.block[l].norm ? nullptr : of(grad, l, kBias); }
-  int64_t pixels(int l, const ConvPass<R>& pass) const { return layout.net.block[l].norm ? pass.n * shapes[size_t(l)].pixels : 0; }
+  // Batch norm takes the mean away: a bias before it does nothing, and has the gradient 0.
+  const R* bias_of(const R* theta, int l) const {
+    return layout.net.block[l].norm == ConvNorm::batch ? nullptr : of(theta, l, kBias);
+  }
+  R* bias_of(R* grad, int l) const { return const_cast<R*>(bias_of(static_cast<const R*>(grad), l)); }
+  bool has_norm(int l) const { return layout.net.block[l].norm != ConvNorm::none; }
+  int64_t pixels(int l, const ConvPass<R>& pass) const {  // of a set
+    return shapes[size_t(l)].pixels * (layout.net.block[l].norm == ConvNorm::group ? 1 : pass.n);
+  }
   Outputs<R> outputs_of(const ConvPass<R>& pass) const {
     return {layout.net.loss, pass.n, layout.net.outputs, layout.outputs, pass.scale, pass.probability};
   }
@@ -71,7 +86,7 @@ struct ConvTask {
   R *dz[kMaxConvs], *rdz[kMaxConvs];                    // of one image
   R *rx[kMaxConvs + 1], *rz[kMaxConvs], *rd[kMaxConvs];
   R *routputs, *rdoutputs, *row_sums;
-  std::vector<Tangents<R>> tangents;
+  std::vector<Tangents<R>> tangents[kMaxConvs];  // of each set
 };
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -15,12 +15,13 @@ from ._mlp import has_hooks
 from ._problem import Flat
 
 MOST_BLOCKS = 8
-Block = tuple[int, int, float | None, bool, int]  # stride, padding, the norm's eps, relu, pool
+NO_NORM, BATCH = -1, 0
+Block = tuple[int, int, int, float, bool, int]  # stride, padding, the norm's groups or one of these, eps, relu, pool
 
 
 @dataclass(frozen=True)
 class ConvNet:
-    """Blocks of Conv2d 3x3, BatchNorm2d on batch statistics, ReLU, MaxPool2d(2), all but the first optional; Flatten; Linear."""
+    """Blocks of Conv2d 3x3, BatchNorm2d on batch statistics or GroupNorm, ReLU, MaxPool2d(2), all but the first optional; Flatten; Linear."""
 
     blocks: tuple[Block, ...]
     present: tuple[bool, ...]  # weight, bias, gamma, beta of each block, weight and bias of the linear layer
@@ -48,9 +49,9 @@ class ConvNet:
             return False
         examples = min(support_x.shape[1], query_x.shape[1])
         height, width = support_x.shape[3:]
-        for stride, padding, eps, _, pool in self.blocks:
+        for stride, padding, groups, _, _, pool in self.blocks:
             height, width = ((side + 2 * padding - 3) // stride + 1 for side in (height, width))
-            if min(height, width) < pool or (eps is not None and examples * height * width < 2):
+            if min(height, width) < pool or (groups == BATCH and examples * height * width < 2):
                 return False
             height, width = height // pool, width // pool
         return examples > 0 and linear.shape[1] % (height * width) == 0
@@ -124,17 +125,20 @@ def _block(modules: list[Any]) -> tuple[Block | None, list[bool], int]:
     if not plain or isinstance(padding, str) or len({*padding}) > 1 or len({*stride}) > 1 or padding[0] > 2:
         return None, [], 0
     kinds = [type(m) for m in modules]
-    eps, affine, relu, pool = None, False, False, 1
+    groups, eps, affine, relu, pool = NO_NORM, 0.0, False, False, 1
     if kinds[used : used + 1] == [nn.BatchNorm2d]:
         norm = modules[used]
         if norm.track_running_stats:
             return None, [], 0
-        eps, affine, used = norm.eps, norm.affine, used + 1
+        groups, eps, affine, used = BATCH, norm.eps, norm.affine, used + 1
+    elif kinds[used : used + 1] == [nn.GroupNorm]:
+        norm = modules[used]
+        groups, eps, affine, used = norm.num_groups, norm.eps, norm.affine, used + 1
     if kinds[used : used + 1] == [nn.ReLU]:
         relu, used = True, used + 1
     if kinds[used : used + 1] == [nn.MaxPool2d] and _halves(modules[used]):
         pool, used = 2, used + 1
-    return (stride[0], padding[0], eps, relu, pool), [True, conv.bias is not None, affine, affine], used
+    return (stride[0], padding[0], groups, eps, relu, pool), [True, conv.bias is not None, affine, affine], used
 
 
 def _halves(pool: nn.MaxPool2d) -> bool:

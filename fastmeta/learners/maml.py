@@ -33,7 +33,7 @@ class MAML(nn.Module):
 
     `model`: any module `[n, ...] -> [n, ...]`. An `nn.Sequential` of Flatten, Linear and one kind of activation (ReLU, Tanh,
     GELU, Sigmoid, Identity) runs all its tasks in one native call (`mlp_meta_loss`), and on a CPU so does `loss` of one of
-    Conv2d 3x3, BatchNorm2d, ReLU, MaxPool2d(2) in blocks, Flatten, Linear. Any other model runs through autograd,
+    Conv2d 3x3, BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2) in blocks, Flatten, Linear. Any other model runs through autograd,
     several tasks at once where torch.vmap can and is faster, else one by one; the meta-gradient comes from a chain of
     Hessian-vector products, so memory does not grow with `steps` but for the parameters before each. All ways are exact, with
     random layers and batch norm too, which must use batch statistics (`fastmeta.use_batch_statistics`).
