@@ -32,6 +32,7 @@ def test_every_kernel_has_an_op(folder):
         "outputs",
         "conv_layout",
         "conv_ending",
+        "conv_tangents",
         "conv_task",
         "conv_meta_loss",
         "mlp_inner",

@@ -21,7 +21,8 @@ Block = tuple[int, int, int, float, bool, int]  # stride, padding, the norm's gr
 
 @dataclass(frozen=True)
 class ConvNet:
-    """Blocks of Conv2d 3x3, BatchNorm2d on batch statistics or GroupNorm, ReLU, MaxPool2d(2), all but the first optional; Flatten; Linear."""
+    """Blocks of Conv2d 3x3, a norm (BatchNorm2d on batch statistics, GroupNorm), ReLU, MaxPool2d(2), all but the first optional;
+    Flatten; Linear."""
 
     blocks: tuple[Block, ...]
     present: tuple[bool, ...]  # weight, bias, gamma, beta of each block, weight and bias of the linear layer

@@ -19,9 +19,10 @@ from torch.autograd import forward_ad
 from .._autograd import _requires_grad, _transforms_active, scatter
 from ..ops.sgd_step import sgd_step
 from . import _unrolled
-from ._chain import Captured, InnerLoop, Noise, Step, gradients, leaf, noise_of, refuse_captured
+from ._chain import Captured, InnerLoop, Step, gradients, leaf, noise_of, refuse_captured
 from ._cost import graphs_kept, tasks_at_once
 from ._problem import Flat, Problem
+from ._remember import differentiable, drew, remember, remembered
 
 _functorch: Any = torch._C._functorch
 _one_by_one: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that torch.vmap refused
@@ -185,7 +186,7 @@ class MetaLoss(torch.autograd.Function):
     def forward(ctx: Any, problem: Problem, *items: Any) -> Tensor:
         before = noise_of(items[-1])
         losses, grads = _meta_losses(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
-        ctx.problem, ctx.drew = problem, _drew(before, items[-1])
+        ctx.problem, ctx.drew = problem, drew(before, items[-1])
         remember(ctx, items, [g for part in grads for g in part])
         return losses
 
@@ -194,7 +195,7 @@ class MetaLoss(torch.autograd.Function):
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, grads = remembered(ctx)
         if torch.is_grad_enabled():
-            return None, *_differentiable(ctx, lambda *args: (_unrolled.on_query(*args),), items, (dlosses,))
+            return None, *differentiable(ctx, lambda *args: (_unrolled.on_query(*args),), items, (dlosses,))
         scales = problem.split(dlosses)
         places = [i for i, need in enumerate(needs) if need]
         found = []
@@ -220,7 +221,7 @@ class Adapt(torch.autograd.Function):
         theta, taken = adapted(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
         ctx.noises = [[step.noise for step in steps] for steps in taken]
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-        ctx.problem, ctx.drew = problem, _drew(before, items[-1])
+        ctx.problem, ctx.drew = problem, drew(before, items[-1])
         remember(ctx, items, [p for steps in taken for step in steps for p in step.theta])
         return theta
 
@@ -229,7 +230,7 @@ class Adapt(torch.autograd.Function):
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, trajectory = remembered(ctx)
         if torch.is_grad_enabled():
-            return None, *_differentiable(ctx, _unrolled.adapted, items, dadapted)
+            return None, *differentiable(ctx, _unrolled.adapted, items, dadapted)
         flat, thetas, grads = problem.flat(items), iter(trajectory), []
         cotangents = zip(*(problem.split(d) for d in dadapted), strict=True)
         with torch.autocast(*ctx.autocast):
@@ -238,42 +239,3 @@ class Adapt(torch.autograd.Function):
                 inner.taken = [Step([leaf(next(thetas), True) for _ in flat.theta], noise) for noise in noises]
                 grads.append(inner.back(v, [torch.zeros_like(x) for x in inner.others]))
         return None, *scatter(problem.summed(grads, needs, data=2), needs)
-
-
-def remember(ctx: Any, items: Sequence[Any], others: Sequence[Tensor]) -> None:
-    ctx.numbers = [None if isinstance(x, Tensor) else x for x in items]
-    ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in items), *others)
-
-
-def remembered(ctx: Any) -> tuple[list[Any], list[Tensor]]:
-    """The items, and the others."""
-    kept = list(ctx.saved_tensors)  # once: a checkpoint recomputes at every access
-    count = len(ctx.numbers)
-    return [x if n is None else n for x, n in zip(kept[:count], ctx.numbers, strict=True)], kept[count:]
-
-
-def _drew(before: Noise, like: Tensor) -> bool:
-    """Whether random numbers have been drawn since."""
-    (cpu, _, cuda), (cpu_before, _, cuda_before) = noise_of(like), before
-    same = torch.equal(cpu, cpu_before)
-    if cuda is not None and cuda_before is not None:
-        same = same and torch.equal(cuda, cuda_before)
-    return not same
-
-
-def _differentiable(
-    ctx: Any, unrolled: Callable, items: Sequence[Any], cotangents: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """The gradients with a graph of their own."""
-    problem, needs = ctx.problem, ctx.needs_input_grad[1:]
-    if ctx.drew:
-        raise RuntimeError(
-            f"{problem.learner}: a derivative of the meta-gradient needs a model that draws no random numbers, got one that does"
-        )
-    fresh = [x.view_as(x) if need else x for x, need in zip(items, needs, strict=True)]  # none depends on another
-    wanted = [x for x, need in zip(fresh, needs, strict=True) if need]
-    outputs = unrolled(problem, problem.flat(fresh))
-    found = torch.autograd.grad(
-        outputs, wanted, cotangents, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return scatter(found, needs)
