@@ -70,17 +70,17 @@ def inner_loop(op, way, steps):
 
 
 def maml(way, steps):
-    model = bench_learners.net()
-    learner = fastmeta.MAML(model, bench_learners.RATE, steps)
-    learner = bench_learners.general(learner) if way == "general" else learner
-
-    def run(tasks):
-        data = bench_learners.episodes(tasks)
+    def run(images):
+        model = bench_learners.net(images)
+        learner = fastmeta.MAML(model, bench_learners.RATE, steps)
+        learner = bench_learners.general(learner) if way == "general" else learner
+        data = bench_learners.episodes(images.tasks, images.channels, images.side)
         by_autograd = way == "autograd"
         value = bench_learners.one_by_one(model, steps, *data) if by_autograd else learner.loss(*data).mean()
         return torch.autograd.grad(value, list(model.parameters()))
 
-    return partial(run, 1), partial(run, 8)
+    small = bench_learners.Images(tasks=1, width=4, side=16)  # what a thread keeps for the next call counts
+    return partial(run, small), partial(run, bench_learners.OMNIGLOT)
 
 
 def _draw(T, Q, N, D):
