@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _dispatch
-from ._autograd import Flat, _transforms_active, scatter
+from ._autograd import Flat, _requires_grad, _transforms_active, scatter
 
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
@@ -40,6 +40,8 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
     if _transforms_active():
         with torch.autocast(like.device.type, enabled=False):
             return _reference(name, layout, static, inputs)
+    if not (torch.is_grad_enabled() and _requires_grad(inputs)):  # torch.compile gives a Function no context there
+        return tuple(torch.ops.fastmeta.forward(name, spec, inputs))
     return Traced.apply(name, spec, *inputs)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_map_only
 
 from .._autograd import _requires_grad, _transforms_active, scatter
 from . import _unrolled
@@ -49,6 +50,13 @@ def run(
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
     if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return unrolled(problem, flat)
+    if torch.is_inference_mode_enabled():  # there not even an inner loop has a gradient
+        with torch.inference_mode(False), torch.no_grad():
+            return _by_autograd(function, unrolled, problem, Flat(*tree_map_only(Tensor, _ordinary, tuple(flat))))
+    return _by_autograd(function, unrolled, problem, flat)
+
+
+def _by_autograd(function: Callable, unrolled: Callable, problem: Problem, flat: Flat) -> Tensor:
     model, refused = problem.task.model, False
     at_once = 1 if model in _one_by_one else tasks_at_once(problem, flat)
     try:
@@ -64,6 +72,11 @@ def run(
     if refused:
         _one_by_one.add(model)
     return found
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    """`x` as a tensor that autograd takes."""
+    return x.clone() if x.is_inference() else x
 
 
 @contextlib.contextmanager

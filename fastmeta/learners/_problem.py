@@ -125,11 +125,12 @@ def problem_of(
     task_chunk: int | None,
     of_tasks: int = 0,
 ) -> Problem:
-    """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
-    params = {path: p for path, p in task.named_parameters() if p.requires_grad}
+    """`adapted`: names of the model's parameters, whatever stands in for them now: torch.func.functional_call may put in
+    tensors that require no gradient. `rates`: one for all of them, or a list with one like each."""
+    params = dict(task.named_parameters())
     chosen = {f"model.{path}" for path in adapted}
     changing = tuple(path for path in params if path in chosen)
-    staying = tuple(path for path in params if path not in chosen)
+    staying = tuple(path for path, p in params.items() if path not in chosen and p.requires_grad)
     if isinstance(rates, list) and len(rates) != len(changing):
         raise ValueError(
             f"{learner}: there must be a rate for each of the {len(changing)} adapted parameters, got {len(rates)}"

@@ -39,7 +39,7 @@ class MAML(nn.Module):
     module's parameters are trained.
     `first_order`: leave out the second derivatives (FOMAML).
     `adapt`: names of the parameters that change in the inner loop, or of modules that hold them; the others are trained, but
-    stay. None: all. Parameters with requires_grad=False are neither adapted nor trained.
+    stay. None: all. Parameters that have requires_grad=False here are neither adapted nor trained.
     `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.
 
         learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted models [T, Q, ...]

@@ -119,7 +119,8 @@ class Towards(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dlosses: Tensor) -> Any:
-        theta, phi = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
+        theta, phi = kept[: ctx.count], kept[ctx.count :]
         total = dlosses.sum()
         found = [total * p - torch.tensordot(dlosses.to(p.dtype), q, 1) for p, q in zip(theta, phi, strict=True)]
         return None, None, *found, *[None] * ctx.count
