@@ -28,7 +28,7 @@ Backward = Callable[[Flat, Flat, Flat, Needs], tuple[Tensor, ...]]
 
 _NOTHING = contextlib.nullcontext()
 _transforms_active = torch._C._are_functorch_transforms_active
-_is_batched = torch._C._functorch.is_legacy_batchedtensor  # what is_grads_batched=True sends back: no transform is active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor  # cotangents of is_grads_batched=True; no transform is active
 
 
 class Op:
@@ -87,7 +87,7 @@ class Op:
         return Op(reference, forward if self.backward else None, None, self.cores, wanted)
 
 
-def _requires_grad(flat: Sequence[Any]) -> bool:
+def _requires_grad(flat: Flat) -> bool:
     for x in flat:  # noqa: SIM110  (a generator takes twice as long)
         if isinstance(x, Tensor) and x.requires_grad:
             return True

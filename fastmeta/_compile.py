@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _dispatch
-from ._autograd import Flat, _requires_grad, _transforms_active, scatter
+from ._autograd import Flat, _transforms_active, scatter
 
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
@@ -40,9 +40,11 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
     if _transforms_active():
         with torch.autocast(like.device.type, enabled=False):
             return _reference(name, layout, static, inputs)
-    if not (torch.is_grad_enabled() and _requires_grad(inputs)):  # torch.compile gives a Function no context there
-        return tuple(torch.ops.fastmeta.forward(name, spec, inputs))
-    return Traced.apply(name, spec, *inputs)
+    return tuple(torch.ops.fastmeta.forward(name, spec, inputs))
+
+
+def _differentiable(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
+    return list(Traced.apply(name, spec, *inputs))
 
 
 class Traced(torch.autograd.Function):
@@ -50,7 +52,8 @@ class Traced(torch.autograd.Function):
     def forward(ctx: Any, name: str, spec: str, *inputs: Tensor | None) -> Any:
         ctx.save_for_backward(*inputs)
         ctx.op = name, spec
-        return tuple(torch.ops.fastmeta.forward(name, spec, list(inputs)))
+        with torch._C._AutoDispatchBelowAutograd():
+            return tuple(torch.ops.fastmeta.forward(name, spec, list(inputs)))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
@@ -132,6 +135,7 @@ def _fake_backward(
 
 
 _library.impl("forward", _forward, "CompositeExplicitAutograd")
+_library.impl("forward", _differentiable, "Autograd")
 _library.impl("backward", _backward, "CompositeExplicitAutograd")
 _library.impl("backward", _no_second_order, "Autograd")
 torch.library.register_fake("fastmeta::forward", _fake_forward, lib=_library)

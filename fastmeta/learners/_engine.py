@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from .._autograd import _requires_grad, _transforms_active, scatter
+from .._dispatch import refuse_export
 from . import _unrolled
 from ._chain import Captured, InnerLoop, Noise, Step, gradients, leaf, noise_of, refuse_captured
 from ._cost import graphs_kept, tasks_at_once
@@ -42,6 +43,7 @@ def run(
     start: Sequence[Tensor] = (),
 ) -> Tensor:
     """`function` with the best `at_once`; `unrolled` where it cannot run."""
+    refuse_export(problem.learner)
     if not len(data[0]):
         raise ValueError(f"{problem.learner}: support_x must hold at least one task, got shape {list(data[0].shape)}")
     params = dict(problem.task.named_parameters())

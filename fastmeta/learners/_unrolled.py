@@ -42,7 +42,7 @@ def _gradients(problem: Problem, theta: Sequence[Tensor], part: Flat) -> Sequenc
     support = part.data[:2]
     if not theta:
         return ()
-    if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_dynamo_compiling():
+    if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         grads: Sequence[Tensor] = torch.func.grad(lambda p: problem.call(p, part.shared, *support))(tuple(theta))
         return [g.detach() for g in grads] if problem.first_order else grads
     with_graph = torch.is_grad_enabled() and not problem.first_order
