@@ -51,7 +51,7 @@ LEARNERS = {
     "MAML": lambda: fastmeta.MAML(mlp(), 0.3, 2),
     "MAML (any module)": lambda: fastmeta.MAML(batch_norm(), nn.Parameter(torch.tensor(0.3)), 1),
     "MetaSGD": lambda: fastmeta.MetaSGD(mlp(), 0.3, 2),
-    "MetaSGD (any module)": lambda: fastmeta.MetaSGD(layer_norm(), 0.3, 2),
+    "MetaSGD (any module)": lambda: fastmeta.MetaSGD(layer_norm(), 0.3, 1),
     "ANIL": lambda: fastmeta.ANIL(encoder(), nn.Linear(3, N), 0.3, 2),
     "ProtoMAML": lambda: fastmeta.ProtoMAML(encoder(), N, 0.3, 1),
     "LEO": lambda: fastmeta.LEO(FEATURES, 2, 0.3, 2, finetune_steps=1, num_classes=N).eval(),
