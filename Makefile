@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install peers demo test bench accuracy gpu-report gpu gpu-model lint clean
+.PHONY: install peers demo test bench accuracy gpu-report gpu gpu-model transforms lint clean
 
 install: $(VENV)/installed
 
@@ -45,6 +45,9 @@ gpu-model: install
 
 gpu-report: install
 	$(BIN)/python tests/gpu_report.py
+
+transforms: install
+	$(BIN)/python tests/transform_table.py
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta

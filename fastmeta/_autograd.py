@@ -28,6 +28,7 @@ Backward = Callable[[Flat, Flat, Flat, Needs], tuple[Tensor, ...]]
 
 _NOTHING = contextlib.nullcontext()
 _transforms_active = torch._C._are_functorch_transforms_active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor  # cotangents of is_grads_batched=True; no transform is active
 
 
 class Op:
@@ -134,7 +135,11 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
             inputs: list[Any] = list(kept[: ctx.count])
             for i, x in ctx.numbers:
                 inputs[i] = x
-            if op.backward is not None and not torch.is_grad_enabled():  # a kernel never asks for autocast
+            if any(map(_is_batched, cotangents)):
+                with without_autocast(cotangents[0]):
+                    grads = op.vjp(needs).reference(*cotangents, *inputs)
+            elif op.backward and not torch.is_grad_enabled() and not _transforms_active():
+                # A kernel never asks for autocast.
                 # It may write into what forward saved: a second pass over the graph does not get that again.
                 saved = kept[ctx.count :] if ctx.__dict__.pop("untouched", False) else ()
                 grads = op.backward(cotangents, saved, tuple(inputs), needs)

@@ -40,7 +40,11 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
     if _transforms_active():
         with torch.autocast(like.device.type, enabled=False):
             return _reference(name, layout, static, inputs)
-    return Traced.apply(name, spec, *inputs)
+    return tuple(torch.ops.fastmeta.forward(name, spec, inputs))
+
+
+def _differentiable(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
+    return list(Traced.apply(name, spec, *inputs))
 
 
 class Traced(torch.autograd.Function):
@@ -48,7 +52,8 @@ class Traced(torch.autograd.Function):
     def forward(ctx: Any, name: str, spec: str, *inputs: Tensor | None) -> Any:
         ctx.save_for_backward(*inputs)
         ctx.op = name, spec
-        return tuple(torch.ops.fastmeta.forward(name, spec, list(inputs)))
+        with torch._C._AutoDispatchBelowAutograd():
+            return tuple(torch.ops.fastmeta.forward(name, spec, list(inputs)))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
@@ -130,6 +135,7 @@ def _fake_backward(
 
 
 _library.impl("forward", _forward, "CompositeExplicitAutograd")
+_library.impl("forward", _differentiable, "Autograd")
 _library.impl("backward", _backward, "CompositeExplicitAutograd")
 _library.impl("backward", _no_second_order, "Autograd")
 torch.library.register_fake("fastmeta::forward", _fake_forward, lib=_library)

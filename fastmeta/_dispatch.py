@@ -268,6 +268,12 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     return Op(reference, forward, backward if bwd else None, flat_cores)
 
 
+def refuse_export(name: str) -> None:
+    """RuntimeError inside torch.export, which has no way to trace a gradient."""
+    if torch.compiler.is_exporting():
+        raise RuntimeError(f"{name}: must run outside torch.export, got a call inside")
+
+
 def is_transformed() -> bool:
     """Whether a call is traced or transformed, so that the values of its tensors must not be looked at."""
     return torch.compiler.is_compiling() or _transforms_active() or torch._C._len_torch_dispatch_stack() > 0

@@ -13,6 +13,7 @@ import emulation
 import torch
 from machine_code import Code
 from memory_requests import PROBLEMS, Line, of_all_ops
+from pages import replaced, table
 from triton_gates import ARCHITECTURES, SHAPES, Judged, accessed_by, compiler, judged_runs
 
 PAGE = Path(__file__).parents[1] / "docs/gpu.md"
@@ -48,11 +49,6 @@ def cell(values: Iterable[int]) -> str:
 def code_cells(codes: list[Code]) -> list[str]:
     """The columns of OF_CODE for one kernel."""
     return [" of ".join(map(cell, zip(*map(show, codes), strict=True))) for show in OF_CODE.values()]
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    lines = [heads, ["---"] * len(list(heads)), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
 def of_requests(lines: list[Line]) -> str:
@@ -116,12 +112,5 @@ def report() -> list[str]:
     ]
 
 
-def replaced(text: str, lines: list[str]) -> str:
-    """`text` with these lines between its markers."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + "\n" + "\n".join(lines) + END + after
-
-
 if __name__ == "__main__":
-    PAGE.write_text(replaced(PAGE.read_text(), report()))
+    PAGE.write_text(replaced(PAGE.read_text(), report(), BEGIN, END))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import BACKENDS, VARIANTS, case
 from compare import outputs
+from learner_cases import learner_case
 
 import fastmeta
 from fastmeta import _dispatch
@@ -14,15 +15,18 @@ from fastmeta import _dispatch
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 from timing import captured
 
+LEARNERS = ("MAML", "MetaSGD", "ANIL", "LEO", "ProtoNet", "MatchingNet")  # those that run on ops alone
 NATIVE = [
     (op, backend) for op, backends in (BACKENDS | VARIANTS).items() for backend in backends if backend != "reference"
 ]
 
 
-@pytest.mark.parametrize(("op", "backend"), NATIVE, indirect=["backend"])
-def test_a_graph_computes_anew_from_what_lies_in_its_inputs(op, backend):
+@pytest.mark.parametrize(
+    ("name", "backend"), [*NATIVE, *((learner, "auto") for learner in LEARNERS)], indirect=["backend"]
+)
+def test_a_graph_computes_anew_from_what_lies_in_its_inputs(name, backend):
     """Captured on a side stream, so the kernels run on the current one; replayed on other numbers, so none were read on the host."""
-    c = case(op, dtype=torch.float32)
+    c = (learner_case if name in LEARNERS else case)(name, dtype=torch.float32)
 
     def run():
         found = outputs(c.fn(*leaves))

@@ -8,11 +8,11 @@ ROOT = Path(__file__).parents[1]
 CODE = """
 import gpu_report as g
 text = g.PAGE.read_text()
-new = g.replaced(text, g.table(["kernel", "registers"], [["a", g.cell([1, 1])], ["b", g.cell([1, 2])]]))
+new = g.replaced(text, g.table(["kernel", "registers"], [["a", g.cell([1, 1])], ["b", g.cell([1, 2])]]), g.BEGIN, g.END)
 before, after = text.split(g.BEGIN)[0], text.split(g.END)[1]
 rows = "| kernel | registers |\\n| --- | --- |\\n| a | 1 |\\n| b | 1 / 2 |\\n"
 assert new == before + g.BEGIN + "\\n" + rows + g.END + after, new
-assert g.replaced(new, ["x", ""]) == g.replaced(text, ["x", ""])
+assert g.replaced(new, ["x", ""], g.BEGIN, g.END) == g.replaced(text, ["x", ""], g.BEGIN, g.END)
 """
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import gradcheck
 from torch.func import functional_call
 
 import fastmeta
+from fastmeta.learners._batch_norm import ExactNorms
 
 D = torch.float64
 
@@ -48,7 +50,7 @@ def plain_loss(learner, sx, sy, qx, qy):
 
 @pytest.mark.cpu
 def test_torch_vmap_over_batch_norm_is_still_wrong():
-    """Why the engine loops over the tasks. If this fails, torch has mended its batch norm: then the engine may use vmap."""
+    """Why `ExactNorms` is there. If this fails, torch has mended its batch norm."""
     net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Tanh(), nn.Linear(6, 3)).to(D)
     params = {name: p.detach() for name, p in net.named_parameters()}
     x, y = torch.randn(3, 5, 4, dtype=D), torch.randint(0, 3, (3, 5))
@@ -64,6 +66,28 @@ def test_torch_vmap_over_batch_norm_is_still_wrong():
     in_turn = torch.func.grad(lambda p: sum(map(meta_loss, [p] * 3, x, y)))(params)
     error = (in_one["0.weight"] - in_turn["0.weight"]).norm() / in_turn["0.weight"].norm()
     assert error > 1e-4
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x: F.batch_norm(x, None, None, training=True),
+        F.instance_norm,
+        lambda x: F.layer_norm(x, x.shape[-1:]),
+    ],
+)
+def test_third_derivatives_of_torchs_norms_are_still_wrong(norm):
+    """Why `ExactNorms` is there, which has them right. If this fails, torch has mended the norm."""
+    x = torch.randn(4, 3, 5, dtype=D, requires_grad=True)
+
+    def second(x):
+        (g,) = torch.autograd.grad(norm(x).sin().square().sum(), x, create_graph=True)
+        return torch.autograd.grad(g.sin().sum(), x, create_graph=True)[0]
+
+    assert gradcheck(norm, x) and not gradcheck(second, x, raise_exception=False)
+    with ExactNorms():
+        assert gradcheck(second, x)
 
 
 @pytest.mark.parametrize("kind", [mlp, conv4])

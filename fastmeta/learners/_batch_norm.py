@@ -1,8 +1,8 @@
-"""Batch norm that torch.vmap differentiates rightly, and the helper that gives a model the statistics of each batch."""
+"""Norms whose derivatives of every order are right, and the helper that gives a model the statistics of each batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,8 +45,9 @@ def features_of_tasks(body: nn.Module, x: Tensor) -> Tensor:
 
 
 class ExactNorms(TorchFunctionMode):
-    """Inside, batch and instance norm are made of elementary functions: under torch.vmap the second derivatives of torch's
-    own are wrong, with no error (the gradient of the weight's gradient with respect to the input), and third ones everywhere."""
+    """Inside, batch, instance and layer norm are made of elementary functions. Of torch's own the third derivatives are wrong,
+    with no error, and under torch.vmap the second of batch and instance norm (the gradient of the weight's gradient with
+    respect to the input)."""
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return EXACT.get(func, func)(*args, **(kwargs or {}))
@@ -65,7 +66,7 @@ def _batch_norm(
     others = [0, *range(2, x.ndim)]
     if not training or running_mean is not None or x.numel() == x.shape[1]:  # torch says what is wrong with one value
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _normalised(x, others, weight, bias, eps)
+    return _normalised(x, others, *_of_channels(x, weight, bias), eps)
 
 
 def _instance_norm(
@@ -81,19 +82,38 @@ def _instance_norm(
     others = list(range(2, x.ndim))
     if not use_input_stats or running_mean is not None or x.numel() == x.shape[0] * x.shape[1]:
         return F.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-    return _normalised(x, others, weight, bias, eps)
+    return _normalised(x, others, *_of_channels(x, weight, bias), eps)
+
+
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    if tuple(x.shape[x.ndim - len(normalized_shape) :]) != tuple(normalized_shape):  # torch says what is wrong
+        return F.layer_norm(x, normalized_shape, weight, bias, eps)
+    return _normalised(x, list(range(-len(normalized_shape), 0)), weight, bias, eps)
+
+
+def _of_channels(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """[C] both -> as wide as x [n, C, ...]."""
+    shape = (-1, *[1] * (x.ndim - 2))
+    return None if weight is None else weight.reshape(shape), None if bias is None else bias.reshape(shape)
 
 
 def _normalised(x: Tensor, over: list[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """[n, C, ...]: mean 0 and variance 1 over the axes `over`, times weight [C], plus bias [C]."""
+    """Mean 0 and variance 1 over the axes `over`, times weight, plus bias."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     var, mean = torch.var_mean(wide, over, correction=0, keepdim=True)
     scale = torch.rsqrt(var + eps)
-    of_channels = (-1, *[1] * (x.ndim - 2))
-    if weight is not None:
-        scale = scale * weight.reshape(of_channels)
-    out = (wide - mean) * scale
-    return (out if bias is None else out + bias.reshape(of_channels)).to(x.dtype)
+    out = (wide - mean) * (scale if weight is None else scale * weight)
+    return (out if bias is None else out + bias).to(x.dtype)
 
 
-EXACT: dict[Callable, Callable] = {F.batch_norm: _batch_norm, F.instance_norm: _instance_norm}
+EXACT: dict[Callable, Callable] = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.layer_norm: _layer_norm,
+}

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_map_only
 
 from .._autograd import _requires_grad, _transforms_active, scatter
+from .._dispatch import refuse_export
 from ..ops.sgd_step import sgd_step
 from . import _unrolled
 from ._chain import Captured, InnerLoop, Step, gradients, leaf, noise_of, refuse_captured
@@ -43,6 +45,7 @@ def run(
     start: Sequence[Tensor] = (),
 ) -> Tensor:
     """`function` with the best `at_once`; `unrolled` where it cannot run."""
+    refuse_export(problem.learner)
     if not len(data[0]):
         raise ValueError(f"{problem.learner}: support_x must hold at least one task, got shape {list(data[0].shape)}")
     params = dict(problem.task.named_parameters())
@@ -51,8 +54,15 @@ def run(
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
     if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return unrolled(problem, flat)
-    if problem.net is not None and problem.net.takes(flat) and (len(data) == 4 or not needs_gradient(flat)):
-        return function(replace(problem, at_once=max(len(data[0]), 2)), flat)  # with a task axis
+    if torch.is_inference_mode_enabled():  # there not even an inner loop has a gradient
+        with torch.inference_mode(False), torch.no_grad():
+            return _by_autograd(function, unrolled, problem, Flat(*tree_map_only(Tensor, _ordinary, tuple(flat))))
+    return _by_autograd(function, unrolled, problem, flat)
+
+
+def _by_autograd(function: Callable, unrolled: Callable, problem: Problem, flat: Flat) -> Tensor:
+    if problem.net is not None and problem.net.takes(flat) and (len(flat.data) == 4 or not needs_gradient(flat)):
+        return function(replace(problem, at_once=max(len(flat.data[0]), 2)), flat)  # with a task axis
     problem = replace(problem, net=None)
     model, refused = problem.task.model, False
     at_once = 1 if model in _one_by_one else tasks_at_once(problem, flat)
@@ -69,6 +79,11 @@ def run(
     if refused:
         _one_by_one.add(model)
     return found
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    """`x` as a tensor that autograd takes."""
+    return x.clone() if x.is_inference() else x
 
 
 @contextlib.contextmanager

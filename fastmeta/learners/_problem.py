@@ -132,11 +132,12 @@ def problem_of(
     weights: tuple[float, ...] | None = None,
     net: ConvNet | None = None,
 ) -> Problem:
-    """`adapted`: names of the model's parameters. `rates`: one for all of them, or a list with one like each."""
-    params = {path: p for path, p in task.named_parameters() if not _frozen(p)}
+    """`adapted`: names of the model's parameters, whatever stands in for them now: torch.func.functional_call may put in
+    tensors that require no gradient. `rates`: one for all of them, or a list with one like each."""
+    params = dict(task.named_parameters())
     chosen = {f"model.{path}" for path in adapted}
     changing = tuple(path for path in params if path in chosen)
-    staying = tuple(path for path in params if path not in chosen)
+    staying = tuple(path for path, p in params.items() if path not in chosen and p.requires_grad)
     if isinstance(rates, list) and len(rates) != len(changing):
         raise ValueError(
             f"{learner}: there must be a rate for each of the {len(changing)} adapted parameters, got {len(rates)}"
@@ -162,11 +163,6 @@ def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -
                 f"{learner}: adapt must name parameters with requires_grad, or modules with some, got {name!r}"
             )
     return [path for path in trained if any(_within(path, name) for name in adapt)]
-
-
-def _frozen(p: Tensor) -> bool:
-    """What torch.func.functional_call puts in a parameter's place is no nn.Parameter, and may need no gradient."""
-    return isinstance(p, nn.Parameter) and not p.requires_grad
 
 
 def _within(path: str, name: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._autograd import _transforms_active
 from ..ops.sgd_step import sgd_step
@@ -53,7 +54,7 @@ def _gradients(problem: Problem, theta: Sequence[Tensor], part: Flat) -> Sequenc
     support = part.data[:2]
     if not theta:
         return ()
-    if _transforms_active() or torch.compiler.is_compiling():
+    if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         grads: Sequence[Tensor] = torch.func.grad(lambda p: problem.call(p, part.shared, *support))(tuple(theta))
         return [g.detach() for g in grads] if problem.first_order else grads
     with_graph = torch.is_grad_enabled() and not problem.first_order
@@ -65,6 +66,6 @@ def _gradients(problem: Problem, theta: Sequence[Tensor], part: Flat) -> Sequenc
 
 @contextlib.contextmanager
 def _exact() -> Iterator[None]:
-    """What torch differentiates wrongly under its transforms or three times, or not twice, is replaced."""
-    with twice_differentiable(), contextlib.nullcontext() if torch.compiler.is_compiling() else ExactNorms():
+    """What torch differentiates wrongly, or not twice, is replaced."""
+    with twice_differentiable(), ExactNorms():
         yield

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._autograd import scatter
+from .._autograd import _transforms_active, scatter
 from ..ops.mlp_grad import mlp_grad
 from ._chain import InnerLoop, gradients, leaf
 from ._conjugate_gradient import conjugate_gradient
@@ -142,6 +142,8 @@ class Optimum(torch.autograd.Function):
         problem, needs = ctx.problem, ctx.needs_input_grad[3:]
         items, phi = remembered(ctx)
         flat, grads = problem.flat(items), []
+        if _transforms_active():
+            refuse(problem, flat)
         at_parts, cotangents = (zip(*(problem.split(x) for x in xs), strict=True) for xs in (phi, dphi))
         for part, at, d in zip(problem.parts(flat), at_parts, cotangents, strict=True):
             grads.append(ctx.learner._pulled_back(problem, part, problem.flat(needs), ctx.native, at, d))

@@ -42,7 +42,7 @@ class MAML(nn.Module):
     module's parameters are trained.
     `first_order`: leave out the second derivatives (FOMAML).
     `adapt`: names of the parameters that change in the inner loop, or of modules that hold them; the others are trained, but
-    stay. None: all. Parameters with requires_grad=False are neither adapted nor trained.
+    stay. None: all. Parameters that have requires_grad=False here are neither adapted nor trained.
     `loss_weights`: numbers w_1 .. w_steps; the query loss is then sum_k w_k L_query(theta_k), MAML++'s multi-step loss, in the
     general engine. An attribute: assign it as training goes on, None for the last step alone.
     `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.

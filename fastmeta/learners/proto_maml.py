@@ -10,7 +10,7 @@ from ..reference.mlp_loss import task_loss
 from ._batch_norm import features_of_tasks, refuse_running_statistics
 from ._engine import on_query
 from ._episode import check_episode
-from ._problem import Problem, Task, problem_of
+from ._problem import Problem, Task, adapted_names, problem_of
 from .maml import check_loop
 
 
@@ -47,7 +47,9 @@ class ProtoMAML(nn.Module):
         self.first_order, self.task_chunk = first_order, task_chunk
         head = nn.Linear(1, 1)  # its parameters come from the prototypes
         loss = functools.partial(task_loss, loss="cross_entropy")
-        self._task = (Task(nn.Sequential(encoder, nn.Flatten(), head), loss),)  # in a tuple: not a submodule
+        model = nn.Sequential(encoder, nn.Flatten(), head)
+        self._task = (Task(model, loss),)  # in a tuple: not a submodule
+        self._adapted = adapted_names("ProtoMAML", model, None)
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode("ProtoMAML", support_x, support_y, query_x)
@@ -67,8 +69,7 @@ class ProtoMAML(nn.Module):
         return 2 * centres, -centres.square().sum(-1)
 
     def _problem(self) -> Problem:
-        adapted = [path for path, p in self._task[0].model.named_parameters() if p.requires_grad]
         return problem_of(
-            "ProtoMAML", self._task[0], adapted, rates=self.lr, steps=self.steps,
+            "ProtoMAML", self._task[0], self._adapted, rates=self.lr, steps=self.steps,
             first_order=self.first_order, task_chunk=self.task_chunk, of_tasks=2,
         )  # fmt: skip

@@ -28,7 +28,8 @@ class Reptile(MAML):
 
     `optimiser`: of the inner steps, "sgd" or, as in the paper, "adam" (beta_1 = 0, beta_2 = 0.999, eps = 1e-8), which starts anew
     in every task. `model`, `lr`, `loss`, `adapt`, `task_chunk`: as in `MAML`; `lr` is not learned. Parameters that stay get the
-    gradient 0. torch.func, forward-mode AD and torch.compile(fullgraph=True) raise RuntimeError.
+    gradient 0. A derivative of that gradient raises RuntimeError, as do torch.func, forward-mode AD and
+    torch.compile(fullgraph=True).
 
         learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs, without a graph [T, Q, ...]
         learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
@@ -119,7 +120,10 @@ class Towards(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dlosses: Tensor) -> Any:
-        theta, phi = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        if torch.is_grad_enabled():
+            raise RuntimeError("Reptile: the meta-gradient must be of first order, got create_graph=True")
+        kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
+        theta, phi = kept[: ctx.count], kept[ctx.count :]
         total = dlosses.sum()
         found = [total * p - torch.tensordot(dlosses.to(p.dtype), q, 1) for p, q in zip(theta, phi, strict=True)]
         return None, None, *found, *[None] * ctx.count

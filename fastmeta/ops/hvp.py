@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from .. import _check
+from .._dispatch import refuse_export
 from ..reference.hvp import hvp as reference
 
 
@@ -19,8 +20,9 @@ def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
     the fast way. Differentiable in vectors, params and whatever `fn` closes over, to any order.
 
     Cost: about twice a gradient of `fn`; H is never formed. Errors: ValueError where the structures or shapes differ or `fn`
-    does not return one element. Source: Pearlmutter 1994, Neural Computation 6(1).
+    does not return one element, RuntimeError inside torch.export. Source: Pearlmutter 1994, Neural Computation 6(1).
     """
+    refuse_export("hvp")
     leaves, structure = _pytree.tree_flatten(params)
     others, other_structure = _pytree.tree_flatten(vectors)
     if structure != other_structure:

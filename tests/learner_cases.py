@@ -1,0 +1,86 @@
+"""One small example of every learner, its loss as a function of its parameters and inputs: what the tests of all transforms run on."""
+
+from dataclasses import dataclass
+
+import torch
+from cases import Case
+from torch import nn
+from torch.func import functional_call
+
+import fastmeta
+
+T, S, Q, N, FEATURES = 2, 4, 3, 2, 3
+
+
+class Loss(nn.Module):
+    """learner.loss as a module, so that torch.func.functional_call and torch.export take it."""
+
+    def __init__(self, learner):
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, *episode):
+        return self.learner.loss(*episode)
+
+
+@dataclass
+class LearnerCase(Case):
+    loss: Loss
+    labels: tuple[torch.Tensor, torch.Tensor]  # of support and query
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(FEATURES, 3), nn.Tanh(), nn.Linear(3, N))
+
+
+def batch_norm():
+    """No fused op knows it; with the norm that torch.vmap gets wrong."""
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    return nn.Sequential(nn.Linear(FEATURES, 3), norm, nn.Tanh(), nn.Linear(3, N))
+
+
+def layer_norm():
+    return nn.Sequential(nn.LayerNorm(FEATURES), nn.Linear(FEATURES, N))
+
+
+def encoder():
+    return nn.Sequential(nn.Linear(FEATURES, 3), nn.Tanh())
+
+
+LEARNERS = {
+    "MAML": lambda: fastmeta.MAML(mlp(), 0.3, 2),
+    "MAML (any module)": lambda: fastmeta.MAML(batch_norm(), nn.Parameter(torch.tensor(0.3)), 1),
+    "MetaSGD": lambda: fastmeta.MetaSGD(mlp(), 0.3, 2),
+    "MetaSGD (any module)": lambda: fastmeta.MetaSGD(layer_norm(), 0.3, 1),
+    "ANIL": lambda: fastmeta.ANIL(encoder(), nn.Linear(3, N), 0.3, 2),
+    "ProtoMAML": lambda: fastmeta.ProtoMAML(encoder(), N, 0.3, 1),
+    "LEO": lambda: fastmeta.LEO(FEATURES, 2, 0.3, 2, finetune_steps=1, num_classes=N).eval(),
+    "ProtoNet": lambda: fastmeta.ProtoNet(encoder(), num_classes=N),
+    "MatchingNet": lambda: fastmeta.MatchingNet(encoder(), num_classes=N),
+    "MatchingNet (FullContext)": lambda: fastmeta.MatchingNet(
+        encoder(), context=fastmeta.FullContext(3, 2), num_classes=N
+    ),
+    "IMAML": lambda: fastmeta.IMAML(mlp(), 0.1, 3),
+    "Reptile": lambda: fastmeta.Reptile(mlp(), 0.1, 3),
+}
+
+
+def learner_of(name, dtype=torch.float64):
+    return LEARNERS[name]().to(dtype)
+
+
+def episode(dtype=torch.float64):
+    sy, qy = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]]), torch.tensor([[0, 1, 0], [1, -100, 0]])
+    return torch.randn(T, S, FEATURES, dtype=dtype), sy, torch.randn(T, Q, FEATURES, dtype=dtype), qy
+
+
+def learner_case(name, dtype=torch.float64):
+    """The loss [T] as a function of the parameters, support_x and query_x."""
+    loss, (sx, sy, qx, qy) = Loss(learner_of(name, dtype)), episode(dtype)
+    params = dict(loss.named_parameters())
+
+    def fn(*tensors):
+        *values, sx, qx = tensors
+        return functional_call(loss, dict(zip(params, values, strict=True)), (sx, sy, qx, qy))
+
+    return LearnerCase(fn, [*(p.detach() for p in params.values()), sx, qx], loss, (sy, qy))
