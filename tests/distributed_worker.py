@@ -4,6 +4,7 @@ RANK, WORLD_SIZE and the address of the store come from the environment, as torc
 """
 
 import functools
+import gc
 import sys
 
 import torch
@@ -117,6 +118,8 @@ def main():
     found["fsdp"] = in_fsdp()
     if dist.get_rank() == 0:
         torch.save(found, sys.argv[1])
+    del found
+    gc.collect()  # nothing may hold the group: its threads would run into the interpreter's end
     dist.destroy_process_group()
 
 

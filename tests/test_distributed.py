@@ -5,7 +5,7 @@ from pathlib import Path
 import distributed_worker
 import pytest
 import torch
-from processes import ranks
+from rank_processes import ranks
 
 
 @pytest.fixture(scope="module", params=[2, 3])
