@@ -18,7 +18,7 @@ from tqdm import tqdm, trange
 import fastmeta
 from fastmeta.data import Episodes
 
-Learner = nn.Module  # with loss(support_x, support_y, query_x, query_y) -> [T]
+Learner = nn.Module  # learner(support_x, support_y, query_x, query_y) -> losses [T]
 Sample = Callable[[], Episodes]  # the next batch of tasks
 
 
@@ -126,7 +126,7 @@ def adam(learner: Learner, lr: float) -> torch.optim.Adam:
 
 def meta_step(learner: Learner, optimiser: torch.optim.Optimizer, tasks: Episodes) -> Tensor:
     """One meta-iteration; the mean query loss of the tasks before it."""
-    loss = learner.loss(*tasks).mean()
+    loss = learner(*tasks).mean()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -33,8 +33,9 @@ TEST_SEED = 1_000_003
 TEST_BATCH = 5  # episodes at a time: larger activations are no faster, and mapped anew by every malloc
 
 
-def data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", choices=("glyphs", "omniglot"), default="glyphs", help="which images")
+def data_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
+    """`others`: what else than images may be chosen."""
+    parser.add_argument("--data", choices=("glyphs", "omniglot", *others), default="glyphs", help="which tasks")
     parser.add_argument("--root", help="Omniglot: the folder of its zip archives")
     parser.add_argument("--train-archive", default="images_background", help="Omniglot: trained on, with 4 rotations")
     parser.add_argument("--test-archive", default="images_evaluation", help="Omniglot: tested on, upright")
@@ -57,6 +58,18 @@ def load(args: argparse.Namespace, size: int = SIDE) -> tuple[Tensor, Tensor]:
     return training.images.to(args.device), test.images.to(args.device)
 
 
+def network(
+    model: str, *, ways: int, hidden: int, size: int = SIDE, running_statistics: bool = False
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """An encoder of images, and the layers from its features to `ways` outputs. Conv4's batch norm uses the statistics of each
+    batch, or running ones in eval mode."""
+    if model == "mlp":
+        encoder = nn.Sequential(nn.Flatten(), *mlp(size * size, hidden, FEATURES))
+        return encoder, nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, ways))
+    encoder = conv4(hidden, track_running_stats=running_statistics)
+    return encoder, nn.Sequential(nn.Linear(hidden * (size // 16) ** 2, ways))
+
+
 def build(
     learner: str,
     *,
@@ -73,12 +86,7 @@ def build(
     MAML's MLP adapts all tasks in one native call; its Conv4 task by task, with the statistics of each batch.
     """
     maml = learner == "maml"
-    if model == "mlp":
-        encoder = nn.Sequential(nn.Flatten(), *mlp(size * size, hidden, FEATURES))
-        head = [nn.ReLU(), nn.Linear(FEATURES, ways)]
-    else:
-        encoder = conv4(hidden, track_running_stats=not maml)
-        head = [nn.Linear(hidden * (size // 16) ** 2, ways)]
+    encoder, head = network(model, ways=ways, hidden=hidden, size=size, running_statistics=not maml)
     if maml:
         return fastmeta.MAML(nn.Sequential(*encoder, *head), inner_lr, inner_steps).to(device)
     return fastmeta.ProtoNet(encoder, metric="sqeuclidean").to(device)

@@ -41,7 +41,7 @@ class IMAML(nn.Module):
         self.inner_steps, self.cg_steps = inner_steps, cg_steps
         self.options = {"activation": "tanh", "loss": "mse"}
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         """The adapted parameters' loss on the query of each task, [T]."""
         phi = Optimum.apply(self, support_x, support_y, *self.layers.parameters())
         return fastmeta.mlp_loss(phi, query_x, query_y, **self.options)
@@ -130,7 +130,7 @@ def main(args: argparse.Namespace) -> None:
     support = unseen.support_x, unseen.support_y
     with torch.no_grad():
         before = fastmeta.mlp_loss(list(learner.layers.parameters()), *unseen[2:], **learner.options)
-        after = learner.loss(*unseen)
+        after = learner(*unseen)
         start = learner.theta().expand(args.eval_tasks, -1)
         slopes = [learner.objective(phi, *support)[1].norm(dim=1) for phi in (start, learner.adapt(*support))]
     print(f"\niMAML ({args.curvature}), {args.shots} shots, strength {args.strength}")

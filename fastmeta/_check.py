@@ -50,8 +50,13 @@ def positive(op: str, name: str, value: Any, like: Tensor) -> float | Tensor:
         floating(op, like=like, **{name: value})
         if _visible(value):
             _positive_number(op, name, float(value.detach()))
-        return value if value.ndim == 0 else value.reshape(())
+        return scalar(value)
     return _positive_number(op, name, float(value))
+
+
+def scalar(value: Any) -> Any:
+    """A tensor with one element as a 0-dim tensor; anything else as it is."""
+    return value.reshape(()) if isinstance(value, Tensor) and value.ndim and value.numel() == 1 else value
 
 
 def _positive_number(op: str, name: str, value: float) -> float:

@@ -17,6 +17,8 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
     "test_data_glyphs",
     "test_data_omniglot",
     "test_data_sinusoid",
+    "test_data_task_sampler",
+    "test_distributed",
     "test_emulated_launchers",
     "test_emulated_launches",
     "test_emulation",
@@ -27,6 +29,7 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
     "test_layout",
     "test_mlp_threads",
     "test_occupancy",
+    "test_train",
     "test_triton_gates",
 }
 

@@ -123,7 +123,7 @@ def test_imaml_on_linear_regression_equals_the_closed_form(imaml, curvature):
         "atol": 1e-7,
     }  # the objective does not tell points apart that are closer than the root of a rounding
     torch.testing.assert_close(learner.adapt(xs, ys), phi.detach(), **near)
-    ours = learner.loss(xs, ys, xq, yq)
+    ours = learner(xs, ys, xq, yq)
     torch.testing.assert_close(ours.detach(), closed.detach(), **near)
     grads = torch.autograd.grad(ours.sum(), list(layer.parameters()), retain_graph=True)
     torch.testing.assert_close(torch.cat([g.flatten() for g in grads]), dtheta, **near)

@@ -153,3 +153,22 @@ def test_errors():
         fastmeta.proto_loss(q, c, targets, reduction="max")
     with pytest.raises(TypeError, match="proto_loss: targets must be int64 class indices, got torch.int32"):
         fastmeta.proto_loss(q, c, targets.int())
+
+
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
+def test_a_learned_temperature_may_have_any_shape_of_one_element(backend):
+    q, c, targets = randn(2, 4, 3), randn(2, 3, 3), torch.randint(0, 3, (2, 4))
+    labels = torch.arange(3).expand(2, 3)
+    ops = (
+        lambda t: fastmeta.proto_loss(q, c, targets, temperature=t),
+        lambda t: fastmeta.proto_log_softmax(q, c, temperature=t)[..., 0],
+        lambda t: fastmeta.matching_log_probs(q, c, labels, 3, temperature=t)[..., 0],
+    )
+    for f in ops:
+        grads = []
+        for shape in ((), (1,), (1, 1)):
+            temperature = torch.full(shape, 2.0, dtype=q.dtype, requires_grad=True)
+            f(temperature).sum().backward()
+            assert temperature.grad.shape == shape and temperature.grad.count_nonzero()
+            grads.append(temperature.grad.flatten())
+        assert torch.equal(grads[0], grads[1][0:1]) and torch.equal(grads[0], grads[2])

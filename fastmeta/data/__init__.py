@@ -4,5 +4,7 @@ from .episodes import Episodes, sample_episodes
 from .glyphs import Glyphs
 from .omniglot import Omniglot
 from .sinusoid import Sinusoid
+from .task_generator import TaskGenerator
+from .task_sampler import TaskSampler
 
-__all__ = ["Episodes", "Glyphs", "Omniglot", "Sinusoid", "sample_episodes"]
+__all__ = ["Episodes", "Glyphs", "Omniglot", "Sinusoid", "TaskGenerator", "TaskSampler", "sample_episodes"]

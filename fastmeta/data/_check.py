@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .task_generator import TaskGenerator
+
 
 def positive(op: str, **counts: Any) -> None:
     """Every count is an int of at least 1."""
@@ -16,9 +18,11 @@ def positive(op: str, **counts: Any) -> None:
             raise ValueError(f"{op}: {name} must be at least 1, got {value}")
 
 
-def place(op: str, generator: torch.Generator | None, device: torch.device | str | None) -> torch.device:
-    """Where to draw: `device`, where a generator must be too; else the generator's device; else torch's default."""
-    if generator is None:
+def place(
+    op: str, generator: torch.Generator | TaskGenerator | None, device: torch.device | str | None
+) -> torch.device:
+    """Where to draw: `device`, where a torch.Generator must be too; else the generator's device; else torch's default."""
+    if generator is None or isinstance(generator, TaskGenerator):
         return torch.get_default_device() if device is None else torch.device(device)
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"{op}: generator must be a torch.Generator, got {type(generator).__name__}")

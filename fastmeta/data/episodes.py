@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
+from .task_generator import TaskGenerator, uniform
 
 
 class Episodes(NamedTuple):
@@ -28,7 +29,13 @@ class Episodes(NamedTuple):
 
 
 def sample_episodes(
-    images: Tensor, tasks: int, ways: int, shots: int, queries: int, *, generator: torch.Generator | None = None
+    images: Tensor,
+    tasks: int,
+    ways: int,
+    shots: int,
+    queries: int,
+    *,
+    generator: torch.Generator | TaskGenerator | None = None,
 ) -> Episodes:
     """T tasks: N distinct classes, and of each K + Q' distinct examples, K of them support, all subsets equally likely.
 
@@ -38,7 +45,8 @@ def sample_episodes(
 
     Label n is the n-th class that a task drew; both sets are ordered by label, then by draw: y is 0..0 1..1 .. N-1.
     Support and query of a task share no example. One gather serves the batch; there is no loop over tasks, and a
-    generator in the same state on the same kind of device gives the same tasks.
+    generator in the same state on the same kind of device gives the same tasks. Of a TaskGenerator, see `TaskSampler`,
+    each task has its own random numbers.
 
     Errors: ValueError for fewer than two dimensions, counts below 1, fewer classes than ways, fewer examples than
     shots + queries, a generator on another device; TypeError for other dtypes.
@@ -51,7 +59,7 @@ def sample_episodes(
 
     def subsets(lead: tuple[int, ...], population: int, size: int) -> Tensor:
         """[*lead, size]: uniform draws without replacement, as the order of uniform keys."""
-        keys = torch.rand(*lead, population, generator=generator, device=device, dtype=torch.float32)
+        keys = uniform(generator, device, *lead, population)
         return keys.topk(size, dim=-1).indices
 
     drawn_classes = subsets((tasks,), classes, ways)  # [T, N]
@@ -72,7 +80,7 @@ def sample_episodes(
 
 
 def _check_draw(
-    images: Tensor, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator | None
+    images: Tensor, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator | TaskGenerator | None
 ) -> None:
     op = "sample_episodes"
     if not isinstance(images, Tensor):

@@ -8,6 +8,8 @@ import torch
 
 from . import _check
 from .episodes import Episodes
+from .task_generator import TaskGenerator
+from .task_generator import uniform as unit_uniform
 
 
 class Sinusoid:
@@ -26,7 +28,7 @@ class Sinusoid:
         shots: int,
         queries: int,
         *,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | TaskGenerator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Episodes:
@@ -45,8 +47,7 @@ class Sinusoid:
 
         def uniform(bounds: tuple[float, float], count: int) -> torch.Tensor:
             low, high = bounds
-            draws = torch.rand(tasks, count, 1, generator=generator, device=device, dtype=torch.float32)
-            return (low + (high - low) * draws).to(dtype)
+            return (low + (high - low) * unit_uniform(generator, device, tasks, count, 1)).to(dtype)
 
         exact = torch.promote_types(dtype, torch.float32)
         amplitude, phase = uniform(self.amplitude, 1).to(exact), uniform(self.phase, 1).to(exact)

@@ -37,10 +37,10 @@ class ANIL(MAML):
         super().__init__(head, lr, steps, loss=loss, first_order=first_order)
         self.body = body
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode("ANIL", support_x, support_y, query_x)
         support, query = self._features(support_x, query_x)
-        return super().forward(support, support_y, query)
+        return super()._predict(support, support_y, query)
 
     def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         """The query loss of each task with its adapted head, [T]."""

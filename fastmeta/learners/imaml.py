@@ -53,7 +53,7 @@ class IMAML(MAML):
             raise ValueError(f"IMAML: cg_steps must be a whole number, 1 or more, got {cg_steps!r}")
         self.strength, self.cg_steps = float(strength), cg_steps
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode("IMAML", support_x, support_y, query_x)
         return self._on_query(support_x, support_y, query_x)
 

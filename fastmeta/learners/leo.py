@@ -13,11 +13,12 @@ from ..ops.mlp_grad import mlp_grad
 from ..ops.mlp_meta_loss import mlp_meta_loss
 from ..ops.prototypes import prototypes
 from ._episode import check_episode
+from ._learner import Learner
 
 LOG2 = math.log(2)
 
 
-class LEO(nn.Module):
+class LEO(Learner):
     r"""The inner loop runs in a latent code z_n of each class, which decodes to the class's weights w_n of a linear classifier.
 
     All on features `[n, D]` of any network (its gradient comes through support_x and query_x). For the classes n = 1 .. N, with
@@ -82,7 +83,7 @@ class LEO(nn.Module):
         self.lr = nn.Parameter(torch.full((latents,), float(lr)))
         self.finetune_lr = nn.Parameter(torch.full((features,), float(finetune_lr)))
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         self._check(support_x, support_y, query_x)
         support, query = self.dropout(support_x), self.dropout(query_x)
         adapted = self._latent_loop(self._encode(support_x, support_y), support, support_y)

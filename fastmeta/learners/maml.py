@@ -15,6 +15,7 @@ from ._batch_norm import refuse_running_statistics
 from ._conv import as_convnet
 from ._engine import on_query
 from ._episode import check_episode
+from ._learner import Learner
 from ._mlp import as_mlp
 from ._problem import Problem, Task, adapted_names, problem_of
 
@@ -28,7 +29,7 @@ def check_loop(name: str, steps: int, task_chunk: int | None) -> None:
         raise ValueError(f"{name}: task_chunk must be None or a whole number, 1 or more, got {task_chunk!r}")
 
 
-class MAML(nn.Module):
+class MAML(Learner):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
     `model`: any module `[n, ...] -> [n, ...]`. An `nn.Sequential` of Flatten, Linear and one kind of activation (ReLU, Tanh,
@@ -85,7 +86,7 @@ class MAML(nn.Module):
         """The inner learning rates: one for all parameters, or a list with one for each adapted parameter."""
         return self.lr
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode(type(self).__name__, support_x, support_y, query_x)
         if self._mlp is None or not self._mlp.takes(support_x, query_x):
             return on_query(self._problem(), self.rates(), support_x, support_y, query_x)

@@ -7,9 +7,10 @@ from ..ops.matching_log_probs import matching_log_probs
 from ..ops.proto_log_softmax import METRICS
 from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
 from ._episode import check_episode
+from ._learner import Learner
 
 
-class MatchingNet(nn.Module):
+class MatchingNet(Learner):
     r"""log p(y = k | x) = log sum_{i: y_i = k} a_i, a = softmax_i(cos(f(x), g(x_i)) / temperature) over a task's support.
 
     `encoder`: any module that maps `[n, ...]` to `[n, ...]`; its outputs are flattened to features. Support and query of all
@@ -37,7 +38,7 @@ class MatchingNet(nn.Module):
         self.encoder, self.context, self.metric, self.num_classes = encoder, context, metric, num_classes
         self.temperature = temperature
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode("MatchingNet", support_x, support_y, query_x)
         tasks, shots = support_x.shape[:2]
         both = torch.cat([support_x, query_x], 1)

@@ -10,11 +10,12 @@ from ..reference.mlp_loss import task_loss
 from ._batch_norm import features_of_tasks, refuse_running_statistics
 from ._engine import on_query
 from ._episode import check_episode
+from ._learner import Learner
 from ._problem import Problem, Task, adapted_names, problem_of
 from .maml import check_loop
 
 
-class ProtoMAML(nn.Module):
+class ProtoMAML(Learner):
     r"""MAML whose linear head starts, in every task, as the classifier of its prototypes: W_k = 2 c_k, b_k = -|c_k|^2.
 
     c_k is the mean of the encoder's features over the support of class k, so that before the first step the outputs are those of
@@ -51,7 +52,7 @@ class ProtoMAML(nn.Module):
         self._task = (Task(model, loss),)  # in a tuple: not a submodule
         self._adapted = adapted_names("ProtoMAML", model, None)
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode("ProtoMAML", support_x, support_y, query_x)
         start = self._head(support_x, support_y)
         return on_query(self._problem(), self.lr, support_x, support_y, query_x, start=start)

@@ -7,9 +7,10 @@ from ..ops.proto_log_softmax import METRICS, proto_log_softmax
 from ..ops.proto_loss import proto_loss
 from ..ops.prototypes import prototypes
 from ._episode import check_episode
+from ._learner import Learner
 
 
-class ProtoNet(nn.Module):
+class ProtoNet(Learner):
     r"""log p(y = k | x) = log_softmax_k(-d(f(x), c_k) / temperature), c_k = mean of f over the support of class k.
 
     `encoder`: any module that maps `[n, ...]` to `[n, ...]`; its outputs are flattened to features. Support and query of all
@@ -38,7 +39,7 @@ class ProtoNet(nn.Module):
         self.encoder, self.metric, self.num_classes = encoder, metric, num_classes
         self.temperature = temperature
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode("ProtoNet", support_x, support_y, query_x)
         query, centres = self._embed(support_x, support_y, query_x)
         return proto_log_softmax(query, centres, metric=self.metric, temperature=self.temperature)

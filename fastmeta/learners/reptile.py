@@ -53,7 +53,7 @@ class Reptile(MAML):
             raise ValueError(f"Reptile: optimiser must be 'sgd' or 'adam', got {optimiser!r}")
         self.optimiser = optimiser
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         check_episode("Reptile", support_x, support_y, query_x)
         with torch.no_grad():
             return self._on_query(support_x, support_y, query_x)

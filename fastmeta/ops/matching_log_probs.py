@@ -32,7 +32,7 @@ def matching_log_probs(
     """
     op = "matching_log_probs"
     static = (num_classes, metric)
-    found = direct(op, (query, support, labels, temperature), static, CORES)
+    found = direct(op, (query, support, labels, _check.scalar(temperature)), static, CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "labels", labels, num_classes)
         _check.refuse_empty_class(op, labels, num_classes)

@@ -29,7 +29,7 @@ def proto_log_softmax(
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 2.
     """
     op = "proto_log_softmax"
-    found = direct(op, (query, prototypes, temperature), (metric,), CORES)
+    found = direct(op, (query, prototypes, _check.scalar(temperature)), (metric,), CORES)
     if found is not None:
         return found[0]
     lead, temperature = check_distance(op, query, prototypes, metric, temperature)

@@ -33,7 +33,7 @@ def proto_loss(
     """
     op = "proto_loss"
     static = (metric, ignore_index, reduction)
-    found = direct(op, (query, prototypes, targets, temperature), static, CORES)
+    found = direct(op, (query, prototypes, targets, _check.scalar(temperature)), static, CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
         return found[0]

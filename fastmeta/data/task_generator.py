@@ -1,0 +1,60 @@
+"""Random numbers of numbered tasks: task i draws the same whoever draws it, with whatever others, on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# SplitMix64's increment and the factors of its mixing, as int64
+_INCREMENT, *_FACTORS = (k - 2**64 for k in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+class TaskGenerator:
+    """In place of a torch.Generator: `count` tasks, the numbers first .. first + count - 1 of an endless sequence.
+
+    Task i has its own SplitMix64, which starts from output i of another one that `seed` starts. What a task draws depends on
+    (seed, i) and on what it drew before, not on first, count or the device.
+
+    Source: Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195.
+    """
+
+    def __init__(self, seed: int, first: int, count: int) -> None:
+        self.seed, self.first, self.count = seed, first, count
+        self._drawn = 0  # numbers of each task
+
+    def rand(self, *shape: int, device: torch.device | str | None = None) -> Tensor:
+        """Uniform in [0, 1), float64, multiples of 2**-53, [count, ...]; ValueError for another first size."""
+        if not shape or shape[0] != self.count:
+            raise ValueError(f"TaskGenerator: shape must start with the {self.count} tasks, got {list(shape)}")
+        tasks = torch.arange(self.first, self.first + self.count, device=device)
+        each = torch.Size(shape[1:]).numel()
+        places = torch.arange(self._drawn, self._drawn + each, device=device)
+        self._drawn += each
+        states = _output(_output(torch.tensor(_signed(self.seed), device=device), 0), tasks)
+        bits = _output(states[:, None], places)  # [count, each]
+        return (_shifted(bits, 11).to(torch.float64) / 2**53).view(shape)
+
+
+def uniform(generator: torch.Generator | TaskGenerator | None, device: torch.device, *shape: int) -> Tensor:
+    """Uniform in [0, 1), from either kind of generator: torch's in float32, a TaskGenerator's in float64."""
+    if isinstance(generator, TaskGenerator):
+        return generator.rand(*shape, device=device)
+    return torch.rand(*shape, generator=generator, device=device, dtype=torch.float32)
+
+
+def _output(state: Tensor, place: Tensor | int) -> Tensor:
+    """SplitMix64's output number `place`, counted from 0, after `state`, int64."""
+    z = state + (place + 1) * _INCREMENT
+    z = (z ^ _shifted(z, 30)) * _FACTORS[0]
+    z = (z ^ _shifted(z, 27)) * _FACTORS[1]
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """z >> bits of unsigned numbers."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 with the same last 64 bits."""
+    return (number + 2**63) % 2**64 - 2**63

@@ -1,0 +1,76 @@
+"""Meta-batches over many processes: each rank draws its own tasks, and all of them together draw the same for any world size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch.distributed as dist
+
+from . import _check
+from .episodes import Episodes
+from .task_generator import TaskGenerator
+
+Draw = Callable[[int, TaskGenerator], Episodes]
+
+
+class TaskSampler:
+    """An endless iterator of meta-batches of T tasks, split by rank: step s holds the tasks s T .. s T + T - 1, in rank order.
+
+    draw: (count, generator) -> so many tasks, e.g. `lambda count, generator: sample_episodes(images, count, 5, 1, 15,
+    generator=generator)`; its own random numbers come from `generator.rand(count, ...)`. Task i is the same for every world size.
+    tasks: T, of all ranks together; each draws T / world_size, so that the mean over the ranks of the mean over their
+    tasks, which DistributedDataParallel makes, is the mean over all. seed: of the tasks.
+    rank, world_size: None: those of torch.distributed, or 0 and 1 where it has no process group.
+
+    `state_dict()` says where the sequence of tasks is; loaded, it goes on from there, with any world size.
+
+    Errors: ValueError where T is no multiple of world_size, or rank is none below it; RuntimeError under torchrun before
+    init_process_group, where every rank would draw the same.
+    """
+
+    def __init__(
+        self, draw: Draw, tasks: int, *, seed: int = 0, rank: int | None = None, world_size: int | None = None
+    ) -> None:
+        _check.positive("TaskSampler", tasks=tasks)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise TypeError(f"TaskSampler: seed must be an int, got {type(seed).__name__}")
+        if (rank is None) != (world_size is None):
+            raise ValueError(f"TaskSampler: rank and world_size must come together, got {rank} and {world_size}")
+        if rank is None or world_size is None:
+            rank, world_size = _of_process_group()
+        _check.positive("TaskSampler", world_size=world_size)
+        if not 0 <= rank < world_size:
+            raise ValueError(f"TaskSampler: rank must be in 0 .. {world_size - 1}, got {rank}")
+        if tasks % world_size:
+            raise ValueError(f"TaskSampler: tasks must be a multiple of the {world_size} ranks, got {tasks}")
+        self.draw, self.tasks, self.seed = draw, tasks, seed
+        self.rank, self.world_size = rank, world_size
+        self._next = 0  # the number of the next meta-batch's first task
+
+    def __iter__(self) -> Iterator[Episodes]:
+        return self
+
+    def __next__(self) -> Episodes:
+        count = self.tasks // self.world_size
+        generator = TaskGenerator(self.seed, self._next + self.rank * count, count)
+        self._next += self.tasks
+        return self.draw(count, generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seed": self.seed, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seed, self._next = state["seed"], state["next"]
+
+
+def _of_process_group() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RuntimeError(
+            "TaskSampler: init_process_group must come first, or rank and world_size be given, "
+            f"got WORLD_SIZE={os.environ['WORLD_SIZE']} and no process group"
+        )
+    return 0, 1
