@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-AWAY = tl.constexpr(1 << 24)  # a coordinate outside of every image
+AWAY = tl.constexpr(1 << 29)  # a coordinate outside of every image
 
 
 @triton.jit
@@ -68,6 +68,8 @@ def convolution_kernel(
     task = program.to(tl.int64)
     pixels = rows * columns
     inside = m < images * pixels
+    if PHASED:  # none where the stride is longer than the image
+        pixels, columns = tl.maximum(pixels, 1), tl.maximum(columns, 1)
     image, pixel = (m // pixels).to(tl.int64), m % pixels
     u, v = pixel // columns, pixel % columns
     if PHASED:

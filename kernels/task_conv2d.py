@@ -38,7 +38,7 @@ def _options(like: Tensor, rows: int, columns: int, depth: int) -> dict[str, Any
         "PRECISION": "tf32" if float32 and on_tensor_cores else "ieee",
         "OPERAND": tl.float32 if wide else TRITON[like.dtype],
         "dtype": triton_dtype(like),
-        "num_warps": 4,
+        "num_warps": 4 if on_tensor_cores else 8,
     }
 
 
@@ -93,8 +93,9 @@ def _convolution(
 
 def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
     """The gradient to weights like [T?, O, I, kh, kw] of the convolution of x [T?, n, I, H, W] from dy [T?, n, O, H', W']."""
+    summed = like.ndim < dy.ndim
     x, dy = dense(x, 4), dense(dy, 4)
-    tasks, images = max(len(x), len(dy)), x.shape[1]
+    tasks, images = dy.shape[:2]
     outputs, channels, *kernel = like.shape[-4:]
     depth, pixels = channels * kernel[0] * kernel[1], dy.shape[3] * dy.shape[4]
     options = _options(x, outputs, depth, images * pixels)
@@ -102,8 +103,8 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
     each = tasks * triton.cdiv(outputs, blocks[0]) * triton.cdiv(depth, blocks[2])
     shares = triton.cdiv(images * pixels, 8 * blocks[1])
     splits = max(min(shares, PROGRAMS // max(each, 1)), 1)
-    sums = splits * tasks if like.ndim == 4 else splits  # parts that make one gradient
-    parts = x.new_empty(splits, tasks, *like.shape[-4:], dtype=accumulator(x) if sums > 1 else x.dtype)
+    whole = splits == 1 and not summed
+    parts = x.new_empty(splits, tasks, *like.shape[-4:], dtype=x.dtype if whole else accumulator(x))
     launch(
         weight_gradient_kernel,
         splits * each,
@@ -130,21 +131,27 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         **dict(zip(("BLOCK_O", "BLOCK_M", "BLOCK_K"), blocks, strict=True)),
         **options,
     )
-    found = parts.flatten(0, 1).sum(0) if like.ndim == 4 and sums > 1 else parts.sum(0) if sums > 1 else parts
+    found = parts if whole else parts.sum((0, 1) if summed else 0)
     return found.reshape(like.shape).to(x.dtype)
 
 
 def _data_gradient(dy: Tensor, weight: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
     """The gradient to images like [T?, n, I, H, W] from dy [T?, n, O, H', W']; summed over the tasks that share them."""
-    tasks = max(len(t) if t.ndim == 5 else 1 for t in (dy, weight))
-    found = dy.new_empty(tasks, *like.shape[-4:])
-    _convolution(dy, weight, None, found, stride, padding, backward=True)
-    return found.sum(0) if like.ndim == 4 and tasks > 1 else found.reshape(like.shape)
+    found = dy.new_empty(*dy.shape[:-4], *like.shape[-4:])
+    _convolution(dy, weight, None, dense(found, 4), stride, padding, backward=True)
+    return found.sum(0) if like.ndim < found.ndim else found
 
 
 def _bias_gradient(dy: Tensor, bias: Tensor) -> Tensor:
     """[T?, O], summed over the tasks that share it."""
     return dy.sum((-4, -2, -1) if bias.ndim == dy.ndim - 3 else (0, 1, 3, 4))
+
+
+def task_conv2d_limit(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> str | None:
+    images, channels, height, width = x.shape[-4:]
+    padded = (height + 2 * padding) * (width + 2 * padding)
+    largest = max(max(images, channels, weight.shape[-4]) * padded, weight.shape[-4:].numel())
+    return None if largest < 1 << 28 else "a plane of all images, an image of all channels and the weights of a task must hold fewer than 2^28 numbers"
 
 
 def task_conv2d_fwd(
