@@ -6,7 +6,7 @@ from common import backward, compiled
 
 import fastmeta
 
-SHAPES = [(8, 25, 1, 28, 64), (8, 25, 64, 14, 64)]  # T, n, I, pixels of a side, O: layers of a Conv4-64, 5-way 5-shot
+SHAPES = [(8, 25, 1, 28, 64), (8, 25, 64, 14, 64)]  # T, n, C, pixels of a side, E: layers of a Conv4-64, 5-way 5-shot
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -14,8 +14,8 @@ SHAPES = [(8, 25, 1, 28, 64), (8, 25, 64, 14, 64)]  # T, n, I, pixels of a side,
 def bench_task_conv2d(race, shape, second):
     """All gradients of a 3 x 3 convolution, or those of the gradients, as a chain of Hessian-vector products asks for. On a CPU the
     op has no kernel: what "ext" names is then its reference."""
-    T, n, I, side, O = shape
-    leaves = [torch.randn(size, requires_grad=True) for size in ((T, n, I, side, side), (T, O, I, 3, 3), (T, O))]
+    T, n, C, side, E = shape
+    leaves = [torch.randn(size, requires_grad=True) for size in ((T, n, C, side, side), (T, E, C, 3, 3), (T, E))]
 
     def run(way, backend="auto"):
         def gradients():
@@ -30,10 +30,10 @@ def bench_task_conv2d(race, shape, second):
 
     eager = {"grouped": grouped, "vmap": torch.vmap(convolution), "loop": loop}
     race(
-        f"task_conv2d {'second derivatives' if second else 'fwd+bwd'} T{T} n{n} {I}x{side}x{side} O{O}",
+        f"task_conv2d {'second derivatives' if second else 'fwd+bwd'} T{T} n{n} {C}x{side}x{side} E{E}",
         {"ext": run(ours), "reference": run(ours, "reference")} | {name: run(way) for name, way in eager.items()},
         compiled={} if second else {"compiled": run(compiled(grouped))},  # torch.compile has no second derivative
-        launches=counts.task_conv2d(T, n, I, O, side * side, 3, second),
+        launches=counts.task_conv2d(T, n, C, E, side * side, 3, second),
     )
 
 

@@ -1,13 +1,13 @@
 """y = W x convolved, each task with weights of its own, and its gradients: implicit matrix products, no patch in memory.
 
-Values and data gradient, one kernel: a program owns BLOCK_O channels by BLOCK_M pixels of a task's images and runs over k = (channel, tap)
-of the source, BLOCK_K at a time: weights [O, K] (16 bytes a thread where K allows it) by source [K, M], lanes along the pixels. For
+Values and data gradient, one kernel: a program owns BLOCK_E channels by BLOCK_M pixels of a task's images and runs over k = (channel, tap)
+of the source, BLOCK_K at a time: weights [E, K] (16 bytes a thread where K allows it) by source [K, M], lanes along the pixels. For
 the data gradient the source is dy; with a stride, a program owns pixels of one phase (row and column modulo the stride), which
 meet the same taps, so that no product is with a 0.
-Weight gradient: a program owns BLOCK_O by BLOCK_K of a task's weights and runs over the pixels of all its images. Where there are
+Weight gradient: a program owns BLOCK_E by BLOCK_K of a task's weights and runs over the pixels of all its images. Where there are
 few such, several share the pixels, and torch adds their parts in order.
-Moved: every source element once for each O / BLOCK_O, 9 times (a 3 x 3 kernel) from cache; weights once for each pixel block, from
-cache; the result once. Backward's derivative is three of these products again: `task_conv2d_bwd2`.
+Moved: every source element once for each E / BLOCK_E, 9 times (a 3 x 3 kernel) from cache; weights once for each pixel block, from
+cache; the result once. Backward's derivative is four of these products again: `task_conv2d_bwd2`.
 """
 
 # mypy: allow-untyped-defs
@@ -30,7 +30,7 @@ def convolution_kernel(
     bias_stride,
     images,
     C,
-    O,
+    E,
     H,
     W,
     OH,
@@ -44,14 +44,14 @@ def convolution_kernel(
     KH: tl.constexpr,
     KW: tl.constexpr,
     STRIDE: tl.constexpr,
-    BLOCK_O: tl.constexpr,
+    BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    o_blocks = tl.cdiv(O, BLOCK_O)
-    o = (tl.program_id(0) % o_blocks) * BLOCK_O + tl.arange(0, BLOCK_O)
-    program = tl.program_id(0) // o_blocks
+    e_blocks = tl.cdiv(E, BLOCK_E)
+    e = (tl.program_id(0) % e_blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
+    program = tl.program_id(0) // e_blocks
     m = (program % m_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
     program //= m_blocks
     PHASED: tl.constexpr = BACKWARD and STRIDE > 1
@@ -62,8 +62,7 @@ def convolution_kernel(
         taps_r, taps_s = tl.cdiv(KH - first_r, STRIDE), tl.cdiv(KW - first_s, STRIDE)
         rows, columns = tl.cdiv(OH - a, STRIDE), tl.cdiv(OW - b, STRIDE)
     else:
-        taps_r: tl.constexpr = KH
-        taps_s: tl.constexpr = KW
+        taps_r, taps_s = KH, KW
         rows, columns = OH, OW
     task = program.to(tl.int64)
     pixels = rows * columns
@@ -83,7 +82,7 @@ def convolution_kernel(
     weight += task * weight_stride
     h0 = tl.where(inside, h0, AWAY)
     K = C * taps_r * taps_s
-    total = tl.zeros((BLOCK_O, BLOCK_M), dtype)
+    total = tl.zeros((BLOCK_E, BLOCK_M), dtype)
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         k = start + tl.arange(0, BLOCK_K)
         c, tap = k // (taps_r * taps_s), k % (taps_r * taps_s)
@@ -93,16 +92,16 @@ def convolution_kernel(
             at = c * (KH * KW) + (first_r + r * STRIDE) * KW + first_s + s * STRIDE
         if BACKWARD:
             r, s = -r, -s
-        at = (o * (C * KH * KW))[:, None] + at[None, :]
-        w = tl.load(weight + at, (o[:, None] < O) & (k[None, :] < K), 0.0).to(OPERAND)  # [O, K]
+        at = (e * (C * KH * KW))[:, None] + at[None, :]
+        w = tl.load(weight + at, (e[:, None] < E) & (k[None, :] < K), 0.0).to(OPERAND)  # [E, K]
         h = h0[None, :] + tl.where(k < K, r, 2 * AWAY)[:, None]
         x_inside = (h >= 0) & (h < H) & (w0[None, :] + s[:, None] >= 0) & (w0[None, :] + s[:, None] < W)
         x = tl.load(source[None, :] + (c * (H * W) + r * W + s)[:, None], x_inside, 0.0).to(OPERAND)  # [K, M]
         total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=dtype)
     if bias is not None:
-        total += tl.load(bias + task * bias_stride + o, o < O, 0.0).to(dtype)[:, None]
-    out += ((task * images + image) * O * OH * OW + pixel)[None, :] + (o * (OH * OW))[:, None]
-    tl.store(out, total.to(out.dtype.element_ty), (o[:, None] < O) & inside[None, :])
+        total += tl.load(bias + task * bias_stride + e, e < E, 0.0).to(dtype)[:, None]
+    out += ((task * images + image) * E * OH * OW + pixel)[None, :] + (e * (OH * OW))[:, None]
+    tl.store(out, total.to(out.dtype.element_ty), (e[:, None] < E) & inside[None, :])
 
 
 @triton.jit
@@ -115,7 +114,7 @@ def weight_gradient_kernel(
     T,
     images,
     C,
-    O,
+    E,
     H,
     W,
     OH,
@@ -129,17 +128,17 @@ def weight_gradient_kernel(
     KH: tl.constexpr,
     KW: tl.constexpr,
     STRIDE: tl.constexpr,
-    BLOCK_O: tl.constexpr,
+    BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     K = C * KH * KW
-    k_blocks, o_blocks = tl.cdiv(K, BLOCK_K), tl.cdiv(O, BLOCK_O)
+    k_blocks, e_blocks = tl.cdiv(K, BLOCK_K), tl.cdiv(E, BLOCK_E)
     k = (tl.program_id(0) % k_blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
     program = tl.program_id(0) // k_blocks
-    o = (program % o_blocks) * BLOCK_O + tl.arange(0, BLOCK_O)
-    program //= o_blocks
+    e = (program % e_blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
+    program //= e_blocks
     task, part = (program % T).to(tl.int64), program // T
     c, r, s = k // (KH * KW), k // KW % KH - padding, k % KW - padding
     x += task * x_stride + (c.to(tl.int64) * H * W + r * W + s)  # [K]
@@ -147,7 +146,7 @@ def weight_gradient_kernel(
     dy += task * dy_stride
     begin = part * share
     end = tl.minimum(begin + share, images * OP)
-    total = tl.zeros((BLOCK_O, BLOCK_K), dtype)
+    total = tl.zeros((BLOCK_E, BLOCK_K), dtype)
     for start in tl.range(begin, end, BLOCK_M, num_stages=STAGES):
         m = start + tl.arange(0, BLOCK_M)
         image, pixel = m // OP, m % OP
@@ -155,8 +154,8 @@ def weight_gradient_kernel(
         h, w = r[:, None] + tl.where(m < end, h0, AWAY)[None, :], s[:, None] + w0[None, :]
         at = (image.to(tl.int64) * C * H * W + h0 * W + w0)[None, :]
         value = tl.load(x[:, None] + at, (h >= 0) & (h < H) & (w >= 0) & (w < W), 0.0).to(OPERAND)  # [K, M]
-        at = image.to(tl.int64) * (O * OP) + pixel
-        d = tl.load(dy + o[:, None] * OP + at[None, :], (o[:, None] < O) & (m[None, :] < end), 0.0).to(OPERAND)  # [O, M]
-        total = tl.dot(d, tl.trans(value), total, input_precision=PRECISION, out_dtype=dtype)
-    out = dweight + (part * T + task) * O * K + o[:, None] * K + k[None, :]
-    tl.store(out, total.to(dweight.dtype.element_ty), (o[:, None] < O) & (k[None, :] < K))
+        at = image.to(tl.int64) * (E * OP) + pixel
+        cotangent = tl.load(dy + e[:, None] * OP + at[None, :], (e[:, None] < E) & (m[None, :] < end), 0.0)  # [E, M]
+        total = tl.dot(cotangent.to(OPERAND), tl.trans(value), total, input_precision=PRECISION, out_dtype=dtype)
+    out = dweight + (part * T + task) * E * K + e[:, None] * K + k[None, :]
+    tl.store(out, total.to(dweight.dtype.element_ty), (e[:, None] < E) & (k[None, :] < K))

@@ -85,7 +85,7 @@ def _convolution(
         KH=weight.shape[3],
         KW=weight.shape[4],
         STRIDE=stride,
-        **dict(zip(("BLOCK_O", "BLOCK_M", "BLOCK_K"), blocks, strict=True)),
+        **dict(zip(("BLOCK_E", "BLOCK_M", "BLOCK_K"), blocks, strict=True)),
         **options,
     )
     return out
@@ -128,7 +128,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         KH=kernel[0],
         KW=kernel[1],
         STRIDE=stride,
-        **dict(zip(("BLOCK_O", "BLOCK_M", "BLOCK_K"), blocks, strict=True)),
+        **dict(zip(("BLOCK_E", "BLOCK_M", "BLOCK_K"), blocks, strict=True)),
         **options,
     )
     found = parts if whole else parts.sum((0, 1) if summed else 0)
@@ -151,7 +151,9 @@ def task_conv2d_limit(x: Tensor, weight: Tensor, bias: Tensor | None, stride: in
     images, channels, height, width = x.shape[-4:]
     padded = (height + 2 * padding) * (width + 2 * padding)
     largest = max(max(images, channels, weight.shape[-4]) * padded, weight.shape[-4:].numel())
-    return None if largest < 1 << 28 else "a plane of all images, an image of all channels and the weights of a task must hold fewer than 2^28 numbers"
+    if largest < 1 << 28:
+        return None
+    return "a plane of all images, all planes of an image and the weights of a task must hold fewer than 2^28 numbers"
 
 
 def task_conv2d_fwd(
@@ -205,8 +207,10 @@ def task_conv2d_bwd2(
     if needs[1]:
         found.append(torch.zeros_like(x) if to_dweight is None else _data_gradient(dy, to_dweight, x, stride, padding))
     if needs[2]:
-        zero = to_dx is None
-        found.append(torch.zeros_like(weight) if zero else _weight_gradient(to_dx, dy, weight, stride, padding))
+        if to_dx is None:
+            found.append(torch.zeros_like(weight))
+        else:
+            found.append(_weight_gradient(to_dx, dy, weight, stride, padding))
     if bias is not None and needs[3]:
         found.append(torch.zeros_like(bias))
     return tuple(found)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_engine import D, WEIGHTS, plain_losses, same_gradients
+from test_engine import WEIGHTS, D, plain_losses, same_gradients
 from test_task_conv2d import Called
 from torch import nn
 
@@ -108,7 +108,9 @@ def test_autocast():
     learner = fastmeta.MAML(model, 0.3, 1)
     learner._net = None
     seen = []
-    model[0][0].register_forward_hook(lambda module, inputs, output: seen.append((fastmeta._dispatch.forced(), output.dtype)))
+    model[0][0].register_forward_hook(
+        lambda module, inputs, output: seen.append((fastmeta._dispatch.forced(), output.dtype))
+    )
     found = []
     for backend in ("triton", "reference"):
         with fastmeta.backend(backend), torch.autocast(data[0].device.type, torch.bfloat16):

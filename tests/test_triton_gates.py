@@ -78,7 +78,9 @@ def faulty(found):
 
 def test_every_kernel_was_judged(ours):
     launches = {"task_conv2d": 3}  # two gradients
-    assert len(ours) == sum(launches.get(op, 2) * len(arches) for _, arches, ops in RUNS for op in ops)  # one launch each way
+    assert len(ours) == sum(
+        launches.get(op, 2) * len(arches) for _, arches, ops in RUNS for op in ops
+    )  # one launch each way
     assert {x.code.arch for x in ours} == {"80", "90", "100", "120", "gfx942"}
 
 

@@ -124,9 +124,9 @@ def run(shape: str, op: str, small: bool = False) -> None:
 def run_convolution(shape: str, small: bool) -> None:
     from fastmeta.kernels.task_conv2d import task_conv2d_bwd, task_conv2d_fwd
 
-    dtype, T, n, I, side, O, stride, tf32 = CONVOLUTIONS[shape]
+    dtype, T, n, C, side, E, stride, tf32 = CONVOLUTIONS[shape]
     T, n = (1, 1) if small else (T, n)
-    sizes = (T, n, I, side, side), (T, O, I, 3, 3), (T, O)
+    sizes = (T, n, C, side, side), (T, E, C, 3, 3), (T, E)
     inputs, needs = (*(torch.randn(size).to(dtype) for size in sizes), stride, 1), (True, True, True)
     with tf32_allowed(tf32):
         outputs, saved = task_conv2d_fwd(*inputs, needs)

@@ -78,7 +78,9 @@ class Problem:
             raise ValueError(f"{self.learner}: loss must return a 0-dim tensor for the examples of a task, got {came}")
         return found
 
-    def call_tasks(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor, own: bool = True) -> Tensor:
+    def call_tasks(
+        self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor, own: bool = True
+    ) -> Tensor:
         """`call` of all tasks at once, [T, ...]; `own`: shared ones have a task axis too."""
         with task_convolutions(inputs[0]):
             axes = (0, 0 if own else None, *[0] * len(inputs))

@@ -8,9 +8,7 @@ from .._dispatch import call
 CORES = (4, 4, 1)
 
 
-def task_conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
-) -> Tensor:
+def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
     r"""y[n, o, u, v] = b_o + sum_{i, r, s} W[o, i, r, s] x[n, i, u stride + r - padding, v stride + s - padding]: `conv2d` with
     weights of its own for each task, x being 0 outside the image.
 
@@ -57,9 +55,7 @@ def _check_sizes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, stride
         raise ValueError(
             f"{op}: bias must have a number for each of the {weight.shape[-4]} output channels, got shape {_check.shape(bias)}"
         )
-    if 0 in weight.shape[-2:] or any(
-        n + 2 * padding < k for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True)
-    ):
+    if 0 in weight.shape[-2:] or any(n + 2 * padding < k for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True)):
         raise ValueError(
             f"{op}: the kernel must hold a pixel and fit into the image with its padding {padding}, got shapes "
             f"{_check.shape(weight)} and {_check.shape(x)}"
