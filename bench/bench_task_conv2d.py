@@ -6,7 +6,7 @@ from common import backward, compiled
 
 import fastmeta
 
-SHAPES = [(8, 25, 1, 28, 64), (8, 25, 64, 14, 64)]  # T, n, C, pixels of a side, E: layers of a Conv4-64, 5-way 5-shot
+SHAPES = [(8, 5, 1, 28, 64), (8, 5, 64, 14, 64)]  # T, n, C, pixels of a side, E: layers of a Conv4-64, 5-way 1-shot
 
 
 @pytest.mark.parametrize("second", [False, True])

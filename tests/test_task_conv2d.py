@@ -105,6 +105,15 @@ def test_shared_strided_and_leading_dimensions(backend):
     check_against_reference(op(1, 1), strided, backend)
 
 
+def test_gradients_of_what_tasks_share_have_its_shape():
+    """From the kernels themselves: autograd would sum them."""
+    from fastmeta.kernels.task_conv2d import task_conv2d_bwd
+
+    x, weight, bias = (t[0] for t in draw(4, 2, 2, 4, 4, 3, (2, 2)))
+    grads = task_conv2d_bwd((randn(4, 2, 3, 3, 3),), (), x, weight, bias, 1, 0, (True, True, True))
+    assert [g.shape for g in grads] == [t.shape for t in (x, weight, bias)]
+
+
 @BOTH
 @pytest.mark.parametrize("sizes", [(0, 2, 1, 3, 3, 2), (2, 0, 1, 3, 3, 2), (2, 2, 1, 3, 3, 0)])
 def test_empty(backend, sizes):
