@@ -51,6 +51,28 @@ def sgd_step(tasks, shared, rates):
     return [forward, Launch("backward", 3 * each + 4 * (shared + 2 * rates), 6 * tasks * shared)]
 
 
+def task_conv2d(T, n, C, E, pixels, kernel, second=False):
+    """n images [C, pixels] to [E, pixels], kernel x kernel; all gradients. Programs own 64 x 64 numbers, or 16 or 32 where there are
+    fewer; those of the weight gradient share the pixels until there are 512, and torch adds their parts. `second`: the
+    gradients of a square's gradients; about what torch launches for the square."""
+    weights = C * kernel**2
+    x, y, w = (4 * T * numbers for numbers in (n * C * pixels, n * E * pixels, E * weights))
+    product = 2 * T * n * pixels * E * weights
+    programs = T * math.ceil(E / 64) * math.ceil(weights / 64)
+    parts = max(min(math.ceil(n * pixels / 128), 512 // programs), 1)
+    forward = Launch("forward", x + y + w, product)
+    data = [Launch("weights transposed", 2 * w), Launch("data gradient", x + y + w, product)]
+    weight = [Launch("weight gradient", x + y + parts * w, product)]
+    weight += [Launch("sum of its parts", (parts + 1) * w)] if parts > 1 else []
+    first = [forward, *data, *weight, Launch("bias gradient", y)]
+    if not second:
+        return first
+    of_square = [Launch("the square and its sum", 3 * y, count=2), Launch("2 y dy and its gradients", 9 * y, count=6)]
+    again = [forward, forward, Launch("their sum", 3 * y), *data, *weight]
+    sums = Launch("sums of gradients", 3 * (x + w), count=2)
+    return [*first, *of_square, *again, *data, *weight, Launch("bias gradient", y), sums]
+
+
 def mean(T):
     """torch's, of a number a task, and its gradient."""
     return [Launch("mean", 4 * T), Launch("its gradient", 4 * T)]

@@ -23,6 +23,7 @@ from .ops.proto_log_softmax import proto_log_softmax
 from .ops.proto_loss import proto_loss
 from .ops.prototypes import prototypes
 from .ops.sgd_step import sgd_step
+from .ops.task_conv2d import task_conv2d
 
 __version__ = "0.1.0"
 
@@ -50,5 +51,6 @@ __all__ = [
     "proto_loss",
     "prototypes",
     "sgd_step",
+    "task_conv2d",
     "use_batch_statistics",
 ]

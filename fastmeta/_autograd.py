@@ -1,7 +1,8 @@
 """Turns a reference and its kernels into a function whose derivatives of every order are right.
 
 An `Op` is one op on one backend. Its order 0 runs the `<op>_fwd` kernel, its order 1 (the vector-Jacobian product) the
-`<op>_bwd` kernel, and everything beyond comes from differentiating the reference. Which machinery carries a call:
+`<op>_bwd` kernel, autograd's order 2 an `<op>_bwd2` kernel where there is one, and everything beyond comes from differentiating
+the reference. Which machinery carries a call:
 
     no gradient asked for        the bare kernel
     autograd                     `Eager`: a ctx-style Function whose backward is order 1, itself differentiable
@@ -25,6 +26,8 @@ Needs = tuple[bool, ...]
 # (flat, needs) -> (outputs, saved) and (cotangents, saved, flat, needs) -> gradients of the inputs that are needed
 Forward = Callable[[Flat, Needs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 Backward = Callable[[Flat, Flat, Flat, Needs], tuple[Tensor, ...]]
+# (cotangents, those of order 1, flat, needs of order 1, needs) -> gradients to order 1's cotangents and to the inputs
+Backward2 = Callable[[Flat, Flat, Flat, Needs, Needs], tuple[Tensor, ...]]
 
 _NOTHING = contextlib.nullcontext()
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -42,8 +45,9 @@ class Op:
         backward: Backward | None,
         cores: Sequence[int | None],
         like_inputs: tuple[int, ...] | None = None,
+        backward2: Backward2 | None = None,
     ) -> None:
-        self.reference, self.forward, self.backward = reference, forward, backward
+        self.reference, self.forward, self.backward, self.backward2 = reference, forward, backward, backward2
         self.cores, self.like_inputs = tuple(cores), like_inputs
         self.vjp = functools.cache(self._vjp)
 
@@ -84,7 +88,12 @@ class Op:
             grads = self.backward(args[: -len(needs)], (), args[-len(needs) :], needs)
             return tuple(g.view_as(g) for g in grads), ()
 
-        return Op(reference, forward if self.backward else None, None, self.cores, wanted)
+        def backward(cotangents: Flat, _: Flat, args: Flat, needed: Needs) -> tuple[Tensor, ...]:
+            assert self.backward2 is not None
+            return self.backward2(cotangents, args[: -len(needs)], args[-len(needs) :], needs, needed)
+
+        has_kernel = self.backward is not None and self.like_inputs is None
+        return Op(reference, forward if has_kernel else None, backward if self.backward2 else None, self.cores, wanted)
 
 
 def _requires_grad(flat: Flat) -> bool:

@@ -254,18 +254,23 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     if chosen == "reference":
         return Op(reference, None, None, flat_cores)
     module = _module(name, chosen)
-    fwd, bwd = getattr(module, f"{name}_fwd"), getattr(module, f"{name}_bwd", None)
+    fwd, bwd, bwd2 = (getattr(module, f"{name}_{order}", None) for order in ("fwd", "bwd", "bwd2"))
 
     has_lists = any(length is not None for length in layout)
 
     def forward(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        assert fwd is not None
         return fwd(*(unflatten(flat, layout) if has_lists else flat), *static, needs)
 
     def backward(cotangents: Flat, saved: Flat, flat: Flat, needs: Needs) -> tuple[Tensor, ...]:
         assert bwd is not None
         return bwd(cotangents, saved, *(unflatten(flat, layout) if has_lists else flat), *static, needs)
 
-    return Op(reference, forward, backward if bwd else None, flat_cores)
+    def backward2(cotangents: Flat, first: Flat, flat: Flat, wanted: Needs, needs: Needs) -> tuple[Tensor, ...]:
+        assert bwd2 is not None
+        return bwd2(cotangents, first, *(unflatten(flat, layout) if has_lists else flat), *static, wanted, needs)
+
+    return Op(reference, forward, backward if bwd else None, flat_cores, backward2=backward2 if bwd2 else None)
 
 
 def refuse_export(name: str) -> None:

@@ -12,6 +12,7 @@ import fastmeta
 # The backends an op must have on this device, without exception.
 PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
+TRITON = ("triton", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
     "matching_log_probs": PROTO,
@@ -19,6 +20,7 @@ BACKENDS = {
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
     "sgd_step": PROTO,
+    "task_conv2d": TRITON,
     "mlp_forward": MLP,
     "mlp_loss": MLP,
     "mlp_grad": MLP,
@@ -86,6 +88,12 @@ def _sgd_step(lead, dtype):
 
     shapes = [(*lead, 2, 3), (2,), (*lead, 2, 3), (*lead, 2), (2, 3), ()]
     return Case(fn, [randn(*shape, dtype=dtype) for shape in shapes])
+
+
+def _task_conv2d(lead, dtype):
+    """A stride and a padding; a bias for all tasks."""
+    tensors = [randn(*lead, 2, 1, 3, 3, dtype=dtype), randn(*lead, 2, 1, 2, 2, dtype=dtype), randn(2, dtype=dtype)]
+    return Case(lambda *t: fastmeta.task_conv2d(*t, stride=2, padding=1), tensors)
 
 
 def _mlp(lead, dtype):

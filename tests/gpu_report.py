@@ -14,7 +14,7 @@ import torch
 from machine_code import Code
 from memory_requests import PROBLEMS, Line, of_all_ops
 from pages import replaced, table
-from triton_gates import ARCHITECTURES, SHAPES, Judged, accessed_by, compiler, judged_runs
+from triton_gates import ARCHITECTURES, CONVOLUTIONS, SHAPES, Judged, accessed_by, compiler, judged_runs
 
 PAGE = Path(__file__).parents[1] / "docs/gpu.md"
 BEGIN, END = "<!-- make gpu-report writes from here -->", "<!-- to here -->"
@@ -27,6 +27,7 @@ RUNS = {
     "many tf32": ("proto_loss",),
     "many half": DISTANCE,
     "many double": ("proto_loss",),
+    **dict.fromkeys(CONVOLUTIONS, ("task_conv2d",)),
 }
 OF_CODE = {  # heading of a column, and what it says of a kernel on one architecture; two numbers: one of the other
     "registers": lambda c: (c.registers,),
@@ -85,6 +86,10 @@ def shape_lines() -> list[str]:
     return [
         f"- {name}: {str(dtype).removeprefix('torch.')}, {metric}, T {T}, Q {Q}, N {N}, D {D}{', TF32 allowed' if tf32 else ''}"
         for name, (dtype, metric, T, Q, N, D, tf32) in SHAPES.items()
+    ] + [
+        f"- {name}: {str(dtype).removeprefix('torch.')}, T {T}, {n} images, {C} x {side} x {side} to {E} channels, 3 x 3, stride {stride}"
+        f"{', TF32 allowed' if tf32 else ''}"
+        for name, (dtype, T, n, C, side, E, stride, tf32) in CONVOLUTIONS.items()
     ]
 
 

@@ -65,6 +65,21 @@ def test_flops_of_losses_and_products_are_torchs(widths, T, n):
     assert flops(counts.mlp_hvp(widths, T, n, "ggn")) == products[1] - first
 
 
+@pytest.mark.parametrize("second", [False, True])
+def test_flops_of_convolutions_are_torchs(second):
+    """Of n images of C channels, 7 x 7 pixels, to E channels, for each of T tasks; and of the gradients' gradients."""
+    T, n, C, E = 2, 3, 4, 5
+    leaves = [torch.randn(T, n, C, 7, 7).requires_grad_(), torch.randn(T, E, C, 3, 3).requires_grad_()]
+
+    def gradients():
+        y = reference.task_conv2d(*leaves, None, 1, 1)
+        grads = torch.autograd.grad(y.square().sum(), leaves, create_graph=second)
+        if second:
+            torch.autograd.grad(grads, leaves, [torch.ones_like(g) for g in grads])
+
+    assert flops(counts.task_conv2d(T, n, C, E, 49, 3, second)) == counted(gradients)
+
+
 @pytest.mark.parametrize(("widths", "T", "n"), NETS)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_flops_of_a_meta_iteration_are_near_double_backwards(widths, T, n, steps):

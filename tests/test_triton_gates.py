@@ -21,8 +21,19 @@ RUNS = (  # shape (see triton_gates.py), architectures, ops
     ("many half", ("80", "120"), ("proto_loss",)),  # which takes all registers
     ("many half", ("120",), ("proto_log_softmax", "matching_log_probs")),
     ("many half", ("gfx942",), ("proto_loss",)),
+    ("conv", ("90", "120"), ("task_conv2d",)),
+    ("conv strided", ("90",), ("task_conv2d",)),
+    ("conv tf32", ("80", "100"), ("task_conv2d",)),
+    ("conv half", ("80", "90", "gfx942"), ("task_conv2d",)),
+    ("conv double", ("90",), ("task_conv2d",)),
 )
-REQUESTS = {"few": ("prototypes", *DISTANCE, "sgd_step"), "few half": ("proto_loss",), "many": ("proto_loss",)}
+REQUESTS = {
+    "few": ("prototypes", *DISTANCE, "sgd_step"),
+    "few half": ("proto_loss",),
+    "many": ("proto_loss",),
+    "conv": ("task_conv2d",),
+}
+STRIDED = "conv strided"  # whose gradients meet every other pixel and tap: no 16 bytes lie together
 PLANTED = {
     "spills": ((torch.zeros(1), torch.zeros(1)), {"num_warps": 2}),
     "strided_loop": ((torch.zeros(128, 16), torch.zeros(128), 16), {"num_warps": 4}),
@@ -66,7 +77,10 @@ def faulty(found):
 
 
 def test_every_kernel_was_judged(ours):
-    assert len(ours) == 2 * sum(len(arches) * len(ops) for _, arches, ops in RUNS)  # one launch each way
+    launches = {"task_conv2d": 3}  # two gradients
+    assert len(ours) == sum(
+        launches.get(op, 2) * len(arches) for _, arches, ops in RUNS for op in ops
+    )  # one launch each way
     assert {x.code.arch for x in ours} == {"80", "90", "100", "120", "gfx942"}
 
 
@@ -77,7 +91,7 @@ def test_no_kernel_touches_local_memory(ours, faulty):
 
 
 def test_loads_are_wide(ours, faulty):
-    assert [(x.op, x.shape, x.code) for x in ours if x.code.wide_loads == 0] == []
+    assert [(x.op, x.shape, x.code) for x in ours if x.code.wide_loads == 0 and x.shape != STRIDED] == []
     assert faulty["strided_loop", "90"].code.wide_loads == 0
 
 

@@ -37,7 +37,16 @@ SHAPES = {
     "many half": (torch.bfloat16, "cosine", 2, 16384, 1000, 512, False),
     "many double": (torch.float64, "cosine", 2, 75, 40, 640, False),
 }
-TENSOR_CORES = ("many tf32", "many half")  # the shapes whose products may be rounded
+# the same of convolutions: dtype, T, images, input channels, pixels of a side, output channels, stride, whether TF32 is allowed
+CONVOLUTIONS = {
+    "conv": (torch.float32, 2, 25, 64, 28, 64, 1, False),
+    "conv tf32": (torch.float32, 2, 25, 64, 28, 64, 1, True),
+    "conv half": (torch.bfloat16, 2, 25, 64, 28, 64, 1, False),
+    "conv double": (torch.float64, 2, 25, 64, 28, 64, 1, False),
+    "conv strided": (torch.float32, 2, 25, 64, 28, 64, 2, False),
+}
+# the shapes whose products tensor cores make: those that may be rounded, and float64, which is not
+TENSOR_CORES = ("many tf32", "many half", "conv tf32", "conv half", "conv double")
 
 
 @dataclass
@@ -89,6 +98,8 @@ def compiler() -> Iterator[None]:
 
 def run(shape: str, op: str, small: bool = False) -> None:
     """The launchers of `op` at `shape`, forward then backward, with all gradients; `small`: a few blocks of the same form."""
+    if shape in CONVOLUTIONS:
+        return run_convolution(shape, small)
     dtype, metric, T, Q, N, D, tf32 = SHAPES[shape]
     Q, N, D = (min(Q, 36), min(N, 36), min(D, 128)) if small else (Q, N, D)
     ways = 5
@@ -108,6 +119,18 @@ def run(shape: str, op: str, small: bool = False) -> None:
     with tf32_allowed(tf32):
         outputs, saved = getattr(module, f"{op}_fwd")(*inputs, *static, needs)
         getattr(module, f"{op}_bwd")(outputs, saved, *inputs, *static, needs)
+
+
+def run_convolution(shape: str, small: bool) -> None:
+    from fastmeta.kernels.task_conv2d import task_conv2d_bwd, task_conv2d_fwd
+
+    dtype, T, n, C, side, E, stride, tf32 = CONVOLUTIONS[shape]
+    T, n = (1, 1) if small else (T, n)
+    sizes = (T, n, C, side, side), (T, E, C, 3, 3), (T, E)
+    inputs, needs = (*(torch.randn(size).to(dtype) for size in sizes), stride, 1), (True, True, True)
+    with tf32_allowed(tf32):
+        outputs, saved = task_conv2d_fwd(*inputs, needs)
+        task_conv2d_bwd(outputs, saved, *inputs, needs)
 
 
 def recorded(shape: str, ops: Iterable[str]) -> list[Launch]:

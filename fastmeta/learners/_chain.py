@@ -55,7 +55,7 @@ class InnerLoop:
     def losses(self, theta: Sequence[Tensor], examples: Sequence[Tensor]) -> Tensor:
         """[t]; or the loss, of one task."""
         if self.several:
-            return torch.vmap(self.problem.call, randomness="different")(list(theta), self.shared, *examples)
+            return self.problem.call_tasks(theta, self.shared, *examples)
         return self.problem.call(theta, self.shared, *examples)
 
     def gradients(self, theta: Sequence[Tensor], create_graph: bool, check: bool = False) -> list[Tensor]:

@@ -122,8 +122,7 @@ def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
     """[T, Q, ...] outputs, or [T] losses where the query has targets, of the parameters theta [T, ...]."""
     query = flat.data[2:]
     if problem.at_once > 1:
-        at_once = torch.vmap(problem.call, (0, None, *[0] * len(query)), randomness="different")
-        return at_once(list(theta), list(flat.shared), *query)
+        return problem.call_tasks(theta, flat.shared, *query, own=False)
     tasks = zip(*theta, *query, strict=True)
     n = len(theta)
     return torch.stack([problem.call(of_task[:n], flat.shared, *of_task[n:]) for of_task in tasks])

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ._convolution import task_convolutions
+
 if TYPE_CHECKING:
     from ._conv import ConvNet
 
@@ -76,6 +78,14 @@ class Problem:
             came = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{self.learner}: loss must return a 0-dim tensor for the examples of a task, got {came}")
         return found
+
+    def call_tasks(
+        self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor, own: bool = True
+    ) -> Tensor:
+        """`call` of all tasks at once, [T, ...]; `own`: shared ones have a task axis too."""
+        with task_convolutions(inputs[0]):
+            axes = (0, 0 if own else None, *[0] * len(inputs))
+            return torch.vmap(self.call, axes, randomness="different")(list(adapted), list(shared), *inputs)
 
     def flat(self, items: Sequence[Any]) -> Flat:
         """`items` as `Flat.items` lists them."""

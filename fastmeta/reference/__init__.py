@@ -12,6 +12,7 @@ from .proto_log_softmax import proto_log_softmax
 from .proto_loss import proto_loss
 from .prototypes import prototypes
 from .sgd_step import sgd_step
+from .task_conv2d import task_conv2d
 
 __all__ = [
     "hvp",
@@ -26,4 +27,5 @@ __all__ = [
     "proto_loss",
     "prototypes",
     "sgd_step",
+    "task_conv2d",
 ]

@@ -1,0 +1,161 @@
+"""y = W x convolved, each task with weights of its own, and its gradients: implicit matrix products, no patch in memory.
+
+Values and data gradient, one kernel: a program owns BLOCK_E channels by BLOCK_M pixels of a task's images and runs over k = (channel, tap)
+of the source, BLOCK_K at a time: weights [E, K] (16 bytes a thread where K allows it) by source [K, M], lanes along the pixels. For
+the data gradient the source is dy; with a stride, a program owns pixels of one phase (row and column modulo the stride), which
+meet the same taps, so that no product is with a 0.
+Weight gradient: a program owns BLOCK_E by BLOCK_K of a task's weights and runs over the pixels of all its images. Where there are
+few such, several share the pixels, and torch adds their parts in order.
+Moved: every source element once for each E / BLOCK_E, 9 times (a 3 x 3 kernel) from cache; weights once for each pixel block, from
+cache; the result once. Backward's derivative is four of these products again: `task_conv2d_bwd2`.
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+AWAY = tl.constexpr(1 << 29)  # a coordinate outside of every image
+
+
+@triton.jit
+def convolution_kernel(
+    source,
+    weight,
+    bias,
+    out,
+    source_stride,
+    weight_stride,
+    bias_stride,
+    images,
+    C,
+    E,
+    H,
+    W,
+    OH,
+    OW,
+    padding,
+    m_blocks,
+    dtype: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    STRIDE: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    e_blocks = tl.cdiv(E, BLOCK_E)
+    e = (tl.program_id(0) % e_blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
+    program = tl.program_id(0) // e_blocks
+    m = (program % m_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    program //= m_blocks
+    PHASED: tl.constexpr = BACKWARD and STRIDE > 1
+    if PHASED:  # pixels a, a + STRIDE, ... take the taps first, first + STRIDE, ...
+        a, b = (program // STRIDE) % STRIDE, program % STRIDE
+        program //= STRIDE * STRIDE
+        first_r, first_s = (a + padding) % STRIDE, (b + padding) % STRIDE
+        taps_r, taps_s = tl.cdiv(KH - first_r, STRIDE), tl.cdiv(KW - first_s, STRIDE)
+        rows, columns = tl.cdiv(OH - a, STRIDE), tl.cdiv(OW - b, STRIDE)
+    else:
+        taps_r, taps_s = KH, KW
+        rows, columns = OH, OW
+    task = program.to(tl.int64)
+    pixels = rows * columns
+    inside = m < images * pixels
+    if PHASED:  # none where the stride is longer than the image
+        pixels, columns = tl.maximum(pixels, 1), tl.maximum(columns, 1)
+    image, pixel = (m // pixels).to(tl.int64), m % pixels
+    u, v = pixel // columns, pixel % columns
+    if PHASED:
+        h0, w0 = u + (a + padding) // STRIDE, v + (b + padding) // STRIDE
+        pixel = (u * STRIDE + a) * OW + v * STRIDE + b
+    elif BACKWARD:
+        h0, w0 = u + padding, v + padding
+    else:
+        h0, w0 = u * STRIDE - padding, v * STRIDE - padding
+    source += task * source_stride + image * C * H * W + h0 * W + w0  # [M]
+    weight += task * weight_stride
+    h0 = tl.where(inside, h0, AWAY)
+    K = C * taps_r * taps_s
+    total = tl.zeros((BLOCK_E, BLOCK_M), dtype)
+    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        k = start + tl.arange(0, BLOCK_K)
+        c, tap = k // (taps_r * taps_s), k % (taps_r * taps_s)
+        r, s = tap // taps_s, tap % taps_s
+        at = k
+        if PHASED:
+            at = c * (KH * KW) + (first_r + r * STRIDE) * KW + first_s + s * STRIDE
+        if BACKWARD:
+            r, s = -r, -s
+        at = (e * (C * KH * KW))[:, None] + at[None, :]
+        w = tl.load(weight + at, (e[:, None] < E) & (k[None, :] < K), 0.0).to(OPERAND)  # [E, K]
+        h = h0[None, :] + tl.where(k < K, r, 2 * AWAY)[:, None]
+        x_inside = (h >= 0) & (h < H) & (w0[None, :] + s[:, None] >= 0) & (w0[None, :] + s[:, None] < W)
+        x = tl.load(source[None, :] + (c * (H * W) + r * W + s)[:, None], x_inside, 0.0).to(OPERAND)  # [K, M]
+        total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=dtype)
+    if bias is not None:
+        total += tl.load(bias + task * bias_stride + e, e < E, 0.0).to(dtype)[:, None]
+    out += ((task * images + image) * E * OH * OW + pixel)[None, :] + (e * (OH * OW))[:, None]
+    tl.store(out, total.to(out.dtype.element_ty), (e[:, None] < E) & inside[None, :])
+
+
+@triton.jit
+def weight_gradient_kernel(
+    x,
+    dy,
+    dweight,
+    x_stride,
+    dy_stride,
+    T,
+    images,
+    C,
+    E,
+    H,
+    W,
+    OH,
+    OW,
+    OP,
+    padding,
+    share,
+    dtype: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    STRIDE: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    K = C * KH * KW
+    k_blocks, e_blocks = tl.cdiv(K, BLOCK_K), tl.cdiv(E, BLOCK_E)
+    k = (tl.program_id(0) % k_blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
+    program = tl.program_id(0) // k_blocks
+    e = (program % e_blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
+    program //= e_blocks
+    task, part = (program % T).to(tl.int64), program // T
+    c, r, s = k // (KH * KW), k // KW % KH - padding, k % KW - padding
+    x += task * x_stride + (c.to(tl.int64) * H * W + r * W + s)  # [K]
+    r = tl.where(k < K, r, AWAY)
+    dy += task * dy_stride
+    begin = part * share
+    end = tl.minimum(begin + share, images * OP)
+    total = tl.zeros((BLOCK_E, BLOCK_K), dtype)
+    for start in tl.range(begin, end, BLOCK_M, num_stages=STAGES):
+        m = start + tl.arange(0, BLOCK_M)
+        image, pixel = m // OP, m % OP
+        h0, w0 = pixel // OW * STRIDE, pixel % OW * STRIDE
+        h, w = r[:, None] + tl.where(m < end, h0, AWAY)[None, :], s[:, None] + w0[None, :]
+        at = (image.to(tl.int64) * C * H * W + h0 * W + w0)[None, :]
+        value = tl.load(x[:, None] + at, (h >= 0) & (h < H) & (w >= 0) & (w < W), 0.0).to(OPERAND)  # [K, M]
+        at = image.to(tl.int64) * (E * OP) + pixel
+        cotangent = tl.load(dy + e[:, None] * OP + at[None, :], (e[:, None] < E) & (m[None, :] < end), 0.0)  # [E, M]
+        total = tl.dot(cotangent.to(OPERAND), tl.trans(value), total, input_precision=PRECISION, out_dtype=dtype)
+    out = dweight + (part * T + task) * E * K + e[:, None] * K + k[None, :]
+    tl.store(out, total.to(dweight.dtype.element_ty), (e[:, None] < E) & (k[None, :] < K))

@@ -1,0 +1,239 @@
+"""Each task's convolution and its derivatives, by the two kernels of _convolution.py.
+
+With C convolution of images with weights, C* its adjoint and D the weight gradient, bilinear all three:
+y = C(x, W) + b; dx = C*(dy, W), dW = D(x, dy), db = sum dy; and for cotangents x', W', b' of these three,
+to dy: C(x', W) + C(x, W') + b'; to x: C*(dy, W'); to W: D(x', dy).
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._convolution import convolution_kernel, weight_gradient_kernel
+from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
+from ._tiles import task_stride
+
+PROGRAMS = 512  # that keep a GPU busy
+TRITON = {getattr(torch, name): getattr(tl, name) for name in ("float16", "bfloat16", "float32", "float64")}
+
+
+def _options(like: Tensor, rows: int, columns: int, depth: int) -> dict[str, Any]:
+    """Blocks of products [rows, depth] by [depth, columns], how they are multiplied, and sums kept."""
+    float32 = like.dtype == torch.float32
+    on_tensor_cores = not float32 or torch.backends.cuda.matmul.allow_tf32
+    widest = 64 if like.element_size() <= 4 else 32
+    # Triton's interpreter would multiply the bits of bfloat16
+    wide = like.dtype == torch.bfloat16 and triton.knobs.runtime.interpret
+    return {
+        "BLOCK_ROWS": power_of_two(rows, 16, widest),
+        "BLOCK_COLUMNS": power_of_two(columns, 16, widest),
+        "BLOCK_DEPTH": power_of_two(depth, 16, 32 if on_tensor_cores else 16),
+        "STAGES": 3 if on_tensor_cores else 2,
+        "PRECISION": "tf32" if float32 and on_tensor_cores else "ieee",
+        "OPERAND": tl.float32 if wide else TRITON[like.dtype],
+        "dtype": triton_dtype(like),
+        "num_warps": 4 if on_tensor_cores else 8,
+    }
+
+
+def _convolution(
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    stride: int,
+    padding: int,
+    backward: bool = False,
+) -> Tensor:
+    """Into `out` [T, n, O, H', W'] the convolution of source [T, n, C, H, W] with weight [T, O, C, kh, kw], or, `backward`, its
+    adjoint: weight [T, C, O, kh, kw]. Source, weight and bias of one task serve all."""
+    source, weight = dense(source, 4), dense(weight.transpose(-4, -3) if backward else weight, 4)
+    bias = None if bias is None else dense(bias, 1)
+    tasks, images, channels, height, width = out.shape
+    phase = stride if backward else 1
+    pixels = images * triton.cdiv(height, phase) * triton.cdiv(width, phase)
+    options = _options(source, channels, pixels, source.shape[2] * weight.shape[3] * weight.shape[4])
+    blocks = [options.pop(f"BLOCK_{name}") for name in ("ROWS", "COLUMNS", "DEPTH")]
+    m_blocks = triton.cdiv(pixels, blocks[1])
+    launch(
+        convolution_kernel,
+        tasks * phase * phase * m_blocks * triton.cdiv(channels, blocks[0]),
+        source,
+        source,
+        weight,
+        bias,
+        out,
+        task_stride(source, source.stride(0)),
+        task_stride(weight, weight.stride(0)),
+        0 if bias is None else task_stride(bias, bias.stride(0)),
+        images,
+        source.shape[2],
+        channels,
+        source.shape[3],
+        source.shape[4],
+        height,
+        width,
+        padding,
+        m_blocks,
+        BACKWARD=backward,
+        KH=weight.shape[3],
+        KW=weight.shape[4],
+        STRIDE=stride,
+        **dict(zip(("BLOCK_E", "BLOCK_M", "BLOCK_K"), blocks, strict=True)),
+        **options,
+    )
+    return out
+
+
+def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
+    """The gradient to weights like [T?, O, I, kh, kw] of the convolution of x [T?, n, I, H, W] from dy [T?, n, O, H', W']."""
+    summed = like.ndim < dy.ndim
+    x, dy = dense(x, 4), dense(dy, 4)
+    tasks, images = dy.shape[:2]
+    outputs, channels, *kernel = like.shape[-4:]
+    depth, pixels = channels * kernel[0] * kernel[1], dy.shape[3] * dy.shape[4]
+    options = _options(x, outputs, depth, images * pixels)
+    blocks = [options.pop(f"BLOCK_{name}") for name in ("ROWS", "DEPTH", "COLUMNS")]
+    each = tasks * triton.cdiv(outputs, blocks[0]) * triton.cdiv(depth, blocks[2])
+    shares = triton.cdiv(images * pixels, 8 * blocks[1])
+    splits = max(min(shares, PROGRAMS // max(each, 1)), 1)
+    whole = splits == 1 and not summed
+    parts = x.new_empty(splits, tasks, *like.shape[-4:], dtype=x.dtype if whole else accumulator(x))
+    launch(
+        weight_gradient_kernel,
+        splits * each,
+        x,
+        x,
+        dy,
+        parts,
+        task_stride(x, x.stride(0)),
+        task_stride(dy, dy.stride(0)),
+        tasks,
+        images,
+        channels,
+        outputs,
+        x.shape[3],
+        x.shape[4],
+        dy.shape[3],
+        dy.shape[4],
+        pixels,
+        padding,
+        triton.cdiv(triton.cdiv(images * pixels, splits), blocks[1]) * blocks[1],
+        KH=kernel[0],
+        KW=kernel[1],
+        STRIDE=stride,
+        **dict(zip(("BLOCK_E", "BLOCK_M", "BLOCK_K"), blocks, strict=True)),
+        **options,
+    )
+    found = parts if whole else parts.sum((0, 1) if summed else 0)
+    return found.reshape(like.shape).to(x.dtype)
+
+
+def _data_gradient(dy: Tensor, weight: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
+    """The gradient to images like [T?, n, I, H, W] from dy [T?, n, O, H', W']; summed over the tasks that share them."""
+    found = dy.new_empty(*dy.shape[:-4], *like.shape[-4:])
+    _convolution(dy, weight, None, dense(found, 4), stride, padding, backward=True)
+    return found.sum(0) if like.ndim < found.ndim else found
+
+
+def _bias_gradient(dy: Tensor, bias: Tensor) -> Tensor:
+    """[T?, O], summed over the tasks that share it."""
+    return dy.sum((-4, -2, -1) if bias.ndim == dy.ndim - 3 else (0, 1, 3, 4))
+
+
+def task_conv2d_limit(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> str | None:
+    images, channels, height, width = x.shape[-4:]
+    padded = (height + 2 * padding) * (width + 2 * padding)
+    largest = max(max(images, channels, weight.shape[-4]) * padded, weight.shape[-4:].numel())
+    if largest < 1 << 28:
+        return None
+    return "a plane of all images, all planes of an image and the weights of a task must hold fewer than 2^28 numbers"
+
+
+def task_conv2d_fwd(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, needs: tuple[bool, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    leads = (x.shape[:-4], weight.shape[:-4], () if bias is None else bias.shape[:-1])
+    sizes = ((n + 2 * padding - k) // stride + 1 for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True))
+    y = x.new_empty(*max(leads, key=len), x.shape[-4], weight.shape[-4], *sizes)
+    _convolution(x, weight, bias, dense(y, 4), stride, padding)
+    return (y,), ()
+
+
+def task_conv2d_bwd(
+    cotangents: tuple[Tensor, ...],
+    saved: tuple[Tensor, ...],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: int,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor, ...]:
+    (dy,) = cotangents
+    found = []
+    if needs[0]:
+        found.append(_data_gradient(dy, weight, x, stride, padding))
+    if needs[1]:
+        found.append(_weight_gradient(x, dy, weight, stride, padding))
+    if bias is not None and needs[2]:
+        found.append(_bias_gradient(dy, bias))
+    return tuple(found)
+
+
+def task_conv2d_bwd2(
+    cotangents: tuple[Tensor, ...],
+    dys: tuple[Tensor, ...],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: int,
+    wanted: tuple[bool, ...],
+    needs: tuple[bool, ...],
+) -> tuple[Tensor, ...]:
+    """The gradients to dy, x, weight and bias that are needed, from cotangents of those gradients that were wanted."""
+    (dy,), given = dys, iter(cotangents)
+    to_dx, to_dweight, to_dbias = (next(given) if want else None for want in wanted[:3])
+    found = []
+    if needs[0]:
+        found.append(_to_cotangent(to_dx, to_dweight, to_dbias, dy, x, weight, stride, padding))
+    if needs[1]:
+        found.append(torch.zeros_like(x) if to_dweight is None else _data_gradient(dy, to_dweight, x, stride, padding))
+    if needs[2]:
+        if to_dx is None:
+            found.append(torch.zeros_like(weight))
+        else:
+            found.append(_weight_gradient(to_dx, dy, weight, stride, padding))
+    if bias is not None and needs[3]:
+        found.append(torch.zeros_like(bias))
+    return tuple(found)
+
+
+def _to_cotangent(
+    to_dx: Tensor | None,
+    to_dweight: Tensor | None,
+    to_dbias: Tensor | None,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+) -> Tensor:
+    """C(x', W) + C(x, W') + b', the tangent of y."""
+    total, bias = None, to_dbias
+    for images, weights in ((to_dx, weight), (x, to_dweight)):
+        if images is not None and weights is not None:
+            part = torch.empty_like(dy, memory_format=torch.contiguous_format)
+            _convolution(images, weights, bias, dense(part, 4), stride, padding)
+            total, bias = part if total is None else total + part, None
+    if total is None:
+        assert bias is not None
+        total = bias.unsqueeze(-2)[..., None, None].expand(dy.shape).clone()
+    return total
