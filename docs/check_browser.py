@@ -22,8 +22,13 @@ def visited(page, root, folder, pictures):
     where = ""
     page.on("pageerror", lambda error: faults.append(f"{where}: {error}"))
     page.on("console", lambda line: faults.append(f"{where}: {line.text}") if line.type == "error" else None)
-    page.on("request", lambda call: None if call.url.startswith((root, "data:")) else faults.append(f"{where}: {call.url}"))
-    page.on("response", lambda answer: faults.append(f"{where}: {answer.status} {answer.url}") if answer.status >= 400 else None)
+    page.on(
+        "request", lambda call: None if call.url.startswith((root, "data:")) else faults.append(f"{where}: {call.url}")
+    )
+    page.on(
+        "response",
+        lambda answer: faults.append(f"{where}: {answer.status} {answer.url}") if answer.status >= 400 else None,
+    )
     for path in sorted(folder.rglob("*.html")):
         where = str(path.relative_to(folder))
         for width in (1280, 390):

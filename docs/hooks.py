@@ -107,7 +107,15 @@ def _overview():
 
 
 def _op_page(op):
-    lines = [f"# {op}", "", f"::: fastmeta.{op}", "", "## Backends", "", "| backend | kernels |", "| --- | --- |"]
+    lines = [
+        f"::: fastmeta.{op}",
+        "    options: {heading_level: 1}",
+        "",
+        "## Backends",
+        "",
+        "| backend | kernels |",
+        "| --- | --- |",
+    ]
     lines += [f"| {name} | {passes} |" for name, passes in backends(op).items()]
     how = "torch.func" if op == "hvp" else "any device, any order"
     lines += [f"| reference | {how} |", "", f"What works under which transform: [table](../transforms.md). `bench/bench_{op}.py` "

@@ -14,7 +14,9 @@ OPS = {path.stem for path in (DOCS.parent / "fastmeta/ops").glob("[a-z]*.py")}
 
 
 def test_every_public_name_has_its_place():
-    written = [name for page in DOCS.glob("*.md") for name in re.findall(r"^::: fastmeta\.(\S+)$", page.read_text(), re.M)]
+    written = [
+        name for page in DOCS.glob("*.md") for name in re.findall(r"^::: fastmeta\.(\S+)$", page.read_text(), re.M)
+    ]
     assert len(written) == len(set(written))
     assert {*fastmeta.__all__, *(f"data.{name}" for name in fastmeta.data.__all__)} - OPS <= set(written)
 
@@ -35,7 +37,13 @@ def faults(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['<a href="other.html#here">', '<a href="#own" id="own">', '<a href="https://example.org">', '<img src="other.html">']
+    "text",
+    [
+        '<a href="other.html#here">',
+        '<a href="#own" id="own">',
+        '<a href="https://example.org">',
+        '<img src="other.html">',
+    ],
 )
 def test_good_links(faults, text):
     assert faults(text) == []
@@ -49,7 +57,10 @@ def test_good_links(faults, text):
         ('<a href="#gone">', "page.html: #gone has no such anchor"),
         ('<img src="gone.png">', "page.html: gone.png leads nowhere"),
         ('<script src="https://example.org/a.js">', "page.html: https://example.org/a.js is fetched from elsewhere"),
-        ('<link rel="stylesheet" href="//example.org/a.css">', "page.html: //example.org/a.css is fetched from elsewhere"),
+        (
+            '<link rel="stylesheet" href="//example.org/a.css">',
+            "page.html: //example.org/a.css is fetched from elsewhere",
+        ),
     ],
 )
 def test_bad_links(faults, text, fault):
