@@ -51,7 +51,7 @@ transforms: install
 
 # The site, in build/site; warnings are errors.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	$(BIN)/python docs/check_links.py build/site
 
 # In Chromium, which must be on the path; pictures in build/pictures.
