@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install peers demo test bench accuracy gpu-report gpu gpu-model transforms lint clean
+.PHONY: install peers demo test bench accuracy gpu-report gpu gpu-model transforms docs docs-browser lint clean
 
 install: $(VENV)/installed
 
@@ -48,6 +48,16 @@ gpu-report: install
 
 transforms: install
 	$(BIN)/python tests/transform_table.py
+
+# The site, in build/site; warnings are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python docs/check_links.py build/site
+
+# In Chromium, which must be on the path; pictures in build/pictures.
+docs-browser: docs
+	$(BIN)/pip install --quiet playwright
+	mkdir -p build/pictures && $(BIN)/python docs/check_browser.py build/site build/pictures
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta

@@ -83,7 +83,7 @@ def _kernel() -> Callable[..., Any] | None:
         from .. import _ext
     except ImportError:
         return None
-    return _ext.conv_meta_loss  # type: ignore[attr-defined]
+    return _ext.conv_meta_loss
 
 
 def as_convnet(model: nn.Module) -> ConvNet | None:

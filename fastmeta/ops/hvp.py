@@ -21,6 +21,14 @@ def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
 
     Cost: about twice a gradient of `fn`; H is never formed. Errors: ValueError where the structures or shapes differ or `fn`
     does not return one element, RuntimeError inside torch.export. Source: Pearlmutter 1994, Neural Computation 6(1).
+
+    ```python
+    import torch
+    import fastmeta
+
+    params, vectors = {"w": torch.randn(5)}, {"w": torch.ones(5)}
+    products = fastmeta.hvp(lambda p: p["w"].pow(3).sum(), params, vectors)  # {"w": 6 w}
+    ```
     """
     refuse_export("hvp")
     leaves, structure = _pytree.tree_flatten(params)

@@ -29,6 +29,15 @@ def matching_log_probs(
     range makes its task NaN, and log p of an empty class is -inf.
 
     Kernels: Triton (CUDA), native CPU. Source: Vinyals et al. 2016, arXiv:1606.04080, eq. 1 and 2.
+
+    ```python
+    import torch
+    import fastmeta
+
+    query, support = torch.randn(32, 75, 64), torch.randn(32, 25, 64)
+    labels = torch.arange(25).remainder(5).expand(32, 25)
+    log_p = fastmeta.matching_log_probs(query, support, labels, 5)  # [32, 75, 5]
+    ```
     """
     op = "matching_log_probs"
     static = (num_classes, metric)

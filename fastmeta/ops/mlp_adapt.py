@@ -47,6 +47,16 @@ def mlp_adapt(
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.
+
+    ```python
+    import torch
+    import fastmeta
+
+    params = [torch.randn(5, 64, requires_grad=True), torch.zeros(5, requires_grad=True)]
+    targets = torch.randint(0, 5, (32, 25))
+    adapted = fastmeta.mlp_adapt(params, 0.1, torch.randn(32, 25, 64), targets, steps=5)  # [32, 5, 64], [32, 5]
+    logits = fastmeta.mlp_forward(adapted, torch.randn(32, 75, 64))
+    ```
     """
     op = "mlp_adapt"
     check_loss(op, activation, loss)

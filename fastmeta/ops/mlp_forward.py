@@ -24,6 +24,14 @@ def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: 
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
+
+    ```python
+    import torch
+    import fastmeta
+
+    params = [torch.randn(32, 40, 1), torch.zeros(32, 40), torch.randn(32, 1, 40), None]  # of each task
+    outputs = fastmeta.mlp_forward(params, torch.randn(32, 10, 1), activation="tanh")  # [32, 10, 1]
+    ```
     """
     op = "mlp_forward"
     _check.one_of(op, "activation", activation, ACTIVATIONS)

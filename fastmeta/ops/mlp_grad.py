@@ -27,6 +27,15 @@ def mlp_grad(
     product. Errors and dtypes as in `mlp_loss`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
+
+    ```python
+    import torch
+    import fastmeta
+
+    params = [torch.randn(5, 64), torch.zeros(5)]
+    targets = torch.randint(0, 5, (32, 25))
+    losses, (weight, bias) = fastmeta.mlp_grad(params, torch.randn(32, 25, 64), targets)  # [32]; [32, 5, 64], [32, 5]
+    ```
     """
     op = "mlp_grad"
     check_loss(op, activation, loss)

@@ -43,6 +43,15 @@ def mlp_hvp(
 
     Kernels: native CPU and CUDA C++ (up to 8 layers), forward. Source: Pearlmutter 1994, Neural Computation 6(1); "ggn":
     Schraudolph 2002, Neural Computation 14(7), and Martens 2010, ICML.
+
+    ```python
+    import torch
+    import fastmeta
+
+    params, vectors = [torch.randn(5, 64), torch.zeros(5)], [torch.randn(5, 64), torch.ones(5)]
+    targets = torch.randint(0, 5, (32, 25))
+    products = fastmeta.mlp_hvp(params, vectors, torch.randn(32, 25, 64), targets)  # [32, 5, 64], [32, 5]
+    ```
     """
     op = "mlp_hvp"
     check_loss(op, activation, loss)

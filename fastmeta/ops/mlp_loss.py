@@ -29,6 +29,16 @@ def mlp_loss(
     looking would have to wait for the device, its task's loss is NaN. dtypes as in `mlp_forward`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
+
+    ```python
+    import torch
+    import fastmeta
+
+    params = [torch.randn(5, 64, requires_grad=True), torch.zeros(5)]  # a linear classifier, shared by 32 tasks
+    targets = torch.randint(0, 5, (32, 25))
+    losses = fastmeta.mlp_loss(params, torch.randn(32, 25, 64), targets)  # [32]
+    losses.mean().backward()
+    ```
     """
     op = "mlp_loss"
     check_loss(op, activation, loss)

@@ -38,6 +38,18 @@ def mlp_meta_loss(
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.
+
+    ```python
+    import torch
+    import fastmeta
+
+    params = [torch.randn(5, 64, requires_grad=True), torch.zeros(5, requires_grad=True)]
+    rates = [torch.full_like(p, 0.1).requires_grad_() for p in params]  # Meta-SGD's
+    support_x, support_y = torch.randn(32, 25, 64), torch.randint(0, 5, (32, 25))
+    query_x, query_y = torch.randn(32, 75, 64), torch.randint(0, 5, (32, 75))
+    losses = fastmeta.mlp_meta_loss(params, rates, support_x, support_y, query_x, query_y, steps=5)  # [32]
+    losses.mean().backward()
+    ```
     """
     op = "mlp_meta_loss"
     check_loss(op, activation, loss)

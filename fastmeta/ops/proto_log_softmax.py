@@ -16,7 +16,7 @@ def proto_log_softmax(
 
     Shapes: query `[..., Q, D]`, prototypes `[..., N, D]` -> `[..., Q, N]`. Either may lack the batch dimensions and is then
     shared by all tasks. `metric`: "euclidean", d = |x - c|; "sqeuclidean", d = |x - c|^2 (the paper's and learn2learn's;
-    easyfsl's is the former); or "cosine", d = 1 - <x, c> / (|x| |c|), 1 to a zero vector. `temperature`: positive and finite, a
+    easyfsl's is the former); or "cosine", d = 1 - x . c / (|x| |c|), 1 to a zero vector. `temperature`: positive and finite, a
     float or a tensor with one element.
 
     Differentiable in query, prototypes and temperature, to any order; the gradient of the euclidean distance at coincident
@@ -27,6 +27,15 @@ def proto_log_softmax(
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
 
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 2.
+
+    ```python
+    import torch
+    import fastmeta
+
+    query, centres = torch.randn(32, 75, 64), torch.randn(32, 5, 64)
+    log_p = fastmeta.proto_log_softmax(query, centres, metric="cosine", temperature=0.1)  # [32, 75, 5]
+    predicted = log_p.argmax(-1)
+    ```
     """
     op = "proto_log_softmax"
     found = direct(op, (query, prototypes, _check.scalar(temperature)), (metric,), CORES)

@@ -30,6 +30,15 @@ def proto_loss(
     loss is NaN.
 
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1.
+
+    ```python
+    import torch
+    import fastmeta
+
+    query, centres = torch.randn(32, 75, 64, requires_grad=True), torch.randn(32, 5, 64)
+    targets = torch.randint(0, 5, (32, 75))
+    fastmeta.proto_loss(query, centres, targets).mean().backward()
+    ```
     """
     op = "proto_loss"
     static = (metric, ignore_index, reduction)

@@ -18,6 +18,15 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     the device, a label out of range makes its task's prototypes NaN and an empty class its own.
 
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 1.
+
+    ```python
+    import torch
+    import fastmeta
+
+    support = torch.randn(32, 25, 64, requires_grad=True)  # 32 tasks, 5 ways, 5 shots
+    labels = torch.arange(25).remainder(5).expand(32, 25)
+    centres = fastmeta.prototypes(support, labels, 5)  # [32, 5, 64]
+    ```
     """
     op = "prototypes"
     found = direct(op, (support, labels), (num_classes,), CORES)

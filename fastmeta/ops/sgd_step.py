@@ -27,6 +27,15 @@ def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
 
     Kernels: Triton (CUDA), native CPU. Sources: Finn et al. 2017, arXiv:1703.03400, eq. 1; Li et al. 2017,
     arXiv:1707.09835, eq. 2.
+
+    ```python
+    import torch
+    import fastmeta
+
+    params = {"weight": torch.randn(5, 64), "bias": torch.zeros(5)}  # shared by the tasks
+    grads = {"weight": torch.randn(32, 5, 64), "bias": torch.randn(32, 5)}
+    params = fastmeta.sgd_step(params, grads, 0.01)  # "weight" [32, 5, 64], "bias" [32, 5]
+    ```
     """
     return cast(Tree, _any_tree("sgd_step", params, grads, lr))
 

@@ -1,0 +1,155 @@
+"""fastmeta._C, the native kernels; csrc/ops.h has the conventions of `<op>_fwd` and `<op>_bwd`. Arguments are positional."""
+
+from typing import Any
+
+max_layers: int
+
+def init_tensor(tensor_class: Any, dlpack: bool, /) -> None: ...
+def init_parallel(torch_folder: str, /) -> str: ...
+def num_threads() -> int: ...
+def build_info() -> dict[str, str | None]: ...
+def cuda_ops() -> list[str]: ...
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def set_isa(name: str, /) -> None: ...
+def label_out_of_range(labels: Any, num_classes: int, ignore_index: int | None, /) -> int | None: ...
+def empty_class(labels: Any, num_classes: int, /) -> tuple[int, int] | None: ...
+def prototypes_fwd(support: Any, labels: Any, num_classes: int, needs: Any, /) -> tuple[Any, ...]: ...
+def prototypes_bwd(
+    cotangents: Any, saved: Any, support: Any, labels: Any, num_classes: int, needs: Any, /
+) -> tuple[Any, ...]: ...
+def proto_log_softmax_fwd(
+    query: Any, prototypes: Any, temperature: Any, metric: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def proto_log_softmax_bwd(
+    cotangents: Any, saved: Any, query: Any, prototypes: Any, temperature: Any, metric: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def proto_loss_fwd(
+    query: Any,
+    prototypes: Any,
+    targets: Any,
+    temperature: Any,
+    metric: str,
+    ignore_index: int,
+    reduction: str,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def proto_loss_bwd(
+    cotangents: Any,
+    saved: Any,
+    query: Any,
+    prototypes: Any,
+    targets: Any,
+    temperature: Any,
+    metric: str,
+    ignore_index: int,
+    reduction: str,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def matching_log_probs_fwd(
+    query: Any, support: Any, labels: Any, temperature: Any, num_classes: int, metric: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def matching_log_probs_bwd(
+    cotangents: Any,
+    saved: Any,
+    query: Any,
+    support: Any,
+    labels: Any,
+    temperature: Any,
+    num_classes: int,
+    metric: str,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def sgd_step_fwd(params: Any, grads: Any, lr: Any, needs: Any, /) -> tuple[Any, ...]: ...
+def sgd_step_bwd(cotangents: Any, saved: Any, params: Any, grads: Any, lr: Any, needs: Any, /) -> tuple[Any, ...]: ...
+def mlp_forward_fwd(params: Any, inputs: Any, activation: str, needs: Any, /) -> tuple[Any, ...]: ...
+def mlp_forward_bwd(
+    cotangents: Any, saved: Any, params: Any, inputs: Any, activation: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def mlp_loss_fwd(
+    params: Any, inputs: Any, targets: Any, activation: str, loss: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def mlp_loss_bwd(
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, activation: str, loss: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def mlp_grad_fwd(
+    params: Any, inputs: Any, targets: Any, activation: str, loss: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def mlp_grad_bwd(
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, activation: str, loss: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def mlp_hvp_fwd(
+    params: Any, vectors: Any, inputs: Any, targets: Any, activation: str, loss: str, curvature: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def mlp_adapt_fwd(
+    params: Any,
+    rates: Any,
+    inputs: Any,
+    targets: Any,
+    steps: int,
+    activation: str,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def mlp_adapt_bwd(
+    cotangents: Any,
+    saved: Any,
+    params: Any,
+    rates: Any,
+    inputs: Any,
+    targets: Any,
+    steps: int,
+    activation: str,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def mlp_meta_loss_fwd(
+    params: Any,
+    rates: Any,
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    steps: int,
+    activation: str,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def mlp_meta_loss_bwd(
+    cotangents: Any,
+    saved: Any,
+    params: Any,
+    rates: Any,
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    steps: int,
+    activation: str,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def conv_meta_loss(
+    params: Any,
+    rates: Any,
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    steps: int,
+    blocks: Any,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
