@@ -7,6 +7,7 @@ from cases import DTYPES, TRITON, randn
 from compare import check_against_reference, values_and_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.func import grad, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmeta
@@ -112,6 +113,23 @@ def test_gradients_of_what_tasks_share_have_its_shape():
     x, weight, bias = (t[0] for t in draw(4, 2, 2, 4, 4, 3, (2, 2)))
     grads = task_conv2d_bwd((randn(4, 2, 3, 3, 3),), (), x, weight, bias, 1, 0, (True, True, True))
     assert [g.shape for g in grads] == [t.shape for t in (x, weight, bias)]
+
+
+@BOTH
+def test_second_derivatives_under_vmap_with_tasks(backend):
+    """A new axis beside that of the tasks, which share the bias."""
+    x, weight, bias = draw(2, 1, 1, 3, 3, 2, (2, 2))
+
+    def second(x, weight, bias):
+        def of_gradient(w, b):
+            return grad(lambda w, b: op()(x, w, b).sin().sum(), (0, 1))(w, b)[0].sin().sum()
+
+        return grad(of_gradient, (0, 1))(weight, bias)
+
+    images = torch.stack([x, x + 0.1])
+    truth = [second(of_axis, weight, bias[0]) for of_axis in images]
+    ours = vmap(second, (0, None, None))(images, weight, bias[0])
+    torch.testing.assert_close(ours, tuple(torch.stack(both) for both in zip(*truth, strict=True)))
 
 
 @BOTH
