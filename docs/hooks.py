@@ -23,6 +23,10 @@ COSTS = {  # the sizes, in words, and what bench/counts.py says of them
     "proto_loss": (EPISODES, counts.distances(32, 75, 5, 64, kept=True)),
     "matching_log_probs": (EPISODES, counts.distances(32, 75, 25, 64, outputs=5)),
     "sgd_step": ("32 tasks, 1e5 parameters, one rate", counts.sgd_step(32, 100_000, 1)),
+    "task_conv2d": (
+        "32 tasks, 25 images 14 x 14, 32 to 32 channels, 3 x 3",
+        counts.task_conv2d(32, 25, 32, 32, 14 * 14, 3),
+    ),
     "mlp_forward": (HEAD, counts.mlp_forward((64, 5), 32, 25)),
     "mlp_loss": (HEAD, counts.mlp_loss((64, 5), 32, 25)),
     "mlp_grad": (HEAD, counts.mlp_grad((64, 5), 32, 25)),

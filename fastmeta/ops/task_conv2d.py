@@ -22,6 +22,13 @@ def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride
 
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
 
+    ```python
+    import torch, fastmeta
+
+    x, weight = torch.randn(8, 25, 1, 28, 28), torch.randn(8, 32, 1, 3, 3)  # 8 tasks, 25 images each
+    y = fastmeta.task_conv2d(x, weight, padding=1)  # [8, 25, 32, 28, 28]
+    ```
+
     Kernels: Triton (CUDA), second derivatives too. Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
     """
     op = "task_conv2d"
