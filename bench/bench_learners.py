@@ -153,7 +153,6 @@ def by_vmap(model, steps, *data):
         (Images(tasks=32), 1),
         (Images(width=64), 1),
         (Images(tasks=4, channels=3, side=84), 1),
-        (Images(tasks=4, channels=3, side=84), 5),
     ],
     ids=str,
 )
