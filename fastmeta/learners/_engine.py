@@ -144,6 +144,7 @@ def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, lis
 
 def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bool) -> tuple[Tensor, list[Tensor]]:
     inner = InnerLoop(problem, part._replace(data=part.data[:2]), needs._replace(data=needs.data[:2]))
+    differentiated = any(needs.items())
     visited: list[Sequence[Tensor]] = []
 
     def update(theta: list[Tensor], grads: list[Tensor], rates: Any) -> Sequence[Tensor]:
@@ -165,10 +166,10 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bo
     rest = []
     for k, (weight, values) in counted.items():
         theta = [leaf(p, True) for p in values]
-        with torch.set_grad_enabled(any(needs.items())):
+        with torch.set_grad_enabled(differentiated):
             losses = weight * inner.losses(theta, query)
             total = total + losses.detach()
-            if not any(needs.items()):
+            if not differentiated:
                 continue
             inputs = [*theta, *inner.others, *wanted]
             if check:
@@ -176,7 +177,7 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bo
             found = gradients(losses.sum(), inputs)
         joining[k] = found[: len(theta)]
         rest.append(found[len(theta) :])
-    if not any(needs.items()):
+    if not differentiated:
         return total, []
     others = [sum(of_steps) for of_steps in zip(*rest, strict=True)]
     m = len(inner.others)
