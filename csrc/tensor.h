@@ -67,6 +67,7 @@ class Tensor {
   DType dtype_ = DType::float32;
   int device_ = 1, index_ = 0;  // device_: DLPack's number, 1 for the CPU, 2 for CUDA
   std::vector<int64_t> shape_;
+  bool is_part_ = false;
 };
 
 // Takes torch.Tensor and, where torch has it, the table of C functions that makes a view cost 50 ns.

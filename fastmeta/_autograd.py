@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-Flat = tuple[Any, ...]  # tensors, None and numbers, in the order of the op's arguments
+Flat = Sequence[Any]  # tensors, None and numbers, in the order of the op's arguments
 Needs = tuple[bool, ...]
 # (flat, needs) -> (outputs, saved) and (cotangents, saved, flat, needs) -> gradients of the inputs that are needed
 Forward = Callable[[Flat, Needs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
@@ -31,6 +31,7 @@ Backward2 = Callable[[Flat, Flat, Flat, Needs, Needs], tuple[Tensor, ...]]
 
 _NOTHING = contextlib.nullcontext()
 _transforms_active = torch._C._are_functorch_transforms_active
+_any_requires_grad = torch._C._any_requires_grad
 _is_batched = torch._C._functorch.is_legacy_batchedtensor  # cotangents of is_grads_batched=True; no transform is active
 
 
@@ -64,7 +65,12 @@ class Op:
             return self.reference(*flat)
         if _transforms_active() or forward_ad._current_level >= 0:
             return self.transformed.apply(*flat) if _reverse_mode_only() else self.reference(*flat)
-        if torch.is_grad_enabled() and _requires_grad(flat):
+        return self.untransformed(flat)
+
+    def untransformed(self, flat: Flat) -> tuple[Tensor, ...]:
+        """self(*flat) by the kernel, where neither a transform of torch.func nor forward-mode AD is active."""
+        assert self.forward is not None
+        if torch.is_grad_enabled() and _any_requires_grad(*flat):
             return self.eager.apply(*flat)
         return self.forward(flat, (False,) * len(flat))[0]
 
@@ -96,22 +102,10 @@ class Op:
         return Op(reference, forward if has_kernel else None, backward if self.backward2 else None, self.cores, wanted)
 
 
-def _requires_grad(flat: Flat) -> bool:
-    for x in flat:  # noqa: SIM110  (a generator takes twice as long)
-        if isinstance(x, Tensor) and x.requires_grad:
-            return True
-    return False
-
-
 def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
     """The gradients at the places that `needs` marks, None elsewhere."""
-    found: list[Tensor | None] = [None] * len(needs)
-    i = 0
-    for place, need in enumerate(needs):
-        if need:
-            found[place] = grads[i]
-            i += 1
-    return found
+    found = iter(grads)
+    return [next(found) if need else None for need in needs]
 
 
 def _reverse_mode_only() -> bool:
@@ -128,30 +122,23 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
         def forward(ctx: Any, *flat: Any) -> Any:
             assert op.forward is not None
             outputs, saved = op.forward(flat, ctx.needs_input_grad)
-            tensors, numbers = list(flat), []
-            for i, x in enumerate(flat):
-                if not isinstance(x, Tensor):
-                    tensors[i] = None
-                    numbers.append((i, x))
-            ctx.save_for_backward(*tensors, *saved)
-            ctx.count, ctx.numbers, ctx.untouched = len(flat), numbers, True
+            ctx.save_for_backward(*[x if isinstance(x, Tensor) else None for x in flat], *saved)
+            ctx.numbers, ctx.untouched = [None if isinstance(x, Tensor) else x for x in flat], True
             return outputs
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor) -> Any:
             needs = ctx.needs_input_grad
             kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
-            inputs: list[Any] = list(kept[: ctx.count])
-            for i, x in ctx.numbers:
-                inputs[i] = x
+            inputs = [number if x is None else x for x, number in zip(kept, ctx.numbers, strict=False)]
             if any(map(_is_batched, cotangents)):
                 with without_autocast(cotangents[0]):
                     grads = op.vjp(needs).reference(*cotangents, *inputs)
             elif op.backward and not torch.is_grad_enabled() and not _transforms_active():
                 # A kernel never asks for autocast.
                 # It may write into what forward saved: a second pass over the graph does not get that again.
-                saved = kept[ctx.count :] if ctx.__dict__.pop("untouched", False) else ()
-                grads = op.backward(cotangents, saved, tuple(inputs), needs)
+                saved = kept[len(inputs) :] if ctx.__dict__.pop("untouched", False) else ()
+                grads = op.backward(cotangents, saved, inputs, needs)
             else:
                 with without_autocast(cotangents[0]):
                     grads = op.vjp(needs)(*cotangents, *inputs)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import reference as references
 from ._autograd import Flat, Needs, Op, _transforms_active
@@ -73,23 +74,28 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
 
 
 def direct(
-    name: str, args: Sequence[Any], static: tuple[Any, ...], cores: tuple[Any, ...]
+    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...]
 ) -> tuple[Tensor, ...] | None:
     """What the native CPU kernel answers, which checks its arguments itself: the short way for small calls.
 
     None where the general way has to decide, or to say what is wrong: arguments that the kernel refuses, another device or
     backend, a call that is traced, transformed or under autocast.
     """
-    if is_transformed() or torch.is_autocast_enabled("cpu"):
+    if is_transformed() or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu"):
         return None
-    flat, layout = _flatten(args)
+    flat, layout = _flatten(args) if _has_lists(cores) else (args, (None,) * len(args))
     if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
     try:
         op = _native(name, layout, static, cores, _forced.get())  # TypeError where `static` cannot be hashed
-        return op(*flat) if op else None
+        return op.untransformed(flat) if op else None
     except (TypeError, ValueError):
         return None
+
+
+@functools.cache
+def _has_lists(cores: tuple[Any, ...]) -> bool:
+    return any(isinstance(core, tuple) for core in cores)
 
 
 def _flatten(args: Sequence[Any]) -> tuple[Flat, Layout]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
-from .._autograd import _requires_grad, _transforms_active, scatter
+from .._autograd import _any_requires_grad, _transforms_active, scatter
 from .._dispatch import refuse_export
 from ..ops.sgd_step import sgd_step
 from . import _unrolled
@@ -115,7 +115,7 @@ def _outputs(problem: Problem, flat: Flat) -> Tensor:
 
 
 def needs_gradient(flat: Flat) -> bool:
-    return torch.is_grad_enabled() and _requires_grad(flat.items())
+    return torch.is_grad_enabled() and _any_requires_grad(*flat.items())
 
 
 def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
