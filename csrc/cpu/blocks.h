@@ -106,7 +106,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             const int64_t first = g * group, size = least(group, now - first), slot = split ? g : 0;
             for (int64_t i = first; i < first + size; i++) memory.begin(i, p, task, (start + i) * kBlock);
             Block<R>* blocks = memory.blocks + first;
-            if (!p.kept_distances) block_distances(p, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
+            if (!p.kept_distances) block_distances(p, memory.panels, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
             for (int64_t i = 0; i < size; i++) {
               const int64_t row = (task * p.Q + blocks[i].first) * p.N;
               if (p.kept_distances) transpose(blocks[i].count, p.N, p.kept_distances + row, p.N, blocks[i].distances, kBlock);
@@ -119,14 +119,15 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
         });
         for (int64_t i = 0; i < now; i++) loss += memory.blocks[i].loss, dtemperature += memory.blocks[i].dtemperature;
         if (!p.dprototypes) continue;
-        const int64_t parts = (p.N + kRows - 1) / kRows;
-        parallel_for(chunks * parts, split ? 1 + kGrain / (now * kBlock * kBlock * least(kRows, p.N)) : chunks * parts,
+        const int64_t wide = wide_chunks(p), strips = wide / kWide + chunks - wide, parts = (p.N + kRows - 1) / kRows;
+        parallel_for(strips * parts, split ? 1 + kGrain / (now * kBlock * kBlock * least(kRows, p.N)) : strips * parts,
                      [&](int64_t begin, int64_t end) {
                        for (int64_t u = begin; u < end; u++) {
-                         const int64_t n = u / chunks * kRows;  // features pass while these coefficients are in cache
+                         const int64_t n = u / strips * kRows, strip = u % strips;  // they pass while these coefficients are in cache
+                         const int64_t chunk = strip < wide / kWide ? strip * kWide : strip + wide - wide / kWide;
                          for (int64_t i = 0; i < now; i += segment)
-                           block_dprototypes(p, memory.panels, memory.blocks + i, least(segment, now - i), n,
-                                             least(n + kRows, p.N), u % chunks, start + i > 0);
+                           block_dprototypes(p, memory.panels, memory.blocks + i, least(segment, now - i), n, least(n + kRows, p.N), chunk,
+                                             chunk < wide ? chunk + kWide : chunk + 1, start + i > 0);
                        }
                      });
       }

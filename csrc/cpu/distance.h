@@ -16,6 +16,8 @@ constexpr int64_t kChunk = 128;  // features that are summed before they join a 
 constexpr int64_t kRun = 64;     // prototypes that are summed before they join dquery
 constexpr int64_t kGroup = 4;    // blocks that share each load of the prototypes
 constexpr int64_t kSegment = 8;  // blocks whose queries are summed before they join dprototypes
+constexpr int64_t kFew = 8;      // prototypes that are too few for the tiles of many
+constexpr int64_t kLongRow = 2048;  // features that are summed, in kBlock sums, before they join a distance to few prototypes
 constexpr int kNear = 4;         // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
 
 FASTMETA_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
@@ -51,6 +53,12 @@ struct Panels {
 template <class R>
 FASTMETA_INLINE int64_t feature_chunks(const ProtoProblem<R>& p) {
   return (p.D + kBlock - 1) / kBlock;
+}
+
+// The leading chunks that gradients take kWide at a time, of few prototypes.
+template <class R>
+FASTMETA_INLINE int64_t wide_chunks(const ProtoProblem<R>& p) {
+  return p.N <= kFew ? p.D / (kWide * kBlock) * kWide : 0;
 }
 
 template <class R>
@@ -89,6 +97,65 @@ inline R radius_of(const R* x, const R* centre, int64_t D) {
   return total;
 }
 
+// squares[m] = |x - rows[m]|^2, of D features.
+template <int M, class R>
+FASTMETA_INLINE void row_squares(const R* x, const R* const (&rows)[M], int64_t D, R (&squares)[M]) {
+  for (int m = 0; m < M; m++) squares[m] = 0;
+  for (int64_t begin = 0; begin < D; begin += kLongRow) {
+    Columns<R> sum[M] = {};
+    const auto add = [&](int64_t d, int64_t width) __attribute__((always_inline)) {
+      Columns<R> features, row;
+      load_columns(x + d, width, features);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; m++) {
+        load_columns(rows[m] + d, width, row);
+#pragma GCC unroll 8
+        for (int part = 0; part < kParts<R>; part++) {
+          const Vector<R> difference = features[part] - row[part];
+          sum[m][part] += difference * difference;
+        }
+      }
+    };
+    const int64_t end = least(D, begin + kLongRow);
+    int64_t d = begin;
+    for (; d + kBlock <= end; d += kBlock) add(d, kBlock);
+    if (d < end) add(d, end - d);
+    Vector<R> joined[M];
+    R found[M];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m++) {
+      joined[m] = sum[m][0];
+#pragma GCC unroll 8
+      for (int part = 1; part < kParts<R>; part++) joined[m] += sum[m][part];
+    }
+    sum_each<R, M>(joined, found);
+    for (int m = 0; m < M; m++) squares[m] += found[m];
+  }
+}
+
+// Squared distances of a block to few prototypes along the rows as they lie, and for gradients |q - m|^2 on the way. Lanes beyond the
+// block's queries repeat the last one.
+template <class R>
+inline void few_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>& block) {
+  const bool gradients = p.dquery || p.dprototypes;
+  const R* query = p.query + (block.task * p.Q + block.first) * p.D;
+  const R* prototypes = p.prototypes + block.task * p.prototypes_stride;
+  with_size(
+      p.N + gradients,
+      [&](auto count) __attribute__((always_inline)) {
+        constexpr int M = decltype(count)::value;
+        const R* rows[M];
+        for (int m = 0; m < M; m++) rows[m] = m < p.N ? prototypes + m * p.D : panels.centre;
+        R squares[M] = {};
+        for (int64_t q = 0; q < kBlock; q++) {
+          if (q < block.count) row_squares<M>(query + q * p.D, rows, p.D, squares);
+          for (int64_t n = 0; n < p.N; n++) block.distances[n * kBlock + q] = squares[n];
+          block.radius[q] = squares[M - 1];
+        }
+      },
+      std::make_integer_sequence<int, kFew + 1>());
+}
+
 // Squared distances of `count` blocks of a task; `columns` has room for [count, kChunk, kBlock].
 template <class R>
 inline void block_squares(const ProtoProblem<R>& p, Block<R>* blocks, int64_t count, R* columns) {
@@ -107,12 +174,13 @@ inline void block_squares(const ProtoProblem<R>& p, Block<R>* blocks, int64_t co
 }
 
 template <class R>
-inline void block_distances(const ProtoProblem<R>& p, Block<R>* blocks, int64_t count, R* columns) {
+inline void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
   const int64_t pairs = p.N * kBlock;
-  if (p.D > 0) block_squares(p, blocks, count, columns);
+  if (p.N > kFew && p.D > 0) block_squares(p, blocks, count, columns);
   for (int64_t b = 0; b < count; b++) {
     R* distances = blocks[b].distances;
-    if (p.D == 0) std::memset(distances, 0, size_t(pairs) * sizeof(R));
+    if (p.N <= kFew) few_squares(p, panels, blocks[b]);
+    else if (p.D == 0) std::memset(distances, 0, size_t(pairs) * sizeof(R));
     if (p.metric == Metric::euclidean)
 #pragma omp simd
       for (int64_t i = 0; i < pairs; i++) distances[i] = square_root(distances[i]);
@@ -127,37 +195,50 @@ inline void block_distances(const ProtoProblem<R>& p, Block<R>* blocks, int64_t 
   }
 }
 
+// dquery of the chunks [begin, end), W at a time; prototypes [n, n + kRun).
+template <int W, class R>
+FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block, int64_t n, int64_t begin,
+                                    int64_t end) {
+  const int64_t first = (block.task * p.Q + block.first) * p.D;
+  for_each_part<W == 1 ? kTileRows<R> : kWideRows<R>>(0, block.count, [&](auto rows, int64_t q) __attribute__((always_inline)) {
+    constexpr int K = decltype(rows)::value;
+    for (int64_t chunk = begin; chunk < end; chunk += W) {
+      Columns<R> sum[K][W] = {}, x, centre;
+      tile_products<R, K, W>(least(kRun, p.N - n), block.distances + n * kBlock + q, kBlock, 1,
+                             panels.values + (chunk * p.N + n) * kBlock, kBlock, p.N * kBlock, sum);
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) {
+        const int64_t d = (chunk + w) * kBlock, width = least(kBlock, p.D - d);
+        load_columns(panels.centre + d, centre);
+#pragma GCC unroll 16
+        for (int k = 0; k < K; k++) {
+          const int64_t at = first + (q + k) * p.D + d;
+          load_columns((n ? p.dquery : p.query) + at, W == 1 ? width : kBlock, x);
+#pragma GCC unroll 8
+          for (int part = 0; part < kParts<R>; part++)
+            sum[k][w][part] += n ? x[part] : block.totals[q + k] * (x[part] - centre[part]);
+          store_columns(p.dquery + at, W == 1 ? width : kBlock, sum[k][w]);
+        }
+      }
+    }
+  });
+}
+
 // dquery of `count` blocks of a task.
 template <class R>
 inline void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count) {
-  const int64_t task = blocks[0].task;
-  const R *query = p.query + task * p.Q * p.D, *prototypes = p.prototypes + task * p.prototypes_stride;
-  R* dquery = p.dquery + task * p.Q * p.D;
+  const int64_t wide = wide_chunks(p);
   for (int64_t n = 0; n < p.N; n += kRun)
-    for (int64_t b = 0; b < count; b++)
-      for_each_tile<R>(0, blocks[b].count, [&](auto rows, int64_t q) __attribute__((always_inline)) {
-        constexpr int K = decltype(rows)::value;
-        for (int64_t chunk = 0; chunk < feature_chunks(p); chunk++) {
-          const int64_t d = chunk * kBlock, width = least(kBlock, p.D - d), row = (blocks[b].first + q) * p.D + d;
-          Columns<R> sum[K] = {}, x, centre;
-          tile_products<R, K>(least(kRun, p.N - n), blocks[b].distances + n * kBlock + q, kBlock, 1,
-                              panels.values + (chunk * p.N + n) * kBlock, kBlock, sum);
-          load_columns(panels.centre + d, centre);
-#pragma GCC unroll 16
-          for (int k = 0; k < K; k++) {
-            load_columns((n ? dquery : query) + row + k * p.D, width, x);
-#pragma GCC unroll 8
-            for (int part = 0; part < kParts<R>; part++)
-              sum[k][part] += n ? x[part] : blocks[b].totals[q + k] * (x[part] - centre[part]);
-            store_columns(dquery + row + k * p.D, width, sum[k]);
-          }
-        }
-      });
+    for (int64_t b = 0; b < count; b++) {
+      dquery_columns<kWide>(p, panels, blocks[b], n, 0, wide);
+      dquery_columns<1>(p, panels, blocks[b], n, wide, feature_chunks(p));
+    }
   for (int64_t b = 0; b < count; b++)
     for (int64_t i = 0; i < blocks[b].near_count; i++) {
       const Near<R> pair = blocks[b].near[i];
-      const R *x = query + (blocks[b].first + pair.q) * p.D, *c = prototypes + pair.n * p.D;
-      R* out = dquery + (blocks[b].first + pair.q) * p.D;
+      const int64_t row = (blocks[b].task * p.Q + blocks[b].first + pair.q) * p.D;
+      const R *x = p.query + row, *c = p.prototypes + blocks[b].task * p.prototypes_stride + pair.n * p.D;
+      R* out = p.dquery + row;
 #pragma omp simd
       for (int64_t d = 0; d < p.D; d++) out[d] += pair.coefficient * (x[d] - c[d]);
     }
@@ -173,7 +254,7 @@ template <class R>
 inline void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
   const R* query = p.query + (block.task * p.Q + block.first) * p.D;
   for (int64_t q = 0; q < block.count; q++)
-    for (int64_t chunk = 0; chunk < feature_chunks(p); chunk++) {
+    for (int64_t chunk = wide_chunks(p); chunk < feature_chunks(p); chunk++) {
       Columns<R> x, centre;
       load_columns(query + q * p.D + chunk * kBlock, least(kBlock, p.D - chunk * kBlock), x);
       load_columns(panels.centre + chunk * kBlock, centre);
@@ -182,48 +263,70 @@ inline void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, co
     }
 }
 
-// The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of one chunk.
-template <class R>
-inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
-                              int64_t begin, int64_t end, int64_t chunk, bool add) {
-  const int64_t task = blocks[0].task, d = chunk * kBlock, width = least(kBlock, p.D - d);
-  const R *query = p.query + task * p.Q * p.D + d, *prototypes = p.prototypes + task * p.prototypes_stride + d;
-  R* dprototypes = p.dprototypes + task * p.N * p.D + d;
-  const bool direct = one_tile(p);
-  Columns<R> centre;
-  load_columns(panels.centre + d, centre);
-  for_each_tile<R>(begin, end, [&](auto rows, int64_t n) __attribute__((always_inline)) {
+// dprototypes [begin, end) of the chunks [chunk, chunk + W), see block_dprototypes.
+template <int W, class R>
+FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
+                                         int64_t begin, int64_t end, int64_t chunk, bool add) {
+  const int64_t d = chunk * kBlock, width = W == 1 ? least(kBlock, p.D - d) : kBlock;
+  const R* query = p.query + blocks[0].task * p.Q * p.D + d;
+  R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
+  const bool direct = W > 1 || one_tile(p);
+  Columns<R> centre[W];
+#pragma GCC unroll 4
+  for (int w = 0; w < W; w++) load_columns(panels.centre + d + w * kBlock, centre[w]);
+  for_each_part<W == 1 ? kTileRows<R> : kWideRows<R>>(begin, end, [&](auto rows, int64_t n) __attribute__((always_inline)) {
     constexpr int K = decltype(rows)::value;
-    Columns<R> sum[K], total = {};
+    Columns<R> sum[K][W], total = {};
 #pragma GCC unroll 16
     for (int k = 0; k < K; k++) {
       R weight = 0;
       for (int64_t b = 0; b < count; b++) weight += blocks[b].sums[n + k];
-      load_columns(panels.values + (chunk * p.N + n + k) * kBlock, sum[k]);
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) {
+        load_columns(panels.values + ((chunk + w) * p.N + n + k) * kBlock, sum[k][w]);
 #pragma GCC unroll 8
-      for (int part = 0; part < kParts<R>; part++) sum[k][part] *= weight;
+        for (int part = 0; part < kParts<R>; part++) sum[k][w][part] *= weight;
+      }
     }
     for (int64_t b = 0; b < count; b++) {
       const R* coefficients = blocks[b].distances + n * kBlock;
       if (direct)
-        tile_products<R, K>(blocks[b].count, coefficients, 1, kBlock, query + blocks[b].first * p.D, p.D, sum, &centre);
+        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, query + blocks[b].first * p.D, p.D, kBlock, sum, centre);
       else
-        tile_products<R, K>(blocks[b].count, coefficients, 1, kBlock, blocks[b].centred + chunk * kBlock * kBlock, kBlock, sum);
+        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].centred + chunk * kBlock * kBlock, kBlock, 0, sum);
     }
 #pragma GCC unroll 16
-    for (int k = 0; k < K; k++) {
-      R* out = dprototypes + (n + k) * p.D;
-      if (add) load_columns(out, width, total);
+    for (int k = 0; k < K; k++)
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) {
+        R* out = dprototypes + (n + k) * p.D + w * kBlock;
+        if (add) load_columns(out, width, total);
 #pragma GCC unroll 8
-      for (int part = 0; part < kParts<R>; part++) sum[k][part] += total[part];
-      store_columns(out, width, sum[k]);
-    }
+        for (int part = 0; part < kParts<R>; part++) sum[k][w][part] += total[part];
+        store_columns(out, width, sum[k][w]);
+      }
   });
+}
+
+// The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of the chunks [chunk, last), all
+// wide ones or none.
+template <class R>
+inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
+                              int64_t begin, int64_t end, int64_t chunk, int64_t last, bool add) {
+  const int64_t d = chunk * kBlock, width = least(last * kBlock, p.D) - d;
+  if (last <= wide_chunks(p)) {
+    dprototypes_columns<kWide>(p, panels, blocks, count, begin, end, chunk, add);
+  } else {
+    dprototypes_columns<1>(p, panels, blocks, count, begin, end, chunk, add);
+  }
+  const R* query = p.query + blocks[0].task * p.Q * p.D + d;
+  const R* prototypes = p.prototypes + blocks[0].task * p.prototypes_stride + d;
+  R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
   for (int64_t b = 0; b < count; b++) {
     const Near<R>* pair = blocks[b].near;
-    const Near<R>* last = pair + blocks[b].near_count;
-    for (; pair < last && pair->n < begin;) pair++;
-    for (; pair < last && pair->n < end; pair++) {
+    const Near<R>* last_pair = pair + blocks[b].near_count;
+    for (; pair < last_pair && pair->n < begin;) pair++;
+    for (; pair < last_pair && pair->n < end; pair++) {
       const R *x = query + (blocks[b].first + pair->q) * p.D, *c = prototypes + pair->n * p.D;
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) dprototypes[pair->n * p.D + i] += pair->coefficient * (c[i] - x[i]);

@@ -14,6 +14,11 @@ constexpr int kParts = kBlock / int(kLanes<R>);
 template <class R>
 constexpr int kTileRows = kVectorBytes == 64 ? 16 / kParts<R> / (sizeof(R) == 4 ? 2 : 1) : kParts<R> > 6 ? 1 : 12 / kParts<R>;
 
+// A wide tile is kWide times as wide and has fewer rows: where the inner dimension is short, its rows come and go in longer pieces.
+constexpr int kWide = kVectorBytes == 64 ? 4 : 2;
+template <class R>
+constexpr int kWideRows = kWide * kParts<R> > 12 ? 1 : (kVectorBytes == 64 ? 20 : 12) / (kWide * kParts<R>);
+
 template <class R>
 using Columns = Vector<R>[kParts<R>];  // kBlock numbers
 
@@ -78,20 +83,26 @@ FASTMETA_INLINE void tile_squares(int64_t count, const R* columns, const R* rows
     }
 }
 
-// sum[k] -= sum_i weights[i * step + k * stride] (columns_i - centre) for `count` columns_i, `length` apart, and K rows.
-template <class R, int K>
+// sum[k][w] -= sum_i weights[i * step + k * stride] (columns_iw - centre[w]) for `count` rows i of W columns, `across` apart, the
+// rows `length` apart, and K rows of sums.
+template <class R, int K, int W>
 FASTMETA_INLINE void tile_products(int64_t count, const R* weights, int64_t step, int64_t stride, const R* columns,
-                                   int64_t length, Columns<R> (&sum)[K], const Columns<R>* centre = nullptr) {
+                                   int64_t length, int64_t across, Columns<R> (&sum)[K][W], const Columns<R>* centre = nullptr) {
   for (int64_t i = 0; i < count; i++) {
-    Columns<R> x;
-    load_columns(columns + i * length, x);
-    if (centre)
-      for (int part = 0; part < kParts<R>; part++) x[part] -= (*centre)[part];
+    Columns<R> x[W];
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) {
+      load_columns(columns + i * length + w * across, x[w]);
+      if (centre)
+        for (int part = 0; part < kParts<R>; part++) x[w][part] -= centre[w][part];
+    }
 #pragma GCC unroll 16
     for (int k = 0; k < K; k++) {
       const R weight = weights[i * step + k * stride];
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++)
 #pragma GCC unroll 8
-      for (int part = 0; part < kParts<R>; part++) sum[k][part] -= weight * x[part];
+        for (int part = 0; part < kParts<R>; part++) sum[k][w][part] -= weight * x[w][part];
     }
   }
 }
