@@ -66,7 +66,6 @@ py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, 
     p.dtemperature = needs[3] ? dtemperature.data() : nullptr;
     run_kernel(call.pairs() * call.D, [&] { cpu<R>().matching_log_probs_bwd(p); });
   });
-  call.finish(dquery, dsupport);
   return pack({dquery, dsupport, needs[3] ? sum_of(call.query, dtemperature) : Tensor()});
 }
 

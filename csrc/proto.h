@@ -26,8 +26,6 @@ struct ProtoProblem {  // distances of queries to prototypes, and the gradients 
   const R* query;                           // [T, Q, D]
   const R* prototypes;                      // [T, N, D], or [N, D] for all tasks with stride 0
   int64_t prototypes_stride;
-  const R* inverse_norms = nullptr;         // cosine, whose queries and prototypes are unit vectors: 1 / |c| before, [T, N]
-                                            // or [N]; 0: a zero vector
   R *dquery = nullptr, *dprototypes = nullptr;  // [T, Q, D] and [T, N, D]; null: not asked for
   double* dtemperature = nullptr;               // [T]; null: not asked for
   R* distances = nullptr;                       // [T, Q, N], written by forward; null: not kept
@@ -56,14 +54,6 @@ struct MatchingLogProbs : ProtoProblem<R> {  // the prototypes are the support, 
   const int64_t* labels;  // [T, S], or [S] where the support is shared; any values
   R* log_probs = nullptr;  // [T, Q, ways]
   const R* dlog_probs = nullptr;
-};
-
-template <class R>
-struct UnitRows {  // unit = x / |x|, a zero vector as it is; backward: dx = (dunit - unit <unit, dunit>) / |x|, in place
-  int64_t rows, units, D;  // backward: `rows` of dx, row i of unit vector i % units
-  const R* x;              // [units, D]
-  R *unit, *inverse_norms;  // [units, D], [units]; 0 for a zero vector
-  R* dx = nullptr;          // [rows, D]
 };
 
 template <class R>

@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include "cpu/kernels.h"
-
 namespace fastmeta {
 
 ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, py::handle temperature_,
@@ -23,30 +21,6 @@ ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, 
   if (!(temperature > 0 && temperature < INFINITY))
     throw py::value_error(std::string(op) + ": temperature must be positive and finite, got " + std::to_string(temperature));
   require_shape(op, "prototypes", prototypes, shared ? Shape{N, D} : task_shape({N, D}));
-  for (int i = 0; metric == Metric::cosine && i < 2; i++) {
-    const Tensor& x = i ? prototypes : query;
-    units[i] = x.empty(x.shape());
-    inverse_norms[i] = x.empty(Shape(x.shape().begin(), x.shape().end() - 1));
-    by_dtype(x.dtype(), [&](auto zero) {
-      using R = decltype(zero);
-      const int64_t rows = inverse_norms[i].numel();
-      const UnitRows<R> p{rows, rows, D, x.data<R>(), units[i].data<R>(), inverse_norms[i].data<R>()};
-      run_kernel(x.numel(), [&] { cpu<R>().unit_rows_fwd(p); });
-    });
-  }
-}
-
-void ProtoCall::finish(const Tensor& dquery, const Tensor& dprototypes) const {
-  for (int i = 0; metric == Metric::cosine && i < 2; i++) {
-    const Tensor& dx = i ? dprototypes : dquery;
-    if (!dx || !dx.numel()) continue;
-    by_dtype(dx.dtype(), [&](auto zero) {
-      using R = decltype(zero);
-      const UnitRows<R> p{dx.numel() / D, inverse_norms[i].numel(), D, nullptr, units[i].data<R>(),
-                          inverse_norms[i].data<R>(), dx.data<R>()};
-      run_kernel(dx.numel(), [&] { cpu<R>().unit_rows_bwd(p); });
-    });
-  }
 }
 
 Tensor ProtoCall::cotangent(py::handle cotangents, const Shape& shape) const {

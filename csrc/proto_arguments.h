@@ -25,9 +25,6 @@ class ProtoCall {
   // The distances [T, Q, N] that forward kept in `saved`, checked; empty where it kept none.
   Tensor kept_distances(py::handle saved) const;
 
-  // With the metric "cosine": from gradients to the unit vectors to those of query and prototypes, in place.
-  void finish(const Tensor& dquery, const Tensor& dprototypes) const;
-
   // The problem as the kernels see it. `folded`: prototypes that all tasks share make one task of all queries, so that
   // dprototypes and dtemperature are the tasks' sums.
   template <class R>
@@ -35,15 +32,9 @@ class ProtoCall {
     const bool fold = folded && shared;
     p.T = fold ? 1 : T, p.Q = fold ? T * Q : Q, p.N = N, p.D = D;
     p.metric = metric, p.temperature = temperature;
-    const bool cosine = metric == Metric::cosine;
-    p.query = (cosine ? units[0] : query).template data<R>();
-    p.prototypes = (cosine ? units[1] : prototypes).template data<R>();
-    p.inverse_norms = inverse_norms[1].template data<R>();
+    p.query = query.template data<R>(), p.prototypes = prototypes.template data<R>();
     p.prototypes_stride = shared ? 0 : N * D;
   }
-
- private:
-  Tensor units[2], inverse_norms[2];  // of query and prototypes, for the metric "cosine"
 };
 
 // A new tensor of shape () with the dtype of `like`, holding the sum of `values` in order.

@@ -46,7 +46,6 @@ py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, H
     p.dtemperature = needs[2] ? dtemperature.data() : nullptr;
     run_kernel(call.pairs() * call.D, [&] { cpu<R>().proto_log_softmax_bwd(p); });
   });
-  call.finish(dquery, dprototypes);
   return pack({dquery, dprototypes, needs[2] ? sum_of(call.query, dtemperature) : Tensor()});
 }
 

@@ -68,7 +68,6 @@ void Call::run(bool folded, const Tensor& loss, const Tensor& query_weight, cons
       cpu<R>().proto_loss(p);
     });
   });
-  finish(made.query, made.prototypes);
 }
 
 void Call::losses(const Tensor& loss) const { run(reduction == Reduction::none, loss, Tensor(), {}, nullptr); }

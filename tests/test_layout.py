@@ -39,7 +39,6 @@ def test_every_kernel_has_an_op(folder):
         "mlp_gram",
         "table",
         "launch",
-        "unit_rows",
         "task_scale",
     }  # code of several ops, the learners' convolutional networks, the table of all kernels, launching
     stems = {p.stem for suffix in ("py", "cpp", "cu") for p in (ROOT / folder).glob(f"[a-z]*.{suffix}")}

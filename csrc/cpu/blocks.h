@@ -5,7 +5,7 @@
 #pragma once
 #include "../arena.h"
 #include "../parallel.h"
-#include "distance.h"
+#include "unit_rows.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
@@ -43,12 +43,16 @@ struct BlockMemory {
     panels.centre = cursor.template take<R>(chunks * kBlock);
     panels.values = cursor.template take<R>(chunks * p.N * kBlock);
     panels.radius = cursor.template take<R>(gradients ? p.N : 0);
+    const bool cosine = p.metric == Metric::cosine;
+    panels.units = cosine ? cursor.template take<R>(p.N * p.D) : nullptr;
+    panels.inverse_norms = cosine ? cursor.template take<R>(p.N) : nullptr;
     columns = cursor.template take<R>(groups * kGroup * kChunk * kBlock);
     scratch = cursor.template take<R>(groups * arrays * p.N * kBlock);
     distances_ = cursor.template take<R>(at_once * p.N * kBlock);
     sums_ = cursor.template take<R>(at_once * p.N);
     row_ = p.dprototypes && !one_tile(p) ? (chunks + 1) * kBlock * kBlock : 0;  // one more: not all on the same cache sets
     centred_ = cursor.template take<R>(at_once * row_);
+    units_ = cosine ? cursor.template take<R>(at_once * kBlock * p.D) : nullptr;
     near_ = cursor.template take<Near<R>>(gradients ? at_once * p.N * kBlock : 0);
     blocks = cursor.template take<Block<R>>(at_once);
   }
@@ -58,31 +62,59 @@ struct BlockMemory {
     b.task = task, b.first = first, b.count = least(kBlock, p.Q - first);
     b.distances = distances_ + i * p.N * kBlock, b.sums = sums_ + i * p.N, b.near = near_ + i * p.N * kBlock;
     b.centred = centred_ + i * row_;
+    b.rows = p.query + (task * p.Q + first) * p.D, b.units = units_ ? units_ + i * kBlock * p.D : nullptr;
     b.near_count = 0, b.loss = b.dtemperature = 0;
   }
 
  private:
-  R *distances_, *sums_, *centred_;
+  R *distances_, *sums_, *centred_, *units_;
   int64_t row_;
   Near<R>* near_;
 };
 
+// body(begin, end) over `count` rows of D features: by all threads where they share a task, else by this one.
+template <class Body>
+void over_rows(int64_t count, int64_t D, bool split, Body&& body) {
+  parallel_for(count, split ? 1 + kGrain / (D + 1) : count, std::forward<Body>(body));
+}
+
 template <class R>
-void prepare_panels(const ProtoProblem<R>& p, int64_t task, const Panels<R>& panels, bool split) {
+void prepare_panels(const ProtoProblem<R>& p, int64_t task, Panels<R>& panels, bool split) {
+  panels.rows = p.prototypes + task * p.prototypes_stride;
+  if (panels.units) {
+    over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; n++) panels.inverse_norms[n] = unit_row(panels.rows + n * p.D, p.D, panels.units + n * p.D);
+    });
+    panels.rows = panels.units;
+  }
+  if (!p.dquery && !p.dprototypes) return;
   const int64_t chunks = feature_chunks(p);
-  const R* prototypes = p.prototypes + task * p.prototypes_stride;
   parallel_for(chunks, split ? 1 + kGrain / (p.N * kBlock) : chunks,
-               [&](int64_t begin, int64_t end) { make_panels(p, task, panels, begin, end); });
-  parallel_for(p.N, split ? 1 + kGrain / (p.D + 1) : p.N, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; n++) panels.radius[n] = radius_of(prototypes + n * p.D, panels.centre, p.D);
+               [&](int64_t begin, int64_t end) { make_panels(p, panels, begin, end); });
+  over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; n++) panels.radius[n] = radius_of(panels.rows + n * p.D, panels.centre, p.D);
   });
+}
+
+template <class R>
+void make_units(const ProtoProblem<R>& p, Block<R>& block) {
+  for (int64_t q = 0; q < block.count; q++)
+    block.inverse_norms[q] = unit_row(block.rows + q * p.D, p.D, block.units + q * p.D);
+  block.rows = block.units;
+}
+
+// The gradients to unit vectors become those to the queries.
+template <class R>
+void finish_dquery(const ProtoProblem<R>& p, const Block<R>& block) {
+  R* dquery = p.dquery + (block.task * p.Q + block.first) * p.D;
+  for (int64_t q = 0; q < block.count; q++)
+    unit_row_gradient(block.units + q * p.D, block.inverse_norms[q], p.D, dquery + q * p.D);
 }
 
 // body(Block<R>&, const Panels<R>&, scratch) finds the distances in the block, has `arrays` arrays [N, kBlock] of scratch, and
 // leaves the coefficients in their place where gradients are asked for. done(task, loss, dtemperature) gets a task's totals.
 template <class R, class Body, class Done>
 void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& done) {
-  const bool gradients = p.dquery || p.dprototypes;
   const int64_t count = (p.Q + kBlock - 1) / kBlock, block_work = kBlock * p.N * p.D + 1, threads = num_threads();
   const int64_t task_work = count * block_work + 1, chunks = feature_chunks(p);
   const bool split = threads > 1 && task_work >= kSplit && p.T < 4 * threads && p.T % threads != 0;
@@ -95,10 +127,10 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
     Cursor counting(nullptr);
     BlockMemory<R>(counting, p, at_once, groups, arrays);
     Cursor cursor(thread_arena(counting.used()));
-    const BlockMemory<R> memory(cursor, p, at_once, groups, arrays);
+    BlockMemory<R> memory(cursor, p, at_once, groups, arrays);
     for (int64_t task = task_begin; task < task_end; task++) {
       double loss = 0, dtemperature = 0;
-      if (gradients) prepare_panels(p, task, memory.panels, split);
+      prepare_panels(p, task, memory.panels, split);
       for (int64_t start = 0; start < count; start += at_once) {
         const int64_t now = least(at_once, count - start), now_groups = (now + group - 1) / group;
         parallel_for(now_groups, split ? 1 : now_groups, [&](int64_t begin, int64_t end) {
@@ -106,6 +138,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             const int64_t first = g * group, size = least(group, now - first), slot = split ? g : 0;
             for (int64_t i = first; i < first + size; i++) memory.begin(i, p, task, (start + i) * kBlock);
             Block<R>* blocks = memory.blocks + first;
+            for (int64_t i = 0; i < size && memory.panels.units; i++) make_units(p, blocks[i]);
             if (!p.kept_distances) block_distances(p, memory.panels, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
             for (int64_t i = 0; i < size; i++) {
               const int64_t row = (task * p.Q + blocks[i].first) * p.N;
@@ -115,6 +148,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             for (int64_t i = 0; i < size; i++) body(blocks[i], memory.panels, memory.scratch + slot * arrays * p.N * kBlock);
             for (int64_t i = 0; i < size && p.dprototypes && !one_tile(p); i++) centre_queries(p, memory.panels, blocks[i]);
             if (p.dquery) block_dquery(p, memory.panels, blocks, size);
+            for (int64_t i = 0; i < size && p.dquery && memory.panels.units; i++) finish_dquery(p, blocks[i]);
           }
         });
         for (int64_t i = 0; i < now; i++) loss += memory.blocks[i].loss, dtemperature += memory.blocks[i].dtemperature;
@@ -133,6 +167,11 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
       }
       if (p.dprototypes && count == 0 && p.N * p.D > 0)
         std::memset(p.dprototypes + task * p.N * p.D, 0, size_t(p.N * p.D) * sizeof(R));
+      if (p.dprototypes && memory.panels.units)
+        over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
+          for (int64_t n = begin; n < end; n++)
+            unit_row_gradient(memory.panels.units + n * p.D, memory.panels.inverse_norms[n], p.D, p.dprototypes + (task * p.N + n) * p.D);
+        });
       done(task, loss, dtemperature);
     }
   });

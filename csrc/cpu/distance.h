@@ -32,6 +32,9 @@ struct Near {
 template <class R>
 struct Block {
   int64_t task, first, count;  // its queries
+  const R* rows;               // [count, D], these; with "cosine" their unit vectors
+  R* units;                    // [kBlock, D], where those are; null otherwise
+  R inverse_norms[kBlock];     // 1 / |q|, with "cosine"
   R* distances;                // [N, kBlock], replaced by the coefficients
   R* sums;                     // [N], of the coefficients over the queries
   R* centred;                  // [chunks, kBlock, kBlock], the queries less m, features in columns
@@ -42,9 +45,12 @@ struct Block {
   double loss, dtemperature;
 };
 
-// The prototypes of a task as the gradients take them: less their mean, kBlock features in columns, zeros at the end.
+// The prototypes of a task; and as the gradients take them: less their mean, kBlock features in columns, zeros at the end.
 template <class R>
 struct Panels {
+  const R* rows;  // [N, D]; with "cosine" unit vectors
+  R* units;       // [N, D], where those are; null otherwise
+  R* inverse_norms;  // [N], 1 / |c|, 0 for a zero vector; with "cosine"
   R* centre;  // [chunks, kBlock]
   R* values;  // [chunks, N, kBlock]
   R* radius;  // [N], |c - m|^2
@@ -62,39 +68,45 @@ FASTMETA_INLINE int64_t wide_chunks(const ProtoProblem<R>& p) {
 }
 
 template <class R>
-inline void make_panels(const ProtoProblem<R>& p, int64_t task, const Panels<R>& panels, int64_t begin, int64_t end) {
-  const R* prototypes = p.prototypes + task * p.prototypes_stride;
+inline void make_panels(const ProtoProblem<R>& p, const Panels<R>& panels, int64_t begin, int64_t end) {
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t d = chunk * kBlock, width = least(kBlock, p.D - d);
     Columns<R> sum = {}, x;
     for (int64_t n = 0; n < p.N; n++) {
-      load_columns(prototypes + n * p.D + d, width, x);
+      load_columns(panels.rows + n * p.D + d, width, x);
       for (int part = 0; part < kParts<R>; part++) sum[part] += x[part];
     }
     for (int part = 0; part < kParts<R>; part++) sum[part] /= R(p.N);
     store_columns(panels.centre + d, sum);
     for (int64_t n = 0; n < p.N; n++) {
-      load_columns(prototypes + n * p.D + d, width, x);
+      load_columns(panels.rows + n * p.D + d, width, x);
       for (int part = 0; part < kParts<R>; part++) x[part] -= sum[part];
       store_columns(panels.values + (chunk * p.N + n) * kBlock, x);
     }
   }
 }
 
-// |x - centre|^2, good to the few digits that the choice of near pairs wants; centre [chunks, kBlock].
-template <class R>
-inline R radius_of(const R* x, const R* centre, int64_t D) {
+// The sum of D terms: whole(d) is a vector of them, single(d) one.
+template <class R, class Whole, class Single>
+FASTMETA_INLINE R sum_of_row(int64_t D, Whole&& whole, Single&& single) {
   Vector<R> sum[4] = {};
   int64_t d = 0;
   for (; d + 4 * kLanes<R> <= D; d += 4 * kLanes<R>)
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const Vector<R> difference = load(x + d + i * kLanes<R>) - load(centre + d + i * kLanes<R>);
-      sum[i] += difference * difference;
-    }
+    for (int i = 0; i < 4; i++) sum[i] += whole(d + i * kLanes<R>);
+  for (; d + kLanes<R> <= D; d += kLanes<R>) sum[0] += whole(d);
   R total = sum_lanes<R>((sum[0] + sum[1]) + (sum[2] + sum[3]));
-  for (; d < D; d++) total += (x[d] - centre[d]) * (x[d] - centre[d]);
+  for (; d < D; d++) total += single(d);
   return total;
+}
+
+// |x - centre|^2, good to the few digits that the choice of near pairs wants; centre [chunks, kBlock].
+template <class R>
+inline R radius_of(const R* x, const R* centre, int64_t D) {
+  const auto square = [](auto difference) __attribute__((always_inline)) { return difference * difference; };
+  return sum_of_row<R>(
+      D, [&](int64_t d) __attribute__((always_inline)) { return square(load(x + d) - load(centre + d)); },
+      [&](int64_t d) __attribute__((always_inline)) { return square(x[d] - centre[d]); });
 }
 
 // squares[m] = |x - rows[m]|^2, of D features.
@@ -138,17 +150,15 @@ FASTMETA_INLINE void row_squares(const R* x, const R* const (&rows)[M], int64_t 
 template <class R>
 inline void few_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>& block) {
   const bool gradients = p.dquery || p.dprototypes;
-  const R* query = p.query + (block.task * p.Q + block.first) * p.D;
-  const R* prototypes = p.prototypes + block.task * p.prototypes_stride;
   with_size(
       p.N + gradients,
       [&](auto count) __attribute__((always_inline)) {
         constexpr int M = decltype(count)::value;
         const R* rows[M];
-        for (int m = 0; m < M; m++) rows[m] = m < p.N ? prototypes + m * p.D : panels.centre;
+        for (int m = 0; m < M; m++) rows[m] = m < p.N ? panels.rows + m * p.D : panels.centre;
         R squares[M] = {};
         for (int64_t q = 0; q < kBlock; q++) {
-          if (q < block.count) row_squares<M>(query + q * p.D, rows, p.D, squares);
+          if (q < block.count) row_squares<M>(block.rows + q * p.D, rows, p.D, squares);
           for (int64_t n = 0; n < p.N; n++) block.distances[n * kBlock + q] = squares[n];
           block.radius[q] = squares[M - 1];
         }
@@ -158,17 +168,15 @@ inline void few_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block
 
 // Squared distances of `count` blocks of a task; `columns` has room for [count, kChunk, kBlock].
 template <class R>
-inline void block_squares(const ProtoProblem<R>& p, Block<R>* blocks, int64_t count, R* columns) {
-  const int64_t task = blocks[0].task;
-  const R *query = p.query + task * p.Q * p.D, *prototypes = p.prototypes + task * p.prototypes_stride;
+inline void block_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
   for (int64_t d = 0; d < p.D; d += kChunk) {
     const int64_t width = least(kChunk, p.D - d);
     for (int64_t b = 0; b < count; b++)
-      transpose(blocks[b].count, width, query + blocks[b].first * p.D + d, p.D, columns + b * kChunk * kBlock, kBlock);
+      transpose(blocks[b].count, width, blocks[b].rows + d, p.D, columns + b * kChunk * kBlock, kBlock);
     for_each_tile<R>(0, p.N, [&](auto rows, int64_t n) __attribute__((always_inline)) {
       for (int64_t b = 0; b < count; b++)
-        tile_squares<R, decltype(rows)::value>(width, columns + b * kChunk * kBlock, prototypes + n * p.D + d, p.D,
-                                               blocks[b].distances + n * kBlock, d > 0);
+        tile_squares<R, decltype(rows)::value>(width, columns + b * kChunk * kBlock, panels.rows + n * p.D + d,
+                                               p.D, blocks[b].distances + n * kBlock, d > 0);
     });
   }
 }
@@ -176,7 +184,7 @@ inline void block_squares(const ProtoProblem<R>& p, Block<R>* blocks, int64_t co
 template <class R>
 inline void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
   const int64_t pairs = p.N * kBlock;
-  if (p.N > kFew && p.D > 0) block_squares(p, blocks, count, columns);
+  if (p.N > kFew && p.D > 0) block_squares(p, panels, blocks, count, columns);
   for (int64_t b = 0; b < count; b++) {
     R* distances = blocks[b].distances;
     if (p.N <= kFew) few_squares(p, panels, blocks[b]);
@@ -186,9 +194,8 @@ inline void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, B
       for (int64_t i = 0; i < pairs; i++) distances[i] = square_root(distances[i]);
     if (p.metric != Metric::cosine) continue;
     // 1 - cos = |q - c|^2 / 2 of unit vectors; cos = 0 to a zero vector
-    const R* inverse_norms = p.inverse_norms + blocks[b].task * (p.prototypes_stride ? p.N : 0);
     for (int64_t n = 0; n < p.N; n++) {
-      const R zero = inverse_norms[n] == 0 ? R(0.5) : R(0);
+      const R zero = panels.inverse_norms[n] == 0 ? R(0.5) : R(0);
 #pragma omp simd
       for (int q = 0; q < kBlock; q++) distances[n * kBlock + q] = R(0.5) * distances[n * kBlock + q] + zero;
     }
@@ -212,12 +219,12 @@ FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& p
         load_columns(panels.centre + d, centre);
 #pragma GCC unroll 16
         for (int k = 0; k < K; k++) {
-          const int64_t at = first + (q + k) * p.D + d;
-          load_columns((n ? p.dquery : p.query) + at, W == 1 ? width : kBlock, x);
+          R* out = p.dquery + first + (q + k) * p.D + d;
+          load_columns(n ? out : block.rows + (q + k) * p.D + d, W == 1 ? width : kBlock, x);
 #pragma GCC unroll 8
           for (int part = 0; part < kParts<R>; part++)
             sum[k][w][part] += n ? x[part] : block.totals[q + k] * (x[part] - centre[part]);
-          store_columns(p.dquery + at, W == 1 ? width : kBlock, sum[k][w]);
+          store_columns(out, W == 1 ? width : kBlock, sum[k][w]);
         }
       }
     }
@@ -236,9 +243,8 @@ inline void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, cons
   for (int64_t b = 0; b < count; b++)
     for (int64_t i = 0; i < blocks[b].near_count; i++) {
       const Near<R> pair = blocks[b].near[i];
-      const int64_t row = (blocks[b].task * p.Q + blocks[b].first + pair.q) * p.D;
-      const R *x = p.query + row, *c = p.prototypes + blocks[b].task * p.prototypes_stride + pair.n * p.D;
-      R* out = p.dquery + row;
+      const R *x = blocks[b].rows + pair.q * p.D, *c = panels.rows + pair.n * p.D;
+      R* out = p.dquery + (blocks[b].task * p.Q + blocks[b].first + pair.q) * p.D;
 #pragma omp simd
       for (int64_t d = 0; d < p.D; d++) out[d] += pair.coefficient * (x[d] - c[d]);
     }
@@ -252,11 +258,10 @@ FASTMETA_INLINE bool one_tile(const ProtoProblem<R>& p) {
 
 template <class R>
 inline void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
-  const R* query = p.query + (block.task * p.Q + block.first) * p.D;
   for (int64_t q = 0; q < block.count; q++)
     for (int64_t chunk = wide_chunks(p); chunk < feature_chunks(p); chunk++) {
       Columns<R> x, centre;
-      load_columns(query + q * p.D + chunk * kBlock, least(kBlock, p.D - chunk * kBlock), x);
+      load_columns(block.rows + q * p.D + chunk * kBlock, least(kBlock, p.D - chunk * kBlock), x);
       load_columns(panels.centre + chunk * kBlock, centre);
       for (int part = 0; part < kParts<R>; part++) x[part] -= centre[part];
       store_columns(block.centred + (chunk * kBlock + q) * kBlock, x);
@@ -268,7 +273,6 @@ template <int W, class R>
 FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
                                          int64_t begin, int64_t end, int64_t chunk, bool add) {
   const int64_t d = chunk * kBlock, width = W == 1 ? least(kBlock, p.D - d) : kBlock;
-  const R* query = p.query + blocks[0].task * p.Q * p.D + d;
   R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
   const bool direct = W > 1 || one_tile(p);
   Columns<R> centre[W];
@@ -291,7 +295,7 @@ FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<
     for (int64_t b = 0; b < count; b++) {
       const R* coefficients = blocks[b].distances + n * kBlock;
       if (direct)
-        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, query + blocks[b].first * p.D, p.D, kBlock, sum, centre);
+        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].rows + d, p.D, kBlock, sum, centre);
       else
         tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].centred + chunk * kBlock * kBlock, kBlock, 0, sum);
     }
@@ -319,15 +323,13 @@ inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels,
   } else {
     dprototypes_columns<1>(p, panels, blocks, count, begin, end, chunk, add);
   }
-  const R* query = p.query + blocks[0].task * p.Q * p.D + d;
-  const R* prototypes = p.prototypes + blocks[0].task * p.prototypes_stride + d;
   R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
   for (int64_t b = 0; b < count; b++) {
     const Near<R>* pair = blocks[b].near;
     const Near<R>* last_pair = pair + blocks[b].near_count;
     for (; pair < last_pair && pair->n < begin;) pair++;
     for (; pair < last_pair && pair->n < end; pair++) {
-      const R *x = query + (blocks[b].first + pair->q) * p.D, *c = prototypes + pair->n * p.D;
+      const R *x = blocks[b].rows + pair->q * p.D + d, *c = panels.rows + pair->n * p.D + d;
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) dprototypes[pair->n * p.D + i] += pair->coefficient * (c[i] - x[i]);
     }

@@ -21,8 +21,6 @@ struct CpuKernels {
   void (*task_scale)(const TaskScale<R>&);
   void (*matching_log_probs_fwd)(const MatchingLogProbs<R>&);
   void (*matching_log_probs_bwd)(const MatchingLogProbs<R>&);
-  void (*unit_rows_fwd)(const UnitRows<R>&);
-  void (*unit_rows_bwd)(const UnitRows<R>&);
   void (*sgd_step_fwd)(const SgdStep<R>&);
   void (*sgd_step_bwd)(const SgdStep<R>&);
   void (*mlp_forward_fwd)(const MlpForward<R>&);

@@ -143,9 +143,8 @@ inline void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels
     block.dtemperature /= p.temperature * p.temperature;
   }
   if (!p.dquery && !p.dprototypes) return;
-  const R* queries = p.query + (block.task * p.Q + block.first) * p.D;
   for (int64_t q = 0; q < kBlock && (p.N > kFew || p.kept_distances); q++)
-    block.radius[q] = q < block.count ? radius_of(queries + q * p.D, panels.centre, p.D) : R(0);
+    block.radius[q] = q < block.count ? radius_of(block.rows + q * p.D, panels.centre, p.D) : R(0);
   if (p.metric == Metric::euclidean) find_coefficients<Metric::euclidean>(p, panels, dz, block);
   if (p.metric == Metric::sqeuclidean) find_coefficients<Metric::sqeuclidean>(p, panels, dz, block);
   if (p.metric == Metric::cosine) find_coefficients<Metric::cosine>(p, panels, dz, block);

@@ -14,8 +14,6 @@ DECLARE(proto_loss, ProtoLoss)
 DECLARE(task_scale, TaskScale)
 DECLARE(matching_log_probs_fwd, MatchingLogProbs)
 DECLARE(matching_log_probs_bwd, MatchingLogProbs)
-DECLARE(unit_rows_fwd, UnitRows)
-DECLARE(unit_rows_bwd, UnitRows)
 DECLARE(sgd_step_fwd, SgdStep)
 DECLARE(sgd_step_bwd, SgdStep)
 DECLARE(mlp_forward_fwd, MlpForward)
@@ -32,7 +30,7 @@ constexpr CpuKernels<R> table() {
   return {
       prototypes_fwd<R>, prototypes_bwd<R>, proto_log_softmax_fwd<R>, proto_log_softmax_bwd<R>,
       proto_loss<R>, task_scale<R>, matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
-      unit_rows_fwd<R>, unit_rows_bwd<R>, sgd_step_fwd<R>, sgd_step_bwd<R>,
+      sgd_step_fwd<R>, sgd_step_bwd<R>,
       mlp_forward_fwd<R>, mlp_forward_bwd<R>, mlp_loss<R>, mlp_hvp<R>,
       mlp_adapt_fwd<R>, mlp_adapt_bwd<R>, mlp_meta_loss<R>, conv_meta_loss<R>,
   };
