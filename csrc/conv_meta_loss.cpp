@@ -1,5 +1,3 @@
-#include <stdexcept>
-
 #include "arguments.h"
 #include "cpu/kernels.h"
 #include "ops.h"
@@ -69,9 +67,9 @@ py::tuple conv_meta_loss(Handle params_, Handle rates_, Handle support_x, Handle
     const Tensor& like = i < params.size() ? params[i] : rates[i - params.size()];
     if (i >= params.size() && like) {
       require_alike(kOp, {&sx, &like});
-      require_shape(kOp, "rates", like, fastmeta::with_tasks(per_step, steps, rates.size() > 1 ? params[i - params.size()].shape() : Shape{}));
+      require_shape(kOp, "rates", like, with_tasks(per_step, steps, rates.size() > 1 ? params[i - params.size()].shape() : Shape{}));
     }
-    grads.push_back(needs[i] && like ? sx.empty(fastmeta::with_tasks(true, net.tasks, like.shape())) : Tensor());
+    grads.push_back(needs[i] && like ? sx.empty(with_tasks(true, net.tasks, like.shape())) : Tensor());
   }
   const Tensor found = qy ? sx.empty({net.tasks}) : sx.empty({net.tasks, qx.size(1), net.outputs});
   by_dtype(sx.dtype(), [&](auto zero) {
