@@ -33,6 +33,11 @@ def test_fsdp_of_protonets_encoder_equals_one_process(found):
     check(found["fsdp, parts"], distributed_worker.alone("protonet"))
 
 
+def test_sharded_parameters_do_not_reach_a_kernel(found):
+    message = "mlp_meta_loss: params must be a tensor with memory of its own, got DTensor"
+    assert found["fsdp, refused"] == message
+
+
 def check(ours, alone):
     assert ours.keys() == alone.keys()
     for name, truth in alone.items():
