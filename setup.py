@@ -104,16 +104,17 @@ class Ninja(build_ext):
         x86 = platform.machine() in ("x86_64", "AMD64")
         defines = " -DFASTMETA_X86" if x86 else ""
         link = "-pthread -ldl -Wl,--gc-sections -static-libstdc++ -static-libgcc -s"
-        objects = [
-            (f"{isa}/{s.stem}.o", "cxx", s, f"{flags} -DFASTMETA_ISA={isa}")
-            for isa, flags in (ISAS if x86 else {"baseline": ""}).items()
-            for s in sorted(SOURCES.glob("cpu/*.cpp"))
-        ]
+        objects = []  # what takes longest first: no core waits for it at the end
         if self.architectures:
             defines += f' -DFASTMETA_CUDA=\\"{",".join(self.architectures)}\\"'
             link += f" {self.cudart} -lrt"
             objects += [(f"cuda/{s.stem}.o", "nvcc", s, "") for s in sorted(SOURCES.glob("cuda/*.cu"))]
         objects += [(f"{s.stem}.o", "cxx", s, includes) for s in sorted(SOURCES.glob("*.cpp"))]
+        objects += [
+            (f"{isa}/{s.stem}.o", "cxx", s, f"{flags} -DFASTMETA_ISA={isa}")
+            for isa, flags in (ISAS if x86 else {"baseline": ""}).items()
+            for s in sorted(SOURCES.glob("cpu/*.cpp"))
+        ]
         codes = "".join(f" -gencode arch=compute_{a},code=sm_{a}" for a in self.architectures)
         codes += "".join(f" -gencode arch=compute_{a},code=compute_{a}" for a in self.architectures[-1:])  # PTX
         builds = "\n".join(f"build {o}: {rule} {source}\n  flags = {flags}" for o, rule, source, flags in objects)

@@ -32,7 +32,7 @@ std::vector<bool> read_needs(const char* op, py::handle needs, size_t count) {
 
 Tensor read_floating(const char* op, const char* name, py::handle object) {
   if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
-  Tensor tensor(object, name);
+  Tensor tensor(op, object, name);
   if (tensor.dtype() == DType::int64)
     throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got int64"));
   return tensor;
@@ -40,7 +40,7 @@ Tensor read_floating(const char* op, const char* name, py::handle object) {
 
 Tensor read_int64(const char* op, const char* name, py::handle object) {
   if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
-  Tensor tensor(object, name);
+  Tensor tensor(op, object, name);
   if (tensor.dtype() != DType::int64)
     throw py::type_error(text(op, std::string(name) + " must be int64, got a floating tensor"));
   return tensor;

@@ -1,5 +1,3 @@
-#include <stdexcept>
-
 #include "arguments.h"
 #include "cpu/kernels.h"
 #include "ops.h"
@@ -57,7 +55,8 @@ MlpExamples<R> examples(const ConvNet& net, const char* name, const Tensor& x, c
 py::tuple conv_meta_loss(Handle params_, Handle rates_, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
                          Handle blocks, bool first_order, Handle needs_) {
   const std::vector<Tensor> params = read_tensors(kOp, "params", params_), rates = read_tensors(kOp, "rates", rates_);
-  const Tensor sx(support_x, "support_x"), sy(support_y, "support_y"), qx(query_x, "query_x"), qy(query_y, "query_y");
+  const Tensor sx(kOp, support_x, "support_x"), sy(kOp, support_y, "support_y");
+  const Tensor qx(kOp, query_x, "query_x"), qy(kOp, query_y, "query_y");
   require_cpu(kOp, {&sx, &sy, &qx, &qy});
   const ConvNet net = read_net(blocks, params, sx, sy);
   if (rates.size() != 1 && rates.size() != params.size()) throw py::value_error("conv_meta_loss: rates must be one, or one like each of params");
@@ -69,9 +68,9 @@ py::tuple conv_meta_loss(Handle params_, Handle rates_, Handle support_x, Handle
     const Tensor& like = i < params.size() ? params[i] : rates[i - params.size()];
     if (i >= params.size() && like) {
       require_alike(kOp, {&sx, &like});
-      require_shape(kOp, "rates", like, fastmeta::with_tasks(per_step, steps, rates.size() > 1 ? params[i - params.size()].shape() : Shape{}));
+      require_shape(kOp, "rates", like, with_tasks(per_step, steps, rates.size() > 1 ? params[i - params.size()].shape() : Shape{}));
     }
-    grads.push_back(needs[i] && like ? sx.empty(fastmeta::with_tasks(true, net.tasks, like.shape())) : Tensor());
+    grads.push_back(needs[i] && like ? sx.empty(with_tasks(true, net.tasks, like.shape())) : Tensor());
   }
   const Tensor found = qy ? sx.empty({net.tasks}) : sx.empty({net.tasks, qx.size(1), net.outputs});
   by_dtype(sx.dtype(), [&](auto zero) {

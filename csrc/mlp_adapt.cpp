@@ -43,7 +43,7 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
   Tensors alpha = call.rates(rates, steps);
   py::tuple given(py::reinterpret_borrow<py::object>(cotangents)), kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
-  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
+  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
   py::list dadapted;
   size_t next = 0;
   for (const Tensor& p : call.params) dadapted.append(p ? py::object(given[next++]) : py::none());

@@ -21,7 +21,7 @@ RateKind rate_kind(const Tensor& rate) { return {rate.dim() > 1, rate.dim() % 2 
 }  // namespace
 
 MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation, Str loss)
-    : op(op_), inputs(inputs_, "inputs"), batched(inputs.dim() == 3) {
+    : op(op_), inputs(op_, inputs_, "inputs"), batched(inputs.dim() == 3) {
   const auto list = read_list(op, "params", params_);
   const size_t layers = list.size() / 2;
   if (list.size() % 2 || layers < 1 || layers > size_t(kMaxLayers))
@@ -34,7 +34,7 @@ MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation
   shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().mlp_tf32) && allows_tf32();
   shape.width[0] = inputs.size(-1);
   for (size_t i = 0; i < list.size(); i++) {
-    Tensor p(list[i], "params");
+    Tensor p(op, list[i], "params");
     const int rank = i % 2 ? 1 : 2;
     if (i % 2 == 0) {
       if (!p || p.dim() < 2) throw py::value_error(std::string(op) + ": params must hold weights [T, out, in] or [out, in]");
@@ -64,7 +64,7 @@ Tensors MlpCall::like_params(Handle list, const char* name) const {
   const auto items = read_list(op, name, list, params.size());
   Tensors found;
   for (size_t i = 0; i < items.size(); i++) {
-    Tensor item(items[i], name);
+    Tensor item(op, items[i], name);
     if (bool(item) != bool(params[i])) throw py::value_error(std::string(op) + ": " + name + " must have a tensor where params has one");
     if (item) {
       require_shape(op, name, item, with_tasks(core(int(i))));
@@ -85,7 +85,7 @@ Tensor MlpCall::rate(py::handle item, const Shape& expected, bool values) const 
   const double value = item.cast<double>();
   if (PyBool_Check(item.ptr()) || !std::isfinite(value)) throw py::value_error(std::string(op) + ": rates must be finite numbers");
   require_shape(op, "rates", Tensor(), expected);
-  if (inputs.on_cuda() && values) return Tensor(inputs.object().attr("new_full")(py::tuple(), value), "rates");
+  if (inputs.on_cuda() && values) return Tensor(op, inputs.object().attr("new_full")(py::tuple(), value), "rates");
   Tensor made = inputs.empty({});
   if (values) by_dtype(made.dtype(), [&](auto zero) { *made.data<decltype(zero)>() = decltype(zero)(value); });
   return made;
@@ -106,14 +106,14 @@ Tensors MlpCall::rates(Handle list, int64_t steps, bool values) const {
 }
 
 Tensor MlpCall::examples(Handle x, const char* name) const {
-  Tensor found(x, name);
+  Tensor found(op, x, name);
   require_alike(op, {&inputs, &found});
   require_shape(op, name, found, with_tasks({found.dim() ? found.size(-2) : 0, shape.width[0]}));
   return found;
 }
 
 Tensor MlpCall::targets(Handle y, const char* name, int64_t count) const {
-  Tensor found(y, name);
+  Tensor found(op, y, name);
   const bool classes = shape.loss == Loss::cross_entropy;
   if (classes != (found.dtype() == DType::int64)) throw py::type_error(std::string(op) + ": " + name + " must suit the loss");
   require_alike(op, {&inputs, &found});
@@ -213,7 +213,7 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
   Tensor together;
   size_t item = 0;
   if (total_) {
-    together = Tensor(items.at(item++), "saved");
+    together = Tensor(call_.op, items.at(item++), "saved");
     require_alike(call_.op, {&call_.inputs, &together});
     require_shape(call_.op, "saved", together, {total_});
   }
@@ -228,7 +228,7 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
       gradient = together.part(used, shape);
       used += product(shape);
     } else {
-      gradient = Tensor(items.at(item++), "saved");
+      gradient = Tensor(call_.op, items.at(item++), "saved");
     }
     gradients.push_back(gradient), summed.push_back(is_summed(i));
   }
@@ -236,7 +236,7 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
 }
 
 Tensor loss_cotangent(const MlpCall& call, Handle cotangents) {
-  Tensor dloss(py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], "cotangent");
+  Tensor dloss(call.op, py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], "cotangent");
   require_shape(call.op, "cotangent", dloss, call.with_tasks({}));
   require_alike(call.op, {&call.inputs, &dloss});
   return dloss;

@@ -49,22 +49,23 @@ bool is_contiguous(const std::vector<int64_t>& shape, const int64_t* strides) {
   return true;
 }
 
-[[noreturn]] void refuse_dtype(const char* name) {
-  throw py::type_error(std::string("fastmeta._C: ") + name + " must be float32, float64 or int64");
+[[noreturn]] void refuse(const char* op, const char* name, const std::string& what) {
+  throw py::type_error(std::string(op) + ": " + name + " must be " + what);
 }
+[[noreturn]] void refuse_dtype(const char* op, const char* name) { refuse(op, name, "float32, float64 or int64"); }
 
-DType dtype_of(int code, int bits, const char* name) {
+DType dtype_of(int code, int bits, const char* op, const char* name) {
   if (code == 2 && bits == 32) return DType::float32;
   if (code == 2 && bits == 64) return DType::float64;
   if (code == 0 && bits == 64) return DType::int64;
-  refuse_dtype(name);
+  refuse_dtype(op, name);
 }
 
-DType dtype_of(const std::string& text, const char* name) {
+DType dtype_of(const std::string& text, const char* op, const char* name) {
   if (text == "torch.float32") return DType::float32;
   if (text == "torch.float64") return DType::float64;
   if (text == "torch.int64") return DType::int64;
-  refuse_dtype(name);
+  refuse_dtype(op, name);
 }
 
 // Asks for huge pages under the memory of a large new tensor: to fault in and clear 4 KiB at a time takes longer than to
@@ -89,22 +90,22 @@ void init_tensor(py::object tensor_class, bool exchange_api) {
   if (found->header.major == 1 && found->view && found->stream) api = found;
 }
 
-Tensor::Tensor(py::handle object, const char* name) {
+Tensor::Tensor(const char* op, py::handle object, const char* name) {
   if (object.is_none()) return;
   object_ = py::reinterpret_borrow<py::object>(object);
-  view(name);
+  view(op, name);
 }
 
-void Tensor::view(const char* name) {
+void Tensor::view(const char* op, const char* name) {
   bool contiguous;
   if (api) {
     DLTensor t;
     if (api->view(object_.ptr(), &t)) {
       PyErr_Clear();  // torch's own words are a C++ stack trace
-      throw py::type_error(std::string("fastmeta._C: ") + name + " must be a dense tensor on the CPU or a CUDA device");
+      refuse(op, name, "a dense tensor on the CPU or a CUDA device");
     }
     data_ = static_cast<char*>(t.data) + t.byte_offset;
-    dtype_ = dtype_of(t.dtype.code, t.dtype.bits, name);
+    dtype_ = dtype_of(t.dtype.code, t.dtype.bits, op, name);
     device_ = t.device.type;
     index_ = t.device.id;
     shape_.assign(t.shape, t.shape + t.ndim);
@@ -113,17 +114,19 @@ void Tensor::view(const char* name) {
     py::object device = object_.attr("device");
     const auto type = device.attr("type").cast<std::string>();
     data_ = reinterpret_cast<void*>(object_.attr("data_ptr")().cast<std::uintptr_t>());
-    dtype_ = dtype_of(py::str(object_.attr("dtype")).cast<std::string>(), name);
+    dtype_ = dtype_of(py::str(object_.attr("dtype")).cast<std::string>(), op, name);
     device_ = type == "cpu" ? 1 : type == "cuda" ? 2 : 0;
     index_ = device.attr("index").is_none() ? 0 : device.attr("index").cast<int>();
     shape_ = py::tuple(object_.attr("shape")).cast<std::vector<int64_t>>();
     contiguous = object_.attr("is_contiguous")().cast<bool>();
   }
+  if (!data_ && numel())  // a DTensor, whose parts are elsewhere
+    refuse(op, name, std::string("a tensor with memory of its own, got ") + Py_TYPE(object_.ptr())->tp_name);
   if (contiguous) return;
   PyObject* copy = PyObject_CallMethodNoArgs(object_.ptr(), contiguous_name());
   if (!copy) throw py::error_already_set();
   object_ = py::reinterpret_steal<py::object>(copy);
-  view(name);
+  view(op, name);
 }
 
 int64_t Tensor::numel() const {
@@ -150,7 +153,7 @@ Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
     made = PyObject_CallMethodOneArg(object_.ptr(), new_empty_name(), sizes.ptr());
   }
   if (!made) throw py::error_already_set();
-  Tensor tensor(py::reinterpret_steal<py::object>(made), "output");
+  Tensor tensor("fastmeta._C", py::reinterpret_steal<py::object>(made), "output");
   if (tensor.on_cpu()) ask_for_huge_pages(tensor.data<void>(), size_t(tensor.numel() * tensor.item_size()));
   return tensor;
 }

@@ -34,8 +34,8 @@ class Tensor {
  public:
   Tensor() = default;
   // Views `object` (None gives an empty Tensor); copies it first where it is not contiguous.
-  // TypeError unless it is float32, float64 or int64.
-  Tensor(py::handle object, const char* name);
+  // TypeError unless it is float32, float64 or int64, and in memory of its own.
+  Tensor(const char* op, py::handle object, const char* name);
 
   explicit operator bool() const { return bool(object_); }
   py::object object() const { return object_ ? object_ : py::none(); }
@@ -60,7 +60,7 @@ class Tensor {
   Tensor empty(const std::vector<int64_t>& shape) const;
 
  private:
-  void view(const char* name);
+  void view(const char* op, const char* name);
 
   py::object object_;
   void* data_ = nullptr;

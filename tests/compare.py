@@ -46,6 +46,18 @@ def check_against_reference(fn: Callable, tensors: Sequence[Tensor] | Callable, 
         assert error <= allowed, f"result {index}: error {error:.3e}, allowed {allowed:.3e}"
 
 
+def check_threads(compute: Callable[[], Sequence[Tensor]]) -> None:
+    """`compute` gives the same bits on any number of threads."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(compute())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
 def _three_ways(fn: Callable, tensors: Sequence[Tensor], backend: str) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Each output and gradient: on `backend`, on the reference, on the reference in float64."""
     with fastmeta.backend("reference"):

@@ -1,6 +1,8 @@
 """One process tests every backend that the device has: see device.py."""
 
-# First: Triton's interpreter is chosen before anything imports triton.
+import os
+
+# Triton's interpreter is chosen before anything imports triton.
 from device import CPU_MODULES, DEVICE, tf32_allowed
 
 import emulation  # isort: skip
@@ -10,6 +12,7 @@ import torch
 import fastmeta
 
 emulation.install()
+os.environ.pop("PYTEST_XDIST_WORKER", None)  # a pytest that a test starts is no worker
 collect_ignore = [] if DEVICE == "cuda" else ["test_cuda.py"]
 
 

@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda for GPUs that are not here, as setup.py does, and reads the machine code of every kernel."""
+"""Reads the machine code of every CUDA kernel, for GPUs that are not here: in the extension, or compiled as setup.py does."""
 
 import functools
 import importlib.util
@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import machine_code
 from machine_code import Code
+
+from fastmeta import _C
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,13 +38,20 @@ def missing() -> str | None:
     return None if shutil.which("c++filt") else "no c++filt"
 
 
-def compiled(source: Path, arch: str, folder: Path) -> bytes:
-    cubin = folder / f"{source.stem}.{arch}.cubin"
-    flags = build().NVCC_FLAGS.split()
-    command = [build().find_nvcc(), *flags, f"-arch=sm_{arch}", "-cubin", source, "-o", cubin]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return cubin.read_bytes()
+def compiled(sources: Iterable[Path], folder: Path) -> list[tuple[Path, str]]:
+    """The cubins of these sources for every architecture."""
+
+    def compile_one(pair):
+        source, arch = pair
+        cubin = folder / f"{source.stem}.{arch}.cubin"
+        flags = build().NVCC_FLAGS.split()
+        command = [build().find_nvcc(), *flags, f"-arch=sm_{arch}", "-cubin", source, "-o", cubin]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return cubin, arch
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, [(source, arch) for source in sources for arch in build().ARCHITECTURES]))
 
 
 def short_name(demangled: str) -> str:
@@ -55,19 +65,36 @@ def short_name(demangled: str) -> str:
     return re.sub(r"\b[a-z]\w*::", "", text).removeprefix("void ")
 
 
-def judged(sources, folder: Path) -> list[Code]:
-    """Every kernel of these sources on every architecture."""
+def extracted(extension: Path, folder: Path) -> list[tuple[Path, str]]:
+    """The cubins of an extension and their architectures."""
+    command = [machine_code.CUOBJDUMP, "-xelf", "all", extension]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return [(path, path.stem.split(".sm_")[1]) for path in sorted(folder.glob("*.cubin"))]
 
-    def judge(pair):
-        found = machine_code.of_cubin(compiled(*pair, folder), pair[1])
-        for code in found:
-            code.kernel = short_name(subprocess.check_output(["c++filt", code.kernel], text=True).strip())
-        return found
 
-    pairs = [(source, arch) for source in sources for arch in build().ARCHITECTURES]
+def judged(cubins: list[tuple[Path, str]]) -> list[Code]:
+    """Every kernel in them."""
+
+    def read(cubin):
+        path, arch = cubin
+        return machine_code.of_cubin(path.read_bytes(), arch)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [code for found in pool.map(judge, pairs) for code in found]
+        found = [code for codes in pool.map(read, cubins) for code in codes]
+    names = subprocess.check_output(["c++filt"], input="\n".join(code.kernel for code in found), text=True)
+    for code, name in zip(found, names.splitlines(), strict=True):
+        code.kernel = short_name(name)
+    return found
+
+
+def extension() -> Path | None:
+    """fastmeta._C where it has all architectures and is newer than all of its sources."""
+    path = Path(_C.__file__)
+    sources = [ROOT / "setup.py", *(p for p in (ROOT / "csrc").rglob("*.*") if p.suffix in (".h", ".cuh", ".cu"))]
+    is_whole = _C.build_info()["cuda"] == ",".join(build().ARCHITECTURES)
+    return path if is_whole and path.stat().st_mtime > max(p.stat().st_mtime for p in sources) else None
 
 
 def kernels(folder: Path) -> list[Code]:
-    return judged(sorted((ROOT / "csrc/cuda").glob("*.cu")), folder)
+    found = extension()
+    return judged(extracted(found, folder) if found else compiled(sorted((ROOT / "csrc/cuda").glob("*.cu")), folder))

@@ -103,19 +103,31 @@ def in_ddp(case):
     return trained(model, learner, sampler)
 
 
-def in_fsdp():
-    """ProtoNet with its encoder sharded, and its temperature by the root."""
-    learner, sampler = built("protonet")
-    fully_shard(learner.encoder)
+def in_fsdp(case, *parts):
+    """With the named parts sharded, and what is left by the root."""
+    learner, sampler = built(case)
+    for part in parts:
+        fully_shard(learner.get_submodule(part))
     fully_shard(learner)
     return trained(learner, learner, sampler, whole=lambda x: x.full_tensor())
+
+
+def refusal_of_sharded_parameters():
+    """What `learner.loss` says, which runs no hooks of the learner."""
+    learner, sampler = built("maml")
+    fully_shard(learner)
+    try:
+        learner.loss(*next(sampler))
+    except TypeError as error:
+        return str(error)
 
 
 def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     found = {case: in_ddp(case) for case in CASES}
-    found["fsdp"] = in_fsdp()
+    found |= {f"fsdp, {case}": in_fsdp(case) for case in CASES}
+    found |= {"fsdp, parts": in_fsdp("protonet", "encoder"), "fsdp, refused": refusal_of_sharded_parameters()}
     if dist.get_rank() == 0:
         torch.save(found, sys.argv[1])
     del found

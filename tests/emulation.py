@@ -5,6 +5,7 @@ which FASTMETA_EMULATION=sanitized asks for, AddressSanitizer and UBSan take its
 build/emulation under names that tell what they were made of.
 """
 
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -52,12 +53,14 @@ def made(command: Iterable[str], inputs: Iterable[Path], suffix: str) -> Path:
     command = [str(c) for c in command]
     state = repr(command).encode() + b"".join(path.read_bytes() for path in inputs)
     path = CACHE / (hashlib.sha256(state).hexdigest()[:20] + suffix)
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}{suffix}")
-        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
-        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
-        unfinished.rename(path)  # whole, whoever else makes it
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes one makes it
+        if not path.exists():
+            unfinished = path.with_suffix(f".{os.getpid()}{suffix}")
+            done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+            assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+            unfinished.rename(path)  # whole, wherever this process ends
     return path
 
 

@@ -54,7 +54,8 @@ def test_only_products_in_tf32_take_tensor_cores(kernels):
 
 @needs_nvcc
 def test_planted_code_is_seen(tmp_path):
-    found = {(k.kernel, k.arch): k for k in cuda_gates.judged([Path(__file__).with_name("planted_code.cu")], tmp_path)}
+    cubins = cuda_gates.compiled([Path(__file__).with_name("planted_code.cu")], tmp_path)
+    found = {(k.kernel, k.arch): k for k in cuda_gates.judged(cubins)}
     for arch in ARCHITECTURES:
         spills, indexes, wide, narrow, multiplies = (
             found[name, arch] for name in ("spills", "indexes", "wide", "narrow", "multiplies")

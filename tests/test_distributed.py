@@ -24,8 +24,18 @@ def test_ddp_equals_one_process(found, case):
     check(found[case], distributed_worker.alone(case))
 
 
+@pytest.mark.parametrize("case", distributed_worker.CASES)
+def test_fsdp_of_a_learner_equals_one_process(found, case):
+    check(found[f"fsdp, {case}"], distributed_worker.alone(case))
+
+
 def test_fsdp_of_protonets_encoder_equals_one_process(found):
-    check(found["fsdp"], distributed_worker.alone("protonet"))
+    check(found["fsdp, parts"], distributed_worker.alone("protonet"))
+
+
+def test_sharded_parameters_do_not_reach_a_kernel(found):
+    message = "mlp_meta_loss: params must be a tensor with memory of its own, got DTensor"
+    assert found["fsdp, refused"] == message
 
 
 def check(ours, alone):

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from learner_cases import loss_by_params
 from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -439,17 +440,7 @@ def test_under_torch_func(at_once):
     params = {name: p.detach() for name, p in learner.named_parameters()}
     truth = torch.autograd.grad(plain_losses(learner, *data).sum(), list(learner.parameters()))
 
-    class Meta(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.learner = learner
-
-        def forward(self, *data):
-            return self.learner.loss(*data).sum()
-
-    def value(params, *data):
-        return functional_call(Meta(), {f"learner.{n}": p for n, p in params.items()}, data)
-
+    value = loss_by_params(learner)
     found = torch.func.grad(value)(params, *data)
     of_tasks = torch.vmap(torch.func.grad(value), (None, 0, 0, 0, 0))(params, *(x.unsqueeze(1) for x in data))
     for name, expected in zip(params, truth, strict=True):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from learner_cases import loss_by_params
 from torch import nn
 
 import fastmeta
@@ -223,17 +224,7 @@ def test_under_func():
     params = {name: p.detach() for name, p in learner.named_parameters()}
     truth = torch.autograd.grad(learner.loss(*data).sum(), list(learner.parameters()))
 
-    class Meta(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.learner = learner
-
-        def forward(self, *data):
-            return self.learner.loss(*data).sum()
-
-    def value(params, *data):
-        return torch.func.functional_call(Meta(), {f"learner.{n}": p for n, p in params.items()}, data)
-
+    value = loss_by_params(learner)
     found = torch.func.grad(value)(params, *data)
     of_tasks = torch.vmap(torch.func.grad(value), (None, 0, 0, 0, 0))(params, *(x.unsqueeze(1) for x in data))
     for name, expected in zip(params, truth, strict=True):

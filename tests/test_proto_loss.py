@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, PROTO, randn
-from compare import check_against_reference
+from compare import check_against_reference, check_threads, values_and_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_proto_log_softmax import temperature_for
@@ -140,6 +140,14 @@ def test_proto_maml(backend, metric):
     expected = meta_gradient(plain, weight)
     with fastmeta.backend(backend):
         torch.testing.assert_close(meta_gradient(ours, weight), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_threads_do_not_change_a_bit(reduction):
+    q, c = randn(4, 300, 64, dtype=torch.float32), randn(4, 20, 64, dtype=torch.float32)
+    targets = torch.randint(0, 20, (4, 300))
+    check_threads(lambda: values_and_grads(op(targets, reduction=reduction), [q, c]))
 
 
 @pytest.mark.cpu

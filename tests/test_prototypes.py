@@ -1,7 +1,7 @@
 import pytest
 import torch
 from cases import DTYPES, PROTO, randn
-from compare import check_against_reference
+from compare import check_against_reference, check_threads, values_and_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +45,13 @@ def test_any_shape(T, K, N, D, seed):
     check_against_reference(
         lambda s: fastmeta.prototypes(s, labels, N), [randn(T, N * K, D, dtype=torch.float32)], "ext"
     )
+
+
+@pytest.mark.cpu
+def test_threads_do_not_change_a_bit():
+    labels = torch.arange(5).repeat(20).expand(6, 100)
+    support = randn(6, 100, 200, dtype=torch.float32)
+    check_threads(lambda: values_and_grads(lambda s: fastmeta.prototypes(s, labels, 5), [support]))
 
 
 @pytest.mark.cpu

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from cases import DTYPES, PROTO, randn
-from compare import check_against_reference
+from compare import check_against_reference, check_threads, values_and_grads
 
 import fastmeta
 
@@ -60,6 +60,20 @@ def test_structures(backend):
     assert fastmeta.sgd_step((p, p), (g, g), 0.5)[1].tolist() == [0.5, 0.5]
     assert fastmeta.sgd_step([], [], 0.1) == []
     assert isinstance(fastmeta.sgd_step((p,), [g], 0.5), tuple)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("rates", ["scalar", "each", "element"])
+def test_threads_do_not_change_a_bit(rates):
+    shapes = [(64, 32, 3, 3), (64,), (5, 1600)]
+    tensors = [randn(*lead, *shape, dtype=torch.float32) for lead in ((), (8,)) for shape in shapes]
+    lr = {"scalar": [()], "each": [()] * 3, "element": shapes}[rates]
+    tensors += [randn(*shape, dtype=torch.float32) for shape in lr]
+
+    def step(*t):
+        return fastmeta.sgd_step(list(t[:3]), list(t[3:6]), t[6] if rates == "scalar" else list(t[6:]))
+
+    check_threads(lambda: values_and_grads(step, tensors))
 
 
 def test_errors():

@@ -49,7 +49,7 @@ void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R*
       for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         store(out + ended(e, row, column) + c, w.value());
-        store(top + packed(e, row, column) + c, w.of_winner([&](int p) INLINE { return w.t[p]; }));
+        store(top + packed(e, row, column) + c, w.winner_t());
       });
     });
   });

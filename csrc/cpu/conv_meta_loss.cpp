@@ -34,9 +34,7 @@ struct Work {
   R* params(int64_t k) { return theta[size_t(theta.size() > 2 || !k ? k : 1)]; }
   R* grad(int64_t k) { return grads[size_t(grads.size() > 1 ? k : 0)]; }
   const void* targets(const MlpExamples<R>& examples, int64_t t) const {
-    const int64_t at = t * examples.count;
-    if (call.net.loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + at;
-    return static_cast<const R*>(examples.y) + at * call.net.outputs;
+    return targets_of(call.net.loss, call.net.outputs, examples, t);
   }
   const R* images(const MlpExamples<R>& examples, int64_t t) const {
     const ConvBlock& b = call.net.block[0];

@@ -37,7 +37,7 @@ void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& 
       const Vector<R> rmean = load(r.mean + c), along = load(r.along + c), gain = load(r.gain + c), rshift = load(r.shift + c);
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const Vector<R> t = w.of_winner([&](int p) INLINE { return w.t[p]; });
+        const Vector<R> t = w.winner_t();
         const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
         store(out + ended(e, row, column) + c, gated<relu.value>(w.y, gain * t + scale * rt + rshift));
       });
@@ -56,7 +56,7 @@ void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const 
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const int64_t place = packed(e, row, column) + c;
         const Vector<R> g = gated<relu.value>(w.y, load(d + place)), rg = gated<relu.value>(w.y, load(rd + place));
-        const Vector<R> t = w.of_winner([&](int p) INLINE { return w.t[p]; });
+        const Vector<R> t = w.winner_t();
         const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
         sum.add(row, rg), product.add(row, rg * t + g * rt);
       });

@@ -44,6 +44,9 @@ struct Window {
     for (int p = 1; p < kPixels; p++) found = place == Vector<R>{} + R(p) ? number(p) : found;
     return found;
   }
+  INLINE inline Vector<R> winner_t() const {
+    return of_winner([&](int p) INLINE { return t[p]; });
+  }
   INLINE inline Vector<R> if_winner(int p, Vector<R> number) const {
     return pool == 1 ? number : place == Vector<R>{} + R(p) ? number : Vector<R>{};
   }

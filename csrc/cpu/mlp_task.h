@@ -111,12 +111,9 @@ void for_each_task(const MlpShape& shape, int64_t examples, F&& f, const Args&..
   for_each_share<Work>(shape.tasks, forward_cost(shape, examples), f, args...);
 }
 
-// The targets of task t, from example `first` on.
 template <class R>
 const void* targets_of(const MlpShape& s, const MlpExamples<R>& examples, int64_t t, int64_t first = 0) {
-  const int64_t at = t * examples.count + first;
-  if (s.loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + at;
-  return static_cast<const R*>(examples.y) + at * s.width[s.layers];
+  return targets_of(s.loss, s.width[s.layers], examples, t, first);
 }
 
 // Where the gradients to the examples of task t go.

@@ -13,6 +13,14 @@ struct Outputs {
   R* probability;  // [n, ld], cross_entropy: written by loss_of, read by loss_tangent
 };
 
+// The targets of task t, from example `first` on.
+template <class R>
+const void* targets_of(Loss loss, int64_t classes, const MlpExamples<R>& examples, int64_t t, int64_t first = 0) {
+  const int64_t at = t * examples.count + first;
+  if (loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + at;
+  return static_cast<const R*>(examples.y) + at * classes;
+}
+
 // What one example (mse: one number) of n counts in the mean loss, times 2 for mse; 0 where none counts.
 template <class R>
 R example_scale(Loss loss, int64_t classes, const void* y, int64_t n);
