@@ -116,12 +116,14 @@ def race(request, benchmark):
             check(ways if threads == 1 else {name: ways[name] for name in ours}, expected)
             benchmark(contenders["ext"])
             return
-        later = session.compiled(compiled or {}, threads)
+        later = session.compiled(compiled or {}, threads, group)
         runs, cells, not_timed = checked(ways | later, ours, expected)
         compiling = sum(cells[name]["first call"] for name in later if name in cells)
         session.compile_seconds += compiling
         benchmark.group = f"{request.function.__module__.removeprefix('bench_')}, {mode}"
-        times = in_turns(benchmark, runs, session.plan)
+        times = in_turns(
+            benchmark, runs, session.plan.budget / (1 if threads == THREADS[0] else 3), session.plan.rounds
+        )
         if threads == THREADS[0]:
             for name, fn in runs.items():
                 cells[name]["dispatched"] = dispatched(fn, made=name in later)
@@ -165,9 +167,9 @@ def checked(ways, ours, expected):
     return runs, cells, not_timed
 
 
-def in_turns(benchmark, runs, plan):
+def in_turns(benchmark, runs, budget, least):
     """{way: seconds of a call in each of its turns}, "ext" by pytest-benchmark."""
-    calls, every, rounds = turns_of(runs, plan.budget, plan.rounds)
+    calls, every, rounds = turns_of(runs, budget, least)
     times = {name: [] for name in runs}
     turns = itertools.count()
 
