@@ -126,7 +126,7 @@ def race(request, benchmark):
         )
         if threads == THREADS[0]:
             for name, fn in runs.items():
-                cells[name]["dispatched"] = dispatched(fn, made=name in later)
+                cells[name]["dispatched"] = dispatched(fn, profiled=name in later or name == "reference")
                 if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
                     cells[name]["memory"] = peak_of(request.function, arguments, name)
         row = {

@@ -20,6 +20,8 @@ import results
 from dispatched import dispatched
 from session import FULL, SLOW_ROW, THREADS, Session
 
+import fastmeta
+
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
 pytestmark = pytest.mark.cpu
@@ -177,7 +179,11 @@ def test_a_truth_has_the_numbers_of_float32():
 
 def test_dispatched_operations():
     x = torch.ones(3)
-    assert dispatched(lambda: (x + 1) * 2) == 2 == dispatched(lambda: (x + 1) * 2, made=True)
+    assert dispatched(lambda: (x + 1) * 2) == 2 == dispatched(lambda: (x + 1) * 2, profiled=True)
+    query, centres, targets = torch.randn(4, 3, requires_grad=True), torch.randn(2, 3), torch.tensor([0, 1, 1, 0])
+    with fastmeta.backend("reference"):  # inside an op of ours
+        counts = [dispatched(lambda: fastmeta.proto_loss(query, centres, targets), profiled=p) for p in (False, True)]
+    assert counts[1] > 2 * counts[0]
 
 
 def test_what_compiles_first_is_planned():
