@@ -18,7 +18,7 @@ import readme
 import recorded
 import results
 from dispatched import dispatched
-from session import FULL, SLOW_ROW, THREADS, Session
+from session import FULL, ROW_COMPILING, SLOW_ROW, THREADS, Session
 
 import fastmeta
 
@@ -187,16 +187,20 @@ def test_dispatched_operations():
 
 
 def test_what_compiles_first_is_planned():
-    ways = {"compiled best": 1, "compiled other": 2, "keops": 3}
     session = Session()
-    assert session.compiled(ways, THREADS[0], "w") == {"compiled best": 1, "keops": 3}
-    assert session.compiled(ways, THREADS[1], "w") == {} == session.compiled(ways, THREADS[0], "proto_log_softmax")
+    assert session.may_compile("best", "w", THREADS[0], 0) and not session.left
     session.compile_seconds = FULL.compiling + 1
-    assert session.compiled(ways, THREADS[0], "w") == {}
-    assert Session(compiling="all").compiled(ways, THREADS[1], "proto_log_softmax") == ways
+    for threads, group, seconds in (
+        (THREADS[1], "w", 0),
+        (THREADS[0], "sqeuclidean", 0),
+        (THREADS[0], "w", ROW_COMPILING + 1),
+    ):
+        assert not session.may_compile("best", group, threads, seconds)
+    assert not session.may_compile("best", "w", THREADS[0], 0)
+    assert len(session.left) == 4 and all(what == ["best"] for what in session.left.values())
+    assert Session(compiling="all").may_compile("best", "sqeuclidean", THREADS[1], ROW_COMPILING + 1)
     for none in (Session(compiling="none"), Session(quick=True)):
-        assert none.compiled(ways, THREADS[0], "w") == {}
-    assert sum("compiled other" in what for what in session.left.values()) == 3
+        assert not none.may_compile("best", "w", THREADS[0], 0)
 
 
 def test_time_is_planned():
