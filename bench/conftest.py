@@ -16,7 +16,7 @@ from gpu_race import modules
 from machine import file_name
 from peak import peak_of
 from session import THREADS, Session, label
-from timing import SLOW, disagreement, first_call, per_call, synchronised, turns_of
+from timing import SLOW, disagreement, first_call, in_words, per_call, synchronised, turns_of
 
 import fastmeta
 
@@ -91,18 +91,8 @@ def race(request, benchmark):
     before = torch.get_num_threads()
     torch.manual_seed(0)
 
-    def run(
-        group,
-        contenders,
-        also=None,
-        compiled=None,
-        truth=None,
-        floor=None,
-        launches=None,
-        mode="forward",
-        sizes=None,
-        memory=False,
-    ):
+    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, mode="forward", sizes=None,
+            memory=False):  # fmt: skip
         key, ours = label(request.function, arguments), ["ext", *(also or {})]
         if benchmark.enabled and (reason := session.why_not(key, threads)):
             session.left[reason].append(group)
@@ -131,9 +121,9 @@ def race(request, benchmark):
             benchmark, runs, session.plan.budget / (1 if threads == THREADS[0] else 3), session.plan.rounds
         )
         if threads == THREADS[0]:
-            for name, fn in runs.items():
-                cells[name]["dispatched"] = dispatched(fn, profiled=name in (compiled or {}) or name == "reference")
-                if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
+            count_operations(runs, cells, not_timed, profiled=("reference", *(compiled or {})))
+            if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
+                for name in runs:
                     cells[name]["memory"] = peak_of(request.function, arguments, name)
         row = {
             "op": request.function.__module__.removeprefix("bench_"),
@@ -167,6 +157,14 @@ def check_in(name, fn, expected, runs, cells, not_timed):
         runs[name], cells[name] = fn, {"first call": seconds}
     else:
         not_timed[name] = wrong
+
+
+def count_operations(runs, cells, not_timed, profiled):
+    for name, fn in runs.items():
+        try:
+            cells[name]["dispatched"] = dispatched(fn, profiled=name in profiled)
+        except Exception as error:  # of a library that runs under no mode
+            not_timed[f"{name}, its operations"] = in_words(error)
 
 
 def in_turns(benchmark, runs, budget, least):

@@ -188,19 +188,20 @@ def test_dispatched_operations():
 
 def test_what_compiles_first_is_planned():
     session = Session()
-    assert session.may_compile("best", "w", THREADS[0], 0) and not session.left
+    assert session.may_compile("compiled best", "w", THREADS[0], 0) and not session.left
+    assert session.may_compile("keops", "w", THREADS[0], ROW_COMPILING + 1)
     session.compile_seconds = FULL.compiling + 1
     for threads, group, seconds in (
         (THREADS[1], "w", 0),
         (THREADS[0], "sqeuclidean", 0),
         (THREADS[0], "w", ROW_COMPILING + 1),
     ):
-        assert not session.may_compile("best", group, threads, seconds)
-    assert not session.may_compile("best", "w", THREADS[0], 0)
-    assert len(session.left) == 4 and all(what == ["best"] for what in session.left.values())
-    assert Session(compiling="all").may_compile("best", "sqeuclidean", THREADS[1], ROW_COMPILING + 1)
+        assert not session.may_compile("compiled best", group, threads, seconds)
+    assert not session.may_compile("compiled best", "w", THREADS[0], 0)
+    assert len(session.left) == 4 and all(what == ["compiled best"] for what in session.left.values())
+    assert Session(compiling="all").may_compile("compiled best", "sqeuclidean", THREADS[1], ROW_COMPILING + 1)
     for none in (Session(compiling="none"), Session(quick=True)):
-        assert not none.may_compile("best", "w", THREADS[0], 0)
+        assert not none.may_compile("compiled best", "w", THREADS[0], 0)
 
 
 def test_time_is_planned():
