@@ -220,7 +220,7 @@ def pytest_terminal_summary(terminalreporter, config):
     for title, rows in session.tables.items():
         terminalreporter.section(title)
         for workload, cells in rows.items():
-            say(f"{workload:<52}" + "   ".join(f"{name} {number:.1f}" for name, number in cells.items()))
+            say(f"{workload:<64}" + "   ".join(f"{name} {number:.1f}" for name, number in cells.items()))
     if session.rows:
         terminalreporter.section("fastmeta: medians (quartiles), and how many times longer each other way takes")
     for workload, rows in itertools.groupby(session.rows, key=lambda row: row["workload"]):
