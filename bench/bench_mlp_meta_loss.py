@@ -24,6 +24,8 @@ def bench_mlp_meta_loss(race, name):
         also={"learner.loss": by_learner(arguments, **workload.options)},
         compiled=made,
         floor=(0, flops.meta_iteration(workload)),
+        mode="meta-iteration",
+        memory=name == "W1 sinusoid MAML K5",
         launches=counts.mlp_meta_loss(*workload.counted),
     )
 

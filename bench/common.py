@@ -2,18 +2,25 @@
 
 import functools
 import importlib
+import itertools
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import roofline
 import torch
+from torch.utils._pytree import tree_map_only
 
 import fastmeta
+from fastmeta._dispatch import tensors_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import installed_peers
+
+SMALL = 2**22  # bytes: larger inputs are read from memory
 
 
 def on_backends(fn, reference=True):
@@ -45,12 +52,27 @@ def by_reference(op, static, *tensors):
 
 def forward_and_backward(fn, leaves):
     """fn(*leaves) and its gradients to the leaves."""
+    copies = rotation(leaves)
 
     def run():
+        leaves = next(copies)
         value = fn(*leaves)
         return value.detach(), *backward([value], leaves)
 
     return run
+
+
+def rotation(tree):
+    """Copies of a tree of tensors in turn, as many as do not fit into the cache together; of a small tree, which in a training is
+    still in the cache, itself."""
+    tensors = tensors_of(tree)
+    size = sum(t.nbytes for t in tensors)
+    more = math.ceil(roofline.cache(tensors[0].device) / size) if size > SMALL else 0
+    return itertools.cycle([tree, *(tree_map_only(torch.Tensor, _copy, tree) for _ in range(more))])
+
+
+def _copy(tensor):
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def backward(outputs, leaves):
@@ -61,7 +83,8 @@ def backward(outputs, leaves):
 @functools.cache
 def _cotangent(shape, dtype, device):
     """The same numbers in every dtype."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(device, dtype)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu", dtype=torch.float32)
+    return drawn.to(device, dtype)
 
 
 def in_new_process(script, *arguments, **environment):
@@ -88,11 +111,22 @@ def pairs(params):
 
 
 def imported(module):
-    """None where it cannot be imported. Libraries whose imports ask for more than they need are loaded as the tests do."""
+    """None where it cannot be imported."""
+    return _import(module)[0]
+
+
+def why_missing(module):
+    """Why it cannot be imported; None where it can."""
+    return _import(module)[1]
+
+
+@functools.cache
+def _import(module):
+    """Libraries whose imports ask for more than they need are loaded as the tests do."""
     name = module.partition(".")[0]
     try:
         if name in installed_peers.PEERS:
             installed_peers.load(name)
-        return importlib.import_module(module)
-    except ImportError:
-        return None
+        return importlib.import_module(module), None
+    except ImportError as error:
+        return None, str(error)
