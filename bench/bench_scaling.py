@@ -9,6 +9,7 @@ import bench_sgd_step
 import distances
 import flops
 import inner_loops
+import noise_scale
 import pytest
 import torch
 from bench_learners import loss_and_gradients
@@ -22,6 +23,7 @@ PLAN = SimpleNamespace(budget=0.3, rounds=5)  # of a point
 SINUSOID = inner_loops.WORKLOADS["W1 sinusoid MAML K5"]
 CONV4 = bench_learners.Images(tasks=4)
 SUPPORTS, QUERIES = (bench_learners.WAYS * k for k in (bench_learners.SHOTS, bench_learners.QUERIES))
+NOISE, NOISE_AT = "gradient noise scale of MAML on sinusoids, tasks", (0, 100, 1000, 4000)
 
 too_slow = {}  # (sweep, way): (size, seconds)
 
@@ -181,3 +183,10 @@ def bench_resnet12(race, T):
         (0, T * flops.gradients(*flops.resnet12(WIDTHS, 3, 84, 4))),
         "plain",
     )
+
+
+def bench_noise_scale(table):
+    """No race: how many tasks a meta-batch can use, for bench/cluster.py."""
+    torch.manual_seed(0)
+    for iterations, scale in noise_scale.of_sinusoids(NOISE_AT).items():
+        table(NOISE, f"after {iterations} meta-iterations of 25 tasks", {"tasks": scale})

@@ -1,7 +1,6 @@
 """Meta-training on R GPUs, simulated: each rank computes the meta-gradient of its tasks, all ranks sum their gradients, all step.
 
-Tasks are independent, so a rank's computation is `fixed` + tasks * `per_task` seconds, and nothing but the gradients crosses
-the network. Gradients go in buckets, as DistributedDataParallel sends them. The last `overlap` of a rank's computation makes
+Tasks are independent: what a rank computes depends on how many it has, and nothing but the gradients crosses the network. Gradients go in buckets, as DistributedDataParallel sends them. The last `overlap` of a rank's computation makes
 them one after the other; the inner-loop learners have 0: the chain of Hessian-vector products gives no gradient before its end.
 A bucket starts once all ranks have it and the one before it is through. Ranks differ: a rank's computation in a meta-iteration takes
 its usual time by a factor drawn from `spread`.
@@ -11,6 +10,7 @@ import heapq
 import math
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import network
@@ -21,8 +21,7 @@ READY, SENT = range(2)
 
 class Workload(NamedTuple):
     parameters: int  # whose gradients are summed; learned rates are among them
-    fixed: float  # s of a meta-iteration, however few its tasks
-    per_task: float  # s
+    compute: Callable[[int], float]  # s of a meta-iteration, by its tasks
     overlap: float = 0.0
 
     @property
@@ -30,8 +29,9 @@ class Workload(NamedTuple):
         """Bytes of the gradients."""
         return 4 * self.parameters
 
-    def compute(self, tasks):
-        return self.fixed + tasks * self.per_task
+
+def linear(fixed, per_task):
+    return lambda tasks: fixed + tasks * per_task
 
 
 def buckets(size):

@@ -19,7 +19,7 @@ from bench_learners import Images, net
 from resnet12 import WIDTHS, resnet12
 
 NET = network.DGX_H100
-WORKLOAD = cluster.Workload(parameters=30_000_000, fixed=1e-3, per_task=2e-3)
+WORKLOAD = cluster.Workload(30_000_000, cluster.linear(1e-3, 2e-3))
 RANKS = [2, 8, 9, 64, 4096]
 
 
@@ -78,7 +78,7 @@ def test_without_overlap_the_buckets_follow_the_computation(ranks):
 @pytest.mark.parametrize("ranks", RANKS)
 def test_with_overlap_only_the_last_bucket_follows(ranks):
     """Where a bucket takes less time on the network than the next one in the computation."""
-    workload = WORKLOAD._replace(overlap=1, per_task=1.0)
+    workload = WORKLOAD._replace(overlap=1, compute=cluster.linear(1e-3, 1.0))
     last = network.all_reduce(cluster.buckets(workload.size)[-1], ranks)
     assert cluster.simulate(workload, ranks, ranks) == pytest.approx(1e-3 + 1.0 + last, rel=1e-12)
 
@@ -101,7 +101,7 @@ def test_the_mean_of_the_maximum_of_draws():
 @pytest.mark.parametrize("ranks", [2, 16, 64])
 def test_stragglers_cost_the_mean_of_the_maximum(ranks):
     spread = [1.0] * 19 + [1.5]
-    workload = WORKLOAD._replace(parameters=0, fixed=0.0, per_task=1.0)
+    workload = WORKLOAD._replace(parameters=0, compute=cluster.linear(0.0, 1.0))
     found = cluster.simulate(workload, ranks, ranks, spread, iterations=2000, net=of_any_rate(without_latency(NET)))
     expected = cluster.expected_maximum(spread, ranks)
     assert found == pytest.approx(expected, abs=4 * 0.25 / 2000**0.5)  # 0.25: no deviation of 1 or 1.5 is larger
