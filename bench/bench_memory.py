@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import bench_learners
 import distances
@@ -10,6 +9,7 @@ import inner_loops
 import pytest
 import torch
 from common import in_new_process
+from peak import peak
 
 import fastmeta
 
@@ -49,15 +49,6 @@ def bench_memory_of_maml(request, table, steps):
     table(TITLE, f"MAML Conv4-32 K{steps}, 8 tasks, 5-way 1-shot, 15 queries each", peaks)
 
 
-def peak(warm_up, run):
-    """KiB by which the resident set rises above what it is before the call."""
-    warm_up()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before
-
-
 def proto_loss(way, *shape):
     return partial(_loss_and_gradients, way, *_draw(1, 4, 3, 2)), partial(_loss_and_gradients, way, *_draw(*shape))
 
@@ -95,11 +86,6 @@ def _loss_and_gradients(way, query, prototypes, targets):
         way = distances.eager_ways(1, 1, 1, 1)[way]
         loss = distances.loss(way, query, prototypes, "euclidean", 1.0, targets)
     return torch.autograd.grad(loss, (query, prototypes))
-
-
-def _status(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 def main(op, way, *sizes):

@@ -12,17 +12,16 @@ import fastmeta
 @pytest.mark.parametrize("metric", distances.METRICS)
 @pytest.mark.parametrize("shape", distances.SHAPES, ids=str)
 def bench_proto_loss(race, shape, metric):
-    """Forward and backward to queries and prototypes; the truth is the expanded square in float64."""
+    """Forward and backward to queries and prototypes; the truth is the expanded square."""
     T, Q, N, D = shape
     leaves = [torch.randn(distances.tasks(T, rows, D), requires_grad=True) for rows in (Q, N)]
-    in_float64 = [t.detach().double().requires_grad_() for t in leaves]
     ours, eager, made = contenders(shape, metric, torch.randint(0, N, distances.tasks(T, Q)))
     race(
         f"proto_loss fwd+bwd {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(forward_and_backward(ours, leaves), reference=distances.fits(*shape))
         | {name: forward_and_backward(loss, leaves) for name, loss in eager.items()},
         compiled={name: forward_and_backward(loss, leaves) for name, loss in made.items()},
-        truth=forward_and_backward(eager["mm"], in_float64),
+        truth=forward_and_backward(eager["mm"], leaves),
         floor=(2 * sum(t.nbytes for t in leaves), 6 * T * Q * N * D),
         launches=counts.distances(T, Q, N, D) + (counts.mean(T) if T > 1 else []),
     )

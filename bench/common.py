@@ -61,7 +61,8 @@ def backward(outputs, leaves):
 @functools.cache
 def _cotangent(shape, dtype, device):
     """The same numbers in every dtype."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(device, dtype)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu", dtype=torch.float32)
+    return drawn.to(device, dtype)
 
 
 def in_new_process(script, *arguments, **environment):
@@ -88,11 +89,22 @@ def pairs(params):
 
 
 def imported(module):
-    """None where it cannot be imported. Libraries whose imports ask for more than they need are loaded as the tests do."""
+    """None where it cannot be imported."""
+    return _import(module)[0]
+
+
+def why_missing(module):
+    """Why it cannot be imported; None where it can."""
+    return _import(module)[1]
+
+
+@functools.cache
+def _import(module):
+    """Libraries whose imports ask for more than they need are loaded as the tests do."""
     name = module.partition(".")[0]
     try:
         if name in installed_peers.PEERS:
             installed_peers.load(name)
-        return importlib.import_module(module)
-    except ImportError:
-        return None
+        return importlib.import_module(module), None
+    except ImportError as error:
+        return None, str(error)

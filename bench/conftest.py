@@ -1,127 +1,236 @@
-"""Benches: every contender's result is checked, then all contenders of a group are timed in turns; a table ends the run."""
+"""Benches: every contender's result is checked against float64, then all contenders of a row are timed in turns; a table ends the run."""
 
+import importlib.util
 import itertools
-import statistics
-from collections import defaultdict
+import json
+import time
+from pathlib import Path
 
 import peers
 import pytest
+import results
 import roofline
 import torch
-from timing import disagreement, per_call, synchronised, turns_of
+from dispatched import dispatched
+from machine import file_name
+from peak import peak_of
+from session import THREADS, Session, label
+from timing import SLOW, disagreement, first_call, per_call, synchronised, turns_of
 
 import fastmeta
 
-TABLES = pytest.StashKey[dict]()
+SESSION = pytest.StashKey[Session]()
+COMPARED = pytest.StashKey[tuple]()
 
 
 def pytest_addoption(parser):
     parser.addoption("--no-compile", action="store_true", help="leave out what compiles first (torch.compile, KeOps)")
+    parser.addoption(
+        "--all-compiled", action="store_true", help="race all compiled ways, on each number of threads: hours"
+    )
+    parser.addoption("--quick", action="store_true", help="the first workload of each bench, no compiling: two minutes")
+    parser.addoption("--results", type=Path, help="write <machine>.json, .md and figures into this folder")
+    parser.addoption(
+        "--compare", type=Path, help="fail where fastmeta lost ground since the run of this <machine>.json"
+    )
+
+
+def pytest_configure(config):
+    option = config.getoption
+    if option("results") and not importlib.util.find_spec("matplotlib"):
+        raise pytest.UsageError("--results: matplotlib must be installed, for the figures")
+    compiling = "none" if option("no_compile") else "all" if option("all_compiled") else "first"
+    config.stash[SESSION] = Session(quick=option("quick"), compiling=compiling)
 
 
 def pytest_report_header():
-    if absent := peers.missing():
-        return f"libraries that do not race, not installed: {', '.join(absent)}"
+    return [f"does not race: {name}, {reason}" for name, reason in peers.missing().items()]
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    """The numbers of threads of a workload follow each other."""
+    place = {}
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=synchronised))
+        place.setdefault(_key(item), len(place))
+    items.sort(key=lambda item: place[_key(item)])
+    if config.getoption("quick"):
+        first = {}
+        chosen = [item for item in items if first.setdefault(item.function, item) is item]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+def _key(item):
+    return item.path, label(item.function, _arguments(item))
+
+
+def _arguments(item):
+    """Of the bench, without the number of threads."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return {name: value for name, value in params.items() if name != "race"}
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info.update(torch=torch.__version__, fastmeta=fastmeta.__version__)
 
 
-@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+@pytest.fixture(params=THREADS, ids=[f"{n} thread{'s' if n > 1 else ''}" for n in THREADS])
 def race(request, benchmark):
-    """race(group, contenders): check that each of `contenders` agrees with contenders["reference"], then time them in turns.
+    """race(group, contenders): check each of `contenders` against float64, then time them in turns. A row of results.py.
 
-    `also` names other ways through fastmeta, which get rows of their own. `compiled` names further contenders, which take
-    seconds to make: only where there is something to time. `truth` stands in for a reference that is too large to run. `floor`
-    is the (bytes, flops) that no way can do without. `launches`, those of our kernels on a GPU, are for bench/gpu.py.
+    The truth is contenders["reference"], or `truth` where that is too large to run, with the inputs in float64. `also` names other
+    ways through fastmeta. `compiled` names further contenders, which take seconds to make, the best first: only where there is
+    something to time. `floor` is the (bytes, flops) that no way can do without. `launches`, those of our kernels on a GPU, are for
+    bench/gpu.py. `mode` says what is computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak.
     """
+    session, threads, arguments = request.config.stash[SESSION], request.param, _arguments(request.node)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # for what is true
     torch.manual_seed(0)
 
-    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None):
+    def run(
+        group,
+        contenders,
+        also=None,
+        compiled=None,
+        truth=None,
+        floor=None,
+        launches=None,
+        mode="forward",
+        sizes=None,
+        memory=False,
+    ):
+        key, ours = label(request.function, arguments), ["ext", *(also or {})]
+        if benchmark.enabled and (reason := session.why_not(key, threads)):
+            session.left[reason].append(group)
+            pytest.skip(reason)
+        start = time.monotonic()
         torch._dynamo.reset()  # each group has its own specialisations
-        also = also or {}
-        expected = (truth or contenders["reference"])()
-        torch.set_num_threads(request.param)
-        contenders = contenders | also
-        if not benchmark.enabled and request.param > 1:  # the others have been checked on one thread
-            contenders = {name: fn for name, fn in contenders.items() if name in ("ext", *also)}
-        elif benchmark.enabled and not request.config.getoption("no_compile"):
-            contenders = contenders | (compiled or {})
-        for name, fn in contenders.items():
-            wrong = disagreement(fn(), expected)
-            assert wrong is None, f"{name}: {wrong}"
+        expected = session.truth(request.function, arguments)
+        torch.set_num_threads(threads)
+        ways = contenders | (also or {})
         if not benchmark.enabled:
+            check(ways if threads == 1 else {name: ways[name] for name in ours}, expected)
             benchmark(contenders["ext"])
             return
-        benchmark.group = request.function.__name__
-        benchmark.extra_info.update(workload=group, threads=request.param)
-        if floor:
-            benchmark.extra_info["floor"] = roofline.floor(*floor, request.param)
-        calls, every, rounds = turns_of(contenders)
-        times = {name: [] for name in contenders if name != "ext"}
-        turns = itertools.count()
-
-        def the_others():
-            turn = next(turns)
-            for name, of_turns in times.items():
-                if turn % every[name] == 0:
-                    contenders[name]()  # brings its own memory back into cache
-                    of_turns.append(per_call(contenders[name], calls[name]))
-            contenders["ext"]()
-
-        benchmark.pedantic(contenders["ext"], teardown=the_others, rounds=rounds, iterations=calls["ext"])
-        medians = {name: statistics.median(of_turns) for name, of_turns in times.items()}
-        benchmark.extra_info["also"] = {name: medians.pop(name) for name in also}
-        benchmark.extra_info["others"] = medians
+        later = session.compiled(compiled or {}, threads)
+        runs, cells, not_timed = checked(ways | later, ours, expected)
+        compiling = sum(cells[name]["first call"] for name in later if name in cells)
+        session.compile_seconds += compiling
+        benchmark.group = f"{request.function.__module__.removeprefix('bench_')}, {mode}"
+        times = in_turns(benchmark, runs, session.plan)
+        if threads == THREADS[0]:
+            for name, fn in runs.items():
+                cells[name]["dispatched"] = dispatched(fn, made=name in later)
+                if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
+                    cells[name]["memory"] = peak_of(request.function, arguments, name)
+        row = {
+            "op": request.function.__module__.removeprefix("bench_"),
+            "mode": mode,
+            "workload": group,
+            "threads": threads,
+            "sizes": sizes or {},
+            "floor": roofline.floor(*floor, threads) if floor else None,
+            "ours": ours,
+            "contenders": {name: results.measured(of_turns, **cells[name]) for name, of_turns in times.items()},
+            "not timed": not_timed,
+        }
+        session.rows.append(row)
+        session.took[key] = time.monotonic() - start - compiling
 
     with fastmeta.backend("ext"):
         yield run
     torch.set_num_threads(before)
 
 
+def check(ways, expected):
+    for name, fn in ways.items():
+        wrong = disagreement(fn(), expected)
+        assert wrong is None, f"{name}: {wrong}"
+
+
+def checked(ways, ours, expected):
+    """The ways that are right, the seconds of their first calls, and the reasons of the others. What is wrong with ours fails."""
+    runs, cells, not_timed = {}, {}, {}
+    for name, fn in ways.items():
+        wrong, seconds = first_call(fn, expected)
+        if wrong is None:
+            runs[name], cells[name] = fn, {"first call": seconds}
+        else:
+            assert name not in ours, f"{name}: {wrong}"
+            not_timed[name] = wrong
+    return runs, cells, not_timed
+
+
+def in_turns(benchmark, runs, plan):
+    """{way: seconds of a call in each of its turns}, "ext" by pytest-benchmark."""
+    calls, every, rounds = turns_of(runs, plan.budget, plan.rounds)
+    times = {name: [] for name in runs}
+    turns = itertools.count()
+
+    def the_others():
+        turn = next(turns)
+        for name, of_turns in times.items():
+            if name != "ext" and turn % every[name] == 0:
+                if not of_turns or of_turns[-1] < SLOW:
+                    runs[name]()  # brings its own memory back into cache
+                of_turns.append(per_call(runs[name], calls[name]))
+        runs["ext"]()
+
+    benchmark.pedantic(runs["ext"], teardown=the_others, rounds=rounds, iterations=calls["ext"])
+    times["ext"] = list(benchmark.stats.stats.data)
+    return times
+
+
 @pytest.fixture
 def table(request):
     """table(title, workload, cells): a row {way: number} of a table of other things than throughput."""
-    tables = request.config.stash.setdefault(TABLES, defaultdict(dict))
+    tables = request.config.stash[SESSION].tables
     return lambda title, workload, cells: tables[title].__setitem__(workload, cells)
+
+
+def pytest_sessionfinish(session):
+    """Writes what came, whatever failed; a regression fails the run."""
+    option, of_run = session.config.getoption, session.config.stash[SESSION]
+    if not (of_run.rows or of_run.tables) or not (option("results") or option("compare")):
+        return
+    found = of_run.results()
+    if folder := option("results"):
+        path = folder / f"{file_name(found['machine']['device'])}.json"
+        results.write(path, results.as_json(found))
+        results.write(path.with_suffix(".md"), results.markdown(found))
+        import plots  # which needs matplotlib
+
+        plots.draw(found, path.with_suffix(""))
+    if then := option("compare"):
+        session.config.stash[COMPARED] = compared = results.regressions(json.loads(then.read_text()), found)
+        if compared[1]:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter, config):
     yield
-    for title, rows in config.stash.get(TABLES, {}).items():
+    session, say = config.stash[SESSION], terminalreporter.write_line
+    for title, rows in session.tables.items():
         terminalreporter.section(title)
         for workload, cells in rows.items():
-            row = "   ".join(f"{name} {number:.1f}" for name, number in cells.items())
-            terminalreporter.write_line(f"{workload:<52}{row}")
-    session = getattr(config, "_benchmarksession", None)
-    workloads = defaultdict(list)
-    for bench in session.benchmarks if session else []:
-        if not bench.has_error and "others" in bench.extra_info:
-            workloads[bench.extra_info["workload"]].append((bench.stats.median, bench.extra_info))
-    if not workloads:
-        return
-    terminalreporter.section("fastmeta (ext), medians, and how many times longer each other way takes")
-    for workload, rows in workloads.items():
-        terminalreporter.write_line(workload)
-        for ours, info in rows:
-            for name, seconds in {"ext": ours, **info["also"]}.items():
-                terminalreporter.write_line("  " + _row(name, seconds, **info))
-
-
-def _row(name, ours, threads, others, floor=None, **_):
-    ratios = sorted((seconds / ours, name) for name, seconds in others.items())
-    (ratio, fastest), *rest = ratios
-    of_floor = f"{ours / floor:.2f}x the floor" if floor else ""
-    return (
-        f"{threads} thread{'s' if threads > 1 else ' '} {name:<13} {ours * 1e6:10.1f} us {of_floor:>17}"
-        f"   fastest other way: {fastest} {ratio:.2f}x" + "".join(f"   {name} {ratio:.2f}x" for ratio, name in rest)
-    )
+            say(f"{workload:<52}" + "   ".join(f"{name} {number:.1f}" for name, number in cells.items()))
+    if session.rows:
+        terminalreporter.section("fastmeta: medians (quartiles), and how many times longer each other way takes")
+    for workload, rows in itertools.groupby(session.rows, key=lambda row: row["workload"]):
+        say(workload)
+        for row in rows:
+            for way in row["ours"]:
+                say("  " + results.line(row, way))
+            for name, reason in row["not timed"].items():
+                say(f"    {name} not timed: {reason}")
+    for reason, what in session.left.items():
+        say(f"left out, {reason}: {', '.join(what)}")
+    lines, worse = config.stash.get(COMPARED, ([], []))
+    if lines:
+        terminalreporter.section(
+            f"compared with {config.getoption('compare').name}, worse by more than {results.TOLERANCE}x fails"
+        )
+    for line in lines:
+        say(line + ("   WORSE" if line in worse else ""))

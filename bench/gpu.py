@@ -24,7 +24,8 @@ from pathlib import Path
 
 import gpu_report
 import torch
-from gpu_machine import machine
+from machine import file_name, machine
+from results import as_json, write
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build/gpu"
@@ -77,22 +78,15 @@ class Acceptance:
     def __init__(self, device, small, folder):
         self.device, self.small, self.folder = device, small, folder
         name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        self.name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        self.name = file_name(name)
         self.results = {"machine": machine(name, device), "parts": {}, "races": {}}
         self.env = {"FASTMETA_DEVICE": device}
         if device == "cuda":
             self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
 
     def write(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for suffix, text in (
-            (".json", json.dumps(self.results, indent=1) + "\n"),
-            (".md", gpu_report.markdown(self.results)),
-        ):
-            path = self.folder / (self.name + suffix)
-            unfinished = path.with_suffix(suffix + ".part")
-            unfinished.write_text(text)
-            unfinished.replace(path)
+        write(self.folder / f"{self.name}.json", as_json(self.results))
+        write(self.folder / f"{self.name}.md", gpu_report.markdown(self.results))
 
     def run_parts(self, seconds):
         end = time.monotonic() + seconds

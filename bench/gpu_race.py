@@ -25,7 +25,8 @@ import roofline
 import torch
 from gpu_report import IN_GRAPH
 from inner_loops import INDUCTOR
-from timing import captured, disagreement, per_call, turns_of
+from recorded import in_float64
+from timing import captured, disagreement, in_words, per_call, turns_of
 
 from fastmeta import _dispatch, reference
 
@@ -67,11 +68,12 @@ class Race:
 
     def __init__(self, device, emit, *, end=math.inf, compiling=False, small=False):
         self.device, self.emit, self.end, self.compiling, self.small = device, emit, end, compiling, small
+        self.truth = None  # of the bench that is called next; the reference where there is none
 
-    def __call__(self, group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None):
+    def __call__(self, group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, **_):
+        expected = (self.truth or contenders["reference"])()
         torch.set_default_device(None)  # a default device costs every call of torch, ours and the others'
         torch._dynamo.reset()
-        expected = (truth or contenders["reference"])()
         ways = (compiled or {}) if self.compiling else {OURS: contenders["ext"], **contenders, **(also or {})}
         ways = {name: fn for name, fn in ways.items() if name != "ext" and not name.endswith(tuple(INDUCTOR)[1:])}
         if not ways:
@@ -114,8 +116,7 @@ class Race:
             fn = make()
             wrong = disagreement(fn(), expected)
         except Exception as error:  # of whatever library
-            lines = str(error).strip().splitlines()
-            wrong = f"{type(error).__name__}: {lines[0] if lines else ''}"
+            wrong = in_words(error)
         if wrong is None:
             runs[name] = fn
         else:
@@ -154,10 +155,11 @@ def race_all(race):
             continue
         torch.manual_seed(0)
         torch.set_default_device(race.device)
+        race.truth = functools.partial(in_float64, function, arguments)
         try:
             function(race, **arguments)
         except Exception as error:  # the truth itself
-            race.emit({"group": label, "error": f"{type(error).__name__}: {error}".splitlines()[0]})
+            race.emit({"group": label, "error": in_words(error)})
         torch.set_default_device(None)
         gc.collect()  # graphs and their memory
     return left

@@ -11,7 +11,7 @@ from fastmeta._dispatch import tensors_of
 TURN = 3e-3  # s, at least: a contender calls as often as that takes
 BUDGET = 1.5  # s for a group
 MIN_ROUNDS, MAX_ROUNDS = 15, 500
-SLOW = 0.05  # s: from here on a contender runs in every third round
+SLOW, SLOWER = 0.05, 0.5  # s: from here on a contender runs in every third round, in every seventh
 
 
 class Turns(NamedTuple):
@@ -39,7 +39,7 @@ def turns_of(contenders, budget=BUDGET, min_rounds=MIN_ROUNDS):
     """For contenders that have been called before."""
     seconds = {name: _roughly(fn) for name, fn in contenders.items()}
     calls = {name: math.ceil(TURN / s) for name, s in seconds.items()}
-    every = {name: 3 if s > SLOW else 1 for name, s in seconds.items()}
+    every = {name: 7 if s > SLOWER else 3 if s > SLOW else 1 for name, s in seconds.items()}
     cost = sum(s * calls[name] / every[name] for name, s in seconds.items())
     return Turns(calls, every, min(max(min_rounds, int(budget / cost)), MAX_ROUNDS))
 
@@ -47,6 +47,22 @@ def turns_of(contenders, budget=BUDGET, min_rounds=MIN_ROUNDS):
 def _roughly(fn):
     first = per_call(fn, 1)
     return first if first > SLOW else min(per_call(fn, 1) for _ in range(3))
+
+
+def first_call(fn, expected):
+    """What is wrong with the results of fn, in words or None, and the seconds that it took to get them."""
+    start = synchronised()
+    try:
+        found = fn()
+        took = synchronised() - start
+        return disagreement(found, expected), took
+    except Exception as error:  # of whatever library
+        return in_words(error), synchronised() - start
+
+
+def in_words(error):
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def disagreement(found, expected):

@@ -7,25 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from common import Timing
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from style import save
 from torch import Tensor
 
-plt.rcParams.update(
-    {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.prop_cycle": plt.cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7"]),
-        "figure.constrained_layout.use": True,
-        "legend.frameon": False,
-    }
-)
 RIGHT, WRONG = "#009e73", "#d55e00"
 
 
@@ -55,7 +43,7 @@ def fits(path: Path, panels: Sequence[Fit]) -> None:
         ax.set_ylabel("y")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda found: len(found[0]))
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    _save(figure, path)
+    save(figure, path)
 
 
 def episode(path: Path, title: str, support: Tensor, query: Tensor, log_probs: Tensor) -> None:
@@ -78,7 +66,7 @@ def episode(path: Path, title: str, support: Tensor, query: Tensor, log_probs: T
     axes[0, 0].set_title("support")
     axes[0, (queries + 1) // 2].set_title("queries")
     figure.supxlabel("below each query: the predicted class and its probability", fontsize="medium")
-    _save(figure, path)
+    save(figure, path)
 
 
 def learning_curves(path: Path, panels: Mapping[str, tuple[str, Mapping[str, Sequence[float]], float | None]]) -> None:
@@ -95,7 +83,7 @@ def learning_curves(path: Path, panels: Mapping[str, tuple[str, Mapping[str, Seq
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def speedups(path: Path, timings: Mapping[str, Timing]) -> None:
@@ -108,7 +96,7 @@ def speedups(path: Path, timings: Mapping[str, Timing]) -> None:
     ax.set_xlim(right=1.5 * max(1, *(timing.speedup for timing in timings.values())))
     ax.set_xlabel("speed-up of a meta-iteration over plain PyTorch (times)")
     ax.invert_yaxis()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _image(ax: plt.Axes, image: Tensor, frame: str) -> None:
@@ -125,8 +113,3 @@ def _smooth(losses: Sequence[float]) -> tuple[Tensor, Tensor]:
     ends = torch.logspace(math.log10(first), math.log10(total), 40).round().long().unique()
     starts = torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])
     return ends, torch.stack([values[a:b].mean() for a, b in zip(starts, ends, strict=True)])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -1,10 +1,13 @@
-"""The versions that a result depends on, and what is missing here."""
+"""What a result depends on: the machine and the versions, and what is missing here."""
 
 import importlib
 import importlib.util
+import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
@@ -22,6 +25,17 @@ def machine(name, device):
     if importlib.util.find_spec("triton"):
         facts["triton"] = importlib.import_module("triton").__version__
     return facts | {"missing packages": ", ".join(absent) or "none"}
+
+
+def processor():
+    """The processor's model and how many of its cores are ours to use."""
+    models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    cores = len(os.sched_getaffinity(0))
+    return f"{models[0] if models else platform.machine()}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def file_name(device):
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def first_line(*command):

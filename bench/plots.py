@@ -1,0 +1,66 @@
+"""The pictures of what the races found: speed-ups, and memory against the inner steps."""
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import results
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+
+import matplotlib.pyplot as plt
+from style import save
+
+
+def draw(found, stem):
+    """<stem>-speedups.svg and <stem>-memory.svg, each where there is something to show; their paths."""
+    pictures = {"speedups": speedups(found["rows"]), "memory": memory(found["tables"])}
+    paths = []
+    for name, figure in pictures.items():
+        if figure:
+            paths.append(stem.with_name(f"{stem.name}-{name}.svg"))
+            save(figure, paths[-1])
+    return paths
+
+
+def speedups(rows):
+    """A bar for each workload on the most threads, in the order and the colours of the ops; None without rows to show."""
+    most = max((row["threads"] for row in rows), default=0)
+    raced = [row for row in rows if row["threads"] == most and not row["sizes"] and results.speedup(row)]
+    if not raced:
+        return None
+    ops = list(dict.fromkeys(row["op"] for row in raced))
+    figure, ax = plt.subplots(figsize=(11, 0.24 * len(raced) + 1.2))
+    for place, row in enumerate(raced):
+        name, times = results.speedup(row)
+        bar = ax.barh(place, times, height=0.7, color=f"C{ops.index(row['op']) % 4}")
+        ax.bar_label(bar, [f"{times:.2f}x {name}"], padding=3, fontsize=7)
+    ax.set_yticks(range(len(raced)), [row["workload"] for row in raced], fontsize=7)
+    ax.axvline(1, color="0.6", linestyle="--", linewidth=1)
+    ax.set(xscale="log", ylim=(len(raced) - 0.4, -0.6))
+    ax.set_xlim(right=3 * ax.get_xlim()[1])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel(f"speed-up over the fastest other way, which is named (times, {results.threads(raced[0])})")
+    return figure
+
+
+def memory(tables):
+    """Peaks in MiB against K, of each table's workloads that name it."""
+    curves = defaultdict(lambda: defaultdict(list))
+    for rows in tables.values():
+        for workload, cells in rows.items():
+            if steps := re.search(r" K(\d+)", workload):
+                for way, mib in cells.items():
+                    curves[workload.replace(steps[0], "")][way].append((int(steps[1]), mib))
+    curves = {title: ways for title, ways in curves.items() if any(len(points) > 1 for points in ways.values())}
+    if not curves:
+        return None
+    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.8), squeeze=False)
+    for ax, (title, ways) in zip(axes.flat, curves.items(), strict=True):
+        for way, points in ways.items():
+            ax.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=way)
+        ax.set(xscale="log", yscale="log", xlabel="inner steps K", ylabel="peak memory (MiB)")
+        ax.set_title(title, fontsize=8)
+        ax.legend(fontsize=8)
+    return figure

@@ -1,0 +1,91 @@
+"""One run of the benches: what is raced and what is left out, the truths, and the rows that came of it."""
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from machine import first_line, machine, processor
+from recorded import in_float64
+from roofline import rates
+
+import fastmeta
+
+THREADS = (
+    2,
+    1,
+)  # what compiles first, the counts and the memory come with the first of them: torch.compile makes code anew for each
+QUICK, FULL = (
+    SimpleNamespace(
+        limit=100, compiling=0, budget=0.3, rounds=5
+    ),  # s for all races, for compiling, for a row; rounds of a row
+    SimpleNamespace(limit=1050, compiling=400, budget=1.2, rounds=15),
+)
+SLOW_ROW = 15  # s on THREADS[0], from where on the row runs on no other number of threads
+
+
+class Session:
+    def __init__(self, *, quick=False, compiling="first"):
+        self.plan, self.compiling = QUICK if quick else FULL, "none" if quick else compiling
+        self.start, self.compile_seconds = time.monotonic(), 0.0
+        self.rows, self.tables, self.left = [], defaultdict(dict), defaultdict(list)
+        self.took, self._truth = {}, (None, None)
+        if quick:
+            self.left["of each bench but the first workload, on one thread, what compiles first"].append("--quick")
+
+    def truth(self, function, arguments):
+        """Of the reference in float64 on one thread. The numbers of threads of one workload follow each other."""
+        key = label(function, arguments)
+        if self._truth[0] != key:
+            torch.set_num_threads(1)
+            self._truth = key, in_float64(function, arguments)
+        return self._truth[1]
+
+    def why_not(self, key, threads):
+        """Why this row is not raced, or None."""
+        if time.monotonic() - self.start > self.plan.limit:
+            return f"the {self.plan.limit} s of the races were over"
+        if threads != THREADS[0] and self.took.get(key, 0) > SLOW_ROW:
+            return f"on {threads} thread: took more than {SLOW_ROW} s on {THREADS[0]}"
+        return None
+
+    def compiled(self, found, threads):
+        """Of what compiles first, that which is raced: all of the libraries', and the first compiled way."""
+        raced, of_torch = {}, 0
+        for name, fn in found.items():
+            of_torch += name.startswith("compiled")
+            reason = None
+            if self.compiling == "none":
+                reason = "what compiles first"
+            elif self.compiling == "first" and threads != THREADS[0]:
+                reason = f"what compiles first, on other than {THREADS[0]} threads (--all-compiled)"
+            elif self.compiling == "first" and of_torch > 1 and name.startswith("compiled"):
+                reason = "compiled ways other than a row's first (--all-compiled)"
+            elif self.compiling == "first" and self.compile_seconds > self.plan.compiling:
+                reason = f"what compiles first: the {self.plan.compiling} s for it were over"
+            if reason is None:
+                raced[name] = fn
+            elif name not in self.left[reason]:
+                self.left[reason].append(name)
+        return raced
+
+    def results(self):
+        facts = machine(processor(), "cpu") | library()
+        ceilings = {
+            f"{n} thread{'s' if n > 1 else ''}": rates(n)
+            for n in THREADS
+            if any(row["threads"] == n for row in self.rows)
+        }
+        left = [f"{reason}: {', '.join(what)}" for reason, what in self.left.items()]
+        return {"machine": facts | {"ceilings": ceilings}, "rows": self.rows, "tables": self.tables, "left out": left}
+
+
+def library():
+    """Which fastmeta this is, and what it runs on here."""
+    commit = first_line("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
+    return {"fastmeta": fastmeta.__version__, "commit": commit, "instructions": fastmeta._C.isa()}
+
+
+def label(function, arguments):
+    return " ".join([function.__name__, *map(str, arguments.values())])
