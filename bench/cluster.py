@@ -1,8 +1,9 @@
 """Meta-training on R GPUs, simulated: each rank computes the meta-gradient of its tasks, all ranks sum their gradients, all step.
 
-Tasks are independent: what a rank computes depends on how many it has, and nothing but the gradients crosses the network. Gradients go in buckets, as DistributedDataParallel sends them. The last `overlap` of a rank's computation makes
-them one after the other; the inner-loop learners have 0: the chain of Hessian-vector products gives no gradient before its end.
-A bucket starts once all ranks have it and the one before it is through. Ranks differ: a rank's computation in a meta-iteration takes
+Tasks are independent: what a rank computes depends on how many it has, and nothing but the gradients crosses the network.
+Gradients go in buckets, as DistributedDataParallel sends them. The last `overlap` of a rank's computation makes them one after
+the other; the inner-loop learners have 0: the chain of Hessian-vector products gives no gradient before its end. A bucket
+starts once all ranks have it and the one before it is through. Ranks differ: a rank's computation in a meta-iteration takes
 its usual time by a factor drawn from `spread`.
 """
 

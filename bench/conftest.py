@@ -19,6 +19,7 @@ from timing import SLOW, disagreement, first_call, per_call, synchronised, turns
 
 import fastmeta
 
+collect_ignore = ["bench_scaling.py"]  # unless it is named: make scaling
 SESSION = pytest.StashKey[Session]()
 COMPARED = pytest.StashKey[tuple]()
 
@@ -82,7 +83,8 @@ def race(request, benchmark):
     The truth is contenders["reference"], or `truth` where that is too large to run, with the inputs in float64. `also` names other
     ways through fastmeta. `compiled` names further contenders, which take seconds to make, the best first: only where there is
     something to time. `floor` is the (bytes, flops) that no way can do without. `launches`, those of our kernels on a GPU, are for
-    bench/gpu.py. `mode` says what is computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak.
+    bench/gpu.py. `mode` says what is computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak. `plan`: another
+    budget and number of rounds than the session's.
     """
     session, threads, arguments = request.config.stash[SESSION], request.param, _arguments(request.node)
     before = torch.get_num_threads()
@@ -99,6 +101,7 @@ def race(request, benchmark):
         mode="forward",
         sizes=None,
         memory=False,
+        plan=session.plan,
     ):
         key, ours = label(request.function, arguments), ["ext", *(also or {})]
         if benchmark.enabled and (reason := session.why_not(key, threads)):
@@ -118,7 +121,8 @@ def race(request, benchmark):
         compiling = sum(cells[name]["first call"] for name in later if name in cells)
         session.compile_seconds += compiling
         benchmark.group = f"{request.function.__module__.removeprefix('bench_')}, {mode}"
-        times = in_turns(benchmark, runs, session.plan)
+        times = in_turns(benchmark, runs, plan)
+        session.took[key] = time.monotonic() - start - compiling
         if threads == THREADS[0]:
             for name, fn in runs.items():
                 cells[name]["dispatched"] = dispatched(fn, made=name in later)
@@ -136,7 +140,7 @@ def race(request, benchmark):
             "not timed": not_timed,
         }
         session.rows.append(row)
-        session.took[key] = time.monotonic() - start - compiling
+        return row
 
     with fastmeta.backend("ext"):
         yield run

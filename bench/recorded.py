@@ -20,6 +20,11 @@ class DrawnInFloat32(TorchFunctionMode):
             return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
         if func in (Tensor.normal_, Tensor.uniform_):
             return args[0].copy_(func(torch.empty_like(args[0], dtype=torch.float32), *args[1:], **kwargs))
+        if getattr(func, "__module__", None) == "torch.nn.init":  # comes as a whole, with everything by name
+            with torch.no_grad():
+                return kwargs["tensor"].copy_(
+                    func(**kwargs | {"tensor": torch.empty_like(kwargs["tensor"], dtype=torch.float32)})
+                )
         return func(*args, **kwargs)
 
 
