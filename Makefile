@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install peers demo test bench accuracy gpu-report gpu gpu-model transforms docs docs-browser lint clean
+.PHONY: install peers demo test bench bench-tables accuracy gpu-report gpu gpu-model transforms docs docs-browser lint clean
 
 install: $(VENV)/installed
 
@@ -30,8 +30,13 @@ demo: install
 test: install
 	$(BIN)/pytest
 
+# Within 20 minutes; bench/results/<machine>.json, .md and figures have what came of it.
 bench: install
-	$(BIN)/pytest bench/
+	$(BIN)/pytest bench/ --results bench/results
+
+# The table of README.md, from the file that it names.
+bench-tables: install
+	$(BIN)/python bench/readme.py
 
 accuracy: install
 	$(BIN)/python bench/accuracy.py

@@ -46,6 +46,7 @@ def bench_inner_loops(race, name, workload):
         f"{workload} in {name}'s language, {sizes.tasks} tasks",
         on_backends(way(SWAPS[name])) | others,
         also={"batched": inner_loops.eager(partial(inner_loops.in_one_op, **sizes.options), arguments)},
+        mode="meta-iteration",
     )
 
 
@@ -94,4 +95,5 @@ def bench_heads(race, name, D):
         f"prototypical head in {name}'s language, 25 + 75 examples, D = {D}",
         on_backends(on(swap)) | others,
         also={"proto_loss": way(by_ops)},
+        mode="forward + backward",
     )

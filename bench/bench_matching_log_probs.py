@@ -33,5 +33,6 @@ def bench_matching_log_probs(race, D):
         | {name: forward_and_backward(way, leaves) for name, way in eager.items()},
         compiled={f"compiled {name}": forward_and_backward(compiled(way), leaves) for name, way in eager.items()},
         floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * S * D),
+        mode="forward + backward",
         launches=counts.distances(T, Q, S, D, outputs=N),
     )

@@ -22,5 +22,6 @@ def bench_mlp_adapt(race, name):
         on_backends(by(inner_loops.in_two_ops)) | {"by hand": by(inner_loops.by_hand)},
         also={"mlp_meta_loss": by(inner_loops.in_one_op)},
         floor=(0, flops.meta_iteration(workload)),
+        mode="meta-iteration",
         launches=counts.mlp_adapt(*workload.counted),
     )

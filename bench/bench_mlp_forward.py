@@ -17,5 +17,6 @@ def bench_mlp_forward(race, widths):
         f"mlp_forward fwd+bwd {widths} T25 n10",
         on_backends(run(fastmeta.mlp_forward)) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
+        mode="forward + backward",
         launches=counts.mlp_forward(widths, 25, 10),
     )

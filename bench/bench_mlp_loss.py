@@ -20,5 +20,6 @@ def bench_mlp_loss(race, widths, classes):
         f"mlp_loss fwd+bwd {widths} T25 n10 {loss}",
         on_backends(run(partial(fastmeta.mlp_loss, loss=loss))) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
+        mode="forward + backward",
         launches=counts.mlp_loss(widths, 25, 10),
     )

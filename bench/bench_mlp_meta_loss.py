@@ -11,6 +11,8 @@ from inner_loops import WORKLOADS
 
 import fastmeta
 
+OF_MEMORY = ("W1 sinusoid MAML K5", "W3 linear head D1600 K5")
+
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def bench_mlp_meta_loss(race, name):
@@ -24,6 +26,8 @@ def bench_mlp_meta_loss(race, name):
         also={"learner.loss": by_learner(arguments, **workload.options)},
         compiled=made,
         floor=(0, flops.meta_iteration(workload)),
+        mode="meta-iteration",
+        memory=name in OF_MEMORY,
         launches=counts.mlp_meta_loss(*workload.counted),
     )
 

@@ -21,6 +21,7 @@ def bench_proto_log_softmax(race, shape, metric):
         compiled={name: forward_and_backward(way, leaves) for name, way in made.items()},
         truth=forward_and_backward(eager["mm"], leaves),
         floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * N * D),
+        mode="forward + backward",
         launches=counts.distances(T, Q, N, D, kept=True, outputs=N),
     )
 

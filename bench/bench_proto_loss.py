@@ -23,6 +23,8 @@ def bench_proto_loss(race, shape, metric):
         compiled={name: forward_and_backward(loss, leaves) for name, loss in made.items()},
         truth=forward_and_backward(eager["mm"], leaves),
         floor=(2 * sum(t.nbytes for t in leaves), 6 * T * Q * N * D),
+        mode="forward + backward",
+        memory=shape == distances.SHAPES[4] and metric == "euclidean",
         launches=counts.distances(T, Q, N, D) + (counts.mean(T) if T > 1 else []),
     )
 

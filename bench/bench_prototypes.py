@@ -19,5 +19,6 @@ def bench_prototypes(race, shape):
         f"prototypes fwd+bwd T{T} S{S} N{N} D{D}",
         on_backends(run(lambda x, y: fastmeta.prototypes(x, y, N))) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
+        mode="forward + backward",
         launches=counts.prototypes(T, S, N, D),
     )

@@ -1,7 +1,7 @@
 import counts
 import pytest
 import torch
-from common import backward, compiled, on_backends
+from common import backward, compiled, on_backends, rotation
 
 import fastmeta
 
@@ -16,13 +16,18 @@ def bench_sgd_step(race, rates):
     grads = [torch.randn(TASKS, *s, requires_grad=True) for s in CONV4]
     shapes = [()] if rates == "scalar" else CONV4
     lr = [torch.rand(s, requires_grad=True) for s in shapes]
-    leaves = [*params, *grads, *lr]
 
     def ours(params, grads, lr):
         return fastmeta.sgd_step(params, grads, lr[0] if rates == "scalar" else lr)
 
     def run(step):
-        return lambda: backward(step(params, grads, lr), leaves)
+        copies = rotation((params, grads, lr))
+
+        def forward_and_backward():
+            params, grads, lr = next(copies)
+            return backward(step(params, grads, lr), [*params, *grads, *lr])
+
+        return forward_and_backward
 
     race(
         f"sgd_step fwd+bwd Conv4-64 x {TASKS} tasks, {rates} rate",
@@ -32,6 +37,7 @@ def bench_sgd_step(race, rates):
             "compiled cpp-wrapper": run(compiled(eager, {"cpp_wrapper": True})),
         },
         floor=(5 * sum(g.nbytes for g in grads), 0),  # forward: grads, new; backward: cotangents, grads, dgrads
+        mode="forward + backward",
         launches=counts.sgd_step(TASKS, sum(p.numel() for p in params), sum(rate.numel() for rate in lr)),
     )
 

@@ -33,6 +33,7 @@ def bench_task_conv2d(race, shape, second):
         f"task_conv2d {'second derivatives' if second else 'fwd+bwd'} T{T} n{n} {C}x{side}x{side} E{E}",
         {"ext": run(ours), "reference": run(ours, "reference")} | {name: run(way) for name, way in eager.items()},
         compiled={} if second else {"compiled": run(compiled(grouped))},  # torch.compile has no second derivative
+        mode="second derivatives" if second else "forward + backward",
         launches=counts.task_conv2d(T, n, C, E, side * side, 3, second),
     )
 

@@ -2,18 +2,25 @@
 
 import functools
 import importlib
+import itertools
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import roofline
 import torch
+from torch.utils._pytree import tree_map_only
 
 import fastmeta
+from fastmeta._dispatch import tensors_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import installed_peers
+
+SMALL = 2**22  # bytes: larger inputs are read from memory
 
 
 def on_backends(fn, reference=True):
@@ -45,12 +52,27 @@ def by_reference(op, static, *tensors):
 
 def forward_and_backward(fn, leaves):
     """fn(*leaves) and its gradients to the leaves."""
+    copies = rotation(leaves)
 
     def run():
+        leaves = next(copies)
         value = fn(*leaves)
         return value.detach(), *backward([value], leaves)
 
     return run
+
+
+def rotation(tree):
+    """Copies of a tree of tensors in turn, as many as do not fit into the cache together; of a small tree, which in a training is
+    still in the cache, itself."""
+    tensors = tensors_of(tree)
+    size = sum(t.nbytes for t in tensors)
+    more = math.ceil(roofline.cache(tensors[0].device) / size) if size > SMALL else 0
+    return itertools.cycle([tree, *(tree_map_only(torch.Tensor, _copy, tree) for _ in range(more))])
+
+
+def _copy(tensor):
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def backward(outputs, leaves):

@@ -75,7 +75,9 @@ class Race:
         torch.set_default_device(None)  # a default device costs every call of torch, ours and the others'
         torch._dynamo.reset()
         ways = (compiled or {}) if self.compiling else {OURS: contenders["ext"], **contenders, **(also or {})}
-        ways = {name: fn for name, fn in ways.items() if name != "ext" and not name.endswith(tuple(INDUCTOR)[1:])}
+        ways = {
+            name: fn for name, fn in ways.items() if name != "ext" and not name.endswith(tuple(filter(None, INDUCTOR)))
+        }
         if not ways:
             return
         runs, reasons = self.checked(ways, expected)

@@ -1,6 +1,7 @@
 """The least time that bytes and flops take on this machine, by its measured copy bandwidth and rate of matrix products."""
 
 import functools
+from pathlib import Path
 
 import torch
 from timing import per_call
@@ -28,6 +29,15 @@ def rates(threads=None, device="cpu"):
         )
     finally:
         torch.set_num_threads(before)
+
+
+@functools.cache
+def cache(device):
+    """Bytes of the largest cache."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((1024 * int(size.removesuffix("K")) for size in sizes), default=2**25)
 
 
 def _fastest(fn, calls):

@@ -50,11 +50,14 @@ def on_files(files, config):
     files.append(File.generated(config, "ops/index.md", content=_overview()))
     for op in OPS:
         files.append(File.generated(config, f"ops/{op}.md", content=_op_page(op)))
+    for picture in sorted((ROOT / "bench/results").glob("*.svg")):
+        files.append(File.generated(config, f"results/{picture.name}", abs_src_path=str(picture)))
     return files
 
 
 def on_page_markdown(markdown, page, **_):
-    """A link to a source file stays as its text."""
+    """A link to a source file stays as its text; a picture of the benches is there."""
+    markdown = markdown.replace("](../bench/results/", "](results/")
     return re.sub(r"\[([^]]+)\]\((\.\./[^)]+)\)", lambda link: _source(page.file, *link.groups()), markdown)
 
 

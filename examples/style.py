@@ -18,6 +18,7 @@ plt.rcParams.update(
         "figure.constrained_layout.use": True,
         "legend.frameon": False,
         "svg.hashsalt": "fastmeta",
+        "svg.fonttype": "none",  # text, which stays small and can be searched
     }
 )
 
