@@ -19,7 +19,7 @@ from resnet12 import WIDTHS, resnet12
 import fastmeta
 
 SLOW = 0.3  # s: a way that takes longer at one size is left out at the larger ones of its sweep
-PLAN = SimpleNamespace(budget=0.3, rounds=5)  # of a point
+PLAN = SimpleNamespace(budget=0.3, rounds=3)  # of a point
 SINUSOID = inner_loops.WORKLOADS["W1 sinusoid MAML K5"]
 CONV4 = bench_learners.Images(tasks=4)
 SUPPORTS, QUERIES = (bench_learners.WAYS * k for k in (bench_learners.SHOTS, bench_learners.QUERIES))

@@ -15,8 +15,11 @@ from style import plt
 def sweeps(rows):
     """{sweep: {threads: its rows, by size}}."""
     found = defaultdict(lambda: defaultdict(list))
-    for row in sorted(rows, key=lambda row: size_of(row)[1]):
+    for row in rows:
         found[row["mode"]][row["threads"]].append(row)
+    for threads in found.values():
+        for of_sweep in threads.values():
+            of_sweep.sort(key=lambda row: size_of(row)[1])
     return found
 
 
@@ -103,13 +106,11 @@ def cells(rows):
             yield (
                 sweep if i == 0 else "",
                 f"{size} = {value}",
-                results_time(seconds),
+                in_words(seconds),
                 f"{_growth(of_one[i - 1], row):.2f}" if i else "",
-                results_time(two[0]) if two else "-",
+                in_words(two[0]) if two else "-",
                 f"{row['floor'] / seconds:.0%}",
-                f"{found[1]:.1f}x ({found[0]})"
-                if found
-                else f"left out: {'; '.join(sorted(set(row['not timed'].values())))}",
+                f"{found[1]:.1f}x ({found[0]})" if found else "; ".join(f"{way} {why}" for way, why in row["not timed"].items()),
             )
 
 
@@ -120,5 +121,5 @@ def _growth(before, row):
     return math.log(times[1] / times[0]) / math.log(values[1] / values[0])
 
 
-def results_time(seconds):
+def in_words(seconds):
     return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"

@@ -78,9 +78,10 @@ def of_sinusoid():
 
 
 def of_conv4(images, share, learner, rates):
-    """`rates`: tensors as large as the parameters, whose gradients are summed. Operations do not depend on sizes."""
+    """`rates`: tensors as large as the parameters, whose gradients are summed. The operations of few channels are those of many, and
+    few more with each task."""
     parameters = rates * sum(p.numel() for p in bench_learners.net(images).parameters())
-    tiny = images._replace(tasks=2, width=4, side=16)
+    tiny = images._replace(tasks=OF_RANK, width=4, side=16)
     made = bench_learners.general(learner(bench_learners.net(tiny), bench_learners.RATE, STEPS))
     data = bench_learners.episodes(tiny.tasks, tiny.channels, tiny.side)
     run = bench_scaling.loss_of(lambda *data: made.loss(*data).mean(), made, data)
