@@ -22,7 +22,7 @@ def bench_first_call(request, table, op):
     option = request.config.getoption
     cells = {"ext": in_new_process(__file__, op)}
     assert option("benchmark_disable") or cells["ext"] < LIMIT
-    if not (option("benchmark_disable") or option("no_compile")):
+    if not (option("benchmark_disable") or option("no_compile") or option("quick")):
         with tempfile.TemporaryDirectory() as cache:
             cells["compiled"] = in_new_process(__file__, "compiled", TORCHINDUCTOR_CACHE_DIR=cache)
     table(TITLE, f"{op} sinusoid MAML K5", cells)

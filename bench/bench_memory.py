@@ -14,24 +14,23 @@ from peak import peak
 import fastmeta
 
 TITLE = "peak memory on top of the inputs, MiB (gradients included)"
-SHAPES = {  # T, Q, N, D: ways
-    (1, 4096, 1000, 512): ("ext", "cdist", "mm"),
-    (1, 256, 100_000, 64): ("ext", "mm"),
-}
+SHAPE, WAYS_OF_LOSS = (
+    (1, 256, 100_000, 64),
+    ("ext", "mm"),
+)  # T, Q, N, D; one with fewer ways races in bench_proto_loss.py
 INNER_LOOPS = {"mlp_meta_loss": inner_loops.in_one_op, "mlp_adapt": inner_loops.in_two_ops}
 WAYS = {"by hand": inner_loops.by_hand, "autograd": inner_loops.by_autograd}
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def bench_memory_of_proto_loss(request, table, shape):
-    ways = SHAPES[shape][: 1 if request.config.getoption("benchmark_disable") else None]
-    peaks = {way: in_new_process(__file__, "proto_loss", way, *shape) / 1024 for way in ways}
-    table(TITLE, "proto_loss fwd+bwd euclidean T{} Q{} N{} D{}".format(*shape), peaks)
+def bench_memory_of_proto_loss(request, table):
+    ways = WAYS_OF_LOSS[: 1 if _once(request) else None]
+    peaks = {way: in_new_process(__file__, "proto_loss", way, *SHAPE) / 1024 for way in ways}
+    table(TITLE, "proto_loss fwd+bwd euclidean T{} Q{} N{} D{}".format(*SHAPE), peaks)
 
 
 @pytest.mark.parametrize("op", INNER_LOOPS)
 def bench_memory_of_steps(request, table, op):
-    once = request.config.getoption("benchmark_disable")
+    once = _once(request)
     for steps in (5,) if once else (1, 5, 10, 50):
         peaks = {way: in_new_process(__file__, op, way, steps) / 1024 for way in (("ext",) if once else ("ext", *WAYS))}
         table(TITLE, f"{op} sinusoid MAML K{steps}", peaks)
@@ -40,13 +39,17 @@ def bench_memory_of_steps(request, table, op):
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 20])
 def bench_memory_of_maml(request, table, steps):
     """On Conv4, by the native kernel, the general engine and autograd."""
-    if request.config.getoption("benchmark_disable") and steps > 1:
+    if _once(request) and steps > 1:
         pytest.skip("one is enough without timing")
     peaks = {
         way: in_new_process(__file__, "maml", way, steps, OMP_NUM_THREADS="1") / 1024
         for way in ("ext", "general", "autograd")
     }
     table(TITLE, f"MAML Conv4-32 K{steps}, 8 tasks, 5-way 1-shot, 15 queries each", peaks)
+
+
+def _once(request):
+    return request.config.getoption("benchmark_disable") or request.config.getoption("quick")
 
 
 def proto_loss(way, *shape):

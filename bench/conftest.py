@@ -12,6 +12,7 @@ import results
 import roofline
 import torch
 from dispatched import dispatched
+from gpu_race import modules
 from machine import file_name
 from peak import peak_of
 from session import THREADS, Session, label
@@ -49,11 +50,13 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(config, items):
-    """The numbers of threads of a workload follow each other."""
+    """The most telling benches first; the numbers of threads of a workload follow each other."""
+    names = [f"bench_{name}" for name in modules()]
     place = {}
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=synchronised))
-        place.setdefault(_key(item), len(place))
+        name = item.module.__name__
+        place.setdefault(_key(item), (names.index(name) if name in names else len(names), len(place)))
     items.sort(key=lambda item: place[_key(item)])
     if config.getoption("quick"):
         first = {}

@@ -18,13 +18,10 @@ class DrawnInFloat32(TorchFunctionMode):
             return drawn.to(wanted["dtype"]).requires_grad_(wanted["requires_grad"])
         if func is torch.randn_like:
             return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0].copy_(func(torch.empty_like(args[0], dtype=torch.float32), *args[1:], **kwargs))
-        if getattr(func, "__module__", None) == "torch.nn.init":  # comes as a whole, with everything by name
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
+            target, *rest = [kwargs.pop("tensor")] if "tensor" in kwargs else args
             with torch.no_grad():
-                return kwargs["tensor"].copy_(
-                    func(**kwargs | {"tensor": torch.empty_like(kwargs["tensor"], dtype=torch.float32)})
-                )
+                return target.copy_(func(torch.empty_like(target, dtype=torch.float32), *rest, **kwargs))
         return func(*args, **kwargs)
 
 
