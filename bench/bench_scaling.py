@@ -14,6 +14,7 @@ import pytest
 import torch
 from bench_learners import loss_and_gradients
 from common import backward, forward_and_backward
+from dispatched import dispatched
 from resnet12 import WIDTHS, resnet12
 
 import fastmeta
@@ -23,6 +24,8 @@ PLAN = SimpleNamespace(budget=0.3, rounds=3)  # of a point
 SINUSOID = inner_loops.WORKLOADS["W1 sinusoid MAML K5"]
 CONV4 = bench_learners.Images(tasks=4)
 SUPPORTS, QUERIES = (bench_learners.WAYS * k for k in (bench_learners.SHOTS, bench_learners.QUERIES))
+OF_RANK, STEPS = 8, 5  # tasks of a GPU and inner steps in plan.py
+OPERATIONS = "operations that PyTorch dispatches in a meta-iteration of 8 tasks, 5 steps, by the general engine"
 NOISE, NOISE_AT = "gradient noise scale of MAML on sinusoids, tasks", (0, 100, 1000, 4000)
 
 too_slow = {}  # (sweep, way): (size, seconds)
@@ -194,3 +197,18 @@ def bench_noise_scale(table):
     torch.manual_seed(0)
     for iterations, scale in noise_scale.of_sinusoids(NOISE_AT).items():
         table(NOISE, f"after {iterations} meta-iterations of 25 tasks", {"tasks": scale})
+
+
+def bench_operations(table):
+    """No race: what is launched on a GPU, for plan.py. Few channels take the operations of many."""
+    images = bench_learners.Images(tasks=OF_RANK, width=4, side=16)
+    encoder = fastmeta.use_batch_statistics(resnet12(images.channels))
+    learners = [
+        *(of(bench_learners.net(images), bench_learners.RATE, STEPS) for of in (fastmeta.MAML, fastmeta.MetaSGD)),
+        fastmeta.ProtoNet(encoder, num_classes=bench_learners.WAYS),
+    ]
+    data = bench_learners.episodes(images.tasks, images.channels, images.side)
+    for learner in learners:
+        of_engine = bench_learners.general(learner)
+        run = loss_of(lambda *data, of_engine=of_engine: of_engine.loss(*data).mean(), of_engine, data)
+        table(OPERATIONS, type(learner).__name__, {"dispatched": dispatched(run)})

@@ -68,7 +68,7 @@ def memory_curves(rows):
             _curve(ax, sorted(points), "fastmeta" if way == "ext" else way, color=f"C{ways.index(way)}")
         ax.set(xlabel=names[sweep], ylabel="MiB")
         ax.set_title(f"{sweep}: peak memory", fontsize=9)
-    _legend(figure, axes[0])
+        ax.legend(fontsize=8)
     return figure
 
 
@@ -106,11 +106,13 @@ def cells(rows):
             yield (
                 sweep if i == 0 else "",
                 f"{size} = {value}",
-                in_words(seconds),
+                results.duration(seconds),
                 f"{_growth(of_one[i - 1], row):.2f}" if i else "",
-                in_words(two[0]) if two else "-",
+                results.duration(two[0]) if two else "-",
                 f"{row['floor'] / seconds:.0%}",
-                f"{found[1]:.1f}x ({found[0]})" if found else "; ".join(f"{way} {why}" for way, why in row["not timed"].items()),
+                f"{found[1]:.1f}x ({found[0]})"
+                if found
+                else "; ".join(f"{way} {why}" for way, why in row["not timed"].items()),
             )
 
 
@@ -119,7 +121,3 @@ def _growth(before, row):
         [f(r) for r in (before, row)] for f in (lambda r: results.ours_of(r)["seconds"], lambda r: size_of(r)[1])
     )
     return math.log(times[1] / times[0]) / math.log(values[1] / values[0])
-
-
-def in_words(seconds):
-    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"

@@ -13,18 +13,14 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import bench_learners
-import bench_scaling
 import cluster
 import counts
 import flops
 import model
 import network
 import results
-import torch
-from dispatched import dispatched
+from bench_scaling import OF_RANK, OPERATIONS, QUERIES, SINUSOID, STEPS, SUPPORTS, conv4_flops
 from resnet12 import WIDTHS, resnet12
-
-import fastmeta
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
@@ -33,8 +29,7 @@ from style import plt
 CARD, LAUNCH = model.CARDS["H100"], model.LATENCY["eager"]
 RANKS = [2**i for i in range(13)]
 SHOWN = (8, 64, 512, 4096)
-OF_RANK, META_BATCH = 8, 1024  # tasks, in weak and in strong scaling
-STEPS = 5
+META_BATCH = 1024  # tasks in all of strong scaling; OF_RANK are those of a rank in weak scaling
 CONVOLUTIONS, RESNET = ("MAML Conv4-32 28x28 K1", 4, "general engine"), ("ProtoNet ResNet-12 84x84, 4 images", 1, "ext")
 QUARTILE = NormalDist().inv_cdf(0.75)
 
@@ -46,15 +41,20 @@ class Plan(NamedTuple):
     share: float | None  # of the peak; None: by model.py
 
 
-def plans(rows):
-    """{name: Plan}, 5-way 1-shot with 15 queries of each class, but for the sinusoids."""
-    convolutions, resnet = share_of(rows, *CONVOLUTIONS), share_of(rows, *RESNET)
+def plans(found):
+    """{name: Plan} of a run's results, 5-way 1-shot with 15 queries of each class, but for the sinusoids."""
+    operations = {name: cells["dispatched"] for name, cells in found["tables"][OPERATIONS].items()}
     small, large = bench_learners.Images(), bench_learners.Images(width=64, channels=3, side=84)
+    shares = [share_of(found["rows"], *point) for point in (CONVOLUTIONS, RESNET)]
+    encoder, of_image = resnet12(), flops.resnet12(WIDTHS, 3, 84, SUPPORTS + QUERIES)
     return {
         f"MAML 1-40-40-1, K{STEPS}": of_sinusoid(),
-        f"MAML Conv4-32 28x28, K{STEPS}": of_conv4(small, convolutions, fastmeta.MAML, 1),
-        f"Meta-SGD Conv4-64 84x84, K{STEPS}": of_conv4(large, convolutions, fastmeta.MetaSGD, 2),
-        "ProtoNet ResNet-12 84x84": of_resnet12(resnet),
+        f"MAML Conv4-32 28x28, K{STEPS}": of_conv4(small, operations["MAML"], shares[0], 1),
+        f"Meta-SGD Conv4-64 84x84, K{STEPS}": of_conv4(large, operations["MetaSGD"], shares[0], 2),
+        # two thirds of the time are the backward pass, which makes a layer's gradients after those behind it
+        "ProtoNet ResNet-12 84x84": linear_plan(
+            size(encoder), operations["ProtoNet"], flops.gradients(*of_image), shares[1], 2 / 3
+        ),
     }
 
 
@@ -65,44 +65,28 @@ def share_of(rows, sweep, value, way):
 
 
 def of_sinusoid():
-    widths = bench_scaling.SINUSOID.widths
+    widths = SINUSOID.widths
 
     def kernels(tasks):
         return counts.mlp_meta_loss(widths, tasks, 10, 10, STEPS)
 
     launches = model.launches_on(CARD, kernels(1))
     workload = cluster.Workload(counts.parameters(widths), lambda tasks: model.seconds(CARD, kernels(tasks), "eager"))
-    return Plan(
-        workload, sum(x.count for x in launches), flops.meta_iteration(bench_scaling.SINUSOID._replace(tasks=1)), None
-    )
+    return Plan(workload, sum(x.count for x in launches), flops.meta_iteration(SINUSOID._replace(tasks=1)), None)
 
 
-def of_conv4(images, share, learner, rates):
-    """`rates`: tensors as large as the parameters, whose gradients are summed. The operations of few channels are those of many, and
-    few more with each task."""
-    parameters = rates * sum(p.numel() for p in bench_learners.net(images).parameters())
-    tiny = images._replace(tasks=OF_RANK, width=4, side=16)
-    made = bench_learners.general(learner(bench_learners.net(tiny), bench_learners.RATE, STEPS))
-    data = bench_learners.episodes(tiny.tasks, tiny.channels, tiny.side)
-    run = bench_scaling.loss_of(lambda *data: made.loss(*data).mean(), made, data)
-    return _plan(parameters, dispatched(run), bench_scaling.conv4_flops(images, STEPS), share)
+def of_conv4(images, operations, share, tensors):
+    """`tensors`: how many as large as the parameters have gradients, with the learned rates."""
+    return linear_plan(tensors * size(bench_learners.net(images)), operations, conv4_flops(images, STEPS), share)
 
 
-def of_resnet12(share):
-    """Two thirds of the time are the backward pass, which makes a layer's gradients after those behind it."""
-    encoder = fastmeta.use_batch_statistics(resnet12())
-    images, labels = torch.randn(2, 1, 2, 3, 16, 16), torch.arange(2).expand(1, 2)
-    learner = fastmeta.ProtoNet(encoder, num_classes=2)
-    run = bench_scaling.loss_of(
-        lambda *data: learner.loss(*data).mean(), encoder, (images[0], labels, images[1], labels)
-    )
-    of_task = flops.gradients(*flops.resnet12(WIDTHS, 3, 84, bench_scaling.SUPPORTS + bench_scaling.QUERIES))
-    return _plan(sum(p.numel() for p in encoder.parameters()), dispatched(run), of_task, share, overlap=2 / 3)
-
-
-def _plan(parameters, launches, of_task, share, overlap=0.0):
+def linear_plan(parameters, launches, of_task, share, overlap=0.0):
     compute = cluster.linear(launches * LAUNCH, of_task / (share * CARD.peak))
     return Plan(cluster.Workload(parameters, compute, overlap), launches, of_task, share)
+
+
+def size(module):
+    return sum(p.numel() for p in module.parameters())
 
 
 def spread(rows, count=1000):
@@ -160,7 +144,7 @@ def cost_cells(found):
         yield (
             name,
             f"{workload.parameters:,}",
-            str(launches),
+            f"{launches:,.0f}",
             f"{of_task / 1e6:,.4g}",
             "by model.py" if share is None else f"{share:.0%}",
             f"{1e6 * fixed:,.0f}",

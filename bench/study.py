@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-import bench_scaling
 import curves
 import plan
+from bench_scaling import NOISE
 from pages import replaced, table
 from style import save
 
@@ -23,7 +23,7 @@ def study(found):
     """{part: lines between its markers} and {name: figure}."""
     rows, machine = found["rows"], found["machine"]
     sigma, factors = plan.spread(rows)
-    plans = plan.plans(rows)
+    plans = plan.plans(found)
     scaled = {name: plan.efficiencies(of_name.workload, factors) for name, of_name in plans.items()}
     lines = {
         "curves": [
@@ -39,7 +39,7 @@ def study(found):
         ],
         "noise": table(
             ("trained for", "noise scale, tasks"),
-            [(stage, f"{cells['tasks']:,.0f}") for stage, cells in found["tables"][bench_scaling.NOISE].items()],
+            [(stage, f"{cells['tasks']:,.0f}") for stage, cells in found["tables"][NOISE].items()],
         ),
     }
     pictures = {
