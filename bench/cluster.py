@@ -73,6 +73,7 @@ def simulate(workload, tasks, ranks, spread=(1.0,), iterations=20, net=network.D
     shares = [tasks // ranks + (rank < tasks % ranks) for rank in range(ranks)]
     usual = [workload.compute(share) if share else 0.0 for share in shares]
     sizes = buckets(workload.size)
+    iterations = iterations if len(spread) > 1 else 1  # which would be the same again
 
     def one():
         computes = [seconds * draws.choice(spread) for seconds in usual]

@@ -28,7 +28,12 @@ def row(value, ours, floor, threads=1, sweep="sweep", quartiles=(1.0, 1.0), **ot
     }  # fmt: skip
 
 
-ROWS = [row(16, 8e-3, 4e-3), row(1, 1e-3, 1e-5, loop=4e-3), row(4, 2e-3, 1e-3, loop=6e-3), row(16, 5e-3, 2e-3, threads=2)]
+ROWS = [
+    row(16, 8e-3, 4e-3),
+    row(1, 1e-3, 1e-5, loop=4e-3),
+    row(4, 2e-3, 1e-3, loop=6e-3),
+    row(16, 5e-3, 2e-3, threads=2),
+]
 
 
 def test_cells_of_a_sweep_are_by_size():
@@ -66,10 +71,10 @@ def test_the_spread_has_the_quartiles_of_long_calls():
 
 
 def test_where_scaling_stops_and_why():
-    """One second a task: strong scaling stops with the tasks. A fixed second: with that. Gradients that take 20 s: with the network."""
+    """One second a task: strong scaling stops with the tasks. A fixed second: with that. Gradients that take far longer: with the network."""
     of_tasks = cluster.Workload(1000, cluster.linear(0.0, 1.0))
     of_launches = cluster.Workload(1000, cluster.linear(1.0, 1e-3))
-    of_network = cluster.Workload(10**12, cluster.linear(0.0, 1.0))
+    of_network = cluster.Workload(10**6, cluster.linear(0.0, 1e-7))
     expected = {
         (of_tasks, "strong"): f"{plan.META_BATCH}: ranks without tasks",
         (of_launches, "strong"): "2: launches, and a card that is not full",
