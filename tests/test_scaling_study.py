@@ -71,7 +71,7 @@ def test_the_spread_has_the_quartiles_of_long_calls():
 
 
 def test_where_scaling_stops_and_why():
-    """One second a task: strong scaling stops with the tasks. A fixed second: with that. Gradients that take far longer: with the network."""
+    """One second a task: strong scaling stops with the tasks. A fixed second: with that. Large gradients: with the network."""
     of_tasks = cluster.Workload(1000, cluster.linear(0.0, 1.0))
     of_launches = cluster.Workload(1000, cluster.linear(1.0, 1e-3))
     of_network = cluster.Workload(10**6, cluster.linear(0.0, 1e-7))
