@@ -16,7 +16,7 @@ from gpu_race import modules
 from machine import file_name
 from peak import peak_of
 from session import THREADS, Session, label
-from timing import SLOW, disagreement, first_call, per_call, synchronised, turns_of
+from timing import SLOW, disagreement, first_call, in_words, per_call, synchronised, turns_of
 
 import fastmeta
 
@@ -41,7 +41,7 @@ def pytest_configure(config):
     option = config.getoption
     if option("results") and not importlib.util.find_spec("matplotlib"):
         raise pytest.UsageError("--results: matplotlib must be installed, for the figures")
-    compiling = "none" if option("no_compile") else "all" if option("all_compiled") else "first"
+    compiling = "none" if option("no_compile") else "all" if option("all_compiled") else "some"
     config.stash[SESSION] = Session(quick=option("quick"), compiling=compiling)
 
 
@@ -93,19 +93,8 @@ def race(request, benchmark):
     before = torch.get_num_threads()
     torch.manual_seed(0)
 
-    def run(
-        group,
-        contenders,
-        also=None,
-        compiled=None,
-        truth=None,
-        floor=None,
-        launches=None,
-        mode="forward",
-        sizes=None,
-        memory=False,
-        plan=session.plan,
-    ):
+    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, mode="forward", sizes=None,
+            memory=False, plan=session.plan):  # fmt: skip
         key, ours = label(request.function, arguments), ["ext", *(also or {})]
         if benchmark.enabled and (reason := session.why_not(key, threads)):
             session.left[reason].append(group)
@@ -119,17 +108,23 @@ def race(request, benchmark):
             check(ways if threads == 1 else {name: ways[name] for name in ours}, expected)
             benchmark(contenders["ext"])
             return
-        later = session.compiled(compiled or {}, threads)
-        runs, cells, not_timed = checked(ways | later, ours, expected)
-        compiling = sum(cells[name]["first call"] for name in later if name in cells)
+        runs, cells, not_timed = {}, {}, {}
+        for name, fn in ways.items():
+            check_in(name, fn, expected, runs, cells, not_timed)
+            assert name in runs or name not in ours, f"{name}: {not_timed[name]}"
+        compiling = time.monotonic()
+        for name, fn in (compiled or {}).items():
+            if session.may_compile(name, group, threads, time.monotonic() - compiling):
+                check_in(name, fn, expected, runs, cells, not_timed)
+        compiling = time.monotonic() - compiling
         session.compile_seconds += compiling
         benchmark.group = f"{request.function.__module__.removeprefix('bench_')}, {mode}"
-        times = in_turns(benchmark, runs, plan)
+        times = in_turns(benchmark, runs, plan.budget / (1 if threads == THREADS[0] else 3), plan.rounds)
         session.took[key] = time.monotonic() - start - compiling
         if threads == THREADS[0]:
-            for name, fn in runs.items():
-                cells[name]["dispatched"] = dispatched(fn, made=name in later)
-                if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
+            count_operations(runs, cells, not_timed, profiled=("reference", *(compiled or {})))
+            if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
+                for name in runs:
                     cells[name]["memory"] = peak_of(request.function, arguments, name)
         row = {
             "op": request.function.__module__.removeprefix("bench_"),
@@ -156,22 +151,26 @@ def check(ways, expected):
         assert wrong is None, f"{name}: {wrong}"
 
 
-def checked(ways, ours, expected):
-    """The ways that are right, the seconds of their first calls, and the reasons of the others. What is wrong with ours fails."""
-    runs, cells, not_timed = {}, {}, {}
-    for name, fn in ways.items():
-        wrong, seconds = first_call(fn, expected)
-        if wrong is None:
-            runs[name], cells[name] = fn, {"first call": seconds}
-        else:
-            assert name not in ours, f"{name}: {wrong}"
-            not_timed[name] = wrong
-    return runs, cells, not_timed
+def check_in(name, fn, expected, runs, cells, not_timed):
+    """A way that is right is run, with the seconds of its first call; of another the reason is kept."""
+    wrong, seconds = first_call(fn, expected)
+    if wrong is None:
+        runs[name], cells[name] = fn, {"first call": seconds}
+    else:
+        not_timed[name] = wrong
 
 
-def in_turns(benchmark, runs, plan):
+def count_operations(runs, cells, not_timed, profiled):
+    for name, fn in runs.items():
+        try:
+            cells[name]["dispatched"] = dispatched(fn, profiled=name in profiled)
+        except Exception as error:  # of a library that runs under no mode
+            not_timed[f"{name}, its operations"] = in_words(error)
+
+
+def in_turns(benchmark, runs, budget, least):
     """{way: seconds of a call in each of its turns}, "ext" by pytest-benchmark."""
-    calls, every, rounds = turns_of(runs, plan.budget, plan.rounds)
+    calls, every, rounds = turns_of(runs, budget, least)
     times = {name: [] for name in runs}
     turns = itertools.count()
 

@@ -12,10 +12,10 @@ class Counting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def dispatched(fn, made=False):
-    """Of what is compiled (`made`), which does not run under a mode: the operations that are left beside its own kernels, those
-    inside of others not counted."""
-    if not made:
+def dispatched(fn, profiled=False):
+    """`profiled`, which takes long where they are many: for what is compiled, which does not run under a mode (the operations that are
+    left beside its own kernels), and for what runs inside an op of ours. Those inside of others are not counted."""
+    if not profiled:
         with Counting() as counting:
             fn()
         return counting.count

@@ -25,16 +25,20 @@ def draw(found, stem):
 
 
 def speedups(rows):
-    """A bar for each workload on the most threads, in the order and the colours of the ops; None without rows to show."""
+    """A bar from 1 for each workload of an op or learner on the most threads, coloured by op; None without rows to show. Rows with
+    sizes are those of curves."""
     most = max((row["threads"] for row in rows), default=0)
-    raced = [row for row in rows if row["threads"] == most and not row["sizes"] and results.speedup(row)]
+    raced = [
+        row for row in rows
+        if row["threads"] == most and not row["sizes"] and row["op"] != "threads" and results.speedup(row)
+    ]  # fmt: skip
     if not raced:
         return None
     ops = list(dict.fromkeys(row["op"] for row in raced))
     figure, ax = plt.subplots(figsize=(11, 0.24 * len(raced) + 1.2))
     for place, row in enumerate(raced):
         name, times = results.speedup(row)
-        bar = ax.barh(place, times, height=0.7, color=f"C{ops.index(row['op']) % 4}")
+        bar = ax.barh(place, times - 1, left=1, height=0.7, color=f"C{ops.index(row['op']) % 4}")
         ax.bar_label(bar, [f"{times:.2f}x {name}"], padding=3, fontsize=7)
     ax.set_yticks(range(len(raced)), [row["workload"] for row in raced], fontsize=7)
     ax.axvline(1, color="0.6", linestyle="--", linewidth=1)
@@ -61,6 +65,9 @@ def memory(tables):
         for way, points in ways.items():
             ax.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=way)
         ax.set(xscale="log", yscale="log", xlabel="inner steps K", ylabel="peak memory (MiB)")
+        steps = sorted({k for points in ways.values() for k, _ in points})
+        ax.set_xticks(steps, map(str, steps))
+        ax.set_xticks([], minor=True)
         ax.set_title(title, fontsize=8)
         ax.legend(fontsize=8)
     return figure

@@ -15,20 +15,24 @@ def floor(size, flops, threads=None, device="cpu"):
 
 @functools.cache
 def rates(threads=None, device="cpu"):
-    """Bytes per second (read or written) of a copy, and flop per second of a float32 product: of 256 MiB and 2048 x 2048 on so
-    many threads of a CPU, of 1 GiB and 8192 x 8192 on a GPU."""
-    elements, n, calls = (2**26, 2048, 1) if device == "cpu" else (2**28, 8192, 4)
+    """Bytes per second (read or written) of a copy, and flop per second of a float32 product: of 256 MiB and the best of three sizes
+    on so many threads of a CPU, of 1 GiB and 8192 x 8192 on a GPU."""
+    elements, sizes, calls = (2**26, (512, 1024, 2048), 1) if device == "cpu" else (2**28, (8192,), 4)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         source, target = torch.ones(elements, device=device), torch.zeros(elements, device=device)
-        a, b, out = (torch.randn(n, n, device=device) for _ in range(3))
         return (
             2 * source.nbytes / _fastest(lambda: target.copy_(source), calls),
-            2 * n**3 / _fastest(lambda: torch.mm(a, b, out=out), calls),
+            max(2 * n**3 / _fastest(_product(n, device), calls) for n in sizes),
         )
     finally:
         torch.set_num_threads(before)
+
+
+def _product(n, device):
+    a, b, out = (torch.randn(n, n, device=device) for _ in range(3))
+    return lambda: torch.mm(a, b, out=out)
 
 
 @functools.cache

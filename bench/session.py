@@ -22,13 +22,20 @@ QUICK, FULL = (
     SimpleNamespace(
         limit=100, compiling=0, budget=0.3, rounds=5
     ),  # s for all races, for compiling, for a row; rounds of a row
-    SimpleNamespace(limit=1050, compiling=330, budget=1.2, rounds=15),
+    SimpleNamespace(limit=1080, compiling=400, budget=1.2, rounds=15),
 )
-SLOW_ROW = 15  # s on THREADS[0], from where on the row runs on no other number of threads
+ROW_COMPILING = (
+    4  # s: a row compiles no further way after as many, so that of those that take longer the best one races alone
+)
+SLOW_ROW = 8  # s on THREADS[0], from where on the row runs on no other number of threads
+LIKE_PROTO_LOSS = (
+    "sqeuclidean",
+    "proto_log_softmax",
+)  # workloads on which what compiles does as it does on euclidean proto_loss
 
 
 class Session:
-    def __init__(self, *, quick=False, compiling="first"):
+    def __init__(self, *, quick=False, compiling="some"):
         self.plan, self.compiling = QUICK if quick else FULL, "none" if quick else compiling
         self.start, self.compile_seconds = time.monotonic(), 0.0
         self.rows, self.tables, self.left = [], defaultdict(dict), defaultdict(list)
@@ -54,25 +61,24 @@ class Session:
             return f"on {threads} thread: took more than {SLOW_ROW} s on {THREADS[0]}"
         return None
 
-    def compiled(self, found, threads):
-        """Of what compiles first, that which is raced: all of the libraries', and the first compiled way."""
-        raced, of_torch = {}, 0
-        for name, fn in found.items():
-            of_torch += name.startswith("compiled")
-            reason = None
-            if self.compiling == "none":
-                reason = "what compiles first"
-            elif self.compiling == "first" and threads != THREADS[0]:
-                reason = f"what compiles first, on other than {THREADS[0]} threads (--all-compiled)"
-            elif self.compiling == "first" and of_torch > 1 and name.startswith("compiled"):
-                reason = "compiled ways other than a row's first (--all-compiled)"
-            elif self.compiling == "first" and self.compile_seconds > self.plan.compiling:
-                reason = f"what compiles first: the {self.plan.compiling} s for it were over"
-            if reason is None:
-                raced[name] = fn
-            elif name not in self.left[reason]:
-                self.left[reason].append(name)
-        return raced
+    def may_compile(self, name, group, threads, seconds):
+        """Whether a row that has compiled for so many seconds compiles this way too; if not, the reason is kept."""
+        reason = None
+        if self.compiling == "none":
+            reason = "what compiles first"
+        elif self.compiling == "all":
+            return True
+        elif threads != THREADS[0]:
+            reason = f"what compiles first, on other than {THREADS[0]} threads (--all-compiled)"
+        elif any(word in group for word in LIKE_PROTO_LOSS):
+            reason = f"what compiles first, of {' and '.join(LIKE_PROTO_LOSS)} (--all-compiled)"
+        elif seconds > ROW_COMPILING and name.startswith("compiled"):  # a library races all the same
+            reason = f"compiled ways of rows that have compiled for {ROW_COMPILING} s (--all-compiled)"
+        elif self.compile_seconds > self.plan.compiling:
+            reason = f"what compiles first: the {self.plan.compiling} s for it were over"
+        if reason and name not in self.left[reason]:
+            self.left[reason].append(name)
+        return reason is None
 
     def results(self):
         facts = machine(processor(), "cpu") | library()

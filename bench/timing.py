@@ -11,7 +11,7 @@ from fastmeta._dispatch import tensors_of
 TURN = 3e-3  # s, at least: a contender calls as often as that takes
 BUDGET = 1.5  # s for a group
 MIN_ROUNDS, MAX_ROUNDS = 15, 500
-SLOW, SLOWER = 0.05, 0.5  # s: from here on a contender runs in every third round, in every seventh
+SLOW, SLOWER = 0.01, 0.2  # s: from here on a contender runs in every third round, in every seventh
 
 
 class Turns(NamedTuple):

@@ -18,7 +18,9 @@ import readme
 import recorded
 import results
 from dispatched import dispatched
-from session import FULL, SLOW_ROW, THREADS, Session
+from session import FULL, ROW_COMPILING, SLOW_ROW, THREADS, Session
+
+import fastmeta
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
@@ -141,7 +143,7 @@ def test_pictures(tmp_path):
     found = run(*rows, row("curve", other=1.0, sizes={"T": 8}), row("few", threads=1, other=1.0), row("alone"))
     (ax,) = plots.speedups(found["rows"]).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second"]
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([5, 5])
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(1, pytest.approx(4))] * 2
     (ax,) = plots.memory(found["tables"]).axes
     assert {line.get_label(): line.get_xydata().tolist() for line in ax.lines} == {
         "ext": [[1, 1], [5, 1]], "loop": [[1, 2], [5, 8]],
@@ -177,19 +179,29 @@ def test_a_truth_has_the_numbers_of_float32():
 
 def test_dispatched_operations():
     x = torch.ones(3)
-    assert dispatched(lambda: (x + 1) * 2) == 2 == dispatched(lambda: (x + 1) * 2, made=True)
+    assert dispatched(lambda: (x + 1) * 2) == 2 == dispatched(lambda: (x + 1) * 2, profiled=True)
+    query, centres, targets = torch.randn(4, 3, requires_grad=True), torch.randn(2, 3), torch.tensor([0, 1, 1, 0])
+    with fastmeta.backend("reference"):  # inside an op of ours
+        counts = [dispatched(lambda: fastmeta.proto_loss(query, centres, targets), profiled=p) for p in (False, True)]
+    assert counts[1] > 2 * counts[0]
 
 
 def test_what_compiles_first_is_planned():
-    ways = {"compiled best": 1, "compiled other": 2, "keops": 3}
     session = Session()
-    assert session.compiled(ways, THREADS[0]) == {"compiled best": 1, "keops": 3}
-    assert session.compiled(ways, THREADS[1]) == {}
+    assert session.may_compile("compiled best", "w", THREADS[0], 0) and not session.left
+    assert session.may_compile("keops", "w", THREADS[0], ROW_COMPILING + 1)
     session.compile_seconds = FULL.compiling + 1
-    assert session.compiled(ways, THREADS[0]) == {}
-    assert Session(compiling="all").compiled(ways, THREADS[1]) == ways
-    assert Session(compiling="none").compiled(ways, THREADS[0]) == {} == Session(quick=True).compiled(ways, THREADS[0])
-    assert sum("compiled other" in what for what in session.left.values()) == 2
+    for threads, group, seconds in (
+        (THREADS[1], "w", 0),
+        (THREADS[0], "sqeuclidean", 0),
+        (THREADS[0], "w", ROW_COMPILING + 1),
+    ):
+        assert not session.may_compile("compiled best", group, threads, seconds)
+    assert not session.may_compile("compiled best", "w", THREADS[0], 0)
+    assert len(session.left) == 4 and all(what == ["compiled best"] for what in session.left.values())
+    assert Session(compiling="all").may_compile("compiled best", "sqeuclidean", THREADS[1], ROW_COMPILING + 1)
+    for none in (Session(compiling="none"), Session(quick=True)):
+        assert not none.may_compile("compiled best", "w", THREADS[0], 0)
 
 
 def test_time_is_planned():
