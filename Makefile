@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install peers demo test bench bench-tables accuracy gpu-report gpu gpu-model transforms docs docs-browser lint clean
+.PHONY: install peers demo test bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms docs docs-browser lint clean
 
 install: $(VENV)/installed
 
@@ -38,6 +38,13 @@ bench: install
 # The table of README.md, from the file that it names.
 bench-tables: install
 	$(BIN)/python bench/readme.py
+
+# The sweeps, in four minutes, to bench/results/scaling; then the pictures and the tables of docs/performance.md, of the file that it names.
+scaling: install
+	$(BIN)/pytest bench/bench_scaling.py --results bench/results/scaling
+
+study: install
+	$(BIN)/python bench/study.py
 
 accuracy: install
 	$(BIN)/python bench/accuracy.py

@@ -56,6 +56,16 @@ def features(encoder, support_x, query_x):
     return both[:, : support_x.shape[1]], both[:, support_x.shape[1] :]
 
 
+def loss_and_gradients(loss, model, data):
+    """A call of loss(*data), and its gradients to all parameters."""
+
+    def run():
+        value = loss(*data)
+        return value.detach(), *torch.autograd.grad(value, list(model.parameters()))
+
+    return run
+
+
 def of_protonet():
     learner = fastmeta.ProtoNet(body(normalised=True), metric="sqeuclidean", temperature=2.0 * WIDTH, num_classes=WAYS)
 
@@ -86,12 +96,7 @@ def bench_learners(race, learner_of):
 
     def run(loss):
         model = copy.deepcopy(learner)  # leaves of its own
-
-        def loss_and_gradients():
-            value = loss(model, *data)
-            return value.detach(), *torch.autograd.grad(value, list(model.parameters()))
-
-        return loss_and_gradients
+        return loss_and_gradients(partial(loss, model), model, data)
 
     race(
         f"{type(learner).__name__} Conv4-{WIDTH}, {TASKS} tasks, {WAYS}-way {SHOTS}-shot, {QUERIES} queries each",
@@ -163,11 +168,7 @@ def bench_maml(race, images, steps):
     learner = fastmeta.MAML(model, RATE, steps)
 
     def run(loss):
-        def loss_and_gradients():
-            value = loss(*data)
-            return value.detach(), *torch.autograd.grad(value, list(model.parameters()))
-
-        return loss_and_gradients
+        return loss_and_gradients(loss, model, data)
 
     others = {
         "general engine": run(lambda *tasks: general(learner).loss(*tasks).mean()),

@@ -20,6 +20,7 @@ from timing import SLOW, disagreement, first_call, in_words, per_call, synchroni
 
 import fastmeta
 
+collect_ignore = ["bench_scaling.py"]  # unless it is named: make scaling
 SESSION = pytest.StashKey[Session]()
 COMPARED = pytest.StashKey[tuple]()
 
@@ -85,14 +86,15 @@ def race(request, benchmark):
     The truth is contenders["reference"], or `truth` where that is too large to run, with the inputs in float64. `also` names other
     ways through fastmeta. `compiled` names further contenders, which take seconds to make, the best first: only where there is
     something to time. `floor` is the (bytes, flops) that no way can do without. `launches`, those of our kernels on a GPU, are for
-    bench/gpu.py. `mode` says what is computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak.
+    bench/gpu.py. `mode` says what is computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak. `plan`: another
+    budget and number of rounds than the session's.
     """
     session, threads, arguments = request.config.stash[SESSION], request.param, _arguments(request.node)
     before = torch.get_num_threads()
     torch.manual_seed(0)
 
     def run(group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, mode="forward", sizes=None,
-            memory=False):  # fmt: skip
+            memory=False, plan=session.plan):  # fmt: skip
         key, ours = label(request.function, arguments), ["ext", *(also or {})]
         if benchmark.enabled and (reason := session.why_not(key, threads)):
             session.left[reason].append(group)
@@ -117,9 +119,8 @@ def race(request, benchmark):
         compiling = time.monotonic() - compiling
         session.compile_seconds += compiling
         benchmark.group = f"{request.function.__module__.removeprefix('bench_')}, {mode}"
-        times = in_turns(
-            benchmark, runs, session.plan.budget / (1 if threads == THREADS[0] else 3), session.plan.rounds
-        )
+        times = in_turns(benchmark, runs, plan.budget / (1 if threads == THREADS[0] else 3), plan.rounds)
+        session.took[key] = time.monotonic() - start - compiling
         if threads == THREADS[0]:
             count_operations(runs, cells, not_timed, profiled=("reference", *(compiled or {})))
             if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
@@ -137,7 +138,7 @@ def race(request, benchmark):
             "not timed": not_timed,
         }
         session.rows.append(row)
-        session.took[key] = time.monotonic() - start - compiling
+        return row
 
     with fastmeta.backend("ext"):
         yield run

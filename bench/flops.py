@@ -1,4 +1,4 @@
-"""Operations of the matrix products that a meta-iteration or a Hessian-vector product of an MLP cannot do without."""
+"""Operations of the matrix products that a meta-iteration or a Hessian-vector product cannot do without."""
 
 import itertools
 
@@ -18,12 +18,20 @@ def hvp(widths, examples):
 
 
 def _by_layers(widths, support, query, steps, inputs_need_grad):
-    """Each step with its Hessian-vector product, which uses its activations and their gradients again."""
-    layers, inner = products(widths, support)
-    of_query, inner_of_query = products(widths, query)
-    total = steps * (4 * layers + 5 * inner) + 2 * of_query + inner_of_query
-    first, first_of_query = layers - inner, of_query - inner_of_query
-    return total + (steps * 2 * first + first_of_query if inputs_need_grad else 0)
+    of_support, of_query = products(widths, support), products(widths, query)
+    first, first_of_query = (layers - inner for layers, inner in (of_support, of_query))
+    return of_steps(of_support, of_query, steps) + (steps * 2 * first + first_of_query if inputs_need_grad else 0)
+
+
+def of_steps(support, query, steps):
+    """Of one task with `support` and `query`, the products of a forward pass with all layers and with all but the first: each step with
+    its Hessian-vector product, which uses its activations and their gradients again."""
+    return steps * (4 * support[0] + 5 * support[1]) + gradients(*query)
+
+
+def gradients(layers, inner):
+    """Of a forward and a backward pass that does not go to the inputs."""
+    return 2 * layers + inner
 
 
 def _by_gram(widths, support, query, inputs_need_grad):
@@ -37,3 +45,22 @@ def products(widths, examples):
     """One task's products with the weights of all layers, and of all but the first."""
     of_layers = [2 * examples * inputs * outputs for inputs, outputs in itertools.pairwise(widths)]
     return sum(of_layers), sum(of_layers[1:])
+
+
+def conv4(width, channels, side, ways, n):
+    """As `products`, of n images: four 3 x 3 convolutions, each with half the side of the one before it, and a linear layer."""
+    inputs, sides = [channels, width, width, width], [side >> i for i in range(4)]
+    of_layers = [2 * n * s * s * 9 * i * width for i, s in zip(inputs, sides, strict=True)]
+    head = 2 * n * width * (side // 16) ** 2 * ways
+    return sum(of_layers) + head, sum(of_layers[1:]) + head
+
+
+def resnet12(widths, channels, side, n):
+    """As `products`, of n images: in each block three 3 x 3 convolutions and one 1 x 1 past them, then half the side."""
+    total = first = 0
+    for i, width in enumerate(widths):
+        inputs, pixels = widths[i - 1] if i else channels, (side >> i) ** 2
+        entry = 2 * n * pixels * (9 + 1) * inputs * width
+        first = first or entry
+        total += entry + 2 * n * pixels * 2 * 9 * width * width
+    return total, total - first

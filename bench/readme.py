@@ -62,11 +62,7 @@ def _cells(row, words):
     ours, others = results.ours_of(row)["seconds"], results.others_of(row)
     name, times = results.speedup(row)
     over_reference = f"{others['reference']['seconds'] / ours:.1f}x" if "reference" in others else "too large to run"
-    return f"`{NAMES.get(row['op'], row['op'])}`", words, _time(ours), over_reference, f"{times:.1f}x ({name})"
-
-
-def _time(seconds):
-    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"
+    return f"`{NAMES.get(row['op'], row['op'])}`", words, results.duration(ours), over_reference, f"{times:.1f}x ({name})"
 
 
 def page(text):

@@ -73,6 +73,10 @@ def threads(row):
     return f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
 
 
+def duration(seconds):
+    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"
+
+
 def write(path, text):
     """As a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
