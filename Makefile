@@ -37,7 +37,7 @@ bench: install
 
 # The table of README.md, from the file that it names.
 bench-tables: install
-	$(BIN)/python bench/readme.py
+	$(BIN)/python bench/result_pages.py
 
 # The sweeps, in four minutes, to bench/results/scaling; then the pictures and the tables of docs/performance.md, of the file that it names.
 scaling: install

@@ -14,8 +14,8 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
-import readme
 import recorded
+import result_pages
 import results
 from dispatched import dispatched
 from session import FULL, ROW_COMPILING, SLOW_ROW, THREADS, Session
@@ -124,17 +124,36 @@ def test_files_are_whole(tmp_path):
     assert json.loads(path.read_text()) == run(row(other=1.0)) and os.listdir(path.parent) == ["some.json"]
 
 
-def test_the_readme_is_what_its_file_gives():
-    text = readme.PAGE.read_text()
-    assert readme.page(text) == text
+@pytest.mark.parametrize("page", result_pages.pages(), ids=lambda page: page.name)
+def test_a_page_is_what_its_file_gives(page):
+    assert result_pages.page(page) == page.read_text()
+
+
+def test_the_table_of_a_page_has_the_rows_of_its_ops():
+    rows = [row("b", reference=8e-3), row("a", other=5e-3), row("a", threads=1, other=3e-3), row("c") | {"op": "mlp_grad"}, row("alone")]
+    lines = result_pages.op_lines(run(*rows), "some.json", ("proto_loss",))
+    assert lines[3:] == [
+        "| workload | 1 thread: fastmeta | 1 thread: fastest other way | 2 threads: fastmeta | 2 threads: fastest other way |",
+        "| --- | --- | --- | --- | --- |",
+        "| a | 1 ms (25% of the roofline) | 3.00x (other) | 1 ms (25% of the roofline) | 5.00x (other) |",
+        "| b | - | - | 1 ms (25% of the roofline) | 8.00x (reference) |",
+        "",
+    ]
+
+
+def test_the_table_of_the_integrations():
+    of_higher = row("W1 in higher's language", higher=9e-3, accelerated=3e-3, reference=4e-3) | {"op": "integrations"}
+    without = row("the same without the library", reference=8e-3) | {"op": "integrations"}
+    lines = result_pages.integration_lines(run(of_higher, without, row("other", higher=2e-3)), "some.json")
+    assert lines[5:] == ["| W1 in higher's language | 9 ms | 9.00x | 3.00x | 4.50x |", ""]
 
 
 def test_the_readmes_table():
-    rows = [row(workload, reference=8e-3, other=5e-3) for workload in readme.ROWS] + [row("more", threads=1)]
-    lines = readme.lines(run(*rows), "bench/results/some.json")
-    assert sum("| 1 ms | 8.0x | 5.0x (other) |" in line for line in lines) == len(readme.ROWS)
+    rows = [row(workload, reference=8e-3, other=5e-3) for workload in result_pages.ROWS] + [row("more", threads=1)]
+    lines = result_pages.readme_lines(run(*rows), "bench/results/some.json")
+    assert sum("| 1 ms | 8.0x | 5.0x (other) |" in line for line in lines) == len(result_pages.ROWS)
     with pytest.raises(ValueError, match="every workload of the table, got none of"):
-        readme.lines(run(*rows[1:]), "bench/results/some.json")
+        result_pages.readme_lines(run(*rows[1:]), "bench/results/some.json")
 
 
 def test_pictures(tmp_path):

@@ -1,0 +1,132 @@
+"""Tables of README.md and docs/, which `make bench-tables` writes between their markers from the file of bench/results that they name."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import results
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from pages import replaced, table
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+OPS = {  # page of docs/: the ops whose rows it has
+    "proto_loss.md": ("prototypes", "proto_log_softmax", "proto_loss", "matching_log_probs"),
+    "maml.md": ("mlp_meta_loss", "mlp_adapt", "mlp_grad", "mlp_hvp", "sgd_step", "learners"),
+}
+BEGIN = re.compile(r"<!-- make bench-tables writes from here, of (bench/results/\S+\.json) -->")
+END = "<!-- make bench-tables: to here -->"
+INTEGRATIONS = ROOT / "docs/integrations.md"
+LIBRARIES = ("learn2learn", "higher", "torchopt", "easyfsl")
+META = "mlp_meta_loss"
+NAMES = {"learners": "MAML"}
+ROWS = {  # workload: what the table calls it
+    "proto_loss fwd+bwd euclidean T1 Q75 N5 D64": "1 task, 75 queries, 5 ways, D = 64",
+    "proto_loss fwd+bwd euclidean T1 Q75 N5 D1600": "the same, D = 1600",
+    "proto_loss fwd+bwd euclidean T32 Q75 N5 D640": "32 tasks, D = 640",
+    "proto_loss fwd+bwd euclidean T32 Q75 N20 D64": "32 tasks, 20 ways, D = 64",
+    "proto_loss fwd+bwd euclidean T1 Q300 N60 D64": "1 task, 300 queries, 60 ways, D = 64",
+    "proto_loss fwd+bwd euclidean T1 Q4096 N1000 D512": "1 task, 4096 queries, 1000 ways, D = 512",
+    "proto_loss without grad euclidean T1 Q75 N5 D64": "1 task, 75 queries, 5 ways, D = 64, no gradient",
+    "matching_log_probs fwd+bwd T32 Q75 S25 N5 D64": "32 tasks, 75 queries, 25 supports, D = 64",
+    f"{META} W1 sinusoid MAML K1, 25 tasks, 10 + 10 examples": "sinusoid MAML, K = 1",
+    f"{META} W1 sinusoid MAML K5, 25 tasks, 10 + 10 examples": "sinusoid MAML, K = 5",
+    f"{META} W2 sinusoid Meta-SGD K5, 25 tasks, 10 + 10 examples": "sinusoid Meta-SGD, K = 5",
+    f"{META} W3 linear head D64 K5, 32 tasks, 25 + 75 examples": "linear head, 32 tasks, 25 + 75 examples, K = 5, D = 64",
+    f"{META} W3 linear head D1600 K5, 32 tasks, 25 + 75 examples": "the same, D = 1600",
+    "MAML Conv4-32 28x28x1, 8 tasks K1, 5-way 1-shot, 15 queries each": "Conv4-32, 8 tasks, 5-way 1-shot, K = 1",
+    "MAML Conv4-32 28x28x1, 8 tasks K5, 5-way 1-shot, 15 queries each": "the same, K = 5",
+    "mlp_hvp W6 softmax regression 32 x (25, 640, 5)": "(640, 5), 25 examples, 32 tasks",
+    "mlp_hvp W6 MLP 784-64-64-10 n100, 32 tasks": "(784, 64, 64, 10), 100 examples, 32 tasks",
+    "sgd_step fwd+bwd Conv4-64 x 32 tasks, scalar rate": "Conv4-64, 32 tasks, one rate",
+    "sgd_step fwd+bwd Conv4-64 x 32 tasks, per-parameter rate": "the same, a rate for each parameter",
+    "prototypes fwd+bwd T1 S25 N5 D64": "25 supports, 5 ways, D = 64",
+}
+
+
+def readme_lines(found, name):
+    """What stands between README's markers. A workload that was not raced is an error."""
+    most = max(row["threads"] for row in found["rows"])
+    rows = {row["workload"]: row for row in found["rows"] if row["threads"] == most}
+    if missing := [workload for workload in ROWS if workload not in rows]:
+        raise ValueError(f"README.md: {name} must have every workload of the table, got none of {missing}")
+    about = f"{_about(found, name)}, {results.threads(rows[next(iter(ROWS))])}"
+    heads = ("op", "size", "fastmeta", "over the reference", "over the fastest other way")
+    return ["", about, "", *table(heads, [_cells(rows[workload], words) for workload, words in ROWS.items()])]
+
+
+def op_lines(found, name, ops):
+    """Every row of these ops: ours and the fastest other way, on each number of threads."""
+    counts = sorted({row["threads"] for row in found["rows"]})
+    rows = {}
+    for row in found["rows"]:
+        if row["op"] in ops and results.speedup(row):
+            rows.setdefault((ops.index(row["op"]), row["workload"]), {})[row["threads"]] = row
+    heads = ["workload", *(f"{n} thread{'s' if n > 1 else ''}: {what}" for n in counts for what in ("fastmeta", "fastest other way"))]
+    cells = [[workload, *(cell for n in counts for cell in _against(of.get(n)))] for (_, workload), of in sorted(rows.items())]
+    return ["", _about(found, name) + ":", "", *table(heads, cells)]
+
+
+def integration_lines(found, name):
+    """Each library's programs: its own time, and how many times faster the same program is by the two ways and batched."""
+    most = max(row["threads"] for row in found["rows"])
+    cells = []
+    for row in found["rows"]:
+        library = next((way for way in LIBRARIES if way in row["contenders"]), None)
+        if row["op"] != "integrations" or row["threads"] != most or not library:
+            continue
+        seconds = {way: cell["seconds"] for way, cell in row["contenders"].items()}
+        ways = [seconds.get(way) for way in ("ext", "accelerated", row["ours"][-1])]
+        times = [f"{seconds[library] / ours:.2f}x" if ours else "-" for ours in ways]
+        cells.append([row["workload"], results.duration(seconds[library]), *times])
+    heads = ("program", "the library", "import swap", "`accelerate`", "two more lines")
+    return ["", f"{_about(found, name)}, {most} threads:", "", *table(heads, cells)]
+
+
+def _about(found, name):
+    facts = found["machine"]
+    compiled = any(way.startswith("compiled") for row in found["rows"] for way in row["contenders"])
+    return (
+        f"{facts['device']} ({facts['instructions']}), torch {facts['torch']}, {facts['date']}, float32"
+        f"{'' if compiled else ', without torch.compile'}; "
+        f"all ways, their spread, first calls, operations and memory: `{name.removesuffix('.json')}.md`"
+    )
+
+
+def _against(row):
+    if row is None:
+        return "-", "-"
+    name, times = results.speedup(row)
+    share = f" ({row['floor'] / results.ours_of(row)['seconds']:.0%} of the roofline)" if row["floor"] else ""
+    return results.duration(results.ours_of(row)["seconds"]) + share, f"{times:.2f}x ({name})"
+
+
+def _cells(row, words):
+    ours, others = results.ours_of(row)["seconds"], results.others_of(row)
+    name, times = results.speedup(row)
+    over_reference = f"{others['reference']['seconds'] / ours:.1f}x" if "reference" in others else "too large to run"
+    return f"`{NAMES.get(row['op'], row['op'])}`", words, results.duration(ours), over_reference, f"{times:.1f}x ({name})"
+
+
+def page(path):
+    """The page anew."""
+    text = path.read_text()
+    begin = BEGIN.search(text)
+    found = json.loads((ROOT / begin[1]).read_text())
+    if path in (README, INTEGRATIONS):
+        lines = (readme_lines if path == README else integration_lines)(found, begin[1])
+    else:
+        lines = op_lines(found, begin[1], OPS[path.name])
+    return replaced(text, lines, begin[0], END)
+
+
+def pages():
+    return [README, INTEGRATIONS, *(ROOT / "docs" / name for name in OPS)]
+
+
+if __name__ == "__main__":
+    for path in pages():
+        path.write_text(page(path))
