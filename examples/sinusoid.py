@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import learners
-import results
+import records
 import torch
 from common import TIMING_HEADER, Estimate, Sample, arguments, count, print_table, race, run, train
 from torch import Tensor
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"\nmeta-iteration of {args.tasks} tasks")
     print_table(TIMING_HEADER, [timing.columns()])
     if args.results:
-        results.add(args.results, row(args, seconds, found))
+        records.add(args.results, row(args, seconds, found))
 
 
 def row(args: argparse.Namespace, seconds: float, found: dict[int, Estimate]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def row(args: argparse.Namespace, seconds: float, found: dict[int, Estimate]) ->
     }  # fmt: skip
 
 
-if __name__ == "__main__":
+def options() -> argparse.ArgumentParser:
     parser = arguments(__doc__, steps=20_000)
     parser.add_argument("--learner", choices=("maml", "meta-sgd"), default="maml", help="which algorithm")
     parser.add_argument("--shots", type=count, default=10, help="support points of a task")
@@ -82,4 +82,8 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
     parser.add_argument("--eval-tasks", type=count, default=1000, help="unseen tasks to evaluate on")
     parser.add_argument("--results", type=Path, help="file that the figures go into")
-    run(parser, main)
+    return parser
+
+
+if __name__ == "__main__":
+    run(options(), main)
