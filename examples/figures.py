@@ -150,13 +150,20 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[Found]]) -> None:
 
 
 def inner_steps(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
-    """For each title, for each label: the error after so many inner steps; labels of papers are drawn as points."""
+    """For each title, for each of five labels: the error after so many inner steps; two learners, then papers' points."""
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.8), sharey=True, squeeze=False)
-    styles = ["C0o-", "C1s-", "kD", "kx"]
+    styles = ["C0o-", "C1s-", "C0x", "C0+", "C1+"]  # the papers' in the colour of their learner
     labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     for ax, (title, panel) in zip(axes.flat, panels.items(), strict=True):
         for label, curve in panel.items():
-            ax.plot(list(curve), list(curve.values()), styles[labels.index(label)], markerfacecolor="none", label=label)
+            ax.plot(
+                list(curve),
+                list(curve.values()),
+                styles[labels.index(label)],
+                markerfacecolor="none",
+                markersize=8,
+                label=label,
+            )
         ax.set(title=title, xlabel="inner steps at test", xticks=(0, 1, 5, 10), yscale="log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")

@@ -18,6 +18,6 @@ def load(path: Path) -> list[dict[str, Any]]:
 def add(path: Path, row: dict[str, Any]) -> None:
     """Put a row into the file, for the one with its key if there is one."""
     kept = [other for other in load(path) if any(other.get(name) != row.get(name) for name in KEY)]
-    lines = ",\n".join(json.dumps(other, sort_keys=True) for other in (*kept, row))
+    lines = ",\n".join(json.dumps(other) for other in (*kept, row))
     path.parent.mkdir(parents=True, exist_ok=True)
     persist.write(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 import figures
+import learners
 import omniglot
 import records
 
@@ -78,7 +79,8 @@ def of_omniglot(rows: list[Row]) -> list[str]:
             tasks, steps = recipe["tasks"], recipe["steps"]
             time = f"{row['seconds']:.0f} s", f"{1e3 * row['seconds'] / steps:.0f} ms, {tasks} task{'s' * (tasks > 1)}"
             cells.append([label(row), percent(row), str(published(row) or ""), str(tasks * steps), *time])
-        lines += [f"{ways}-way {shots}-shot:", "", *table(heads, cells)]
+        if cells:
+            lines += [f"{ways}-way {shots}-shot:", "", *table(heads, cells)]
     return lines
 
 
@@ -88,33 +90,42 @@ def label(row: Row) -> str:
 
 
 def commands(rows: list[Row]) -> list[str]:
-    """One for each training: the options that are not the recipe's."""
-    ways: dict[str, list[int]] = {}
+    """One for each training, with the options that are not the recipe's."""
+    tested: dict[tuple[str, str], list[Row]] = {}
     for row in (row for ways, shots in SETTINGS for row in of(rows, ways=ways, shots=shots)):
-        recipe = omniglot.RECIPES[row["learner"]]._asdict()
-        words = ["--learner", row["learner"], "--shots", str(row["shots"])]
-        if row["network"] != "Conv4-32":
-            words += ["--hidden", row["network"].removeprefix("Conv4-")]
-        if row["embedding"]:
-            words += ["--embedding", f"{row['embedding']['learner']}.pt"]
-        for name in omniglot.OF_RECIPE:
-            if row["recipe"][name] != recipe[name]:
-                words += ["--" + name.replace("_", "-"), str(row["recipe"][name])]
-        ways.setdefault(" ".join(words), []).append(row["ways"])
-    lines = [f"    python examples/omniglot.py $O {words} --ways {' '.join(map(str, w))}" for words, w in ways.items()]
+        trained = "" if row["learner"] in learners.METRIC else f"{row['ways']}-way {row['shots']}-shot"  # else for all
+        tested.setdefault((options(row), trained), []).append(row)
+    lines = []
+    for (words, _), found in tested.items():
+        ways, shots = (dict.fromkeys(str(row[name]) for row in found) for name in ("ways", "shots"))
+        lines.append(f"    python examples/omniglot.py $O {words} --ways {' '.join(ways)} --shots {' '.join(shots)}")
     return ["", *lines, ""]
 
 
+def options(row: Row) -> str:
+    words = ["--learner", row["learner"]]
+    if row["network"] != "Conv4-32":
+        words += ["--hidden", row["network"].removeprefix("Conv4-")]
+    if row["embedding"] is not None:
+        words += ["--embedding", f"{row['embedding']['learner']}.pt"]
+    recipe = omniglot.RECIPES[row["learner"]]._asdict()
+    for name in omniglot.OF_RECIPE:
+        if row["recipe"][name] != recipe[name]:
+            words += ["--" + name.replace("_", "-"), str(row["recipe"][name])]
+    if row["seed"]:
+        words += ["--seed", str(row["seed"])]
+    return " ".join([*words, "--eval-tasks", str(row["episodes"])])
+
+
 def of_sinusoid(rows: list[Row]) -> list[str]:
-    heads = ["shots", "learner", "after 1 inner step", "5", "10", "published", "processor time"]
+    heads = ["shots", "learner", "after 1 inner step", "5", "10", "published"]
     cells = []
     for shots in (5, 10, 20):
         for learner in ("maml", "meta-sgd"):
             seeds = sorted(of(rows, learner=learner, shots=shots), key=lambda row: row["seed"])
             if seeds:
                 errors = [", ".join(error(row, steps) for row in seeds) for steps in (1, 5, 10)]
-                seconds = fmean(row["seconds"] for row in seeds)
-                cells.append([str(shots), NAMES[learner], *errors, theirs(learner, shots), f"{seconds:.0f} s"])
+                cells.append([str(shots), NAMES[learner], *errors, theirs(learner, shots)])
     return table(heads, cells)
 
 
@@ -198,7 +209,7 @@ def curves(rows: list[Row], shots: int) -> dict[str, dict[int, float]]:
     for learner in ("maml", "meta-sgd"):
         seeds = of(rows, learner=learner, shots=shots)
         for steps in (0, 1, 5, 10) if seeds else ():
-            errors = [row["mse"][str(steps)] for row in seeds]
+            errors = [row["mse"].get(str(steps)) for row in seeds]
             if all(error is not None and error[0] <= DIVERGES for error in errors):
                 found.setdefault(NAMES[learner], {})[steps] = fmean(error[0] for error in errors)
     for paper, of_paper in SINUSOID.items():
