@@ -145,7 +145,8 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[Found]]) -> None:
         ax.set(title=title, yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.7))
         ax.grid(axis="y", color="0.9")
         ax.set_xlabel("accuracy on unseen alphabets (%)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=2)
     _save(figure, path)
 
 
@@ -156,15 +157,11 @@ def inner_steps(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float
     labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     for ax, (title, panel) in zip(axes.flat, panels.items(), strict=True):
         for label, curve in panel.items():
-            ax.plot(
-                list(curve),
-                list(curve.values()),
-                styles[labels.index(label)],
-                markerfacecolor="none",
-                markersize=8,
-                label=label,
-            )
-        ax.set(title=title, xlabel="inner steps at test", xticks=(0, 1, 5, 10), yscale="log")
+            style = styles[labels.index(label)]
+            ax.plot(list(curve), list(curve.values()), style, markerfacecolor="none", markersize=8, label=label)
+            for point in curve.items() if style.endswith("-") else ():
+                ax.annotate(f"{point[1]:.2f}", point, (6, 5), textcoords="offset points", fontsize=8)
+        ax.set(title=title, xlabel="inner steps at test", xticks=(0, 1, 5, 10), xlim=(0, 11.5), yscale="log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())

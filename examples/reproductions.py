@@ -211,7 +211,7 @@ def curves(rows: list[Row], shots: int) -> dict[str, dict[int, float]]:
         for steps in (0, 1, 5, 10) if seeds else ():
             errors = [row["mse"].get(str(steps)) for row in seeds]
             if all(error is not None and error[0] <= DIVERGES for error in errors):
-                found.setdefault(NAMES[learner], {})[steps] = fmean(error[0] for error in errors)
+                found.setdefault(f"{NAMES[learner]}, fastmeta", {})[steps] = fmean(error[0] for error in errors)
     for paper, of_paper in SINUSOID.items():
         for (learner, k), curve in of_paper.items():
             if k == shots:
