@@ -152,7 +152,7 @@ def accuracies(path: Path, panels: Mapping[str, Sequence[Found]]) -> None:
 
 def inner_steps(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
     """For each title, for each of five labels: the error after so many inner steps; two learners, then papers' points."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), sharey=True, squeeze=False)
     styles = ["C0o-", "C1s-", "C0x", "C0+", "C1+"]  # the papers' in the colour of their learner
     labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
     for ax, (title, panel) in zip(axes.flat, panels.items(), strict=True):
@@ -168,7 +168,7 @@ def inner_steps(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float
         ax.grid(axis="y", color="0.9")
     axes[0, 0].set_ylabel("mean squared error")
     handles, names = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda found: len(found[0]))
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     _save(figure, path)
 
 
