@@ -47,9 +47,9 @@ RECIPES = {
     "matching-net-fce": Recipe(tasks=1, lr=2e-3, ways=20, options={"temperature": 0.1}),
     "maml": Recipe(),
     "meta-sgd": Recipe(),
-    "anil": Recipe(steps=400),
+    "anil": Recipe(steps=200, inner_steps=5),
     "proto-maml": Recipe(tasks=4, steps=300, inner_lr=0.1),
-    "reptile": Recipe(2, 120, inner_lr=1e-3, inner_steps=5, test_steps=10, shots=10, options={"optimiser": "adam"}),
+    "reptile": Recipe(2, 120, inner_lr=3e-3, inner_steps=5, test_steps=10, shots=10, options={"optimiser": "adam"}),
     "imaml": Recipe(tasks=2, steps=200, inner_lr=0.1, inner_steps=16),
     "leo": Recipe(lr=1e-3),
 }

@@ -124,7 +124,7 @@ def of_sinusoid(rows: list[Row]) -> list[str]:
         for learner in ("maml", "meta-sgd"):
             seeds = sorted(of(rows, learner=learner, shots=shots), key=lambda row: row["seed"])
             if seeds:
-                errors = [", ".join(error(row, steps) for row in seeds) for steps in (1, 5, 10)]
+                errors = [one_or_all([error(row, steps) for row in seeds]) for steps in (1, 5, 10)]
                 cells.append([str(shots), NAMES[learner], *errors, theirs(learner, shots)])
     return table(heads, cells)
 
@@ -132,6 +132,10 @@ def of_sinusoid(rows: list[Row]) -> list[str]:
 def error(row: Row, steps: int) -> str:
     found = row["mse"][str(steps)]
     return "diverges" if found is None or found[0] > DIVERGES else f"{found[0]:.3f}"
+
+
+def one_or_all(cells: list[str]) -> str:
+    return ", ".join(cells if len({*cells}) > 1 else cells[:1])
 
 
 def theirs(learner: str, shots: int) -> str:
