@@ -48,10 +48,10 @@ RECIPES = {
     "maml": Recipe(),
     "meta-sgd": Recipe(),
     "anil": Recipe(steps=200, inner_steps=5),
-    "proto-maml": Recipe(tasks=4, steps=300, inner_lr=0.1),
-    "reptile": Recipe(2, 120, inner_lr=3e-3, inner_steps=5, test_steps=10, shots=10, options={"optimiser": "adam"}),
-    "imaml": Recipe(tasks=2, steps=200, inner_lr=0.1, inner_steps=16),
-    "leo": Recipe(lr=1e-3),
+    "proto-maml": Recipe(tasks=4, steps=200, inner_lr=0.1),
+    "reptile": Recipe(2, 100, inner_lr=3e-3, inner_steps=5, test_steps=10, shots=10, options={"optimiser": "adam"}),
+    "imaml": Recipe(tasks=2, steps=150, lr=2e-3, inner_lr=0.01, inner_steps=16),
+    "leo": Recipe(tasks=4, steps=600, lr=0.01),
 }
 
 
