@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install peers demo test bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms docs docs-browser lint clean
+.PHONY: install peers demo test bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms reproductions docs docs-browser lint clean
 
 install: $(VENV)/installed
 
@@ -61,6 +61,10 @@ gpu-report: install
 
 transforms: install
 	$(BIN)/python tests/transform_table.py
+
+# The tables and pictures of docs/reproductions.md, and README.md's, from examples/results; trains nothing.
+reproductions: install
+	$(BIN)/python examples/reproductions.py
 
 # The site, in build/site; warnings are errors.
 docs: install

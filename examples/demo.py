@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import few_shot
 import figures
+import learners
 import sinusoid
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ def fit(problem: str, name: str, learner: Learner, sample: Sample, *, steps: int
 
 
 def fit_sinusoid(name: str, args: argparse.Namespace) -> Trained:
-    learner = sinusoid.build(name, device=args.device)
+    learner = learners.build(name, model="sinusoid", inner_lr=0.01).to(args.device)
     sample = sinusoid.sampler(tasks=25, shots=POINTS, seed=args.seed, device=args.device)
     trained = fit("sinusoid", name, learner, sample, steps=args.steps or 20_000, lr=1e-3, rounds=200)
     unseen = sinusoid.unseen_tasks(UNSEEN_SINUSOIDS, POINTS, args.device)
@@ -55,7 +56,7 @@ def fit_sinusoid(name: str, args: argparse.Namespace) -> Trained:
 
 def fit_protonet(images: tuple[Tensor, Tensor], args: argparse.Namespace) -> Trained:
     training, test = images
-    learner = few_shot.build("protonet", ways=WAYS, device=args.device)
+    learner = learners.build("protonet").to(args.device)
     sample = few_shot.sampler(training, tasks=4, ways=WAYS, shots=SHOTS, queries=QUERIES, seed=args.seed)
     trained = fit(args.data, "protonet", learner, sample, steps=args.steps or 400, lr=1e-3, rounds=30)
     return trained._replace(quality=accuracy(learner, test))
@@ -65,7 +66,7 @@ def fit_maml(images: tuple[Tensor, Tensor], args: argparse.Namespace) -> Trained
     """On images of half the size, which an MLP learns from as well as from the full ones."""
     training, test = map(halved, images)
     size = test.shape[-1]
-    learner = few_shot.build("maml", ways=WAYS, model="mlp", hidden=256, size=size, device=args.device)
+    learner = learners.build("maml", ways=WAYS, model="mlp", hidden=256, size=size).to(args.device)
     sample = few_shot.sampler(training, tasks=16, ways=WAYS, shots=SHOTS, queries=QUERIES, seed=args.seed)
     trained = fit(args.data, "maml", learner, sample, steps=args.steps or 4000, lr=2e-3, rounds=30)
     return trained._replace(quality=accuracy(learner, test))
@@ -92,7 +93,7 @@ def draw_fits(path: Path, sinusoids: list[Trained], args: argparse.Namespace) ->
         for trained in sinusoids:
             assert isinstance(trained.learner, fastmeta.MAML)
             steps = (0, 1, 10) if trained.name == "MAML" else (0, 1)  # the rates of Meta-SGD are learned for one step
-            found = {k: sinusoid.after(trained.learner, k)(support_x, support_y, query_x)[0, order, 0] for k in steps}
+            found = {k: learners.after(trained.learner, k)(support_x, support_y, query_x)[0, order, 0] for k in steps}
             curves = {f"after {k} step{'s' * (k != 1)}" if k else "before": y.cpu() for k, y in found.items()}
             support = (support_x[0, :, 0].cpu(), support_y[0, :, 0].cpu())
             grid, truth = (z[0, order, 0].cpu() for z in (query_x, query_y))

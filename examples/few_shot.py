@@ -8,27 +8,13 @@ from __future__ import annotations
 
 import argparse
 
+import learners
 import torch
-from common import (
-    TIMING_HEADER,
-    Estimate,
-    Learner,
-    Sample,
-    arguments,
-    conv4,
-    count,
-    mlp,
-    print_table,
-    race,
-    run,
-    train,
-)
-from torch import Tensor, nn
+from common import TIMING_HEADER, Estimate, Learner, Sample, arguments, count, print_table, race, run, train
+from torch import Tensor
 
-import fastmeta
 from fastmeta.data import Glyphs, Omniglot, sample_episodes
 
-SIDE, FEATURES = 28, 64  # pixels; the width of the MLP's last hidden layer, or of its embedding
 TEST_SEED = 1_000_003
 TEST_BATCH = 5  # episodes at a time: larger activations are no faster, and mapped anew by every malloc
 
@@ -42,7 +28,7 @@ def data_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
     parser.add_argument("--test-alphabets", nargs="+", metavar="NAME", help="Omniglot: those to test on; None: all")
 
 
-def load(args: argparse.Namespace, size: int = SIDE) -> tuple[Tensor, Tensor]:
+def load(args: argparse.Namespace, size: int = learners.SIDE) -> tuple[Tensor, Tensor]:
     """Training and test images, [classes, 20, 1, size, size], uint8, without a common alphabet."""
     if args.data == "glyphs":
         return Glyphs("train", size=size).images.to(args.device), Glyphs("test", size=size).images.to(args.device)
@@ -56,40 +42,6 @@ def load(args: argparse.Namespace, size: int = SIDE) -> tuple[Tensor, Tensor]:
             f"the test's alphabets must be new, got {', '.join(common)} in both: choose with --test-alphabets"
         )
     return training.images.to(args.device), test.images.to(args.device)
-
-
-def network(
-    model: str, *, ways: int, hidden: int, size: int = SIDE, running_statistics: bool = False
-) -> tuple[nn.Sequential, nn.Sequential]:
-    """An encoder of images, and the layers from its features to `ways` outputs. Conv4's batch norm uses the statistics of each
-    batch, or running ones in eval mode."""
-    if model == "mlp":
-        encoder = nn.Sequential(nn.Flatten(), *mlp(size * size, hidden, FEATURES))
-        return encoder, nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, ways))
-    encoder = conv4(hidden, track_running_stats=running_statistics)
-    return encoder, nn.Sequential(nn.Linear(hidden * (size // 16) ** 2, ways))
-
-
-def build(
-    learner: str,
-    *,
-    ways: int,
-    model: str = "conv4",
-    hidden: int = 32,
-    size: int = SIDE,
-    inner_lr: float = 0.4,
-    inner_steps: int = 1,
-    device: str = "cpu",
-) -> Learner:
-    """ProtoNet around an encoder, or MAML around the same encoder and a linear layer of `ways` outputs.
-
-    MAML's MLP adapts all tasks in one native call; its Conv4 task by task, with the statistics of each batch.
-    """
-    maml = learner == "maml"
-    encoder, head = network(model, ways=ways, hidden=hidden, size=size, running_statistics=not maml)
-    if maml:
-        return fastmeta.MAML(nn.Sequential(*encoder, *head), inner_lr, inner_steps).to(device)
-    return fastmeta.ProtoNet(encoder, metric="sqeuclidean").to(device)
 
 
 def sampler(images: Tensor, *, tasks: int, ways: int, shots: int, queries: int, seed: int) -> Sample:
@@ -117,15 +69,14 @@ def main(args: argparse.Namespace) -> None:
             f"MAML's last layer fits one number of ways, got --train-ways {train_ways} and --ways {args.ways}"
         )
     training, test = load(args)
-    learner = build(
+    learner = learners.build(
         args.learner,
         ways=train_ways,
         model=args.model,
         hidden=args.hidden,
         inner_lr=args.inner_lr,
         inner_steps=args.inner_steps,
-        device=args.device,
-    )
+    ).to(args.device)
     sample = sampler(
         training, tasks=args.tasks, ways=train_ways, shots=args.shots, queries=args.queries, seed=args.seed
     )

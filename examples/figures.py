@@ -1,4 +1,4 @@
-"""The pictures of demo.py."""
+"""The pictures of demo.py and of reproductions.py."""
 
 from __future__ import annotations
 
@@ -96,6 +96,65 @@ def speedups(path: Path, timings: Mapping[str, Timing]) -> None:
     ax.set_xlim(right=1.5 * max(1, *(timing.speedup for timing in timings.values())))
     ax.set_xlabel("speed-up of a meta-iteration over plain PyTorch (times)")
     ax.invert_yaxis()
+    save(figure, path)
+
+
+class Found(NamedTuple):
+    """A mean, half the width of its interval, and what the paper has, if anything."""
+
+    label: str
+    mean: float
+    half_width: float
+    published: float | None
+
+
+def accuracies(path: Path, panels: Mapping[str, Sequence[Found]]) -> None:
+    """A panel for each title, two a row, a line for each label, the same in all panels."""
+    labels = list(dict.fromkeys(found.label for panel in panels.values() for found in panel))
+    rows = math.ceil(len(panels) / 2)
+    figure, axes = plt.subplots(
+        rows, 2, figsize=(10, rows * (0.3 * len(labels) + 0.9) + 0.5), sharey=True, squeeze=False
+    )
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax, (title, panel) in zip(axes.flat, panels.items(), strict=False):
+        heights = [labels.index(found.label) for found in panel]
+        ax.errorbar(
+            [f.mean for f in panel], heights, xerr=[f.half_width for f in panel], fmt="o", capsize=3, label="fastmeta"
+        )
+        theirs = [(f.published, height) for f, height in zip(panel, heights, strict=True) if f.published is not None]
+        ax.plot(*zip(*theirs, strict=True), "D", color="C1", markerfacecolor="none", label="published, other data")
+        for found, height in zip(panel, heights, strict=True):
+            ax.annotate(
+                f"{found.mean:.1f}", (found.mean, height), (0, 5), textcoords="offset points", ha="center", fontsize=8
+            )
+        ax.set(title=title, yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.7))
+        ax.grid(axis="y", color="0.9")
+        ax.set_xlabel("accuracy on unseen alphabets (%)")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=2)
+    save(figure, path)
+
+
+def inner_steps(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
+    """For each title, for each of five labels: the error after so many inner steps; two learners, then papers' points."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), sharey=True, squeeze=False)
+    styles = ["C0o-", "C1s-", "C0x", "C0+", "C1+"]  # the papers' in the colour of their learner
+    labels = list(dict.fromkeys(label for panel in panels.values() for label in panel))
+    for ax, (title, panel) in zip(axes.flat, panels.items(), strict=True):
+        for label, curve in panel.items():
+            style = styles[labels.index(label)]
+            ax.plot(list(curve), list(curve.values()), style, markerfacecolor="none", markersize=8, label=label)
+            for point in curve.items() if style.endswith("-") else ():
+                ax.annotate(f"{point[1]:.2f}", point, (6, 5), textcoords="offset points", fontsize=8)
+        ax.set(title=title, xlabel="inner steps at test", xticks=(0, 1, 5, 10), xlim=(0, 11.5), yscale="log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.grid(axis="y", color="0.9")
+    axes[0, 0].set_ylabel("mean squared error")
+    handles, names = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda found: len(found[0]))
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     save(figure, path)
 
 

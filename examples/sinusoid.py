@@ -7,22 +7,22 @@ call, because the network is an nn.Sequential of linear layers and ReLU.
 from __future__ import annotations
 
 import argparse
-import copy
+import math
+import time
+from pathlib import Path
+from typing import Any
 
+import learners
+import records
 import torch
-from common import TIMING_HEADER, Estimate, Sample, arguments, count, mlp, print_table, race, run, train
+from common import TIMING_HEADER, Estimate, Sample, arguments, count, print_table, race, run, train
 from torch import Tensor
 
 import fastmeta
 from fastmeta.data import Episodes, Sinusoid
 
-LEARNERS = {"maml": fastmeta.MAML, "meta-sgd": fastmeta.MetaSGD}
 TEST_STEPS = (0, 1, 5, 10)
 TEST_SEED, TEST_QUERIES = 1_000_003, 100
-
-
-def build(learner: str, *, inner_lr: float = 0.01, inner_steps: int = 1, device: str = "cpu") -> fastmeta.MAML:
-    return LEARNERS[learner](mlp(1, 40, 40, 1), inner_lr, inner_steps, loss="mse").to(device)
 
 
 def sampler(*, tasks: int, shots: int, seed: int, device: str = "cpu") -> Sample:
@@ -36,40 +36,54 @@ def unseen_tasks(tasks: int, shots: int, device: str = "cpu") -> Episodes:
     return Sinusoid().sample(tasks, shots, TEST_QUERIES, generator=generator)
 
 
-def after(learner: fastmeta.MAML, steps: int) -> fastmeta.MAML:
-    """The same learner with another number of inner steps."""
-    other = copy.copy(learner)
-    other.steps = steps
-    return other
-
-
 @torch.no_grad()
 def errors(learner: fastmeta.MAML, tasks: Episodes, steps: int) -> Tensor:
     """The mean squared error on the query of each task after `steps` inner steps, [T]."""
-    return after(learner, steps).loss(*tasks)
+    return learners.after(learner, steps).loss(*tasks)
 
 
 def main(args: argparse.Namespace) -> None:
-    learner = build(args.learner, inner_lr=args.inner_lr, inner_steps=args.inner_steps, device=args.device)
+    inner = {"inner_lr": args.inner_lr, "inner_steps": args.inner_steps}
+    learner = learners.build(args.learner, model="sinusoid", **inner).to(args.device)
     sample = sampler(tasks=args.tasks, shots=args.shots, seed=args.seed, device=args.device)
     timing = race(learner, sample, rounds=min(args.steps, 200), label=args.learner)
+    start = time.process_time()
     train(learner, sample, steps=args.steps, lr=args.lr, label=args.learner)
+    seconds = time.process_time() - start
 
     unseen = unseen_tasks(args.eval_tasks, args.shots, args.device)
+    found = {k: Estimate.of(errors(learner, unseen, k)) for k in TEST_STEPS}
     print(f"\n{args.learner}, {args.shots} shots, trained with {args.inner_steps} inner steps")
-    rows = [[str(k), f"{Estimate.of(errors(learner, unseen, k)):.3f}"] for k in TEST_STEPS]
+    rows = [[str(k), f"{error:.3f}"] for k, error in found.items()]
     print_table(["inner steps", f"MSE on {args.eval_tasks} unseen tasks (95 % CI)"], rows)
     print(f"\nmeta-iteration of {args.tasks} tasks")
     print_table(TIMING_HEADER, [timing.columns()])
+    if args.results:
+        records.add(args.results, row(args, seconds, found))
 
 
-if __name__ == "__main__":
+def row(args: argparse.Namespace, seconds: float, found: dict[int, Estimate]) -> dict[str, Any]:
+    """Of the file of results; an error that diverges is None."""
+    return {
+        "learner": args.learner, "shots": args.shots, "seed": args.seed, "inner_lr": args.inner_lr,
+        "inner_steps": args.inner_steps, "tasks": args.tasks, "steps": args.steps, "test_tasks": args.eval_tasks,
+        "seconds": round(seconds, 1),
+        "mse": {k: [round(z, 4) for z in error] if math.isfinite(error.mean) else None for k, error in found.items()},
+    }  # fmt: skip
+
+
+def options() -> argparse.ArgumentParser:
     parser = arguments(__doc__, steps=20_000)
-    parser.add_argument("--learner", choices=LEARNERS, default="maml", help="which algorithm")
+    parser.add_argument("--learner", choices=("maml", "meta-sgd"), default="maml", help="which algorithm")
     parser.add_argument("--shots", type=count, default=10, help="support points of a task")
     parser.add_argument("--inner-steps", type=count, default=1, help="inner steps while training")
     parser.add_argument("--inner-lr", type=float, default=0.01, help="inner learning rate; where Meta-SGD's start")
     parser.add_argument("--tasks", type=count, default=25, help="tasks of a meta-iteration")
     parser.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate")
     parser.add_argument("--eval-tasks", type=count, default=1000, help="unseen tasks to evaluate on")
-    run(parser, main)
+    parser.add_argument("--results", type=Path, help="file that the figures go into")
+    return parser
+
+
+if __name__ == "__main__":
+    run(options(), main)

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import few_shot
+import learners
 import persist
 import problem
 import ranks
@@ -118,7 +119,7 @@ def fit(training: Training, data: problem.Data, args: argparse.Namespace) -> Non
 def options() -> argparse.ArgumentParser:
     parser = arguments(__doc__, steps=10_000)
     few_shot.data_arguments(parser, "sinusoid")
-    parser.add_argument("--learner", choices=problem.OF_IMAGES, default="protonet", help="which algorithm")
+    parser.add_argument("--learner", choices=learners.OF_IMAGES, default="protonet", help="which algorithm")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints and of the log")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
     parser.add_argument("--tasks", type=count, default=4, help="tasks of a meta-iteration, of all processes together")

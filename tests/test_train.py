@@ -27,7 +27,7 @@ def modules(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLES)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for name in ("common", "few_shot", "persist", "problem", "ranks", "train"):
+        for name in ("common", "few_shot", "learners", "persist", "problem", "ranks", "train"):
             patch.delitem(sys.modules, name, raising=False)  # another folder's
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -75,8 +75,8 @@ def check_equal(out, other):
 
 @pytest.mark.parametrize("data", ["sinusoid", "glyphs"])
 def test_every_learner_trains(train, modules, data, tmp_path, capsys):
-    problem = importlib.import_module("problem")
-    for learner in problem.OF_SINUSOIDS if data == "sinusoid" else problem.OF_IMAGES:
+    learners = importlib.import_module("learners")
+    for learner in learners.OF_SINUSOIDS if data == "sinusoid" else learners.OF_IMAGES:
         out = tmp_path / learner
         train("--learner", learner, "--data", data, "--out", out, "--steps", 3, "--every", 2, *SMALL.split())
         unit = "MSE" if data == "sinusoid" else "% wrong"

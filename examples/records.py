@@ -1,0 +1,23 @@
+"""Files of results: a JSON list with a row on each line, of which no two agree in all of KEY."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import persist
+
+KEY = ("learner", "network", "ways", "shots", "seed")
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def add(path: Path, row: dict[str, Any]) -> None:
+    """Put a row into the file, for the one with its key if there is one."""
+    kept = [other for other in load(path) if any(other.get(name) != row.get(name) for name in KEY)]
+    lines = ",\n".join(json.dumps(other) for other in (*kept, row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    persist.write(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
