@@ -98,11 +98,15 @@ def cells(rows):
     """The least, the middle and the greatest size of each sweep. Growth: g where the time went with size^g from the size before."""
     for sweep, threads in sweeps(rows).items():
         of_one = threads[1]
+        if not of_one:  # too slow for more than one number of threads
+            for row in threads[2]:
+                (size, value), seconds = size_of(row), results.ours_of(row)["seconds"]
+                yield sweep, f"{size} = {value}", "-", "", results.duration(seconds), f"{row['floor'] / seconds:.0%}", _fastest(row)
+            continue
         for i in sorted({0, len(of_one) // 2, len(of_one) - 1}):
             row = of_one[i]
             (size, value), seconds = size_of(row), results.ours_of(row)["seconds"]
             two = [results.ours_of(other)["seconds"] for other in threads[2] if other["sizes"] == row["sizes"]]
-            found = results.speedup(row)
             yield (
                 sweep if i == 0 else "",
                 f"{size} = {value}",
@@ -110,10 +114,14 @@ def cells(rows):
                 f"{_growth(of_one[i - 1], row):.2f}" if i else "",
                 results.duration(two[0]) if two else "-",
                 f"{row['floor'] / seconds:.0%}",
-                f"{found[1]:.1f}x ({found[0]})"
-                if found
-                else "; ".join(f"{way} {why}" for way, why in row["not timed"].items()),
+                _fastest(row),
             )
+
+
+def _fastest(row):
+    if found := results.speedup(row):
+        return f"{found[1]:.1f}x ({found[0]})"
+    return "; ".join(f"{way} {why}" for way, why in row["not timed"].items())
 
 
 def _growth(before, row):
