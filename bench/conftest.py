@@ -12,7 +12,7 @@ import results
 import roofline
 import torch
 from dispatched import dispatched
-from gpu_race import modules
+from gpu_race import FIRST, modules
 from machine import file_name
 from peak import peak_of
 from session import THREADS, Session, label
@@ -51,7 +51,7 @@ def pytest_report_header():
 
 def pytest_collection_modifyitems(config, items):
     """The most telling benches first; the numbers of threads of a workload follow each other."""
-    names = [f"bench_{name}" for name in modules()]
+    names = [f"bench_{name}" for name in (*FIRST, "integrations", *modules())]
     place = {}
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=synchronised))

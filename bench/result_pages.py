@@ -53,7 +53,7 @@ def readme_lines(found, name):
     rows = {row["workload"]: row for row in found["rows"] if row["threads"] == most}
     if missing := [workload for workload in ROWS if workload not in rows]:
         raise ValueError(f"README.md: {name} must have every workload of the table, got none of {missing}")
-    about = f"{_about(found, name)}, {results.threads(rows[next(iter(ROWS))])}"
+    about = f"{results.threads(rows[next(iter(ROWS))])} of an {_about(found, name)}:"
     heads = ("op", "size", "fastmeta", "over the reference", "over the fastest other way")
     return ["", about, "", *table(heads, [_cells(rows[workload], words) for workload, words in ROWS.items()])]
 
@@ -67,7 +67,7 @@ def op_lines(found, name, ops):
             rows.setdefault((ops.index(row["op"]), row["workload"]), {})[row["threads"]] = row
     heads = ["workload", *(f"{n} thread{'s' if n > 1 else ''}: {what}" for n in counts for what in ("fastmeta", "fastest other way"))]
     cells = [[workload, *(cell for n in counts for cell in _against(of.get(n)))] for (_, workload), of in sorted(rows.items())]
-    return ["", _about(found, name) + ":", "", *table(heads, cells)]
+    return ["", _about(found, name) + ". What compiles first races on 2 threads only:", "", *table(heads, cells)]
 
 
 def integration_lines(found, name):

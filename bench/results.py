@@ -13,9 +13,7 @@ A table is {title: {workload: {way: number}}}. Ratios alone are compared between
 import json
 import statistics
 
-TOLERANCE = (
-    1.25  # a ratio may get so many times worse before it is a regression: medians vary by a fifth from run to run
-)
+TOLERANCE = 1.25  # times worse that a ratio may get before it is a regression: medians vary by a fifth from run to run
 
 
 def measured(seconds, **others):

@@ -14,24 +14,14 @@ from roofline import rates
 
 import fastmeta
 
-THREADS = (
-    2,
-    1,
-)  # what compiles first, the counts and the memory come with the first of them: torch.compile makes code anew for each
-QUICK, FULL = (
-    SimpleNamespace(
-        limit=100, compiling=0, budget=0.3, rounds=5
-    ),  # s for all races, for compiling, for a row; rounds of a row
-    SimpleNamespace(limit=1080, compiling=400, budget=1.2, rounds=15),
-)
-ROW_COMPILING = (
-    4  # s: a row compiles no further way after as many, so that of those that take longer the best one races alone
-)
+# What compiles first, the counts and the memory come with the first of them: torch.compile makes code anew for each.
+THREADS = (2, 1)
+# Seconds for all races, for compiling, for a row; rounds of a row.
+QUICK = SimpleNamespace(limit=100, compiling=0, budget=0.3, rounds=5)
+FULL = SimpleNamespace(limit=1020, compiling=400, budget=1.2, rounds=15)
+ROW_COMPILING = 4  # s: a row compiles no further way after as many; of those that take longer the best one races alone
 SLOW_ROW = 8  # s on THREADS[0], from where on the row runs on no other number of threads
-LIKE_PROTO_LOSS = (
-    "sqeuclidean",
-    "proto_log_softmax",
-)  # workloads on which what compiles does as it does on euclidean proto_loss
+LIKE_PROTO_LOSS = ("sqeuclidean", "proto_log_softmax")  # workloads on which what compiles does as on euclidean proto_loss
 
 
 class Session:

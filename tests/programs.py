@@ -2,12 +2,22 @@
 
 import functools
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from fastmeta.integrations import _steps
+
 ITERATIONS, TASKS, SHOTS, WAYS, QUERIES = 50, 2, 5, 3, 4
+
+
+@pytest.fixture(autouse=True, params=["small", "large"])
+def size(request, monkeypatch):
+    """Modules that import it run their tests with the step of small networks, and with the op's."""
+    if request.param == "large":
+        monkeypatch.setattr(_steps, "SMALL", 0)
 
 
 def net():

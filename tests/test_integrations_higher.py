@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from installed_peers import peer
-from programs import TASKS, assert_same, losses_of, maml_by_hand, net, trained, waves
+from programs import TASKS, assert_same, losses_of, maml_by_hand, net, size, trained, waves  # noqa: F401  (size: a fixture)
 from torch import nn
 
 from fastmeta.integrations import accelerate

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from installed_peers import peer
-from programs import (
+from programs import (  # noqa: F401  (size: a fixture)
     TASKS,
     assert_same,
     encoder,
@@ -13,6 +13,7 @@ from programs import (
     maml_by_hand,
     net,
     protonet_by_hand,
+    size,
     trained,
     waves,
 )

@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ..ops.sgd_step import sgd_step
+
+SMALL = 1 << 15  # elements: up to here PyTorch's operation for each tensor costs less than one op for all
 
 Module = TypeVar("Module", bound=nn.Module)
 Container = dict[str, Any]  # name -> tensor or None
@@ -30,19 +33,30 @@ def stepped(params: Sequence[Tensor], grads: Sequence[Tensor | None], rates: Any
             lr = [_rate(rates, p) for p in thetas]
         else:
             lr = _rate(rates, thetas[0])
-        for i, theta in zip(chosen, sgd_step(list(thetas), list(slopes), lr), strict=True):
+        small = sum(p.numel() for p in thetas) <= SMALL
+        new = _by_tensor(thetas, slopes, lr) if small else sgd_step(list(thetas), list(slopes), lr)
+        for i, theta in zip(chosen, new, strict=True):
             found[i] = theta
     return found
+
+
+def _by_tensor(params: Sequence[Tensor], grads: Sequence[Tensor], lr: Any) -> list[Tensor]:
+    rates = lr if isinstance(lr, list) else [lr] * len(params)
+    return [
+        p - rate * g if isinstance(rate, Tensor) else torch.sub(p, g, alpha=rate)
+        for p, g, rate in zip(params, grads, rates, strict=True)
+    ]
 
 
 def _rate(rate: Any, param: Tensor) -> Any:
     """A number, or a tensor as it would take part in rate * gradient."""
     if not isinstance(rate, Tensor):
         return rate
-    rate = rate.to(param)
-    if rate.numel() == 1:
-        return rate.reshape(())
-    return rate if rate.shape == param.shape else rate.expand_as(param)
+    if rate.dtype != param.dtype or rate.device != param.device:
+        rate = rate.to(param)
+    if rate.shape == param.shape:
+        return rate
+    return rate.reshape(()) if rate.numel() == 1 else rate.expand_as(param)
 
 
 def containers(module: nn.Module) -> list[Container]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
+from .._dispatch import call, direct
 
 CORES = ((None,), (None,), (None,))  # no fixed ranks: torch.vmap goes through the reference, two elementwise passes
 Tree = TypeVar("Tree", Tensor, Sequence[Tensor], Mapping[str, Tensor])
@@ -82,6 +82,10 @@ def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
 def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]) -> list[Tensor]:
     if not params:
         return []
+    rates = [r if isinstance(r, Tensor) else _check.finite(op, "lr", r) for r in rates]
+    found = direct(op, (params, grads, rates), (), CORES)
+    if found is not None:
+        return list(found)
     for i, (name, p, g) in enumerate(zip(names, params, grads, strict=True)):
         rate = rates[0 if len(rates) == 1 else i]
         _check.floating(op, **{name: p, f"the gradient of {name}": g})
@@ -98,5 +102,4 @@ def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tenso
                     f"{op}: the rate of {name} must be 0-dim or have the shape {_check.shape(g)} with or without the task "
                     f"axis, got {_check.shape(rate)}"
                 )
-    rates = [r if isinstance(r, Tensor) else _check.finite(op, "lr", r) for r in rates]
     return list(call(op, (params, grads, rates), (), CORES))
