@@ -26,11 +26,11 @@ def draw(found, stem):
 
 def speedups(rows):
     """A bar from 1 for each workload of an op or learner on the most threads, coloured by op; None without rows to show. Rows with
-    sizes are those of curves."""
+    sizes are those of curves, the integrations have a table of their own."""
     most = max((row["threads"] for row in rows), default=0)
     raced = [
         row for row in rows
-        if row["threads"] == most and not row["sizes"] and row["op"] != "threads" and results.speedup(row)
+        if row["threads"] == most and not row["sizes"] and row["op"] not in ("threads", "integrations") and results.speedup(row)
     ]  # fmt: skip
     if not raced:
         return None
@@ -38,8 +38,8 @@ def speedups(rows):
     figure, ax = plt.subplots(figsize=(11, 0.24 * len(raced) + 1.2))
     for place, row in enumerate(raced):
         name, times = results.speedup(row)
-        bar = ax.barh(place, times - 1, left=1, height=0.7, color=f"C{ops.index(row['op']) % 4}")
-        ax.bar_label(bar, [f"{times:.2f}x {name}"], padding=3, fontsize=7)
+        ax.barh(place, times - 1, left=1, height=0.7, color=f"C{ops.index(row['op']) % 4}")
+        ax.text(1.03 * max(times, 1), place, f"{times:.2f}x {name}", va="center", fontsize=7)
     ax.set_yticks(range(len(raced)), [row["workload"] for row in raced], fontsize=7)
     ax.axvline(1, color="0.6", linestyle="--", linewidth=1)
     ax.set(xscale="log", ylim=(len(raced) - 0.4, -0.6))
