@@ -223,7 +223,7 @@ def pytest_terminal_summary(terminalreporter, config):
         for workload, cells in rows.items():
             say(f"{workload:<64}" + "   ".join(f"{name} {number:.1f}" for name, number in cells.items()))
     if session.rows:
-        terminalreporter.section("fastmeta: medians (quartiles), and how many times longer each other way takes")
+        terminalreporter.section("fastmeta: medians (quartiles), and how many times longer each alternative takes")
     for workload, rows in itertools.groupby(session.rows, key=lambda row: row["workload"]):
         say(workload)
         for row in rows:

@@ -39,7 +39,7 @@ def speed_curves(rows):
             _curve(ax, points, f"fastmeta, {results.threads(threads[count][0])}", color="C0", linestyle=line)
         others = [(row, results.speedup(row)) for row in threads[1]]
         times = [(size_of(row)[1], 1e6 * found[1] * results.ours_of(row)["seconds"]) for row, found in others if found]
-        _curve(ax, times, "fastest eager other way, 1 thread", color="C1")
+        _curve(ax, times, "fastest eager alternative, 1 thread", color="C1")
         _curve(
             ax,
             [(size_of(row)[1], 1e6 * row["floor"]) for row in threads[1]],
@@ -91,7 +91,7 @@ def _legend(figure, ax):
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
 
 
-HEADS = ("sweep", "size", "1 thread", "growth", "2 threads", "of the roofline's speed", "fastest eager other way")
+HEADS = ("sweep", "size", "1 thread", "growth", "2 threads", "of the roofline's speed", "fastest eager alternative")
 
 
 def cells(rows):

@@ -32,7 +32,7 @@ def of_parts(parts):
 
 
 def of_races(races):
-    """A row for each group, then each group's other ways, and those that were not timed."""
+    """A row for each group, then each group's alternatives, and those that were not timed."""
     whole = {name: race for name, race in races.items() if race.get("seconds")}
     lines = [
         "## Races", "",

@@ -1,10 +1,11 @@
-"""The pictures of what the races found: speed-ups, and memory against the inner steps."""
+"""The pictures of what the races found: highlights, all speed-ups, and memory against the inner steps."""
 
 import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 
+import highlights
 import results
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
@@ -14,14 +15,33 @@ from style import save
 
 
 def draw(found, stem):
-    """<stem>-speedups.svg and <stem>-memory.svg, each where there is something to show; their paths."""
-    pictures = {"speedups": speedups(found["rows"]), "memory": memory(found["tables"])}
+    """<stem>-highlights.svg, <stem>-speedups.svg and <stem>-memory.svg, each where there is something to show; their paths."""
+    pictures = {"highlights": chosen(found), "speedups": speedups(found["rows"]), "memory": memory(found["tables"])}
     paths = []
     for name, figure in pictures.items():
         if figure:
             paths.append(stem.with_name(f"{stem.name}-{name}.svg"))
             save(figure, paths[-1])
     return paths
+
+
+def chosen(found):
+    """A bar for each highlight, the greatest first; None where one was not raced."""
+    try:
+        rows = highlights.rows_of(found, highlights.HIGHLIGHTS)
+    except ValueError:
+        return None
+    bars = [(results.speedup(row)[1], words) for row, words in zip(rows, highlights.HIGHLIGHTS.values(), strict=True)]
+    bars.sort(reverse=True)
+    figure, ax = plt.subplots(figsize=(8.5, 0.34 * len(bars) + 1.1))
+    for place, (times, _) in enumerate(bars):
+        ax.barh(place, times, height=0.66, color="C0" if times >= 1.05 else "0.6")
+        ax.text(max(times, 1) + 0.06, place, f"{times:.1f}x", va="center", fontsize=9)
+    ax.set_yticks(range(len(bars)), [words for _, words in bars], fontsize=9)
+    ax.axvline(1, color="0.3", linestyle="--", linewidth=1)
+    ax.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.12 * bars[0][0]))
+    ax.set_xlabel(f"speed-up over the fastest alternative ({results.threads(rows[0])}, 1 = as fast)")
+    return figure
 
 
 def speedups(rows):
@@ -45,7 +65,7 @@ def speedups(rows):
     ax.set(xscale="log", ylim=(len(raced) - 0.4, -0.6))
     ax.set_xlim(right=3 * ax.get_xlim()[1])
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel(f"speed-up over the fastest other way, which is named (times, {results.threads(raced[0])})")
+    ax.set_xlabel(f"speed-up over the fastest alternative, which is named (times, {results.threads(raced[0])})")
     return figure
 
 

@@ -1,10 +1,12 @@
-"""Tables of README.md and docs/, which `make bench-tables` writes between their markers from the file of bench/results that they name."""
+"""Tables and the picture of README.md and docs/, which `make bench-tables` makes of the file of bench/results that they name."""
 
 import json
 import re
 import sys
 from pathlib import Path
 
+import highlights
+import plots
 import results
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -19,6 +21,7 @@ OPS = {  # page of docs/: the ops whose rows it has
 }
 BEGIN = re.compile(r"<!-- make bench-tables writes from here, of (bench/results/\S+\.json) -->")
 END = "<!-- make bench-tables: to here -->"
+PERFORMANCE = ROOT / "docs/performance.md"
 INTEGRATIONS = ROOT / "docs/integrations.md"
 LIBRARIES = ("learn2learn", "higher", "torchopt", "easyfsl")
 META = "mlp_meta_loss"
@@ -48,24 +51,32 @@ ROWS = {  # workload: what the table calls it
 
 
 def readme_lines(found, name):
-    """What stands between README's markers. A workload that was not raced is an error."""
-    most = max(row["threads"] for row in found["rows"])
-    rows = {row["workload"]: row for row in found["rows"] if row["threads"] == most}
-    if missing := [workload for workload in ROWS if workload not in rows]:
-        raise ValueError(f"README.md: {name} must have every workload of the table, got none of {missing}")
-    about = f"{results.threads(rows[next(iter(ROWS))])} of an {_about(found, name)}:"
-    heads = ("op", "size", "fastmeta", "over the reference", "over the fastest other way")
-    return ["", about, "", *table(heads, [_cells(rows[workload], words) for workload, words in ROWS.items()])]
+    """The first highlights. A workload that was not raced is an error."""
+    rows = highlights.rows_of(found, highlights.FIRST)
+    heads = ("workload", "fastmeta", "fastest alternative", "speed-up")
+    cells = [_first_cells(row, words) for row, words in zip(rows, highlights.FIRST.values(), strict=True)]
+    facts = found["machine"]
+    about = f"{facts['device']} ({facts['instructions']}), {results.threads(rows[0])}, float32, torch {facts['torch']}, {facts['date']}:"
+    return ["", about, "", *table(heads, cells)]
+
+
+def performance_lines(found, name):
+    """The chosen rows of every op. A workload that was not raced is an error."""
+    rows = highlights.rows_of(found, ROWS)
+    about = f"{results.threads(rows[0])} of an {_about(found, name)}:"
+    heads = ("op", "size", "fastmeta", "speed-up over the reference", "speed-up over the fastest alternative")
+    cells = [_cells(row, words) for row, words in zip(rows, ROWS.values(), strict=True)]
+    return ["", about, "", *table(heads, cells)]
 
 
 def op_lines(found, name, ops):
-    """Every row of these ops: ours and the fastest other way, on each number of threads."""
+    """Every row of these ops: ours and the fastest alternative, on each number of threads."""
     counts = sorted({row["threads"] for row in found["rows"]})
     rows = {}
     for row in found["rows"]:
         if row["op"] in ops and results.speedup(row):
             rows.setdefault((ops.index(row["op"]), row["workload"]), {})[row["threads"]] = row
-    heads = ["workload", *(f"{n} thread{'s' if n > 1 else ''}: {what}" for n in counts for what in ("fastmeta", "fastest other way"))]
+    heads = ["workload", *(f"{n} thread{'s' if n > 1 else ''}: {what}" for n in counts for what in ("fastmeta", "fastest alternative"))]
     cells = [[workload, *(cell for n in counts for cell in _against(of.get(n)))] for (_, workload), of in sorted(rows.items())]
     return ["", _about(found, name) + ". What compiles first races on 2 threads only:", "", *table(heads, cells)]
 
@@ -104,6 +115,13 @@ def _against(row):
     return results.duration(results.ours_of(row)["seconds"]) + share, f"{times:.2f}x ({name})"
 
 
+def _first_cells(row, words):
+    name, times = results.speedup(row)
+    ours, other = (results.duration(cell["seconds"]) for cell in (results.ours_of(row), row["contenders"][name]))
+    whose = "torch.compile" if name.startswith("compiled") else name if name in LIBRARIES else "eager PyTorch"
+    return words, ours, f"{other} ({whose})", f"{times:.1f}x"
+
+
 def _cells(row, words):
     ours, others = results.ours_of(row)["seconds"], results.others_of(row)
     name, times = results.speedup(row)
@@ -115,18 +133,23 @@ def page(path):
     """The page anew."""
     text = path.read_text()
     begin = BEGIN.search(text)
-    found = json.loads((ROOT / begin[1]).read_text())
-    if path in (README, INTEGRATIONS):
-        lines = (readme_lines if path == README else integration_lines)(found, begin[1])
-    else:
-        lines = op_lines(found, begin[1], OPS[path.name])
+    lines_of = {README: readme_lines, PERFORMANCE: performance_lines, INTEGRATIONS: integration_lines}
+    found = measured(text)
+    lines = lines_of[path](found, begin[1]) if path in lines_of else op_lines(found, begin[1], OPS[path.name])
     return replaced(text, lines, begin[0], END)
 
 
+def measured(text):
+    """The results that a page names."""
+    return json.loads((ROOT / BEGIN.search(text)[1]).read_text())
+
+
 def pages():
-    return [README, INTEGRATIONS, *(ROOT / "docs" / name for name in OPS)]
+    return [README, PERFORMANCE, INTEGRATIONS, *(ROOT / "docs" / name for name in OPS)]
 
 
 if __name__ == "__main__":
     for path in pages():
         path.write_text(page(path))
+    source = ROOT / BEGIN.search(README.read_text())[1]
+    plots.draw(measured(README.read_text()), source.with_suffix(""))

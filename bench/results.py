@@ -31,20 +31,20 @@ def ours_of(row):
 
 
 def others_of(row):
-    """{name: cell} of the other ways, the fastest first."""
+    """{name: cell} of the alternatives, the fastest first."""
     others = {name: cell for name, cell in row["contenders"].items() if name not in row["ours"]}
     return dict(sorted(others.items(), key=lambda of: of[1]["seconds"]))
 
 
 def speedup(row):
-    """(the fastest other way, how many times longer it takes than ours), or None where nothing else was timed."""
+    """(the fastest alternative, how many times longer it takes than ours), or None where nothing else was timed."""
     for name, cell in others_of(row).items():
         return name, cell["seconds"] / ours_of(row)["seconds"]
     return None
 
 
 def regressions(then, now, tolerance=TOLERANCE):
-    """A line for each row in both runs, ours over the fastest other way that both timed, and those lines that are worse: the
+    """A line for each row in both runs, ours over the fastest alternative that both timed, and those lines that are worse: the
     ratio of medians is by more than the tolerance, and the ratios that the quartiles allow do not meet."""
     before, lines, worse = {name_of(row): row for row in then["rows"]}, [], []
     for row in now["rows"]:
@@ -93,7 +93,7 @@ def line(row, way):
     ratios = [f"{name} {other['seconds'] / cell['seconds']:.2f}x" for name, other in others.items()]
     of_floor = f"{row['floor'] / cell['seconds']:.0%} of the roofline" if row["floor"] else ""
     extra = "".join(f"   {words}" for words in _extras(cell))
-    found = "   fastest other way: " + "   ".join(ratios) if ratios else ""
+    found = "   fastest alternative: " + "   ".join(ratios) if ratios else ""
     return f"{threads(row):<9} {way:<13} {_us(cell):>24} {of_floor:>20}{extra}{found}"
 
 

@@ -1,6 +1,7 @@
 """How the benches time, on any device: contenders that are right, in turns, so that what else the machine does meets all alike."""
 
 import math
+import re
 import time
 from typing import NamedTuple
 
@@ -61,8 +62,9 @@ def first_call(fn, expected):
 
 
 def in_words(error):
+    """The error's first line, without the folders of this machine: results are published."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return re.sub(r"(?<!\S)/(?:[^\s/]+/)+", "", f"{type(error).__name__}: {lines[0] if lines else ''}")
 
 
 def disagreement(found, expected):

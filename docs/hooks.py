@@ -1,4 +1,4 @@
-"""MkDocs hook: the pages that are made of other files. The start page is README.md, and each op has a page: docstring, backends, cost."""
+"""MkDocs hook: the pages that are made of other files. Each op has a page: docstring, backends, cost."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 import counts  # noqa: E402
 
 OPS = sorted(path.stem for path in (ROOT / "fastmeta/ops").glob("[a-z]*.py"))
-COPIES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+COPIES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 EPISODES = "32 tasks, 25 supports, 75 queries, 5 ways, 64 features"
 HEAD = "32 tasks, a linear classifier of 64 features and 5 ways, 25 examples"
 META = HEAD + " and 75 queries, 5 steps"
@@ -126,7 +126,7 @@ def _op_page(op):
     lines += [f"| {name} | {passes} |" for name, passes in backends(op).items()]
     how = "torch.func" if op == "hvp" else "any device, any order"
     lines += [f"| reference | {how} |", "", f"What works under which transform: [table](../transforms.md). `bench/bench_{op}.py` "
-              "races it against the other ways.", "", "## Cost", ""]  # fmt: skip
+              "races it against the alternatives.", "", "## Cost", ""]  # fmt: skip
     if op == "hvp":  # no kernels to count
         return "\n".join([*lines, "See above."])
     sizes, kernels = COSTS[op]

@@ -18,12 +18,21 @@ import recorded
 import result_pages
 import results
 from dispatched import dispatched
+from highlights import HIGHLIGHTS
 from session import FULL, ROW_COMPILING, SLOW_ROW, THREADS, Session
+from timing import in_words
 
 import fastmeta
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
+PUBLISHED = [
+    ROOT / "README.md",
+    *(page for kind in ("md", "json", "svg") for page in sorted((ROOT / "bench/results").rglob(f"*.{kind}"))),
+    *sorted((ROOT / "examples/results").glob("*.json")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/pictures").glob("*.svg")),
+]
 pytestmark = pytest.mark.cpu
 
 
@@ -115,7 +124,7 @@ def test_tables_say_it_all():
     assert re.search(
         r"2 threads ext +1000.0 us \(980.0-1020.0\) +25% of the roofline +first 200.0 ms +7 ops +3.0 MiB", line
     )
-    assert line.endswith("fastest other way: other 5.00x   reference 8.00x")
+    assert line.endswith("fastest alternative: other 5.00x   reference 8.00x")
 
 
 def test_files_are_whole(tmp_path):
@@ -133,7 +142,7 @@ def test_the_table_of_a_page_has_the_rows_of_its_ops():
     rows = [row("b", reference=8e-3), row("a", other=5e-3), row("a", threads=1, other=3e-3), row("c") | {"op": "mlp_grad"}, row("alone")]
     lines = result_pages.op_lines(run(*rows), "some.json", ("proto_loss",))
     assert lines[3:] == [
-        "| workload | 1 thread: fastmeta | 1 thread: fastest other way | 2 threads: fastmeta | 2 threads: fastest other way |",
+        "| workload | 1 thread: fastmeta | 1 thread: fastest alternative | 2 threads: fastmeta | 2 threads: fastest alternative |",
         "| --- | --- | --- | --- | --- |",
         "| a | 1 ms (25% of the roofline) | 3.00x (other) | 1 ms (25% of the roofline) | 5.00x (other) |",
         "| b | - | - | 1 ms (25% of the roofline) | 8.00x (reference) |",
@@ -148,17 +157,36 @@ def test_the_table_of_the_integrations():
     assert lines[5:] == ["| W1 in higher's language | 9 ms | 9.00x | 3.00x | 4.50x |", ""]
 
 
-def test_the_readmes_table():
-    rows = [row(workload, reference=8e-3, other=5e-3) for workload in result_pages.ROWS] + [row("more", threads=1)]
-    lines = result_pages.readme_lines(run(*rows), "bench/results/some.json")
+def test_the_tables_of_chosen_rows():
+    rows = [row(workload, reference=8e-3, other=5e-3) for workload in result_pages.ROWS | HIGHLIGHTS]
+    rows.append(row("more", threads=1))
+    lines = result_pages.performance_lines(run(*rows), "bench/results/some.json")
     assert sum("| 1 ms | 8.0x | 5.0x (other) |" in line for line in lines) == len(result_pages.ROWS)
-    with pytest.raises(ValueError, match="every workload of the table, got none of"):
-        result_pages.readme_lines(run(*rows[1:]), "bench/results/some.json")
+    lines = result_pages.readme_lines(run(*rows), "bench/results/some.json")
+    assert lines[5] == "| MAML on Conv4, 5 inner steps, 8 tasks | 1 ms | 5 ms (eager PyTorch) | 5.0x |"
+    assert len(lines) == 4 + 5 + 2
+    for of_page in (result_pages.performance_lines, result_pages.readme_lines):
+        with pytest.raises(ValueError, match="every workload must have been raced, got none of"):
+            of_page(run(row("more")), "bench/results/some.json")
+
+
+def test_a_reason_names_no_folder_of_the_machine():
+    words = in_words(ImportError("/some/where/x.so: file too short, 3/4 done"))
+    assert words == "ImportError: x.so: file too short, 3/4 done"
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.name)
+def test_what_is_published_names_no_folder_of_a_machine(file):
+    assert not re.search(r"(?<![\w.])/(?:root|home|tmp|mnt|Users|opt|work|usr)/", file.read_text())
 
 
 def test_pictures(tmp_path):
     plots = pytest.importorskip("plots", reason="needs matplotlib")
     rows = [row(name, reference=8e-3, other=5e-3) for name in ("first", "second")]
+    assert plots.chosen(run(*rows)) is None
+    (ax,) = plots.chosen(run(*(row(name, other=(3 - 0.25 * i) * 1e-3) for i, name in enumerate(HIGHLIGHTS)))).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(HIGHLIGHTS.values())
+    assert [text.get_text() for text in ax.texts][:2] == ["3.0x", "2.8x"]
     found = run(*rows, row("curve", other=1.0, sizes={"T": 8}), row("few", threads=1, other=1.0), row("alone"))
     (ax,) = plots.speedups(found["rows"]).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second"]

@@ -63,6 +63,29 @@ def test_a_broken_example_fails():
         run("planted", "```python\n# not run: no GPU\nx = = 1\n```\n")
 
 
+def code_lines(text):
+    """The lines of a page's code: fenced blocks, and what is indented by four spaces."""
+    fence = re.compile(r"^```.*?\n(.*?)^```$", re.S | re.M)
+    indented = re.findall(r"(?:^|\n\n)((?: {4}.*\n)+)", fence.sub("", text))
+    return [line for block in fence.findall(text) for line in block.splitlines()] + [
+        line[4:] for block in indented for line in block.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name.endswith(".md")])
+def test_code_fits_the_column_of_the_site(name):
+    assert [line for line in code_lines(TEXTS[name]) if len(line) > 76] == []
+
+
+def test_code_lines_are_found():
+    page = "text\n\n    indented\n    twice\n\n```python\nfenced\n```\n- a list\n    of its own\n"
+    assert code_lines(page) == ["fenced", "indented", "twice"]
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].splitlines()) <= 120
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_has_an_example_that_calls_it(op):
     calls = [

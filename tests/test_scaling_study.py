@@ -53,7 +53,7 @@ def test_pictures_of_the_same_rows_are_the_same(tmp_path):
         for path in (once, again):
             study.save(draw(rows), path)
         assert once.read_bytes() == again.read_bytes() and b"sweep" in once.read_bytes()
-    assert b"fastest eager other way" in (tmp_path / "speed0.svg").read_bytes()
+    assert b"fastest eager alternative" in (tmp_path / "speed0.svg").read_bytes()
 
 
 def test_the_share_of_the_peak_is_that_of_the_way():
