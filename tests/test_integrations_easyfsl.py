@@ -136,12 +136,12 @@ def test_program_on_the_peer(program):
 @every_program
 def test_accelerated_program(program):
     easyfsl = peer("easyfsl")
-    classifier = easyfsl.methods.FewShotClassifier
-    distance = classifier.l2_distance_to_prototypes
+    classifier = easyfsl.methods.few_shot_classifier
+    means = classifier.compute_prototypes
     with accelerate(easyfsl):
-        assert classifier.l2_distance_to_prototypes is ours.methods.FewShotClassifier.l2_distance_to_prototypes
+        assert classifier.compute_prototypes is ours.methods.utils.compute_prototypes
         assert_same(program(easyfsl), losses_of(program, ours))
-    assert classifier.l2_distance_to_prototypes is distance
+    assert classifier.compute_prototypes is means
 
 
 @pytest.mark.parametrize("use_softmax", [False, True])
