@@ -95,8 +95,18 @@ def _learn2learn() -> list[Exchange]:
     for module, name in (("maml", "maml_update"), ("meta_sgd", "meta_sgd_update")):
         new = getattr(algorithms, name)
         found += [(importlib.import_module(f"learn2learn.algorithms.{module}"), name, new), (package, name, new)]
-    head = importlib.import_module("learn2learn.nn.protonet")
-    return [*found, (head, "compute_prototypes", class_means)]
+    protonet = importlib.import_module("learn2learn.nn.protonet")
+    head, their_means = protonet.PrototypicalClassifier, protonet.compute_prototypes
+    fit = head.fit_
+
+    def by_op(self: Any, support: Tensor, labels: Tensor) -> Tensor:
+        if self._compute_prototypes is not their_means:
+            return fit(self, support, labels)
+        means = class_means(support, labels)
+        self.prototypes = head.normalize(means) if self.normalize else means
+        return self.prototypes
+
+    return [*found, (head, "fit_", by_op)]
 
 
 def _higher() -> list[Exchange]:

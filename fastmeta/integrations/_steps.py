@@ -52,7 +52,7 @@ def _rate(rate: Any, param: Tensor) -> Any:
         return rate
     if rate.dtype != param.dtype or rate.device != param.device:
         rate = rate.to(param)
-    if rate.shape == param.shape:
+    if rate.ndim == 0 or rate.shape == param.shape:
         return rate
     return rate.reshape(()) if rate.numel() == 1 else rate.expand_as(param)
 

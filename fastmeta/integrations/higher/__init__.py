@@ -45,5 +45,5 @@ def innerloop_ctx(
     group of `opt`, which may be learned tensors. `track_higher_grads`: False for evaluation, where every step starts a new graph.
     """
     fmodel = monkeypatch(model, device, copy_initial_weights, track_higher_grads)
-    params = model.parameters()
+    params = nn.Module.parameters(model)  # all, whatever the model makes of the method
     yield fmodel, get_diff_optim(opt, params, fmodel, device, override, track_higher_grads=track_higher_grads)

@@ -37,7 +37,12 @@ class DifferentiableOptimizer:
         grad_callback: GradCallback | None = None,
         track_higher_grads: bool = True,
     ) -> None:
-        place = {id(p): i for i, p in enumerate(reference_params)}
+        reference = list(reference_params)
+        place = {id(p): i for i, p in enumerate(reference)}
+        self._count = len(reference) if fmodel is None else len(fmodel.fast_params)
+        if len(reference) != self._count:
+            words = f"reference_params must be the {self._count} parameters of the model"
+            raise ValueError(f"innerloop_ctx: {words}, got {len(reference)}")
         for group in other.param_groups:
             if foreign := sum(id(p) not in place for p in group["params"]):
                 raise ValueError(f"innerloop_ctx: opt must hold parameters of model, got {foreign} others")
@@ -80,7 +85,13 @@ class DifferentiableOptimizer:
         self._apply_override(override)
         if params is None and self._fmodel is None:
             raise ValueError("step: params must be given to an optimiser without a model, got none")
-        before = list(self._fmodel.fast_params if params is None else params)
+        before = _arguments.listed("step", "params", self._fmodel.fast_params if params is None else params)
+        if len(before) != self._count:
+            raise ValueError(
+                f"step: params must have one entry for each of {self._count} parameters, got {len(before)}"
+            )
+        for i, p in enumerate(before):
+            _arguments.tensor("step", f"params[{i}]", p)
         tracked = self._track_higher_grads
         wanted = [p for p in before if p.requires_grad]
         found = iter(torch.autograd.grad(loss, wanted, create_graph=tracked, allow_unused=True))
@@ -153,7 +164,7 @@ class DifferentiableAdam(DifferentiableOptimizer):
         if active(group["weight_decay"]):
             g = g + group["weight_decay"] * p
         zero = torch.zeros_like(p)
-        state["step"] = t = state.get("step", 0) + 1
+        state["step"] = t = float(state.get("step", 0)) + 1  # torch counts in float32, whose powers lose digits
         state["exp_avg"] = m = state.get("exp_avg", zero) * b1 + (1 - b1) * g
         state["exp_avg_sq"] = v = state.get("exp_avg_sq", zero) * b2 + (1 - b2) * g * g
         if group["amsgrad"]:

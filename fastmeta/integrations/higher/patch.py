@@ -14,6 +14,7 @@ from .._steps import Container, copy_of
 
 __all__ = ["monkeypatch"]
 __getattr__ = _arguments.missing("higher.patch", __all__)
+HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # how nn.Module names its dicts of them
 
 
 def monkeypatch(
@@ -35,6 +36,8 @@ def monkeypatch(
     fmodel: Any = copy_of(module, start, lambda b: b.detach().clone().to(device or b.device))
     kind: type = type(module)
     fmodel.__class__ = _functional(kind)
+    for part in fmodel.modules():  # a hook put on the copy is not one of the model
+        part.__dict__.update({name: held.copy() for name, held in vars(part).items() if name.endswith(HOOKS)})
     fmodel._places = _places(fmodel)
     fmodel.track_higher_grads = track_higher_grads
     fmodel._fast_params = [list(nn.Module.parameters(fmodel))]

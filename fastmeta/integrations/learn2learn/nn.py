@@ -20,6 +20,8 @@ EPS = 1e-8
 
 def compute_prototypes(support: Tensor, labels: Tensor) -> Tensor:
     """The mean of the support [S, ...] of each label of [S], in the order of the labels, [N, ...]."""
+    _arguments.tensor("compute_prototypes", "support", support)
+    _arguments.tensor("compute_prototypes", "labels", labels)
     classes, of_class = torch.unique(labels, return_inverse=True)
     return class_means(support, of_class, len(classes))
 
@@ -40,7 +42,7 @@ class PrototypicalClassifier(nn.Module):
     ) -> None:
         super().__init__()
         named = {"euclidean": self.euclidean_distance, "cosine": self.cosine_distance}
-        if not callable(distance) and distance not in named:
+        if not callable(distance) and distance not in list(named):
             raise ValueError(
                 f"PrototypicalClassifier: distance must be 'euclidean', 'cosine' or a function, got {distance!r}"
             )
@@ -52,8 +54,6 @@ class PrototypicalClassifier(nn.Module):
 
     def fit_(self, support: Tensor, labels: Tensor) -> Tensor:
         """Take the prototypes from support [S, D] and its labels [S]; returns them."""
-        _arguments.tensor("PrototypicalClassifier.fit_", "support", support)
-        _arguments.tensor("PrototypicalClassifier.fit_", "labels", labels)
         found = compute_prototypes(support, labels)
         self.prototypes = unit(found) if vars(self)["normalize"] else found
         return self.prototypes
@@ -75,6 +75,7 @@ class PrototypicalClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.prototypes is None:
             raise RuntimeError("PrototypicalClassifier: fit_(support, labels) must come before a query, got none")
+        _arguments.tensor("PrototypicalClassifier", "x", x)
         return -self.distance(self.prototypes, unit(x) if vars(self)["normalize"] else x)
 
 

@@ -24,11 +24,17 @@ __getattr__ = _arguments.missing("learn2learn.utils", __all__)
 
 
 def clone_parameters(params: Iterable[Tensor]) -> list[Tensor]:
-    return [p.clone() for p in params]
+    """A clone of each, through which gradients reach it."""
+    found = _arguments.listed("clone_parameters", "params", params)
+    for i, p in enumerate(found):
+        _arguments.tensor("clone_parameters", f"params[{i}]", p)
+    return [p.clone() for p in found]
 
 
 def clone_named_parameters(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: p.clone() for name, p in params.items()}
+    if not isinstance(params, Mapping):
+        raise TypeError(f"clone_named_parameters: params must be a dict, got {type(params).__name__}")
+    return dict(zip(params, clone_parameters(params.values()), strict=True))
 
 
 def clone_module(module: Module, memo: dict[Any, Tensor] | None = None) -> Module:
