@@ -74,7 +74,7 @@ def by_torchopt(library, lr):
 
 PROGRAMS = {
     "maml": ("learn2learn", of_clones(lambda l2l, model, lr: l2l.algorithms.MAML(model, lr=lr))),
-    "meta_sgd": ("learn2learn", of_clones(lambda l2l, model, lr: l2l.algorithms.MetaSGD(model, lr=float(lr)))),
+    "meta_sgd": ("learn2learn", of_clones(lambda l2l, model, lr: l2l.algorithms.MetaSGD(model, lr=0.137))),
     "update_module": ("learn2learn", by_updates),
     "higher": ("higher", by_higher),
     "torchopt": ("torchopt", by_torchopt),

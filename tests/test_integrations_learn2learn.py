@@ -1,5 +1,8 @@
 """Programs in learn2learn's language, on plain PyTorch, on fastmeta.integrations, on learn2learn, and on it accelerated."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -299,3 +302,125 @@ def test_errors():
         ours.nn.PrototypicalClassifier()(torch.ones(3, 2))
     with pytest.raises(AttributeError):
         ours.algorithms.MAML(model, 0.1).nothing  # noqa: B018
+    for name in ("MAML", "MetaSGD"):
+        kind = getattr(ours.algorithms, name)
+        with pytest.raises(TypeError, match=f"{name}: model must be a torch.nn.Module, got function"):
+            kind(F.relu, 0.1)
+        with pytest.raises(TypeError, match=f"{name}: lr must be a number or a tensor, got str"):
+            kind(model, "0.1")
+        with pytest.raises(TypeError, match=f"{name}.adapt: loss must be a tensor, got float"):
+            kind(model, 0.1).adapt(1.0)
+    with pytest.raises(
+        ValueError, match=r"maml_update: grads\[1\] must have the shape of its parameter, got \[1\] for \[2\]"
+    ):
+        ours.algorithms.maml_update(model, 0.1, [None, torch.zeros(1)])
+    with pytest.raises(TypeError, match=r"update_module: updates\[0\] must be a tensor, got float"):
+        ours.update_module(model, [0.1, None])
+    with pytest.raises(TypeError, match="update_module: updates must be a sequence, got float"):
+        ours.update_module(model, 0.1)
+    with pytest.raises(NotImplementedError, match="meta_sgd_update: lrs must be given, got none"):
+        ours.algorithms.meta_sgd_update(model)
+    for call in (ours.clone_module, ours.update_module, ours.detach_module, ours.nn.freeze, ours.nn.unfreeze):
+        with pytest.raises(TypeError, match=f"{call.__name__}: module must be a torch.nn.Module, got int"):
+            call(3)
+    with pytest.raises(TypeError, match=r"clone_parameters: params\[0\] must be a tensor, got int"):
+        ours.clone_parameters([3])
+    with pytest.raises(TypeError, match="clone_named_parameters: params must be a dict, got list"):
+        ours.clone_named_parameters([3])
+    with pytest.raises(TypeError, match="compute_prototypes: labels must be a tensor, got list"):
+        ours.nn.PrototypicalClassifier(torch.ones(2, 2), [0, 1])
+    with pytest.raises(ValueError, match=r"accuracy: preds and targets must have the shapes \[n, N\] and \[n\]"):
+        ours.accuracy(torch.ones(2, 3), torch.ones(3))
+    with pytest.raises(TypeError, match="Lambda: lmb must be a function, got int"):
+        ours.nn.Lambda(3)
+    for module, name in (
+        (ours, "vision"),
+        (ours.algorithms, "GBML"),
+        (ours.nn, "SVClassifier"),
+        (ours.utils, "warn_once"),
+    ):
+        with pytest.raises(AttributeError, match=f"the name must be one that fastmeta.integrations has .* got {name}"):
+            getattr(module, name)
+
+
+def test_memo_of_several_modules():
+    """Body and head share a tensor: clones and updates keep that, as one memo for both says."""
+    body, head = nn.Linear(2, 2), nn.Linear(2, 2)
+    head.weight = body.weight
+    memo = {}
+    clones = [ours.clone_module(part, memo=memo) for part in (body, head)]
+    assert clones[0].weight is clones[1].weight is not body.weight and clones[0].bias is not clones[1].bias
+    apart = [ours.clone_module(part) for part in (body, head)]
+    assert apart[0].weight is not apart[1].weight
+    memo, updates = {}, [torch.ones(2, 2), torch.ones(2)]
+    for clone in clones:
+        ours.update_module(clone, updates=updates, memo=memo)
+    assert clones[0].weight is clones[1].weight
+    torch.testing.assert_close(clones[1].weight, body.weight + 1)
+
+
+def test_clones_hold_their_buffers_and_updates_reach_them():
+    model = nn.BatchNorm1d(2)
+    model.register_buffer("learned", torch.ones(2).requires_grad_())
+    clone = ours.clone_module(model)
+    assert clone.learned.grad_fn is not None and clone.running_mean is model.running_mean
+    clone.learned.update = torch.ones(2)
+    ours.update_module(clone, updates=[None, None])
+    torch.testing.assert_close(clone.learned, torch.full((2,), 2.0))
+    assert clone.weight.grad_fn is not None
+
+
+def test_learners_of_the_users_own_copies_and_pickles():
+    class Own(ours.algorithms.BaseLearner):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def clone(self):
+            return Own(ours.clone_module(self.module))
+
+    model = net()
+    learner = Own(model)
+    assert learner.clone().module[0].weight.grad_fn is not None
+    assert learner.register_forward_hook and learner(torch.ones(1, 1).double()).shape == (1, 1)
+    maml = ours.algorithms.MAML(model, lr=0.1)
+    for again in (copy.deepcopy(maml), pickle.loads(pickle.dumps(maml))):
+        assert again.lr == 0.1 and again.module[0].weight is not model[0].weight
+        torch.testing.assert_close(again.state_dict(), maml.state_dict())
+    assert ours.algorithms.BaseLearner().module is None
+    with pytest.raises(AttributeError, match="nothing"):
+        ours.algorithms.BaseLearner().nothing  # noqa: B018
+
+
+def test_rates_of_a_clone_are_its_own():
+    learner = ours.algorithms.MetaSGD(net(), lr=0.1)
+    clone = learner.clone()
+    assert clone.lrs[0].grad_fn is not None and clone.lrs[0] is not learner.lrs[0]
+
+
+def test_what_learn2learn_keeps_beside():
+    x = torch.tensor([0.5, 2.0], requires_grad=True)
+    torch.testing.assert_close(ours.magic_box(x), torch.ones(2))
+    torch.testing.assert_close(torch.autograd.grad(ours.magic_box(x).sum(), x)[0], torch.ones(2))
+    assert ours.magic_box(3) == 3
+    assert ours.utils.accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
+    unit_rows = ours.nn.PrototypicalClassifier.normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    torch.testing.assert_close(unit_rows, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    assert ours.nn.PrototypicalClassifier(normalize=True).normalize is True
+    assert ours.nn.Flatten()(torch.ones(2, 3, 4)).shape == (2, 12)
+    assert ours.nn.Lambda(torch.neg)(torch.ones(1)) == -1
+    torch.testing.assert_close(ours.nn.Scale((2,), alpha=0.5)(torch.ones(2)), torch.full((2,), 0.5))
+    model = ours.nn.freeze(nn.Linear(1, 1))
+    assert not model.weight.requires_grad and ours.nn.unfreeze(model).weight.requires_grad
+    assert list(ours.clone_named_parameters({"w": x})) == ["w"]
+
+
+def test_an_accelerated_head_is_the_librarys_again_afterwards():
+    l2l = peer("learn2learn")
+    support_x, support_y, query_x, _ = episode()
+    with accelerate(l2l):
+        classifier = l2l.nn.PrototypicalClassifier(normalize=True)
+    theirs = l2l.nn.PrototypicalClassifier(support_x, support_y, normalize=True)
+    assert classifier._compute_prototypes is theirs._compute_prototypes
+    classifier.fit_(support_x, support_y)
+    torch.testing.assert_close(classifier(query_x), theirs(query_x), rtol=0, atol=0)

@@ -124,7 +124,9 @@ def test_second_derivatives_of_few_rows():
     query, labels = torch.randn(5, 4).double().requires_grad_(), torch.arange(5)
     support = torch.randn(5, 4).double()
     for head, library in HEADS.values():
-        assert torch.autograd.gradgradcheck(lambda q, h=head, l=library: h(l, support, labels, q)[1], query)
+        assert torch.autograd.gradgradcheck(
+            lambda q, head=head, library=library: head(library, support, labels, q)[1], query
+        )
 
 
 def test_prototypes_of_feature_maps():
