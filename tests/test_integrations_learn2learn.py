@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import MethodType
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from programs import (  # noqa: F401  (size: a fixture)
 )
 from torch import nn
 
-from fastmeta.integrations import accelerate
+from fastmeta.integrations import accelerate, higher
 from fastmeta.integrations import learn2learn as ours
 
 
@@ -235,6 +236,18 @@ def test_clone_keeps_what_is_shared():
     assert clone.other.weight is clone.twice.weight is not model.twice.weight
     assert clone.norm.running_mean is model.norm.running_mean  # as in learn2learn: the buffers are the model's
     assert model.norm.num_batches_tracked == 1
+
+
+def test_a_patched_forward_is_the_clones():
+    """A method put on the object is bound to it; on a clone it runs on the clone's parameters."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    model[0].forward = MethodType(lambda self, x: 2 * x @ self.weight, model[0])
+    model.forward = MethodType(lambda self, x: self[0](x) + 1, model)
+    for clone in (ours.clone_module(model), higher.monkeypatch(model)):
+        x, weight = torch.randn(3, 2), clone[0].weight
+        assert weight is not model[0].weight
+        assert torch.autograd.grad(clone(x).sum(), weight)[0].any()
+        torch.testing.assert_close(clone(x), 2 * x @ weight + 1)
 
 
 def test_frozen_and_unused_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -117,4 +118,10 @@ def copy_of(
         clone.__dict__["_modules"] = {name: copied(m) for name, m in part._modules.items()}
         return clone
 
-    return copied(module)
+    found = copied(module)
+    for clone in modules.values():  # a patched forward, say, which would run on the model's parameters
+        bound = {name: held for name, held in vars(clone).items() if type(held) is MethodType}
+        for name, method in bound.items():
+            if id(method.__self__) in modules:
+                clone.__dict__[name] = MethodType(method.__func__, modules[id(method.__self__)])
+    return found
