@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
+def instance(op: str, name: str, value: Any, kind: type, words: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{op}: {name} must be {words}, got {type(value).__name__}")
+
+
 def module(op: str, name: str, value: Any) -> None:
-    if not isinstance(value, nn.Module):
-        raise TypeError(f"{op}: {name} must be a torch.nn.Module, got {type(value).__name__}")
+    instance(op, name, value, nn.Module, "a torch.nn.Module")
 
 
 def tensor(op: str, name: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+    instance(op, name, value, Tensor, "a tensor")
+
+
+def mapping(op: str, name: str, value: Any) -> None:
+    instance(op, name, value, Mapping, "a dict")
+
+
+def optimiser(op: str, name: str, value: Any) -> None:
+    instance(op, name, value, torch.optim.Optimizer, "a torch.optim.Optimizer")
+
+
+def flag(op: str, name: str, value: Any) -> None:
+    instance(op, name, value, bool, "True or False")
 
 
 def number(op: str, name: str, value: Any) -> None:
     if not isinstance(value, Tensor | numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{op}: {name} must be a number or a tensor, got {type(value).__name__}")
+
+
+def scalar(op: str, name: str, value: Any) -> None:
+    """A number or a tensor with one element, not negative."""
+    number(op, name, value)
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{op}: {name} must have one element, got shape {list(value.shape)}")
+    if not bool(value >= 0):
+        raise ValueError(f"{op}: {name} must not be negative, got {value}")
 
 
 def like_params(op: str, name: str, given: Any, params: Sequence[Tensor], tensors: bool = True) -> list[Any]:

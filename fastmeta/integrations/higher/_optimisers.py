@@ -37,7 +37,7 @@ class DifferentiableOptimizer:
         grad_callback: GradCallback | None = None,
         track_higher_grads: bool = True,
     ) -> None:
-        reference = list(reference_params)
+        reference = _arguments.listed("innerloop_ctx", "reference_params", reference_params)
         place = {id(p): i for i, p in enumerate(reference)}
         self._count = len(reference) if fmodel is None else len(fmodel.fast_params)
         if len(reference) != self._count:
@@ -57,7 +57,9 @@ class DifferentiableOptimizer:
         self._apply_override(override)
 
     def _apply_override(self, override: Override | None) -> None:
-        for name, values in (override or {}).items():
+        override = {} if override is None else override
+        _arguments.mapping("innerloop_ctx", "override", override)
+        for name, values in override.items():
             values = _arguments.listed("innerloop_ctx", f"override[{name!r}]", values)
             if len(values) not in (1, len(self.param_groups)):
                 count = len(self.param_groups)

@@ -64,26 +64,32 @@ def create_diff_optim(
     kind = _kind("create_diff_optim", opt_type)
     if params is None and fmodel is None:
         raise ValueError("create_diff_optim: fmodel or params must be given, got none")
-    stand_ins: list[Tensor] = []
+    op, stand_ins = "create_diff_optim", list[Tensor]()
+    opt_kwargs = {} if opt_kwargs is None else opt_kwargs
+    _arguments.mapping(op, "opt_kwargs", opt_kwargs)
 
-    def like(p: Tensor) -> Tensor:
+    def like(p: Any) -> Tensor:
+        _arguments.tensor(op, "an entry of params", p)
         stand_ins.append(torch.zeros_like(p, requires_grad=True))
         return stand_ins[-1]
 
-    given = list(fmodel.parameters() if params is None else params)
+    given = _arguments.listed(op, "params", fmodel.parameters() if params is None else params)
+    if not given:
+        raise ValueError(f"{op}: params must hold at least one tensor, got none")
     groups: Any = [
-        g | {"params": [like(p) for p in _arguments.listed("create_diff_optim", "params", g["params"])]}
+        g | {"params": [like(p) for p in _arguments.listed(op, "params", g["params"])]}
         if isinstance(g, dict)
         else like(g)
         for g in given
     ]
-    opt = opt_type(groups, **(opt_kwargs or {}))
+    opt = opt_type(groups, **opt_kwargs)
     return kind(opt, stand_ins, fmodel, device, override, grad_callback, track_higher_grads)
 
 
 def get_trainable_opt_params(opt: torch.optim.Optimizer, device: torch.device | None = None) -> dict[str, list[Any]]:
     """An `override` with a learned scalar for every number among the options of each group; options that hold anything else, and
     True and False, are left out."""
+    _arguments.optimiser("get_trainable_opt_params", "opt", opt)
     found: dict[str, list[Any]] = {}
     for group in opt.param_groups:
         for name, value in group.items():
@@ -95,11 +101,15 @@ def get_trainable_opt_params(opt: torch.optim.Optimizer, device: torch.device | 
 
 def apply_trainable_opt_params(opt: torch.optim.Optimizer, override: Override) -> None:
     """The numbers that the tensors of `override` have now become the options of the groups of `opt`."""
+    op = "apply_trainable_opt_params"
+    _arguments.optimiser(op, "opt", opt)
+    _arguments.mapping(op, "override", override)
     for name, values in override.items():
+        values = _arguments.listed(op, f"override[{name!r}]", values)
         if len(values) not in (1, len(opt.param_groups)):
             count = len(opt.param_groups)
             words = f"override[{name!r}] must have 1 or {count} entries"
-            raise ValueError(f"apply_trainable_opt_params: {words}, got {len(values)}")
+            raise ValueError(f"{op}: {words}, got {len(values)}")
         for i, group in enumerate(opt.param_groups):
             group[name] = tree_map(
                 lambda x: x.item() if isinstance(x, Tensor) else x, values[i if len(values) > 1 else 0]
@@ -110,11 +120,13 @@ def register_optim(optim_type: type[torch.optim.Optimizer], diff_optim_type: typ
     """From now on `innerloop_ctx` makes a `diff_optim_type` of an optimiser of this type."""
     if not (isinstance(diff_optim_type, type) and issubclass(diff_optim_type, DifferentiableOptimizer)):
         raise TypeError(f"register_optim: diff_optim_type must be a DifferentiableOptimizer, got {diff_optim_type!r}")
+    if not isinstance(optim_type, type):
+        raise TypeError(f"register_optim: optim_type must be a class, got {type(optim_type).__name__}")
     _made_of[optim_type] = diff_optim_type
 
 
 def _kind(op: str, opt_type: Any) -> type[DifferentiableOptimizer]:
-    if opt_type not in _made_of:
+    if not isinstance(opt_type, type) or opt_type not in _made_of:
         known = " or ".join(f"torch.optim.{kind.__name__}" for kind in (torch.optim.SGD, torch.optim.Adam))
         came = getattr(opt_type, "__name__", opt_type)
         raise TypeError(f"{op}: opt must be a {known}, or of a type given to register_optim, got {came}")

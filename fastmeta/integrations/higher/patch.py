@@ -25,6 +25,7 @@ def monkeypatch(
 ) -> Any:
     """A copy of `module`, to be called as it is or with `params=`, a list of all its parameters: see `innerloop_ctx`."""
     _arguments.module("monkeypatch", "module", module)
+    _arguments.flag("monkeypatch", "copy_initial_weights", copy_initial_weights)
     if isinstance(module, _MonkeyPatchBase):
         raise ValueError(f"monkeypatch: module must be a plain model, got {type(module).__name__}")
 
@@ -78,8 +79,7 @@ class _MonkeyPatchBase(nn.Module):
 
     @track_higher_grads.setter
     def track_higher_grads(self, value: bool) -> None:
-        if not isinstance(value, bool):
-            raise TypeError(f"track_higher_grads: the value must be True or False, got {type(value).__name__}")
+        _arguments.flag("track_higher_grads", "the value", value)
         self._track_higher_grads = value
 
     @property

@@ -107,6 +107,9 @@ class Scale(nn.Module):
 
     def __init__(self, shape: int | Sequence[int] | None = None, alpha: float = 1.0) -> None:
         super().__init__()
+        _arguments.number("Scale", "alpha", alpha)
+        if shape is not None and not isinstance(shape, int | list | tuple):
+            raise TypeError(f"Scale: shape must be a number or a sequence, got {type(shape).__name__}")
         self.alpha = nn.Parameter(torch.ones((1,) if shape is None else shape) * alpha)
 
     def forward(self, x: Tensor) -> Tensor:

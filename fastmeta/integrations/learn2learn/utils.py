@@ -32,8 +32,7 @@ def clone_parameters(params: Iterable[Tensor]) -> list[Tensor]:
 
 
 def clone_named_parameters(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not isinstance(params, Mapping):
-        raise TypeError(f"clone_named_parameters: params must be a dict, got {type(params).__name__}")
+    _arguments.mapping("clone_named_parameters", "params", params)
     return dict(zip(params, clone_parameters(params.values()), strict=True))
 
 

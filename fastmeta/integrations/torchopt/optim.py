@@ -31,9 +31,7 @@ class MetaOptimizer:
         name = type(self).__name__
         _check_rate(name, lr)
         for option, value in options.items():
-            _arguments.number(name, option, value)
-            if not bool(value >= 0):
-                raise ValueError(f"{name}: {option} must not be negative, got {value}")
+            _arguments.scalar(name, option, value)
         self.lr, self.options = lr, options
         self.param_containers_groups: list[tuple[Container, ...]] = []
         self.state_groups: list[State] = []
@@ -117,7 +115,10 @@ class MetaAdam(MetaOptimizer):
         maximize: bool = False,
         use_accelerated_op: bool = False,
     ) -> None:
-        b1, b2 = _arguments.listed("MetaAdam", "betas", betas)
+        given = _arguments.listed("MetaAdam", "betas", betas)
+        if len(given) != 2:
+            raise ValueError(f"MetaAdam: betas must be two numbers, got {len(given)}")
+        b1, b2 = given
         options = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay, "eps_root": eps_root}
         super().__init__(module, lr, options)
         if not (b1 < 1 and b2 < 1):
@@ -147,11 +148,7 @@ def plain_rate(lr: Any, momentum: Any, weight_decay: Any, dampening: Any, nester
 def _check_rate(op: str, lr: Any) -> None:
     if callable(lr):
         raise ValueError(f"{op}: lr must be a number or a tensor, got a schedule")
-    _arguments.number(op, "lr", lr)
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"{op}: lr must have one element, got shape {list(lr.shape)}")
-    if not bool(lr >= 0):
-        raise ValueError(f"{op}: lr must not be negative, got {lr}")
+    _arguments.scalar(op, "lr", lr)
 
 
 def step_on(
