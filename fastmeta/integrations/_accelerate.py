@@ -35,9 +35,9 @@ def accelerate(peer: ModuleType) -> Iterator[ModuleType]:
         with accelerate(learn2learn):
             train()
 
-    learn2learn: `maml_update`, `meta_sgd_update`, `PrototypicalClassifier` with the euclidean distance. higher: the steps of
-    torch.optim.SGD without further options. easyfsl: prototypes, their distances, the scores of `MatchingNetworks`. torchopt: the
-    steps of a `MetaSGD` that is made inside, without further options. All else stays the library's own. For all threads.
+    learn2learn: `maml_update`, `meta_sgd_update`, the class means of `PrototypicalClassifier`. higher: the steps of torch.optim.SGD
+    without momentum and weight decay. easyfsl: prototypes. torchopt: the steps of a `MetaSGD` that is made inside, without further
+    options. All else stays the library's own. For all threads.
 
     Errors: TypeError for what is not a module; ValueError for a library that is not in `SUPPORTED`, or not in that version.
     """
