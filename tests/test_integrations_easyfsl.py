@@ -136,12 +136,12 @@ def test_program_on_the_peer(program):
 @every_program
 def test_accelerated_program(program):
     easyfsl = peer("easyfsl")
-    classifier = easyfsl.methods.FewShotClassifier
-    distance = classifier.l2_distance_to_prototypes
+    classifier = easyfsl.methods.few_shot_classifier
+    means = classifier.compute_prototypes
     with accelerate(easyfsl):
-        assert classifier.l2_distance_to_prototypes is ours.methods.FewShotClassifier.l2_distance_to_prototypes
+        assert classifier.compute_prototypes is ours.methods.utils.compute_prototypes
         assert_same(program(easyfsl), losses_of(program, ours))
-    assert classifier.l2_distance_to_prototypes is distance
+    assert classifier.compute_prototypes is means
 
 
 @pytest.mark.parametrize("use_softmax", [False, True])
@@ -175,7 +175,7 @@ def test_a_support_example_that_is_zero():
 
 def test_errors():
     model = ours.methods.PrototypicalNetworks()
-    with pytest.raises(ValueError, match=r"PrototypicalNetworks: features of n images must have the shape \[n, D\]"):
+    with pytest.raises(ValueError, match=r"FewShotClassifier: features of n images must have the shape \[n, D\]"):
         model.process_support_set(torch.ones(2, 3, 4), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="MatchingNetworks: features must have 3 dimensions, got 4"):
         ours.methods.MatchingNetworks(feature_dimension=3).process_support_set(torch.ones(2, 4), torch.tensor([0, 1]))
@@ -183,3 +183,57 @@ def test_errors():
         model.process_support_set(torch.ones(2, 3), torch.tensor([0, 2]))
     with pytest.raises(NotImplementedError, match="FewShotClassifier: forward must be written"):
         ours.methods.FewShotClassifier()(torch.ones(2, 3))
+    with pytest.raises(NotImplementedError, match="FewShotClassifier: is_transductive must be written"):
+        ours.methods.FewShotClassifier.is_transductive()
+    for name, value, kind in (("backbone", 3, "a torch.nn.Module"), ("feature_centering", 0.5, "a tensor")):
+        with pytest.raises(TypeError, match=f"PrototypicalNetworks: {name} must be {kind}, got"):
+            ours.methods.PrototypicalNetworks(**{name: value})
+    with pytest.raises(TypeError, match="compute_prototypes: support_labels must be a tensor, got list"):
+        ours.methods.PrototypicalNetworks().process_support_set(torch.ones(2, 3), [0, 1])
+    for model in (ours.methods.PrototypicalNetworks(), ours.methods.MatchingNetworks(feature_dimension=3)):
+        with pytest.raises(RuntimeError, match="process_support_set.* must come first, got none"):
+            model(torch.ones(2, 3))
+    with pytest.raises(AttributeError, match=r"easyfsl.methods: the name must be one .* got SimpleShot"):
+        ours.methods.SimpleShot  # noqa: B018
+
+
+def subclass_of(easyfsl):
+    """As public programs write one: the library's own hooks, called and overridden."""
+
+    class Rectified(easyfsl.methods.few_shot_classifier.FewShotClassifier):
+        def process_support_set(self, support_images, support_labels):
+            self.support_labels = support_labels
+            self.support_features = self.compute_features(support_images)
+            self._raise_error_if_features_are_multi_dimensional(self.support_features)
+            self.prototypes = easyfsl.methods.utils.compute_prototypes(self.support_features, support_labels)
+
+        def forward(self, query_images):
+            features = self.compute_features(query_images)
+            self._raise_error_if_features_are_multi_dimensional(features)
+            self.prototypes = self.prototypes + features.mean(0) - self.support_features.mean(0)
+            return self.softmax_if_specified(self.l2_distance_to_prototypes(features), temperature=2.0)
+
+    return Rectified
+
+
+def test_subclasses_that_call_the_hooks_of_the_library():
+    found = []
+    for easyfsl in (ours, peer("easyfsl")):
+        support_x, support_y, query_x, _ = episode()
+        model = subclass_of(easyfsl)(encoder(), use_softmax=True)
+        torch.manual_seed(0)
+        support_x, support_y, query_x, _ = episode()
+        model.process_support_set(support_x, support_y)
+        found.append(model(query_x))
+    torch.testing.assert_close(*found)
+
+
+def test_a_hook_that_lets_feature_maps_pass():
+    class Maps(ours.methods.FewShotClassifier):
+        @staticmethod
+        def _raise_error_if_features_are_multi_dimensional(features):
+            pass
+
+    model = Maps()
+    model.process_support_set(torch.ones(4, 2, 3, 3), torch.tensor([0, 1, 1, 0]))
+    assert model.prototypes.shape == (2, 2, 3, 3)

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._scores import class_means, scores
-from .easyfsl import methods
-from .higher import UNSUPPORTED, step_groups
+from ._steps import active
+from .easyfsl.methods.utils import compute_prototypes
+from .higher._optimisers import step_groups
 from .learn2learn import algorithms
-from .torchopt import plain_rate_reason, step_on
+from .learn2learn.nn import compute_prototypes as class_means
+from .torchopt.optim import plain_rate, step_on
 
 SUPPORTED = {"learn2learn": ("0.2.0",), "higher": ("0.2.1",), "easyfsl": ("1.5.0",), "torchopt": ("0.7.3",)}
 
@@ -34,9 +35,9 @@ def accelerate(peer: ModuleType) -> Iterator[ModuleType]:
         with accelerate(learn2learn):
             train()
 
-    learn2learn: `maml_update`, `meta_sgd_update`, `PrototypicalClassifier` with the euclidean distance. higher: the steps of
-    torch.optim.SGD without further options. easyfsl: prototypes, their distances, the scores of `MatchingNetworks`. torchopt: the
-    steps of a `MetaSGD` that is made inside, without further options. All else stays the library's own. For all threads.
+    learn2learn: `maml_update`, `meta_sgd_update`, the class means of `PrototypicalClassifier`. higher: the steps of torch.optim.SGD
+    without momentum and weight decay. easyfsl: prototypes. torchopt: the steps of a `MetaSGD` that is made inside, without further
+    options. All else stays the library's own. For all threads.
 
     Errors: TypeError for what is not a module; ValueError for a library that is not in `SUPPORTED`, or not in that version.
     """
@@ -94,15 +95,18 @@ def _learn2learn() -> list[Exchange]:
     for module, name in (("maml", "maml_update"), ("meta_sgd", "meta_sgd_update")):
         new = getattr(algorithms, name)
         found += [(importlib.import_module(f"learn2learn.algorithms.{module}"), name, new), (package, name, new)]
-    head = importlib.import_module("learn2learn.nn.protonet").PrototypicalClassifier
-    forward, euclidean = head.forward, head.euclidean_distance
+    protonet = importlib.import_module("learn2learn.nn.protonet")
+    head, their_means = protonet.PrototypicalClassifier, protonet.compute_prototypes
+    fit = head.fit_
 
-    def by_ops(self: Any, x: Tensor) -> Tensor:
-        if self.distance is not euclidean or self.prototypes is None:
-            return forward(self, x)
-        return scores(head.normalize(x) if self.normalize else x, self.prototypes, "sqeuclidean")
+    def by_op(self: Any, support: Tensor, labels: Tensor) -> Tensor:
+        if self._compute_prototypes is not their_means:
+            return fit(self, support, labels)
+        means = class_means(support, labels)
+        self.prototypes = head.normalize(means) if self.normalize else means
+        return self.prototypes
 
-    return [*found, (head, "forward", by_ops)]
+    return [*found, (head, "fit_", by_op)]
 
 
 def _higher() -> list[Exchange]:
@@ -110,31 +114,16 @@ def _higher() -> list[Exchange]:
     update = sgd._update
 
     def by_ops(self: Any, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
-        groups = self.param_groups
-        if any(group[name] != 0 for group in groups for name in UNSUPPORTED if name in group):
+        if any(active(group[name]) for group in self.param_groups for name in ("momentum", "weight_decay")):
             return update(self, grouped_grads, **kwargs)
-        grads = [g for of_group in grouped_grads for g in of_group]
-        rest = iter(range(len(grads)))
-        places = [[next(rest) for _ in of_group] for of_group in grouped_grads]
-        after = step_groups(groups, places, [p for group in groups for p in group["params"]], grads)
-        for group, of_group in zip(groups, places, strict=True):
-            group["params"] = [after[i] for i in of_group]
+        step_groups(self.param_groups, grouped_grads)
 
     return [(sgd, "_update", by_ops)]
 
 
 def _easyfsl() -> list[Exchange]:
     classifier = importlib.import_module("easyfsl.methods.few_shot_classifier")
-    matching = importlib.import_module("easyfsl.methods.matching_networks").MatchingNetworks
-    return [
-        (classifier, "compute_prototypes", class_means),
-        (
-            classifier.FewShotClassifier,
-            "l2_distance_to_prototypes",
-            methods.FewShotClassifier.l2_distance_to_prototypes,
-        ),
-        (matching, "forward", methods.MatchingNetworks.forward),
-    ]
+    return [(classifier, "compute_prototypes", compute_prototypes)]
 
 
 def _torchopt() -> list[Exchange]:
@@ -142,11 +131,11 @@ def _torchopt() -> list[Exchange]:
     init, step = sgd.__init__, sgd.step
 
     def with_rate(
-        self: Any, module: nn.Module, lr: Any, momentum: float = 0.0, weight_decay: float = 0.0,
+        self: Any, module: Any, lr: Any, momentum: float = 0.0, weight_decay: float = 0.0,
         dampening: float = 0.0, nesterov: bool = False, moment_requires_grad: bool = True, maximize: bool = False,
     ) -> None:  # fmt: skip
         init(self, module, lr, momentum, weight_decay, dampening, nesterov, moment_requires_grad, maximize)
-        if plain_rate_reason(lr, momentum, weight_decay, dampening, nesterov, maximize) is None:
+        if plain_rate(lr, momentum, weight_decay, dampening, nesterov, maximize):
             self._plain_rate = lr
 
     def by_ops(self: Any, loss: Tensor) -> None:

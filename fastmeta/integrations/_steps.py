@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -41,11 +42,9 @@ def stepped(params: Sequence[Tensor], grads: Sequence[Tensor | None], rates: Any
 
 
 def _by_tensor(params: Sequence[Tensor], grads: Sequence[Tensor], lr: Any) -> list[Tensor]:
+    """Two roundings and no fused one: bit for bit the p + (-lr * g) of learn2learn, higher and TorchOpt."""
     rates = lr if isinstance(lr, list) else [lr] * len(params)
-    return [
-        p - rate * g if isinstance(rate, Tensor) else torch.sub(p, g, alpha=rate)
-        for p, g, rate in zip(params, grads, rates, strict=True)
-    ]
+    return [p - rate * g for p, g, rate in zip(params, grads, rates, strict=True)]
 
 
 def _rate(rate: Any, param: Tensor) -> Any:
@@ -54,9 +53,20 @@ def _rate(rate: Any, param: Tensor) -> Any:
         return rate
     if rate.dtype != param.dtype or rate.device != param.device:
         rate = rate.to(param)
-    if rate.shape == param.shape:
+    if rate.ndim == 0 or rate.shape == param.shape:
         return rate
     return rate.reshape(()) if rate.numel() == 1 else rate.expand_as(param)
+
+
+def active(option: Any) -> bool:
+    """Whether an option of an optimiser does anything; a tensor may be learned, though it is 0 now."""
+    return isinstance(option, Tensor) or bool(option)
+
+
+def root(x: Tensor) -> Tensor:
+    """sqrt(x), with the gradient 0 at 0."""
+    apart = x != 0  # NaN too
+    return torch.where(apart, torch.where(apart, x, 1).sqrt(), 0)
 
 
 def containers(module: nn.Module) -> list[Container]:
@@ -78,26 +88,40 @@ def take_step(module: nn.Module, params: Sequence[Tensor], grads: Sequence[Tenso
     put(containers(module), params, stepped(params, grads, rates))
 
 
-def copy_of(module: Module, parameter: Callable[[Tensor], Tensor], buffer: Callable[[Tensor], Tensor]) -> Module:
-    """`module` again, down to its submodules, with parameter(p) and buffer(b) in it; what was shared is shared again."""
-    made: dict[int, Any] = {}
+def copy_of(
+    module: Module,
+    parameter: Callable[[Tensor], Tensor],
+    buffer: Callable[[Tensor], Tensor],
+    memo: dict[Any, Tensor] | None = None,
+) -> Module:
+    """`module` again, down to its submodules, with parameter(p) and buffer(b) in it; what was shared is shared again. `memo`: what
+    other copies have made of tensors, by `tensor.data_ptr`, and takes what this one makes."""
+    tensors: dict[Any, Tensor] = {} if memo is None else memo
+    modules: dict[int, Any] = {}
 
     def once(tensor: Tensor | None, of: Callable[[Tensor], Tensor]) -> Tensor | None:
         if tensor is None:
             return None
-        if id(tensor) not in made:
-            made[id(tensor)] = of(tensor)
-        return made[id(tensor)]
+        key = tensor.data_ptr  # the method: equal for the same tensor object, which it keeps alive
+        if key not in tensors:
+            tensors[key] = of(tensor)
+        return tensors[key]
 
     def copied(part: Any) -> Any:
-        if part is None or id(part) in made:
-            return made.get(id(part))
+        if part is None or id(part) in modules:
+            return modules.get(id(part))
         kind: type[nn.Module] = type(part)
-        made[id(part)] = clone = kind.__new__(kind)
+        modules[id(part)] = clone = kind.__new__(kind)
         clone.__dict__.update(part.__dict__)
         clone.__dict__["_parameters"] = {name: once(p, parameter) for name, p in part._parameters.items()}
         clone.__dict__["_buffers"] = {name: once(b, buffer) for name, b in part._buffers.items()}
         clone.__dict__["_modules"] = {name: copied(m) for name, m in part._modules.items()}
         return clone
 
-    return copied(module)
+    found = copied(module)
+    for clone in modules.values():  # a patched forward, say, which would run on the model's parameters
+        bound = {name: held for name, held in vars(clone).items() if type(held) is MethodType}
+        for name, method in bound.items():
+            if id(method.__self__) in modules:
+                clone.__dict__[name] = MethodType(method.__func__, modules[id(method.__self__)])
+    return found

@@ -8,36 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..._steps import take_step
-from ..utils import Module, check_lengths, clone_module, update_module
+from ... import _arguments
+from ..._steps import Module, take_step
+from ..utils import clone_module, update_module
+from .base_learner import BaseLearner
 
 
 def maml_update(model: Module, lr: Any, grads: Sequence[Tensor | None] | None = None) -> Module:
     """p - lr g for every parameter, in `model` itself, which is returned. Without `grads`: `update_module(model)`."""
     if grads is None:
         return update_module(model)
+    _arguments.module("maml_update", "model", model)
+    _arguments.number("maml_update", "lr", lr)
     params = list(model.parameters())
-    check_lengths("maml_update", "grads", grads, params)
-    take_step(model, params, grads, lr)
+    take_step(model, params, _arguments.like_params("maml_update", "grads", grads, params), lr)
     return model
 
 
-class Learner(nn.Module):
-    """A model in the attribute `module`, whose other attributes are to be had here too."""
-
-    module: nn.Module
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("module"), name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
-
-
-class MAML(Learner):
+class MAML(BaseLearner):
     """theta' = theta - lr dL(theta)/dtheta by `adapt(loss)`, on a `clone()` whose parameters are results of the model's.
 
     `first_order`: without second derivatives. `allow_unused`: parameters that the loss does not depend on stay.
@@ -52,8 +40,10 @@ class MAML(Learner):
         allow_unused: bool | None = None,
         allow_nograd: bool = False,
     ) -> None:
-        super().__init__()
-        self.module, self.lr, self.first_order, self.allow_nograd = model, lr, first_order, allow_nograd
+        _arguments.module("MAML", "model", model)
+        _arguments.number("MAML", "lr", lr)
+        super().__init__(model)
+        self.lr, self.first_order, self.allow_nograd = lr, first_order, allow_nograd
         self.allow_unused = _either(allow_unused, allow_nograd)
 
     def adapt(
@@ -63,6 +53,7 @@ class MAML(Learner):
         allow_unused: bool | None = None,
         allow_nograd: bool | None = None,
     ) -> None:
+        _arguments.tensor("MAML.adapt", "loss", loss)
         params = list(self.module.parameters())
         if _either(allow_nograd, self.allow_nograd):
             params = [p for p in params if p.requires_grad]

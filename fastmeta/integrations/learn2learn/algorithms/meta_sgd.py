@@ -7,23 +7,28 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..._steps import take_step
-from ..utils import Module, check_lengths, clone_module
-from .maml import Learner
+from ... import _arguments
+from ..._steps import Module, take_step
+from ..utils import clone_module, clone_parameters
+from .base_learner import BaseLearner
 
 
-def meta_sgd_update(model: Module, lrs: Iterable[Tensor], grads: Sequence[Tensor | None] | None = None) -> Module:
+def meta_sgd_update(
+    model: Module, lrs: Iterable[Tensor] | None = None, grads: Sequence[Tensor | None] | None = None
+) -> Module:
     """p - lr g for every parameter, in `model` itself, which is returned; a rate is of one number or of the parameter's shape.
     Without `grads`: those in the attributes `grad`."""
-    params, rates = list(model.parameters()), list(lrs)
-    grads = [p.grad for p in params] if grads is None else grads
-    check_lengths("meta_sgd_update", "grads", grads, params)
-    check_lengths("meta_sgd_update", "lrs", rates, params)
-    take_step(model, params, grads, rates)
+    op = "meta_sgd_update"
+    _arguments.module(op, "model", model)
+    params = list(model.parameters())
+    if lrs is None:
+        raise NotImplementedError(f"{op}: lrs must be given, got none: rates in the attributes _lr are not read here")
+    grads = _arguments.like_params(op, "grads", [p.grad for p in params] if grads is None else grads, params)
+    take_step(model, params, grads, _arguments.like_params(op, "lrs", lrs, params, tensors=False))
     return model
 
 
-class MetaSGD(Learner):
+class MetaSGD(BaseLearner):
     """theta' = theta - alpha dL(theta)/dtheta by `adapt(loss)`, alpha a learned rate for each parameter, which starts at `lr`.
 
     `lrs`: rates that are there already, in the order of the parameters. `first_order`: without second derivatives.
@@ -32,18 +37,19 @@ class MetaSGD(Learner):
     def __init__(
         self, model: nn.Module, lr: float = 1.0, first_order: bool = False, lrs: Iterable[Tensor] | None = None
     ) -> None:
-        super().__init__()
-        self.module = model
+        _arguments.module("MetaSGD", "model", model)
+        _arguments.number("MetaSGD", "lr", lr)
+        super().__init__(model)
         if lrs is None:
-            lrs = nn.ParameterList([nn.Parameter(torch.full_like(p, lr)) for p in model.parameters()])
+            lrs = nn.ParameterList([nn.Parameter(torch.ones_like(p) * lr) for p in model.parameters()])
         self.lrs, self.first_order = lrs, first_order
 
     def clone(self) -> MetaSGD:
-        return MetaSGD(clone_module(self.module), lrs=list(self.lrs), first_order=self.first_order)
+        return MetaSGD(clone_module(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
+        _arguments.tensor("MetaSGD.adapt", "loss", loss)
         second_order = not (self.first_order if first_order is None else first_order)
-        grads = torch.autograd.grad(
-            loss, list(self.module.parameters()), retain_graph=second_order, create_graph=second_order
-        )
-        meta_sgd_update(self.module, self.lrs, grads)
+        params = list(self.module.parameters())
+        grads = torch.autograd.grad(loss, params, retain_graph=second_order, create_graph=second_order)
+        take_step(self.module, params, grads, _arguments.like_params("MetaSGD.adapt", "lrs", self.lrs, params, False))

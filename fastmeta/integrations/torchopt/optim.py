@@ -1,0 +1,175 @@
+"""Optimisers that step the parameters of a module in the module itself; gradients go through the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _arguments
+from .._steps import Container, active, put, root, stepped
+
+__all__ = ["MetaAdam", "MetaOptimizer", "MetaSGD"]
+__getattr__ = _arguments.missing("torchopt.optim", __all__)
+
+State = dict[int, dict[str, Any]]  # of one module: {place of the parameter: {name: tensor or number}}
+
+
+class MetaOptimizer:
+    """What MetaSGD and MetaAdam share: `step(loss)` exchanges the parameters of each module for p - lr d, d the direction of the
+    method; those that are frozen, or that the loss does not depend on, stay. `state_groups`: the state of each module."""
+
+    plain = False  # whether d is always g
+
+    def __init__(self, module: nn.Module, lr: Any, options: Mapping[str, Any]) -> None:
+        if type(self) is MetaOptimizer:
+            raise NotImplementedError(
+                "MetaOptimizer: the optimiser must be a MetaSGD or a MetaAdam, got a transformation"
+            )
+        name = type(self).__name__
+        _check_rate(name, lr)
+        for option, value in options.items():
+            _arguments.scalar(name, option, value)
+        self.lr, self.options = lr, options
+        self.param_containers_groups: list[tuple[Container, ...]] = []
+        self.state_groups: list[State] = []
+        self.add_param_group(module)
+
+    def add_param_group(self, module: nn.Module) -> None:
+        _arguments.module(type(self).__name__, "module", module)
+        self.param_containers_groups.append(tuple(parts_of(module, "_parameters")))
+        self.state_groups.append({})
+
+    def step(self, loss: Tensor) -> None:
+        _arguments.tensor(f"{type(self).__name__}.step", "loss", loss)
+        direction = None if self.plain else self._direction
+        for i, held in enumerate(self.param_containers_groups):
+            self.state_groups[i] = step_on(held, loss, self.lr, direction, self.state_groups[i])
+
+    def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """d, and the state after the step."""
+        raise NotImplementedError
+
+    def state_dict(self) -> tuple[State, ...]:
+        return tuple(self.state_groups)
+
+    def load_state_dict(self, state_dict: Sequence[State]) -> None:
+        found = _arguments.listed(type(self).__name__, "state_dict", state_dict)
+        if len(found) != len(self.state_groups):
+            count = len(self.state_groups)
+            raise ValueError(f"{type(self).__name__}: state_dict must have {count} entries, got {len(found)}")
+        self.state_groups[:] = found
+
+
+class MetaSGD(MetaOptimizer):
+    """SGD with momentum, nesterov, weight_decay and maximize; without these, d = g.
+
+    `lr`: a number or a tensor with one element. `dampening` must be 0: what TorchOpt makes of it depends on the steps that an
+    optimiser took before its state was put back. `moment_requires_grad` changes nothing here.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float | Tensor,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        moment_requires_grad: bool = True,
+        maximize: bool = False,
+    ) -> None:
+        if active(dampening):
+            raise ValueError(f"MetaSGD: dampening must be 0, got {dampening}")
+        if nesterov and not active(momentum):
+            raise ValueError(f"MetaSGD: momentum must be positive where nesterov is True, got {momentum}")
+        super().__init__(module, lr, {"momentum": momentum, "weight_decay": weight_decay})
+        self.nesterov, self.maximize = nesterov, maximize
+        self.plain = plain_rate(lr, momentum, weight_decay, dampening, nesterov, maximize)
+
+    def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        g = decayed(p, g, self.options["weight_decay"], self.maximize)
+        momentum = self.options["momentum"]
+        if not active(momentum):
+            return g, {}
+        trace = state["trace"] * momentum + g if state else g
+        return g + momentum * trace if self.nesterov else trace, {"trace": trace}
+
+
+class MetaAdam(MetaOptimizer):
+    """d = m' / (sqrt(v' + eps_root) + eps), m' and v' the means of g and g^2 over the steps. Where v' + eps_root is 0, its root has
+    the gradient 0. `moment_requires_grad` and `use_accelerated_op` change nothing here."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        eps_root: float = 0.0,
+        moment_requires_grad: bool = True,
+        maximize: bool = False,
+        use_accelerated_op: bool = False,
+    ) -> None:
+        given = _arguments.listed("MetaAdam", "betas", betas)
+        if len(given) != 2:
+            raise ValueError(f"MetaAdam: betas must be two numbers, got {len(given)}")
+        b1, b2 = given
+        options = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay, "eps_root": eps_root}
+        super().__init__(module, lr, options)
+        if not (b1 < 1 and b2 < 1):
+            raise ValueError(f"MetaAdam: betas must be less than 1, got {betas}")
+        self.maximize = maximize
+
+    def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        b1, b2, eps, weight_decay, eps_root = self.options.values()
+        g = decayed(p, g, weight_decay, self.maximize)
+        count = state["count"] + 1 if state else 1
+        mu = (state["mu"] * b1 if state else 0) + (1 - b1) * g
+        nu = (state["nu"] * b2 if state else 0) + (1 - b2) * g * g
+        direction = mu / (1 - b1**count) / (root(nu / (1 - b2**count) + eps_root) + eps)
+        return direction, {"count": count, "mu": mu, "nu": nu}
+
+
+def decayed(p: Tensor, g: Tensor, weight_decay: float | Tensor, maximize: bool) -> Tensor:
+    g = -g if maximize else g
+    return g + weight_decay * p if active(weight_decay) else g
+
+
+def plain_rate(lr: Any, momentum: Any, weight_decay: Any, dampening: Any, nesterov: bool, maximize: bool) -> bool:
+    """Whether SGD with these options is p - lr g."""
+    return not callable(lr) and not any(map(active, (momentum, weight_decay, dampening, nesterov, maximize)))
+
+
+def _check_rate(op: str, lr: Any) -> None:
+    if callable(lr):
+        raise ValueError(f"{op}: lr must be a number or a tensor, got a schedule")
+    _arguments.scalar(op, "lr", lr)
+
+
+def step_on(
+    containers: Sequence[Container], loss: Tensor, lr: float | Tensor, direction: Any = None, state: State | None = None
+) -> State:
+    """One differentiable step of the parameters that are held there; those that the loss does not depend on stay. `direction`:
+    from a parameter, its gradient and its state to what is taken off, and the state afterwards; None: the gradient."""
+    held: dict[int, tuple[int, Tensor]] = {}
+    for p in (p for of_part in containers for p in of_part.values() if p is not None):
+        held.setdefault(id(p), (len(held), p))
+    places, params = zip(*((i, p) for i, p in held.values() if p.requires_grad), strict=True) if held else ((), ())
+    grads = list(torch.autograd.grad(loss, params, create_graph=True, allow_unused=True))
+    after = dict(state or {})
+    if direction is not None:
+        for j, (i, p, g) in enumerate(zip(places, params, grads, strict=True)):
+            if g is not None:
+                grads[j], after[i] = direction(p, g, after.get(i, {}))
+    put(containers, params, stepped(params, grads, lr))
+    return after
+
+
+def parts_of(module: nn.Module, kind: str) -> list[Container]:
+    """The containers "_parameters" or "_buffers" of a module and its submodules that hold any."""
+    return [held for part in module.modules() if (held := getattr(part, kind))]
