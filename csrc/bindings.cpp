@@ -1,6 +1,7 @@
 // The table of contents of fastmeta._C.
 #include <pybind11/stl.h>
 
+#include "build.h"  // of setup.py
 #include "cpu/kernels.h"
 #include "mlp.h"
 #include "ops.h"
@@ -16,11 +17,17 @@ namespace {
 pybind11::dict build_info() {
   pybind11::dict info;
 #ifdef FASTMETA_CUDA
-  info["cuda"] = FASTMETA_CUDA;  // the architectures
+  info["cuda"] = FASTMETA_BUILD_CUDA;  // the architectures
 #else
   info["cuda"] = pybind11::none();
+  info["no_cuda"] = FASTMETA_BUILD_NO_CUDA;  // why
 #endif
-  info["compiler"] = FASTMETA_COMPILER;
+#ifdef __clang__
+  info["compiler"] = __VERSION__;
+#else
+  info["compiler"] = "g++ " __VERSION__;
+#endif
+  info["origin"] = FASTMETA_BUILD_ORIGIN;
   return info;
 }
 
