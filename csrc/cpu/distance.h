@@ -68,7 +68,7 @@ FASTMETA_INLINE int64_t wide_chunks(const ProtoProblem<R>& p) {
 }
 
 template <class R>
-inline void make_panels(const ProtoProblem<R>& p, const Panels<R>& panels, int64_t begin, int64_t end) {
+void make_panels(const ProtoProblem<R>& p, const Panels<R>& panels, int64_t begin, int64_t end) {
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t d = chunk * kBlock, width = least(kBlock, p.D - d);
     Columns<R> sum = {}, x;
@@ -102,7 +102,7 @@ FASTMETA_INLINE R sum_of_row(int64_t D, Whole&& whole, Single&& single) {
 
 // |x - centre|^2, good to the few digits that the choice of near pairs wants; centre [chunks, kBlock].
 template <class R>
-inline R radius_of(const R* x, const R* centre, int64_t D) {
+R radius_of(const R* x, const R* centre, int64_t D) {
   const auto square = [](auto difference) __attribute__((always_inline)) { return difference * difference; };
   return sum_of_row<R>(
       D, [&](int64_t d) __attribute__((always_inline)) { return square(load(x + d) - load(centre + d)); },
@@ -182,7 +182,7 @@ inline void block_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Blo
 }
 
 template <class R>
-inline void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
+void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
   const int64_t pairs = p.N * kBlock;
   if (p.N > kFew && p.D > 0) block_squares(p, panels, blocks, count, columns);
   for (int64_t b = 0; b < count; b++) {
@@ -233,7 +233,7 @@ FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& p
 
 // dquery of `count` blocks of a task.
 template <class R>
-inline void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count) {
+void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count) {
   const int64_t wide = wide_chunks(p);
   for (int64_t n = 0; n < p.N; n += kRun)
     for (int64_t b = 0; b < count; b++) {
@@ -257,7 +257,7 @@ FASTMETA_INLINE bool one_tile(const ProtoProblem<R>& p) {
 }
 
 template <class R>
-inline void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
+void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
   for (int64_t q = 0; q < block.count; q++)
     for (int64_t chunk = wide_chunks(p); chunk < feature_chunks(p); chunk++) {
       Columns<R> x, centre;
@@ -315,7 +315,7 @@ FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<
 // The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of the chunks [chunk, last), all
 // wide ones or none.
 template <class R>
-inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
+void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
                               int64_t begin, int64_t end, int64_t chunk, int64_t last, bool add) {
   const int64_t d = chunk * kBlock, width = least(last * kBlock, p.D) - d;
   if (last <= wide_chunks(p)) {
