@@ -67,7 +67,7 @@ class Archive:
     def drawings(self, names: Sequence[str]) -> Tensor:
         """[n, 105, 105], float32, ink = 1 (the files have ink black)."""
         try:
-            from PIL.PngImagePlugin import PngImageFile
+            from PIL import PngImagePlugin
         except ImportError as error:
             raise ImportError(f"{self.op}: pillow must be installed (pip install fastmeta[data]), got none") from error
         pixels = np.empty((len(names), PIXELS, PIXELS), dtype=np.float32)
@@ -80,7 +80,7 @@ class Archive:
                 raise ValueError(
                     f"{self.op}: a drawing must be {PIXELS} x {PIXELS} pixels, got {width} x {height} in {name} of {self.path}"
                 )
-            with _blamed(blamed), PngImageFile(io.BytesIO(data)) as image:
+            with _blamed(blamed), PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
                 pixels[index] = 1 - np.asarray(image.convert("L"), dtype=np.float32) / 255
         return torch.from_numpy(pixels)
 
