@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import checkpoint
 import few_shot
 import learners
 import persist
@@ -63,18 +64,38 @@ class Training:
             "sampler": self.sampler.state_dict(), "noise": ranks.of_all(ranks.noise()),
         }  # fmt: skip
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """With another number of ranks random layers draw other numbers."""
-        for name, value in self.settings.items():
-            if state["settings"][name] != value:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(f"--resume: {option} must be the checkpoint's {state['settings'][name]}, got {value}")
+    def load_state_dict(self, state: Any, path: Path) -> None:
+        """`path`: where it comes from. With another number of ranks random layers draw other numbers."""
+        self.check(state, path)
         self.step, self.best, self.waited = state["step"], state["best"], state["waited"]
         self.learner.load_state_dict(state["learner"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        groups = self.optimiser.state_dict()["param_groups"]  # the settings are the same
+        self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": groups})
         self.sampler.load_state_dict(state["sampler"])
         if len(state["noise"]) == self.sampler.world_size:
             ranks.set_noise(state["noise"][self.sampler.rank])
+
+    def check(self, state: Any, path: Path) -> None:
+        """ValueError unless this training could have come to it."""
+        names = ("settings", "step", "best", "waited", "learner", "optimiser", "sampler", "noise")
+        checkpoint.keys(path, "a training", state, names)
+        checkpoint.keys(path, "settings", state["settings"], self.settings)
+        for name, value in self.settings.items():
+            if state["settings"][name] != value:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"--resume: {option} must be the checkpoint's {state['settings'][name]}, got {value} for {path}"
+                )
+        checkpoint.number(path, "step", state["step"], 1, 2**62)
+        checkpoint.number(path, "waited", state["waited"], 0, state["step"])
+        if type(state["best"]) is not float:
+            checkpoint.refuse(path, "best that is a number", checkpoint.said(state["best"]))
+        place = {"seed": self.sampler.seed, "next": state["step"] * self.sampler.tasks}
+        if state["sampler"] != place:
+            checkpoint.refuse(path, f"sampler {place}", repr(state["sampler"])[:60])
+        checkpoint.fits(path, "learner", self.learner.state_dict(), state["learner"])
+        checkpoint.optimiser(path, self.learner, state["step"], state["optimiser"])
+        checkpoint.noise(path, state["noise"])
 
 
 @torch.no_grad()
@@ -144,20 +165,28 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
+def best_of(training: Training, folder: Path) -> dict[str, Tensor]:
+    path = folder / "best.pt"
+    best = ranks.of_first(lambda: persist.load(path))
+    checkpoint.fits(path, "learner", training.learner.state_dict(), best)
+    return best
+
+
 def train(args: argparse.Namespace) -> None:
     data = problem.load(args)
     training = Training(args, data)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "checkpoint.pt"
-    found = ranks.of_first(persist.load(path) if training.sampler.rank == 0 and path.exists() else None)
-    if found is not None and not args.resume:
+    if path.exists() and not args.resume:
         raise ValueError(f"--out must hold no checkpoint, got {path}: --resume goes on with it")
+    found = ranks.of_first(lambda: persist.load(path) if path.exists() else None)
     if found is not None:
-        training.load_state_dict(found)
+        training.load_state_dict(found, path)
+        best_of(training, args.out)
+        ranks.of_first(lambda: persist.lines(args.out / "log.csv", training.step))
     fit(training, data, args)
 
-    best = persist.load(args.out / "best.pt") if training.sampler.rank == 0 else None
-    training.learner.load_state_dict(ranks.of_first(best))
+    training.learner.load_state_dict(best_of(training, args.out))
     options = {"tasks": args.eval_tasks, "at_once": args.tasks, "seed": TEST_SEED}
     unseen = Estimate.of(errors(training.model, data.test, **options))
     if training.sampler.rank == 0:

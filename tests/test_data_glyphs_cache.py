@@ -1,4 +1,4 @@
-"""The glyphs' cache as it may come to be: whatever is in the file's place, the images are those of a fresh build, and the next file is sound."""
+"""The glyphs' cache: whatever is in the file's place, the images are those of a fresh build, and the next file is sound."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_a_cache_of_another_size_is_not_taken_for_this_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("way", ["folder", "pipe", "dangling link", "link to itself", "too long a name"])
-def test_what_is_no_file_in_its_place_gives_the_images(tmp_path: Path, way: str, recwarn: pytest.WarningsRecorder) -> None:
+def test_what_is_no_file_in_its_place_gives_the_images(
+    tmp_path: Path, way: str, recwarn: pytest.WarningsRecorder
+) -> None:
     built = Glyphs("train", cache=tmp_path / "sound")
     path = tmp_path / NAME
     cache = tmp_path
@@ -136,7 +138,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.warns(UserWarning, match="Glyphs: the cache must be writable, got .*No space left on device; it is built"):
+    with pytest.warns(
+        UserWarning, match="Glyphs: the cache must be writable, got .*No space left on device; it is built"
+    ):
         Glyphs("train", cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
