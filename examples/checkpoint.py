@@ -17,7 +17,7 @@ def fits(path: Path, name: str, own: Any, found: Any) -> None:
         for key, value in own.items():
             fits(path, f"{name}.{key}", value, found[key])
     elif not isinstance(found, Tensor) or (found.dtype, found.shape) != (own.dtype, own.shape):
-        refuse(path, f"{name} {said(own)}", said(found))
+        refuse(path, f"{name}, {said(own)}", said(found))
     elif not found.isfinite().all():
         refuse(path, f"{name} of finite numbers", "NaN or infinity")
 
@@ -80,5 +80,6 @@ def refuse(path: Path, must: str, got: str) -> None:
 
 def said(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"{list(value.shape)} of {value.dtype}"
-    return type(value).__name__
+        return f"a tensor {list(value.shape)} of {value.dtype}"
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}" if isinstance(value, dict | list | tuple | str) else kind

@@ -83,6 +83,12 @@ class Log:
 
             self.board = SummaryWriter(folder, purge_step=step + 1)
 
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
     def add(self, step: int, loss: float, error: float) -> None:
         with named(self.path):
             csv.writer(self.file, lineterminator="\n").writerow([step, loss, error])

@@ -10,6 +10,7 @@ what batch norm averages over in ProtoNet and MatchingNet, nothing else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from pathlib import Path
 from statistics import fmean
@@ -115,9 +116,11 @@ def errors(model: Learner, draw: Draw, *, tasks: int, at_once: int, seed: int) -
 
 def fit(training: Training, data: problem.Data, args: argparse.Namespace) -> None:
     first = training.sampler.rank == 0
-    log = persist.Log(args.out, training.step, args.tensorboard) if first else None
     losses: list[Tensor] = []
-    with tqdm(total=args.steps, initial=training.step, desc=args.learner, disable=not first, mininterval=0.5) as bar:
+    with (
+        persist.Log(args.out, training.step, args.tensorboard) if first else contextlib.nullcontext() as log,
+        tqdm(total=args.steps, initial=training.step, desc=args.learner, disable=not first, mininterval=0.5) as bar,
+    ):
         while training.step < args.steps and not (args.patience and training.waited >= args.patience):
             training.model.train()
             losses.append(meta_step(training.model, training.optimiser, next(training.sampler)))
@@ -165,28 +168,38 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
-def best_of(training: Training, folder: Path) -> dict[str, Tensor]:
-    path = folder / "best.pt"
-    best = ranks.of_first(lambda: persist.load(path))
-    checkpoint.fits(path, "learner", training.learner.state_dict(), best)
-    return best
+def best_of(folder: Path) -> Any:
+    """The learner of the best validation, as rank 0 finds it."""
+    return ranks.of_first(lambda: persist.load(folder / "best.pt"))
+
+
+def resume(training: Training, args: argparse.Namespace) -> None:
+    """Go on from the checkpoint in --out, if there is one; ValueError where it, the log or the best learner is damaged."""
+    path = args.out / "checkpoint.pt"
+
+    def found() -> Any:
+        if not path.exists():
+            return None
+        if not args.resume:
+            raise ValueError(f"--out must hold no checkpoint, got {path}: --resume goes on with it")
+        return persist.load(path)
+
+    state = ranks.of_first(found)
+    if state is None:
+        return
+    training.load_state_dict(state, path)
+    checkpoint.fits(args.out / "best.pt", "learner", training.learner.state_dict(), best_of(args.out))
+    ranks.of_first(lambda: persist.lines(args.out / "log.csv", training.step))
 
 
 def train(args: argparse.Namespace) -> None:
     data = problem.load(args)
     training = Training(args, data)
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "checkpoint.pt"
-    if path.exists() and not args.resume:
-        raise ValueError(f"--out must hold no checkpoint, got {path}: --resume goes on with it")
-    found = ranks.of_first(lambda: persist.load(path) if path.exists() else None)
-    if found is not None:
-        training.load_state_dict(found, path)
-        best_of(training, args.out)
-        ranks.of_first(lambda: persist.lines(args.out / "log.csv", training.step))
+    resume(training, args)
     fit(training, data, args)
 
-    training.learner.load_state_dict(best_of(training, args.out))
+    training.learner.load_state_dict(best_of(args.out))
     options = {"tasks": args.eval_tasks, "at_once": args.tasks, "seed": TEST_SEED}
     unseen = Estimate.of(errors(training.model, data.test, **options))
     if training.sampler.rank == 0:

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -87,10 +88,23 @@ class Archive:
 
 @contextlib.contextmanager
 def archive(path: Path, op: str, whole: str) -> Iterator[Archive]:
-    with _blamed(f"{whole} must be a sound zip file, got {path}"):
-        file = zipfile.ZipFile(path)
-    with file:
+    blamed = f"{whole} must be a sound zip file, got {path}"
+    with contextlib.ExitStack() as opened:
+        with _blamed(blamed):
+            stream = opened.enter_context(path.open("rb"))
+            file = opened.enter_context(zipfile.ZipFile(stream))
+            stated, listed = _stated(stream), len(file.infolist())
+            if stated != min(listed, 2**16 - 1):
+                raise ValueError(f"it states {stated} members, and lists {listed}")
         yield Archive(op, whole, path, file)
+
+
+def _stated(stream: IO[bytes]) -> int:
+    """The number of members in the record at a zip file's end, 2**16 - 1 for more; zipfile takes as many as it comes upon."""
+    stream.seek(max(0, stream.seek(0, io.SEEK_END) - 22 - 2**16))
+    tail = stream.read()
+    (number,) = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)
+    return number
 
 
 def scaled(strokes: Tensor, size: int) -> Tensor:

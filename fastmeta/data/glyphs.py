@@ -100,7 +100,7 @@ def _load(path: Path, recipe: str) -> dict[str, np.ndarray] | None:
     if not os.path.isfile(path):
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
         return arrays if str(arrays.pop("seal")) == _seal(arrays, recipe) else None
     except Exception:  # whatever numpy, zipfile and zlib come upon in a broken file
