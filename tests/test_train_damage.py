@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 from damage import CHANGES, mutate
+from rank_processes import ranks
 from trainings import EXAMPLES, MAML, modules_fixture, train_fixture  # noqa: F401
 
 
@@ -224,3 +225,14 @@ assert [other.name for other in path.parent.iterdir()] == [path.name]
 def test_a_kill_at_any_moment_leaves_a_checkpoint_that_loads(tmp_path):
     words = [sys.executable, "-c", KILLED, str(EXAMPLES), str(tmp_path / "checkpoint.pt")]
     subprocess.run(words, check=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_every_rank_says_it(out):
+    path = out / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-30])
+    words = [EXAMPLES / "train.py", *MAML, "--out", out, "--resume", "--timeout", 30]
+    with ranks(2, *words, PYTHONPATH=str(EXAMPLES.parent)) as started:
+        for process in started:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 2, errors
+            assert f"error: {path} must be a file saved by these programs" in errors.splitlines()[-1]
