@@ -6,17 +6,17 @@ What is wrong with a file is an error that names it: OSError where it cannot be 
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-COLUMNS = ["step", "loss", "error"]
+HEAD = b"step,loss,error\n"
 
 
 @contextlib.contextmanager
@@ -70,13 +70,17 @@ def load(path: Path) -> Any:
 
 
 class Log:
-    """`log.csv` in a folder, and TensorBoard's files there if asked for; of an earlier run it keeps the lines up to `step`."""
+    """`log.csv` in a folder, and TensorBoard's files there if asked for; of an earlier run it keeps what its checkpoint knew of.
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
+    mark: the length and the checksum of the log so far, for the checkpoint; None begins anew.
+    """
+
+    def __init__(self, folder: Path, step: int, mark: dict[str, int] | None, tensorboard: bool) -> None:
         self.path = folder / "log.csv"
-        text = "".join(line + "\n" for line in (",".join(COLUMNS), *lines(self.path, step)))
-        write(self.path, lambda file: file.write(text.encode()))
-        self.file = self.path.open("a", newline="")
+        begun = kept(self.path, mark)
+        write(self.path, lambda file: file.write(begun))
+        self.mark = mark_of(begun)
+        self.file = self.path.open("ab")
         self.board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -90,44 +94,29 @@ class Log:
         self.file.close()
 
     def add(self, step: int, loss: float, error: float) -> None:
+        line = f"{step},{loss},{error}\n".encode()
         with named(self.path):
-            csv.writer(self.file, lineterminator="\n").writerow([step, loss, error])
+            self.file.write(line)
             self.file.flush()
             os.fsync(self.file.fileno())
+        self.mark = mark_of(line, self.mark)
         if self.board is not None:
             self.board.add_scalar("loss", loss, step)
             self.board.add_scalar("error", error, step)
             self.board.flush()
 
 
-def lines(path: Path, step: int) -> list[str]:
-    """The lines of an earlier log up to that of `step`, where its checkpoint is; a log that was deleted has none.
-
-    ValueError unless each has a step above the last, a loss and an error, and the log gets as far as `step`.
-    """
-    if step == 0 or not path.exists():
-        return []
-    head, *rest = path.read_bytes().decode("ascii", "replace").split("\n")
-    kept: list[str] = []
-    last, got = 0, head
-    if head == ",".join(COLUMNS):
-        for got in rest[:-1]:  # what stands after the last newline, a crash has cut off
-            number = _step(got)
-            if not last < number <= step:
-                break
-            kept.append(got)
-            last, got = number, "no more"
-            if last == step:
-                return kept
-    raise ValueError(
-        f"{path} must have lines '{','.join(COLUMNS)}' up to step {step}, got {got[:60]!r} after step {last}"
-    )
+def mark_of(text: bytes, before: dict[str, int] | None = None) -> dict[str, int]:
+    """Of a log, or of a part that comes after another."""
+    before = before or {"bytes": 0, "crc32": 0}
+    return {"bytes": before["bytes"] + len(text), "crc32": zlib.crc32(text, before["crc32"])}
 
 
-def _step(line: str) -> int:
-    """Of a line of the log; 0 where it is none."""
-    try:
-        step, loss, error = line.split(",")
-        return int(step) if step.isdecimal() and float(loss) is not None and float(error) is not None else 0
-    except ValueError:
-        return 0
+def kept(path: Path, mark: dict[str, int] | None) -> bytes:
+    """What a log held when its checkpoint was saved; a log that was deleted begins anew."""
+    if mark is None or not path.exists():
+        return HEAD
+    found = path.read_bytes()[: mark["bytes"]]
+    if mark_of(found) != mark:
+        raise ValueError(f"{path} must begin with the {mark['bytes']} bytes that its checkpoint knows of, got others")
+    return found

@@ -49,6 +49,7 @@ class Training:
         self.optimiser = adam(self.learner, args.lr)
         self.sampler = TaskSampler(data.training, args.tasks, seed=args.seed)
         self.step, self.best, self.waited = 0, math.nan, 0  # waited: validations since the best
+        self.log: dict[str, int] | None = None  # how far the log goes, see persist.Log
         torch.manual_seed(args.seed + 1_000_003 * self.sampler.rank)  # of random layers: another noise on every rank
 
     def judge(self, error: float) -> bool:
@@ -62,13 +63,13 @@ class Training:
         return {
             "settings": self.settings, "step": self.step, "best": self.best, "waited": self.waited,
             "learner": self.learner.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "sampler": self.sampler.state_dict(), "noise": ranks.of_all(ranks.noise()),
+            "sampler": self.sampler.state_dict(), "noise": ranks.of_all(ranks.noise()), "log": self.log,
         }  # fmt: skip
 
     def load_state_dict(self, state: Any, path: Path) -> None:
         """`path`: where it comes from. With another number of ranks random layers draw other numbers."""
         self.check(state, path)
-        self.step, self.best, self.waited = state["step"], state["best"], state["waited"]
+        self.step, self.best, self.waited, self.log = (state[name] for name in ("step", "best", "waited", "log"))
         self.learner.load_state_dict(state["learner"])
         groups = self.optimiser.state_dict()["param_groups"]  # the settings are the same
         self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": groups})
@@ -78,7 +79,7 @@ class Training:
 
     def check(self, state: Any, path: Path) -> None:
         """ValueError unless this training could have come to it."""
-        names = ("settings", "step", "best", "waited", "learner", "optimiser", "sampler", "noise")
+        names = ("settings", "step", "best", "waited", "learner", "optimiser", "sampler", "noise", "log")
         checkpoint.keys(path, "a training", state, names)
         checkpoint.keys(path, "settings", state["settings"], self.settings)
         for name, value in self.settings.items():
@@ -97,6 +98,9 @@ class Training:
         checkpoint.fits(path, "learner", self.learner.state_dict(), state["learner"])
         checkpoint.optimiser(path, self.learner, state["step"], state["optimiser"])
         checkpoint.noise(path, state["noise"])
+        checkpoint.keys(path, "log", state["log"], ("bytes", "crc32"))
+        for name, most in (("bytes", 2**62), ("crc32", 2**32 - 1)):
+            checkpoint.number(path, f"log.{name}", state["log"][name], 0, most)
 
 
 @torch.no_grad()
@@ -118,7 +122,9 @@ def fit(training: Training, data: problem.Data, args: argparse.Namespace) -> Non
     first = training.sampler.rank == 0
     losses: list[Tensor] = []
     with (
-        persist.Log(args.out, training.step, args.tensorboard) if first else contextlib.nullcontext() as log,
+        persist.Log(args.out, training.step, training.log, args.tensorboard)
+        if first
+        else contextlib.nullcontext() as log,
         tqdm(total=args.steps, initial=training.step, desc=args.learner, disable=not first, mininterval=0.5) as bar,
     ):
         while training.step < args.steps and not (args.patience and training.waited >= args.patience):
@@ -137,7 +143,7 @@ def fit(training: Training, data: problem.Data, args: argparse.Namespace) -> Non
                 log.add(training.step, loss, error)
                 if better:
                     persist.save(args.out / "best.pt", state["learner"])
-                persist.save(args.out / "checkpoint.pt", state)
+                persist.save(args.out / "checkpoint.pt", state | {"log": log.mark})
 
 
 def options() -> argparse.ArgumentParser:
@@ -189,7 +195,7 @@ def resume(training: Training, args: argparse.Namespace) -> None:
         return
     training.load_state_dict(state, path)
     checkpoint.fits(args.out / "best.pt", "learner", training.learner.state_dict(), best_of(args.out))
-    ranks.of_first(lambda: persist.lines(args.out / "log.csv", training.step))
+    ranks.of_first(lambda: persist.kept(args.out / "log.csv", training.log))
 
 
 def train(args: argparse.Namespace) -> None:

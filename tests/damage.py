@@ -167,12 +167,8 @@ def training(folder: Path, train: ModuleType) -> dict[str, Attack]:
         train.checkpoint.fits(best, "learner", run.learner.state_dict(), found)
         return found
 
-    def steps() -> Any:
-        """Digits of the log have no checksum."""
-        return [line.split(",")[0] for line in train.persist.lines(log, run.step)]
-
     return {
         "checkpoint": lambda rng: attack(checkpoint, state, rng),
         "best": lambda rng: attack(best, learner, rng),
-        "log": lambda rng: attack(log, steps, rng),
+        "log": lambda rng: attack(log, lambda: train.persist.kept(log, run.log), rng),
     }

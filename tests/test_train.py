@@ -127,9 +127,13 @@ def test_a_crash_while_writing_leaves_the_old_file(modules, tmp_path, monkeypatc
 
 
 def test_the_log_keeps_what_the_checkpoint_knows_of(modules, tmp_path):
-    (tmp_path / "log.csv").write_text("step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n6,0.3,3.0\n8,0.2")
-    modules.persist.Log(tmp_path, 4, tensorboard=False).add(6, 0.25, 1.5)
-    assert (tmp_path / "log.csv").read_text() == "step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n6,0.25,1.5\n"
+    known = "step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n"
+    (tmp_path / "log.csv").write_text(known + "6,0.3,3.0\n8,0.2")
+    with modules.persist.Log(tmp_path, 4, modules.persist.mark_of(known.encode()), tensorboard=False) as log:
+        log.add(6, 0.25, 1.5)
+    text = (tmp_path / "log.csv").read_text()
+    assert text == "step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n6,0.25,1.5\n"
+    assert log.mark == modules.persist.mark_of(text.encode())
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])

@@ -78,6 +78,10 @@ STATES = {  # by what is said: what happened to the state
     "noise of every rank, got a list of 0": lambda s: put(s, "noise", []),
     "noise of every rank, got a tensor [3]": lambda s: put(s, "noise", torch.zeros(3)),
     "noise, a tensor [5056] of torch.uint8, got a tensor [3] of torch.float32": lambda s: put(s, "noise", [[torch.zeros(3)]]),
+    "log with names, got NoneType": lambda s: put(s, "log", None),
+    "log with 'crc32', got none": lambda s: s["log"].pop("crc32"),
+    f"log.bytes from 0 to {2**62}, got -1": lambda s: put(s["log"], "bytes", -1),
+    f"log.crc32 from 0 to {2**32 - 1}, got 0.5": lambda s: put(s["log"], "crc32", 0.5),
     "noise that is a generator's, got": lambda s: s["noise"][0][0].fill_(255),
 }  # fmt: skip
 
