@@ -38,6 +38,16 @@ def number(path: Path, name: str, found: Any, least: int, most: int) -> None:
         refuse(path, f"{name} from {least} to {most}", repr(found)[:60])
 
 
+def equal(path: Path, name: str, own: Any, found: Any) -> None:
+    if not same(own, found):
+        refuse(path, f"{name} {own!r}", repr(found)[:60])
+
+
+def same(own: Any, found: Any) -> bool:
+    """A tensor, say, is no number, nor to be asked whether it is one."""
+    return type(found) is type(own) and found == own
+
+
 def optimiser(path: Path, learner: Learner, step: int, found: Any) -> None:
     """Adam's: of each parameter that a gradient reached, what it has after `step` steps at most."""
     twins = nn.ParameterList(torch.zeros_like(p) for p in learner.parameters())

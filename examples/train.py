@@ -83,7 +83,7 @@ class Training:
         checkpoint.keys(path, "a training", state, names)
         checkpoint.keys(path, "settings", state["settings"], self.settings)
         for name, value in self.settings.items():
-            if state["settings"][name] != value:
+            if not checkpoint.same(value, state["settings"][name]):
                 option = "--" + name.replace("_", "-")
                 raise ValueError(
                     f"--resume: {option} must be the checkpoint's {state['settings'][name]}, got {value} for {path}"
@@ -93,8 +93,9 @@ class Training:
         if type(state["best"]) is not float:
             checkpoint.refuse(path, "best that is a number", checkpoint.said(state["best"]))
         place = {"seed": self.sampler.seed, "next": state["step"] * self.sampler.tasks}
-        if state["sampler"] != place:
-            checkpoint.refuse(path, f"sampler {place}", repr(state["sampler"])[:60])
+        checkpoint.keys(path, "sampler", state["sampler"], place)
+        for name, value in place.items():
+            checkpoint.equal(path, f"sampler.{name}", value, state["sampler"][name])
         checkpoint.fits(path, "learner", self.learner.state_dict(), state["learner"])
         checkpoint.optimiser(path, self.learner, state["step"], state["optimiser"])
         checkpoint.noise(path, state["noise"])

@@ -49,10 +49,12 @@ STATES = {  # by what is said: what happened to the state
     f"step from 1 to {2**62}, got tensor": lambda s: put(s, "step", torch.tensor(4)),
     "waited from 0 to 4, got 5": lambda s: put(s, "waited", 5),
     "best that is a number, got NoneType": lambda s: put(s, "best", None),
-    "sampler {'seed': 0, 'next': 16}, got {'seed': 0, 'next': 12}": lambda s: put(s["sampler"], "next", 12),
-    "sampler {'seed': 0, 'next': 16}, got {'seed': 1": lambda s: put(s["sampler"], "seed", 1),
-    "sampler {'seed': 0, 'next': 20}, got {'seed': 0, 'next': 16}": lambda s: put(s, "step", 5),
-    "sampler {'seed': 0, 'next': 16}, got None": lambda s: put(s, "sampler", None),
+    "sampler.next 16, got 12": lambda s: put(s["sampler"], "next", 12),
+    "sampler.next 16, got tensor": lambda s: put(s["sampler"], "next", torch.zeros(9, 9)),
+    "sampler.seed 0, got 1": lambda s: put(s["sampler"], "seed", 1),
+    "sampler.seed 0, got False": lambda s: put(s["sampler"], "seed", False),
+    "sampler.next 20, got 16": lambda s: put(s, "step", 5),
+    "sampler with names, got NoneType": lambda s: put(s, "sampler", None),
     "learner with names, got a tensor [3] of": lambda s: put(s, "learner", torch.zeros(3)),
     "learner with 'model.0.weight', got none": lambda s: s["learner"].pop("model.0.weight"),
     "learner without 'model.9.weight', got it": lambda s: put(s["learner"], "model.9.weight", torch.zeros(3)),
@@ -94,6 +96,14 @@ def test_a_state_that_no_training_comes_to_is_named_and_not_taken(run, out, said
         run.load_state_dict(found, path)
     assert str(raised.value).startswith(f"{path} must hold {said}")
     assert same(run.state_dict(), before)
+
+
+def test_settings_that_are_no_options_are_told(run, out):
+    path, found = out / "checkpoint.pt", state(out)
+    for value in (torch.zeros(9), None, "1", [0]):
+        found["settings"]["seed"] = value
+        with pytest.raises(ValueError, match=f"--resume: --seed must be the checkpoint's .*, got 0 for {path}"):
+            run.load_state_dict(found, path)
 
 
 def test_any_damage_is_refused_or_does_not_matter(modules, tmp_path):
