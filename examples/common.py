@@ -63,13 +63,21 @@ def count(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """An argument that seeds torch's generators, and its neighbours for other ranks and tasks too."""
+    value = int(text)
+    if abs(value) >= 2**62:
+        raise argparse.ArgumentTypeError(f"must be between -2**62 and 2**62, got {text}")
+    return value
+
+
 def arguments(description: str | None, steps: int | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
     note = "" if steps else "; None: as many as each needs"
     parser.add_argument("--steps", type=count, default=steps, help=f"meta-iterations of a training{note}")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training tasks")
+    parser.add_argument("--seed", type=seed, default=0, help="of the weights and of the training tasks")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--backend",

@@ -12,7 +12,6 @@ Source: Lake, Salakhutdinov and Tenenbaum 2015, Science 350.
 from __future__ import annotations
 
 import argparse
-import zipfile
 from pathlib import Path, PurePosixPath
 
 import few_shot
@@ -23,44 +22,39 @@ import torch
 from common import Estimate, Learner, print_table, run
 from torch import Tensor
 
-from fastmeta.data import Episodes
-from fastmeta.data.omniglot import _read, _scale
+from fastmeta.data import Episodes, _drawings
 
 LABELS, CLASSES = "class_labels.txt", 20
 
 
 def load(path: Path) -> dict[str, Episodes]:
     """Each run as one task: support [1, 20, 1, 28, 28], the classes; query, the new drawings, with the classes' numbers."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            members = {PurePosixPath(name) for name in file.namelist()}
-            found = {name.parent.name: _run(path, file, name) for name in sorted(members) if name.name == LABELS}
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"--runs must be a sound zip file, got {path}: {error}") from error
+    with _drawings.archive(path, "--runs", "--runs") as file:
+        names = sorted(name for name in file.members if PurePosixPath(name).name == LABELS)
+        found = {PurePosixPath(name).parent.name: _run(path, file, PurePosixPath(name)) for name in names}
     if not found:
         raise ValueError(f"--runs must hold runNN/{LABELS}, got none in {path}")
+    if len(found) != len(names):
+        raise ValueError(f"--runs must hold every run once, got {len(names)} of {len(found)} names in {path}")
     return found
 
 
-def _run(path: Path, file: zipfile.ZipFile, labels: PurePosixPath) -> Episodes:
+def _run(path: Path, file: _drawings.Archive, labels: PurePosixPath) -> Episodes:
     root = labels.parent.parent  # what the names in the file are relative to
-    pairs = [line.split() for line in file.read(str(labels)).decode().splitlines() if line.strip()]
-    if (
-        len(pairs) != CLASSES
-        or any(len(pair) != 2 for pair in pairs)
-        or len({answer for _, answer in pairs}) != CLASSES
-    ):
-        raise ValueError(f"--runs must pair {CLASSES} drawings with {CLASSES} classes, got something else in {labels}")
-    answers = sorted(answer for _, answer in pairs)
-    try:
-        drawn = {
-            part: [str(root / name) for name in names]
-            for part, names in (("training", answers), ("test", [item for item, _ in pairs]))
-        }
-        support, query = (_scale(strokes, learners.SIDE).float() / 255 for strokes in _read(path, file, drawn))
-    except KeyError as error:
-        raise ValueError(f"--runs must hold every drawing of {labels}, got none: {error.args[0]}") from error
-    numbers = torch.tensor([answers.index(answer) for _, answer in pairs])
+    text = file.read(str(labels)).decode(errors="replace")
+    pairs = [line.split() for line in text.splitlines() if line.strip()]
+    items, answers = ([pair[side] for pair in pairs if len(pair) == 2] for side in (0, 1))
+    if not len(pairs) == len({*items}) == len({*answers}) == CLASSES:
+        raise ValueError(
+            f"--runs must pair {CLASSES} drawings with {CLASSES} classes, got something else in {labels} of {path}"
+        )
+    classes = sorted(answers)
+    drawn = [[str(root / name) for name in names] for names in (classes, items)]
+    for name in (*drawn[0], *drawn[1]):
+        if name not in file.members:
+            raise ValueError(f"--runs must hold every drawing of {labels}, got none: {name} of {path}")
+    support, query = (_drawings.scaled(file.drawings(names), learners.SIDE).float() / 255 for names in drawn)
+    numbers = torch.tensor([classes.index(answer) for answer in answers])
     return Episodes(support[None], torch.arange(CLASSES)[None], query[None], numbers[None])
 
 
@@ -73,6 +67,8 @@ def errors(learner: Learner, runs: dict[str, Episodes]) -> Tensor:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.results:
+        records.load(args.results)  # a broken one is told before the training
     runs = {name: tasks.to(args.device) for name, tasks in load(args.runs).items()}
     if args.trained is not None:
         learner, settings = omniglot.load(args.trained)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import checkpoint
 import few_shot
 import learners
 import persist
@@ -73,9 +74,20 @@ def build(settings: dict[str, Any]) -> Learner:
 def load(path: Path) -> tuple[Learner, dict[str, Any]]:
     """A learner that --save wrote, and its settings."""
     found = persist.load(path)
-    learner = build(found["settings"])
+    checkpoint.keys(path, "a learner", found, ("settings", "state"))
+    settings = found["settings"]
+    try:
+        if (
+            not {settings["learner"], settings.get("embedding", settings)["learner"]} <= {*RECIPES}
+            or settings["ways"] < 1
+        ):
+            raise ValueError("an unknown learner")
+        learner = build(settings)
+    except Exception as error:  # whatever other settings come upon
+        raise ValueError(f"{path} must hold the settings of a learner that --save wrote, got {settings}") from error
+    checkpoint.fits(path, "state", learner.state_dict(), found["state"])
     learner.load_state_dict(found["state"])
-    return learner, found["settings"]
+    return learner, settings
 
 
 def train(images: torch.Tensor, args: argparse.Namespace) -> Trained:
@@ -128,6 +140,8 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.learner} is trained for one number of ways and of shots, got --ways {args.ways} --shots {args.shots}"
         )
+    if args.results:
+        records.load(args.results)  # a broken one is told before the training
     training, test = few_shot.load(args)
     trained = train(training, args)
     if args.save:

@@ -1,69 +1,122 @@
-"""Files of a training that a crash at any moment leaves whole: checkpoints, and a log that a resumed run goes on with."""
+"""Files of a training that a crash at any moment leaves whole: checkpoints, and a log that a resumed run goes on with.
+
+What is wrong with a file is an error that names it: OSError where it cannot be read or written, ValueError where it is damaged.
+"""
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import io
 import os
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-COLUMNS = ["step", "loss", "error"]
+HEAD = b"step,loss,error\n"
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """A full disk, and the like, says which file it hit."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
     """`fill` writes a file beside `path`, which takes its place when it is on the disk: a reader sees the old or the new one."""
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name too
-    finally:
-        os.close(folder)
+        with named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the new name too
+            finally:
+                os.close(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    write(path, lambda file: torch.save(state, file))
+    whole = io.BytesIO()  # torch.save into a file hides why the file could not be written
+    torch.save(state, whole)
+    write(path, lambda file: file.write(whole.getbuffer()))
 
 
-def load(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def load(path: Path) -> Any:
+    """What `save` wrote. torch.load alone does not look at the checksums: a changed number would pass."""
+    data = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            wrong = file.testzip()
+        if wrong is not None:
+            raise ValueError(f"the checksum of {wrong} is wrong")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever zipfile and torch come upon in a broken file
+        raise ValueError(f"{path} must be a file saved by these programs, got a damaged or another one") from error
 
 
 class Log:
-    """`log.csv` in a folder, and TensorBoard's files there if asked for; of an earlier run it keeps the lines up to `step`."""
+    """`log.csv` in a folder, and TensorBoard's files there if asked for; of an earlier run it keeps what its checkpoint knew of.
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
-        path = folder / "log.csv"
-        kept = [line for line in _lines(path) if int(line[0]) <= step]
-        text = "".join(",".join(line) + "\n" for line in (COLUMNS, *kept))
-        write(path, lambda file: file.write(text.encode()))
-        self.file = path.open("a", newline="")
+    mark: the length and the checksum of the log so far, for the checkpoint; None begins anew.
+    """
+
+    def __init__(self, folder: Path, step: int, mark: dict[str, int] | None, tensorboard: bool) -> None:
+        self.path = folder / "log.csv"
+        begun = kept(self.path, mark)
+        write(self.path, lambda file: file.write(begun))
+        self.mark = mark_of(begun)
+        self.file = self.path.open("ab")
         self.board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(folder, purge_step=step + 1)
 
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
     def add(self, step: int, loss: float, error: float) -> None:
-        csv.writer(self.file, lineterminator="\n").writerow([step, loss, error])
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line = f"{step},{loss},{error}\n".encode()
+        with named(self.path):
+            self.file.write(line)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        self.mark = mark_of(line, self.mark)
         if self.board is not None:
             self.board.add_scalar("loss", loss, step)
             self.board.add_scalar("error", error, step)
             self.board.flush()
 
 
-def _lines(path: Path) -> list[list[str]]:
-    """The whole lines of an earlier log, without its header."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.reader(line for line in file if line.endswith("\n")))[1:]
+def mark_of(text: bytes, before: dict[str, int] | None = None) -> dict[str, int]:
+    """Of a log, or of a part that comes after another."""
+    before = before or {"bytes": 0, "crc32": 0}
+    return {"bytes": before["bytes"] + len(text), "crc32": zlib.crc32(text, before["crc32"])}
+
+
+def kept(path: Path, mark: dict[str, int] | None) -> bytes:
+    """What a log held when its checkpoint was saved; a log that was deleted begins anew."""
+    if mark is None or not path.exists():
+        return HEAD
+    found = path.read_bytes()[: mark["bytes"]]
+    if mark_of(found) != mark:
+        raise ValueError(f"{path} must begin with the {mark['bytes']} bytes that its checkpoint knows of, got others")
+    return found

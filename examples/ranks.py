@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,9 +59,16 @@ def of_all(own: Any) -> list[Any]:
     return found
 
 
-def of_first(own: Any) -> Any:
-    """What rank 0 has: no other needs to see its files."""
-    found = [own]
+def of_first(make: Callable[[], Any]) -> Any:
+    """What rank 0 makes, or raises: no other needs to see its files."""
+    found: list[Any] = [None, None]
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            found[0] = make()
+        except (OSError, ValueError) as error:
+            found[1] = error
     if dist.is_initialized():
         dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
     return found[0]

@@ -43,6 +43,8 @@ def errors(learner: fastmeta.MAML, tasks: Episodes, steps: int) -> Tensor:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.results:
+        records.load(args.results)  # a broken one is told before the training
     inner = {"inner_lr": args.inner_lr, "inner_steps": args.inner_steps}
     learner = learners.build(args.learner, model="sinusoid", **inner).to(args.device)
     sample = sampler(tasks=args.tasks, shots=args.shots, seed=args.seed, device=args.device)

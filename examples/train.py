@@ -10,11 +10,13 @@ what batch norm averages over in ProtoNet and MatchingNet, nothing else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import checkpoint
 import few_shot
 import learners
 import persist
@@ -47,6 +49,7 @@ class Training:
         self.optimiser = adam(self.learner, args.lr)
         self.sampler = TaskSampler(data.training, args.tasks, seed=args.seed)
         self.step, self.best, self.waited = 0, math.nan, 0  # waited: validations since the best
+        self.log: dict[str, int] | None = None  # how far the log goes, see persist.Log
         torch.manual_seed(args.seed + 1_000_003 * self.sampler.rank)  # of random layers: another noise on every rank
 
     def judge(self, error: float) -> bool:
@@ -60,21 +63,45 @@ class Training:
         return {
             "settings": self.settings, "step": self.step, "best": self.best, "waited": self.waited,
             "learner": self.learner.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "sampler": self.sampler.state_dict(), "noise": ranks.of_all(ranks.noise()),
+            "sampler": self.sampler.state_dict(), "noise": ranks.of_all(ranks.noise()), "log": self.log,
         }  # fmt: skip
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """With another number of ranks random layers draw other numbers."""
-        for name, value in self.settings.items():
-            if state["settings"][name] != value:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(f"--resume: {option} must be the checkpoint's {state['settings'][name]}, got {value}")
-        self.step, self.best, self.waited = state["step"], state["best"], state["waited"]
+    def load_state_dict(self, state: Any, path: Path) -> None:
+        """`path`: where it comes from. With another number of ranks random layers draw other numbers."""
+        self.check(state, path)
+        self.step, self.best, self.waited, self.log = (state[name] for name in ("step", "best", "waited", "log"))
         self.learner.load_state_dict(state["learner"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        groups = self.optimiser.state_dict()["param_groups"]  # the settings are the same
+        self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": groups})
         self.sampler.load_state_dict(state["sampler"])
         if len(state["noise"]) == self.sampler.world_size:
             ranks.set_noise(state["noise"][self.sampler.rank])
+
+    def check(self, state: Any, path: Path) -> None:
+        """ValueError unless this training could have come to it."""
+        names = ("settings", "step", "best", "waited", "learner", "optimiser", "sampler", "noise", "log")
+        checkpoint.keys(path, "a training", state, names)
+        checkpoint.keys(path, "settings", state["settings"], self.settings)
+        for name, value in self.settings.items():
+            if not checkpoint.same(value, state["settings"][name]):
+                option = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"--resume: {option} must be the checkpoint's {state['settings'][name]}, got {value} for {path}"
+                )
+        checkpoint.number(path, "step", state["step"], 1, 2**62)
+        checkpoint.number(path, "waited", state["waited"], 0, state["step"])
+        if type(state["best"]) is not float:
+            checkpoint.refuse(path, "best that is a number", checkpoint.said(state["best"]))
+        place = {"seed": self.sampler.seed, "next": state["step"] * self.sampler.tasks}
+        checkpoint.keys(path, "sampler", state["sampler"], place)
+        for name, value in place.items():
+            checkpoint.equal(path, f"sampler.{name}", value, state["sampler"][name])
+        checkpoint.fits(path, "learner", self.learner.state_dict(), state["learner"])
+        checkpoint.optimiser(path, self.learner, state["step"], state["optimiser"])
+        checkpoint.noise(path, state["noise"])
+        checkpoint.keys(path, "log", state["log"], ("bytes", "crc32"))
+        for name, most in (("bytes", 2**62), ("crc32", 2**32 - 1)):
+            checkpoint.number(path, f"log.{name}", state["log"][name], 0, most)
 
 
 @torch.no_grad()
@@ -94,9 +121,13 @@ def errors(model: Learner, draw: Draw, *, tasks: int, at_once: int, seed: int) -
 
 def fit(training: Training, data: problem.Data, args: argparse.Namespace) -> None:
     first = training.sampler.rank == 0
-    log = persist.Log(args.out, training.step, args.tensorboard) if first else None
     losses: list[Tensor] = []
-    with tqdm(total=args.steps, initial=training.step, desc=args.learner, disable=not first, mininterval=0.5) as bar:
+    with (
+        persist.Log(args.out, training.step, training.log, args.tensorboard)
+        if first
+        else contextlib.nullcontext() as log,
+        tqdm(total=args.steps, initial=training.step, desc=args.learner, disable=not first, mininterval=0.5) as bar,
+    ):
         while training.step < args.steps and not (args.patience and training.waited >= args.patience):
             training.model.train()
             losses.append(meta_step(training.model, training.optimiser, next(training.sampler)))
@@ -113,7 +144,7 @@ def fit(training: Training, data: problem.Data, args: argparse.Namespace) -> Non
                 log.add(training.step, loss, error)
                 if better:
                     persist.save(args.out / "best.pt", state["learner"])
-                persist.save(args.out / "checkpoint.pt", state)
+                persist.save(args.out / "checkpoint.pt", state | {"log": log.mark})
 
 
 def options() -> argparse.ArgumentParser:
@@ -144,20 +175,38 @@ def options() -> argparse.ArgumentParser:
     return parser
 
 
+def best_of(folder: Path) -> Any:
+    """The learner of the best validation, as rank 0 finds it."""
+    return ranks.of_first(lambda: persist.load(folder / "best.pt"))
+
+
+def resume(training: Training, args: argparse.Namespace) -> None:
+    """Go on from the checkpoint in --out, if there is one; ValueError where it, the log or the best learner is damaged."""
+    path = args.out / "checkpoint.pt"
+
+    def found() -> Any:
+        if not path.exists():
+            return None
+        if not args.resume:
+            raise ValueError(f"--out must hold no checkpoint, got {path}: --resume goes on with it")
+        return persist.load(path)
+
+    state = ranks.of_first(found)
+    if state is None:
+        return
+    training.load_state_dict(state, path)
+    checkpoint.fits(args.out / "best.pt", "learner", training.learner.state_dict(), best_of(args.out))
+    ranks.of_first(lambda: persist.kept(args.out / "log.csv", training.log))
+
+
 def train(args: argparse.Namespace) -> None:
     data = problem.load(args)
     training = Training(args, data)
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "checkpoint.pt"
-    found = ranks.of_first(persist.load(path) if training.sampler.rank == 0 and path.exists() else None)
-    if found is not None and not args.resume:
-        raise ValueError(f"--out must hold no checkpoint, got {path}: --resume goes on with it")
-    if found is not None:
-        training.load_state_dict(found)
+    resume(training, args)
     fit(training, data, args)
 
-    best = persist.load(args.out / "best.pt") if training.sampler.rank == 0 else None
-    training.learner.load_state_dict(ranks.of_first(best))
+    training.learner.load_state_dict(best_of(args.out))
     options = {"tasks": args.eval_tasks, "at_once": args.tasks, "seed": TEST_SEED}
     unseen = Estimate.of(errors(training.model, data.test, **options))
     if training.sampler.rank == 0:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +21,29 @@ def png(paper: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(paper).save(stream, format="PNG")
     return stream.getvalue()
+
+
+def raw_png(
+    *,
+    width: int = 105,
+    height: int = 105,
+    depth: int = 1,
+    colour: int = 0,
+    interlaced: int = 0,
+    rows: int | None = None,
+    extra: bytes = b"",
+) -> bytes:
+    """White, with what Pillow would not write: a header that its rows do not fit, and parts between the two."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    row = b"\0" + b"\xff" * ((width * depth * channels + 7) // 8)
+    pixels = zlib.compress(row * (height if rows is None else rows))
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + extra + part(b"IDAT", pixels) + part(b"IEND", b"")
+
+
+def part(kind: bytes, body: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def drawing(row: int, column: int) -> bytes:
@@ -39,9 +65,13 @@ def characters(archive: str, layout: Mapping[str, int]) -> Members:
     }
 
 
-def write(folder: Path, archive: str, members: Members) -> Path:
+def write(folder: Path, archive: str, members: Members, *more: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    """`more`: members after those, which may have their names."""
     path = folder / f"{archive}.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Duplicate name", UserWarning)
         for name in reversed(members):  # any order in the file
             file.writestr(name, members[name])
+        for name_or_info, content in more:
+            file.writestr(name_or_info, content)
     return path

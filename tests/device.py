@@ -13,8 +13,12 @@ if DEVICE == "cpu":
 CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the native threads, files, processes
     "test_build",
     "test_cuda_gates",
+    "test_data_arguments",
+    "test_data_broken_archives",
+    "test_data_damage",
     "test_data_episodes",
     "test_data_glyphs",
+    "test_data_glyphs_cache",
     "test_data_omniglot",
     "test_data_sinusoid",
     "test_data_task_sampler",
@@ -29,7 +33,10 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
     "test_layout",
     "test_mlp_threads",
     "test_occupancy",
+    "test_saved_files",
     "test_train",
+    "test_train_damage",
+    "test_train_states",
     "test_triton_gates",
 }
 

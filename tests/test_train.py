@@ -13,57 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import same
 from rank_processes import ROOT, ranks
-
-EXAMPLES = ROOT / "examples"
-SMALL = "--tasks 4 --validation-tasks 8 --eval-tasks 8 --hidden 4"
-LEO = f"--learner leo --data glyphs {SMALL} --lr 1e-2 --every 2".split()  # draws noise in every step
-MAML = f"--learner maml --data sinusoid {SMALL} --lr 1e-2 --every 2".split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules(tmp_path_factory):
-    """The examples importable, one thread, and one cache of the glyphs for all processes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for name in ("common", "few_shot", "learners", "persist", "problem", "ranks", "train"):
-            patch.delitem(sys.modules, name, raising=False)  # another folder's
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield types.SimpleNamespace(train=importlib.import_module("train"), persist=importlib.import_module("persist"))
-        torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def train(modules):
-    """Trains in this process with the given options."""
-
-    def run(*words):
-        args = modules.train.options().parse_args([*map(str, words)])
-        torch.manual_seed(args.seed)
-        modules.train.main(args)
-
-    return run
-
-
-def same(a, b):
-    """Whether two checkpoints hold the same, bit by bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def state(out):
-    return torch.load(out / "checkpoint.pt", weights_only=True)
-
-
-def steps_of(out):
-    return [int(line.split(",")[0]) for line in (out / "log.csv").read_text().splitlines()[1:]]
+from trainings import EXAMPLES, LEO, MAML, SMALL, modules_fixture, state, steps_of, train_fixture  # noqa: F401
 
 
 def check_equal(out, other):
@@ -175,9 +127,13 @@ def test_a_crash_while_writing_leaves_the_old_file(modules, tmp_path, monkeypatc
 
 
 def test_the_log_keeps_what_the_checkpoint_knows_of(modules, tmp_path):
-    (tmp_path / "log.csv").write_text("step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n6,0.3,3.0\n8,0.2")
-    modules.persist.Log(tmp_path, 4, tensorboard=False).add(6, 0.25, 1.5)
-    assert (tmp_path / "log.csv").read_text() == "step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n6,0.25,1.5\n"
+    known = "step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n"
+    (tmp_path / "log.csv").write_text(known + "6,0.3,3.0\n8,0.2")
+    with modules.persist.Log(tmp_path, 4, modules.persist.mark_of(known.encode()), tensorboard=False) as log:
+        log.add(6, 0.25, 1.5)
+    text = (tmp_path / "log.csv").read_text()
+    assert text == "step,loss,error\n2,0.5,1.0\n4,0.4,2.0\n6,0.25,1.5\n"
+    assert log.mark == modules.persist.mark_of(text.encode())
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])

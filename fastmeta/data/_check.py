@@ -1,39 +1,67 @@
-"""Checks that the data sources share: `<op>: <what must hold>, got <what came>`."""
+"""Checks that the data sources share: `<op>: <what must hold>, got <what came>`. Each gives back what it checked, in one type."""
 
 from __future__ import annotations
 
+import os
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from .task_generator import TaskGenerator
+MOST = 2**40  # of any count, and of the numbers in a batch: more fit into no memory
 
 
-def positive(op: str, **counts: Any) -> None:
-    """Every count is an int of at least 1."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool):
+def whole(op: str, name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """An int in least .. most; numpy's whole numbers are ints too, a bool is none."""
+    if type(value) is not int:
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-        if value < 1:
-            raise ValueError(f"{op}: {name} must be at least 1, got {value}")
+        value = int(value)
+    if least is not None and value < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {said(value)}")
+    if most is not None and value > most:
+        raise ValueError(f"{op}: {name} must be at most {most}, got {said(value)}")
+    return value
 
 
-def place(
-    op: str, generator: torch.Generator | TaskGenerator | None, device: torch.device | str | None
-) -> torch.device:
-    """Where to draw: `device`, where a torch.Generator must be too; else the generator's device; else torch's default."""
-    if generator is None or isinstance(generator, TaskGenerator):
-        return torch.get_default_device() if device is None else torch.device(device)
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"{op}: generator must be a torch.Generator, got {type(generator).__name__}")
-    if device is None:
-        return generator.device
-    device = torch.device(device)
-    if _numbered(generator.device) != _numbered(device):
-        raise ValueError(f"{op}: generator must be on {device}, got one on {generator.device}")
-    return device
+def said(number: int) -> str:
+    """In words where it has too many digits to read, or for Python to print."""
+    return str(number) if number.bit_length() <= 128 else f"a number of {number.bit_length()} bits"
 
 
-def _numbered(device: torch.device) -> torch.device:
-    """`cuda` and the like without a number mean the current one: the device that a new tensor lands on."""
-    return device if device.index is not None else torch.empty(0, device=device).device
+def positive(op: str, **counts: Any) -> list[int]:
+    """Every count is an int of at least 1."""
+    return [whole(op, name, value, 1, MOST) for name, value in counts.items()]
+
+
+def room(op: str, name: str, numbers: int) -> None:
+    """`numbers`: how many a batch of the count `name` would hold."""
+    if numbers > MOST:
+        raise ValueError(f"{op}: {name} must give at most {MOST} numbers, got {said(numbers)}")
+
+
+def flag(op: str, name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
+    return value
+
+
+def path(op: str, name: str, value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{op}: {name} must be a path, got {type(value).__name__}")
+    if "\0" in os.fspath(value):
+        raise ValueError(f"{op}: {name} must be a path without null characters, got {value!r}")
+    return Path(value)
+
+
+def device(op: str, value: Any) -> torch.device:
+    """A device that tensors can be on here."""
+    if not isinstance(value, str | int | torch.device) or isinstance(value, bool):
+        raise TypeError(f"{op}: device must be a torch.device or the name of one, got {type(value).__name__}")
+    try:
+        found = torch.device(value)
+        torch.empty(0, device=found)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{op}: device must be one that is here, got {value!r}") from error
+    return found

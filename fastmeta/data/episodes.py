@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _check
-from .task_generator import TaskGenerator, uniform
+from .task_generator import TaskGenerator, place, uniform
 
 
 class Episodes(NamedTuple):
@@ -25,6 +25,7 @@ class Episodes(NamedTuple):
 
     def to(self, device: torch.device | str) -> Episodes:
         """The same tasks on `device`."""
+        device = _check.device("Episodes.to", device)
         return Episodes(*(tensor.to(device) for tensor in self))
 
 
@@ -49,13 +50,14 @@ def sample_episodes(
     each task has its own random numbers.
 
     Errors: ValueError for fewer than two dimensions, counts below 1, fewer classes than ways, fewer examples than
-    shots + queries, a generator on another device; TypeError for other dtypes.
+    shots + queries, more than 2**40 numbers in a batch, a generator on another device or of other tasks; TypeError for
+    other dtypes, sparse images, counts that are no ints.
 
     Source: Vinyals et al. 2016, arXiv:1606.04080, section 2.2.
     """
-    _check_draw(images, tasks, ways, shots, queries, generator)
+    tasks, ways, shots, queries = _checked(images, tasks, ways, shots, queries)
+    device = place("sample_episodes", generator, images.device, tasks)
     classes, examples = images.shape[:2]
-    device = images.device
 
     def subsets(lead: tuple[int, ...], population: int, size: int) -> Tensor:
         """[*lead, size]: uniform draws without replacement, as the order of uniform keys."""
@@ -79,17 +81,19 @@ def sample_episodes(
     )
 
 
-def _check_draw(
-    images: Tensor, tasks: int, ways: int, shots: int, queries: int, generator: torch.Generator | TaskGenerator | None
-) -> None:
+def _checked(images: Tensor, *counts: int) -> list[int]:
+    """T, N, K and Q' as ints."""
     op = "sample_episodes"
     if not isinstance(images, Tensor):
         raise TypeError(f"{op}: images must be a tensor, got {type(images).__name__}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise TypeError(f"{op}: images must be uint8 or floating, got {images.dtype}")
+    if images.layout != torch.strided:
+        raise TypeError(f"{op}: images must be dense, got {images.layout}")
     if images.ndim < 2:
         raise ValueError(f"{op}: images must be [classes, examples, ...], got shape {list(images.shape)}")
-    _check.positive(op, tasks=tasks, ways=ways, shots=shots, queries=queries)
+    named = dict(zip(("tasks", "ways", "shots", "queries"), counts, strict=True))
+    tasks, ways, shots, queries = _check.positive(op, **named)
     classes, examples = images.shape[:2]
     if classes < ways:
         raise ValueError(f"{op}: images must have at least ways={ways} classes, got {classes}")
@@ -97,4 +101,6 @@ def _check_draw(
         raise ValueError(
             f"{op}: images must have at least shots + queries = {shots + queries} examples a class, got {examples}"
         )
-    _check.place(op, generator, images.device)
+    drawn = ways * max(examples, (shots + queries) * images[0, 0].numel())
+    _check.room(op, "tasks", tasks * max(classes, drawn))
+    return [tasks, ways, shots, queries]

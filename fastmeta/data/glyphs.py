@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tempfile
 import warnings
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Glyphs:
     N'Ko, Georgian, Armenian); no script is in both, and letters that look alike appear once in the two together.
     size: pixels a side; examples: images a class; seed: of the jitter, which is the same bit for bit at every run;
     cache: the folder that keeps the result (`$XDG_CACHE_HOME/fastmeta`, or `~/.cache/fastmeta`). It holds one file for
-    each size, examples and seed; a broken or outdated one is made anew.
+    each size, examples and seed, with a checksum of all that is in it; a broken or outdated one is made anew.
 
     images: [classes, examples, 1, size, size], uint8, ink 255 on 0 (`sample_episodes` makes it 1 on 0);
     characters: (script, character) of each class.
@@ -40,9 +40,9 @@ class Glyphs:
     The examples of a class take its faces in turn, then x' = R(a) [[sx, h], [0, sy]] x + t about the centre: a within
     12 degrees, sx and sy in [0.8, 1.1], h within 0.15, t within 5 % of the side in x and in y, all uniform.
 
-    Errors: ValueError for another split and for size or examples below 1; TypeError where they or the seed are no int;
-    FileNotFoundError for a missing font. A cache that cannot be written gives a warning. Needs matplotlib and pillow:
-    `pip install fastmeta[data]`.
+    Errors: ValueError for another split, for size or examples below 1, for a seed outside [-2**63, 2**64); TypeError where
+    they are no int, or the cache no path; FileNotFoundError for a missing font. A cache that cannot be written gives a
+    warning. Needs matplotlib and pillow: `pip install fastmeta[data]`.
 
     Source: ours; after Lake et al. 2015's rule that alphabets, and not only characters, are new at test time.
     """
@@ -59,18 +59,19 @@ class Glyphs:
         seed: int = 0,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
-        if split not in _fonts.SCRIPTS:
-            raise ValueError(f"Glyphs: split must be 'train' or 'test', got {split!r}")
-        _check.positive("Glyphs", size=size, examples=examples)
-        if not isinstance(seed, int):
-            raise TypeError(f"Glyphs: seed must be an int, got {type(seed).__name__}")
-        folder = _default_cache() if cache is None else Path(cache)
+        op = "Glyphs"
+        if not isinstance(split, str) or split not in _fonts.SCRIPTS:
+            raise ValueError(f"{op}: split must be 'train' or 'test', got {split!r}")
+        size, examples = _check.positive(op, size=size, examples=examples)
+        _check.room(op, "size and examples", size * size * examples)
+        seed = _check.whole(op, "seed", seed, -(2**63), 2**64 - 1)
+        folder = _default_cache() if cache is None else _check.path(op, "cache", cache)
         path = folder / f"glyphs-{size}px-{examples}x-seed{seed}.npz"
-        recipe = _recipe()
+        recipe = f"{_recipe()} {size} {examples} {seed}"
         arrays = _load(path, recipe)
         if arrays is None:
-            arrays = _build(size, examples, seed) | {"recipe": np.array(recipe)}
-            _save(path, arrays)
+            arrays = _build(size, examples, seed)
+            _save(path, arrays, recipe)
         self.images = torch.from_numpy(arrays[f"{split}_images"])
         self.characters = [(script, character) for script, character in arrays[f"{split}_characters"].tolist()]
 
@@ -85,23 +86,34 @@ def _recipe() -> str:
     return f"{zlib.crc32(sources):08x} {_fonts.version()}"
 
 
+def _seal(arrays: dict[str, np.ndarray], recipe: str) -> str:
+    """Of a recipe and of all that was made by it: names, types, shapes and values."""
+    digest = hashlib.sha256(recipe.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def _load(path: Path, recipe: str) -> dict[str, np.ndarray] | None:
-    """The arrays of a sound cache file of this recipe, else None."""
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+    """The arrays of a cache file as they were saved for this recipe, else None."""
+    if not os.path.isfile(path):
         return None
-    return arrays if str(arrays.get("recipe")) == recipe else None
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = dict(file)
+        return arrays if str(arrays.pop("seal")) == _seal(arrays, recipe) else None
+    except Exception:  # whatever numpy, zipfile and zlib come upon in a broken file
+        return None
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
+def _save(path: Path, arrays: dict[str, Any], recipe: str) -> None:
     """Writes into a folder beside it, then renames: a reader never sees half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             part = Path(scratch, path.name)
-            np.savez(part, **arrays)
+            np.savez(part, **arrays, seal=np.array(_seal(arrays, recipe)))
             part.replace(path)
     except OSError as error:
         warnings.warn(f"Glyphs: the cache must be writable, got {error}; it is built anew each time", stacklevel=3)

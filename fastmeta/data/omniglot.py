@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from . import _check
+from . import _check, _drawings
 
-_DRAWINGS, _PIXELS = 20, 105
+_DRAWINGS = 20
 
 
 class Omniglot:
@@ -30,8 +27,9 @@ class Omniglot:
     where a turned one is called `character01/rot090`; alphabets: the names kept, sorted.
 
     Errors: FileNotFoundError for a missing archive; ValueError for a broken one, one that is not laid out as published,
-    a broken drawing, one that is not 105 x 105, a character without 20 drawings, an unknown alphabet; each names the
-    file. Needs pillow: `pip install fastmeta[data]`.
+    one that holds a file twice (names that differ in case or in the kind of slash only are one file), a character without
+    20 drawings, an unknown alphabet; for a drawing that is broken, not 105 x 105, transparent, interlaced or of 16 bits;
+    each names the file. TypeError for arguments of other types. Needs pillow: `pip install fastmeta[data]`.
 
     Source: Lake, Salakhutdinov and Tenenbaum 2015, Science 350, github.com/brendenlake/omniglot; the turns as new
     classes: Santoro et al. 2016, arXiv:1605.06065.
@@ -50,16 +48,20 @@ class Omniglot:
         size: int = 28,
         rotations: bool = False,
     ) -> None:
-        _check.positive("Omniglot", size=size)
-        path = Path(root) / f"{archive}.zip"
-        if not path.is_file():
-            raise FileNotFoundError(f"Omniglot: root must hold the archive, got no file {path}")
-        try:
-            with zipfile.ZipFile(path) as file:
-                drawings = _layout(path, file.namelist(), alphabets)
-                scaled = [_scale(strokes, size) for strokes in _read(path, file, drawings)]
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"Omniglot: the archive must be a sound zip file, got {path}: {error}") from error
+        op = "Omniglot"
+        root = _check.path(op, "root", root)
+        if not isinstance(archive, str):
+            raise TypeError(f"{op}: archive must be a name, got {type(archive).__name__}")
+        chosen = _chosen(op, alphabets)
+        (size,) = _check.positive(op, size=size)
+        _check.room(op, "size", _DRAWINGS * size * size)
+        rotations = _check.flag(op, "rotations", rotations)
+        path = root / f"{archive}.zip"
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{op}: root must hold the archive, got no file {path}")
+        with _drawings.archive(path, op, f"{op}: the archive") as file:
+            drawings = _layout(path, file.members, chosen)
+            scaled = [_drawings.scaled(file.drawings(names), size) for names in drawings.values()]
         self.images = torch.stack(scaled)
         self.characters = list(drawings)
         self.alphabets = sorted({alphabet for alphabet, _ in drawings})
@@ -73,11 +75,20 @@ class Omniglot:
             ]
 
 
-def _layout(path: Path, members: Sequence[str], alphabets: Sequence[str] | None) -> dict[tuple[str, str], list[str]]:
+def _chosen(op: str, alphabets: Any) -> list[str] | None:
+    if alphabets is None:
+        return None
+    names: list[Any] = list(alphabets) if isinstance(alphabets, Iterable) else [alphabets]
+    if isinstance(alphabets, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{op}: alphabets must be a sequence of names, got {type(alphabets).__name__}")
+    return names
+
+
+def _layout(path: Path, members: Iterable[str], alphabets: list[str] | None) -> dict[tuple[str, str], list[str]]:
     """(alphabet, character) -> its 20 members `<archive>/<alphabet>/<character>/<drawing>.png`, all sorted."""
     found: dict[tuple[str, str], list[str]] = {}
     for member in sorted(members):
-        parts = PurePosixPath(member).parts
+        parts = member.split("/")
         if len(parts) == 4 and parts[0] == path.stem and member.endswith(".png"):
             found.setdefault((parts[1], parts[2]), []).append(member)
     if not found:
@@ -85,7 +96,7 @@ def _layout(path: Path, members: Sequence[str], alphabets: Sequence[str] | None)
             f"Omniglot: the archive must hold {path.stem}/<alphabet>/<character>/<drawing>.png, got none in {path}"
         )
     known = sorted({alphabet for alphabet, _ in found})
-    wanted = known if alphabets is None else list(alphabets)
+    wanted = known if alphabets is None else alphabets
     for alphabet in wanted:
         if alphabet not in known:
             raise ValueError(f"Omniglot: alphabets must be among {known} of {path}, got {alphabet!r}")
@@ -98,32 +109,3 @@ def _layout(path: Path, members: Sequence[str], alphabets: Sequence[str] | None)
                 f"Omniglot: {alphabet}/{character} of {path} must have {_DRAWINGS} drawings, got {len(names)}"
             )
     return kept
-
-
-def _read(path: Path, file: zipfile.ZipFile, drawings: dict[tuple[str, str], list[str]]) -> Iterator[Tensor]:
-    """Of each character [20, 105, 105], float32, ink = 1 (the files have ink black)."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("Omniglot: pillow must be installed (pip install fastmeta[data]), got none") from error
-    for names in drawings.values():
-        pixels = np.empty((_DRAWINGS, _PIXELS, _PIXELS), dtype=np.float32)
-        for index, name in enumerate(names):
-            try:
-                with file.open(name) as stream, Image.open(stream) as image:
-                    paper = np.asarray(image.convert("L"), dtype=np.float32)
-            except (OSError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-                raise ValueError(f"Omniglot: a drawing must be a sound PNG, got {name} of {path}: {error}") from error
-            if paper.shape != (_PIXELS, _PIXELS):
-                raise ValueError(
-                    f"Omniglot: a drawing must be {_PIXELS} x {_PIXELS} pixels, got "
-                    f"{paper.shape[1]} x {paper.shape[0]} in {name} of {path}"
-                )
-            pixels[index] = 1 - paper / 255
-        yield torch.from_numpy(pixels)
-
-
-def _scale(strokes: Tensor, size: int) -> Tensor:
-    """[20, 105, 105] in [0, 1] -> [20, 1, size, size], uint8."""
-    scaled = F.interpolate(strokes[:, None], (size, size), mode="bilinear", antialias=True)
-    return scaled.mul_(255).round_().to(torch.uint8)

@@ -6,9 +6,10 @@ import math
 
 import torch
 
+from .. import _check as _tensors
 from . import _check
 from .episodes import Episodes
-from .task_generator import TaskGenerator
+from .task_generator import TaskGenerator, place
 from .task_generator import uniform as unit_uniform
 
 
@@ -37,13 +38,16 @@ class Sinusoid:
         Drawn on `device` (the generator's where none is named, else torch's default) in float32 and rounded to `dtype`,
         so that a generator gives the same tasks in every dtype; the sine is computed in float32 or better.
 
-        Errors: ValueError for counts below 1 and a generator on another device; TypeError for a dtype not floating.
+        Errors: ValueError for counts below 1, more than 2**40 numbers in a batch, a device that is not here, a generator
+        on another device or of other tasks; TypeError for counts that are no ints and for a dtype other than float32,
+        float64, float16, bfloat16.
         """
         op = "Sinusoid.sample"
-        _check.positive(op, tasks=tasks, shots=shots, queries=queries)
-        if not dtype.is_floating_point:
-            raise TypeError(f"{op}: dtype must be floating, got {dtype}")
-        device = _check.place(op, generator, device)
+        tasks, shots, queries = _check.positive(op, tasks=tasks, shots=shots, queries=queries)
+        _check.room(op, "tasks", tasks * (shots + queries))
+        if dtype not in _tensors.FLOATING:
+            raise TypeError(f"{op}: dtype must be float32, float64, float16 or bfloat16, got {dtype}")
+        device = place(op, generator, None if device is None else _check.device(op, device), tasks)
 
         def uniform(bounds: tuple[float, float], count: int) -> torch.Tensor:
             low, high = bounds

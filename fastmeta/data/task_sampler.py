@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
 
 from . import _check
 from .episodes import Episodes
-from .task_generator import TaskGenerator
+from .task_generator import LAST, TaskGenerator
 
 Draw = Callable[[int, TaskGenerator], Episodes]
 
@@ -26,25 +26,29 @@ class TaskSampler:
 
     `state_dict()` says where the sequence of tasks is; loaded, it goes on from there, with any world size.
 
-    Errors: ValueError where T is no multiple of world_size, or rank is none below it; RuntimeError under torchrun before
-    init_process_group, where every rank would draw the same.
+    Errors: ValueError where T is no multiple of world_size, or rank is none below it; TypeError where one of them or the
+    seed is no int, and for a draw that cannot be called; RuntimeError under torchrun before init_process_group, where every
+    rank would draw the same.
     """
 
     def __init__(
         self, draw: Draw, tasks: int, *, seed: int = 0, rank: int | None = None, world_size: int | None = None
     ) -> None:
-        _check.positive("TaskSampler", tasks=tasks)
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise TypeError(f"TaskSampler: seed must be an int, got {type(seed).__name__}")
+        op = "TaskSampler"
+        if not callable(draw):
+            raise TypeError(f"{op}: draw must be callable, got {type(draw).__name__}")
+        (tasks,) = _check.positive(op, tasks=tasks)
+        seed = _check.whole(op, "seed", seed)
         if (rank is None) != (world_size is None):
-            raise ValueError(f"TaskSampler: rank and world_size must come together, got {rank} and {world_size}")
+            raise ValueError(f"{op}: rank and world_size must come together, got {rank!r} and {world_size!r}")
         if rank is None or world_size is None:
             rank, world_size = _of_process_group()
-        _check.positive("TaskSampler", world_size=world_size)
+        rank = _check.whole(op, "rank", rank)
+        (world_size,) = _check.positive(op, world_size=world_size)
         if not 0 <= rank < world_size:
-            raise ValueError(f"TaskSampler: rank must be in 0 .. {world_size - 1}, got {rank}")
+            raise ValueError(f"{op}: rank must be in 0 .. {world_size - 1}, got {_check.said(rank)}")
         if tasks % world_size:
-            raise ValueError(f"TaskSampler: tasks must be a multiple of the {world_size} ranks, got {tasks}")
+            raise ValueError(f"{op}: tasks must be a multiple of the {world_size} ranks, got {tasks}")
         self.draw, self.tasks, self.seed = draw, tasks, seed
         self.rank, self.world_size = rank, world_size
         self._next = 0  # the number of the next meta-batch's first task
@@ -62,13 +66,21 @@ class TaskSampler:
         return {"seed": self.seed, "next": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seed, self._next = state["seed"], state["next"]
+        """Errors: TypeError where `state` is no dict, or holds other than ints; ValueError for other keys than those of `state_dict`,
+        and for a next task below 0 or above 2**63 - 2**40 - 1. The sampler then stays as it was."""
+        op = "TaskSampler.load_state_dict"
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{op}: state must be a dict, got {type(state).__name__}")
+        if set(state) != {"seed", "next"}:
+            raise ValueError(f"{op}: state must hold 'seed' and 'next', got {list(state)}")
+        seed, following = _check.whole(op, "seed", state["seed"]), _check.whole(op, "next", state["next"], 0, LAST)
+        self.seed, self._next = seed, following
 
 
 def _of_process_group() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         raise RuntimeError(
             "TaskSampler: init_process_group must come first, or rank and world_size be given, "
             f"got WORLD_SIZE={os.environ['WORLD_SIZE']} and no process group"
