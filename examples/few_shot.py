@@ -26,6 +26,8 @@ def data_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
     parser.add_argument("--train-archive", default="images_background", help="Omniglot: trained on, with 4 rotations")
     parser.add_argument("--test-archive", default="images_evaluation", help="Omniglot: tested on, upright")
     parser.add_argument("--test-alphabets", nargs="+", metavar="NAME", help="Omniglot: those to test on; None: all")
+    parser.add_argument("--train-classes", metavar="FILE", help="Omniglot: the usual split's, one name a line")
+    parser.add_argument("--test-classes", metavar="FILE", help="Omniglot: the same; both archives are read for both")
 
 
 def load(args: argparse.Namespace, size: int = learners.SIDE) -> tuple[Tensor, Tensor]:
@@ -34,6 +36,8 @@ def load(args: argparse.Namespace, size: int = learners.SIDE) -> tuple[Tensor, T
         return Glyphs("train", size=size).images.to(args.device), Glyphs("test", size=size).images.to(args.device)
     if args.root is None:
         raise ValueError("--data omniglot needs --root DIR, the folder of the archives (images_background.zip, ...)")
+    if args.train_classes or args.test_classes:
+        return split(args, size)
     training = Omniglot(args.root, args.train_archive, size=size, rotations=True)
     test = Omniglot(args.root, args.test_archive, alphabets=args.test_alphabets, size=size)
     common = sorted(set(training.alphabets) & set(test.alphabets))
@@ -41,6 +45,19 @@ def load(args: argparse.Namespace, size: int = learners.SIDE) -> tuple[Tensor, T
         raise ValueError(
             f"the test's alphabets must be new, got {', '.join(common)} in both: choose with --test-alphabets"
         )
+    return training.images.to(args.device), test.images.to(args.device)
+
+
+def split(args: argparse.Namespace, size: int) -> tuple[Tensor, Tensor]:
+    """The papers' protocol: files name the classes, whichever archive and alphabet they are of."""
+    if not (args.train_classes and args.test_classes):
+        raise ValueError("--train-classes and --test-classes must come together, got one")
+    archives = (args.train_archive, args.test_archive)
+    files = (args.train_classes, args.test_classes)
+    training, test = (Omniglot(args.root, archives, classes=file, size=size) for file in files)
+    common = sorted({*training.characters} & {*test.characters})
+    if common:
+        raise ValueError(f"the test's classes must be new, got {'/'.join(common[0])} in both files")
     return training.images.to(args.device), test.images.to(args.device)
 
 

@@ -70,6 +70,40 @@ def message(error: type[Exception], folder: Path, archive: str = "small", **opti
     return str(raised.value)
 
 
+def test_the_usual_split_is_files_of_classes(tmp_path: Path) -> None:
+    for archive, alphabets in (("one", {"B": 2}), ("two", {"A": 2})):
+        write(tmp_path, archive, characters(archive, alphabets))
+    split = tmp_path / "train.txt"
+    split.write_text("B/character02/rot090\nA/character01\n\nB/character02/rot000\n")
+    found = Omniglot(tmp_path, ("one", "two"), classes=split, size=21)
+    assert found.characters == [("B", "character02/rot090"), ("A", "character01"), ("B", "character02")]
+    assert found.alphabets == ["A", "B"]
+    turned = Omniglot(tmp_path, "one", rotations=True, size=21)
+    for name, image in zip(found.characters, found.images, strict=True):
+        if name[0] == "B":
+            assert torch.equal(image, turned.images[turned.characters.index(name)])
+    names = ["B/character02/rot090", "A/character01", "B/character02"]
+    assert torch.equal(Omniglot(tmp_path, ["one", "two"], classes=names, size=21).images, found.images)
+
+
+@pytest.mark.parametrize(
+    "classes, said",
+    [
+        (["B/character09"], "classes must be characters of one, got B/character09"),
+        (["B/character01/rot045"], "classes must be names <alphabet>/<character>/rot090, got 'B/character01/rot045'"),
+        (["B"], "got 'B'"),
+        (["B/character01", "B/character01/rot000"], "each once, got 2 with 1 different"),
+        ([], "at least one, each once, got 0"),
+    ],
+)
+def test_wrong_classes_are_named(tmp_path: Path, classes: list[str], said: str) -> None:
+    write(tmp_path, "one", characters("one", {"B": 2}))
+    with pytest.raises(ValueError, match=said):
+        Omniglot(tmp_path, "one", classes=classes)
+    with pytest.raises(ValueError, match="classes must come without alphabets and rotations, got both"):
+        Omniglot(tmp_path, "one", classes=["B/character01"], rotations=True)
+
+
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     assert message(FileNotFoundError, tmp_path) == (
         f"Omniglot: root must hold the archive, got no file {tmp_path / 'small.zip'}"

@@ -153,6 +153,19 @@ def test_few_shot_on_omniglot(examples):
     assert "got Greek in both" in refusal(overlapping)
 
 
+@pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")
+def test_few_shot_on_a_split_of_classes(examples, tmp_path):
+    archives = "--train-archive images_background_small1 --test-archive images_background_small2"
+    train, test = tmp_path / "train.txt", tmp_path / "test.txt"
+    train.write_text("".join(f"Korean/character0{i}/rot{90 * (i % 4):03}\n" for i in range(1, 7)))
+    test.write_text("".join(f"Sanskrit/character0{i}/rot000\n" for i in range(1, 6)))
+    options = f"{FEW_SHOT} --data omniglot --root {OMNIGLOT} {archives} --train-classes {train}"
+    trained, same, alone = examples(f"{options} --test-classes {test}", f"{options} --test-classes {train}", options)
+    assert re.findall(r"^(\d+) +[\d.]+ ± [\d.]+ %$", printed(trained), re.M) == ["5"]
+    assert "got Korean/character01/rot090 in both files" in refusal(same)
+    assert "--train-classes and --test-classes must come together, got one" in refusal(alone)
+
+
 def test_the_demo_prints_a_table_and_draws(examples, tmp_path):
     out = tmp_path / "new" / "demo"
     text = printed(*examples(f"demo.py --steps 2 --out {out}"))

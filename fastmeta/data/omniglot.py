@@ -13,14 +13,20 @@ from torch import Tensor
 from . import _check, _drawings
 
 _DRAWINGS = 20
+_TURNS = ("rot000", "rot090", "rot180", "rot270")
+Character = tuple[str, str]  # its alphabet and its own name
 
 
 class Omniglot:
     """Characters of several alphabets, each drawn once by 20 people, from `<root>/<archive>.zip`.
 
-    root: the folder of the archives, as published: images_background, images_evaluation, images_background_small1, ...
+    root: the folder of the archives, as published; archive: the name of one, or of several that are read together:
+    images_background, images_evaluation, images_background_small1, ...
     alphabets: those to keep (all); size: pixels a side, made from 105 x 105 by antialiased bilinear scaling;
     rotations: append every class turned by 90, 180 and 270 degrees, counterclockwise, as a new one: four times as many.
+    classes: instead of `alphabets` and `rotations`, the classes to keep, in their order: names
+    `<alphabet>/<character>/rot090` (no turn or rot000: upright), or a text file of them, one a line. The usual split of the
+    papers is such files, with archive=("images_background", "images_evaluation").
 
     images: [classes, 20, 1, size, size], uint8, ink 255 on 0 (`sample_episodes` makes it 1 on 0), sorted by alphabet,
     character and drawing, the upright classes first, then each turn; characters: (alphabet, character) of each class,
@@ -42,51 +48,87 @@ class Omniglot:
     def __init__(
         self,
         root: str | os.PathLike[str],
-        archive: str = "images_background",
+        archive: str | Sequence[str] = "images_background",
         *,
         alphabets: Sequence[str] | None = None,
         size: int = 28,
         rotations: bool = False,
+        classes: str | os.PathLike[str] | Sequence[str] | None = None,
     ) -> None:
         op = "Omniglot"
         root = _check.path(op, "root", root)
-        if not isinstance(archive, str):
-            raise TypeError(f"{op}: archive must be a name, got {type(archive).__name__}")
-        chosen = _chosen(op, alphabets)
+        archives = _names(op, "archive", archive if not isinstance(archive, str) else [archive])
+        chosen = None if alphabets is None else _names(op, "alphabets", alphabets)
         (size,) = _check.positive(op, size=size)
         _check.room(op, "size", _DRAWINGS * size * size)
         rotations = _check.flag(op, "rotations", rotations)
-        path = root / f"{archive}.zip"
+        if classes is not None and (chosen is not None or rotations):
+            raise ValueError(f"{op}: classes must come without alphabets and rotations, got both")
+        wanted = None if classes is None else _classes(op, classes)
+        upright = _upright(op, root, archives, chosen, size, None if wanted is None else {key for key, _ in wanted})
+        if wanted is None:
+            wanted = [(key, quarter) for quarter in range(4 if rotations else 1) for key in upright]
+        self.images = torch.stack([torch.rot90(upright[key], quarter, (-2, -1)) for key, quarter in wanted])
+        self.characters = [
+            (alphabet, character + (f"/rot{90 * quarter:03}" if quarter else ""))
+            for (alphabet, character), quarter in wanted
+        ]
+        self.alphabets = sorted({alphabet for alphabet, _ in self.characters})
+
+
+def _upright(
+    op: str, root: Path, archives: list[str], alphabets: list[str] | None, size: int, only: set[Character] | None
+) -> dict[Character, Tensor]:
+    """The drawings [20, 1, size, size] of each character of the archives; `only`: those to read, all of which must be there."""
+    found: dict[Character, Tensor] = {}
+    for name in archives:
+        path = root / f"{name}.zip"
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{op}: root must hold the archive, got no file {path}")
         with _drawings.archive(path, op, f"{op}: the archive") as file:
-            drawings = _layout(path, file.members, chosen)
-            scaled = [_drawings.scaled(file.drawings(names), size) for names in drawings.values()]
-        self.images = torch.stack(scaled)
-        self.characters = list(drawings)
-        self.alphabets = sorted({alphabet for alphabet, _ in drawings})
-        if rotations:
-            turns = [torch.rot90(self.images, quarter, (-2, -1)) for quarter in range(4)]
-            self.images = torch.cat(turns)
-            self.characters += [
-                (alphabet, f"{character}/rot{90 * quarter:03}")
-                for quarter in (1, 2, 3)
-                for alphabet, character in drawings
-            ]
+            for key, members in _layout(path, file.members, alphabets).items():
+                if key in found:
+                    raise ValueError(f"{op}: every character must be in one archive, got {'/'.join(key)} again in {path}")
+                if only is None or key in only:
+                    found[key] = _drawings.scaled(file.drawings(members), size)
+    for key in only or ():
+        if key not in found:
+            raise ValueError(f"{op}: classes must be characters of {', '.join(archives)}, got {'/'.join(key)}")
+    return found
 
 
-def _chosen(op: str, alphabets: Any) -> list[str] | None:
-    if alphabets is None:
-        return None
-    names: list[Any] = list(alphabets) if isinstance(alphabets, Iterable) else [alphabets]
-    if isinstance(alphabets, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{op}: alphabets must be a sequence of names, got {type(alphabets).__name__}")
+def _classes(op: str, classes: Any) -> list[tuple[Character, int]]:
+    """Each class's character and its quarter turns."""
+    if isinstance(classes, str | os.PathLike):
+        path = _check.path(op, "classes", classes)
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{op}: classes must be a text file, got {path}") from error
+    else:
+        names = _names(op, "classes", classes)
+    found = []
+    for name in names:
+        parts = name.split("/")
+        alphabet, character, turn = parts if len(parts) == 3 else (*parts, "rot000") if len(parts) == 2 else ("", "", "")
+        if not (alphabet and character and turn in _TURNS):
+            raise ValueError(f"{op}: classes must be names <alphabet>/<character>/rot090, got {name!r}")
+        found.append(((alphabet, character), _TURNS.index(turn)))
+    if not found or len({*found}) < len(found):
+        raise ValueError(f"{op}: classes must name at least one, each once, got {len(found)} with {len({*found})} different")
+    return found
+
+
+def _names(op: str, name: str, value: Any) -> list[str]:
+    names: list[Any] = list(value) if isinstance(value, Iterable) else [value]
+    if isinstance(value, str) or not all(isinstance(each, str) for each in names):
+        raise TypeError(f"{op}: {name} must be a sequence of names, got {type(value).__name__}")
     return names
 
 
-def _layout(path: Path, members: Iterable[str], alphabets: list[str] | None) -> dict[tuple[str, str], list[str]]:
+def _layout(path: Path, members: Iterable[str], alphabets: list[str] | None) -> dict[Character, list[str]]:
     """(alphabet, character) -> its 20 members `<archive>/<alphabet>/<character>/<drawing>.png`, all sorted."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[Character, list[str]] = {}
     for member in sorted(members):
         parts = member.split("/")
         if len(parts) == 4 and parts[0] == path.stem and member.endswith(".png"):
