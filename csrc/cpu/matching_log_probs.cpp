@@ -28,12 +28,12 @@ bool labels_in_range(const MatchingLogProbs<R>& p, const int64_t* labels) {
 template <class R>
 bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const R* distances, R* exps, R* class_nearest,
                      R* class_sum, R* log_probs, R* nearest) {
-  const R rate = R(1 / p.temperature), infinity = R(__builtin_inf());
+  const R rate = rate_of<R>(p.temperature);
   if (!labels_in_range(p, labels)) {
     for (int64_t i = 0; i < p.ways * kBlock; i++) log_probs[i] = R(__builtin_nan(""));
     return false;
   }
-  for (int64_t i = 0; i < p.ways * kBlock; i++) class_nearest[i] = infinity, class_sum[i] = 0;
+  for (int64_t i = 0; i < p.ways * kBlock; i++) class_nearest[i] = kFarthest<R>, class_sum[i] = 0;
   for (int64_t s = 0; s < p.N; s++) {
     R* near = class_nearest + labels[s] * kBlock;
 #pragma omp simd
@@ -49,7 +49,7 @@ bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const 
     }
   }
 #pragma omp simd
-  for (int q = 0; q < kBlock; q++) nearest[q] = infinity;
+  for (int q = 0; q < kBlock; q++) nearest[q] = kFarthest<R>;
   for (int64_t k = 0; k < p.ways; k++)
 #pragma omp simd
     for (int q = 0; q < kBlock; q++)
@@ -106,7 +106,8 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
 #pragma omp simd
           for (int q = 0; q < kBlock; q++) {
             const int64_t i = k * kBlock + q;
-            weights[i] = (cotangents[i] - total[q] * exp_approx(weights[i])) / class_sum[i];
+            const R sum = class_sum[i] == 0 ? R(__builtin_inf()) : class_sum[i];  // 0: all of the class are infinitely far
+            weights[i] = (cotangents[i] - total[q] * exp_approx(weights[i])) / sum;
           }
         for (int64_t s = 0; s < p.N; s++) {
           const R* weight = weights + (valid ? labels[s] * kBlock : 0);

@@ -66,6 +66,24 @@ FASTMETA_INLINE void stream_fence() {
 #endif
 }
 
+template <class R>
+FASTMETA_INLINE bool any_nan(Vector<R> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(R) == 4) return _mm512_cmp_ps_mask(__m512(x), __m512(x), _CMP_UNORD_Q);
+  else return _mm512_cmp_pd_mask(__m512d(x), __m512d(x), _CMP_UNORD_Q);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(R) == 4) return _mm256_movemask_ps(_mm256_cmp_ps(__m256(x), __m256(x), _CMP_UNORD_Q));
+  else return _mm256_movemask_pd(_mm256_cmp_pd(__m256d(x), __m256d(x), _CMP_UNORD_Q));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(R) == 4) return _mm_movemask_ps(_mm_cmpunord_ps(__m128(x), __m128(x)));
+  else return _mm_movemask_pd(_mm_cmpunord_pd(__m128d(x), __m128d(x)));
+#else
+  bool found = false;
+  for (int i = 0; i < kLanes<R>; i++) found |= x[i] != x[i];
+  return found;
+#endif
+}
+
 // A vector's halves added until 16 bytes are left.
 template <class R, int bytes = kVectorBytes>
 FASTMETA_INLINE typename VectorOf<R, 16>::type fold(typename VectorOf<R, bytes>::type x) {
