@@ -1,140 +1,137 @@
-"""Builds fastmeta._C with ninja: no torch needed. FASTMETA_BUILD = auto (default) | cuda | cpu | none."""
+"""Builds fastmeta._C with ninja: no torch needed.
 
+FASTMETA_BUILD: auto (default): what can be built here, CUDA where a GPU is seen, else the pure-Python package and a message that
+says why; cpu, cuda: that, or an error; none: the pure-Python package. FASTMETA_CUDA_ARCHS: "80,90a" or "all", in place of those
+of the GPUs seen. CXX, NVCC, CUDA_HOME: the compilers. MAX_JOBS: how many at once. FASTMETA_VERBOSE=1: their command lines.
+"""
+
+import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+
+sys.path.insert(0, str(Path(__file__).parent.resolve() / "csrc"))
+from toolchain import BuildError, Cuda, find_cuda, find_cxx, ninja_file, run_ninja
 
 ROOT = Path(__file__).parent.resolve()
-SOURCES = ROOT / "csrc"
-ARCHITECTURES = ("80", "90a", "100", "120")
-CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall"
-NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin=-compress-all --threads 2"
-ISAS = {
-    "baseline": "",
-    "avx2": "-mavx2 -mfma -mbmi2 -ffp-contract=fast",
-    "avx512": "-march=x86-64-v4 -mprefer-vector-width=512 -ffp-contract=fast",
-}
+EXTENSION = "fastmeta._C"
 
 
-def find_nvcc() -> Path | None:
-    """$NVCC, $CUDA_HOME/bin/nvcc, nvcc on the path, or the usual folder."""
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    candidates = (os.environ.get("NVCC"), f"{home}/bin/nvcc", shutil.which("nvcc"))
-    return next((Path(c).resolve() for c in candidates if c and Path(c).exists()), None)
-
-
-def find_cudart(nvcc: Path) -> Path | None:
-    """The static CUDA runtime that belongs to nvcc."""
-    dryrun = subprocess.run([nvcc, "--dryrun", "-x", "cu", "/dev/null"], capture_output=True, text=True).stderr
-    tops = [line.split("TOP=")[1].strip() for line in dryrun.splitlines() if "TOP=" in line]
-    roots = [Path(top).resolve() for top in tops] + [nvcc.parent.parent]
-    libraries = (
-        root / folder / "libcudart_static.a"
-        for root in roots
-        for folder in ("lib64", "targets/x86_64-linux/lib", "lib")
-    )
-    return next((library for library in libraries if library.exists()), None)
-
-
-def architectures(nvcc: Path) -> list[str]:
-    """Those of ARCHITECTURES that nvcc compiles for."""
-    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
-    return [a for a in ARCHITECTURES if f"sm_{a.rstrip('a')}" in listed]
-
-
-class BuildError(BaseError):
-    """The native kernels cannot be built as asked for; one line for the user."""
+def link_to(link: Path, target: Path) -> None:
+    """A symbolic link, made anew where it leads elsewhere."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not (link.is_symlink() and link.readlink() == target):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
 class Ninja(build_ext):
-    """Writes one build.ninja for C++ (each CPU instruction set) and CUDA, and runs it."""
+    """Writes one build.ninja for C++ (each CPU instruction set) and CUDA, and runs it.
+
+    ninja, the shell and depfiles each have characters that they take amiss: all that the compiler sees are paths below the
+    build folder, where symbolic links lead to the sources and headers.
+    """
+
+    def finalize_options(self) -> None:
+        is_chosen = self.build_temp is not None
+        super().finalize_options()
+        self.in_place = bool(self.inplace or self.editable_mode)
+        if self.in_place and not is_chosen:  # so that the next time compiles what has changed
+            self.build_temp = str(ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
 
     def run(self) -> None:
         wanted = os.environ.get("FASTMETA_BUILD", "auto")
         if wanted not in ("auto", "cuda", "cpu", "none"):
             raise BuildError(f"FASTMETA_BUILD must be auto, cuda, cpu or none, got {wanted!r}")
-        self.cxx = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-        self.nvcc = find_nvcc() if wanted in ("auto", "cuda") else None
-        self.cudart = find_cudart(self.nvcc) if self.nvcc else None
-        self.architectures = architectures(self.nvcc) if self.nvcc and self.cudart else []
-        missing = None
-        if not (self.cxx and shutil.which(self.cxx.split()[0])):
-            missing = "no C++ compiler was found (CXX, g++, clang++)"
-        elif wanted == "cuda" and not self.architectures:
-            missing = "no nvcc with libcudart_static.a was found (NVCC, CUDA_HOME, /usr/local/cuda)"
-        if wanted == "none" or (missing and wanted == "auto"):
-            why = missing or "FASTMETA_BUILD=none"
-            print(f"fastmeta: installing the pure-Python package, without native kernels: {why}", file=sys.stderr)
-            return
-        if missing:
-            raise BuildError(f"FASTMETA_BUILD={wanted} cannot be met: {missing}")
-        super().run()
+        try:
+            if wanted == "none":
+                raise BuildError("FASTMETA_BUILD=none")
+            self.cxx = find_cxx()
+            self.cuda, self.no_cuda = self.choose_cuda(wanted)
+            self.build_all()
+            self.note().unlink(missing_ok=True)
+        except BuildError as error:
+            if wanted in ("cpu", "cuda"):
+                raise BuildError(f"FASTMETA_BUILD={wanted} cannot be met: {error}") from None
+            self.without_kernels(str(error))
+
+    def build_all(self) -> None:
+        """As build_ext.run, without its compiler, which takes CXX apart in a way of its own."""
+        inplace, self.inplace = self.inplace, False
+        for ext in self.extensions:
+            self.build_extension(ext)
+        self.inplace = inplace
+        if inplace:
+            self.copy_extensions_to_source()
+
+    def choose_cuda(self, wanted: str) -> tuple[Cuda | None, str]:
+        """What to build for GPUs, or why nothing."""
+        try:
+            return find_cuda(wanted), ""
+        except BuildError as error:
+            if wanted == "cuda":
+                raise
+            return None, str(error)
+
+    def note(self) -> Path:
+        """The file beside the extension that says why there is none, for fastmeta.info."""
+        return (ROOT if self.in_place else Path(self.build_lib)) / "fastmeta/_C_missing.txt"
+
+    def without_kernels(self, why: str) -> None:
+        print(f"fastmeta: installing the pure-Python package, without native kernels: {why}", file=sys.stderr)
+        self.extensions = []
+        for folder in (Path(self.build_lib), self.note().parent.parent):
+            (folder / self.get_ext_filename(EXTENSION)).unlink(missing_ok=True)  # of an earlier build
+        self.note().parent.mkdir(parents=True, exist_ok=True)
+        self.note().write_text(why + "\n", encoding="utf-8")
 
     def build_extension(self, ext: Extension) -> None:
-        out = Path(self.get_ext_fullpath(ext.name)).resolve()
-        work = Path(self.build_temp).resolve()
+        out, work = Path(self.get_ext_fullpath(ext.name)).resolve(), Path(self.build_temp).resolve()
+        errors = self.compile(work)
+        if errors and self.cuda and os.environ.get("FASTMETA_BUILD", "auto") == "auto":
+            self.cuda, self.no_cuda = None, f"nvcc failed: {errors[0]}"
+            print("fastmeta: leaving CUDA out, which does not compile:", *errors, sep="\n  ", file=sys.stderr)
+            errors = self.compile(work)
+        if errors:
+            raise BuildError("\n  ".join(["the native kernels must compile, got", *errors]))
         out.parent.mkdir(parents=True, exist_ok=True)
-        work.mkdir(parents=True, exist_ok=True)
-        (work / "build.ninja").write_text(self.ninja_file(out))
+        shutil.copy(work / "_C.so", out.with_suffix(".new"))
+        out.with_suffix(".new").replace(out)  # what runs now keeps the old one
+
+    def compile(self, work: Path) -> list[str]:
+        """Makes _C.so in `work`; the first errors, none where all went well."""
         try:
-            import ninja
-
-            runner = os.path.join(ninja.BIN_DIR, "ninja")
+            import pybind11
         except ImportError:
-            runner = "ninja"
-        verbose = ["-v"] if os.environ.get("FASTMETA_VERBOSE") else []
-        if subprocess.run([runner, "-C", str(work), *verbose]).returncode:
-            less = "cpu (without CUDA) or none (pure Python)" if self.architectures else "none (pure Python)"
-            raise BuildError(
-                f"the native kernels must compile, see the messages above; FASTMETA_BUILD={less} installs less"
-            )
+            return ["no pybind11 was found"]
+        link_to(work / "csrc", ROOT / "csrc")
+        link_to(work / "include/python", Path(sysconfig.get_paths()["include"]))
+        link_to(work / "include/pybind11", Path(pybind11.get_include()))
+        facts = {"ORIGIN": os.environ.get("FASTMETA_ORIGIN", "source")}
+        facts |= {"CUDA": ",".join(self.cuda.architectures)} if self.cuda else {"NO_CUDA": self.no_cuda}
+        lines = "".join(f"#define FASTMETA_BUILD_{name} {json.dumps(text)}\n" for name, text in facts.items())
+        header = work / "include/build.h"
+        if not header.exists() or header.read_text() != lines:
+            header.write_text(lines)
+        (work / "build.ninja").write_text(ninja_file(self.cxx, self.cuda))
+        return run_ninja(work)
 
-    def ninja_file(self, out: Path) -> str:
-        import pybind11
 
-        includes = f"-I{sysconfig.get_paths()['include']} -I{pybind11.get_include()}"
-        x86 = platform.machine() in ("x86_64", "AMD64")
-        defines = " -DFASTMETA_X86" if x86 else ""
-        link = "-pthread -ldl -Wl,--gc-sections -static-libstdc++ -static-libgcc -s"
-        objects = []  # what takes longest first: no core waits for it at the end
-        if self.architectures:
-            defines += f' -DFASTMETA_CUDA=\\"{",".join(self.architectures)}\\"'
-            link += f" {self.cudart} -lrt"
-            objects += [(f"cuda/{s.stem}.o", "nvcc", s, "") for s in sorted(SOURCES.glob("cuda/*.cu"))]
-        objects += [(f"{s.stem}.o", "cxx", s, includes) for s in sorted(SOURCES.glob("*.cpp"))]
-        objects += [
-            (f"{isa}/{s.stem}.o", "cxx", s, f"{flags} -DFASTMETA_ISA={isa}")
-            for isa, flags in (ISAS if x86 else {"baseline": ""}).items()
-            for s in sorted(SOURCES.glob("cpu/*.cpp"))
-        ]
-        codes = "".join(f" -gencode arch=compute_{a},code=sm_{a}" for a in self.architectures)
-        codes += "".join(f" -gencode arch=compute_{a},code=compute_{a}" for a in self.architectures[-1:])  # PTX
-        builds = "\n".join(f"build {o}: {rule} {source}\n  flags = {flags}" for o, rule, source, flags in objects)
-        return f"""
-rule cxx
-  command = {self.cxx} {CXX_FLAGS}{defines} -DFASTMETA_COMPILER=\\"{Path(self.cxx.split()[0]).name}\\" $flags -MMD -MF $out.d -c $in -o $out
-  depfile = $out.d
-  deps = gcc
-rule nvcc
-  command = {self.nvcc} {NVCC_FLAGS}{codes} -MD -MF $out.d -c $in -o $out
-  depfile = $out.d
-  deps = gcc
-rule link
-  command = {self.cxx} -shared $in -o $out {link}
-{builds}
-build {out}: link {" ".join(o for o, *_ in objects)}
-"""
+class Build(build):
+    """With build_ext where there is no extension too: it says why."""
+
+    sub_commands: ClassVar = [(name, None if name == "build_ext" else test) for name, test in build.sub_commands]
 
 
 if __name__ == "__main__":
+    is_pure = os.environ.get("FASTMETA_BUILD") == "none"
     setup(
         packages=[
             "fastmeta",
@@ -150,6 +147,6 @@ if __name__ == "__main__":
         ],
         package_dir={"fastmeta.kernels": "kernels"},
         package_data={"fastmeta": ["py.typed"]},
-        ext_modules=[Extension("fastmeta._C", sources=[])],
-        cmdclass={"build_ext": Ninja},
+        ext_modules=[] if is_pure else [Extension(EXTENSION, sources=[])],
+        cmdclass={"build": Build, "build_ext": Ninja},
     )

@@ -152,7 +152,7 @@ py::tuple pack(const std::vector<Tensor>& tensors) {
   py::tuple packed(count);
   size_t i = 0;
   for (const Tensor& tensor : tensors)
-    if (tensor) packed[i++] = tensor.object();
+    if (tensor) packed.set(i++, tensor.object());
   return packed;
 }
 

@@ -1,29 +1,38 @@
 // The table of contents of fastmeta._C.
+#include <pybind11/stl.h>
+
+#include "build.h"  // of setup.py
 #include "cpu/kernels.h"
 #include "mlp.h"
 #include "ops.h"
 #include "parallel.h"
+#include "pybind.h"
 #include "tensor.h"
 #ifdef FASTMETA_CUDA
 #include "cuda/kernels.h"
 #endif
 
 namespace {
-namespace py = pybind11;
 
-py::dict build_info() {
-  py::dict info;
+pybind11::dict build_info() {
+  pybind11::dict info;
 #ifdef FASTMETA_CUDA
-  info["cuda"] = FASTMETA_CUDA;  // the architectures
+  info["cuda"] = FASTMETA_BUILD_CUDA;  // the architectures
 #else
-  info["cuda"] = py::none();
+  info["cuda"] = pybind11::none();
+  info["no_cuda"] = FASTMETA_BUILD_NO_CUDA;  // why
 #endif
-  info["compiler"] = FASTMETA_COMPILER;
+#ifdef __clang__
+  info["compiler"] = __VERSION__;
+#else
+  info["compiler"] = "g++ " __VERSION__;
+#endif
+  info["origin"] = FASTMETA_BUILD_ORIGIN;
   return info;
 }
 
-py::list cuda_ops() {
-  py::list ops;
+pybind11::list cuda_ops() {
+  pybind11::list ops;
 #ifdef FASTMETA_CUDA
   for (const char* op : fastmeta::cuda::ops) ops.append(op);
 #endif
@@ -35,6 +44,7 @@ py::list cuda_ops() {
 PYBIND11_MODULE(_C, m) {
   using namespace fastmeta;
   m.doc() = "fastmeta's native kernels; see csrc/ops.h for the conventions";
+  pybind11::register_local_exception_translator(&translate);
 
   m.attr("max_layers") = kMaxLayers;
   m.def("init_tensor", &init_tensor);

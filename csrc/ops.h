@@ -6,13 +6,12 @@
 //
 // `needs`: one bool for each flat input. `saved`: what forward keeps for backward; backward may come without it, as ().
 #pragma once
-#include <pybind11/pybind11.h>
-
 #include <cstdint>
 #include <string>
 
+#include "python.h"
+
 namespace fastmeta {
-namespace py = pybind11;
 using Handle = py::handle;
 using Str = const std::string&;
 

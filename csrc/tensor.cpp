@@ -25,7 +25,7 @@ PyObject* new_empty_name() {
   return name;
 }
 PyObject* empty_like() {
-  static PyObject* function = py::object(py::module_::import("torch").attr("empty_like")).release().ptr();
+  static PyObject* function = py::object(py::import_module("torch").attr("empty_like")).release().ptr();
   return function;
 }
 PyObject* contiguous_name() {
@@ -81,7 +81,7 @@ void ask_for_huge_pages(void* data, size_t bytes) {
 
 }  // namespace
 
-void init_tensor(py::object tensor_class, bool exchange_api) {
+void init_tensor(py::handle tensor_class, bool exchange_api) {
   api = nullptr;
   if (!exchange_api || !py::hasattr(tensor_class, "__dlpack_c_exchange_api__")) return;
   py::object capsule = tensor_class.attr("__dlpack_c_exchange_api__");
@@ -149,7 +149,7 @@ Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
     made = PyObject_CallOneArg(empty_like(), object_.ptr());  // half the price of new_empty
   } else {
     py::tuple sizes(shape.size());
-    for (size_t i = 0; i < shape.size(); i++) sizes[i] = py::int_(shape[i]);
+    for (size_t i = 0; i < shape.size(); i++) sizes.set(i, py::int_(shape[i]));
     made = PyObject_CallMethodOneArg(object_.ptr(), new_empty_name(), sizes.ptr());
   }
   if (!made) throw py::error_already_set();
@@ -164,12 +164,12 @@ void* current_stream(const Tensor& tensor) {
     if (api->stream(2, tensor.device_index(), &stream)) throw py::error_already_set();
     return stream;
   }
-  py::object current = py::module_::import("torch").attr("cuda").attr("current_stream")(tensor.device_index());
+  py::object current = py::import_module("torch").attr("cuda").attr("current_stream")(tensor.device_index());
   return reinterpret_cast<void*>(current.attr("cuda_stream").cast<std::uintptr_t>());
 }
 
 bool allows_tf32() {
-  const py::object matmul = py::module_::import("torch").attr("backends").attr("cuda").attr("matmul");
+  const py::object matmul = py::import_module("torch").attr("backends").attr("cuda").attr("matmul");
   return matmul.attr("fp32_precision").cast<std::string>() == "tf32";  // the same; allow_tf32 raises where fp32_precision was set
 }
 

@@ -1,15 +1,13 @@
 // A torch tensor as the extension sees it: a Python object and its DLPack view. No libtorch.
 #pragma once
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <cstdint>
 #include <initializer_list>
 #include <string>
 #include <vector>
 
+#include "python.h"
+
 namespace fastmeta {
-namespace py = pybind11;
 
 // ABI of DLPack 1.x (dlpack.h), the part that is read here.
 struct DLDevice {
@@ -71,7 +69,7 @@ class Tensor {
 };
 
 // Takes torch.Tensor and, where torch has it, the table of C functions that makes a view cost 50 ns.
-void init_tensor(py::object tensor_class, bool exchange_api);
+void init_tensor(py::handle tensor_class, bool exchange_api);
 
 // The current stream of the tensor's CUDA device, as a cudaStream_t.
 void* current_stream(const Tensor& tensor);

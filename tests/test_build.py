@@ -1,20 +1,181 @@
-"""setup.py: FASTMETA_BUILD chooses what is built, and says so where that cannot be."""
+"""setup.py: FASTMETA_BUILD chooses what is built, in any folder, and says so where that cannot be."""
 
+import importlib.util
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "csrc"))
+import toolchain
+
 ROOT = Path(__file__).parents[1]
 NO_NVCC = {"CUDA_HOME": "/nowhere", "NVCC": "", "PATH": "/nowhere"}
+ODD = "a b$c:d'e\"f#g&h;(i)*ü\\j %k"  # of each what ninja, make, the shell or a compiler takes for its own
+MODULE = """
+#include <Python.h>
+#include "build.h"
+#include "header.h"
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
+PyMODINIT_FUNC PyInit__C() {
+  PyObject* module = PyModule_Create(&definition);
+  PyModule_AddStringConstant(module, "words", WORDS " " FASTMETA_BUILD_ORIGIN);
+  return module;
+}
+"""
+NVCC = """#!/bin/sh
+case "$1" in
+  --dryrun) ;;
+  --list-gpu-code) echo sm_80 sm_86 sm_90 sm_100 ;;
+  *) echo "kernel.cu(7): error: no such thing" >&2; exit 2 ;;
+esac
+"""
 
 
-def build(tmp_path, **env):
-    """build_ext with these environment variables; nothing of this checkout changes."""
-    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path / 'work'}"]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60)
+def build(folder, *options, source=ROOT, **env):
+    """build_ext in the folder `source` with these environment variables; nothing there changes without an option."""
+    options = options or (f"--build-lib={folder}", f"--build-temp={folder / 'work'}")
+    command = [sys.executable, "setup.py", "build_ext", *options]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FASTMETA_")} | env
+    return subprocess.run(command, cwd=source, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A source tree of one small module, in a folder with an odd name."""
+    root = tmp_path / ODD
+    for folder in ("csrc/cpu", "fastmeta", "kernels"):
+        (root / folder).mkdir(parents=True)
+    for name in ("setup.py", "csrc/toolchain.py"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "csrc/bindings.cpp").write_text(MODULE)
+    (root / "csrc/header.h").write_text('#define WORDS "first"\n')
+    return root
+
+
+@pytest.fixture
+def fake_cuda(tmp_path):
+    """What CUDA_HOME must hold: an nvcc that compiles nothing."""
+    home = tmp_path / "cuda $HOME"
+    executable(home / "bin/nvcc", NVCC)
+    (home / "lib64").mkdir()
+    (home / "lib64/libcudart_static.a").touch()
+    return home
+
+
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def words_of(root):
+    """What the extension in the tree says; a new copy, because Python keeps what it has loaded."""
+    (built,) = (root / "fastmeta").glob("_C*.so")
+    copy = shutil.copy(built, root / f"copy{len(list(root.glob('copy*')))}.so")
+    spec = importlib.util.spec_from_file_location("_C", copy)
+    return importlib.util.module_from_spec(spec).words
+
+
+def test_builds_in_any_folder_and_again_what_changed(tiny):
+    process = build(tiny, "--inplace", source=tiny)
+    assert process.returncode == 0, process.stderr
+    assert "compiling bindings.o" in process.stdout and words_of(tiny) == "first source"
+    assert "no work to do" in build(tiny, "--inplace", source=tiny).stdout
+    (tiny / "csrc/header.h").write_text('#define WORDS "second"\n')
+    assert build(tiny, "--inplace", source=tiny, FASTMETA_ORIGIN="wheel").returncode == 0
+    assert words_of(tiny) == "second wheel"
+
+
+@pytest.mark.parametrize("form", ["{launcher} g++", "g++ -DSOME='a b'", "{launcher} g++ -Wextra", "path"])
+def test_the_compiler_may_have_options_and_a_launcher(tiny, form):
+    launcher = executable(tiny / "my launcher", '#!/bin/sh\necho "$*" >> "$LOG"\nexec "$@"\n')
+    compiler = executable(tiny / "my g++", '#!/bin/sh\necho "$*" >> "$LOG"\nexec g++ "$@"\n')
+    cxx = str(compiler) if form == "path" else form.format(launcher=shlex.quote(str(launcher)))
+    process = build(tiny, "--inplace", source=tiny, CXX=cxx, LOG=str(tiny / "log"))
+    assert process.returncode == 0, process.stderr
+    assert words_of(tiny) == "first source"
+    assert (tiny / "log").exists() == (form not in ("g++ -DSOME='a b'",))
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cpu"])
+def test_what_does_not_compile(tiny, wanted):
+    """auto installs the pure-Python package, without what an earlier build left; cpu raises; both say the first error."""
+    assert build(tiny, "--inplace", source=tiny).returncode == 0
+    (tiny / "csrc/header.h").write_text("#error no such thing\n")
+    process = build(tiny, "--inplace", source=tiny, FASTMETA_BUILD=wanted)
+    assert "csrc/header.h:1:2: error: #error no such thing" in process.stderr
+    if wanted == "cpu":
+        assert process.returncode != 0 and "error: FASTMETA_BUILD=cpu cannot be met" in process.stderr
+        return
+    assert process.returncode == 0, process.stderr
+    assert "fastmeta: installing the pure-Python package, without native kernels: " in process.stderr
+    assert not list(tiny.rglob("fastmeta/*.so"))
+    assert "no such thing" in (tiny / "fastmeta/_C_missing.txt").read_text()
+    (tiny / "csrc/header.h").write_text('#define WORDS "third"\n')
+    assert build(tiny, "--inplace", source=tiny).returncode == 0
+    assert words_of(tiny) == "third source" and not (tiny / "fastmeta/_C_missing.txt").exists()
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_cuda_that_does_not_compile(tiny, fake_cuda, wanted):
+    """auto leaves CUDA out and keeps the rest; cuda raises."""
+    (tiny / "csrc/cuda").mkdir()
+    (tiny / "csrc/cuda/kernel.cu").touch()
+    env = {"CUDA_HOME": str(fake_cuda), "NVCC": "", "FASTMETA_CUDA_ARCHS": "80,86", "FASTMETA_BUILD": wanted}
+    process = build(tiny, "--inplace", source=tiny, **env)
+    assert "kernel.cu(7): error: no such thing" in process.stderr
+    if wanted == "auto":
+        assert process.returncode == 0 and "leaving CUDA out" in process.stderr and words_of(tiny) == "first source"
+    else:
+        assert process.returncode != 0 and "error: FASTMETA_BUILD=cuda cannot be met" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("wanted", "asked", "seen", "found"),
+    [
+        ("auto", "", (), "no GPU was seen"),
+        ("cpu", "", ("90a",), "FASTMETA_BUILD=cpu"),
+        ("auto", "", ("86", "90a"), ["86", "90a"]),
+        ("cuda", "", (), ["80", "90a", "100"]),  # all that this nvcc knows
+        ("cuda", "", ("90a",), ["90a"]),
+        ("auto", "all", (), ["80", "90a", "100"]),
+        ("auto", "80, 90a", ("100",), ["80", "90a"]),
+        ("auto", "120", (), "FASTMETA_CUDA_ARCHS must be architectures that nvcc knows, or all, got '120'"),
+        ("auto", "", ("75",), "need sm_80 or later"),
+        ("auto", "", ("130",), "an nvcc that knows the GPU"),
+    ],
+)
+def test_which_architectures(monkeypatch, fake_cuda, wanted, asked, seen, found):
+    monkeypatch.setenv("CUDA_HOME", str(fake_cuda))
+    monkeypatch.setenv("NVCC", "")
+    monkeypatch.setenv("FASTMETA_CUDA_ARCHS", asked)
+    monkeypatch.setattr(toolchain, "gpus", lambda: seen)
+    if isinstance(found, list):
+        assert toolchain.find_cuda(wanted).architectures == found
+        return
+    with pytest.raises(toolchain.BuildError, match=found):
+        toolchain.find_cuda(wanted)
+
+
+def test_the_real_sources_in_an_odd_folder(tmp_path):
+    """All of csrc, without optimisation, through an odd build folder too."""
+    root = tmp_path / ODD
+    root.mkdir()
+    for name in ("setup.py", "pyproject.toml", "csrc", "fastmeta"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name, **({"ignore": shutil.ignore_patterns("*.so")} if (ROOT / name).is_dir() else {}))
+    cxx = executable(root / "my g++", '#!/bin/sh\nexec g++ "$@" -O0\n')
+    process = build(root / "out", source=root, CXX=str(cxx), FASTMETA_BUILD="cpu")
+    assert process.returncode == 0, process.stderr
+    (built,) = (root / "out").glob("fastmeta/_C*.so")
+    spec = importlib.util.spec_from_file_location("_C", built)
+    assert importlib.util.module_from_spec(spec).isas()[0] == "baseline"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +187,10 @@ def build(tmp_path, **env):
             "FASTMETA_BUILD=cpu cannot be met: no C++ compiler was found",
         ),
         ({"FASTMETA_BUILD": "cuda", "CXX": sys.executable} | NO_NVCC, "FASTMETA_BUILD=cuda cannot be met: no nvcc"),
-        ({"FASTMETA_BUILD": "cpu", "CXX": "false"}, "the native kernels must compile, see the messages above"),
+        (
+            {"FASTMETA_BUILD": "cpu", "CXX": "false"},
+            "FASTMETA_BUILD=cpu cannot be met: the native kernels must compile",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_one_line(tmp_path, env, words):
@@ -38,9 +202,12 @@ def test_what_cannot_be_built_is_one_line(tmp_path, env, words):
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.parametrize("env", [{"FASTMETA_BUILD": "auto", "CXX": "/nowhere/g++"}, {"FASTMETA_BUILD": "none"}])
+@pytest.mark.parametrize(
+    "env", [{"FASTMETA_BUILD": "auto", "CXX": "/nowhere/g++"}, {"FASTMETA_BUILD": "none"}, {"CXX": "false"}]
+)
 def test_without_native_kernels(tmp_path, env):
     process = build(tmp_path, **env)
     assert process.returncode == 0, process.stderr
     assert "installing the pure-Python package, without native kernels: " in process.stderr
     assert not list(tmp_path.rglob("*.so"))
+    assert list(tmp_path.rglob("_C_missing.txt"))

@@ -182,4 +182,16 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
   });
 }
 
+// Compiled once, in distance.cpp: they expand to many tiles.
+#define FASTMETA_DISTANCE(EXTERN, R)                                                                                          \
+  EXTERN template void prepare_panels<R>(const ProtoProblem<R>&, int64_t, Panels<R>&, bool);                                  \
+  EXTERN template void make_units<R>(const ProtoProblem<R>&, Block<R>&);                                                      \
+  EXTERN template void finish_dquery<R>(const ProtoProblem<R>&, const Block<R>&);                                             \
+  EXTERN template void block_distances<R>(const ProtoProblem<R>&, const Panels<R>&, Block<R>*, int64_t, R*);                  \
+  EXTERN template void centre_queries<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>&);                          \
+  EXTERN template void block_dquery<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>*, int64_t);                   \
+  EXTERN template void block_dprototypes<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>*, int64_t, int64_t, int64_t, int64_t, int64_t, bool);
+FASTMETA_DISTANCE(extern, float)
+FASTMETA_DISTANCE(extern, double)
+
 }  // namespace fastmeta::FASTMETA_ISA

@@ -26,8 +26,8 @@ struct ConvSource {
 };
 
 // y = start + the sources' convolutions; start: for each channel, or null.
-template <class R, int count>
-void convolve(const ConvShape& s, const ConvSource<R> (&sources)[count], const R* start, R* y) {
+template <class R>
+void convolve(const ConvShape& s, const ConvSource<R>* sources, int count, const R* start, R* y) {
   const int64_t together = s.taps < kShort ? 3 : 1;  // rows of taps in one sum
   for (int64_t row = 0; row < s.height; row++)
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
@@ -55,14 +55,19 @@ void convolve(const ConvShape& s, const ConvSource<R> (&sources)[count], const R
     });
 }
 
+template <class R, int count>
+inline void convolve(const ConvShape& s, const ConvSource<R> (&sources)[count], const R* start, R* y) {
+  convolve<R>(s, sources, count, start, y);
+}
+
 template <class R>
 struct ConvPair {
   const R *x, *dy;
 };
 
 // dw [3, taps, channels] += what the pairs of inputs and gradients to the outputs make of the kernel's gradient.
-template <class R, int count>
-void correlate(const ConvShape& s, const ConvPair<R> (&pairs)[count], R* dw) {
+template <class R>
+void correlate(const ConvShape& s, const ConvPair<R>* pairs, int count, R* dw) {
   for (int tap = 0; tap < 3; tap++)
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
       const int64_t j = vector * kLanes<R>;
@@ -88,5 +93,17 @@ void correlate(const ConvShape& s, const ConvPair<R> (&pairs)[count], R* dw) {
       });
     });
 }
+
+template <class R, int count>
+inline void correlate(const ConvShape& s, const ConvPair<R> (&pairs)[count], R* dw) {
+  correlate<R>(s, pairs, count, dw);
+}
+
+// Compiled once, in convolve.cpp: they expand to many tiles.
+#define FASTMETA_CONVOLVE(EXTERN, R)                                                                   \
+  EXTERN template void convolve<R>(const ConvShape&, const ConvSource<R>*, int, const R*, R*);         \
+  EXTERN template void correlate<R>(const ConvShape&, const ConvPair<R>*, int, R*);
+FASTMETA_CONVOLVE(extern, float)
+FASTMETA_CONVOLVE(extern, double)
 
 }  // namespace fastmeta::FASTMETA_ISA

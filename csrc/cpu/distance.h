@@ -70,7 +70,7 @@ FASTMETA_INLINE int64_t wide_chunks(const ProtoProblem<R>& p) {
 }
 
 template <class R>
-inline void make_panels(const ProtoProblem<R>& p, const Panels<R>& panels, int64_t begin, int64_t end) {
+void make_panels(const ProtoProblem<R>& p, const Panels<R>& panels, int64_t begin, int64_t end) {
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t d = chunk * kBlock, width = least(kBlock, p.D - d);
     Columns<R> sum = {}, x;
@@ -107,7 +107,7 @@ FASTMETA_INLINE R sum_of_row(int64_t D, Whole&& whole, Single&& single) {
 
 // |x - centre|^2, good to the few digits that the choice of near pairs wants; centre [chunks, kBlock].
 template <class R>
-inline R radius_of(const R* x, const R* centre, int64_t D) {
+R radius_of(const R* x, const R* centre, int64_t D) {
   const auto square = [](auto difference) __attribute__((always_inline)) { return difference * difference; };
   return sum_of_row<R>(
       D, [&](int64_t d) __attribute__((always_inline)) { return square(load(x + d) - load(centre + d)); },
@@ -194,7 +194,7 @@ inline void fill_lanes(const ProtoProblem<R>& p, Block<R>& block) {
 }
 
 template <class R>
-inline void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
+void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
   const int64_t pairs = p.N * kBlock;
   if (p.N > kFew && p.D > 0) block_squares(p, panels, blocks, count, columns);
   for (int64_t b = 0; b < count; b++) {

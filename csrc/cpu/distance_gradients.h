@@ -35,7 +35,7 @@ FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& p
 
 // dquery of `count` blocks of a task.
 template <class R>
-inline void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count) {
+void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count) {
   const int64_t wide = wide_chunks(p);
   for (int64_t n = 0; n < p.N; n += kRun)
     for (int64_t b = 0; b < count; b++) {
@@ -59,7 +59,7 @@ FASTMETA_INLINE bool one_tile(const ProtoProblem<R>& p) {
 }
 
 template <class R>
-inline void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
+void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
   for (int64_t q = 0; q < block.count; q++)
     for (int64_t chunk = wide_chunks(p); chunk < feature_chunks(p); chunk++) {
       Columns<R> x, centre;
@@ -117,8 +117,8 @@ FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<
 // The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of the chunks [chunk, last), all
 // wide ones or none.
 template <class R>
-inline void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
-                              int64_t begin, int64_t end, int64_t chunk, int64_t last, bool add) {
+void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
+                       int64_t begin, int64_t end, int64_t chunk, int64_t last, bool add) {
   const int64_t d = chunk * kBlock, width = least(last * kBlock, p.D) - d;
   if (last <= wide_chunks(p)) {
     dprototypes_columns<kWide>(p, panels, blocks, count, begin, end, chunk, add);

@@ -112,12 +112,17 @@ inline void product_panel(const Target<R>& t, int64_t rows, int64_t j, int count
 }
 
 // C [rows, columns]; columns rounded up to whole vectors. C may be `start`, but no operand.
-template <class R, int count>
-inline void products(const Target<R>& t, int64_t rows, int64_t columns, const Product<R> (&list)[count]) {
+template <class R>
+void products(const Target<R>& t, int64_t rows, int64_t columns, const Product<R>* list, int count) {
   const int64_t vectors = (columns + kLanes<R> - 1) / kLanes<R>;
   for_each_part<kAcross>(0, vectors, [&](auto part, int64_t first) __attribute__((always_inline)) {
     product_panel<R, decltype(part)::value>(t, rows, first * kLanes<R>, count, list);
   });
+}
+
+template <class R, int count>
+inline void products(const Target<R>& t, int64_t rows, int64_t columns, const Product<R> (&list)[count]) {
+  products<R>(t, rows, columns, list, count);
 }
 
 template <class R>
@@ -183,7 +188,7 @@ inline void dot_block(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, in
 
 // C [rows, columns] = A [rows, inner] B [columns, inner]', or += with `add`; padding of C stays as it is.
 template <class R>
-inline void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
+void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
                  int64_t inner, bool add) {
   const int64_t block = columns > kDotColumns ? kDotBytes / int64_t(sizeof(R)) : inner;
   for (; inner > block; inner -= block, a += block, b += block, add = true)
@@ -198,8 +203,8 @@ struct Dot {
 };
 
 // The same with the start, one row, and the end of products. Padding of C becomes 0.
-template <class R, int count>
-inline void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R> (&list)[count]) {
+template <class R>
+void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R>* list, int count) {
   for (int i = 0; i < count; i++)
     dots(t.c, t.ldc, list[i].a, list[i].ld, list[i].b, list[i].ld, rows, columns, list[i].inner, i > 0);
   for (int64_t i = 0; i < rows; i++)
@@ -209,5 +214,18 @@ inline void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R>
       store(c, ended(t, i * t.ldc + j, t.start ? sum + load(t.start + j) : sum));
     }
 }
+
+template <class R, int count>
+inline void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R> (&list)[count]) {
+  dots<R>(t, rows, columns, list, count);
+}
+
+// Compiled once, in matmul.cpp: they expand to many tiles.
+#define FASTMETA_MATMUL(EXTERN, R)                                                                       \
+  EXTERN template void products<R>(const Target<R>&, int64_t, int64_t, const Product<R>*, int);          \
+  EXTERN template void dots<R>(R*, int64_t, const R*, int64_t, const R*, int64_t, int64_t, int64_t, int64_t, bool); \
+  EXTERN template void dots<R>(const Target<R>&, int64_t, int64_t, const Dot<R>*, int);
+FASTMETA_MATMUL(extern, float)
+FASTMETA_MATMUL(extern, double)
 
 }  // namespace fastmeta::FASTMETA_ISA

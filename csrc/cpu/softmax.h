@@ -37,7 +37,7 @@ FASTMETA_INLINE void sum_classes(int64_t N, R* total, Term&& term) {
 
 // Also leaves exp((nearest - d_n) / temperature) in `exps`, where that is not null.
 template <class R>
-inline void block_softmax(int64_t N, double temperature, const R* distances, R* exps, Softmax<R>& s) {
+void block_softmax(int64_t N, double temperature, const R* distances, R* exps, Softmax<R>& s) {
   const R rate = rate_of<R>(temperature);
 #pragma omp simd
   for (int q = 0; q < kBlock; q++) s.nearest[q] = R(__builtin_inf());
@@ -138,7 +138,7 @@ inline void find_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels,
 // From dz [N, kBlock], whose lanes each sum to 0 and are 0 beyond the block's queries: the coefficients in place of the
 // distances (dz is used up), and dtemperature = sum dz d / temperature^2, taken about the nearest distance.
 template <class R>
-inline void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, const R* nearest,
+void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, const R* nearest,
                                Block<R>& block) {
   if (p.dtemperature) {
     R total[kBlock];
@@ -155,5 +155,12 @@ inline void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels
   if (p.metric == Metric::sqeuclidean) find_coefficients<Metric::sqeuclidean>(p, panels, dz, block);
   if (p.metric == Metric::cosine) find_coefficients<Metric::cosine>(p, panels, dz, block);
 }
+
+// Compiled once, in distance.cpp.
+#define FASTMETA_SOFTMAX(EXTERN, R)                                                            \
+  EXTERN template void block_softmax<R>(int64_t, double, const R*, R*, Softmax<R>&);           \
+  EXTERN template void block_coefficients<R>(const ProtoProblem<R>&, const Panels<R>&, R*, const R*, Block<R>&);
+FASTMETA_SOFTMAX(extern, float)
+FASTMETA_SOFTMAX(extern, double)
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -1,6 +1,7 @@
 // The Python module of the emulated mlp ops, built by the tests: the extension's own functions on the table of launchers.cpp.
 #include "../../mlp.h"
 #include "../../ops.h"
+#include "../../pybind.h"
 #include "../../tensor.h"
 #include "emulator.h"
 #include "requests.h"
@@ -18,6 +19,7 @@ void set_device(int multiprocessors, int shared_per_block) {
 
 PYBIND11_MODULE(emulated, m) {
   using namespace fastmeta;
+  pybind11::register_local_exception_translator(&translate);
   m.def("init_tensor", &init_tensor);
   m.def("set_device", &set_device);
   m.def("launches", &emulation::launches);
