@@ -101,13 +101,14 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
         R *weights = class_sum + array, *cotangents = weights + array, nearest[kBlock], total[kBlock];
         const bool valid = class_log_probs(p, labels, block.distances, dz, class_nearest, class_sum, weights, nearest);
         transpose(block.count, p.ways, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, p.ways, cotangents, kBlock);
-        sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) { return cotangents[k * kBlock + q]; });
+        sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) {
+          return cotangents[k * kBlock + q] + 0 * weights[k * kBlock + q];  // NaN where log p is -inf: it has no gradient
+        });
         for (int64_t k = 0; valid && k < p.ways; k++)  // (dlogp_k - p_k sum dlogp) / sum_k e
 #pragma omp simd
           for (int q = 0; q < kBlock; q++) {
             const int64_t i = k * kBlock + q;
-            const R sum = class_sum[i] == 0 ? R(__builtin_inf()) : class_sum[i];  // 0: all of the class are infinitely far
-            weights[i] = (cotangents[i] - total[q] * exp_approx(weights[i])) / sum;
+            weights[i] = (cotangents[i] - total[q] * exp_approx(weights[i])) / class_sum[i];
           }
         for (int64_t s = 0; s < p.N; s++) {
           const R* weight = weights + (valid ? labels[s] * kBlock : 0);
