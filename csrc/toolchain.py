@@ -18,6 +18,7 @@ ARCHITECTURES = ("80", "90a", "100", "120")  # what FASTMETA_CUDA_ARCHS=all mean
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall"
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin=-compress-all --threads 2"
 LINK_FLAGS = "-pthread -ldl -Wl,--gc-sections -static-libstdc++ -static-libgcc -s"
+SANITIZE_FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"  # with FASTMETA_SANITIZE, see the Makefile
 ISAS = {
     "avx512": "-march=x86-64-v4 -mprefer-vector-width=512 -ffp-contract=fast",
     "avx2": "-mavx2 -mfma -mbmi2 -ffp-contract=fast",
@@ -157,6 +158,8 @@ def ninja_file(cxx: str, cuda: Cuda | None) -> str:
     builds = "\n".join(f"build {o}: {rule} {source}\n  flags = {flags}" for o, rule, source, flags in objects)
     compile_cxx = f"{cxx} {CXX_FLAGS}" + " -DFASTMETA_X86" * x86 + " -DFASTMETA_CUDA" * bool(cuda)
     compile_cuda, link = "false", f"{LINK_FLAGS}"
+    if os.environ.get("FASTMETA_SANITIZE"):
+        compile_cxx, link = f"{compile_cxx} {SANITIZE_FLAGS}", f"{link.removesuffix(' -s')} {SANITIZE_FLAGS}"
     if cuda:
         codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in cuda.architectures]
         codes += [f"-gencode arch=compute_{a},code=compute_{a}" for a in cuda.architectures[-1:] if a[-1] != "a"]  # PTX

@@ -5,6 +5,7 @@
 #pragma once
 #include "../arena.h"
 #include "../parallel.h"
+#include "distance_gradients.h"
 #include "unit_rows.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -106,9 +107,9 @@ void make_units(const ProtoProblem<R>& p, Block<R>& block) {
 // The gradients to unit vectors become those to the queries.
 template <class R>
 void finish_dquery(const ProtoProblem<R>& p, const Block<R>& block) {
-  R* dquery = p.dquery + (block.task * p.Q + block.first) * p.D;
+  const int64_t first = (block.task * p.Q + block.first) * p.D;
   for (int64_t q = 0; q < block.count; q++)
-    unit_row_gradient(block.units + q * p.D, block.inverse_norms[q], p.D, dquery + q * p.D);
+    unit_row_gradient(p.query + first + q * p.D, block.units + q * p.D, block.inverse_norms[q], p.D, p.dquery + first + q * p.D);
 }
 
 // body(Block<R>&, const Panels<R>&, scratch) finds the distances in the block, has `arrays` arrays [N, kBlock] of scratch, and
@@ -142,7 +143,10 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             if (!p.kept_distances) block_distances(p, memory.panels, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
             for (int64_t i = 0; i < size; i++) {
               const int64_t row = (task * p.Q + blocks[i].first) * p.N;
-              if (p.kept_distances) transpose(blocks[i].count, p.N, p.kept_distances + row, p.N, blocks[i].distances, kBlock);
+              if (p.kept_distances) {
+                transpose(blocks[i].count, p.N, p.kept_distances + row, p.N, blocks[i].distances, kBlock);
+                fill_lanes(p, blocks[i]);
+              }
               if (p.distances) store_rows(p.N, blocks[i].count, blocks[i].distances, p.distances + row);
             }
             for (int64_t i = 0; i < size; i++) body(blocks[i], memory.panels, memory.scratch + slot * arrays * p.N * kBlock);
@@ -170,7 +174,8 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
       if (p.dprototypes && memory.panels.units)
         over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
           for (int64_t n = begin; n < end; n++)
-            unit_row_gradient(memory.panels.units + n * p.D, memory.panels.inverse_norms[n], p.D, p.dprototypes + (task * p.N + n) * p.D);
+            unit_row_gradient(p.prototypes + task * p.prototypes_stride + n * p.D, memory.panels.units + n * p.D,
+                              memory.panels.inverse_norms[n], p.D, p.dprototypes + (task * p.N + n) * p.D);
         });
       done(task, loss, dtemperature);
     }

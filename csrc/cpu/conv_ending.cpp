@@ -22,7 +22,7 @@ void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm
 }
 
 template <class R>
-void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm) {
+void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const R* lost, const Norm<R>& norm) {
   if (block.norm == ConvNorm::none) {
     for (int64_t c = 0; c < norm.channels; c++) norm.mean[c] = norm.shift[c] = norm.s[c] = 0, norm.scale[c] = 1;
     return;
@@ -38,7 +38,7 @@ void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, co
     norm.mean[c] = norm.shift[c];
     norm.s[c] = R(s);
     norm.scale[c] = R(gamma ? gamma[c] * s : s);
-    norm.shift[c] = beta ? beta[c] : R(0);
+    norm.shift[c] = (beta ? beta[c] : R(0)) + (lost ? 0 * lost[c] : R(0));
   });
 }
 
@@ -57,7 +57,7 @@ void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R*
 
 template <class R>
 void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>& norm) {
-  const EndingShape pooled{e.out_height(), e.out_width(), e.channels, 1, e.relu};
+  const EndingShape pooled{e.out_height(), e.out_width(), e.channels, 1, e.relu, e.norm};
   with_kind(pooled, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R>, Vector<R> scale, Vector<R> shift) INLINE {
       Sum<R> sum, product;
@@ -72,7 +72,7 @@ void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>
 }
 
 template <class R>
-void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta) {
+void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta, R* dlost) {
   for (int64_t c = 0; c < norm.channels; c++) norm.of_t[c] = norm.rest[c] = 0;
   if (block.norm == ConvNorm::none) return;
   const auto sums = [&](int64_t c, double* found) {
@@ -85,14 +85,15 @@ void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, con
     if (dbeta) dbeta[c] += norm.dsum[c];
     norm.of_t[c] = R(-s * s * s * means[1]);
     norm.rest[c] = R(-s * means[0]);
+    if (dlost) dlost[c] += 0 * (norm.of_t[c] + norm.rest[c]);
   });
 }
 
 template <class R>
 void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db) {
-  with_kind(e, [&](auto pool, auto relu) INLINE {
+  with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
     const auto put = [&](int64_t row, int64_t column, int64_t c, Vector<R> scale, Vector<R> t, Vector<R> g) INLINE {
-      const Vector<R> value = scale * g + (load(norm.of_t + c) * t + load(norm.rest + c));
+      const Vector<R> value = normed.value ? scale * g + (load(norm.of_t + c) * t + load(norm.rest + c)) : g;
       store(dz + row * e.dz_row + column * e.dz_pixel + c, value);
       if (db) add(db + c, value);
     };
@@ -115,10 +116,10 @@ void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>&
 
 #define INSTANTIATE(R) \
   template void add_statistics<R>(const EndingShape&, const R*, int64_t, const Norm<R>&); \
-  template void finish_statistics<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&); \
+  template void finish_statistics<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&); \
   template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*, R*); \
   template void add_gradients<R>(const EndingShape&, const R*, const R*, const Norm<R>&); \
-  template void finish_gradients<R>(const ConvBlock&, int64_t, const R*, const Norm<R>&, R*, R*); \
+  template void finish_gradients<R>(const ConvBlock&, int64_t, const R*, const Norm<R>&, R*, R*, R*); \
   template void gradient_image<R>(const EndingShape&, const R*, const R*, const Norm<R>&, R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

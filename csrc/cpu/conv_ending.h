@@ -42,7 +42,7 @@ struct Tangents {
 struct EndingShape {
   int64_t height, width, channels;  // of z
   int64_t pool;
-  bool relu;
+  bool relu, norm;
   int64_t out_row;                  // from one row of the ended image to the next
   int64_t dz_row, dz_pixel;         // of gradients to z
 
@@ -53,9 +53,10 @@ struct EndingShape {
 // Adds an image to each channel's mean and sum of squares around it, of `before` images of the set.
 template <class R>
 void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm<R>& norm);
-// mean, s, scale, shift of a set of `count` pixels. gamma, beta here and below: null where the norm has none.
+// mean, s, scale, shift of a set of `count` pixels. gamma, beta here and below: null where the norm has none. `lost`: the bias before
+// a batch norm, which takes it away, so that its gradient is 0; null: none. Where one of the two is no number, the other is none.
 template <class R>
-void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const Norm<R>& norm);
+void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, const R* beta, const R* lost, const Norm<R>& norm);
 
 // top: the winners' t, dense.
 template <class R>
@@ -63,9 +64,9 @@ void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R*
 // dsum, dproduct += an image's. d: gradients to the ended image.
 template <class R>
 void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>& norm);
-// The factors of gradient_image; dgamma, dbeta += the set's where not null.
+// The factors of gradient_image; dgamma, dbeta, dlost += the set's where not null.
 template <class R>
-void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta);
+void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta, R* dlost);
 // dz, and db += its sum over the image where db is not null.
 template <class R>
 void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
@@ -74,15 +75,16 @@ void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>&
 template <class R>
 void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r);
 template <class R>
-void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r);
+void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, const R* rbeta, const R* rlost, const Norm<R>& norm,
+                     const Tangents<R>& r);
 template <class R>
 void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out);
 template <class R>
 void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r);
-// The factors of gradient_tangents; rdgamma, rdbeta += the tangents of the gradients to gamma and beta, where not null.
+// The factors of gradient_tangents; rdgamma, rdbeta, rdlost += the tangents of dgamma, dbeta, dlost, where not null.
 template <class R>
 void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* gamma, const R* rgamma, const Norm<R>& norm,
-                              const Tangents<R>& r, R* rdgamma, R* rdbeta);
+                              const Tangents<R>& r, R* rdgamma, R* rdbeta, R* rdlost);
 template <class R>
 void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
                        const Tangents<R>& r, R* rdz, R* rdb);

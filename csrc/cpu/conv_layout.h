@@ -1,7 +1,8 @@
 // Where the parameters of a convolutional network lie in a thread's memory: a block, in which W of a convolution lies as
 // [3, 3, in, out], so that three taps of a row of pixels meet rows in sequence, b, gamma and beta as rows, all padded to whole
 // vectors of channels. Activations have their channels last, padded too, but for the images, whose channels are as many as they
-// are. After these, the form of gradients, follow the kernels of every block but the first turned around, [3, 3, out, in], which
+// are. What padding holds is 0 times something: an infinite pixel or number makes it NaN, and with it more of its task than PyTorch
+// would. After these, the form of gradients, follow the kernels of every block but the first turned around, [3, 3, out, in], which
 // gradients to its inputs take: flip() makes them. The linear layer takes its features in that order, rows [outputs, features].
 #pragma once
 #include "../conv.h"

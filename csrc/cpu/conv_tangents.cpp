@@ -17,7 +17,8 @@ void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& 
 }
 
 template <class R>
-void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, const R* rbeta, const Norm<R>& norm, const Tangents<R>& r) {
+void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, const R* rbeta, const R* rlost, const Norm<R>& norm,
+                     const Tangents<R>& r) {
   for (int64_t c = 0; c < norm.channels; c++) r.mean[c] = r.along[c] = r.gain[c] = r.shift[c] = 0;
   if (block.norm == ConvNorm::none) return;
   const auto sums = [&](int64_t c, double* found) { found[0] = r.sum[c], found[1] = r.product[c]; };
@@ -26,20 +27,20 @@ void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, con
     r.mean[c] = R(means[0]);
     r.along[c] = R(s * s * means[1]);
     r.gain[c] = rgamma ? R(rgamma[c] * s) : R(0);
-    r.shift[c] = rbeta ? rbeta[c] : R(0);
+    r.shift[c] = (rbeta ? rbeta[c] : R(0)) + (rlost ? 0 * rlost[c] : R(0));
   });
 }
 
 template <class R>
 void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out) {
-  with_kind(e, [&](auto pool, auto relu) INLINE {
+  with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
       const Vector<R> rmean = load(r.mean + c), along = load(r.along + c), gain = load(r.gain + c), rshift = load(r.shift + c);
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const Vector<R> t = w.winner_t();
-        const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
-        store(out + ended(e, row, column) + c, gated<relu.value>(w.y, gain * t + scale * rt + rshift));
+        const Vector<R> t = w.winner_t(), tangent = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); });
+        const Vector<R> ry = normed.value ? gain * t + scale * (tangent - rmean - along * t) + rshift : tangent;
+        store(out + ended(e, row, column) + c, gated<relu.value>(w.y, ry));
       });
     });
   });
@@ -67,7 +68,7 @@ void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const 
 
 template <class R>
 void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* gamma, const R* rgamma, const Norm<R>& norm,
-                              const Tangents<R>& r, R* rdgamma, R* rdbeta) {
+                              const Tangents<R>& r, R* rdgamma, R* rdbeta, R* rdlost) {
   for (int64_t c = 0; c < norm.channels; c++) r.of_d[c] = r.of_rt[c] = r.of_t[c] = r.rest[c] = 0;
   if (block.norm == ConvNorm::none) return;
   const auto sums = [&](int64_t c, double* found) {
@@ -83,27 +84,29 @@ void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* ga
     r.of_rt[c] = R(-s * s * s * means[1]);
     r.of_t[c] = R(s * s * s * (along * means[1] - means[3]));
     r.rest[c] = R(s * (along * means[0] - means[2]));
+    if (rdlost) rdlost[c] += 0 * (r.of_t[c] + r.rest[c]);
   });
 }
 
 template <class R>
 void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
                        const Tangents<R>& r, R* rdz, R* rdb) {
-  with_kind(e, [&](auto pool, auto relu) INLINE {
+  with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
       const Vector<R> rmean = load(r.mean + c), along = load(r.along + c), of_d = load(r.of_d + c);
       const Vector<R> of_rt = load(r.of_rt + c), of_t = load(r.of_t + c), rest = load(r.rest + c);
       Vector<R> sum = {};
       const auto put = [&](int64_t row, int64_t column, Vector<R> t, Vector<R> gradients) INLINE {
         const Vector<R> rt = load(rz + (row * e.width + column) * e.channels + c) - rmean - along * t;
-        const Vector<R> value = gradients + of_rt * rt + (of_t * t + rest);
+        const Vector<R> value = normed.value ? gradients + of_rt * rt + (of_t * t + rest) : gradients;
         store(rdz + row * e.dz_row + column * e.dz_pixel + c, value);
         sum += value;
       };
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const int64_t place = packed(e, row, column) + c;
-        const Vector<R> g = gated<relu.value>(w.y, of_d * load(d + place) + scale * load(rd + place));
+        const Vector<R> tangent = load(rd + place);
+        const Vector<R> g = gated<relu.value>(w.y, normed.value ? of_d * load(d + place) + scale * tangent : tangent);
 #pragma GCC unroll 4
         for (int p = 0; p < w.kPixels; p++)
           put(row * pool.value + p / pool.value, column * pool.value + p % pool.value, w.t[p], w.if_winner(p, g));
@@ -118,10 +121,10 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
 
 #define INSTANTIATE(R) \
   template void add_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
-  template void finish_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
+  template void finish_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
   template void end_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*); \
   template void add_gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
-  template void finish_gradient_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*); \
+  template void finish_gradient_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*, R*); \
   template void gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

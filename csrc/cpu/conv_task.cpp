@@ -27,7 +27,7 @@ BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l) {
   dz_size = (b.height + 2) * dz_width * out, dz_first = gap * (dz_width + 1) * out;
   forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, 3 * in, W * out, out};
   to_x = {b.height, b.width, in, dz_width * out, out, dz_width * out, 3 * out, b.width * in, in};
-  ending = {H, W, out, b.pool, b.relu, out_row, b.stride * dz_width * out, b.stride * out};
+  ending = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, b.stride * dz_width * out, b.stride * out};
 }
 
 template <class R>
@@ -89,7 +89,7 @@ void ConvTask<R>::forward(const R* theta, const ConvPass<R>& pass) const {
       if (has_norm(l)) add_statistics(s.ending, z, own ? 0 : i, pass.norm(l, i));
     }
     for (const Norm<R>& norm : pass.norms[l])
-      finish_statistics(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(theta, l, kBeta), norm);
+      finish_statistics(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(theta, l, kBeta), lost_bias_of(theta, l), norm);
     for (int64_t i = 0; i < pass.n; i++)
       end_image(s.ending, pass.z[l] + i * s.z_size, pass.norm(l, i), pass.x[l + 1] + i * s.out_size + s.out_first, pass.top[l] + i * s.dense_size);
   }
@@ -120,7 +120,8 @@ void ConvTask<R>::backward(const R* theta, const ConvPass<R>& pass, R* grad) con
       for (R* each : {norm.dsum, norm.dproduct}) std::memset(each, 0, size_t(norm.channels) * sizeof(R));
     for (int64_t i = 0; i < n && has_norm(l); i++) add_gradients(s.ending, pass.top[l] + i * s.dense_size, d(i), pass.norm(l, i));
     for (const Norm<R>& norm : pass.norms[l])
-      finish_gradients(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), norm, of(grad, l, kGamma), of(grad, l, kBeta));
+      finish_gradients(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), norm, of(grad, l, kGamma), of(grad, l, kBeta),
+                       lost_bias_of(grad, l));
     for (int64_t i = 0; i < n; i++) {
       R* first = dz[l] + s.dz_first;
       gradient_image(s.ending, z(i), d(i), pass.norm(l, i), first, bias_of(grad, l));
@@ -148,7 +149,8 @@ void ConvTask<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>
       if (has_norm(l)) add_tangents(s.ending, z(i), to, pass.norm(l, i), of_sets(tangents[l], i));
     }
     for (size_t set = 0; set < pass.norms[l].size(); set++)
-      finish_tangents(layout.net.block[l], pixels(l, pass), of(v, l, kGamma), of(v, l, kBeta), pass.norms[l][set], tangents[l][set]);
+      finish_tangents(layout.net.block[l], pixels(l, pass), of(v, l, kGamma), of(v, l, kBeta), lost_bias_of(v, l), pass.norms[l][set],
+                      tangents[l][set]);
     for (int64_t i = 0; i < pass.n; i++)
       end_tangents(s.ending, z(i), rz[l] + i * s.z_size, pass.norm(l, i), of_sets(tangents[l], i),
                    rx[l + 1] + i * s.out_size + s.out_first);
@@ -170,7 +172,7 @@ void ConvTask<R>::block_tangents(int l, const R* theta, const R* v, const ConvPa
     add_gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i));
   for (size_t set = 0; set < pass.norms[l].size(); set++)
     finish_gradient_tangents(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(v, l, kGamma), pass.norms[l][set],
-                             tangents[l][set], of(sum, l, kGamma), of(sum, l, kBeta));
+                             tangents[l][set], of(sum, l, kGamma), of(sum, l, kBeta), lost_bias_of(sum, l));
   ConvShape shape = s.forward;
   shape.y_row = s.ending.dz_row, shape.y_pixel = s.ending.dz_pixel;
   for (int64_t i = 0; i < pass.n; i++) {

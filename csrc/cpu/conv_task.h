@@ -68,11 +68,12 @@ struct ConvTask {
     return begin < 0 ? nullptr : block + begin;
   }
   R* of(R* block, int l, ConvTensor tensor) const { return const_cast<R*>(of(static_cast<const R*>(block), l, tensor)); }
-  // Batch norm takes the mean away: a bias before it does nothing, and has the gradient 0.
-  const R* bias_of(const R* theta, int l) const {
-    return layout.net.block[l].norm == ConvNorm::batch ? nullptr : of(theta, l, kBias);
-  }
-  R* bias_of(R* grad, int l) const { return const_cast<R*>(bias_of(static_cast<const R*>(grad), l)); }
+  // The bias, but where batch norm takes it away with the mean: there it is lost.
+  bool loses_bias(int l) const { return layout.net.block[l].norm == ConvNorm::batch; }
+  template <class P>
+  P* bias_of(P* block, int l) const { return loses_bias(l) ? nullptr : of(block, l, kBias); }
+  template <class P>
+  P* lost_bias_of(P* block, int l) const { return loses_bias(l) ? of(block, l, kBias) : nullptr; }
   bool has_norm(int l) const { return layout.net.block[l].norm != ConvNorm::none; }
   int64_t pixels(int l, const ConvPass<R>& pass) const {  // of a set
     return shapes[size_t(l)].pixels * (layout.net.block[l].norm == ConvNorm::group ? 1 : pass.n);

@@ -28,11 +28,19 @@ struct Window {
 #pragma GCC unroll 4
     for (int p = 1; p < kPixels; p++) {
       const Vector<R> other = t[p] * scale + shift;
-      place = other <= y ? place : Vector<R>{} + R(p);
-      y = other <= y ? y : other;
+      place = other > y ? Vector<R>{} + R(p) : place;
+      y = other > y ? other : y;
       sum += other;
     }
-    if (kPixels > 1) y = sum == sum ? y : sum;  // a NaN wins
+    if (kPixels > 1 && __builtin_expect(any_nan<R>(sum), 0)) let_nan_win(scale, shift);
+  }
+  // As torch has it, the last NaN of a window.
+  INLINE inline void let_nan_win(Vector<R> scale, Vector<R> shift) {
+    for (int p = 0; p < kPixels; p++) {
+      const Vector<R> other = t[p] * scale + shift;
+      place = other == other ? place : Vector<R>{} + R(p);
+      y = other == other ? y : other;
+    }
   }
   INLINE static inline int64_t offset(const EndingShape& e, int p) { return (p / pool * e.width + p % pool) * e.channels; }
 
@@ -90,6 +98,12 @@ template <class F>
 FASTMETA_INLINE void with_kind(const EndingShape& e, F&& f) {
   if (e.pool == 2) e.relu ? f(Size<2>(), Size<1>()) : f(Size<2>(), Size<0>());
   else e.relu ? f(Size<1>(), Size<1>()) : f(Size<1>(), Size<0>());
+}
+
+// Calls f(Size<pool>, Size<relu>, Size<norm>): where there is no norm, its factors of 0 would make NaN of an infinity.
+template <class F>
+FASTMETA_INLINE void with_norm(const EndingShape& e, F&& f) {
+  with_kind(e, [&](auto pool, auto relu) INLINE { e.norm ? f(pool, relu, Size<1>()) : f(pool, relu, Size<0>()); });
 }
 
 template <class R>

@@ -19,6 +19,8 @@ constexpr int64_t kSegment = 8;  // blocks whose queries are summed before they 
 constexpr int64_t kFew = 8;      // prototypes that are too few for the tiles of many
 constexpr int64_t kLongRow = 2048;  // features that are summed, in kBlock sums, before they join a distance to few prototypes
 constexpr int kNear = 4;         // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
+template <class R>
+constexpr R kFarthest = sizeof(R) == 4 ? R(__FLT_MAX__) : R(__DBL_MAX__);  // the farthest that is finite
 
 FASTMETA_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 FASTMETA_INLINE double square_root(double x) { return __builtin_sqrt(x); }
@@ -76,7 +78,10 @@ void make_panels(const ProtoProblem<R>& p, const Panels<R>& panels, int64_t begi
       load_columns(panels.rows + n * p.D + d, width, x);
       for (int part = 0; part < kParts<R>; part++) sum[part] += x[part];
     }
-    for (int part = 0; part < kParts<R>; part++) sum[part] /= R(p.N);
+    for (int part = 0; part < kParts<R>; part++) {
+      const Vector<R> mean = sum[part] / R(p.N), zero = {};
+      sum[part] = mean - mean == zero ? mean : zero;  // any finite centre will do: an infinite one would spoil what is not near it
+    }
     store_columns(panels.centre + d, sum);
     for (int64_t n = 0; n < p.N; n++) {
       load_columns(panels.rows + n * p.D + d, width, x);
@@ -145,8 +150,7 @@ FASTMETA_INLINE void row_squares(const R* x, const R* const (&rows)[M], int64_t 
   }
 }
 
-// Squared distances of a block to few prototypes along the rows as they lie, and for gradients |q - m|^2 on the way. Lanes beyond the
-// block's queries repeat the last one.
+// Squared distances of a block to few prototypes along the rows as they lie, and for gradients |q - m|^2 on the way.
 template <class R>
 inline void few_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>& block) {
   const bool gradients = p.dquery || p.dprototypes;
@@ -157,8 +161,8 @@ inline void few_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block
         const R* rows[M];
         for (int m = 0; m < M; m++) rows[m] = m < p.N ? panels.rows + m * p.D : panels.centre;
         R squares[M] = {};
-        for (int64_t q = 0; q < kBlock; q++) {
-          if (q < block.count) row_squares<M>(block.rows + q * p.D, rows, p.D, squares);
+        for (int64_t q = 0; q < block.count; q++) {
+          row_squares<M>(block.rows + q * p.D, rows, p.D, squares);
           for (int64_t n = 0; n < p.N; n++) block.distances[n * kBlock + q] = squares[n];
           block.radius[q] = squares[M - 1];
         }
@@ -181,6 +185,14 @@ inline void block_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Blo
   }
 }
 
+// Lanes beyond the block's queries: finite, and near to nothing.
+template <class R>
+inline void fill_lanes(const ProtoProblem<R>& p, Block<R>& block) {
+  for (int64_t n = 0; n < p.N && block.count < kBlock; n++)
+    for (int64_t q = block.count; q < kBlock; q++) block.distances[n * kBlock + q] = kFarthest<R>;
+  for (int64_t q = block.count; q < kBlock; q++) block.radius[q] = 0;
+}
+
 template <class R>
 void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
   const int64_t pairs = p.N * kBlock;
@@ -189,6 +201,7 @@ void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>
     R* distances = blocks[b].distances;
     if (p.N <= kFew) few_squares(p, panels, blocks[b]);
     else if (p.D == 0) std::memset(distances, 0, size_t(pairs) * sizeof(R));
+    fill_lanes(p, blocks[b]);
     if (p.metric == Metric::euclidean)
 #pragma omp simd
       for (int64_t i = 0; i < pairs; i++) distances[i] = square_root(distances[i]);
@@ -198,140 +211,6 @@ void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>
       const R zero = panels.inverse_norms[n] == 0 ? R(0.5) : R(0);
 #pragma omp simd
       for (int q = 0; q < kBlock; q++) distances[n * kBlock + q] = R(0.5) * distances[n * kBlock + q] + zero;
-    }
-  }
-}
-
-// dquery of the chunks [begin, end), W at a time; prototypes [n, n + kRun).
-template <int W, class R>
-FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block, int64_t n, int64_t begin,
-                                    int64_t end) {
-  const int64_t first = (block.task * p.Q + block.first) * p.D;
-  for_each_part<W == 1 ? kTileRows<R> : kWideRows<R>>(0, block.count, [&](auto rows, int64_t q) __attribute__((always_inline)) {
-    constexpr int K = decltype(rows)::value;
-    for (int64_t chunk = begin; chunk < end; chunk += W) {
-      Columns<R> sum[K][W] = {}, x, centre;
-      tile_products<R, K, W>(least(kRun, p.N - n), block.distances + n * kBlock + q, kBlock, 1,
-                             panels.values + (chunk * p.N + n) * kBlock, kBlock, p.N * kBlock, sum);
-#pragma GCC unroll 4
-      for (int w = 0; w < W; w++) {
-        const int64_t d = (chunk + w) * kBlock, width = least(kBlock, p.D - d);
-        load_columns(panels.centre + d, centre);
-#pragma GCC unroll 16
-        for (int k = 0; k < K; k++) {
-          R* out = p.dquery + first + (q + k) * p.D + d;
-          load_columns(n ? out : block.rows + (q + k) * p.D + d, W == 1 ? width : kBlock, x);
-#pragma GCC unroll 8
-          for (int part = 0; part < kParts<R>; part++)
-            sum[k][w][part] += n ? x[part] : block.totals[q + k] * (x[part] - centre[part]);
-          store_columns(out, W == 1 ? width : kBlock, sum[k][w]);
-        }
-      }
-    }
-  });
-}
-
-// dquery of `count` blocks of a task.
-template <class R>
-void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count) {
-  const int64_t wide = wide_chunks(p);
-  for (int64_t n = 0; n < p.N; n += kRun)
-    for (int64_t b = 0; b < count; b++) {
-      dquery_columns<kWide>(p, panels, blocks[b], n, 0, wide);
-      dquery_columns<1>(p, panels, blocks[b], n, wide, feature_chunks(p));
-    }
-  for (int64_t b = 0; b < count; b++)
-    for (int64_t i = 0; i < blocks[b].near_count; i++) {
-      const Near<R> pair = blocks[b].near[i];
-      const R *x = blocks[b].rows + pair.q * p.D, *c = panels.rows + pair.n * p.D;
-      R* out = p.dquery + (blocks[b].task * p.Q + blocks[b].first + pair.q) * p.D;
-#pragma omp simd
-      for (int64_t d = 0; d < p.D; d++) out[d] += pair.coefficient * (x[d] - c[d]);
-    }
-}
-
-// Whether dprototypes is one tile high, so that it reads each query once, where that is.
-template <class R>
-FASTMETA_INLINE bool one_tile(const ProtoProblem<R>& p) {
-  return p.N <= kTileRows<R> && p.D % kBlock == 0;
-}
-
-template <class R>
-void centre_queries(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block) {
-  for (int64_t q = 0; q < block.count; q++)
-    for (int64_t chunk = wide_chunks(p); chunk < feature_chunks(p); chunk++) {
-      Columns<R> x, centre;
-      load_columns(block.rows + q * p.D + chunk * kBlock, least(kBlock, p.D - chunk * kBlock), x);
-      load_columns(panels.centre + chunk * kBlock, centre);
-      for (int part = 0; part < kParts<R>; part++) x[part] -= centre[part];
-      store_columns(block.centred + (chunk * kBlock + q) * kBlock, x);
-    }
-}
-
-// dprototypes [begin, end) of the chunks [chunk, chunk + W), see block_dprototypes.
-template <int W, class R>
-FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
-                                         int64_t begin, int64_t end, int64_t chunk, bool add) {
-  const int64_t d = chunk * kBlock, width = W == 1 ? least(kBlock, p.D - d) : kBlock;
-  R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
-  const bool direct = W > 1 || one_tile(p);
-  Columns<R> centre[W];
-#pragma GCC unroll 4
-  for (int w = 0; w < W; w++) load_columns(panels.centre + d + w * kBlock, centre[w]);
-  for_each_part<W == 1 ? kTileRows<R> : kWideRows<R>>(begin, end, [&](auto rows, int64_t n) __attribute__((always_inline)) {
-    constexpr int K = decltype(rows)::value;
-    Columns<R> sum[K][W], total = {};
-#pragma GCC unroll 16
-    for (int k = 0; k < K; k++) {
-      R weight = 0;
-      for (int64_t b = 0; b < count; b++) weight += blocks[b].sums[n + k];
-#pragma GCC unroll 4
-      for (int w = 0; w < W; w++) {
-        load_columns(panels.values + ((chunk + w) * p.N + n + k) * kBlock, sum[k][w]);
-#pragma GCC unroll 8
-        for (int part = 0; part < kParts<R>; part++) sum[k][w][part] *= weight;
-      }
-    }
-    for (int64_t b = 0; b < count; b++) {
-      const R* coefficients = blocks[b].distances + n * kBlock;
-      if (direct)
-        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].rows + d, p.D, kBlock, sum, centre);
-      else
-        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].centred + chunk * kBlock * kBlock, kBlock, 0, sum);
-    }
-#pragma GCC unroll 16
-    for (int k = 0; k < K; k++)
-#pragma GCC unroll 4
-      for (int w = 0; w < W; w++) {
-        R* out = dprototypes + (n + k) * p.D + w * kBlock;
-        if (add) load_columns(out, width, total);
-#pragma GCC unroll 8
-        for (int part = 0; part < kParts<R>; part++) sum[k][w][part] += total[part];
-        store_columns(out, width, sum[k][w]);
-      }
-  });
-}
-
-// The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of the chunks [chunk, last), all
-// wide ones or none.
-template <class R>
-void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
-                              int64_t begin, int64_t end, int64_t chunk, int64_t last, bool add) {
-  const int64_t d = chunk * kBlock, width = least(last * kBlock, p.D) - d;
-  if (last <= wide_chunks(p)) {
-    dprototypes_columns<kWide>(p, panels, blocks, count, begin, end, chunk, add);
-  } else {
-    dprototypes_columns<1>(p, panels, blocks, count, begin, end, chunk, add);
-  }
-  R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
-  for (int64_t b = 0; b < count; b++) {
-    const Near<R>* pair = blocks[b].near;
-    const Near<R>* last_pair = pair + blocks[b].near_count;
-    for (; pair < last_pair && pair->n < begin;) pair++;
-    for (; pair < last_pair && pair->n < end; pair++) {
-      const R *x = blocks[b].rows + pair->q * p.D + d, *c = panels.rows + pair->n * p.D + d;
-#pragma omp simd
-      for (int64_t i = 0; i < width; i++) dprototypes[pair->n * p.D + i] += pair->coefficient * (c[i] - x[i]);
     }
   }
 }

@@ -28,12 +28,12 @@ bool labels_in_range(const MatchingLogProbs<R>& p, const int64_t* labels) {
 template <class R>
 bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const R* distances, R* exps, R* class_nearest,
                      R* class_sum, R* log_probs, R* nearest) {
-  const R rate = R(1 / p.temperature), infinity = R(__builtin_inf());
+  const R rate = rate_of<R>(p.temperature);
   if (!labels_in_range(p, labels)) {
     for (int64_t i = 0; i < p.ways * kBlock; i++) log_probs[i] = R(__builtin_nan(""));
     return false;
   }
-  for (int64_t i = 0; i < p.ways * kBlock; i++) class_nearest[i] = infinity, class_sum[i] = 0;
+  for (int64_t i = 0; i < p.ways * kBlock; i++) class_nearest[i] = kFarthest<R>, class_sum[i] = 0;
   for (int64_t s = 0; s < p.N; s++) {
     R* near = class_nearest + labels[s] * kBlock;
 #pragma omp simd
@@ -49,7 +49,7 @@ bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const 
     }
   }
 #pragma omp simd
-  for (int q = 0; q < kBlock; q++) nearest[q] = infinity;
+  for (int q = 0; q < kBlock; q++) nearest[q] = kFarthest<R>;
   for (int64_t k = 0; k < p.ways; k++)
 #pragma omp simd
     for (int q = 0; q < kBlock; q++)
@@ -101,7 +101,9 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
         R *weights = class_sum + array, *cotangents = weights + array, nearest[kBlock], total[kBlock];
         const bool valid = class_log_probs(p, labels, block.distances, dz, class_nearest, class_sum, weights, nearest);
         transpose(block.count, p.ways, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, p.ways, cotangents, kBlock);
-        sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) { return cotangents[k * kBlock + q]; });
+        sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) {
+          return cotangents[k * kBlock + q] + 0 * weights[k * kBlock + q];  // NaN where log p is -inf: it has no gradient
+        });
         for (int64_t k = 0; valid && k < p.ways; k++)  // (dlogp_k - p_k sum dlogp) / sum_k e
 #pragma omp simd
           for (int q = 0; q < kBlock; q++) {

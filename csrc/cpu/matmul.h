@@ -38,7 +38,7 @@ struct Product {
   int64_t ldb, inner;
 };
 
-enum class End { keep, relu, gate };  // gate: 0 where the gate is not positive
+enum class End { keep, relu, gate };  // gate: 0 where the gate is 0 or less; a NaN lets through
 
 template <class R>
 struct Target {
@@ -61,7 +61,7 @@ template <class R>
 FASTMETA_INLINE Vector<R> ended(const Target<R>& t, int64_t at, Vector<R> sum) {
   const Vector<R> zero = {};
   if (t.end == End::relu) return relu<R>(sum);
-  if (t.end == End::gate) return load(t.gate + at) > zero ? sum : zero;
+  if (t.end == End::gate) return load(t.gate + at) <= zero ? zero : sum;
   return sum;
 }
 

@@ -40,7 +40,10 @@ inline void activate(Activation kind, R* __restrict x, R* __restrict slope, R* _
     for (int64_t i = 0; i < count; i++) x[i] = tanh_approx(x[i]);
   else
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) x[i] = 1 / (1 + exp_approx(-x[i]));
+    for (int64_t i = 0; i < count; i++) {
+      const R e = exp_approx(x[i]);  // finite
+      x[i] = e / (1 + e);            // 0 and 1 at the infinities
+    }
   if (slope)
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) slope[i] = tanh ? 1 - x[i] * x[i] : x[i] * (1 - x[i]);

@@ -55,14 +55,13 @@ R cross_entropy(const Outputs<R>& o, const int64_t* target, const R* z, R* d, R*
     for (int64_t j = 1; j < classes; j++) largest = row[j] > largest ? row[j] : largest;
     R *p = o.probability + i * ld, *dr = d + i * ld;
     const R sum = softmax(row, classes, ld, largest, p), weight = weight_of(target[i], classes, o.scale);
-    if (weight == 0) {
+    for (int64_t v = 0; v < ld; v += kLanes<R>) store(dr + v, load(p + v) * weight);
+    if (target[i] == kIgnoreIndex) {
       row_sums[i] = 1;  // its logarithm is 0
-      std::memset(dr, 0, size_t(ld) * sizeof(R));
       continue;
     }
     counted++;
     row_sums[i] = sum;
-    for (int64_t v = 0; v < ld; v += kLanes<R>) store(dr + v, load(p + v) * weight);
     if (weight != weight) {
       total = NAN;
     } else {
@@ -103,10 +102,6 @@ void loss_tangent(const Outputs<R>& o, const void* y, const R* tangents, R* foun
       continue;
     }
     const R weight = weight_of(static_cast<const int64_t*>(y)[i], o.classes, o.scale);
-    if (weight == 0) {
-      std::memset(out, 0, size_t(ld) * sizeof(R));
-      continue;
-    }
     Vector<R> sums = {};
     for (int64_t v = 0; v < ld; v += kLanes<R>) sums += load(p + v) * load(r + v);
     const R mean = sum_lanes<R>(sums);

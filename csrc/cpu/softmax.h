@@ -7,6 +7,12 @@ namespace fastmeta::FASTMETA_ISA {
 
 constexpr int64_t kShortSum = 16;
 
+// 1 / temperature, finite: what is nearest stays at 0.
+template <class R>
+FASTMETA_INLINE R rate_of(double temperature) {
+  return 1 / temperature < double(kFarthest<R>) ? R(1 / temperature) : kFarthest<R>;
+}
+
 template <class R>
 struct Softmax {
   R nearest[kBlock];  // min_n d_n
@@ -32,7 +38,7 @@ FASTMETA_INLINE void sum_classes(int64_t N, R* total, Term&& term) {
 // Also leaves exp((nearest - d_n) / temperature) in `exps`, where that is not null.
 template <class R>
 void block_softmax(int64_t N, double temperature, const R* distances, R* exps, Softmax<R>& s) {
-  const R rate = R(1 / temperature);
+  const R rate = rate_of<R>(temperature);
 #pragma omp simd
   for (int q = 0; q < kBlock; q++) s.nearest[q] = R(__builtin_inf());
   for (int64_t n = 0; n < N; n++)
@@ -124,7 +130,7 @@ inline void replace_distances(const ProtoProblem<R>& p, R scale, const R* dz, Bl
 
 template <Metric metric, class R>
 inline void find_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, Block<R>& block) {
-  const R scale = R(-1 / p.temperature);
+  const R scale = -rate_of<R>(p.temperature);
   take_near<metric>(p, panels, scale, dz, block);
   replace_distances<metric>(p, scale, dz, block);
 }
@@ -143,8 +149,8 @@ void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz
     block.dtemperature /= p.temperature * p.temperature;
   }
   if (!p.dquery && !p.dprototypes) return;
-  for (int64_t q = 0; q < kBlock && (p.N > kFew || p.kept_distances); q++)
-    block.radius[q] = q < block.count ? radius_of(block.rows + q * p.D, panels.centre, p.D) : R(0);
+  for (int64_t q = 0; q < block.count && (p.N > kFew || p.kept_distances); q++)
+    block.radius[q] = radius_of(block.rows + q * p.D, panels.centre, p.D);
   if (p.metric == Metric::euclidean) find_coefficients<Metric::euclidean>(p, panels, dz, block);
   if (p.metric == Metric::sqeuclidean) find_coefficients<Metric::sqeuclidean>(p, panels, dz, block);
   if (p.metric == Metric::cosine) find_coefficients<Metric::cosine>(p, panels, dz, block);

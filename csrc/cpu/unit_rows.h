@@ -25,9 +25,11 @@ inline R unit_row(const R* x, int64_t D, R* unit) {
   return inverse;
 }
 
-// From the gradient to a unit vector that to x, in place: dx = (dunit - unit <unit, dunit>) / |x|.
+// From the gradient to a unit vector that to x, in place: dx = (dunit - unit <unit, dunit>) / |x|; 0 for a zero vector, whatever dunit
+// is. 1 / |x| is 0 too where |x|^2 overflows.
 template <class R>
-inline void unit_row_gradient(const R* unit, R inverse, int64_t D, R* dx) {
+inline void unit_row_gradient(const R* x, const R* unit, R inverse, int64_t D, R* dx) {
+  if (inverse == 0 && dot(x, x, D) == 0) return void(std::memset(dx, 0, size_t(D) * sizeof(R)));
   const R along = dot<R>(unit, dx, D);
 #pragma omp simd
   for (int64_t d = 0; d < D; d++) dx[d] = inverse * (dx[d] - along * unit[d]);

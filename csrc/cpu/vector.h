@@ -66,6 +66,25 @@ FASTMETA_INLINE void stream_fence() {
 #endif
 }
 
+template <class R>
+FASTMETA_INLINE bool any_nan(Vector<R> x) {
+#if defined(__clang__)
+  return __builtin_reduce_or(x != x) != 0;
+#elif defined(__AVX512F__)
+  constexpr int unordered = 3, rounding = 4;  // the latter as it is
+  if constexpr (sizeof(R) == 4) return __builtin_ia32_cmpps512_mask(x, x, unordered, -1, rounding);
+  else return __builtin_ia32_cmppd512_mask(x, x, unordered, -1, rounding);
+#elif defined(__AVX2__)
+  return __builtin_ia32_movmskps256(Vector<float>(x != x));
+#elif defined(__SSE2__)
+  return __builtin_ia32_movmskps(Vector<float>(x != x));
+#else
+  bool found = false;
+  for (int i = 0; i < kLanes<R>; i++) found |= x[i] != x[i];
+  return found;
+#endif
+}
+
 // A vector's halves added until 16 bytes are left.
 template <class R, int bytes = kVectorBytes>
 FASTMETA_INLINE typename VectorOf<R, 16>::type fold(typename VectorOf<R, bytes>::type x) {

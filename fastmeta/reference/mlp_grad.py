@@ -11,9 +11,7 @@ from .mlp_loss import IGNORE_INDEX, task_loss
 
 
 def derivative(z: Tensor, activation: str) -> Tensor:
-    """activation'(z), from primitives, so that it can be differentiated again."""
-    if activation == "relu":
-        return (z > 0).to(z.dtype)
+    """activation'(z) of any but ReLU, from primitives, so that it can be differentiated again."""
     if activation == "tanh":
         return 1 - torch.tanh(z).square()
     if activation == "sigmoid":
@@ -21,6 +19,11 @@ def derivative(z: Tensor, activation: str) -> Tensor:
     if activation == "gelu":
         return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return torch.ones_like(z)
+
+
+def through(d: Tensor, z: Tensor, activation: str) -> Tensor:
+    """d activation'(z); as PyTorch's, ReLU's lets nothing pass where z <= 0, no NaN either, and all where z is NaN."""
+    return torch.where(z <= 0, 0, d) if activation == "relu" else d * derivative(z, activation)
 
 
 def output_gradient(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
@@ -47,7 +50,7 @@ def backpropagate(
         grads[2 * i] = dz.mT @ xs[i]
         grads[2 * i + 1] = None if params[2 * i + 1] is None else dz.sum(-2)
         if i:
-            dz = (dz @ weight) * derivative(zs[i - 1], activation)
+            dz = through(dz @ weight, zs[i - 1], activation)
     return grads
 
 

@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from .mlp_forward import ACTIVATIONS, linear
-from .mlp_grad import backpropagate, derivative, output_gradient
+from .mlp_grad import backpropagate, derivative, output_gradient, through
 from .mlp_loss import IGNORE_INDEX
 
 
-def second_derivative(z: Tensor, activation: str) -> Tensor:
+def second_derivative(z: Tensor, activation: str) -> Tensor | None:
+    """activation''(z); None where it is 0 everywhere."""
     if activation == "tanh":
         return -2 * torch.tanh(z) * derivative(z, activation)
     if activation == "sigmoid":
         return derivative(z, activation) * (1 - 2 * torch.sigmoid(z))
     if activation == "gelu":
         return (2 - z * z) * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return torch.zeros_like(z)
+    return None
 
 
 def output_tangent(outputs: Tensor, tangent: Tensor, targets: Tensor, loss: str) -> Tensor:
@@ -52,7 +53,7 @@ def mlp_hvp(
         rzs.append(linear(rxs[i], weights[i], None) + linear(xs[i], dweights[i], vectors[2 * i + 1]))
         if i + 1 < layers:
             xs.append(ACTIVATIONS[activation](zs[i]))
-            rxs.append(derivative(zs[i], activation) * rzs[i])
+            rxs.append(through(rzs[i], zs[i], activation))
     rdz = output_tangent(zs[-1], rzs[-1], targets, loss)
     if curvature == "ggn":
         return backpropagate(params, xs, zs, rdz, activation)
@@ -62,9 +63,10 @@ def mlp_hvp(
         products[2 * i] = rdz.mT @ xs[i] + dz.mT @ rxs[i]
         products[2 * i + 1] = None if params[2 * i + 1] is None else rdz.sum(-2)
         if i:
-            slope, bend = derivative(zs[i - 1], activation), second_derivative(zs[i - 1], activation)
+            z, bend = zs[i - 1], second_derivative(zs[i - 1], activation)
             dx, rdx = dz @ weights[i], rdz @ weights[i] + dz @ dweights[i]
-            dz, rdz = dx * slope, rdx * slope + dx * bend * rzs[i - 1]
+            dz, rdz = through(dx, z, activation), through(rdx, z, activation)
+            rdz = rdz if bend is None else rdz + dx * bend * rzs[i - 1]
     return products
 
 
