@@ -4,7 +4,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
-from .proto_log_softmax import check_distance
+from .proto_log_softmax import METRICS, check_distance
 
 CORES = (2, 2, 1, None)
 
@@ -40,15 +40,15 @@ def matching_log_probs(
     ```
     """
     op = "matching_log_probs"
+    num_classes = _check.integer(op, "num_classes", num_classes, 1, _check.MOST_CLASSES)
+    metric = _check.one_of(op, "metric", metric, METRICS)
     static = (num_classes, metric)
     found = direct(op, (query, support, labels, _check.scalar(temperature)), static, CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "labels", labels, num_classes)
         _check.refuse_empty_class(op, labels, num_classes)
         return found[0]
-    if num_classes < 1:
-        raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
-    lead, temperature = check_distance(op, query, support, metric, temperature, "support")
+    lead, temperature = check_distance(op, query, support, temperature, "support")
     _check.labels(op, "labels", labels, support.shape[:-1], support.device)
     _check.label_range(op, "labels", labels, num_classes)
     _check.every_class(op, labels, num_classes)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import _check
 from .._dispatch import call, direct
 from ._mlp import (
     PARAM_CORES,
@@ -59,8 +60,9 @@ def mlp_adapt(
     ```
     """
     op = "mlp_adapt"
-    check_loss(op, activation, loss)
-    static = (check_steps(op, steps), activation, loss, bool(first_order))
+    activation, loss = check_loss(op, activation, loss)
+    steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
+    static = (steps, activation, loss, first_order)
     found = direct(op, (params, listed(lr, params), inputs, targets), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)

@@ -38,20 +38,20 @@ def proto_log_softmax(
     ```
     """
     op = "proto_log_softmax"
+    metric = _check.one_of(op, "metric", metric, METRICS)
     found = direct(op, (query, prototypes, _check.scalar(temperature)), (metric,), CORES)
     if found is not None:
         return found[0]
-    lead, temperature = check_distance(op, query, prototypes, metric, temperature)
+    lead, temperature = check_distance(op, query, prototypes, temperature)
     args = (_check.fold(query, lead, 2), _check.fold(prototypes, lead, 2, shared=True), temperature)
     (out,) = call(op, args, (metric,), CORES)
     return _check.unfold(out, lead)
 
 
 def check_distance(
-    op: str, query: Tensor, others: Tensor, metric: str, temperature: float | Tensor, name: str = "prototypes"
+    op: str, query: Tensor, others: Tensor, temperature: float | Tensor, name: str = "prototypes"
 ) -> tuple[list[int], float | Tensor]:
     """The batch dimensions of the query and of what it is compared with, and the temperature as a float or 0-dim tensor."""
-    _check.one_of(op, "metric", metric, METRICS)
     both = {"query": query, name: others}
     _check.floating(op, **both)
     _check.at_least(op, 2, **both)

@@ -29,6 +29,7 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     ```
     """
     op = "prototypes"
+    num_classes = _check.integer(op, "num_classes", num_classes, 1, _check.MOST_CLASSES)
     found = direct(op, (support, labels), (num_classes,), CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "labels", labels, num_classes)
@@ -36,8 +37,6 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         return found[0]
     _check.floating(op, support=support)
     _check.at_least(op, 2, support=support)
-    if num_classes < 1:
-        raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
     lead = list(support.shape[:-2])
     _check.labels(op, "labels", labels, support.shape[:-1], support.device)
     _check.label_range(op, "labels", labels, num_classes)

@@ -82,7 +82,7 @@ def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
 def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]) -> list[Tensor]:
     if not params:
         return []
-    rates = [r if isinstance(r, Tensor) else _check.finite(op, "lr", r) for r in rates]
+    rates = [r if isinstance(r, Tensor) else _check.rate(op, "lr", r) for r in rates]
     found = direct(op, (params, grads, rates), (), CORES)
     if found is not None:
         return list(found)
