@@ -50,7 +50,7 @@ class Op:
     ) -> None:
         self.reference, self.forward, self.backward, self.backward2 = reference, forward, backward, backward2
         self.cores, self.like_inputs = tuple(cores), like_inputs
-        self.vjp = functools.cache(self._vjp)
+        self.vjp = functools.lru_cache(maxsize=64)(self._vjp)
 
     @functools.cached_property
     def eager(self) -> type[torch.autograd.Function]:

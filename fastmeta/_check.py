@@ -101,27 +101,24 @@ def brief(value: Any) -> str:
     return f"an integer of {value.bit_length()} bits" if large else repr(value)
 
 
-def positive(op: str, name: str, value: Any, like: Tensor) -> float | Tensor:
-    """A positive number, or a tensor with one element: passed on as a float or a 0-dim tensor."""
+def scalar(op: str, name: str, value: Any) -> Any:
+    """A number as a float, a tensor with one element as a 0-dim tensor; another tensor as it is."""
+    if isinstance(value, Tensor):
+        return value.reshape(()) if value.ndim and value.numel() == 1 else value
+    return number(op, name, value)
+
+
+def positive(op: str, name: str, value: float | Tensor, like: Tensor) -> None:
+    """ValueError unless the number, or the one element of the tensor, is positive and finite."""
     if isinstance(value, Tensor):
         floating(op, like=like, **{name: value})
-        if value.numel() != 1:
+        if value.ndim:
             raise ValueError(f"{op}: {name} must have one element, got shape {shape(value)}")
-        if _visible(value):
-            _positive_number(op, name, float(value.detach()))
-        return scalar(value)
-    return _positive_number(op, name, number(op, name, value))
-
-
-def scalar(value: Any) -> Any:
-    """A tensor with one element as a 0-dim tensor; anything else as it is."""
-    return value.reshape(()) if isinstance(value, Tensor) and value.ndim and value.numel() == 1 else value
-
-
-def _positive_number(op: str, name: str, value: float) -> float:
+        if not _visible(value):
+            return
+        value = value.item()
     if not 0 < value < float("inf"):
         raise ValueError(f"{op}: {name} must be positive and finite, got {value}")
-    return value
 
 
 def rate(op: str, name: str, value: Any) -> float | Tensor:

@@ -21,12 +21,14 @@ from ._autograd import Flat, Needs, Op, _transforms_active
 
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
+CACHED = 1024  # calls that differ in their static arguments, of each cache
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+_is_tracing = torch._C._is_tracing  # by torch.jit.trace
 Layout = tuple[int | None, ...]  # of an op's arguments: the length of a list, None for one item
 
 
 def _known(name: str) -> str:
-    if name not in ("auto", *BACKENDS):
+    if not isinstance(name, str) or name not in ("auto", *BACKENDS):
         raise ValueError(f"fastmeta: backend must be one of {('auto', *BACKENDS)}, got {name!r}")
     return name
 
@@ -40,7 +42,24 @@ def backend(name: str) -> Iterator[None]:
     """Run every op called in this block on one backend: "triton", "ext", "reference", or "auto" for the usual choice.
 
     A forced backend never falls back: where it cannot run, the op raises RuntimeError with the reason. The choice is made
-    when an op is called and holds for its backward, wherever that runs. FASTMETA_BACKEND sets it for a whole process.
+    when an op is called and holds for its backward, wherever that runs. The environment variable FASTMETA_BACKEND sets it for
+    a whole process, from the import on.
+
+    The block holds for its own thread, and for the asyncio tasks made in it. A thread that is started in it begins with the
+    choice of the process; to hand it this one, start the thread in a copy of the context:
+
+    ```python
+    import contextvars, threading
+    import torch, fastmeta
+
+    def work():
+        return fastmeta.sgd_step(torch.ones(3), torch.ones(3), 0.1)
+
+    with fastmeta.backend("reference"):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
+    thread.start()  # `work` runs on the reference
+    thread.join()
+    ```
     """
     token = _forced.set(_known(name))
     try:
@@ -93,7 +112,7 @@ def direct(
         return None
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def _has_lists(cores: tuple[Any, ...]) -> bool:
     return any(isinstance(core, tuple) for core in cores)
 
@@ -111,7 +130,7 @@ def _flatten(args: Sequence[Any]) -> tuple[Flat, Layout]:
     return tuple(flat), tuple(layout)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], forced: str) -> Op | None:
     """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel refuses."""
     first, why_not, _ = _candidates(name, "cpu", forced)[0]
@@ -121,8 +140,11 @@ def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any
 def run(
     name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: str
 ) -> tuple[Tensor, ...]:
-    """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them."""
-    chosen = choose(name, device, _forced.get(), flat, layout, static)
+    """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them.
+
+    torch.jit.trace records PyTorch's own operations alone: it gets the reference.
+    """
+    chosen = "reference" if _is_tracing() else choose(name, device, _forced.get(), flat, layout, static)
     op = op_on(name, chosen, layout, static, cores)
     return op(*flat) if chosen == "triton" else widened(op, flat)
 
@@ -148,7 +170,7 @@ def choose(name: str, device: str, forced: str, flat: Flat, layout: Layout, stat
     raise RuntimeError(f"{name}: a backend must be able to run on {device}, got{reasons}")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def _candidates(
     name: str, device: str, forced: str
 ) -> tuple[tuple[str, str | None, Callable[..., str | None] | None], ...]:
@@ -163,7 +185,7 @@ def _candidates(
     return tuple(found)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def unavailable(name: str, candidate: str, device: str) -> str | None:
     """Why the backend has no kernel of op `name` for the device, or None where it has one."""
     if candidate == "reference":
@@ -203,7 +225,7 @@ def runs_on(built: str, capability: tuple[int, int]) -> bool:
     return not arch.endswith("a") and capability >= (its_major, its_minor)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def _warn_not_native(error: str) -> None:
     warnings.warn(
         "fastmeta: no native CPU kernels, the PyTorch reference runs instead. Install again where a C++ compiler is found. "
@@ -249,7 +271,7 @@ def flat_reference(name: str, layout: Layout, static: tuple[Any, ...]) -> Callab
     return flat_function
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...]) -> Op:
     """The differentiable op `name` on one backend, with its static arguments and the lengths of its lists fixed."""
     reference = flat_reference(name, layout, static)
@@ -280,11 +302,17 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
 
 
 def refuse_export(name: str) -> None:
-    """RuntimeError inside torch.export, which has no way to trace a gradient."""
-    if torch.compiler.is_exporting():
-        raise RuntimeError(f"{name}: must run outside torch.export, got a call inside")
+    """RuntimeError inside torch.export and torch.jit.trace, which have no way to trace a gradient."""
+    if torch.compiler.is_exporting() or _is_tracing():
+        tracer = "torch.jit.trace" if _is_tracing() else "torch.export"
+        raise RuntimeError(f"{name}: must run outside {tracer}, got a call inside")
 
 
 def is_transformed() -> bool:
     """Whether a call is traced or transformed, so that the values of its tensors must not be looked at."""
-    return torch.compiler.is_compiling() or _transforms_active() or torch._C._len_torch_dispatch_stack() > 0
+    return (
+        torch.compiler.is_compiling()
+        or _transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or _is_tracing()
+    )

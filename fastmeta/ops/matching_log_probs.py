@@ -42,13 +42,14 @@ def matching_log_probs(
     op = "matching_log_probs"
     num_classes = _check.integer(op, "num_classes", num_classes, 1, _check.MOST_CLASSES)
     metric = _check.one_of(op, "metric", metric, METRICS)
+    temperature = _check.scalar(op, "temperature", temperature)
     static = (num_classes, metric)
-    found = direct(op, (query, support, labels, _check.scalar(temperature)), static, CORES)
+    found = direct(op, (query, support, labels, temperature), static, CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "labels", labels, num_classes)
         _check.refuse_empty_class(op, labels, num_classes)
         return found[0]
-    lead, temperature = check_distance(op, query, support, temperature, "support")
+    lead = check_distance(op, query, support, temperature, "support")
     _check.labels(op, "labels", labels, support.shape[:-1], support.device)
     _check.label_range(op, "labels", labels, num_classes)
     _check.every_class(op, labels, num_classes)

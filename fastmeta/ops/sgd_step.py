@@ -102,4 +102,5 @@ def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tenso
                     f"{op}: the rate of {name} must be 0-dim or have the shape {_check.shape(g)} with or without the task "
                     f"axis, got {_check.shape(rate)}"
                 )
+            _check.rate(op, f"the rate of {name}", rate)
     return list(call(op, (params, grads, rates), (), CORES))
