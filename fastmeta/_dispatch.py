@@ -303,9 +303,10 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
 
 def refuse_export(name: str) -> None:
     """RuntimeError inside torch.export and torch.jit.trace, which have no way to trace a gradient."""
-    if torch.compiler.is_exporting() or _is_tracing():
-        tracer = "torch.jit.trace" if _is_tracing() else "torch.export"
-        raise RuntimeError(f"{name}: must run outside {tracer}, got a call inside")
+    if torch.compiler.is_exporting():
+        raise RuntimeError(f"{name}: must run outside torch.export, got a call inside")
+    if not torch.compiler.is_compiling() and _is_tracing():
+        raise RuntimeError(f"{name}: must run outside torch.jit.trace, got a call inside")
 
 
 def is_transformed() -> bool:
