@@ -87,7 +87,8 @@ def number(op: str, name: str, value: Any) -> float:
     """A real number of Python or NumPy as a float; no bool."""
     if type(value) is float:
         return value
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_real:
         raise TypeError(f"{op}: {name} must be a number or a tensor, got {type(value).__name__}")
     try:
         return float(value)

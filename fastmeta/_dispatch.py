@@ -18,13 +18,14 @@ from torch.autograd import forward_ad
 
 from . import reference as references
 from ._autograd import Flat, Needs, Op, _transforms_active
+from ._layout import Layout, flatten, has_lists, tensors_of, unflatten
+from ._memory import all_in_memory
 
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
 CACHED = 1024  # calls that differ in their static arguments, of each cache
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 _is_tracing = torch._C._is_tracing  # by torch.jit.trace
-Layout = tuple[int | None, ...]  # of an op's arguments: the length of a list, None for one item
 
 
 def _known(name: str) -> str:
@@ -79,7 +80,7 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
     `cores` gives, for each argument, its rank without the task axis (for a list: a tuple that is cycled through), or None
     where the argument never has one. Returns the outputs, flat.
     """
-    flat, layout = _flatten(args)
+    flat, layout = flatten(args)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         from ._compile import traced
 
@@ -102,7 +103,7 @@ def direct(
     """
     if is_transformed() or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu"):
         return None
-    flat, layout = _flatten(args) if _has_lists(cores) else (args, (None,) * len(args))
+    flat, layout = flatten(args) if has_lists(cores) else (args, (None,) * len(args))
     if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
     try:
@@ -110,24 +111,6 @@ def direct(
         return op.untransformed(flat) if op else None
     except (TypeError, ValueError):
         return None
-
-
-@functools.lru_cache(maxsize=CACHED)
-def _has_lists(cores: tuple[Any, ...]) -> bool:
-    return any(isinstance(core, tuple) for core in cores)
-
-
-def _flatten(args: Sequence[Any]) -> tuple[Flat, Layout]:
-    flat: list[Any] = []
-    layout: list[int | None] = []
-    for a in args:
-        if isinstance(a, list | tuple):
-            flat += a
-            layout.append(len(a))
-        else:
-            flat.append(a)
-            layout.append(None)
-    return tuple(flat), tuple(layout)
 
 
 @functools.lru_cache(maxsize=CACHED)
@@ -244,23 +227,6 @@ def _module(name: str, candidate: str) -> ModuleType:
     return import_module("fastmeta._ext" if candidate == "ext" else f"fastmeta.kernels.{name}")
 
 
-def unflatten(flat: Sequence[Any], layout: Layout) -> list[Any]:
-    """`flat` as the op's arguments: a list where `layout` has a length, one item where it has None."""
-    args: list[Any] = []
-    i = 0
-    for length in layout:
-        args.append(flat[i] if length is None else list(flat[i : i + length]))
-        i += 1 if length is None else length
-    return args
-
-
-def tensors_of(tree: Any) -> tuple[Tensor, ...]:
-    """The tensors in nested tuples and lists, in order; None is left out."""
-    if isinstance(tree, Tensor):
-        return (tree,)
-    return () if tree is None else tuple(t for item in tree for t in tensors_of(item))
-
-
 def flat_reference(name: str, layout: Layout, static: tuple[Any, ...]) -> Callable[..., tuple[Tensor, ...]]:
     """The reference of op `name` as a function of flat inputs."""
     reference = getattr(references, name)
@@ -284,19 +250,25 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     module = _module(name, chosen)
     fwd, bwd, bwd2 = (getattr(module, f"{name}_{order}", None) for order in ("fwd", "bwd", "bwd2"))
 
-    has_lists = any(length is not None for length in layout)
+    lists = any(length is not None for length in layout)
+
+    # The extension sees to it itself.
+    placed = functools.partial(all_in_memory, name) if chosen == "triton" else None
 
     def forward(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         assert fwd is not None
-        return fwd(*(unflatten(flat, layout) if has_lists else flat), *static, needs)
+        flat = placed(flat) if placed else flat
+        return fwd(*(unflatten(flat, layout) if lists else flat), *static, needs)
 
     def backward(cotangents: Flat, saved: Flat, flat: Flat, needs: Needs) -> tuple[Tensor, ...]:
         assert bwd is not None
-        return bwd(cotangents, saved, *(unflatten(flat, layout) if has_lists else flat), *static, needs)
+        cotangents, flat = (placed(cotangents), placed(flat)) if placed else (cotangents, flat)
+        return bwd(cotangents, saved, *(unflatten(flat, layout) if lists else flat), *static, needs)
 
     def backward2(cotangents: Flat, first: Flat, flat: Flat, wanted: Needs, needs: Needs) -> tuple[Tensor, ...]:
         assert bwd2 is not None
-        return bwd2(cotangents, first, *(unflatten(flat, layout) if has_lists else flat), *static, wanted, needs)
+        cotangents, first, flat = map(placed, (cotangents, first, flat)) if placed else (cotangents, first, flat)
+        return bwd2(cotangents, first, *(unflatten(flat, layout) if lists else flat), *static, wanted, needs)
 
     return Op(reference, forward, backward if bwd else None, flat_cores, backward2=backward2 if bwd2 else None)
 
