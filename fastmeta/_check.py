@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _dispatch
+from ._autograd import is_autocast
 
 MOST_CLASSES = 2**31 - 1
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -41,7 +42,7 @@ def floating(op: str, **tensors: Any) -> None:
             raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
         if x.device != first.device:
             raise ValueError(f"{op}: {name} must be on the device of {first_name}, {first.device}, got {x.device}")
-        if x.dtype != first.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != first.dtype and not is_autocast(x.device.type):
             raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {x.dtype}")
 
 
@@ -97,9 +98,11 @@ def number(op: str, name: str, value: Any) -> float:
 
 
 def brief(value: Any) -> str:
-    """The value as it is written, but for an integer with more digits than anybody reads."""
-    large = isinstance(value, int) and abs(value) >= 1 << 64
-    return f"an integer of {value.bit_length()} bits" if large else repr(value)
+    """The value as it is written, but for what nobody reads to its end."""
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 100 else type(value).__name__
 
 
 def scalar(op: str, name: str, value: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _dispatch
-from ._autograd import Flat, Op, _is_batched, _transforms_active, scatter
+from ._autograd import Flat, Op, _is_batched, _transforms_active, is_autocast, scatter, without_autocast
 
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
@@ -30,8 +30,7 @@ _parse = functools.lru_cache(maxsize=_dispatch.CACHED)(ast.literal_eval)
 def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple[Tensor, ...]:
     """`call` for tensors that are being traced."""
     like = next(x for x in flat if isinstance(x, Tensor) and x.is_floating_point())
-    autocast = torch.is_autocast_enabled(like.device.type)
-    dtype = torch.float32 if autocast and like.dtype in _dispatch.LOW_PRECISION else like.dtype
+    dtype = torch.float32 if is_autocast(like.device.type) and like.dtype in _dispatch.LOW_PRECISION else like.dtype
     inputs = [
         (x.to(dtype) if x.is_floating_point() else x).view_as(x)  # a tensor given twice must not be the same object
         if isinstance(x, Tensor)
@@ -40,7 +39,7 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
     ]
     spec = repr((layout, static, cores))
     if _transforms_active() or forward_ad._current_level >= 0:
-        with torch.autocast(like.device.type, enabled=False):
+        with without_autocast(like):
             return _reference(name, layout, static, inputs)
     return tuple(torch.ops.fastmeta.forward(name, spec, inputs))
 

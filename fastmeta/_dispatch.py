@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import reference as references
-from ._autograd import Flat, Needs, Op, _transforms_active
+from ._autograd import Flat, Needs, Op, _transforms_active, is_autocast
 from ._layout import Layout, flatten, has_lists, tensors_of, unflatten
 from ._memory import all_in_memory
 
@@ -86,7 +86,7 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
 
         return traced(name, flat, layout, static, tuple(cores))
     device = next(x.device.type for x in flat if isinstance(x, Tensor))
-    if torch.is_autocast_enabled(device):
+    if is_autocast(device):
         flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in LOW_PRECISION else x for x in flat)
         with torch.autocast(device, enabled=False):
             return run(name, flat, layout, static, tuple(cores), device)

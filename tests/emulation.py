@@ -144,5 +144,5 @@ def install() -> None:
     "emulated-layers": layer by layer."""
     known, of_name = _dispatch._known, _dispatch._module
     made = {"emulated": module, "emulated-layers": ByLayer}
-    _dispatch._known = lambda name: name if name in made else known(name)
+    _dispatch._known = lambda name: name if isinstance(name, str) and name in made else known(name)
     _dispatch._module = lambda name, candidate: made[candidate]() if candidate in made else of_name(name, candidate)

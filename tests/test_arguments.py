@@ -30,23 +30,22 @@ def test_wrong_types_and_values(op, backend):
                 refused += 1
                 said = str(error)
                 assert re.match(rf"{op}: .*must .*, got ", said, re.S), (name, value, said)
-                assert "incompatible function arguments" not in said and len(said) < 500, (name, said)
+                assert "incompatible function arguments" not in said and len(said) < 1000, (name, said)
     assert refused > 30 * len(right)
     torch.testing.assert_close(call(op, right), expected)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_wrong_values_while_compiling(op):
-    """Static arguments, which a graph holds for good."""
-    right = {name: value for name, value in arguments(op).items() if name not in ("fn", "lr")}
-    static = [name for name, value in right.items() if isinstance(value, int | str) and name != "lr"]
-    for name in static:
-        for value in (2.5, [], 2**70):
-            torch._dynamo.reset()
-            fn = torch.compile(lambda n, v: call(op, arguments(op) | {n: v}), backend="eager")
-            with pytest.raises(Exception, match=f"{op}: {name} must "):
-                fn(name, value)
-    torch.testing.assert_close(call(op, arguments(op)), call(op, arguments(op)))
+@pytest.mark.parametrize(
+    ("op", "name"), [("prototypes", "num_classes"), ("proto_loss", "ignore_index"), ("mlp_adapt", "steps")]
+)
+def test_while_compiling(op, name):
+    """The graph's node gets static arguments that were checked too."""
+    torch._dynamo.reset()
+    right = arguments(op)
+    fn = torch.compile(lambda value: call(op, right | {name: value}), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=f"{op}: {name} must be an integer, got float"):
+        fn(float(right[name]))
+    torch.testing.assert_close(fn(right[name]), call(op, right))
 
 
 def test_equal_values_of_other_types_do_not_share_a_cache():

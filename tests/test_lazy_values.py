@@ -21,7 +21,7 @@ def values_and_grads(c, view, of_cotangent):
     leaves = [t.detach().clone().requires_grad_() for t in c.tensors]
     found = outputs(c.fn(*map(view, leaves)))
     torch.manual_seed(1)
-    cotangents = [of_cotangent(torch.randn_like(y)) for y in found]
+    cotangents = [of_cotangent(torch.randn(y.shape, dtype=y.dtype)) for y in found]
     grads = torch.autograd.grad(found, leaves, cotangents, allow_unused=True, materialize_grads=True)
     return [t.detach() for t in (*found, *grads)]
 

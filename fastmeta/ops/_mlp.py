@@ -146,6 +146,8 @@ def check_rates(op: str, lr: Any, params: Sequence[Tensor | None], steps: int) -
                 raise ValueError(f"{op}: lr[{i}] must be None as params[{i}], got a tensor")
             rates.append(None)
             continue
+        if isinstance(rate, Tensor):
+            _check.dense(op, f"lr[{i}]", rate)
         core = tuple(p.shape[p.ndim - 2 + i % 2 :]) if per_element else ()
         if (rate.ndim if isinstance(rate, Tensor) else 0) != len(core) + per_step:
             raise ValueError(f"{op}: lr[{i}] must be of one kind with lr[0], {_kind(lr[0])}, got {_kind(rate)}")

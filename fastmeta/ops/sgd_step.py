@@ -71,8 +71,10 @@ def _same_keys(op: str, name: str, params: Mapping[str, Any], other: Any) -> Non
 def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
     """One rate for all as a list of length 1, else one for each tensor."""
     if not isinstance(lr, list | tuple):
-        if isinstance(lr, Tensor) and lr.ndim:
-            raise ValueError(f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}")
+        if isinstance(lr, Tensor):
+            _check.dense(op, "lr", lr)
+            if lr.ndim:
+                raise ValueError(f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}")
         return [lr]
     if len(lr) != len(names):
         raise ValueError(f"{op}: lr must have one entry for each of the {len(names)} params, got {len(lr)}")
@@ -80,9 +82,9 @@ def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]) -> list[Tensor]:
+    rates = [r if isinstance(r, Tensor) else _check.rate(op, "lr", r) for r in rates]
     if not params:
         return []
-    rates = [r if isinstance(r, Tensor) else _check.rate(op, "lr", r) for r in rates]
     found = direct(op, (params, grads, rates), (), CORES)
     if found is not None:
         return list(found)
