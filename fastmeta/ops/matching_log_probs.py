@@ -25,8 +25,8 @@ def matching_log_probs(
     dtypes and numerics are those of `proto_log_softmax`; with "cosine", the paper's, a_i = softmax_i(cos(x, x_i) / temperature).
 
     Differentiable in query, support and temperature, to any order. Errors: as in `proto_log_softmax`; ValueError for a label
-    out of range or a class without an example; on CUDA, where looking would have to wait for the device, a label out of
-    range makes its task NaN, and log p of an empty class is -inf.
+    out of range, a class without an example, or more classes than examples; on CUDA, where to look at labels would have to wait
+    for the device, a label out of range makes its task NaN, and log p of an empty class is -inf.
 
     Kernels: Triton (CUDA), native CPU. Source: Vinyals et al. 2016, arXiv:1606.04080, eq. 1 and 2.
 

@@ -18,8 +18,8 @@ def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
     `params` and `grads`: tensors of one shape, sequences, or dicts with the same keys. A parameter may lack the leading task
     axis of its gradient and is then shared: param `[*shape]`, grad `[T, *shape]` -> `[T, *shape]`.
     `lr`: a number or 0-dim tensor for all; or, in the structure of `params`, one for each tensor: a number, a 0-dim tensor,
-    or one rate per element (Meta-SGD), `[*shape]` or `[T, *shape]`. Rates may have any sign; NaN or infinite numbers are
-    refused.
+    or one rate per element (Meta-SGD), `[*shape]` or `[T, *shape]`. Rates may have any sign. ValueError where one is NaN or
+    infinite, in a tensor of any kind too; on CUDA and under transforms tensors are not looked at, and what it touches is NaN.
 
     Differentiable in params, grads and rates, to any order. dtype: float32, float64, float16 or bfloat16; one dtype for all.
 
