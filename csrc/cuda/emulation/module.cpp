@@ -21,6 +21,7 @@ PYBIND11_MODULE(emulated, m) {
   using namespace fastmeta;
   pybind11::register_local_exception_translator(&translate);
   m.def("init_tensor", &init_tensor);
+  m.def("init_values", &init_values);
   m.def("set_device", &set_device);
   m.def("launches", &emulation::launches);
   m.def("set_order", [](const std::string& order, uint64_t seed) {
