@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,16 @@ def finite(op: str, name: str, value: Any) -> float:
     if not abs(value) < float("inf"):
         raise ValueError(f"{op}: {name} must be finite, got {value}")
     return float(value)
+
+
+def rate(op: str, name: str, value: Any) -> None:
+    """TypeError unless `value` is a number or a floating tensor; ValueError where one that may be looked at is not finite."""
+    if not isinstance(value, Tensor):
+        finite(op, name, value)
+        return
+    floating(op, **{name: value})
+    if _visible(value) and not (math.isfinite(value.item()) if value.numel() == 1 else bool(value.isfinite().all())):
+        raise ValueError(f"{op}: {name} must be finite, got {value.detach().flatten()[~value.flatten().isfinite()][0].item()}")
 
 
 def labels(op: str, name: str, x: Any, expected: Sequence[int], device: torch.device) -> None:

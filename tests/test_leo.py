@@ -325,5 +325,5 @@ def test_errors():
         learner(sx, emptied, qx)
     padded = sy.clone()
     padded[0, 0] = -100
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), got -100"):
+    with pytest.raises(ValueError, match=r"LEO: support_y must be in \[0, 4\), got -100"):
         learner(sx, padded, qx)

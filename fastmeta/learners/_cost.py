@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._chain import leaf, noise_of, restore
 from ._problem import Flat, Problem
@@ -16,8 +14,6 @@ OF_PARAMETERS = (
     6  # arrays like the parameters that a task holds: before and after a step, gradient, direction, product, v
 )
 OF_GRADIENT = 3  # an example's graph, with that of its gradient, over its graph for the loss alone
-
-_saved: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = weakref.WeakKeyDictionary()
 
 
 def tasks_at_once(problem: Problem, flat: Flat) -> int:
@@ -47,7 +43,7 @@ def _bytes(problem: Problem, flat: Flat) -> tuple[int, int]:
     """What a graph saves of one example of the support; the adapted parameters of a task."""
     of_task = next(flat.parts(1, problem.of_tasks))
     x = of_task.data[0]
-    known = _saved.setdefault(problem.task.model, {})
+    known = problem.plan.seen.learned.saved if problem.plan.seen is not None else {}
     key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
     if key not in known:
         known[key] = _measured(problem, of_task) // max(len(x), 1)
