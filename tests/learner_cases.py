@@ -39,7 +39,8 @@ def general(learner):
     """The same learner, on the same parameters, in the general engine."""
     other = copy.copy(learner)
     other._modules = dict(learner._modules)
-    other.model = Unknown(learner.model)
+    name = "encoder" if isinstance(learner, fastmeta.ProtoMAML) else "model"
+    setattr(other, name, Unknown(getattr(learner, name)))
     return other
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ._chain import noise_of, restore
 from ._cost import tasks_at_once
@@ -25,6 +26,10 @@ REFUSAL = re.compile(
     r"|no rule registered for HOP",
     re.IGNORECASE,
 )
+_own: Any = Tensor
+HIDDEN = (
+    _own.requires_grad.__get__, _own.grad_fn.__get__, _own.is_leaf.__get__, _own.register_hook, _own.retain_grad,
+)  # fmt: skip
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
@@ -38,9 +43,10 @@ def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, f
     refused = False
     while at_once > 1:
         before = Before(problem, flat)
-        found, failure = _tried(function, replace(problem, at_once=at_once), flat)
-        if failure == "" and not (before.first and before.keeps_batched()):
-            learned.vmapped = True
+        with before.watch or contextlib.nullcontext():
+            found, failure = _tried(function, replace(problem, at_once=at_once), flat, before)
+        if not failure and not before.differs():
+            learned.vmapped = before.modes
             return found
         before.restore()
         found = None
@@ -53,7 +59,7 @@ def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, f
     return found
 
 
-def _tried(function: Callable, problem: Problem, flat: Flat) -> tuple[Any, str]:
+def _tried(function: Callable, problem: Problem, flat: Flat, before: Before) -> tuple[Any, str]:
     """What it gives and "", or why it cannot: "memory" or "refused". Any other error is raised. No traceback outlives the call, so
     what the attempt held is free."""
     try:
@@ -62,7 +68,7 @@ def _tried(function: Callable, problem: Problem, flat: Flat) -> tuple[Any, str]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
             return None, "memory"
-        if REFUSAL.search(str(error)):
+        if REFUSAL.search(str(error)) or before.differs():
             return None, "refused"
         raise
 
@@ -80,22 +86,26 @@ def _note_memory(learner: str, learned: Learned, shapes: Any, at_once: int) -> N
 
 
 class Before:
-    """What an attempt may spoil: the state of the generators and, the first time, buffers and attributes of the model."""
+    """What an attempt may spoil: the state of the generators and, the first time in these modes, buffers and attributes of the
+    model. Then it is watched, too, for what it would do otherwise in one task alone."""
 
     def __init__(self, problem: Problem, flat: Flat) -> None:
-        self.noise = noise_of(flat.data[0])
-        learned = problem.plan.seen.learned if problem.plan.seen is not None else Learned()
-        self.first = not learned.vmapped
+        seen = problem.plan.seen
+        assert seen is not None
+        self.noise, self.modes = noise_of(flat.data[0]), seen.modes_now()
+        self.watch: Watch | None = None
         self.kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.buffers: list[tuple[Tensor, Tensor]] = []
-        if self.first:
-            modules = list(problem.plan.task.modules())
-            self.kept = [(own, dict(own)) for m in modules for own in (m.__dict__, m._buffers)]
+        if seen.learned.vmapped != self.modes:
+            self.watch = Watch()
+            self.kept = [(own, dict(own)) for m in seen.modules for own in (m.__dict__, m._buffers)]
             self.buffers = [(b, b.clone()) for b in problem.plan.task.buffers()]
 
-    def keeps_batched(self) -> bool:
-        """Whether the model has kept something that torch.vmap made: its next call would take all tasks for one."""
-        return any(is_batched(x) for own, _ in self.kept for x in own.values())
+    def differs(self) -> bool:
+        """Whether the model asked what torch.vmap hides, or has kept something that it made: its next call would take all tasks for
+        one."""
+        asked = self.watch is not None and self.watch.asked
+        return asked or any(is_batched(x) for own, _ in self.kept for x in own.values())
 
     def restore(self) -> None:
         restore(self.noise)
@@ -108,6 +118,18 @@ class Before:
         with torch.no_grad():
             for b, value in self.buffers:
                 b.copy_(value)
+
+
+class Watch(TorchFunctionMode):
+    """Whether a tensor of several tasks was asked for its place in autograd's graph, which torch.vmap hides: it then answers that
+    it needs no gradient, and hooks on gradients are never called."""
+
+    asked = False
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in HIDDEN and is_batched(args[0]):
+            self.asked = True
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ._episode import check_episode, of_no_tasks
 from ._plan import Plan
+from ._task import Loss, Task
 
 
 class Learner(nn.Module):
@@ -81,6 +82,7 @@ class Looking(Learner):
     def __init__(self) -> None:
         super().__init__()
         self._trained: dict[str, bool] = {}  # which parameters were, when no tensors stood in for them
+        self._task: tuple[Task, ...] = ()  # in a tuple: not a submodule
 
     def _settings(self) -> tuple[Any, ...]:
         """What, beside the network, the plan depends on: the same objects every time, as long as none is assigned."""
@@ -88,6 +90,12 @@ class Looking(Learner):
 
     def _look(self, settings: tuple[Any, ...]) -> Plan:
         raise NotImplementedError
+
+    def _task_of(self, model: nn.Module, loss: str | Loss) -> Task:
+        """The last one, if it is of this model and this loss: torch.compile cannot make one."""
+        if not self._task or self._task[0].model is not model or self._task[0].loss is not loss:
+            self._task = (Task(self._name, model, loss),)
+        return self._task[0]
 
     def _plan(self) -> Plan:
         settings = self._settings()

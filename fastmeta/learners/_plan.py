@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ._batch_norm import refuse_running_statistics
 from ._conv import ConvNet, as_convnet
@@ -29,7 +28,7 @@ class Plan:
 
     def holds(self, settings: tuple[Any, ...]) -> bool:
         seen = self.seen
-        return all(map(is_, settings, self.settings)) and seen is not None and seen.holds() and seen.same_parameters()
+        return seen is not None and all(map(is_, settings, self.settings)) and seen.same_parameters() and seen.holds()
 
     @property
     def classes(self) -> int | None:
@@ -39,11 +38,6 @@ class Plan:
         weights = [p for p in self.task.model.parameters() if p.ndim > 1]
         return weights[-1].shape[0]
 
-    def is_of(self, model: nn.Module, loss: Any) -> bool:
-        """Whether it is of this network, unchanged but for its parameters."""
-        same = self.task.model is model and self.task.loss is loss
-        return same and self.seen is not None and self.seen.holds()
-
     @property
     def lasts(self) -> bool:
         """Whether it may be kept: not with tensors that stand in for parameters during a call."""
@@ -52,8 +46,7 @@ class Plan:
 
 def look(
     learner: str,
-    model: Any,
-    loss: str | Callable[[Tensor, Tensor], Tensor],
+    task: Task,
     adapt: Sequence[str] | None,
     settings: tuple[Any, ...],
     before: Plan | None,
@@ -61,8 +54,7 @@ def look(
 ) -> Plan:
     """`adapt`: see `adapted_names`. `before`: the last plan, from which an unchanged network takes what was learned of it.
     `known`: which parameters were trained then, for those in whose place a tensor stands now."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{learner}: model must be a torch.nn.Module, got {type(model).__name__}")
+    model, loss = task.model, task.loss
     refuse_running_statistics(learner, model)
     trained = {
         path: known.get(path, True) if stands_in(p) else p.requires_grad for path, p in model.named_parameters()
@@ -70,10 +62,10 @@ def look(
     adapted = adapted_names(learner, trained, adapt, first=not known)
     whole = isinstance(loss, str) and len(adapted) == len(trained) and is_plain(model)
     mlp, net = (as_mlp(model, len(adapted)), as_convnet(model, len(adapted))) if whole else (None, None)
-    task = Task(learner, model, loss)
-    seen = None if torch.compiler.is_compiling() else Seen(task)
-    if seen is not None and before is not None and before.seen is not None and before.is_of(model, loss):
-        seen.learned = before.seen.learned
+    seen = None if torch.compiler.is_compiling() else Seen(*task.children())
+    old = before.seen if before is not None and before.task is task else None
+    if seen is not None and old is not None and old.holds():
+        seen.learned = old.learned
     return Plan(task, adapted, mlp, net, seen, settings, trained)
 
 

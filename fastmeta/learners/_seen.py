@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter, is_, methodcaller
 from typing import Any
 
@@ -27,8 +28,8 @@ KNOWN = (
 FORWARD: dict[Any, Any] = {kind: kind.forward for kind in KNOWN}
 WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, _NormBase)
 
-_forward_of = methodcaller("get", "forward")  # of an instance's own dict
-_values_of = methodcaller("values")
+FORWARDS = repeat("forward")
+_values = methodcaller("values")
 _trained = attrgetter("requires_grad")
 _trains = attrgetter("training")
 
@@ -38,67 +39,74 @@ class Learned:
     """What the engine has found out about a network."""
 
     one_by_one: bool = False  # torch.vmap refuses it
-    vmapped: bool = False  # torch.vmap has taken it
+    vmapped: list[bool] | None = None  # the modes in which torch.vmap has taken it
     at_most: dict[Any, int] = field(default_factory=dict)  # tasks at once, by the shapes of one, where memory ran out
     saved: dict[Any, int] = field(default_factory=dict)  # bytes that a graph saves of an example
 
 
 class Seen:
-    """Of `root` and all modules below: their classes, hooks, own `forward`s, children and options, and, apart, their parameters."""
+    """Of some modules and all below: their classes, hooks, own `forward`s, children and options, and, apart, their parameters."""
 
-    def __init__(self, root: nn.Module) -> None:
-        self.modules = list(root.modules())  # kept, so that no other object can stand in their place
-        self.kinds = [*map(type, self.modules)]
+    def __init__(self, *roots: nn.Module) -> None:
+        modules = list(dict.fromkeys(m for root in roots for m in root.modules()))
+        self.modules = modules  # kept, so that no other object can stand in their place
+        self.kinds = [*map(type, modules)]
         self.classes: list[Any] = [*dict.fromkeys(self.kinds)]
         self.runs = [kind.forward for kind in self.classes]
-        self.own = [m.__dict__ for m in self.modules]
-        self.own_forwards = [*map(_forward_of, self.own)]
-        watched = [m.__dict__ for m in self.modules if isinstance(m, WITH_OPTIONS)]
-        watched += [getattr(m, name) for m in self.modules for name in ("_modules", *HOOKS)]
-        self.dicts = [d for d in (*watched, *GLOBAL_HOOKS) if isinstance(d, dict)]
-        self.contents = [*map(dict, self.dicts)]
-        self.buffers = _Objects([m._buffers for m in self.modules])
-        self.statistics = _Objects([m._buffers for m in self.modules if isinstance(m, _NormBase)])
-        self.parameters = _Objects([m._parameters for m in self.modules])
-        self.tensors = [p for p in self.parameters.before if p is not None]
+        self.own = [m.__dict__ for m in modules]
+        self.own_runs = [*map(dict.get, self.own, FORWARDS)]
+        watched = [getattr(m, name) for m in modules for name in ("_modules", *HOOKS)]
+        watched += [m._buffers for m in modules if isinstance(m, _NormBase)]
+        watched += [m.__dict__ for m in modules if isinstance(m, WITH_OPTIONS)]
+        watched = [d for d in (*watched, *GLOBAL_HOOKS) if isinstance(d, dict)]
+        slots = [m._parameters for m in modules]
+        self.empty = [d for d in (*watched, *slots) if not d]
+        self.filled = [d for d in watched if d]
+        self.contents = [*map(dict, self.filled)]
+        self.slots = [d for d in slots if d]
+        self.parameters = values_of(self.slots)
+        self.tensors = [p for p in self.parameters if p is not None]
         self.trained = [*map(_trained, self.tensors)]
-        self.modes = [*map(_trains, self.modules)]
+        self.buffers = values_of([m._buffers for m in modules])
+        self.modes = self.modes_now()
         self.learned = Learned()
 
     def holds(self) -> bool:
         """Whether the network is the same, but for its parameters and what its buffers hold."""
         try:
             return (
-                [*map(type, self.modules)] == self.kinds
+                not any(self.empty)
+                and [*map(type, self.modules)] == self.kinds
+                and [*map(dict.get, self.own, FORWARDS)] == self.own_runs
                 and [kind.forward for kind in self.classes] == self.runs
-                and [*map(_forward_of, self.own)] == self.own_forwards
-                and self.dicts == self.contents
-                and self.statistics.same()
+                and self.filled == self.contents
             )
         except (RuntimeError, ValueError):  # an option that is an array now
             return False
 
+    def same_parameters(self) -> bool:
+        """Whether its parameters are the same objects, frozen where they were; their values may have changed."""
+        return same_objects(values_of(self.slots), self.parameters) and [*map(_trained, self.tensors)] == self.trained
+
     def same_run(self) -> bool:
         """Whether the same runs again: the network, each module in its mode, and, where tensors stood in for parameters during the
         call, the buffers that it had then."""
-        buffers = self.buffers.same() or not any(map(stands_in, self.tensors))
-        return buffers and self.holds() and [*map(_trains, self.modules)] == self.modes
+        apart = any(map(stands_in, self.tensors))
+        if apart and not same_objects(values_of([m._buffers for m in self.modules]), self.buffers):
+            return False
+        return self.holds() and self.modes_now() == self.modes
 
-    def same_parameters(self) -> bool:
-        """Whether its parameters are the same objects, frozen where they were; their values may have changed."""
-        return self.parameters.same() and [*map(_trained, self.tensors)] == self.trained
+    def modes_now(self) -> list[bool]:
+        """Which modules are in training mode."""
+        return [*map(_trains, self.modules)]
 
 
-class _Objects:
-    """The values of dicts, by identity."""
+def values_of(dicts: Iterable[dict[str, Any]]) -> list[Any]:
+    return [*chain.from_iterable(map(_values, dicts))]
 
-    def __init__(self, dicts: list[dict[str, Any]]) -> None:
-        self.dicts = dicts
-        self.before = [*chain.from_iterable(map(_values_of, dicts))]
 
-    def same(self) -> bool:
-        now = [*chain.from_iterable(map(_values_of, self.dicts))]
-        return len(now) == len(self.before) and all(map(is_, now, self.before))
+def same_objects(now: list[Any], before: list[Any]) -> bool:
+    return len(now) == len(before) and all(map(is_, now, before))
 
 
 def is_plain(model: nn.Module) -> bool:

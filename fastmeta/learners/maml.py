@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -104,6 +105,7 @@ class MAML(Looking):
 
     def _look(self, settings: tuple[Any, ...]) -> Plan:
         name, (model, loss, adapt, steps, task_chunk, first_order, lr) = self._name, settings[:7]
+        _arguments.module(name, "model", model)
         if not callable(loss):
             _arguments.word(name, "loss", loss, LOSSES, also="a function")
         _arguments.whole(name, "steps", steps, 0)
@@ -111,7 +113,7 @@ class MAML(Looking):
         _arguments.flag(name, "first_order", first_order)
         if "lr" in self.__dict__:
             _arguments.learning_rate(name, lr)
-        return look(name, model, loss, adapt, settings, self._kept, self._trained)
+        return look(name, self._task_of(model, loss), adapt, settings, self._kept, self._trained)
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         plan, rates = self._plan(), self.rates()
@@ -159,17 +161,18 @@ class MAML(Looking):
         return self.model(x)
 
     def _weights(self) -> tuple[float, ...] | None:
-        weights = self.loss_weights
-        if weights is None:
+        given = self.loss_weights
+        if given is None:
             return None
-        if isinstance(weights, Tensor):
-            weights = weights.tolist()
-        if not isinstance(weights, list | tuple) or len(weights) != self.steps or not weights:
+        weights = given.tolist() if hasattr(given, "tolist") else given
+        right = isinstance(weights, list | tuple) and len(weights) == self.steps > 0
+        if not right or not all(isinstance(w, Real) and math.isfinite(w) for w in weights):
+            came = list(weights) if isinstance(weights, list | tuple) else _arguments.came(weights)
             raise ValueError(
-                f"{self._name}: loss_weights must be a finite number for each of at least one step, "
-                f"got {weights if isinstance(weights, list | tuple) else type(weights).__name__} for {self.steps} steps"
+                f"{self._name}: loss_weights must be a finite number for each of at least one step, got {came} for "
+                f"{self.steps} steps"
             )
-        return tuple(_arguments.number(self._name, "loss_weights", w) for w in weights)
+        return tuple(map(float, weights))
 
     def _problem(self, plan: Plan, rates: Any) -> Problem:
         """What the general engine solves."""

@@ -65,7 +65,8 @@ class ProtoMAML(Looking):
             _arguments.learning_rate(name, lr)
         if self._model[0].encoder is not encoder:
             self._model = (Classifier(encoder),)
-        return look(name, self._model[0], "cross_entropy", None, settings, self._kept, self._trained)
+        task = self._task_of(self._model[0], "cross_entropy")
+        return look(name, task, None, settings, self._kept, self._trained)
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         return self._on_query(support_x, support_y, query_x)
