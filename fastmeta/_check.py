@@ -82,7 +82,9 @@ def rate(op: str, name: str, value: Any) -> None:
         return
     floating(op, **{name: value})
     if _visible(value) and not (math.isfinite(value.item()) if value.numel() == 1 else bool(value.isfinite().all())):
-        raise ValueError(f"{op}: {name} must be finite, got {value.detach().flatten()[~value.flatten().isfinite()][0].item()}")
+        raise ValueError(
+            f"{op}: {name} must be finite, got {value.detach().flatten()[~value.flatten().isfinite()][0].item()}"
+        )
 
 
 def labels(op: str, name: str, x: Any, expected: Sequence[int], device: torch.device) -> None:

@@ -31,10 +31,12 @@ def convnet():
 
 
 def episode(images=False, tasks=T):
-    draw = lambda n: (  # noqa: E731
-        torch.randn(tasks, n, *((1, 3, 3) if images else (6,)), dtype=D),
-        torch.arange(3).repeat(2)[:n].expand(tasks, n),
-    )
+    def draw(n):
+        return (
+            torch.randn(tasks, n, *((1, 3, 3) if images else (6,)), dtype=D),
+            torch.arange(3).repeat(2)[:n].expand(tasks, n),
+        )
+
     return (*draw(5), *draw(6))
 
 
@@ -137,7 +139,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("kind", ["another head", "another activation", "a forward hook", "a frozen layer", "a patched forward"])
+@pytest.mark.parametrize(
+    "kind", ["another head", "another activation", "a forward hook", "a frozen layer", "a patched forward"]
+)
 def test_the_others_too(name, kind):
     torch.manual_seed(1)
     learner, data = OTHERS[name](mlp()), episode()
@@ -243,7 +247,10 @@ def test_running_statistics_switched_on_later():
     model[1] = norm.to(D)
     learner, data = fastmeta.MAML(model, 0.1, 1), episode(images=True)
     learner.loss(*data)
-    for on in (lambda: setattr(norm, "track_running_stats", True), lambda: setattr(norm, "running_mean", torch.zeros(4))):
+    for on in (
+        lambda: setattr(norm, "track_running_stats", True),
+        lambda: setattr(norm, "running_mean", torch.zeros(4)),
+    ):
         on()
         with pytest.raises(ValueError, match="MAML: batch norm must use the statistics of each batch, got running"):
             learner.loss(*data)

@@ -83,7 +83,9 @@ def features(learner: str, name: str, found: Any, examples: int) -> None:
     if not isinstance(found, Tensor):
         raise TypeError(f"{learner}: {name} must return a tensor, got {came(found)}")
     if not found.ndim or found.shape[0] != examples:
-        raise ValueError(f"{learner}: {name} must return a row for each of {examples} examples, got {list(found.shape)}")
+        raise ValueError(
+            f"{learner}: {name} must return a row for each of {examples} examples, got {list(found.shape)}"
+        )
 
 
 def came(value: Any) -> str:

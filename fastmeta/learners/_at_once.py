@@ -17,6 +17,7 @@ from ._chain import noise_of, restore
 from ._cost import tasks_at_once
 from ._problem import Flat, Problem
 from ._seen import Learned, is_batched
+from ._state import State
 
 _functorch: Any = torch._C._functorch
 # How functorch says that it cannot: by its own names; by what a tensor without memory cannot do; and where a tensor that all tasks
@@ -42,13 +43,13 @@ def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, f
     at_once = min(at_once, learned.at_most.get(shapes, at_once))
     refused = False
     while at_once > 1:
-        before = Before(problem, flat)
-        with before.watch or contextlib.nullcontext():
-            found, failure = _tried(function, replace(problem, at_once=at_once), flat, before)
-        if not failure and not before.differs():
-            learned.vmapped = before.modes
+        attempt = Attempt(problem, flat)
+        with attempt.watch:
+            found, failure = _tried(function, replace(problem, at_once=at_once), flat, attempt)
+        if not failure and not attempt.differs():
+            learned.vmapped = attempt.modes
             return found
-        before.restore()
+        attempt.undo()
         found = None
         refused, at_once = (False, at_once // 2) if failure == "memory" else (True, 1)
         if failure == "memory":
@@ -59,7 +60,7 @@ def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, f
     return found
 
 
-def _tried(function: Callable, problem: Problem, flat: Flat, before: Before) -> tuple[Any, str]:
+def _tried(function: Callable, problem: Problem, flat: Flat, attempt: Attempt) -> tuple[Any, str]:
     """What it gives and "", or why it cannot: "memory" or "refused". Any other error is raised. No traceback outlives the call, so
     what the attempt held is free."""
     try:
@@ -68,7 +69,7 @@ def _tried(function: Callable, problem: Problem, flat: Flat, before: Before) -> 
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
             return None, "memory"
-        if REFUSAL.search(str(error)) or before.differs():
+        if REFUSAL.search(str(error)) or attempt.differs():
             return None, "refused"
         raise
 
@@ -85,39 +86,29 @@ def _note_memory(learner: str, learned: Learned, shapes: Any, at_once: int) -> N
     learned.at_most[shapes] = at_once
 
 
-class Before:
-    """What an attempt may spoil: the state of the generators and, the first time in these modes, buffers and attributes of the
-    model. Then it is watched, too, for what it would do otherwise in one task alone."""
+class Attempt:
+    """What it may spoil, and, the first time in these modes, a watch on what the model does otherwise in one task alone."""
 
     def __init__(self, problem: Problem, flat: Flat) -> None:
         seen = problem.plan.seen
         assert seen is not None
-        self.noise, self.modes = noise_of(flat.data[0]), seen.modes_now()
-        self.watch: Watch | None = None
-        self.kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self.buffers: list[tuple[Tensor, Tensor]] = []
-        if seen.learned.vmapped != self.modes:
-            self.watch = Watch()
-            self.kept = [(own, dict(own)) for m in seen.modules for own in (m.__dict__, m._buffers)]
-            self.buffers = [(b, b.clone()) for b in problem.plan.task.buffers()]
+        self.modes = seen.modes_now()
+        self.noise = noise_of(flat.data[0])
+        self.first = seen.learned.vmapped != self.modes
+        self.state = State(problem, flat) if self.first else None
+        self.watch: contextlib.AbstractContextManager[Any] = Watch() if self.first else contextlib.nullcontext()
 
     def differs(self) -> bool:
         """Whether the model asked what torch.vmap hides, or has kept something that it made: its next call would take all tasks for
         one."""
-        asked = self.watch is not None and self.watch.asked
-        return asked or any(is_batched(x) for own, _ in self.kept for x in own.values())
+        asked = isinstance(self.watch, Watch) and self.watch.asked
+        return asked or (self.state is not None and any(map(is_batched, self.state.values())))
 
-    def restore(self) -> None:
-        restore(self.noise)
-        for own, before in self.kept:
-            for name in [name for name, x in own.items() if is_batched(x)]:
-                if name in before:
-                    own[name] = before[name]
-                else:
-                    del own[name]
-        with torch.no_grad():
-            for b, value in self.buffers:
-                b.copy_(value)
+    def undo(self) -> None:
+        if self.state is None:
+            restore(self.noise)
+        else:
+            self.state.put_back()
 
 
 class Watch(TorchFunctionMode):

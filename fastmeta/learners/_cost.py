@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._chain import leaf, noise_of, restore
+from ._chain import leaf
 from ._problem import Flat, Problem
+from ._state import State
 
 AT_ONCE = 56 << 20  # bytes of a CPU's caches and pages that several tasks share without losing more than they win
 FEWEST = 4  # tasks at once that are faster than one by one
@@ -61,8 +62,8 @@ def _measured(problem: Problem, of_task: Flat) -> int:
         return saved
 
     x, y = of_task.data[:2]
-    now = noise_of(x)
+    state = State(problem, of_task)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
         problem.call(theta, [p.detach() for p in of_task.shared], x, y)
-    restore(now)
+    state.put_back()
     return sum(size for place, size in found.items() if place not in params)

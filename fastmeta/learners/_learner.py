@@ -29,6 +29,8 @@ class Learner(nn.Module):
 
     def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         """The loss on the query of each task, [T]."""
+        if query_y is None:
+            raise TypeError(f"{self._name}: query_y must be a tensor, got NoneType")
         check_episode(self._name, self._loss, support_x, support_y, query_x, query_y)
         if not support_x.shape[0]:
             return of_no_tasks([0], self._reached(support_x, support_y, query_x, query_y))

@@ -56,9 +56,7 @@ def look(
     `known`: which parameters were trained then, for those in whose place a tensor stands now."""
     model, loss = task.model, task.loss
     refuse_running_statistics(learner, model)
-    trained = {
-        path: known.get(path, True) if stands_in(p) else p.requires_grad for path, p in model.named_parameters()
-    }
+    trained = {path: known.get(path, True) if stands_in(p) else p.requires_grad for path, p in model.named_parameters()}
     adapted = adapted_names(learner, trained, adapt, first=not known)
     whole = isinstance(loss, str) and len(adapted) == len(trained) and is_plain(model)
     mlp, net = (as_mlp(model, len(adapted)), as_convnet(model, len(adapted))) if whole else (None, None)

@@ -157,7 +157,9 @@ def check_rates(learner: str, rates: Any, adapted: Mapping[str, Tensor], steps: 
     cores = [tuple(p.shape) for p in adapted.values()] if each else [()]
     for (name, rate), core in zip(named.items(), cores, strict=True):
         if isinstance(rate, Tensor) and tuple(rate.shape) not in (core, (steps, *core)):
-            raise ValueError(f"{learner}: {name} must have shape {list(core)} or {[steps, *core]}, got {list(rate.shape)}")
+            raise ValueError(
+                f"{learner}: {name} must have shape {list(core)} or {[steps, *core]}, got {list(rate.shape)}"
+            )
         if adapted and isinstance(rate, Tensor):
             _check.floating(learner, **dict([next(iter(adapted.items()))]), **{name: rate})
         _check.rate(learner, name, rate)

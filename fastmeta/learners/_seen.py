@@ -122,6 +122,11 @@ def is_plain(model: nn.Module) -> bool:
     return True
 
 
+def is_linear(model: nn.Module) -> bool:
+    """Whether it is x W' + b and nothing else."""
+    return type(model) is nn.Linear and is_plain(model)
+
+
 def stands_in(p: Tensor) -> bool:
     """Whether torch.func.functional_call, or the like, has put a tensor in a parameter's place."""
     return not isinstance(p, nn.Parameter)

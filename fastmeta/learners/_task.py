@@ -58,12 +58,12 @@ class Task(Bare):
                 f"{self.learner}: targets must have the shape of a task's outputs, {list(outputs.shape)}, got {list(y.shape)}"
             )
         if outputs.dtype != y.dtype and not torch.is_autocast_enabled(y.device.type):
-            raise TypeError(f"{self.learner}: targets must have the dtype of the outputs, {outputs.dtype}, got {y.dtype}")
+            raise TypeError(
+                f"{self.learner}: targets must have the dtype of the outputs, {outputs.dtype}, got {y.dtype}"
+            )
 
     def _of_function(self, found: Any) -> Tensor:
         if not isinstance(found, Tensor) or found.ndim:
             came = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"{self.learner}: loss must return a 0-dim tensor for the examples of a task, got {came}"
-            )
+            raise ValueError(f"{self.learner}: loss must return a 0-dim tensor for the examples of a task, got {came}")
         return found

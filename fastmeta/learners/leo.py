@@ -17,6 +17,7 @@ from ..ops.prototypes import prototypes
 from . import _arguments
 from ._episode import IGNORE_INDEX, known_ways, ways_of
 from ._learner import OF_SUPPORT, Learner, ask
+from ._seen import is_linear
 
 LOG2 = math.log(2)
 
@@ -74,7 +75,11 @@ class LEO(Learner):
         sizes = {"features": features, "latents": latents}
         for name, value in (sizes | {"steps": steps, "finetune_steps": finetune_steps}).items():
             _arguments.whole("LEO", name, value, int(name in sizes))
-        weights = {"kl_weight": kl_weight, "encoder_weight": encoder_weight, "orthogonality_weight": orthogonality_weight}
+        weights = {
+            "kl_weight": kl_weight,
+            "encoder_weight": encoder_weight,
+            "orthogonality_weight": orthogonality_weight,
+        }
         for name, number in (weights | {"lr": lr, "finetune_lr": finetune_lr, "dropout": dropout}).items():
             _arguments.number("LEO", name, number)
         if not 0 <= dropout <= 1:
@@ -125,9 +130,15 @@ class LEO(Learner):
         for _ in range(self.steps):
             grad, _ = mlp_grad([weights, None], support, support_y)[1]
             assert grad is not None
-            z = z - self.lr * (torch.cat([grad, grad * slope], -1) @ self.decoder.weight)
+            z = z - self.lr * self._decoded_back(z, torch.cat([grad, grad * slope], -1))
             weights, slope = self._decode(z, noise)
         return Adapted(start, z, weights)
+
+    def _decoded_back(self, z: Tensor, cotangent: Tensor) -> Tensor:
+        """The decoder's vector-Jacobian product at z."""
+        if is_linear(self.decoder):
+            return cotangent @ self.decoder.weight
+        return torch.func.vjp(self.decoder, z)[1](cotangent)[0]
 
     def _decode(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """[T, N, L], [T, N, D] -> the weights w, and dw/d(Hz), [T, N, D] both."""
@@ -157,6 +168,8 @@ class LEO(Learner):
         for name, x in (("support_x", support_x), ("query_x", query_x)):
             if x.ndim != 3 or x.shape[-1] != self.features:
                 raise ValueError(f"LEO: {name} must have shape [T, n, {self.features}], got {list(x.shape)}")
+        if not isinstance(self.decoder, nn.Linear):
+            raise TypeError(f"LEO: decoder must be a torch.nn.Linear, got {type(self.decoder).__name__}")
         rates = {"lr": self.lr, "finetune_lr": self.finetune_lr}
         _check.floating("LEO", **rates, support_x=support_x)
         for name, rate in rates.items():
@@ -178,10 +191,19 @@ class RelationNet(nn.Module):
 
     def forward(self, codes: Tensor, labels: Tensor, ways: int) -> Tensor:
         """[T, S, L], [T, S] -> [T, N, 2 L]"""
+        if not (is_linear(self.first) and self.first.bias is None and is_linear(self.third)):
+            return self._pair_by_pair(codes, labels, ways)
         of_a, of_b = self.first.weight.chunk(2, -1)
         hidden = F.relu(F.linear(codes, of_a).unsqueeze(-2) + F.linear(codes, of_b).unsqueeze(-3))  # [T, S, S, 2 L]
         hidden = F.relu(self.second(hidden)).mean(-2)
         return self.third(ask("LEO", prototypes, OF_SUPPORT, hidden, labels, ways))
+
+    def _pair_by_pair(self, codes: Tensor, labels: Tensor, ways: int) -> Tensor:
+        """What layers that are more than a product need, such as those with hooks."""
+        wide = (*codes.shape[:2], codes.shape[1], codes.shape[2])
+        pairs = torch.cat([codes.unsqueeze(2).expand(wide), codes.unsqueeze(1).expand(wide)], -1)
+        each = self.third(F.relu(self.second(F.relu(self.first(pairs)))))  # [T, S, S, 2 L]
+        return ask("LEO", prototypes, OF_SUPPORT, each.mean(-2), labels, ways)
 
 
 class Gaussian(NamedTuple):

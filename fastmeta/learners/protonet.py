@@ -53,7 +53,14 @@ class ProtoNet(Learner):
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         query, centres = self._embed(support_x, support_y, query_x)
         return ask(
-            self._name, proto_loss, OF_FEATURES, query, centres, query_y, metric=self.metric, temperature=self.temperature
+            self._name,
+            proto_loss,
+            OF_FEATURES,
+            query,
+            centres,
+            query_y,
+            metric=self.metric,
+            temperature=self.temperature,
         )
 
     def _embed(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
