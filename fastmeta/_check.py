@@ -129,7 +129,8 @@ def rate(op: str, name: str, value: Any) -> float | Tensor:
     """A learning rate, of any sign: a number, as a float, or a tensor. ValueError where it, or an element of it, is NaN or
     infinite; the elements are looked at where `_visible`."""
     if isinstance(value, Tensor):
-        if _visible(value) and value.is_floating_point() and not bool((finite := value.isfinite()).all()):
+        floating(op, **{name: value})
+        if _visible(value) and not bool((finite := value.isfinite()).all()):
             raise ValueError(f"{op}: {name} must be finite, got {value.detach()[~finite][0].item()}")
         return value
     found = number(op, name, value)

@@ -49,7 +49,8 @@ def dlogits_block(
         weight = tl.load(dloss + row // group, in_q, 0.0).to(dtype)  # `group` queries share a cotangent
         if counts is not None:
             weight = divide(weight, tl.load(counts + row // group, in_q, 1.0))
-        weight = tl.where((target != ignore_index) & (target >= 0) & (target < N), weight, 0.0)
+        weight = tl.where((target >= 0) & (target < N), weight, float("nan"))
+        weight = tl.where(target == ignore_index, 0.0, weight)
         dlogits = weight[:, None] * (tl.exp(log_p) - tl.where(n[None, :] == target[:, None], 1.0, 0.0))
     else:
         if totals is not None:

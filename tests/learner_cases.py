@@ -1,5 +1,6 @@
 """One small example of every learner, its loss as a function of its parameters and inputs: what the tests of all transforms run on."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,26 @@ class Loss(nn.Module):
 
     def forward(self, *episode):
         return self.learner.loss(*episode)
+
+
+class Unknown(nn.Module):
+    """A model that no kernel knows."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def general(learner):
+    """The same learner, on the same parameters, in the general engine."""
+    other = copy.copy(learner)
+    other._modules = dict(learner._modules)
+    name = "encoder" if isinstance(learner, fastmeta.ProtoMAML) else "model"
+    setattr(other, name, Unknown(getattr(learner, name)))
+    return other
 
 
 @dataclass

@@ -1,20 +1,18 @@
 """The fused convolutional networks of MAML and Meta-SGD against the general engine, the plain loop and finite differences."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 from compare import check_against_reference, check_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learner_cases import general
 from torch import nn
 from torch.func import functional_call
 
 import fastmeta
 from fastmeta import _C
 from fastmeta.learners import _conv
-from fastmeta.learners._conv import as_convnet
 
 D = torch.float64
 
@@ -70,7 +68,7 @@ class Losses(nn.Module):
 
 def check(learner, data, dtype=D):
     """Losses and all gradients as on the backend "reference", the general engine; in float32 with eight draws of the images."""
-    assert learner._net is not None
+    assert learner._plan().net is not None
     values = [p.detach().to(dtype) for p in learner.parameters()]
     images = [data[0].to(dtype), data[2].to(dtype)]
     losses = Losses(learner, data)
@@ -195,13 +193,6 @@ def test_conv4_against_the_plain_loop(calls):
             assert (ours - theirs).abs().max() < 1e-9 * scale, way
 
 
-def general(learner):
-    """The same learner without the kernel."""
-    other = copy.copy(learner)
-    other._net = None
-    return other
-
-
 def test_predictions(calls):
     model = conv4()
     data = episode(model, 28)
@@ -293,8 +284,12 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_networks_are_not_taken(kind):
-    assert as_convnet(network()) is not None
-    assert as_convnet(OTHERS[kind]()) is None
+    assert fastmeta.MAML(network())._plan().net is not None
+    if kind == "running statistics":
+        with pytest.raises(ValueError, match="MAML: batch norm must use the statistics of each batch"):
+            fastmeta.MAML(OTHERS[kind]())
+        return
+    assert fastmeta.MAML(OTHERS[kind]())._plan().net is None
 
 
 def test_calls_that_the_kernel_cannot_take_run_in_the_general_engine(calls):

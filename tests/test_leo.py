@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from learner_cases import loss_by_params
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 import fastmeta
 from fastmeta.learners import leo
@@ -132,6 +133,31 @@ def test_classes_may_differ_in_shots():
     scores, losses = seeded(plain, learner, *data)
     same(seeded(learner, *data[:3]), scores, list(learner.parameters()))
     same(seeded(learner.loss, *data), losses, list(learner.parameters()))
+
+
+def test_changed_layers_are_honoured():
+    """Against the slow implementation, which calls them: hooks, biases, parametrizations; a decoder that is none of its own."""
+    louder = lambda module, inputs, output: 2 * output  # noqa: E731
+    for change in (
+        lambda net: net.decoder.register_forward_hook(louder),
+        lambda net: net.relation.first.register_forward_hook(louder),
+        lambda net: net.relation.third.register_forward_hook(lambda module, inputs, output: output.tanh()),
+        lambda net: setattr(net.relation, "first", nn.Linear(2 * LATENTS, 2 * LATENTS).to(D)),
+        lambda net: setattr(net, "decoder", nn.Linear(LATENTS, 2 * FEATURES).to(D)),
+        lambda net: register_parametrization(net.decoder, "weight", nn.Tanh()),
+        lambda net: setattr(net, "encoder", nn.Sequential(nn.Linear(FEATURES, LATENTS), nn.Tanh()).to(D)),
+    ):
+        learner, data = learner_of(), episode()
+        before = seeded(learner.loss, *data)
+        change(learner)
+        scores, losses = seeded(plain, learner, *data)
+        params = list(learner.parameters())
+        same(seeded(learner.loss, *data), losses, params)
+        same(seeded(learner, *data[:3]), scores, params)
+        assert not torch.allclose(before, losses)
+    learner.decoder = nn.Sequential(nn.Linear(LATENTS, 2 * FEATURES))
+    with pytest.raises(TypeError, match="LEO: decoder must be a torch.nn.Linear, got Sequential"):
+        learner.loss(*data)
 
 
 def test_second_derivatives_of_the_meta_loss():
@@ -325,5 +351,5 @@ def test_errors():
         learner(sx, emptied, qx)
     padded = sy.clone()
     padded[0, 0] = -100
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), got -100"):
+    with pytest.raises(ValueError, match=r"LEO: support_y must be in \[0, 4\), got -100"):
         learner(sx, padded, qx)

@@ -180,3 +180,24 @@ def test_a_learned_temperature_may_have_any_shape_of_one_element(backend):
             assert temperature.grad.shape == shape and temperature.grad.count_nonzero()
             grads.append(temperature.grad.flatten())
         assert torch.equal(grads[0], grads[1][0:1]) and torch.equal(grads[0], grads[2])
+
+
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_target_that_may_not_be_looked_at_gives_nan_and_nan_gradients_if_it_is_out_of_range(
+    backend, metric, reduction
+):
+    q, c = randn(2, 4, 3), randn(2, 3, 3)
+    targets = torch.tensor([[0, 1, 2, -100], [2, 3, 0, -1]])
+
+    def loss(q, c):
+        losses = fastmeta.proto_loss(q, c, targets, metric=metric, reduction=reduction)
+        return losses.sum(), losses
+
+    (dq, dc), losses = torch.func.grad(loss, (0, 1), has_aux=True)(q, c)
+    assert losses.isnan().tolist() == (
+        [False, True] if reduction == "mean" else [[False] * 4, [False, True, False, True]]
+    )
+    assert dq.isnan().all(-1).tolist() == dq.isnan().any(-1).tolist() == [[False] * 4, [False, True, False, True]]
+    assert dc.isnan().flatten(1).all(-1).tolist() == dc.isnan().flatten(1).any(-1).tolist() == [False, True]

@@ -8,7 +8,7 @@ from test_task_conv2d import Called
 from torch import nn
 
 import fastmeta
-from fastmeta.learners import _engine
+from fastmeta.learners import _at_once
 
 GROUPS = {"convolution": 8, "convolution_backward": 9}  # the place of their argument
 
@@ -25,7 +25,7 @@ class Grouped(Called):
 
 @pytest.fixture(autouse=True)
 def _three_at_once(monkeypatch):
-    monkeypatch.setattr(_engine, "tasks_at_once", lambda problem, flat: 3)
+    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 3)
 
 
 def network(*convolutions):
@@ -43,12 +43,11 @@ def episode(tasks=4):
 
 def check(learner, data):
     inputs = [*learner.parameters(), data[0].requires_grad_(), data[2].requires_grad_()]
-    learner._net = None
     with fastmeta.backend("triton"):
         ours = learner.loss(*data)
         same_gradients(ours, plain_losses(learner, *data), inputs, WEIGHTS[: len(ours)])
         outputs = learner(*data[:3])  # by the other Function
-    assert learner.model not in _engine._one_by_one  # no error that sent the tasks one by one
+    assert not learner._plan().seen.learned.one_by_one  # no error that sent the tasks one by one
     losses = torch.stack([F.cross_entropy(o, y) for o, y in zip(outputs, data[3], strict=True)])
     same_gradients(losses, plain_losses(learner, *data), inputs, WEIGHTS[: len(ours)])
 
@@ -87,7 +86,6 @@ def test_no_grouped_convolution_is_left(loss, monkeypatch):
     """Forward, inner steps and the chain of Hessian-vector products."""
     model, data = network(nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 3, stride=2)), episode()
     learner = fastmeta.MAML(model, 0.3, 2)
-    learner._net = None
 
     def run():
         values = learner.loss(*data) if loss else learner(*data[:3])
@@ -95,7 +93,7 @@ def test_no_grouped_convolution_is_left(loss, monkeypatch):
 
     with fastmeta.backend("triton"):
         left, ours = grouped_in(run, monkeypatch)
-    monkeypatch.setattr(_engine, "tasks_at_once", lambda problem, flat: 3)
+    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 3)
     with fastmeta.backend("reference"):
         grouped, plain = grouped_in(run, monkeypatch)
     assert left == set() and grouped == set(GROUPS)
@@ -107,7 +105,6 @@ def test_autocast():
     model, data = network(nn.Conv2d(1, 3, 3, padding=1)).float(), episode()
     data[0], data[2] = data[0].float(), data[2].float()
     learner = fastmeta.MAML(model, 0.3, 1)
-    learner._net = None
     seen = []
     model[0][0].register_forward_hook(
         lambda module, inputs, output: seen.append((fastmeta._dispatch.forced(), output.dtype))

@@ -27,14 +27,17 @@ double block_losses(const ProtoLoss<R>& p, int64_t query, int64_t count, const R
   return sum;
 }
 
-// dz = weight (softmax - one_hot), in place of the exponentials.
+// dz = weight (softmax - one_hot), in place of the exponentials; NaN for a target out of range.
 template <class R>
 void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s,
                    R* exps) {
   R weights[kBlock] = {}, scale[kBlock];
-  for (int64_t q = 0; q < count; q++)
-    if (is_class(p, p.targets[query + q]))
-      weights[q] = p.task_weight ? R(p.task_weight[task]) : p.query_weight[query + q];
+  for (int64_t q = 0; q < count; q++) {
+    const int64_t target = p.targets[query + q];
+    if (target == p.ignore_index) continue;
+    const R weight = p.task_weight ? R(p.task_weight[task]) : p.query_weight[query + q];
+    weights[q] = is_class(p, target) ? weight : R(__builtin_nan(""));
+  }
 #pragma omp simd
   for (int q = 0; q < kBlock; q++) scale[q] = weights[q] / s.sum[q];
   for (int64_t n = 0; n < p.N; n++)

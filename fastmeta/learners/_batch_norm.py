@@ -17,16 +17,20 @@ def use_batch_statistics(model: nn.Module) -> nn.Module:
     What MAML and its kin need: running statistics would be averages over tasks and inner steps. Weights and biases stay.
     """
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+        if isinstance(module, nn.modules.batchnorm._NormBase) and has_running_statistics(module):
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
     return model
 
 
+def has_running_statistics(norm: nn.modules.batchnorm._NormBase) -> bool:
+    return norm.track_running_stats or norm.running_mean is not None or norm.running_var is not None
+
+
 def refuse_running_statistics(name: str, model: nn.Module) -> None:
     """ValueError where batch norm would average its statistics over tasks and steps."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+        if isinstance(module, nn.modules.batchnorm._NormBase) and has_running_statistics(module):
             raise ValueError(
                 f"{name}: batch norm must use the statistics of each batch, got running statistics in {path!r}: build it with "
                 "track_running_stats=False, or call fastmeta.use_batch_statistics(model)"

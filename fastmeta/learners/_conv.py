@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import _dispatch
-from ._mlp import has_hooks
+from ._batch_norm import has_running_statistics
+from ._mlp import has_parameters
 from ._problem import Flat
 
 MOST_BLOCKS = 8
@@ -86,10 +87,9 @@ def _kernel() -> Callable[..., Any] | None:
     return _ext.conv_meta_loss
 
 
-def as_convnet(model: nn.Module) -> ConvNet | None:
-    """The network that `model` is, or None: an nn.Sequential, perhaps of such, all parameters adapted."""
-    if has_hooks(model):
-        return None
+def as_convnet(model: nn.Module, adapted: int) -> ConvNet | None:
+    """The network that `model` is, or None: an nn.Sequential, perhaps of such, `_seen.is_plain`, all its parameters, `adapted` of
+    them, adapted and no two the same."""
     modules = _flat(model)
     blocks: list[Block] = []
     present: list[bool] = []
@@ -102,10 +102,8 @@ def as_convnet(model: nn.Module) -> ConvNet | None:
         modules = modules[used:]
     if not blocks or [type(m) for m in modules] != [nn.Flatten, nn.Linear] or not _is_whole(modules[0]):
         return None
-    params = [p for _, p in model.named_parameters(remove_duplicate=False)]
-    if not all(p.requires_grad for p in params) or len(set(params)) < len(params):
-        return None
-    return ConvNet(tuple(blocks), (*present, True, modules[1].bias is not None))
+    present += has_parameters(modules[1])
+    return ConvNet(tuple(blocks), tuple(present)) if adapted == sum(present) and present[-2] else None
 
 
 def _flat(model: nn.Module) -> list[Any]:
@@ -126,20 +124,20 @@ def _block(modules: list[Any]) -> tuple[Block | None, list[bool], int]:
     if not plain or isinstance(padding, str) or len({*padding}) > 1 or len({*stride}) > 1 or padding[0] > 2:
         return None, [], 0
     kinds = [type(m) for m in modules]
-    groups, eps, affine, relu, pool = NO_NORM, 0.0, False, False, 1
+    groups, eps, of_norm, relu, pool = NO_NORM, 0.0, [False, False], False, 1
     if kinds[used : used + 1] == [nn.BatchNorm2d]:
         norm = modules[used]
-        if norm.track_running_stats:
+        if has_running_statistics(norm):
             return None, [], 0
-        groups, eps, affine, used = BATCH, norm.eps, norm.affine, used + 1
+        groups, eps, of_norm, used = BATCH, norm.eps, has_parameters(norm), used + 1
     elif kinds[used : used + 1] == [nn.GroupNorm]:
         norm = modules[used]
-        groups, eps, affine, used = norm.num_groups, norm.eps, norm.affine, used + 1
+        groups, eps, of_norm, used = norm.num_groups, norm.eps, has_parameters(norm), used + 1
     if kinds[used : used + 1] == [nn.ReLU]:
         relu, used = True, used + 1
     if kinds[used : used + 1] == [nn.MaxPool2d] and _halves(modules[used]):
         pool, used = 2, used + 1
-    return (stride[0], padding[0], groups, eps, relu, pool), [True, conv.bias is not None, affine, affine], used
+    return (stride[0], padding[0], groups, eps, relu, pool), [*has_parameters(conv), *of_norm], used
 
 
 def _halves(pool: nn.MaxPool2d) -> bool:

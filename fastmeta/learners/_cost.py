@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._chain import leaf, noise_of, restore
+from ._chain import leaf
 from ._problem import Flat, Problem
+from ._state import State
 
 AT_ONCE = 56 << 20  # bytes of a CPU's caches and pages that several tasks share without losing more than they win
 FEWEST = 4  # tasks at once that are faster than one by one
@@ -16,8 +15,6 @@ OF_PARAMETERS = (
     6  # arrays like the parameters that a task holds: before and after a step, gradient, direction, product, v
 )
 OF_GRADIENT = 3  # an example's graph, with that of its gradient, over its graph for the loss alone
-
-_saved: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = weakref.WeakKeyDictionary()
 
 
 def tasks_at_once(problem: Problem, flat: Flat) -> int:
@@ -47,7 +44,7 @@ def _bytes(problem: Problem, flat: Flat) -> tuple[int, int]:
     """What a graph saves of one example of the support; the adapted parameters of a task."""
     of_task = next(flat.parts(1, problem.of_tasks))
     x = of_task.data[0]
-    known = _saved.setdefault(problem.task.model, {})
+    known = problem.plan.seen.learned.saved if problem.plan.seen is not None else {}
     key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
     if key not in known:
         known[key] = _measured(problem, of_task) // max(len(x), 1)
@@ -65,8 +62,8 @@ def _measured(problem: Problem, of_task: Flat) -> int:
         return saved
 
     x, y = of_task.data[:2]
-    now = noise_of(x)
+    state = State(problem, of_task)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
         problem.call(theta, [p.detach() for p in of_task.shared], x, y)
-    restore(now)
+    state.put_back()
     return sum(size for place, size in found.items() if place not in params)

@@ -6,14 +6,12 @@ torch.compile, and where the loss depends on tensors of its own, `_unrolled` tak
 
 from __future__ import annotations
 
-import contextlib
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
@@ -21,13 +19,12 @@ from .._autograd import _any_requires_grad, _transforms_active, scatter
 from .._dispatch import refuse_export
 from ..ops.sgd_step import sgd_step
 from . import _unrolled
+from ._at_once import run_at_once
 from ._chain import Captured, InnerLoop, Step, gradients, leaf, noise_of, refuse_captured
-from ._cost import graphs_kept, tasks_at_once
+from ._cost import graphs_kept
+from ._episode import check_classes
 from ._problem import Flat, Problem
-from ._remember import differentiable, drew, remember, remembered
-
-_functorch: Any = torch._C._functorch
-_one_by_one: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that torch.vmap refused
+from ._remember import differentiable, drew, refuse_changed, remember, remembered
 
 
 def on_query(problem: Problem, rates: Any, *data: Tensor, start: Sequence[Tensor] = ()) -> Tensor:
@@ -46,55 +43,42 @@ def run(
 ) -> Tensor:
     """`function` with the best `at_once`; `unrolled` where it cannot run."""
     refuse_export(problem.learner)
-    if not len(data[0]):
-        raise ValueError(f"{problem.learner}: support_x must hold at least one task, got shape {list(data[0].shape)}")
-    params = dict(problem.task.named_parameters())
+    plan = problem.plan
+    params = dict(plan.task.named_parameters())
     own = problem.adapted[: len(problem.adapted) - len(start)]
     theta, shared = (*(params[path] for path in own), *start), tuple(params[path] for path in problem.shared)
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
     if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return unrolled(problem, flat)
+    classes = plan.classes
+    if classes is not None:  # a kernel's network says it before it runs
+        check_classes(problem.learner, classes, *data[1::2])
     if torch.is_inference_mode_enabled():  # there not even an inner loop has a gradient
         with torch.inference_mode(False), torch.no_grad():
-            return _by_autograd(function, unrolled, problem, Flat(*tree_map_only(Tensor, _ordinary, tuple(flat))))
-    return _by_autograd(function, unrolled, problem, flat)
+            found = _by_autograd(function, unrolled, problem, Flat(*tree_map_only(Tensor, _ordinary, tuple(flat))))
+    else:
+        found = _by_autograd(function, unrolled, problem, flat)
+    if classes is None and plan.task.classes:
+        check_classes(problem.learner, plan.task.classes[0], *data[1::2])
+    return found
 
 
 def _by_autograd(function: Callable, unrolled: Callable, problem: Problem, flat: Flat) -> Tensor:
-    if problem.net is not None and problem.net.takes(flat) and (len(flat.data) == 4 or not needs_gradient(flat)):
-        return function(replace(problem, at_once=max(len(flat.data[0]), 2)), flat)  # with a task axis
-    problem = replace(problem, net=None)
-    model, refused = problem.task.model, False
-    at_once = 1 if model in _one_by_one else tasks_at_once(problem, flat)
+    net = problem.plan.net if problem.weights is None else None
+    if net is not None and net.takes(flat) and (len(flat.data) == 4 or not needs_gradient(flat)):
+        try:
+            return function(replace(problem, net=net, at_once=max(len(flat.data[0]), 2)), flat)  # with a task axis
+        except (TypeError, ValueError):
+            pass  # the model itself says what is wrong
     try:
-        if at_once > 1:
-            try:
-                with _no_slow_vmap():
-                    return function(replace(problem, at_once=at_once), flat)
-            except (RuntimeError, NotImplementedError):
-                refused = True  # or what fails one by one as well, and then says so
-        found = function(replace(problem, at_once=1), flat)
+        return run_at_once(function, problem, flat)
     except Captured:
         return unrolled(problem, flat)
-    if refused:
-        _one_by_one.add(model)
-    return found
 
 
 def _ordinary(x: Tensor) -> Tensor:
     """`x` as a tensor that autograd takes."""
     return x.clone() if x.is_inference() else x
-
-
-@contextlib.contextmanager
-def _no_slow_vmap() -> Iterator[None]:
-    """An operator without a rule for vmap raises, instead of running in a loop of vmap's own."""
-    allowed = _functorch._is_vmap_fallback_enabled()
-    _functorch._set_vmap_fallback_enabled(False)
-    try:
-        yield
-    finally:
-        _functorch._set_vmap_fallback_enabled(allowed)
 
 
 def _losses(problem: Problem, flat: Flat) -> Tensor:
@@ -210,6 +194,7 @@ class MetaLoss(torch.autograd.Function):
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, grads = remembered(ctx)
         if torch.is_grad_enabled():
+            refuse_changed(problem)
             return None, *differentiable(ctx, lambda *args: (_unrolled.on_query(*args),), items, (dlosses,))
         scales = problem.split(dlosses)
         places = [i for i, need in enumerate(needs) if need]
@@ -244,6 +229,7 @@ class Adapt(torch.autograd.Function):
     def backward(ctx: Any, *dadapted: Tensor) -> Any:
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, trajectory = remembered(ctx)
+        refuse_changed(problem)
         if torch.is_grad_enabled():
             return None, *differentiable(ctx, _unrolled.adapted, items, dadapted)
         flat, thetas, grads = problem.flat(items), iter(trajectory), []

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+
+from ._episode import check_episode, of_no_tasks
+from ._plan import Plan
+from ._task import Loss, Task
 
 
 class Learner(nn.Module):
@@ -12,12 +20,113 @@ class Learner(nn.Module):
     """
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> Tensor:
+        if query_y is not None:
+            return self.loss(support_x, support_y, query_x, query_y)
+        check_episode(self._name, self._loss, support_x, support_y, query_x)
+        if not support_x.shape[0]:
+            return of_no_tasks([*query_x.shape[:2], *self._outputs_of(query_x)], self._reached(support_x, query_x))
+        return self._predict(support_x, support_y, query_x)
+
+    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """The loss on the query of each task, [T]."""
         if query_y is None:
-            return self._predict(support_x, support_y, query_x)
-        return self.loss(support_x, support_y, query_x, query_y)
+            raise TypeError(f"{self._name}: query_y must be a tensor, got NoneType")
+        check_episode(self._name, self._loss, support_x, support_y, query_x, query_y)
+        if not support_x.shape[0]:
+            return of_no_tasks([0], self._reached(support_x, support_y, query_x, query_y))
+        return self._losses(support_x, support_y, query_x, query_y)
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
+        """The shape of the outputs for one example of a query without tasks."""
+        raise NotImplementedError
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def _loss(self) -> Any:
+        """What the targets are for: "cross_entropy", "mse", or a function."""
+        return "cross_entropy"
+
+    def _reached(self, *data: Tensor) -> list[Tensor]:
+        """What a loss depends on, a parameter first."""
+        own = [x for x in self.__dict__.values() if isinstance(x, Tensor)]
+        return [*(p for p in self.parameters()), *own, *data]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Learner:
+        """Of what `.to()`, `.double()` and their kin do to parameters, tensors among the attributes get their share: rates and
+        temperatures that are not learned. One that carries a graph stays."""
+        super()._apply(fn, recurse)
+        for name, x in self.__dict__.items():
+            if isinstance(x, Tensor) and x.grad_fn is None:
+                moved = fn(x.detach())
+                if x.requires_grad and torch._has_compatible_shallow_copy_type(x, moved):
+                    x.data = moved  # whoever trains it holds this very tensor
+                    if x.grad is not None:
+                        x.grad = fn(x.grad)
+                else:
+                    self.__dict__[name] = moved.requires_grad_(x.requires_grad)
+        return self
+
+
+class Looking(Learner):
+    """A learner that runs its network by a plan, made anew where the network or a setting has changed since the last call."""
+
+    _kept: Plan | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trained: dict[str, bool] = {}  # which parameters were, when no tensors stood in for them
+        self._task: tuple[Task, ...] = ()  # in a tuple: not a submodule
+
+    def _settings(self) -> tuple[Any, ...]:
+        """What, beside the network, the plan depends on: the same objects every time, as long as none is assigned."""
+        raise NotImplementedError
+
+    def _look(self, settings: tuple[Any, ...]) -> Plan:
+        raise NotImplementedError
+
+    def _task_of(self, model: nn.Module, loss: str | Loss) -> Task:
+        """The last one, if it is of this model and this loss: torch.compile cannot make one."""
+        if not self._task or self._task[0].model is not model or self._task[0].loss is not loss:
+            self._task = (Task(self._name, model, loss),)
+        return self._task[0]
+
+    def _plan(self) -> Plan:
+        settings = self._settings()
+        if torch.compiler.is_compiling():
+            return self._look(settings)
+        kept = self._kept
+        if kept is not None and kept.holds(settings):
+            return kept
+        plan = self._look(settings)
+        if plan.lasts:
+            self._kept, self._trained = plan, plan.trained
+        return plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+
+
+# The learner's arguments by the names that ops have for them.
+OF_SUPPORT = {"inputs": "support_x", "targets": "support_y", "labels": "support_y", "support": "the encoder's output"}
+OF_FEATURES = {"query": "the encoder's output", "targets": "query_y"}
+
+
+def ask(learner: str, op: Callable[..., Any], renamed: Mapping[str, str], *args: Any, **options: Any) -> Any:
+    """op(*args, **options), whose errors name the learner and, by `renamed`, its arguments."""
+    try:
+        return op(*args, **options)
+    except (TypeError, ValueError) as error:
+        begin, _, rest = str(error).partition(": ")
+        if begin != op.__name__:
+            raise
+        first, _, others = rest.partition(" ")
+        raise type(error)(f"{learner}: {renamed.get(first, first)} {others}") from None

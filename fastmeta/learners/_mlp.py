@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -20,19 +19,16 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
 
 @dataclass
 class Mlp:
-    layers: list[nn.Linear]
+    params: list[Tensor | None]  # W1, b1, W2, b2, ...
     activation: str
     flattens: bool
-
-    def params(self) -> list[Tensor | None]:
-        return [p for layer in self.layers for p in (layer.weight, layer.bias)]
 
     def spread(self, rates: Any) -> Any:
         """One rate for all as it is; a list without entries for absent biases in the structure of `params`."""
         if not isinstance(rates, list):
             return rates
         remaining = iter(rates)
-        return [None if p is None else next(remaining) for p in self.params()]
+        return [None if p is None else next(remaining) for p in self.params]
 
     def takes(self, *inputs: Tensor) -> bool:
         """Whether the model maps these inputs `[T, n, ...]` example by example."""
@@ -42,34 +38,31 @@ class Mlp:
         return x.flatten(2) if self.flattens else x
 
 
-def as_mlp(model: nn.Module) -> Mlp | None:
-    """The MLP that `model` is, or None: Sequential(Flatten?, Linear, activation, Linear, ...), all parameters adapted."""
-    if type(model) is nn.Linear:
-        model = nn.Sequential(model)
-    if type(model) is not nn.Sequential or has_hooks(model):
-        return None
-    modules: Sequence[nn.Module] = list(model)
-    flattens = bool(modules) and type(modules[0]) is nn.Flatten
+def as_mlp(model: nn.Module, adapted: int) -> Mlp | None:
+    """The MLP that `model` is, or None: Sequential(Flatten?, Linear, activation, Linear, ...), `_seen.is_plain`, all its
+    parameters, `adapted` of them, adapted and no two the same."""
+    layers: Sequence[nn.Module] = list(model) if type(model) is nn.Sequential else [model]
+    flattens = bool(layers) and type(layers[0]) is nn.Flatten
     if flattens:
-        first = modules[0]
+        first = layers[0]
         if (first.start_dim, first.end_dim) != (1, -1):
             return None
-        modules = modules[1:]
-    layers, between = list(modules[::2]), list(modules[1::2])
-    if len(layers) != len(between) + 1 or not all(type(m) is nn.Linear for m in layers):
+        layers = layers[1:]
+    linears, between = list(layers[::2]), list(layers[1::2])
+    if len(linears) != len(between) + 1 or not all(type(m) is nn.Linear for m in linears):
         return None
     kinds = {ACTIVATIONS.get(type(m)) for m in between}
-    if len(kinds) > 1 or None in kinds or any(isinstance(m, nn.GELU) and m.approximate != "none" for m in between):
+    if len(kinds) > 1 or None in kinds or any(type(m) is nn.GELU and m.approximate != "none" for m in between):
         return None
-    linears = [m for m in layers if isinstance(m, nn.Linear)]
-    params = [p for layer in linears for p in layer.parameters()]
-    if not all(p.requires_grad for p in params) or len(set(params)) < len(params):  # frozen, or shared by two layers
+    here = [present for m in linears for present in has_parameters(m)]
+    if adapted != sum(here) or not all(here[::2]):  # fewer: frozen, or shared by two layers
         return None
-    return Mlp(linears, next(iter(kinds), None) or "relu", flattens)
+    params: list[Tensor | None] = [m._parameters.get(name) for m in linears for name in ("weight", "bias")]
+    return Mlp(params, next(iter(kinds), None) or "relu", flattens)
 
 
-def has_hooks(model: nn.Module) -> bool:
-    return any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or parametrize.is_parametrized(m)
-        for m in model.modules()
-    )
+def has_parameters(layer: nn.Module) -> list[bool]:
+    """Whether there is a weight, and a bias; neither where they stand in another order than a kernel takes them in."""
+    ours = layer._parameters
+    right = [*ours] in (["weight", "bias"], ["weight"])
+    return [right and ours.get(name) is not None for name in ("weight", "bias")]

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
+from .. import _check
 from ._convolution import task_convolutions
+from ._seen import stands_in
 
 if TYPE_CHECKING:
     from ._conv import ConvNet
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class Task(nn.Module):
-    """x -> the model's outputs; (x, y) -> their loss. One module, so that a loss may have parameters of its own."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        outputs = self.model(x)
-        return outputs if y is None else self.loss(outputs, y)
+    from ._plan import Plan
 
 
 class Flat(NamedTuple):
@@ -59,7 +48,7 @@ class Problem:
     """`adapted` parameters change in the inner loop; `shared` ones are trained too, but stay."""
 
     learner: str
-    task: Task
+    plan: Plan
     adapted: tuple[str, ...]
     shared: tuple[str, ...]
     rate_axes: tuple[int, ...]  # of each rate, beside [steps]: one rate for all, or one like each adapted parameter
@@ -67,17 +56,13 @@ class Problem:
     first_order: bool
     of_tasks: int  # of the adapted ones, the last, how many start from values of each task
     weights: tuple[float, ...] | None  # of the query losses after each step; None: the last alone counts
-    net: ConvNet | None  # what a native kernel may run whole; None: the general engine alone
     at_once: int  # tasks; 1: one by one, without a task axis; 0: as many as the engine likes
+    net: ConvNet | None = None  # the native kernel that runs it whole
 
     def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         """The outputs of one task for (x), its loss for (x, y)."""
         values = dict(zip((*self.adapted, *self.shared), (*adapted, *shared), strict=True))
-        found = functional_call(self.task, values, inputs)
-        if len(inputs) == 2 and not (isinstance(found, Tensor) and found.ndim == 0):
-            came = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"{self.learner}: loss must return a 0-dim tensor for the examples of a task, got {came}")
-        return found
+        return functional_call(self.plan.task, values, inputs)
 
     def call_tasks(
         self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor, own: bool = True
@@ -131,8 +116,7 @@ class Problem:
 
 def problem_of(
     learner: str,
-    task: Task,
-    adapted: Sequence[str],
+    plan: Plan,
     *,
     rates: Any,
     steps: int,
@@ -140,40 +124,42 @@ def problem_of(
     task_chunk: int | None,
     of_tasks: int = 0,
     weights: tuple[float, ...] | None = None,
-    net: ConvNet | None = None,
 ) -> Problem:
-    """`adapted`: names of the model's parameters, whatever stands in for them now: torch.func.functional_call may put in
-    tensors that require no gradient. `rates`: one for all of them, or a list with one like each."""
-    params = dict(task.named_parameters())
-    chosen = {f"model.{path}" for path in adapted}
+    """`rates`: one for all of the adapted parameters, or a list with one like each."""
+    params = dict(plan.task.named_parameters())
+    refuse_sharded(learner, params)
+    chosen = {f"model.{path}" for path in plan.adapted}
     changing = tuple(path for path in params if path in chosen)
-    staying = tuple(path for path, p in params.items() if path not in chosen and p.requires_grad)
-    if isinstance(rates, list) and len(rates) != len(changing):
-        raise ValueError(
-            f"{learner}: there must be a rate for each of the {len(changing)} adapted parameters, got {len(rates)}"
-        )
-    if isinstance(rates, Tensor) and rates.shape not in ((), (steps,)):
-        raise ValueError(f"{learner}: lr must have shape [] or [{steps}], got {list(rates.shape)}")
+    staying = tuple(path for path, p in params.items() if path not in chosen and (p.requires_grad or stands_in(p)))
+    check_rates(learner, rates, {path: params[path] for path in changing[: len(changing) - of_tasks]}, steps)
     axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
     return Problem(
-        learner, task, changing, staying, axes, steps, first_order, of_tasks, weights, net, at_once=task_chunk or 0
+        learner, plan, changing, staying, axes, steps, first_order, of_tasks, weights, at_once=task_chunk or 0
     )
 
 
-def adapted_names(learner: str, model: nn.Module, adapt: Sequence[str] | None) -> list[str]:
-    """The trained parameters that `adapt` chooses, by their names or those of modules that hold them. None: all."""
-    trained = [path for path, p in model.named_parameters() if p.requires_grad]
-    if adapt is None:
-        return trained
-    if isinstance(adapt, str) or not all(isinstance(name, str) for name in adapt):
-        raise ValueError(f"{learner}: adapt must be a sequence of names of parameters or modules, got {adapt!r}")
-    for name in adapt:
-        if not any(_within(path, name) for path in trained):
+def refuse_sharded(learner: str, params: Mapping[str, Tensor]) -> None:
+    """TypeError for parameters that FSDP has not gathered: its hooks would put the whole ones over those of the inner loop."""
+    for path, p in params.items():
+        if not torch.compiler.is_compiling() and hasattr(p, "device_mesh"):
+            raise TypeError(f"{learner}: {path} must be a tensor with memory of its own, got {type(p.data).__name__}")
+
+
+def check_rates(learner: str, rates: Any, adapted: Mapping[str, Tensor], steps: int) -> None:
+    """One finite rate for all, a number or a tensor, 0-dim or [steps]; or a list with one for each parameter, of its shape, perhaps
+    with [steps] in front."""
+    each = isinstance(rates, list)
+    if each and len(rates) != len(adapted):
+        raise ValueError(
+            f"{learner}: there must be a rate for each of the {len(adapted)} adapted parameters, got {len(rates)}"
+        )
+    named = {f"the rate of {path}": rate for path, rate in zip(adapted, rates, strict=True)} if each else {"lr": rates}
+    cores = [tuple(p.shape) for p in adapted.values()] if each else [()]
+    for (name, rate), core in zip(named.items(), cores, strict=True):
+        if isinstance(rate, Tensor) and tuple(rate.shape) not in (core, (steps, *core)):
             raise ValueError(
-                f"{learner}: adapt must name parameters with requires_grad, or modules with some, got {name!r}"
+                f"{learner}: {name} must have shape {list(core)} or {[steps, *core]}, got {list(rate.shape)}"
             )
-    return [path for path in trained if any(_within(path, name) for name in adapt)]
-
-
-def _within(path: str, name: str) -> bool:
-    return path == name or path.startswith(f"{name}.")
+        if adapted and isinstance(rate, Tensor):
+            _check.floating(learner, **dict([next(iter(adapted.items()))]), **{name: rate})
+        _check.rate(learner, name, rate)

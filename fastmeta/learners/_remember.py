@@ -33,6 +33,15 @@ def drew(before: Noise, like: Tensor) -> bool:
     return not same
 
 
+def refuse_changed(problem: Any) -> None:
+    """RuntimeError where what is computed again on the way back would be computed by another network than on the way there."""
+    seen = problem.plan.seen
+    if seen is not None and not seen.same_run():
+        raise RuntimeError(
+            f"{problem.learner}: the model must stay as it is until the way back, got one that was changed after the forward pass"
+        )
+
+
 def differentiable(
     ctx: Any, unrolled: Callable, items: Sequence[Any], cotangents: Sequence[Tensor]
 ) -> list[Tensor | None]:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from . import _arguments
 from ._batch_norm import features_of_tasks
-from ._episode import check_episode
 from .maml import MAML
 
 
@@ -34,19 +34,21 @@ class ANIL(MAML):
         loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
     ) -> None:
+        _arguments.module("ANIL", "body", body)
+        _arguments.module("ANIL", "head", head)
         super().__init__(head, lr, steps, loss=loss, first_order=first_order)
         self.body = body
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        check_episode("ANIL", support_x, support_y, query_x)
         support, query = self._features(support_x, query_x)
         return super()._predict(support, support_y, query)
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The query loss of each task with its adapted head, [T]."""
-        check_episode("ANIL", support_x, support_y, query_x, query_y)
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         support, query = self._features(support_x, query_x)
-        return super().loss(support, support_y, query, query_y)
+        return super()._losses(support, support_y, query, query_y)
+
+    def _of_one_task(self, x: Tensor) -> Tensor:
+        return self.model(self.body(x))
 
     def _features(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
         features = features_of_tasks(self.body, torch.cat([support_x, query_x], 1))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,11 +9,15 @@ from torch import Tensor, nn
 
 from .._autograd import _transforms_active, scatter
 from ..ops.mlp_grad import mlp_grad
+from . import _arguments
 from ._chain import InnerLoop, gradients, leaf
 from ._conjugate_gradient import conjugate_gradient
-from ._engine import needs_gradient, of_query, remember, remembered, run
-from ._episode import check_episode
+from ._engine import needs_gradient, of_query, run
+from ._learner import OF_SUPPORT, ask
+from ._mlp import Mlp
+from ._plan import Plan
 from ._problem import Flat, Problem
+from ._remember import refuse_changed, remember, remembered
 from .maml import MAML
 
 
@@ -46,66 +51,85 @@ class IMAML(MAML):
         adapt: Sequence[str] | None = None,
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(model, float(lr), steps, loss=loss, adapt=adapt, task_chunk=task_chunk)
-        if not 0 < strength < float("inf"):
-            raise ValueError(f"IMAML: strength must be positive and finite, got {strength}")
-        if isinstance(cg_steps, bool) or not isinstance(cg_steps, int) or cg_steps < 1:
-            raise ValueError(f"IMAML: cg_steps must be a whole number, 1 or more, got {cg_steps!r}")
-        self.strength, self.cg_steps = float(strength), cg_steps
+        name = type(self).__name__
+        self.strength, self.cg_steps = _arguments.number(name, "strength", strength, positive=True), cg_steps
+        lr = _arguments.number(name, "lr", lr)
+        super().__init__(model, lr, steps, loss=loss, adapt=adapt, task_chunk=task_chunk)
+
+    def _settings(self) -> tuple[Any, ...]:
+        return *super()._settings(), self.strength, self.cg_steps
+
+    def _look(self, settings: tuple[Any, ...]) -> Plan:
+        _arguments.number(self._name, "strength", settings[-2], positive=True)
+        _arguments.whole(self._name, "cg_steps", settings[-1], 1)
+        return super()._look(settings)
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        check_episode("IMAML", support_x, support_y, query_x)
         return self._on_query(support_x, support_y, query_x)
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The adapted model's loss on the query of each task, [T]."""
-        check_episode("IMAML", support_x, support_y, query_x, query_y)
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         return self._on_query(support_x, support_y, query_x, query_y)
 
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
-        native = self._mlp is not None and self._mlp.takes(support_x, query[0])
+        plan, lr = self._plan(), _arguments.number(self._name, "lr", self.lr)
+        mlp = plan.mlp if plan.mlp is not None and plan.mlp.takes(support_x, query[0]) else None
+        proximal = Proximal(lr, float(self.strength), self.cg_steps, str(self.inner_loss), mlp)
 
         def solved(problem: Problem, flat: Flat) -> Tensor:
             support = flat._replace(data=flat.data[:2])
             if needs_gradient(support):
-                phi = Optimum.apply(self, problem, native, *support.items())
+                phi = Optimum.apply(proximal, problem, *support.items())
             else:
-                phi = self._optimum(problem, support, native)
+                phi = proximal.optimum(problem, support)
             return of_query(problem, phi, flat)
 
-        return run(solved, refuse, self._problem(), self.lr, (support_x, support_y, *query))
+        return run(solved, refuse, self._problem(plan, lr), lr, (support_x, support_y, *query))
 
-    def _optimum(self, problem: Problem, flat: Flat, native: bool) -> tuple[Tensor, ...]:
+
+@dataclass(frozen=True)
+class Proximal:
+    """The inner problem as it is when the learner is called."""
+
+    lr: float
+    strength: float
+    cg_steps: int
+    loss: str
+    mlp: Mlp | None  # what runs natively
+
+    def optimum(self, problem: Problem, flat: Flat) -> tuple[Tensor, ...]:
         """phi, [T, ...]."""
         found = []
         for part in problem.parts(flat):
             inner = InnerLoop(problem, part, problem.flat([False] * len(flat.items())))
             phi = [p.detach() for p in part.theta]
-            for _ in range(self.steps):
-                slopes = self._slopes(inner, [leaf(p, True) for p in phi], native, create_graph=False)
+            for _ in range(problem.steps):
+                slopes = self._slopes(inner, [leaf(p, True) for p in phi], create_graph=False)
                 pulled = zip(phi, slopes, part.theta, strict=True)
                 phi = [p - self.lr * (g + self.strength * (p - start.detach())) for p, g, start in pulled]
             found.append(phi)
         return tuple(problem.join(p) for p in zip(*found, strict=True))
 
-    def _slopes(self, inner: InnerLoop, phi: Sequence[Tensor], native: bool, *, create_graph: bool) -> list[Tensor]:
+    def _slopes(self, inner: InnerLoop, phi: Sequence[Tensor], *, create_graph: bool) -> list[Tensor]:
         """dL_support/dphi, like phi."""
-        if not native or not inner.several or self._mlp is None:
+        mlp = self.mlp
+        if mlp is None or not inner.several:
             return inner.gradients(phi, create_graph)
-        (x, y), mlp = inner.support, self._mlp
+        x, y = inner.support
         with torch.set_grad_enabled(create_graph):
-            loss = str(self.inner_loss)
-            _, grads = mlp_grad(mlp.spread(list(phi)), mlp.flat(x), y, activation=mlp.activation, loss=loss)
+            _, grads = ask(
+                inner.problem.learner, mlp_grad, OF_SUPPORT, mlp.spread(list(phi)), mlp.flat(x), y,
+                activation=mlp.activation, loss=self.loss,
+            )  # fmt: skip
         return [g for g in grads if g is not None]
 
-    def _pulled_back(
-        self, problem: Problem, part: Flat, needs: Flat, native: bool, phi: Sequence[Tensor], dphi: Sequence[Tensor]
+    def pulled_back(
+        self, problem: Problem, part: Flat, needs: Flat, phi: Sequence[Tensor], dphi: Sequence[Tensor]
     ) -> list[Tensor]:
         """The gradients that are wanted, of the tasks of a part: with u = (H + strength)^-1 dphi, strength u to theta, and
         -d/dx [u . dL/dphi] to whatever else the loss depends on."""
         inner = InnerLoop(problem, part, needs)
         at = [leaf(p, True) for p in phi]
-        slopes = self._slopes(inner, at, native, create_graph=True)
+        slopes = self._slopes(inner, at, create_graph=True)
         tasks = len(part.data[0]) if inner.several else 1
 
         def rows(tensors: Sequence[Tensor]) -> Tensor:
@@ -129,9 +153,9 @@ class Optimum(torch.autograd.Function):
     """theta -> phi [T, ...]; backward by the implicit function theorem."""
 
     @staticmethod
-    def forward(ctx: Any, learner: IMAML, problem: Problem, native: bool, *items: Any) -> Any:
-        ctx.learner, ctx.problem, ctx.native = learner, problem, native
-        phi = learner._optimum(problem, problem.flat(items), native)
+    def forward(ctx: Any, proximal: Proximal, problem: Problem, *items: Any) -> Any:
+        ctx.proximal, ctx.problem = proximal, problem
+        phi = proximal.optimum(problem, problem.flat(items))
         remember(ctx, items, phi)
         return tuple(p.clone() for p in phi)
 
@@ -139,15 +163,16 @@ class Optimum(torch.autograd.Function):
     def backward(ctx: Any, *dphi: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError("IMAML: the meta-gradient must be of first order, got create_graph=True")
-        problem, needs = ctx.problem, ctx.needs_input_grad[3:]
+        problem, needs = ctx.problem, ctx.needs_input_grad[2:]
         items, phi = remembered(ctx)
+        refuse_changed(problem)
         flat, grads = problem.flat(items), []
         if _transforms_active():
             refuse(problem, flat)
         at_parts, cotangents = (zip(*(problem.split(x) for x in xs), strict=True) for xs in (phi, dphi))
         for part, at, d in zip(problem.parts(flat), at_parts, cotangents, strict=True):
-            grads.append(ctx.learner._pulled_back(problem, part, problem.flat(needs), ctx.native, at, d))
-        return None, None, None, *scatter(problem.summed(grads, needs, data=2), needs)
+            grads.append(ctx.proximal.pulled_back(problem, part, problem.flat(needs), at, d))
+        return None, None, *scatter(problem.summed(grads, needs, data=2), needs)
 
 
 def refuse(problem: Problem, flat: Flat) -> Tensor:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import _check
 from ..ops.mlp_adapt import mlp_adapt
 from ..ops.mlp_forward import mlp_forward
 from ..ops.mlp_grad import mlp_grad
 from ..ops.mlp_meta_loss import mlp_meta_loss
 from ..ops.prototypes import prototypes
-from ._episode import check_episode
-from ._learner import Learner
+from . import _arguments
+from ._episode import IGNORE_INDEX, known_ways, ways_of
+from ._learner import OF_SUPPORT, Learner, ask
+from ._seen import is_linear
 
 LOG2 = math.log(2)
 
@@ -70,9 +74,17 @@ class LEO(Learner):
         super().__init__()
         sizes = {"features": features, "latents": latents}
         for name, value in (sizes | {"steps": steps, "finetune_steps": finetune_steps}).items():
-            least = int(name in sizes)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"LEO: {name} must be a whole number, {least} or more, got {value!r}")
+            _arguments.whole("LEO", name, value, int(name in sizes))
+        weights = {
+            "kl_weight": kl_weight,
+            "encoder_weight": encoder_weight,
+            "orthogonality_weight": orthogonality_weight,
+        }
+        for name, number in (weights | {"lr": lr, "finetune_lr": finetune_lr, "dropout": dropout}).items():
+            _arguments.number("LEO", name, number)
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"LEO: dropout must be between 0 and 1, got {dropout}")
+        _arguments.whole("LEO", "num_classes", num_classes, 1, optional=True)
         self.features, self.steps, self.finetune_steps, self.num_classes = features, steps, finetune_steps, num_classes
         self.kl_weight, self.encoder_weight = kl_weight, encoder_weight
         self.orthogonality_weight = orthogonality_weight
@@ -90,19 +102,22 @@ class LEO(Learner):
         head, rates = self._head(adapted)
         return mlp_forward(mlp_adapt(head, rates, support, support_y, steps=self.finetune_steps), query)
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The loss of each task on its query, plus the weighted regularisers, [T]."""
-        self._check(support_x, support_y, query_x, query_y)
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        self._check(support_x, support_y, query_x)
         support, query = self.dropout(support_x), self.dropout(query_x)
         code = self._encode(support_x, support_y)
+        _check.label_range("LEO", "query_y", query_y, code.mean.shape[-2], IGNORE_INDEX)
         adapted = self._latent_loop(code, support, support_y)
         head, rates = self._head(adapted)
         of_query = mlp_meta_loss(head, rates, support, support_y, query, query_y, steps=self.finetune_steps)
         return of_query + self._regularisers(code, adapted)
 
+    def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
+        return known_ways("LEO", self.num_classes)
+
     def _encode(self, support_x: Tensor, support_y: Tensor) -> Gaussian:
         """[T, S, D], [T, S] -> the distribution of the codes [T, N, L]."""
-        ways = self.num_classes if self.num_classes is not None else int(support_y.max()) + 1
+        ways = ways_of("LEO", self.num_classes, support_y)
         mean, raw = self.relation(self.encoder(self.dropout(support_x)), support_y, ways).chunk(2, -1)
         return Gaussian(mean, standard_deviation(raw))
 
@@ -115,9 +130,15 @@ class LEO(Learner):
         for _ in range(self.steps):
             grad, _ = mlp_grad([weights, None], support, support_y)[1]
             assert grad is not None
-            z = z - self.lr * (torch.cat([grad, grad * slope], -1) @ self.decoder.weight)
+            z = z - self.lr * self._decoded_back(z, torch.cat([grad, grad * slope], -1))
             weights, slope = self._decode(z, noise)
         return Adapted(start, z, weights)
+
+    def _decoded_back(self, z: Tensor, cotangent: Tensor) -> Tensor:
+        """The decoder's vector-Jacobian product at z."""
+        if is_linear(self.decoder):
+            return cotangent @ self.decoder.weight
+        return torch.func.vjp(self.decoder, z)[1](cotangent)[0]
 
     def _decode(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """[T, N, L], [T, N, D] -> the weights w, and dw/d(Hz), [T, N, D] both."""
@@ -141,11 +162,18 @@ class LEO(Learner):
         correlated = squared_correlations(self.decoder.weight).mean()
         return self.kl_weight * kl + self.encoder_weight * moved + self.orthogonality_weight * correlated
 
-    def _check(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> None:
-        check_episode("LEO", support_x, support_y, query_x, query_y)
+    def _check(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> None:
+        for name in ("steps", "finetune_steps"):
+            _arguments.whole("LEO", name, getattr(self, name), 0)
         for name, x in (("support_x", support_x), ("query_x", query_x)):
             if x.ndim != 3 or x.shape[-1] != self.features:
                 raise ValueError(f"LEO: {name} must have shape [T, n, {self.features}], got {list(x.shape)}")
+        if not isinstance(self.decoder, nn.Linear):
+            raise TypeError(f"LEO: decoder must be a torch.nn.Linear, got {type(self.decoder).__name__}")
+        rates = {"lr": self.lr, "finetune_lr": self.finetune_lr}
+        _check.floating("LEO", **rates, support_x=support_x)
+        for name, rate in rates.items():
+            _check.rate("LEO", name, rate)
         if not support_y.numel():
             raise ValueError(f"LEO: support_y must hold at least one example, got shape {list(support_y.shape)}")
 
@@ -163,10 +191,19 @@ class RelationNet(nn.Module):
 
     def forward(self, codes: Tensor, labels: Tensor, ways: int) -> Tensor:
         """[T, S, L], [T, S] -> [T, N, 2 L]"""
+        if not (is_linear(self.first) and self.first.bias is None and is_linear(self.third)):
+            return self._pair_by_pair(codes, labels, ways)
         of_a, of_b = self.first.weight.chunk(2, -1)
         hidden = F.relu(F.linear(codes, of_a).unsqueeze(-2) + F.linear(codes, of_b).unsqueeze(-3))  # [T, S, S, 2 L]
         hidden = F.relu(self.second(hidden)).mean(-2)
-        return self.third(prototypes(hidden, labels, ways))
+        return self.third(ask("LEO", prototypes, OF_SUPPORT, hidden, labels, ways))
+
+    def _pair_by_pair(self, codes: Tensor, labels: Tensor, ways: int) -> Tensor:
+        """What layers that are more than a product need, such as those with hooks."""
+        wide = (*codes.shape[:2], codes.shape[1], codes.shape[2])
+        pairs = torch.cat([codes.unsqueeze(2).expand(wide), codes.unsqueeze(1).expand(wide)], -1)
+        each = self.third(F.relu(self.second(F.relu(self.first(pairs)))))  # [T, S, S, 2 L]
+        return ask("LEO", prototypes, OF_SUPPORT, each.mean(-2), labels, ways)
 
 
 class Gaussian(NamedTuple):

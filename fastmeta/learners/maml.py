@@ -1,35 +1,27 @@
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .. import _check
 from ..ops.mlp_adapt import mlp_adapt
 from ..ops.mlp_forward import mlp_forward
 from ..ops.mlp_meta_loss import mlp_meta_loss
-from ..reference.mlp_loss import task_loss
-from ._batch_norm import refuse_running_statistics
-from ._conv import as_convnet
+from . import _arguments
+from ._chain import noise_of, restore
 from ._engine import on_query
-from ._episode import check_episode
-from ._learner import Learner
-from ._mlp import as_mlp
-from ._problem import Problem, Task, adapted_names, problem_of
-
-LOSSES = ("cross_entropy", "mse")
+from ._learner import OF_SUPPORT, Looking, ask
+from ._plan import Plan, look
+from ._problem import Problem, problem_of
+from ._task import LOSSES
 
 
-def check_loop(name: str, steps: int, task_chunk: int | None) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"{name}: steps must be a whole number, 0 or more, got {steps!r}")
-    if task_chunk is not None and (isinstance(task_chunk, bool) or not isinstance(task_chunk, int) or task_chunk < 1):
-        raise ValueError(f"{name}: task_chunk must be None or a whole number, 1 or more, got {task_chunk!r}")
-
-
-class MAML(Learner):
+class MAML(Looking):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
     `model`: any module `[n, ...] -> [n, ...]`. An `nn.Sequential` of Flatten, Linear and one kind of activation (ReLU, Tanh,
@@ -43,13 +35,23 @@ class MAML(Learner):
     module's parameters are trained.
     `first_order`: leave out the second derivatives (FOMAML).
     `adapt`: names of the parameters that change in the inner loop, or of modules that hold them; the others are trained, but
-    stay. None: all. Parameters that have requires_grad=False here are neither adapted nor trained.
+    stay. None: all. Parameters with requires_grad=False are neither adapted nor trained. The attribute `adapted` lists the names
+    of those that change, and may be assigned.
     `loss_weights`: numbers w_1 .. w_steps; the query loss is then sum_k w_k L_query(theta_k), MAML++'s multi-step loss, in the
     general engine. An attribute: assign it as training goes on, None for the last step alone.
     `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.
 
         learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted models [T, Q, ...]
         learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+
+    The model is looked at in every call: layers, weights, hooks and flags may change between calls, and so may the attributes
+    `model`, `lr`, `steps`, `inner_loss` and the others. What no kernel knows, hooks among it, runs through autograd. Between
+    `learner(...)` and its backward the model must stay as it is (RuntimeError). Under torch.func.functional_call a tensor that
+    stands in for a parameter is frozen if the parameter was when the learner was last called without.
+
+    Errors: TypeError and ValueError for wrong arguments; ValueError for a label outside [0, classes) that is not -100, and for a
+    rate that is not finite. On CUDA, where looking would have to wait for the device, and under torch.func and torch.compile such
+    a label makes the loss of its task NaN and every gradient that it reaches. No tasks give no losses, and gradients of 0.
 
     Sources: Finn et al. 2017, arXiv:1703.03400; Antoniou et al. 2019, arXiv:1810.09502.
     """
@@ -67,62 +69,114 @@ class MAML(Learner):
         task_chunk: int | None = None,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        if not callable(loss) and loss not in LOSSES:
-            raise ValueError(f"{name}: loss must be 'cross_entropy', 'mse' or a function, got {loss!r}")
-        check_loop(name, steps, task_chunk)
-        refuse_running_statistics(name, model)
+        _arguments.module(self._name, "model", model)
+        _arguments.names(self._name, "adapt", adapt)
         self.model, self.steps, self.inner_loss, self.first_order = model, steps, loss, first_order
-        self.loss_weights = loss_weights
-        self.adapted, self.task_chunk = adapted_names(name, model, adapt), task_chunk
+        self.loss_weights, self.task_chunk = loss_weights, task_chunk
+        self._adapt = None if adapt is None else tuple(adapt)
         self.lr: Any = lr
-        whole_loss = functools.partial(task_loss, loss=loss) if isinstance(loss, str) else loss
-        self._task = (Task(model, whole_loss),)  # in a tuple: not a submodule
-        adapts_all = len(self.adapted) == len(list(model.parameters()))
-        named = isinstance(loss, str) and adapts_all
-        self._mlp, self._net = as_mlp(model) if named else None, as_convnet(model) if named else None
+        self._weights()
+        self._plan()
+
+    @property
+    def adapted(self) -> list[str]:
+        """The names of the parameters that change in the inner loop."""
+        return list(self._plan().adapted)
+
+    @adapted.setter
+    def adapted(self, names: Sequence[str]) -> None:
+        _arguments.names(self._name, "adapted", names)
+        self._adapt = None if names is None else tuple(names)
 
     def rates(self) -> Any:
         """The inner learning rates: one for all parameters, or a list with one for each adapted parameter."""
         return self.lr
 
-    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        check_episode(type(self).__name__, support_x, support_y, query_x)
-        if self._mlp is None or not self._mlp.takes(support_x, query_x):
-            return on_query(self._problem(), self.rates(), support_x, support_y, query_x)
-        mlp = self._mlp
-        params = mlp_adapt(
-            mlp.params(), mlp.spread(self.rates()), mlp.flat(support_x), support_y, steps=self.steps,
-            activation=mlp.activation, loss=str(self.inner_loss), first_order=self.first_order,
-        )  # fmt: skip
-        return mlp_forward(params, mlp.flat(query_x), activation=mlp.activation)
+    @property
+    def _loss(self) -> Any:
+        return self.inner_loss
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The adapted model's loss on the query of each task, [T]."""
-        check_episode(type(self).__name__, support_x, support_y, query_x, query_y)
-        if self.loss_weights is not None or self._mlp is None or not self._mlp.takes(support_x, query_x):
-            return on_query(self._problem(), self.rates(), support_x, support_y, query_x, query_y)
-        mlp = self._mlp
-        return mlp_meta_loss(
-            mlp.params(), mlp.spread(self.rates()), mlp.flat(support_x), support_y, mlp.flat(query_x), query_y,
-            steps=self.steps, activation=mlp.activation, loss=str(self.inner_loss), first_order=self.first_order,
+    def _settings(self) -> tuple[Any, ...]:
+        own = self.__dict__
+        modules = own["_modules"]
+        loss = own.get("inner_loss", modules.get("inner_loss"))
+        model = modules.get("model")
+        return model, loss, self._adapt, self.steps, self.task_chunk, self.first_order, own.get("lr")
+
+    def _look(self, settings: tuple[Any, ...]) -> Plan:
+        name, (model, loss, adapt, steps, task_chunk, first_order, lr) = self._name, settings[:7]
+        _arguments.module(name, "model", model)
+        if not callable(loss):
+            _arguments.word(name, "loss", loss, LOSSES, also="a function")
+        _arguments.whole(name, "steps", steps, 0)
+        _arguments.whole(name, "task_chunk", task_chunk, 1, optional=True)
+        _arguments.flag(name, "first_order", first_order)
+        if "lr" in self.__dict__:
+            _arguments.learning_rate(name, lr)
+        return look(name, self._task_of(model, loss), adapt, settings, self._kept, self._trained)
+
+    def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        plan, rates = self._plan(), self.rates()
+        mlp = plan.mlp
+        if mlp is None or not mlp.takes(support_x, query_x):
+            return on_query(self._problem(plan, rates), rates, support_x, support_y, query_x)
+        self._check_rates(rates)
+        params = ask(
+            self._name, mlp_adapt, OF_SUPPORT, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, steps=self.steps,
+            activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
         )  # fmt: skip
+        return ask(self._name, mlp_forward, {"inputs": "query_x"}, params, mlp.flat(query_x), activation=mlp.activation)
+
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        plan, rates = self._plan(), self.rates()
+        mlp = plan.mlp
+        if self.loss_weights is not None or mlp is None or not mlp.takes(support_x, query_x):
+            return on_query(self._problem(plan, rates), rates, support_x, support_y, query_x, query_y)
+        if not isinstance(rates, list):
+            self._check_rates(rates)
+        losses = ask(
+            self._name, mlp_meta_loss, {}, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, mlp.flat(query_x),
+            query_y, steps=self.steps, activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
+        )  # fmt: skip
+        if isinstance(rates, list) and _check._visible(losses) and math.isnan(losses[0].item()):
+            self._check_rates(rates)  # the many of Meta-SGD are looked at where they may be what is wrong
+        return losses
+
+    def _check_rates(self, rates: Any) -> None:
+        """Of those that are tensors: a number was looked at with the settings."""
+        for rate in rates if isinstance(rates, list) else [rates]:
+            if isinstance(rate, Tensor):
+                _check.rate(self._name, "lr", rate)
+
+    def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
+        x = query_x.new_zeros(query_x.shape[1:])
+        noise = noise_of(x)
+        with torch.no_grad():
+            outputs = self._of_one_task(x)
+        restore(noise)
+        return outputs.shape[1:]
+
+    def _of_one_task(self, x: Tensor) -> Tensor:
+        """The outputs before any step, [n, ...] -> [n, ...]."""
+        return self.model(x)
 
     def _weights(self) -> tuple[float, ...] | None:
-        if self.loss_weights is None:
+        given = self.loss_weights
+        if given is None:
             return None
-        weights = tuple(float(w) for w in self.loss_weights)
-        if len(weights) != self.steps or not weights or not all(math.isfinite(w) for w in weights):
+        weights = given.tolist() if hasattr(given, "tolist") else given
+        right = isinstance(weights, list | tuple) and len(weights) == self.steps > 0
+        if not right or not all(isinstance(w, Real) and math.isfinite(w) for w in weights):
+            came = list(weights) if isinstance(weights, list | tuple) else _arguments.came(weights)
             raise ValueError(
-                f"{type(self).__name__}: loss_weights must be a finite number for each of at least one step, "
-                f"got {list(weights)} for {self.steps} steps"
+                f"{self._name}: loss_weights must be a finite number for each of at least one step, got {came} for "
+                f"{self.steps} steps"
             )
-        return weights
+        return tuple(map(float, weights))
 
-    def _problem(self) -> Problem:
+    def _problem(self, plan: Plan, rates: Any) -> Problem:
         """What the general engine solves."""
         return problem_of(
-            type(self).__name__, self._task[0], self.adapted,
-            rates=self.rates(), steps=self.steps, first_order=self.first_order, task_chunk=self.task_chunk,
-            weights=self._weights(), net=self._net if self.loss_weights is None else None,
+            self._name, plan, rates=rates, steps=self.steps, first_order=self.first_order, task_chunk=self.task_chunk,
+            weights=self._weights(),
         )  # fmt: skip

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from .. import _check
 from ..ops.matching_log_probs import matching_log_probs
-from ..ops.proto_log_softmax import METRICS
 from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
-from ._episode import check_episode
-from ._learner import Learner
+from . import _arguments
+from ._episode import known_ways, ways_of
+from ._learner import OF_FEATURES, OF_SUPPORT, Learner, ask
+from .protonet import features_of_both
 
 
 class MatchingNet(Learner):
@@ -33,27 +37,32 @@ class MatchingNet(Learner):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if metric not in METRICS:
-            raise ValueError(f"MatchingNet: metric must be one of {', '.join(map(repr, METRICS))}, got {metric!r}")
+        _arguments.module("MatchingNet", "encoder", encoder)
+        _arguments.module("MatchingNet", "context", context, optional=True)
+        _arguments.metric("MatchingNet", metric)
+        _arguments.temperature("MatchingNet", temperature)
+        _arguments.whole("MatchingNet", "num_classes", num_classes, 1, optional=True)
         self.encoder, self.context, self.metric, self.num_classes = encoder, context, metric, num_classes
         self.temperature = temperature
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        check_episode("MatchingNet", support_x, support_y, query_x)
-        tasks, shots = support_x.shape[:2]
-        both = torch.cat([support_x, query_x], 1)
-        features = self.encoder(both.flatten(0, 1)).reshape(tasks, both.shape[1], -1)
-        support, query = features[:, :shots], features[:, shots:]
+        ways = ways_of(self._name, self.num_classes, support_y)
+        support, query = features_of_both(self._name, self.encoder, support_x, query_x)
         if self.context is not None:
             support, query = self.context(support, query)
-        ways = self.num_classes if self.num_classes is not None else int(support_y.max()) + 1
-        return matching_log_probs(query, support, support_y, ways, metric=self.metric, temperature=self.temperature)
+        return ask(
+            self._name, matching_log_probs, OF_FEATURES | OF_SUPPORT, query, support, support_y, ways,
+            metric=self.metric, temperature=self.temperature,
+        )  # fmt: skip
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The mean of -log p(query_y) of each task, [T]; queries with label -100 are left out."""
-        check_episode("MatchingNet", support_x, support_y, query_x, query_y)
-        losses = negative_log_likelihood(self(support_x, support_y, query_x), query_y, IGNORE_INDEX)
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        log_probs = self._predict(support_x, support_y, query_x)
+        _check.label_range(self._name, "query_y", query_y, log_probs.shape[-1], IGNORE_INDEX)
+        losses = negative_log_likelihood(log_probs, query_y, IGNORE_INDEX)
         return per_counted(losses.sum(-1), query_y, IGNORE_INDEX)
+
+    def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
+        return known_ways(self._name, self.num_classes)
 
 
 class FullContext(nn.Module):
@@ -67,8 +76,8 @@ class FullContext(nn.Module):
 
     def __init__(self, features: int, steps: int = 5) -> None:
         super().__init__()
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"FullContext: steps must be a whole number, 1 or more, got {steps!r}")
+        _arguments.whole("FullContext", "features", features, 1)
+        _arguments.whole("FullContext", "steps", steps, 1)
         self.steps = steps
         self.support = nn.LSTM(features, features, batch_first=True, bidirectional=True)
         self.of_input = nn.Linear(features, 4 * features)  # the gates of the query's LSTM

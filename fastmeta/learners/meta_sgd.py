@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from . import _arguments
 from .maml import MAML
 
 
@@ -12,7 +13,8 @@ class MetaSGD(MAML):
     r"""theta_{k+1} = theta_k - alpha * dL_support(theta_k)/dtheta, alpha one learned rate for each parameter, of any sign.
 
     Everything is as in `MAML`; `lr` is the number that all rates start from. The rates are the parameters `alpha.0`,
-    `alpha.1`, ..., in the order of the model's parameters that are adapted.
+    `alpha.1`, ..., in the order of the model's parameters that are adapted when the learner is made. A parameter that is frozen
+    later leaves its rate unused; one that is adapted later has none (ValueError).
 
     Source: Li et al. 2017, arXiv:1707.09835.
     """
@@ -40,7 +42,19 @@ class MetaSGD(MAML):
             task_chunk=task_chunk,
         )
         params = dict(model.named_parameters())
-        self.alpha = nn.ParameterList([nn.Parameter(torch.full_like(params[path], lr)) for path in self.adapted])
+        self._rated = self.adapted  # the names that the rates belong to
+        start = _arguments.number("MetaSGD", "lr", lr)
+        self.alpha = nn.ParameterList([nn.Parameter(torch.full_like(params[path], start)) for path in self._rated])
 
     def rates(self) -> list[Tensor]:
-        return list(self.alpha)
+        """The rates of the parameters that are adapted now."""
+        alpha, adapted = list(self.alpha), self._plan().adapted
+        if adapted == self._rated:
+            return alpha
+        of = dict(zip(self._rated, alpha, strict=True))
+        for path in adapted:
+            if path not in of:
+                raise ValueError(
+                    f"{self._name}: there must be a rate for each adapted parameter, got none for {path!r}, which came later"
+                )
+        return [of[path] for path in adapted]

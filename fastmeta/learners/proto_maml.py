@@ -1,21 +1,23 @@
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.prototypes import prototypes
-from ..reference.mlp_loss import task_loss
-from ._batch_norm import features_of_tasks, refuse_running_statistics
+from . import _arguments
+from ._batch_norm import features_of_tasks
 from ._engine import on_query
-from ._episode import check_episode
-from ._learner import Learner
-from ._problem import Problem, Task, adapted_names, problem_of
-from .maml import check_loop
+from ._episode import check_classes
+from ._learner import OF_SUPPORT, Looking, ask
+from ._plan import Plan, look
+from ._problem import problem_of
+from ._task import Bare
 
 
-class ProtoMAML(Learner):
+class ProtoMAML(Looking):
     r"""MAML whose linear head starts, in every task, as the classifier of its prototypes: W_k = 2 c_k, b_k = -|c_k|^2.
 
     c_k is the mean of the encoder's features over the support of class k, so that before the first step the outputs are those of
@@ -42,35 +44,63 @@ class ProtoMAML(Learner):
         task_chunk: int | None = None,
     ) -> None:
         super().__init__()
-        check_loop("ProtoMAML", steps, task_chunk)
-        refuse_running_statistics("ProtoMAML", encoder)
+        _arguments.module("ProtoMAML", "encoder", encoder)
         self.encoder, self.ways, self.lr, self.steps = encoder, ways, lr, steps
         self.first_order, self.task_chunk = first_order, task_chunk
-        head = nn.Linear(1, 1)  # its parameters come from the prototypes
-        loss = functools.partial(task_loss, loss="cross_entropy")
-        model = nn.Sequential(encoder, nn.Flatten(), head)
-        self._task = (Task(model, loss),)  # in a tuple: not a submodule
-        self._adapted = adapted_names("ProtoMAML", model, None)
+        self._model = (Classifier(encoder),)  # in a tuple: not a submodule
+        self._plan()
+
+    def _settings(self) -> tuple[Any, ...]:
+        own = self.__dict__
+        return own["_modules"].get("encoder"), self.ways, self.steps, self.task_chunk, self.first_order, own.get("lr")
+
+    def _look(self, settings: tuple[Any, ...]) -> Plan:
+        name, (encoder, ways, steps, task_chunk, first_order, lr) = self._name, settings
+        _arguments.module(name, "encoder", encoder)
+        _arguments.whole(name, "ways", ways, 1)
+        _arguments.whole(name, "steps", steps, 0)
+        _arguments.whole(name, "task_chunk", task_chunk, 1, optional=True)
+        _arguments.flag(name, "first_order", first_order)
+        if "lr" in self.__dict__:
+            _arguments.learning_rate(name, lr)
+        if self._model[0].encoder is not encoder:
+            self._model = (Classifier(encoder),)
+        task = self._task_of(self._model[0], "cross_entropy")
+        return look(name, task, None, settings, self._kept, self._trained)
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        check_episode("ProtoMAML", support_x, support_y, query_x)
-        start = self._head(support_x, support_y)
-        return on_query(self._problem(), self.lr, support_x, support_y, query_x, start=start)
+        return self._on_query(support_x, support_y, query_x)
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The adapted model's loss on the query of each task, [T]."""
-        check_episode("ProtoMAML", support_x, support_y, query_x, query_y)
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        return self._on_query(support_x, support_y, query_x, query_y)
+
+    def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
+        check_classes(self._name, self.ways, support_y, *query[1:])
+        problem = problem_of(
+            self._name, self._plan(), rates=self.lr, steps=self.steps, first_order=self.first_order,
+            task_chunk=self.task_chunk, of_tasks=2,
+        )  # fmt: skip
         start = self._head(support_x, support_y)
-        return on_query(self._problem(), self.lr, support_x, support_y, query_x, query_y, start=start)
+        return on_query(problem, self.lr, support_x, support_y, *query, start=start)
 
     def _head(self, support_x: Tensor, support_y: Tensor) -> Sequence[Tensor]:
         """W [T, N, D] and b [T, N] before the first step."""
         features = features_of_tasks(self.encoder, support_x).flatten(2)
-        centres = prototypes(features, support_y, self.ways)
+        centres = ask(self._name, prototypes, OF_SUPPORT, features, support_y, self.ways)
         return 2 * centres, -centres.square().sum(-1)
 
-    def _problem(self) -> Problem:
-        return problem_of(
-            "ProtoMAML", self._task[0], self._adapted, rates=self.lr, steps=self.steps,
-            first_order=self.first_order, task_chunk=self.task_chunk, of_tasks=2,
-        )  # fmt: skip
+    def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
+        return [self.ways]
+
+
+class Classifier(Bare):
+    """The encoder and a linear layer, whose parameters come from the prototypes and are the last."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.encoder(x)
+        _arguments.features("ProtoMAML", "encoder", features, x.shape[0])
+        return F.linear(features.flatten(1), self.head.weight, self.head.bias)

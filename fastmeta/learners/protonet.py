@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from ..ops.proto_log_softmax import METRICS, proto_log_softmax
+from ..ops.proto_log_softmax import proto_log_softmax
 from ..ops.proto_loss import proto_loss
 from ..ops.prototypes import prototypes
-from ._episode import check_episode
-from ._learner import Learner
+from . import _arguments
+from ._episode import known_ways, ways_of
+from ._learner import OF_FEATURES, OF_SUPPORT, Learner, ask
 
 
 class ProtoNet(Learner):
@@ -34,25 +37,46 @@ class ProtoNet(Learner):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if metric not in METRICS:
-            raise ValueError(f"ProtoNet: metric must be one of {', '.join(map(repr, METRICS))}, got {metric!r}")
+        _arguments.module("ProtoNet", "encoder", encoder)
+        _arguments.metric("ProtoNet", metric)
+        _arguments.temperature("ProtoNet", temperature)
+        _arguments.whole("ProtoNet", "num_classes", num_classes, 1, optional=True)
         self.encoder, self.metric, self.num_classes = encoder, metric, num_classes
         self.temperature = temperature
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        check_episode("ProtoNet", support_x, support_y, query_x)
         query, centres = self._embed(support_x, support_y, query_x)
-        return proto_log_softmax(query, centres, metric=self.metric, temperature=self.temperature)
+        return ask(
+            self._name, proto_log_softmax, OF_FEATURES, query, centres, metric=self.metric, temperature=self.temperature
+        )
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The mean of -log p(query_y) of each task, [T]; queries with label -100 are left out."""
-        check_episode("ProtoNet", support_x, support_y, query_x, query_y)
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         query, centres = self._embed(support_x, support_y, query_x)
-        return proto_loss(query, centres, query_y, metric=self.metric, temperature=self.temperature)
+        return ask(
+            self._name,
+            proto_loss,
+            OF_FEATURES,
+            query,
+            centres,
+            query_y,
+            metric=self.metric,
+            temperature=self.temperature,
+        )
 
     def _embed(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
-        tasks, shots = support_x.shape[:2]
-        both = torch.cat([support_x, query_x], 1)
-        features = self.encoder(both.flatten(0, 1)).reshape(tasks, both.shape[1], -1)
-        ways = self.num_classes if self.num_classes is not None else int(support_y.max()) + 1
-        return features[:, shots:], prototypes(features[:, :shots], support_y, ways)
+        ways = ways_of(self._name, self.num_classes, support_y)
+        support, query = features_of_both(self._name, self.encoder, support_x, query_x)
+        return query, ask(self._name, prototypes, OF_SUPPORT, support, support_y, ways)
+
+    def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
+        return known_ways(self._name, self.num_classes)
+
+
+def features_of_both(learner: str, encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+    """[T, S, D], [T, Q, D]: both of all tasks as one batch through the encoder."""
+    tasks, shots = support_x.shape[:2]
+    both = torch.cat([support_x, query_x], 1).flatten(0, 1)
+    features = encoder(both)
+    _arguments.features(learner, "encoder", features, both.shape[0])
+    features = features.reshape(tasks, both.shape[0] // tasks, -1)
+    return features[:, :shots], features[:, shots:]

@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from ..ops.mlp_adapt import mlp_adapt
 from ..ops.sgd_step import sgd_step
+from . import _arguments
 from ._chain import InnerLoop
 from ._engine import of_query, run
-from ._episode import check_episode
+from ._learner import OF_SUPPORT, ask
+from ._mlp import Mlp
+from ._plan import Plan
 from ._problem import Flat, Problem
 from .imaml import refuse
 from .maml import MAML
@@ -48,38 +51,42 @@ class Reptile(MAML):
         adapt: Sequence[str] | None = None,
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__(model, float(lr), steps, loss=loss, first_order=True, adapt=adapt, task_chunk=task_chunk)
-        if optimiser not in OPTIMISERS:
-            raise ValueError(f"Reptile: optimiser must be 'sgd' or 'adam', got {optimiser!r}")
+        lr = _arguments.number(type(self).__name__, "lr", lr)
         self.optimiser = optimiser
+        super().__init__(model, lr, steps, loss=loss, first_order=True, adapt=adapt, task_chunk=task_chunk)
+
+    def _settings(self) -> tuple[Any, ...]:
+        return *super()._settings(), self.optimiser
+
+    def _look(self, settings: tuple[Any, ...]) -> Plan:
+        _arguments.word(self._name, "optimiser", settings[-1], OPTIMISERS)
+        return super()._look(settings)
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        check_episode("Reptile", support_x, support_y, query_x)
         with torch.no_grad():
             return self._on_query(support_x, support_y, query_x)
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The adapted model's loss on the query of each task, [T], whose gradient is theta - phi."""
-        check_episode("Reptile", support_x, support_y, query_x, query_y)
+    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         return self._on_query(support_x, support_y, query_x, query_y)
 
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
-        native = self._mlp is not None and self._mlp.takes(support_x, query[0]) and self.optimiser == "sgd"
+        plan, lr = self._plan(), _arguments.number(self._name, "lr", self.lr)
+        mlp = plan.mlp if plan.mlp is not None and plan.mlp.takes(support_x, query[0]) else None
 
         def evaluated(problem: Problem, flat: Flat) -> Tensor:
             with torch.no_grad():
-                phi = self._native(flat) if native else self._phi(problem, flat)
+                native = mlp is not None and self.optimiser == "sgd"
+                phi = self._native(mlp, flat, lr) if native else self._phi(problem, flat)  # type: ignore[arg-type]
                 found = of_query(problem, phi, flat)
             return Towards.apply(found, len(phi), *flat.theta, *phi) if torch.is_grad_enabled() else found
 
-        return run(evaluated, refuse, self._problem(), self.lr, (support_x, support_y, *query))
+        return run(evaluated, refuse, self._problem(plan, lr), lr, (support_x, support_y, *query))
 
-    def _native(self, flat: Flat) -> list[Tensor]:
-        assert self._mlp is not None
+    def _native(self, mlp: Mlp, flat: Flat, lr: float) -> list[Tensor]:
         x, y = flat.data[:2]
-        phi = mlp_adapt(
-            self._mlp.spread(list(flat.theta)), self.lr, self._mlp.flat(x), y,
-            steps=self.steps, activation=self._mlp.activation, loss=str(self.inner_loss),
+        phi = ask(
+            self._name, mlp_adapt, OF_SUPPORT, mlp.spread(list(flat.theta)), lr, mlp.flat(x), y,
+            steps=self.steps, activation=mlp.activation, loss=str(self.inner_loss),
         )  # fmt: skip
         return [p for p in phi if p is not None]
 

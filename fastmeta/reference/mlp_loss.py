@@ -11,11 +11,12 @@ IGNORE_INDEX = -100
 
 
 def negative_log_likelihood(log_probs: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-    """[T?, n, C], [T?, n] -> [T?, n]: 0 where the target is ignore_index, NaN where it is out of range."""
+    """[T?, n, C], [T?, n] -> [T?, n]: 0 where the target is ignore_index, NaN where it is out of range, its gradient too."""
     classes = log_probs.shape[-1]
     picked = log_probs.gather(-1, targets.clamp(0, classes - 1).unsqueeze(-1)).squeeze(-1)
-    losses = torch.where((targets >= 0) & (targets < classes), -picked, torch.nan)
-    return torch.where(targets == ignore_index, 0.0, losses)
+    ignored = targets == ignore_index
+    sign = torch.where((targets >= 0) & (targets < classes) | ignored, -1.0, torch.nan).to(log_probs.dtype)
+    return torch.where(ignored, 0.0, sign * picked)
 
 
 def per_counted(total: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
