@@ -169,8 +169,7 @@ void* current_stream(const Tensor& tensor) {
 }
 
 bool allows_tf32() {
-  const py::object matmul = py::module_::import("torch").attr("backends").attr("cuda").attr("matmul");
-  return matmul.attr("fp32_precision").cast<std::string>() == "tf32";  // the same; allow_tf32 raises where fp32_precision was set
+  return py::module_::import("fastmeta._precision").attr("allows_tf32")("matmul").cast<bool>();
 }
 
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {

@@ -75,7 +75,7 @@ void init_tensor(py::object tensor_class, bool exchange_api);
 
 // The current stream of the tensor's CUDA device, as a cudaStream_t.
 void* current_stream(const Tensor& tensor);
-// Whether the caller allows products of float32 on CUDA to be in TF32: torch.backends.cuda.matmul.allow_tf32.
+// Whether products of float32 matrices on CUDA may be in TF32: fastmeta/_precision.py.
 bool allows_tf32();
 
 // ValueError "<op>: <what> must have shape [...], got [...]" unless the shapes agree.

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmeta._precision import allows_tf32
+
 from ._convolution import convolution_kernel, weight_gradient_kernel
 from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
 from ._tiles import task_stride
@@ -26,7 +28,7 @@ TRITON = {getattr(torch, name): getattr(tl, name) for name in ("float16", "bfloa
 def _options(like: Tensor, rows: int, columns: int, depth: int) -> dict[str, Any]:
     """Blocks of products [rows, depth] by [depth, columns], how they are multiplied, and sums kept."""
     float32 = like.dtype == torch.float32
-    on_tensor_cores = not float32 or torch.backends.cuda.matmul.allow_tf32
+    on_tensor_cores = not float32 or allows_tf32("conv")
     widest = 64 if like.element_size() <= 4 else 32
     # Triton's interpreter would multiply the bits of bfloat16
     wide = like.dtype == torch.bfloat16 and triton.knobs.runtime.interpret
