@@ -19,7 +19,7 @@ import triton.language as tl
 AWAY = tl.constexpr(1 << 29)  # a coordinate outside of every image
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("source_stride", "weight_stride", "bias_stride", "images", "E", "H", "W", "padding", "m_blocks"))
 def convolution_kernel(
     source,
     weight,
@@ -78,8 +78,8 @@ def convolution_kernel(
         h0, w0 = u + padding, v + padding
     else:
         h0, w0 = u * STRIDE - padding, v * STRIDE - padding
-    source += task * source_stride + image * C * H * W + h0 * W + w0  # [M]
-    weight += task * weight_stride
+    source += (task * source_stride + image) * C * H * W + h0 * W + w0  # [M]
+    weight += task * weight_stride * (C * KH * KW)
     h0 = tl.where(inside, h0, AWAY)
     K = C * taps_r * taps_s
     total = tl.zeros((BLOCK_E, BLOCK_M), dtype)
@@ -104,7 +104,7 @@ def convolution_kernel(
     tl.store(out, total.to(out.dtype.element_ty), (e[:, None] < E) & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("x_stride", "dy_stride", "T", "images", "E", "H", "W", "OH", "OW", "padding", "share"))
 def weight_gradient_kernel(
     x,
     dy,
@@ -141,11 +141,11 @@ def weight_gradient_kernel(
     program //= e_blocks
     task, part = (program % T).to(tl.int64), program // T
     c, r, s = k // (KH * KW), k // KW % KH - padding, k % KW - padding
-    x += task * x_stride + (c.to(tl.int64) * H * W + r * W + s)  # [K]
+    x += (task * x_stride * C + c) * H * W + r * W + s  # [K]
     r = tl.where(k < K, r, AWAY)
-    dy += task * dy_stride
-    begin = part * share
-    end = tl.minimum(begin + share, images * OP)
+    dy += task * dy_stride * E * OP
+    begin = part * (share * BLOCK_M)
+    end = tl.minimum(begin + share * BLOCK_M, images * OP)
     total = tl.zeros((BLOCK_E, BLOCK_K), dtype)
     for start in tl.range(begin, end, BLOCK_M, num_stages=STAGES):
         m = start + tl.arange(0, BLOCK_M)

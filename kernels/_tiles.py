@@ -58,11 +58,6 @@ def kept_tensors(query: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor
     return nearest, torch.empty_like(nearest), torch.empty_like(nearest), nearest.new_empty(prototypes.shape[:2])
 
 
-def task_stride(x: Tensor, stride: int) -> int:
-    """`stride`, or 0 where all tasks share the one of `x`."""
-    return 0 if x.shape[0] == 1 else stride
-
-
 def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
     """Both as [T, rows, D]; tasks that share their prototypes become one task, so that each gradient has one owner."""
     shared = prototypes.ndim == 2

@@ -18,8 +18,7 @@ from torch import Tensor
 from fastmeta._precision import allows_tf32
 
 from ._convolution import convolution_kernel, weight_gradient_kernel
-from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
-from ._tiles import task_stride
+from ._launch import accumulator, dense, launch, power_of_two, task_rows, triton_dtype
 
 PROGRAMS = 512  # that keep a GPU busy
 TRITON = {getattr(torch, name): getattr(tl, name) for name in ("float16", "bfloat16", "float32", "float64")}
@@ -71,9 +70,9 @@ def _convolution(
         weight,
         bias,
         out,
-        task_stride(source, source.stride(0)),
-        task_stride(weight, weight.stride(0)),
-        0 if bias is None else task_stride(bias, bias.stride(0)),
+        task_rows(source),
+        task_rows(weight),
+        0 if bias is None else task_rows(bias),
         images,
         source.shape[2],
         channels,
@@ -114,8 +113,8 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         x,
         dy,
         parts,
-        task_stride(x, x.stride(0)),
-        task_stride(dy, dy.stride(0)),
+        task_rows(x),
+        task_rows(dy),
         tasks,
         images,
         channels,
@@ -126,7 +125,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         dy.shape[4],
         pixels,
         padding,
-        triton.cdiv(triton.cdiv(images * pixels, splits), blocks[1]) * blocks[1],
+        triton.cdiv(triton.cdiv(images * pixels, splits), blocks[1]),
         KH=kernel[0],
         KW=kernel[1],
         STRIDE=stride,
