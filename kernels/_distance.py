@@ -59,8 +59,6 @@ def row_scale(x, i, rows, D, dtype: tl.constexpr, METRIC: tl.constexpr, BLOCK_I:
         total = tl.sum(square, 1)
         one = tl.full((BLOCK_I,), 1, dtype)
         return tl.where(total != 0, divide(one, root(tl.where(total != 0, total, 1.0))), 0.0)
-    else:
-        return None
 
 
 @triton.jit
