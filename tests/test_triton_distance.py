@@ -64,6 +64,22 @@ def test_infinity_and_nan_with_many_columns(metric):
         torch.testing.assert_close(out, fastmeta.proto_log_softmax(query, prototypes, metric=metric), equal_nan=True)
 
 
+@pytest.mark.parametrize("columns", [5, 40])
+def test_the_cosine_of_an_infinite_vector_is_no_number(columns):
+    """As in the reference: it has no direction. A zero vector's is 0."""
+    draw = randn(3, 16).float(), randn(columns, 16).float()
+    for value in (torch.inf, 0.0):
+        query, prototypes = (t.clone() for t in draw)
+        query[1], prototypes[2] = value, value
+        found = []
+        for backend in ("triton", "reference"):
+            with fastmeta.backend(backend):
+                out = fastmeta.proto_log_softmax(query, prototypes, metric="cosine")
+            found.append(out)
+        torch.testing.assert_close(*found, equal_nan=True)
+        assert found[0].isnan().all() if value else found[0].isfinite().all()
+
+
 def test_tf32(allow_tf32):
     """Rounded operands, exact sums: distances of 11-bit numbers, but coincident points at 0."""
     query, prototypes = randn(5, 48).float(), randn(40, 48).float()
