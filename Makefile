@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 
-.PHONY: install peers demo test test-oldest bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms reproductions docs docs-browser lint wheel clean
+.PHONY: install peers demo test test-oldest bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model transforms reproductions docs docs-browser lint wheel clean
 
 # For development: all that the tests, the linters and the site need.
 install: $(VENV)/installed
@@ -84,6 +84,21 @@ gpu:
 
 gpu-model: install
 	$(BIN)/python bench/model_table.py
+
+# The machine code of every GPU kernel, and the Triton kernels in the interpreter; TRITON=3.6: by that release of Triton.
+GATES = $(if $(TRITON),build/triton-$(TRITON),$(VENV))
+
+gates: $(GATES)/installed
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(GATES)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
+	    -k "triton or gates"
+
+# Over the other one, from which all else comes; Triton 3.6's interpreter knows no later numpy.
+build/triton-$(TRITON)/installed: $(VENV)/installed
+	$(BIN)/python -m venv $(@D)
+	$(@D)/bin/pip install --quiet --no-deps "triton==$(TRITON).*" "numpy<2.4"
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+	    echo "import site; site.addsitedir('$$site')" > $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beneath.pth
+	touch $@
 
 gpu-report: install
 	$(BIN)/python tests/gpu_report.py

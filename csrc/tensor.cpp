@@ -206,8 +206,8 @@ void* current_stream(const Tensor& tensor) {
 }
 
 bool allows_tf32() {
-  const py::object matmul = py::import_module("torch").attr("backends").attr("cuda").attr("matmul");
-  return matmul.attr("fp32_precision").cast<std::string>() == "tf32";  // the same; allow_tf32 raises where fp32_precision was set
+  const py::object module = py::import_module("fastmeta._precision");
+  return py::owned(PyObject_CallMethod(module.ptr(), "allows_tf32", "s", "matmul")).cast<bool>();
 }
 
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {

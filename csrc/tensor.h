@@ -78,7 +78,7 @@ void init_values(py::handle in_memory, Py_ssize_t impl, Py_ssize_t keys, uint64_
 
 // The current stream of the tensor's CUDA device, as a cudaStream_t.
 void* current_stream(const Tensor& tensor);
-// Whether the caller allows products of float32 on CUDA to be in TF32: torch.backends.cuda.matmul.allow_tf32.
+// Whether products of float32 matrices on CUDA may be in TF32: fastmeta/_precision.py.
 bool allows_tf32();
 
 // ValueError "<op>: <what> must have shape [...], got [...]" unless the shapes agree.

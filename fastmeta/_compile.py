@@ -72,8 +72,8 @@ def _reference(name: str, layout: Any, static: Any, inputs: Any) -> tuple[Tensor
 
 def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
     layout, static, cores = _parse(spec)
-    device = next(x for x in inputs if x is not None).device.type
-    with torch.autocast(device, enabled=False):
+    device = next(x for x in inputs if x is not None).device
+    with torch.autocast(device.type, enabled=False):
         return _own(_dispatch.run(name, tuple(inputs), layout, static, cores, device), inputs)
 
 

@@ -85,10 +85,10 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
         from ._compile import traced
 
         return traced(name, flat, layout, static, tuple(cores))
-    device = next(x.device.type for x in flat if isinstance(x, Tensor))
-    if is_autocast(device):
+    device = next(x.device for x in flat if isinstance(x, Tensor))
+    if is_autocast(device.type):
         flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in LOW_PRECISION else x for x in flat)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             return run(name, flat, layout, static, tuple(cores), device)
     return run(name, flat, layout, static, tuple(cores), device)
 
@@ -116,12 +116,12 @@ def direct(
 @functools.lru_cache(maxsize=CACHED)
 def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], forced: str) -> Op | None:
     """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel refuses."""
-    first, why_not, _ = _candidates(name, "cpu", forced)[0]
+    first, why_not, _ = _candidates(name, torch.device("cpu"), forced)[0]
     return op_on(name, "ext", layout, static, cores) if first == "ext" and why_not is None else None
 
 
 def run(
-    name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: str
+    name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: torch.device
 ) -> tuple[Tensor, ...]:
     """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them.
 
@@ -141,7 +141,7 @@ def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple
     return tuple(y.to(dtype) for y in fn(*wide))
 
 
-def choose(name: str, device: str, forced: str, flat: Flat, layout: Layout, static: tuple[Any, ...]) -> str:
+def choose(name: str, device: torch.device, forced: str, flat: Flat, layout: Layout, static: tuple[Any, ...]) -> str:
     """The backend that op `name` runs on; RuntimeError with every refusal's reason where a forced one cannot."""
     refused = {}
     for candidate, reason, limit in _candidates(name, device, forced):
@@ -150,16 +150,16 @@ def choose(name: str, device: str, forced: str, flat: Flat, layout: Layout, stat
             return candidate
         refused[candidate] = reason
     reasons = "".join(f"\n  {candidate}: {reason}" for candidate, reason in refused.items())
-    raise RuntimeError(f"{name}: a backend must be able to run on {device}, got{reasons}")
+    raise RuntimeError(f"{name}: a backend must be able to run on {device.type}, got{reasons}")
 
 
 @functools.lru_cache(maxsize=CACHED)
 def _candidates(
-    name: str, device: str, forced: str
+    name: str, device: torch.device, forced: str
 ) -> tuple[tuple[str, str | None, Callable[..., str | None] | None], ...]:
     """For each backend in question, in order: why it has no kernel, and what tells its limits (a dtype or size), if any."""
     found = []
-    for candidate in ORDER.get(device, ("reference",)) if forced == "auto" else (forced,):
+    for candidate in ORDER.get(device.type, ("reference",)) if forced == "auto" else (forced,):
         reason = unavailable(name, candidate, device)
         limit = None
         if candidate != "reference" and reason is None:
@@ -169,31 +169,31 @@ def _candidates(
 
 
 @functools.lru_cache(maxsize=CACHED)
-def unavailable(name: str, candidate: str, device: str) -> str | None:
-    """Why the backend has no kernel of op `name` for the device, or None where it has one."""
+def unavailable(name: str, candidate: str, device: torch.device) -> str | None:
+    """Why the backend has no kernel of op `name` for this very device, or None where it has one."""
     if candidate == "reference":
         return None
     if candidate == "triton":
-        from_triton = _triton_missing(device)
+        from_triton = _triton_missing(device.type)
         if from_triton:
             return from_triton
     try:
         module = _module(name, candidate)
     except ImportError as error:
-        if candidate == "ext" and device == "cpu":
+        if candidate == "ext" and device.type == "cpu":
             _warn_not_native(str(error))
         missing = "no such kernel" if error.name == f"fastmeta.kernels.{name}" else str(error)
         return f"not built ({error})" if candidate == "ext" else missing
     if not hasattr(module, f"{name}_fwd"):
         return "no such kernel" if candidate == "ext" else f"kernels/{name}.py has no {name}_fwd"
-    if candidate == "ext" and device == "cuda":
+    if candidate == "ext" and device.type == "cuda":
         built = module.build_info()["cuda"]
         if name not in module.cuda_ops():
             return "no such CUDA kernel" if built else "built without CUDA"
-        if torch.cuda.is_available() and not runs_on(built, capability := torch.cuda.get_device_capability()):
+        if torch.cuda.is_available() and not runs_on(built, capability := torch.cuda.get_device_capability(device)):
             return f"built for sm_{built.replace(',', ', sm_')}, got sm_{capability[0]}{capability[1]}"
-    if candidate == "ext" and device not in ("cpu", "cuda"):
-        return f"no kernels for {device}"
+    if candidate == "ext" and device.type not in ("cpu", "cuda"):
+        return f"no kernels for {device.type}"
     return None
 
 

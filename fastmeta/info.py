@@ -57,12 +57,17 @@ def table() -> list[str]:
     for op in sorted(set(reference.__all__) - {"hvp"}):
         cells = []
         for name, device in DEVICES:
-            reason = _dispatch.unavailable(op, name, device)
+            reason = _dispatch.unavailable(op, name, _current(device))
             mark = "yes" if reason is None else f"[{reasons.setdefault(reason, len(reasons) + 1)}]"
             cells.append(f"{mark:>14}")
         rows.append(f"  {op:<20}" + "".join(cells))
     header = "  " + " " * 20 + "".join(f"{f'{name} {device}':>14}" for name, device in DEVICES)
     return [header, *rows, *(f"  [{number}] {reason}" for reason, number in reasons.items())]
+
+
+def _current(device: str) -> torch.device:
+    on_cuda = device == "cuda" and torch.cuda.is_available()
+    return torch.device(device, torch.cuda.current_device()) if on_cuda else torch.device(device)
 
 
 def main() -> None:

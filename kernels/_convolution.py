@@ -6,6 +6,8 @@ the data gradient the source is dy; with a stride, a program owns pixels of one 
 meet the same taps, so that no product is with a 0.
 Weight gradient: a program owns BLOCK_E by BLOCK_K of a task's weights and runs over the pixels of all its images. Where there are
 few such, several share the pixels, and torch adds their parts in order.
+Pixels are told to be neighbours by twos, though not all are: lanes go along them, where Triton 3.6 else takes a block's first
+dimension. Loads grow no wider by it, as that wants their alignment too, of which where neighbours end nothing is known.
 Moved: every source element once for each E / BLOCK_E, 9 times (a 3 x 3 kernel) from cache; weights once for each pixel block, from
 cache; the result once. Backward's derivative is four of these products again: `task_conv2d_bwd2`.
 """
@@ -19,7 +21,7 @@ import triton.language as tl
 AWAY = tl.constexpr(1 << 29)  # a coordinate outside of every image
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("source_stride", "weight_stride", "bias_stride", "images", "E", "H", "W", "padding", "m_blocks"))
 def convolution_kernel(
     source,
     weight,
@@ -78,8 +80,8 @@ def convolution_kernel(
         h0, w0 = u + padding, v + padding
     else:
         h0, w0 = u * STRIDE - padding, v * STRIDE - padding
-    source += task * source_stride + image * C * H * W + h0 * W + w0  # [M]
-    weight += task * weight_stride
+    source += tl.max_contiguous((task * source_stride + image) * C * H * W + h0 * W + w0, 2)  # [M]
+    weight += task * weight_stride * (C * KH * KW)
     h0 = tl.where(inside, h0, AWAY)
     K = C * taps_r * taps_s
     total = tl.zeros((BLOCK_E, BLOCK_M), dtype)
@@ -100,11 +102,12 @@ def convolution_kernel(
         total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=dtype)
     if bias is not None:
         total += tl.load(bias + task * bias_stride + e, e < E, 0.0).to(dtype)[:, None]
-    out += ((task * images + image) * E * OH * OW + pixel)[None, :] + (e * (OH * OW))[:, None]
+    own = tl.max_contiguous((task * images + image) * E * OH * OW + pixel, 2)
+    out += own[None, :] + (e * (OH * OW))[:, None]
     tl.store(out, total.to(out.dtype.element_ty), (e[:, None] < E) & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("x_stride", "dy_stride", "T", "images", "E", "H", "W", "OH", "OW", "padding", "share"))
 def weight_gradient_kernel(
     x,
     dy,
@@ -141,19 +144,19 @@ def weight_gradient_kernel(
     program //= e_blocks
     task, part = (program % T).to(tl.int64), program // T
     c, r, s = k // (KH * KW), k // KW % KH - padding, k % KW - padding
-    x += task * x_stride + (c.to(tl.int64) * H * W + r * W + s)  # [K]
+    x += (task * x_stride * C + c) * H * W + r * W + s  # [K]
     r = tl.where(k < K, r, AWAY)
-    dy += task * dy_stride
-    begin = part * share
-    end = tl.minimum(begin + share, images * OP)
+    dy += task * dy_stride * E * OP
+    begin = part * (share * BLOCK_M)
+    end = tl.minimum(begin + share * BLOCK_M, images * OP)
     total = tl.zeros((BLOCK_E, BLOCK_K), dtype)
     for start in tl.range(begin, end, BLOCK_M, num_stages=STAGES):
         m = start + tl.arange(0, BLOCK_M)
         image, pixel = m // OP, m % OP
         h0, w0 = pixel // OW * STRIDE, pixel % OW * STRIDE
         h, w = r[:, None] + tl.where(m < end, h0, AWAY)[None, :], s[:, None] + w0[None, :]
-        at = (image.to(tl.int64) * C * H * W + h0 * W + w0)[None, :]
-        value = tl.load(x[:, None] + at, (h >= 0) & (h < H) & (w >= 0) & (w < W), 0.0).to(OPERAND)  # [K, M]
+        place = tl.max_contiguous(image.to(tl.int64) * C * H * W + h0 * W + w0, 2)
+        value = tl.load(x[:, None] + place[None, :], (h >= 0) & (h < H) & (w >= 0) & (w < W), 0.0).to(OPERAND)  # [K, M]
         at = image.to(tl.int64) * (E * OP) + pixel
         cotangent = tl.load(dy + e[:, None] * OP + at[None, :], (e[:, None] < E) & (m[None, :] < end), 0.0)  # [E, M]
         total = tl.dot(cotangent.to(OPERAND), tl.trans(value), total, input_precision=PRECISION, out_dtype=dtype)

@@ -59,8 +59,6 @@ def row_scale(x, i, rows, D, dtype: tl.constexpr, METRIC: tl.constexpr, BLOCK_I:
         total = tl.sum(square, 1)
         one = tl.full((BLOCK_I,), 1, dtype)
         return tl.where(total != 0, divide(one, root(tl.where(total != 0, total, 1.0))), 0.0)
-    else:
-        return None
 
 
 @triton.jit
@@ -195,8 +193,9 @@ def distance_block(
         )
     if METRIC == "euclidean":
         square = root(square)
-    if METRIC == "cosine":  # 1 to a zero vector
-        square = tl.where((x_scale[:, None] == 0) | (y_scale[None, :] == 0), 1.0, 0.5 * square)
+    if METRIC == "cosine":  # 1 to a zero vector; an infinite one, whose scale is 0 too, has left NaN
+        zero = ((x_scale[:, None] == 0) | (y_scale[None, :] == 0)) & (square == square)
+        square = tl.where(zero, 1.0, 0.5 * square)
     return square, near
 
 

@@ -19,11 +19,27 @@ from torch import Tensor
 from ._distance import load_rate, load_rows
 from ._distance_sums import all_features, store_rows, sums
 from ._dlogits import class_block, row_totals
-from ._launch import counters, launch, triton_dtype
+from ._launch import counters, launch, task_rows, triton_dtype
 from ._tiles import gradient_options, merge_tasks, temperature_arguments
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=(
+        "query_programs",
+        "query_stride",
+        "prototypes_stride",
+        "query_e",
+        "prototype_e",
+        "T",
+        "Q",
+        "N",
+        "C",
+        "splits",
+        "share",
+        "group",
+        "ignore_index",
+    )
+)
 def _gradients_kernel(
     query,
     prototypes,
@@ -57,6 +73,7 @@ def _gradients_kernel(
     D,
     C,
     splits,
+    share,
     group,
     ignore_index,
     dtype: tl.constexpr,
@@ -79,7 +96,8 @@ def _gradients_kernel(
             q_blocks = tl.cdiv(Q, BLOCK_Q)
             task = (q_block // q_blocks).to(tl.int64)
             q = ((q_block % q_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
-            sides = query + task * query_stride, prototypes + task * prototypes_stride, query_scale, prototype_scale
+            rows = query + task * query_stride * D, prototypes + task * prototypes_stride * D
+            sides = rows[0], rows[1], query_scale, prototype_scale
             if ONE_BLOCK:
                 scaled = all_features(
                     dquery, sides, task, q, rate, softmax, distances, sizes,
@@ -103,15 +121,15 @@ def _gradients_kernel(
             e, n_block = slot % prototype_e, slot // prototype_e
             task = (n_block // n_blocks).to(tl.int64)
             n = ((n_block % n_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-            sides = query + task * query_stride, prototypes + task * prototypes_stride, query_scale, prototype_scale
-            share = tl.cdiv(tl.cdiv(Q, splits), BLOCK_Q) * BLOCK_Q
+            rows = query + task * query_stride * D, prototypes + task * prototypes_stride * D
+            sides = rows[0], rows[1], query_scale, prototype_scale
             dc, _ = sums(
                 sides, task, n, e, part * share, tl.minimum(part * share + share, Q),
                 rate, softmax, distances, sizes,
                 dtype, METRIC, PRECISION, ONE_BLOCK, False, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
             )  # fmt: skip
             d = e * BLOCK_E + tl.arange(0, BLOCK_E)
-            if parts is None:
+            if splits == 1:
                 store_rows(dprototypes + task * N * D, dc, n, N, d, D)
             else:
                 store_rows(parts + (part * T + task) * N * D, dc, n, N, d, D)
@@ -121,7 +139,6 @@ def _gradients_kernel(
                     for i in range(0, splits):
                         dc += load_rows(parts + (i * T + task) * N * D, n, N, d, D, None, dtype)
                     store_rows(dprototypes + task * N * D, dc, n, N, d, D)
-                    tl.store(counter + slot, 0)  # as the next launch expects it
 
 
 def distance_gradients(
@@ -160,7 +177,8 @@ def distance_gradients(
     query_programs = tasks * triton.cdiv(queries, options["BLOCK_Q"]) * query_e if needs[0] or needs[2] else 0
     slots = tasks * triton.cdiv(ways, options["BLOCK_N"]) * e_blocks if needs[1] and queries else 0
     splits = max(min(triton.cdiv(queries, 8 * options["BLOCK_Q"]), 512 // max(slots, 1)), 1)
-    parts = kept[0].new_empty(splits, *c.shape) if slots and splits > 1 else None
+    shared = slots > 0 and splits > 1
+    parts = kept[0].new_empty(splits if shared else 0, *c.shape)
     launch(
         _gradients_kernel,
         query_programs + splits * slots,
@@ -181,10 +199,10 @@ def distance_gradients(
         dprototypes,
         dtemperature,
         parts,
-        None if parts is None else counters(query, slots),
+        counters(query, slots if shared else 0),
         query_programs,
-        q.stride(0),
-        c.stride(0),
+        task_rows(q),
+        task_rows(c),
         query_e,
         e_blocks,
         tasks,
@@ -193,6 +211,7 @@ def distance_gradients(
         features,
         1 if dlog_probs is None else dlog_probs.shape[-1],
         splits,
+        triton.cdiv(triton.cdiv(queries, splits), options["BLOCK_Q"]) * options["BLOCK_Q"],
         group,
         ignore_index,
         dtype=triton_dtype(query),

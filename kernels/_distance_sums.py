@@ -83,7 +83,8 @@ def _block(
         distance = tl.load(distances + (task * Q + q[:, None]) * N + n[None, :], inside, 0.0)
         near = distance < 0
     else:
-        x_scale, c_scale = _scale(sides[2], task * Q, q, Q), _scale(sides[3], task * N, n, N)
+        x_scale = _scale(sides[2], task * Q, q, Q)
+        c_scale = _scale(sides[3], task * N, n, N)
         distance, near = distance_block(
             sides[0], sides[1], q, n, Q, N, D, x_scale, c_scale, dtype, METRIC, PRECISION, BLOCK_Q, BLOCK_N, BLOCK_D
         )
@@ -103,7 +104,9 @@ def _project(dx, along, x, i, x_rows, d, D, x_scale, dtype: tl.constexpr):
 
 @triton.jit
 def _scale(scale, at, i, x_rows):
-    return None if scale is None else tl.load(scale + at + i, i < x_rows, 0.0)
+    """None where there is none: Triton 3.6 knows neither `return None` nor a tuple of what such a function returns."""
+    if scale is not None:
+        return tl.load(scale + at + i, i < x_rows, 0.0)
 
 
 @triton.jit
@@ -145,7 +148,8 @@ def all_features(
         BLOCK_C,
     )
     if dquery is not None:
-        x_scale, c_scale = _scale(sides[2], task * Q, q, Q), _scale(sides[3], task * N, n, N)
+        x_scale = _scale(sides[2], task * Q, q, Q)
+        c_scale = _scale(sides[3], task * N, n, N)
         along = tl.sum(w_distance, 1)
         for start in tl.range(0, D, BLOCK_D, num_stages=3):
             d = start + tl.arange(0, BLOCK_D)

@@ -1,7 +1,13 @@
-"""What the launchers share: tensors as the kernels take them, powers of two, the launch itself."""
+"""What the launchers share: tensors as the kernels take them, powers of two, the launch itself.
+
+Triton compiles a kernel anew where an integer is 1 or a multiple of 16 and was not. So kernels name those that change from batch
+to batch in `do_not_specialize`: all but features, channels and pixels, whose multiples of 16 let loads take 16 bytes. Task
+strides count rows, so that these alone tell how rows are aligned.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,14 +26,23 @@ def triton_dtype(x: Tensor) -> Any:
 
 
 def dense(x: Tensor, rank: int) -> Tensor:
-    """`x` as [T, *core], the core of `rank` dimensions contiguous, the task axis with any stride (0 where expanded)."""
+    """`x` as [T, *core], the core of `rank` dimensions contiguous, tasks any number of rows apart (0 where expanded)."""
     x = x if x.ndim > rank else x.unsqueeze(0)
     expected = 1
     for size, stride in zip(reversed(x.shape[1:]), reversed(x.stride()[1:]), strict=True):
         if size != 1 and stride != expected:
             return x.contiguous()
         expected *= size
-    return x
+    return x.contiguous() if x.stride(0) % _row_size(x) else x
+
+
+def task_rows(x: Tensor) -> int:
+    """How many rows, of x [T, rows, ...], a task is from the next; 0 where all tasks share those of one."""
+    return 0 if x.shape[0] == 1 else x.stride(0) // _row_size(x)
+
+
+def _row_size(x: Tensor) -> int:
+    return max(math.prod(x.shape[2:]), 1)
 
 
 def power_of_two(n: int, low: int, high: int) -> int:
@@ -54,19 +69,7 @@ def launch(kernel: Any, programs: int, like: Tensor, *args: Any, num_warps: int,
         kernel[(programs,)](*args, **constants)
 
 
-_counters: dict[tuple[torch.device, int], Tensor] = {}
-
-
 def counters(like: Tensor, count: int) -> Tensor:
-    """At least `count` integers, all 0, for programs that wait for each other; the kernel leaves them 0.
-
-    Kept for each device and stream, whose launches follow each other: no launch to fill them. A graph under capture has its own.
-    """
-    if like.is_cuda and torch.cuda.is_current_stream_capturing():
-        return torch.zeros(count, dtype=torch.int32, device=like.device)
-    stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
-    kept = _counters.get((like.device, stream))
-    if kept is None or kept.numel() < count:
-        kept = torch.zeros(max(count, 1024), dtype=torch.int32, device=like.device)
-        _counters[like.device, stream] = kept
-    return kept
+    """Integers, all 0, for programs of one launch that wait for each other: of this call alone, filled on its stream, so that no
+    other call, stream or graph ever meets them."""
+    return torch.zeros(count, dtype=torch.int32, device=like.device)

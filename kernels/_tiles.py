@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastmeta._precision import allows_tf32
+
 from ._launch import accumulator, dense, power_of_two
 
 FEW = 32  # columns that differences serve best
@@ -21,7 +23,7 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
     the squares and the sums, [BLOCK_Q, BLOCK_N, BLOCK_D] each for differences."""
     features, size = query.shape[2], query.element_size()
     if columns > FEW and features >= 16 and size <= 4:
-        tf32 = size == 2 or torch.backends.cuda.matmul.allow_tf32  # it has all digits of float16 and bfloat16
+        tf32 = size == 2 or allows_tf32("matmul")  # it has all digits of float16 and bfloat16
         if tf32:
             blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64)}
             return {**blocks, "PRECISION": "tf32", "num_warps": 8}
@@ -54,11 +56,6 @@ def kept_tensors(query: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor
     if metric != "cosine":
         return nearest, torch.empty_like(nearest), None, None
     return nearest, torch.empty_like(nearest), torch.empty_like(nearest), nearest.new_empty(prototypes.shape[:2])
-
-
-def task_stride(x: Tensor, stride: int) -> int:
-    """`stride`, or 0 where all tasks share the one of `x`."""
-    return 0 if x.shape[0] == 1 else stride
 
 
 def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ._distance import INFINITY, accurate_log, distance_block, load_rate, online_log_sum_exp, row_scale
 from ._distance_bwd import distance_gradients
-from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
-from ._tiles import kept_tensors, task_stride, temperature_arguments, tile_options
+from ._launch import accumulator, dense, launch, power_of_two, task_rows, triton_dtype
+from ._tiles import kept_tensors, temperature_arguments, tile_options
 
 
 @triton.jit
@@ -37,7 +37,7 @@ def _class_log_sum_exp(nearest, total, distance, label, first, classes, rate, BL
     return new_nearest, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("query_stride", "support_stride", "row_stride", "Q", "S", "N"))
 def _matching_log_probs_fwd_kernel(
     query,
     support,
@@ -71,8 +71,8 @@ def _matching_log_probs_fwd_kernel(
     index = tl.program_id(0) // c_blocks
     task, q_block = (index // q_blocks).to(tl.int64), index % q_blocks
     q = (q_block * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
-    query += task * query_stride
-    support += task * support_stride
+    query += task * query_stride * D
+    support += task * support_stride * D
     labels += task * row_stride
     row = task * Q + q  # [BLOCK_Q]
     rate = load_rate(temperature_tensor, temperature_value, dtype)
@@ -136,9 +136,9 @@ def matching_log_probs_fwd(
         log_probs,
         kept_log_probs,
         *kept,
-        q.stride(0),
-        task_stride(s, s.stride(0)),
-        task_stride(s, examples),
+        task_rows(q),
+        task_rows(s),
+        examples if len(s) > 1 else 0,
         queries,
         examples,
         num_classes,

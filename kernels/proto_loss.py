@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ._distance import INFINITY, accurate_log, distance_block, divide, load_rate, online_log_sum_exp, row_scale
 from ._distance_bwd import distance_gradients
-from ._launch import accumulator, counters, dense, launch, triton_dtype
-from ._tiles import kept_tensors, task_stride, temperature_arguments, tile_options
+from ._launch import accumulator, counters, dense, launch, task_rows, triton_dtype
+from ._tiles import kept_tensors, temperature_arguments, tile_options
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("query_stride", "prototypes_stride", "scale_stride", "Q", "N", "ignore_index"))
 def _proto_loss_fwd_kernel(
     query,
     prototypes,
@@ -53,8 +53,8 @@ def _proto_loss_fwd_kernel(
     task = (tl.program_id(0) // q_blocks).to(tl.int64)
     q_block = tl.program_id(0) % q_blocks
     q = (q_block * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
-    query += task * query_stride
-    prototypes += task * prototypes_stride
+    query += task * query_stride * D
+    prototypes += task * prototypes_stride * D
     row = task * Q + q  # [BLOCK_Q]
     rate = load_rate(temperature_tensor, temperature_value, dtype)
     target = tl.load(targets + row, q < Q, ignore_index)
@@ -110,7 +110,6 @@ def _add_up(
             out = divide(out, number)
             tl.store(counts + task, number)
         tl.store(losses + task, out.to(losses.dtype.element_ty))
-        tl.store(counter + task, 0)  # as the next launch expects it
 
 
 def proto_loss_fwd(
@@ -148,9 +147,9 @@ def proto_loss_fwd(
         None if parts is None else counters(query, tasks),
         counts,
         *kept,
-        q.stride(0),
-        task_stride(c, c.stride(0)),
-        task_stride(c, ways),
+        task_rows(q),
+        task_rows(c),
+        ways if len(c) > 1 else 0,
         queries,
         ways,
         features,

@@ -15,10 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ._distance import divide
-from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
+from ._launch import accumulator, dense, launch, power_of_two, task_rows, triton_dtype
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("support_stride", "S", "N"))
 def _prototypes_fwd_kernel(
     support,
     labels,
@@ -43,7 +43,7 @@ def _prototypes_fwd_kernel(
         s = start + tl.arange(0, BLOCK_S)
         label = tl.load(labels + task * S + s, s < S, N)
         member = (label == k) & (s < S)
-        rows = support + task * support_stride + s[:, None].to(tl.int64) * D + d[None, :]
+        rows = support + (task * support_stride + s[:, None]) * D + d[None, :]
         total += tl.load(rows, member[:, None] & (d[None, :] < D), 0.0).to(dtype)
         outside = (s < S) & ((label < 0) | (label >= N))
         count += tl.where(outside, float("nan"), tl.where(member, 1.0, 0.0))  # NaN for the whole task
@@ -71,7 +71,7 @@ def prototypes_fwd(
         labels.contiguous(),
         out,
         counts,
-        x.stride(0),
+        task_rows(x),
         examples,
         num_classes,
         features,
@@ -83,7 +83,7 @@ def prototypes_fwd(
     return (out,), () if counts is None else (counts,)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("S", "N"))
 def _prototypes_bwd_kernel(
     dprototypes,
     labels,

@@ -109,7 +109,7 @@ def _backward_tiles(tensors, number, kind, bounds, TASKS: tl.constexpr, COLUMNS:
     return dtheta_sum, drate_sum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("width",))
 def _sgd_step_bwd_kernel(
     douts,
     grads,

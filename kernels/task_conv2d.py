@@ -15,9 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmeta._precision import allows_tf32
+
 from ._convolution import convolution_kernel, weight_gradient_kernel
-from ._launch import accumulator, dense, launch, power_of_two, triton_dtype
-from ._tiles import task_stride
+from ._launch import accumulator, dense, launch, power_of_two, task_rows, triton_dtype
 
 PROGRAMS = 512  # that keep a GPU busy
 TRITON = {getattr(torch, name): getattr(tl, name) for name in ("float16", "bfloat16", "float32", "float64")}
@@ -26,7 +27,7 @@ TRITON = {getattr(torch, name): getattr(tl, name) for name in ("float16", "bfloa
 def _options(like: Tensor, rows: int, columns: int, depth: int) -> dict[str, Any]:
     """Blocks of products [rows, depth] by [depth, columns], how they are multiplied, and sums kept."""
     float32 = like.dtype == torch.float32
-    on_tensor_cores = not float32 or torch.backends.cuda.matmul.allow_tf32
+    on_tensor_cores = not float32 or allows_tf32("conv")
     widest = 64 if like.element_size() <= 4 else 32
     # Triton's interpreter would multiply the bits of bfloat16
     wide = like.dtype == torch.bfloat16 and triton.knobs.runtime.interpret
@@ -69,9 +70,9 @@ def _convolution(
         weight,
         bias,
         out,
-        task_stride(source, source.stride(0)),
-        task_stride(weight, weight.stride(0)),
-        0 if bias is None else task_stride(bias, bias.stride(0)),
+        task_rows(source),
+        task_rows(weight),
+        0 if bias is None else task_rows(bias),
         images,
         source.shape[2],
         channels,
@@ -112,8 +113,8 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         x,
         dy,
         parts,
-        task_stride(x, x.stride(0)),
-        task_stride(dy, dy.stride(0)),
+        task_rows(x),
+        task_rows(dy),
         tasks,
         images,
         channels,
@@ -124,7 +125,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         dy.shape[4],
         pixels,
         padding,
-        triton.cdiv(triton.cdiv(images * pixels, splits), blocks[1]) * blocks[1],
+        triton.cdiv(triton.cdiv(images * pixels, splits), blocks[1]),
         KH=kernel[0],
         KW=kernel[1],
         STRIDE=stride,

@@ -24,13 +24,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _fresh(request):
-    """Fixed seeds, new tensors on the tests' device, and torch.empty filled with NaN, so that a kernel that forgets an element is
-    seen."""
+    """Fixed seeds, new tensors on the tests' device, torch.empty filled with NaN, so that a kernel that forgets an element is
+    seen, and no TF32, which torch allows convolutions from the start."""
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
     on_cpu = DEVICE == "cpu" or request.node.get_closest_marker("cpu")
     torch.set_default_device(None if on_cpu else DEVICE)
-    yield
+    with tf32_allowed(False):
+        yield
     torch.set_default_device(None)
     torch.use_deterministic_algorithms(False)
 

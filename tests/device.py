@@ -43,10 +43,11 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
 
 @contextmanager
 def tf32_allowed(allowed: bool):
-    """torch.backends.cuda.matmul.allow_tf32 for the body."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, allowed
+    """Whether products, of matrices and in convolutions, may be in TF32 for the body."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
     try:
         yield
     finally:
-        matmul.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32 = before

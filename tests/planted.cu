@@ -251,7 +251,7 @@ std::string run(const Planted& planted, unsigned blocks) {
   checker.add(scratch.data(), kThreads * 4, 4, "scratch", emulation::Kind::scratch);
   checker.add(out.data(), int64_t(out.size()) * 4, 4, "out", emulation::Kind::output);
   try {
-    const char* error = cuda::launch(planted.kernel, blocks, kThreads, kThreads * sizeof(float), emulation::stream(),
+    const char* error = cuda::launch(planted.kernel, blocks, kThreads, {kThreads * sizeof(float)}, emulation::stream(),
                                      Buffers{in.data(), scratch.data(), out.data()});
     if (error) return error;
     emulation::finish();

@@ -67,7 +67,7 @@ def test_environment_variable():
 
 def test_native_kernels_are_the_default_on_a_cpu():
     for op in ("prototypes", "proto_loss", "sgd_step", "mlp_meta_loss"):
-        assert _dispatch.choose(op, "cpu", "auto", (), (0, 0, 0, 0), ()) == "ext"
+        assert _dispatch.choose(op, torch.device("cpu"), "auto", (), (0, 0, 0, 0), ()) == "ext"
 
 
 def test_a_kernels_limit_is_passed_over_by_auto_and_told_by_a_forced_backend():
@@ -184,14 +184,31 @@ def test_which_cards_the_cuda_kernels_are_built_for(monkeypatch, capability, bui
     assert _dispatch.runs_on("80,90a,100,120", capability) == built
     assert not _dispatch.runs_on("80,90a", (9, 1))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(_ext, "cuda_ops", lambda: ["mlp_loss"])
     monkeypatch.setattr(_ext, "build_info", lambda: {"cuda": "80,90a,100,120"})
-    reason = _dispatch.unavailable.__wrapped__("mlp_loss", "ext", "cuda")
+    reason = _dispatch.unavailable.__wrapped__("mlp_loss", "ext", torch.device("cuda", 0))
     assert reason == (
         None if built else f"built for sm_80, sm_90a, sm_100, sm_120, got sm_{capability[0]}{capability[1]}"
     )
-    assert _dispatch.unavailable.__wrapped__("sgd_step", "ext", "cuda") == "no such CUDA kernel"
+    assert _dispatch.unavailable.__wrapped__("sgd_step", "ext", torch.device("cuda", 0)) == "no such CUDA kernel"
+
+
+@pytest.mark.cpu
+def test_each_card_of_a_machine_is_asked_for_its_own_kernels(monkeypatch):
+    """Whichever is the current one, and whichever was asked about before."""
+    cards = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=cards[0]: ((9, 0), (7, 5))[device.index])
+    monkeypatch.setattr(_ext, "cuda_ops", lambda: ["mlp_loss"])
+    monkeypatch.setattr(_ext, "build_info", lambda: {"cuda": "80,90a"})
+    try:
+        of_cards = [_dispatch._candidates("mlp_loss", card, "auto") for card in (*cards, *cards)]
+    finally:
+        for function in (_dispatch._candidates, _dispatch.unavailable):
+            function.cache_clear()
+    chosen = [next(candidate for candidate, reason, _ in found if reason is None) for found in of_cards]
+    assert chosen == ["ext", "reference"] * 2
 
 
 def test_set_isa_error():

@@ -117,6 +117,24 @@ def test_sizes_about_a_tile_in_float32():
         check_against_reference(fn, tensors, "emulated-layers")
 
 
+def test_a_kernel_asks_for_more_shared_memory_once_on_each_device(large_card):
+    """Whatever its tasks take, and on whichever device it was asked before."""
+    emulator = emulation.module()
+
+    def asked(n):
+        before = emulator.opt_ins()
+        p = problem((40, 8), n, T=1, loss="mse")
+        with fastmeta.backend("emulated"):
+            fastmeta.mlp_loss(p.params, p.x, p.y, **p.options())
+        return emulator.opt_ins() - before
+
+    found = []
+    for kilobytes in (200, 201, 200):  # devices that no other test has
+        emulator.set_device(1, kilobytes * 1024)
+        found.append([asked(n) for n in (10, 200, 120, 400)])  # inputs of 3, 64, 38 and 128 KB
+    assert found == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+
+
 def test_a_launch_can_be_captured_into_a_graph():
     """The launchers call nothing of CUDA but what launches and what tells of the device; the emulator sees that every launch
     goes to the caller's stream."""

@@ -1,4 +1,7 @@
-"""TF32 in the products of the mlp ops layer by layer on CUDA: only where torch.backends.cuda.matmul.allow_tf32 says so."""
+"""TF32 in the products of the mlp ops layer by layer on CUDA: only where torch's own products may be in TF32."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -136,3 +139,79 @@ def test_launches_are_the_same():
             with tf32_allowed(allowed):
                 counted.append(launches(lambda fn=fn, t=tensors: values_and_grads(fn, t), "emulated-layers"))
         assert counted[0] == counted[1] > 0
+
+
+SETTERS = """
+import itertools
+import torch
+from fastmeta import _precision
+from fastmeta.kernels import _tiles, task_conv2d
+
+b, x = torch.backends, torch.ones(1, 33, 64)
+everywhere = {
+    "all": lambda on: setattr(b, "fp32_precision", "tf32" if on else "ieee"),
+    "all of CUDA": lambda on: setattr(b.cudnn, "fp32_precision", "tf32" if on else "ieee"),
+}
+own = {
+    "matmul": {
+        "newer": lambda on: setattr(b.cuda.matmul, "fp32_precision", "tf32" if on else "ieee"),
+        "older": lambda on: setattr(b.cuda.matmul, "allow_tf32", on),
+        "oldest": lambda on: torch.set_float32_matmul_precision("high" if on else "highest"),
+    },
+    "conv": {
+        "newer of convolutions": lambda on: setattr(b.cudnn.conv, "fp32_precision", "tf32" if on else "ieee"),
+        "older of convolutions": lambda on: setattr(b.cudnn, "allow_tf32", on),
+    },
+}
+
+def reset():
+    for value in ("tf32", "none"):  # not what they were, in which nothing was said
+        b.fp32_precision = b.cudnn.fp32_precision = value
+    b.cuda.matmul.fp32_precision = b.cudnn.conv.fp32_precision = "none"
+
+def taken(op):
+    if op == "matmul":
+        return _tiles.tile_options(x, 33)["PRECISION"]
+    return task_conv2d._options(x, 64, 64, 64)["PRECISION"]
+
+def check(op, allowed, order):
+    assert _precision.allows_tf32(op) == allowed, (op, order)
+    assert taken(op) == ("tf32" if allowed else "ieee"), (op, order)
+
+check("matmul", False, "as torch begins")
+check("conv", True, "as torch begins")
+setters = everywhere | own["matmul"] | own["conv"]
+for first, second, third in itertools.permutations(setters, 3):
+    for on in itertools.product((False, True), repeat=3):
+        reset()
+        said = dict(zip((first, second, third), on))
+        for name, value in said.items():
+            setters[name](value)
+        for op, of_op in own.items():
+            last = [value for name, value in said.items() if name in of_op][-1:]
+            if last and not (op == "conv" and last == [False] and "older of convolutions" in said):  # which inherits
+                check(op, last[0], said)
+            elif not any(name in of_op for name in said):
+                check(op, said.get("all of CUDA", said.get("all", False)), said)
+            else:
+                check(op, _precision.allows_tf32(op), said)
+"""
+
+
+@pytest.mark.cpu
+def test_every_interface_in_every_order():
+    """The last word about a product counts, said by whichever interface, else what it inherits; of all, in 8 ways each, three at a
+    time. In a process of its own: torch cannot go back to where it began."""
+    done = subprocess.run([sys.executable, "-c", SETTERS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.cpu
+def test_the_newer_interface_sets_the_cuda_kernels():
+    """The older one cannot be read then."""
+    x, matmul = torch.full((1, 1, 1), 1 + 2**-12), torch.backends.cuda.matmul
+    found = []
+    with fastmeta.backend("emulated-layers"):
+        for matmul.fp32_precision in ("tf32", "ieee"):
+            found.append(fastmeta.mlp_forward([torch.ones(1, 1), None], x).item())
+    assert found == [1, x.item()]

@@ -6,7 +6,7 @@ import torch
 import triton_requests
 from memory_requests import wasteful
 from occupancy import blocks_per_multiprocessor
-from triton_gates import TENSOR_CORES, Launch, accessed_by, compiler, judged_runs
+from triton_gates import TENSOR_CORES, Launch, accessed_by, compilations, compiler, judged_runs
 
 import fastmeta
 
@@ -33,6 +33,8 @@ REQUESTS = {
     "many": ("proto_loss",),
     "conv": ("task_conv2d",),
 }
+# Calls of other tasks, queries (images), columns (supports), as a last batch is; blocks have one shape for all of them.
+CALLS = [dict(T=T, Q=Q, N=N) for T, Q, N in ((4, 75, 5), (3, 33, 8), (16, 64, 6), (17, 300, 7))]
 STRIDED = "conv strided"  # whose gradients meet every other pixel and tap: no 16 bytes lie together
 PLANTED = {
     "spills": ((torch.zeros(1), torch.zeros(1)), {"num_warps": 2}),
@@ -54,7 +56,8 @@ def few_distances():
 
 
 @pytest.fixture(scope="module")
-def found():
+def compiled():
+    """What was judged, and the compilations of calls of other sizes."""
     out, accessed = few_distances(), accessed_by(REQUESTS)
     for name in ("strided_loop", "whole_rows"):
         launch = planted(name)
@@ -62,8 +65,16 @@ def found():
             launch.kernel[1,](*launch.args, BLOCK=128)
     with compiler():
         judged = judged_runs(RUNS, accessed, [planted(name) for name in PLANTED])
+        narrow = [{**sizes, "D": 15} for sizes in CALLS]
+        counted = [compilations("few", REQUESTS["few"], calls) for calls in (CALLS, narrow)]
+        counted.append(compilations("conv", ("task_conv2d",), CALLS))
     assert torch.equal(few_distances(), out)  # the interpreter is what it was
-    return judged
+    return judged, counted
+
+
+@pytest.fixture
+def found(compiled):
+    return compiled[0]
 
 
 @pytest.fixture
@@ -112,6 +123,12 @@ def test_a_planted_uncoalesced_loop_is_found(faulty):
     assert sums[0] == {"load": (64, 64 * 32, 64 * 4), "store": (4, 16, 16)}
     assert sums[1] == {"load": (64, 64 * 4, 64 * 4), "store": (4, 16, 16)}
     assert [x.direction for x in wasteful(strided)] == ["load"] and wasteful(whole) == []
+
+
+def test_calls_of_other_sizes_compile_nothing_anew(compiled):
+    """But for features, channels and pixels: a kernel knows of multiples of 16, whether they are or, as 15 features, are not."""
+    assert [len(launches) for launches in compiled[1]] == [10, 10, 3]
+    assert [(kernel, len(keys)) for launches in compiled[1] for kernel, keys in launches if len(keys) > 1] == []
 
 
 def test_occupancy_is_as_llvm_counts_it(ours):

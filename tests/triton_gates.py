@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for GPUs that are not here and reads their machine code, beside the interpreter in one process.
 
-Each launcher is called with its `launch` replaced by one that records the kernel and its arguments, so that what is compiled is
-specialised as on a GPU: integers and pointers divisible by 16, integers that are 1, absent tensors.
+Each launcher is called with its `launch` replaced by one that records the kernel and its arguments; Triton's own binder tells what
+of them the kernel is compiled for: integers and pointers divisible by 16, integers that are 1, absent tensors.
 """
 
 import importlib
@@ -96,12 +96,14 @@ def compiler() -> Iterator[None]:
             os.environ["TRITON_INTERPRET"] = interpret
 
 
-def run(shape: str, op: str, small: bool = False) -> None:
-    """The launchers of `op` at `shape`, forward then backward, with all gradients; `small`: a few blocks of the same form."""
+def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
+    """The launchers of `op` at `shape`, forward then backward, with all gradients; `small`: a few blocks of the same form;
+    `sizes`: T, Q, N or D instead of the shape's (Q: images of a convolution)."""
     if shape in CONVOLUTIONS:
-        return run_convolution(shape, small)
+        return run_convolution(shape, small, **sizes)
     dtype, metric, T, Q, N, D, tf32 = SHAPES[shape]
     Q, N, D = (min(Q, 36), min(N, 36), min(D, 128)) if small else (Q, N, D)
+    T, Q, N, D = (sizes.get(name, size) for name, size in (("T", T), ("Q", Q), ("N", N), ("D", D)))
     ways = 5
     query, columns = torch.randn(T, Q, D).to(dtype), torch.randn(T, N, D).to(dtype)
     targets, labels = torch.arange(Q).expand(T, Q) % N, torch.arange(N).expand(T, N) % ways
@@ -121,20 +123,20 @@ def run(shape: str, op: str, small: bool = False) -> None:
         getattr(module, f"{op}_bwd")(outputs, saved, *inputs, *static, needs)
 
 
-def run_convolution(shape: str, small: bool) -> None:
+def run_convolution(shape: str, small: bool, **sizes: int) -> None:
     from fastmeta.kernels.task_conv2d import task_conv2d_bwd, task_conv2d_fwd
 
     dtype, T, n, C, side, E, stride, tf32 = CONVOLUTIONS[shape]
-    T, n = (1, 1) if small else (T, n)
-    sizes = (T, n, C, side, side), (T, E, C, 3, 3), (T, E)
-    inputs, needs = (*(torch.randn(size).to(dtype) for size in sizes), stride, 1), (True, True, True)
+    T, n = (1, 1) if small else (sizes.get("T", T), sizes.get("Q", n))
+    shapes = (T, n, C, side, side), (T, E, C, 3, 3), (T, E)
+    inputs, needs = (*(torch.randn(of).to(dtype) for of in shapes), stride, 1), (True, True, True)
     with tf32_allowed(tf32):
         outputs, saved = task_conv2d_fwd(*inputs, needs)
         task_conv2d_bwd(outputs, saved, *inputs, needs)
 
 
-def recorded(shape: str, ops: Iterable[str]) -> list[Launch]:
-    """The launches of `ops` at `shape`; in the body of `compiler`, whose modules are not used again."""
+def recorded(shape: str, ops: Iterable[str], **sizes: int) -> list[Launch]:
+    """The launches of `ops` at `shape`, or of `sizes`; in the body of `compiler`, whose modules are not used again."""
     found: list[Launch] = []
     for op in ops:
 
@@ -143,48 +145,48 @@ def recorded(shape: str, ops: Iterable[str]) -> list[Launch]:
 
         for module in (op, "_distance_bwd"):
             importlib.import_module(f"fastmeta.kernels.{module}").launch = record
-        run(shape, op)
+        run(shape, op, **sizes)
     return found
 
 
-def source(kernel, args, options):
-    """What the launch would compile."""
-    from triton.compiler import ASTSource
+def compilations(shape: str, ops: Iterable[str], calls: Iterable[Mapping[str, int]]) -> list[tuple[str, set[str]]]:
+    """For each launch of ops, its kernel and what Triton compiles over calls of these sizes; in the body of `compiler`."""
+    launches = zip(*(recorded(shape, ops, **sizes) for sizes in calls), strict=True)
+    return [(same[0].kernel.__name__, {Bound(launch, "90").key for launch in same}) for same in launches]
 
-    signature, constants, attributes = {}, {}, {}
 
-    def describe(value, path, annotation=""):
-        if value is None or (type(value) is int and value == 1):
-            constants[path] = value
-            return "constexpr"
-        if isinstance(value, tuple):
-            return tuple(describe(x, (*path, i)) for i, x in enumerate(value))
-        if isinstance(value, float):
-            return annotation or "fp32"
-        if isinstance(value, torch.Tensor) or value % 16 == 0:
-            attributes[path] = [["tt.divisibility", 16]]
-        return f"*{TYPES[value.dtype]}" if isinstance(value, torch.Tensor) else "i32"
+class Bound:
+    """What Triton itself, told of a GPU, makes of a launch's arguments."""
 
-    values = dict(zip(kernel.arg_names, args, strict=False)) | options
-    for i, (name, parameter) in enumerate(zip(kernel.arg_names, kernel.params, strict=True)):
-        if parameter.is_constexpr:
-            signature[name], constants[i,] = "constexpr", values[name]
-        else:
-            signature[name] = describe(values[name], (i,), parameter.annotation_type)
-    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    def __init__(self, launch: Launch, arch: str):
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import make_backend
+        from triton.runtime.jit import create_function_from_signature
+
+        from fastmeta.kernels._launch import compiler_options
+
+        amd, kernel = not arch.isdigit(), launch.kernel
+        self.target = GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", int(arch), 32)
+        given = launch.options | compiler_options(launch.options["num_warps"], amd)
+        backend = make_backend(self.target)
+        binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+        bound, specialization, options = binder(*launch.args, **given)
+        self.key = repr((specialization, options))  # of another one Triton compiles the kernel anew
+        self.packed = kernel._pack_args(backend, given, bound, specialization, options)
+        self.kernel = kernel
+
+    def compiled(self) -> Any:
+        import triton
+        from triton.compiler import ASTSource
+
+        options, signature, constants, attributes = self.packed
+        source = ASTSource(self.kernel, signature, constants, attributes)
+        return triton.compile(source, target=self.target, options=options.__dict__)
 
 
 def judged(launch: Launch, arch: str, accessed: Mapping[tuple[str, str], triton_requests.Recorded]) -> Judged:
     """The kernel of a launch on an architecture; `accessed`: what interpreted kernels did, by op and shape."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-
-    from fastmeta.kernels._launch import compiler_options
-
-    amd = not arch.isdigit()
-    target = GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", int(arch), 32)
-    options = compiler_options(launch.options["num_warps"], amd)
-    made = triton.compile(source(launch.kernel, launch.args, launch.options), target=target, options=options)
+    amd, made = not arch.isdigit(), Bound(launch, arch).compiled()
     (code,) = (
         machine_code.of_amdgcn(made.asm["amdgcn"], arch) if amd else machine_code.of_cubin(made.asm["cubin"], arch)
     )

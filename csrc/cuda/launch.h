@@ -13,15 +13,22 @@ namespace fastmeta::cuda {
 
 constexpr size_t kDefaultShared = 32 * 1024;  // bytes of dynamic shared memory that, beside a kernel's static arrays, need no opting in
 
+// Lets `kernel` have so much dynamic shared memory on the current device, on whichever thread it asks first.
+cudaError_t opt_in(const void* kernel, size_t shared_bytes);
+
+// Of a block's dynamic shared memory, in bytes.
+struct SharedMemory {
+  size_t bytes = 0, most = 0;  // most: that any launch of the kernel asks for on this device
+};
+
 // Enqueues kernel(arguments...). Returns nullptr, or the error in words.
 template <class... Parameters>
-const char* launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, size_t shared_bytes, void* stream,
+const char* launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, SharedMemory shared, void* stream,
                    const Parameters&... arguments) {
   cudaError_t error = cudaSuccess;
-  if (shared_bytes > kDefaultShared)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+  if (shared.bytes > kDefaultShared) error = opt_in(reinterpret_cast<const void*>(kernel), shared.most);
   if (error == cudaSuccess) {
-    const cudaLaunchConfig_t config{dim3(blocks), dim3(threads), shared_bytes, static_cast<cudaStream_t>(stream), nullptr, 0};
+    const cudaLaunchConfig_t config{dim3(blocks), dim3(threads), shared.bytes, static_cast<cudaStream_t>(stream), nullptr, 0};
     error = cudaLaunchKernelEx(&config, kernel, arguments...);
   }
   if (error == cudaSuccess) return nullptr;

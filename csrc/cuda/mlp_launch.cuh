@@ -24,6 +24,7 @@ struct Block {
 struct Plan {
   unsigned blocks = 0, threads = 0;
   Block block{};
+  int64_t most_shared = 0;  // bytes of a block, whatever the plan
   bool too_large = false, by_layer = false;
 };
 
@@ -43,9 +44,11 @@ void share_memory(Plan& plan, const DeviceLimits& device, int64_t multiprocessor
                   const MlpParams<const R>& params, int64_t n, Need need) {
   const int64_t kept = need.kept, needed = (shape.tasks + multiprocessors - 1) / multiprocessors;
   int64_t resident = kThreadsPerMultiprocessor / plan.threads;
+  const int64_t own = int64_t(sizeof(Task<R>)) + 16;  // static
+  plan.most_shared = device.shared_per_block - own;
   for (resident = resident < needed ? resident : needed; resident >= 1; resident--) {
-    int64_t shared = device.shared_per_multiprocessor / resident - device.shared_reserved;
-    shared = (shared < device.shared_per_block ? shared : device.shared_per_block) - int64_t(sizeof(Task<R>)) - 16;
+    int64_t shared = device.shared_per_multiprocessor / resident - device.shared_reserved - own;
+    shared = shared < plan.most_shared ? shared : plan.most_shared;
     Task<R> task;
     for (const bool keeps : {false, true}) {
       need.kept = keeps ? kept : 0;
@@ -95,7 +98,8 @@ const char* launch_way(const Arguments& c, const Way<Arguments>& way, void* work
     return queue.error();
   }
   plan.block.workspace = static_cast<unsigned char*>(workspace);
-  return launch(way.by_task, plan.blocks, plan.threads, size_t(plan.block.shared_bytes), stream, c, way.need, plan.block);
+  const SharedMemory shared{size_t(plan.block.shared_bytes), size_t(plan.most_shared)};
+  return launch(way.by_task, plan.blocks, plan.threads, shared, stream, c, way.need, plan.block);
 }
 
 template <class Arguments>

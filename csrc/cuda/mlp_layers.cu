@@ -142,7 +142,7 @@ void forward(Queue& queue, const Net<R>& net, bool tangent) {
                                                       hidden ? net.task.activation : Activation::identity}, {}});
     if (!tangent) continue;
     Product<R, ActivatedTangent<R>> p{n, y.out, y.in, l ? 2 : 1, {inputs(net, l)}, {slices_of(net.direction, 2 * l)},
-                                      {slices_of(net.direction, 2 * l + 1), y.slope, y.ra, y.bend}, {}};
+                                      {slices_of(net.direction, 2 * l + 1), y.slope, y.ra, y.bend, net.task.activation}, {}};
     p.a[1] = inputs(net, l, true);
     p.b[1] = slices_of(net.params, 2 * l);
     multiply<Form::forward>(queue, net.shape, p);
@@ -157,12 +157,13 @@ void backward(Queue& queue, const Net<R>& net, bool tangent) {
     const Slices<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
     multiply<Form::backward>(queue, net.shape,
                              Product<R, Gated<R>>{n, y.in, y.out, 1, {d}, {slices_of(net.params, 2 * l)},
-                                                  {below.slope, tangent ? below.bend : nullptr, below.d, below.rd}, {}});
+                                                  {below.slope, tangent ? below.bend : nullptr, below.d, below.rd,
+                                                   net.task.activation}, {}});
     if (tangent)
       multiply<Form::backward>(queue, net.shape,
                                Product<R, GatedTangent<R>>{n, y.in, y.out, 2, {rd, d},
                                                            {slices_of(net.params, 2 * l), slices_of(net.direction, 2 * l)},
-                                                           {below.slope, below.bend, below.rd}, {}});
+                                                           {below.slope, below.bend, below.rd, net.task.activation}, {}});
   }
 }
 

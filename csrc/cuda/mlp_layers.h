@@ -20,7 +20,7 @@ class Queue {
   void launch(void (*kernel)(Arguments), int64_t blocks, unsigned threads, const Arguments& arguments) {
     if (!enqueues_ || error_ || !blocks) return;
     error_ = blocks > 0x7fffffff ? "more tiles than a grid has blocks"
-                                 : cuda::launch(kernel, unsigned(blocks), threads, 0, stream_, arguments);
+                                 : cuda::launch(kernel, unsigned(blocks), threads, {}, stream_, arguments);
   }
 
  private:

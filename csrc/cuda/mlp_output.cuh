@@ -10,7 +10,7 @@ __device__ __forceinline__ R activation(Activation kind, R z, R& slope, R& curve
   slope = 1;
   curve = 0;
   if (kind == Activation::relu) {
-    slope = z > 0 ? R(1) : R(0);
+    slope = z <= 0 ? R(0) : R(1);
     return z < 0 ? R(0) : z;  // NaN stays NaN
   }
   if (kind == Activation::tanh) {
@@ -33,6 +33,12 @@ __device__ __forceinline__ R activation(Activation kind, R z, R& slope, R& curve
     return z * below;
   }
   return z;
+}
+
+// activation'(z) times a gradient or a tangent: through a ReLU that is shut nothing comes, not even NaN or infinity.
+template <class R>
+__device__ __forceinline__ R gated(Activation kind, R slope, R value) {
+  return kind == Activation::relu && slope == 0 ? R(0) : slope * value;
 }
 
 // dL/dz of the last layer (where there is room for it), and its tangent, plus dloss * dL/dz -> the loss, on every thread.
@@ -82,8 +88,8 @@ __device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
     mean = warp_sum(mean) / sum;
     for (int c = lane; d && c < classes; c += kWarp) {
       const R p = d[c] / sum;
-      d[c] = counts ? factor * (p - (c == target ? R(1) : R(0))) : R(0);
-      if (tangent) rd[c] = counts ? factor * p * (rz[c] - mean) + dloss * d[c] : R(0);
+      d[c] = factor * (p - (c == target ? R(1) : R(0)));  // 0 where ignored, but NaN stays
+      if (tangent) rd[c] = factor * p * (rz[c] - mean) + dloss * d[c];
     }
     if (lane == 0 && counts) total += valid ? largest - z[target] + std::log(sum) : R(NAN);
   }

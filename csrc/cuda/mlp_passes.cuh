@@ -31,7 +31,7 @@ __device__ __forceinline__ void activate(const Layer<R>& y, Activation kind, int
     if (y.slope) y.slope[e] = gradient;
     if (!kCurvature || !tangent) continue;
     const R rz = y.ra[e];
-    y.ra[e] = gradient * rz;
+    y.ra[e] = gated(kind, gradient, rz);
     if (y.bend) y.bend[e] = curve * rz;
   }
 }
@@ -62,10 +62,11 @@ __device__ __forceinline__ void backward(const Task<R>& s, bool tangent = false)
         const R *slope = below.slope, *bend = below.bend;
         R *d = below.d, *rd = below.rd;
         const int in = y.in;
+        const Activation kind = s.activation;
         return [=](int i, int j, R da, R rda) {
           const int e = i * in + j;
-          d[e] = da * slope[e];
-          rd[e] = bend ? rda * slope[e] + da * bend[e] : rda * slope[e];
+          d[e] = gated(kind, slope[e], da);
+          rd[e] = bend ? slope[e] * rda + da * bend[e] : gated(kind, slope[e], rda);
         };
       });
     else
@@ -73,7 +74,8 @@ __device__ __forceinline__ void backward(const Task<R>& s, bool tangent = false)
         const R* slope = below.slope;
         R* d = below.d;
         const int in = y.in;
-        return [=](int i, int j, R da, R) { d[i * in + j] = da * slope[i * in + j]; };
+        const Activation kind = s.activation;
+        return [=](int i, int j, R da, R) { d[i * in + j] = gated(kind, slope[i * in + j], da); };
       });
     __syncthreads();
   }

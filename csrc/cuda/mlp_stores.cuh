@@ -28,11 +28,12 @@ struct ActivatedTangent {
   Slices<const R> bias;
   const R* slope;  // null in the last layer
   R *ra, *bend;
+  Activation kind;
 
   __device__ auto of(int64_t task, int64_t size) const {
     return [=, first = task * size, b = bias.of(task)](int e, int j, R rz, R&) {
       if (b) rz += b[j];
-      ra[first + e] = slope ? slope[first + e] * rz : rz;
+      ra[first + e] = slope ? gated(kind, slope[first + e], rz) : rz;
       if (bend) bend[first + e] *= rz;
     };
   }
@@ -43,10 +44,11 @@ template <class R>
 struct Gated {
   const R *slope, *bend;  // bend: null where there is none, or no tangent
   R *d, *rd;
+  Activation kind;
 
   __device__ auto of(int64_t task, int64_t size) const {
     return [=, first = task * size](int e, int, R da, R&) {
-      d[first + e] = slope[first + e] * da;
+      d[first + e] = gated(kind, slope[first + e], da);
       if (bend) rd[first + e] = bend[first + e] * da;
     };
   }
@@ -57,10 +59,11 @@ template <class R>
 struct GatedTangent {
   const R *slope, *bend;
   R* rd;
+  Activation kind;
 
   __device__ auto of(int64_t task, int64_t size) const {
     return [=, first = task * size](int e, int, R rda, R&) {
-      rd[first + e] = slope[first + e] * rda + (bend ? rd[first + e] : R(0));
+      rd[first + e] = gated(kind, slope[first + e], rda) + (bend ? rd[first + e] : R(0));
     };
   }
 };

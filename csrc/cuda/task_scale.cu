@@ -42,7 +42,7 @@ const char* task_scale(const TaskScale<R>& p, void* stream) {
   }
   if (!most) return nullptr;
   const int64_t blocks = (most + kScaleThreads - 1) / kScaleThreads, enough = 8 * int64_t(device_limits().multiprocessors);
-  return launch(scale_kernel<R>, unsigned(blocks < enough ? blocks : enough > 0 ? enough : 1), kScaleThreads, 0, stream, p);
+  return launch(scale_kernel<R>, unsigned(blocks < enough ? blocks : enough > 0 ? enough : 1), kScaleThreads, {}, stream, p);
 }
 
 template const char* task_scale(const TaskScale<float>&, void*);

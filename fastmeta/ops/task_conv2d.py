@@ -18,8 +18,8 @@ def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride
     shared by all tasks. n and O may be 0.
 
     Differentiable in x, weight and bias, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32
-    or better; float32 under autocast. On CUDA, float32 is multiplied in TF32 where `torch.backends.cuda.matmul.allow_tf32` is
-    set; the same call gives the same bits.
+    or better; float32 under autocast. On CUDA, float32 is multiplied in TF32 where cuDNN's convolutions may be
+    (`torch.backends.cudnn.conv.fp32_precision`), as they may by default; the same call gives the same bits.
 
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
 

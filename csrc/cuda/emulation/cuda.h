@@ -63,7 +63,7 @@ struct cudaLaunchConfig_t {
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
 inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = fastmeta::emulation::device_index();
   return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }

@@ -40,11 +40,12 @@ class Emulator {
   void access(const void* address, size_t bytes, bool writes, const void* instruction);
 
   Index blocks, threads_per_block, block{0};
-  Device device;
+  std::vector<Device> devices{Device{}};
+  size_t device = 0;  // the current one
   Order order = Order::forward;
   uint64_t seed = 0;
-  int64_t launches = 0;
-  std::map<const void*, size_t> opted_in;
+  int64_t launches = 0, opt_ins = 0;
+  std::map<std::pair<size_t, const void*>, size_t> opted_in;  // by device and kernel
   Fibers fibers;
   std::vector<SharedArray> shared;  // the dynamic one first
 
@@ -70,9 +71,9 @@ Emulator emulator;
 
 bool Emulator::run(const Launch& launch) {
   const unsigned count = launch.threads.x;
-  const auto opted = opted_in.find(launch.kernel);
+  const auto opted = opted_in.find({device, launch.kernel});
   const size_t dynamic = opted == opted_in.end() ? kSharedWithoutOptIn : std::max(opted->second, kSharedWithoutOptIn);
-  most_shared_ = opted == opted_in.end() ? kSharedWithoutOptIn : size_t(device.shared_per_block);
+  most_shared_ = opted == opted_in.end() ? kSharedWithoutOptIn : size_t(devices[device].shared_per_block);
   if (!launch.blocks.x || !count || count > kMostThreads || launch.shared_bytes > std::min(dynamic, most_shared_)) return false;
   if (launch.stream != stream()) throw Fault("a launch must go to the caller's stream, got another");
   if (count % kWarp) throw Fault("the emulator takes blocks of whole warps, got " + std::to_string(count) + " threads");
@@ -239,18 +240,22 @@ uint64_t shuffle(unsigned mask, uint64_t bits, unsigned lane, Site site) {
 }
 unsigned char* dynamic_shared() { return emulator.shared[0].memory.get(); }
 void* static_shared(const Declaration& array) { return emulator.static_shared(array); }
-const Device& device() { return emulator.device; }
+const Device& device() { return emulator.devices[emulator.device]; }
+int device_index() { return int(emulator.device); }
 void set_device(const Device& device) {
-  emulator.device = device;
-  emulator.opted_in.clear();
+  const auto same = [&](const Device& other) { return !std::memcmp(&other, &device, sizeof(Device)); };
+  const auto found = std::find_if(emulator.devices.begin(), emulator.devices.end(), same);
+  emulator.device = size_t(found - emulator.devices.begin());
+  if (found == emulator.devices.end()) emulator.devices.push_back(device);
 }
 void set_order(Order order, uint64_t seed) {
   emulator.order = order;
   emulator.seed = seed;
 }
 bool opt_in(const void* kernel, size_t shared_bytes) {
-  if (shared_bytes > size_t(emulator.device.shared_per_block)) return false;
-  emulator.opted_in[kernel] = shared_bytes;
+  if (shared_bytes > size_t(device().shared_per_block)) return false;
+  emulator.opted_in[{emulator.device, kernel}] = shared_bytes;
+  emulator.opt_ins++;
   return true;
 }
 bool run(const Launch& launch) { return emulator.run(launch); }
@@ -260,6 +265,7 @@ void finish() {
 }
 void* stream() { return &emulator; }
 int64_t launches() { return emulator.launches; }
+int64_t opt_ins() { return emulator.opt_ins; }
 void report_access(const void* address, size_t bytes, bool writes, const void* instruction) {
   emulator.access(address, bytes, writes, instruction);
 }

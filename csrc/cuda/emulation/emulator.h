@@ -48,7 +48,8 @@ struct Device {
   int multiprocessors = 1, shared_per_block = 227 * 1024, shared_per_multiprocessor = 228 * 1024, shared_reserved = 1024;
 };
 const Device& device();
-void set_device(const Device& device);  // another one: no kernel has opted in to more shared memory
+int device_index();
+void set_device(const Device& device);  // the current one; on one that is new no kernel has opted in to more shared memory
 
 enum class Order { forward, reverse, random };
 void set_order(Order order, uint64_t seed);
@@ -62,6 +63,7 @@ struct Launch {
 };
 void* stream();  // the only one
 bool opt_in(const void* kernel, size_t shared_bytes);  // whether the device has so much
+int64_t opt_ins();                                     // so far
 bool run(const Launch& launch);  // false where CUDA would refuse the launch
 void finish();                   // the last launch of a call is done: Fault where outputs are not complete
 int64_t launches();              // that ran so far

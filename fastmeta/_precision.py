@@ -1,0 +1,17 @@
+"""Whether a GPU may round the factors of products of float32."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+
+def allows_tf32(products: Literal["matmul", "conv"]) -> bool:
+    """Whether torch's own products of matrices, or its convolutions, may be in TF32.
+
+    Every interface of torch sets what `fp32_precision` tells, that which a product inherits included; reading `allow_tf32`
+    raises once the newer ones were used.
+    """
+    backend = torch.backends.cuda.matmul if products == "matmul" else torch.backends.cudnn.conv
+    return backend.fp32_precision == "tf32"
