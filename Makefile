@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install peers demo test bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms reproductions docs docs-browser lint clean
+.PHONY: install peers demo test bench bench-tables scaling study accuracy gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint clean
 
 install: $(VENV)/installed
 
@@ -58,6 +58,11 @@ gpu-model: install
 
 gpu-report: install
 	$(BIN)/python tests/gpu_report.py
+
+# Random problems for so many seconds, against formulas of their own; not in CI. tools/attack/__init__.py says how to read what it finds.
+SECONDS ?= 60
+attack: install
+	$(BIN)/python -m tools.attack --seconds $(SECONDS) $(ATTACK)
 
 transforms: install
 	$(BIN)/python tests/transform_table.py
