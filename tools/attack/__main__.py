@@ -12,8 +12,6 @@ from collections.abc import Iterator
 
 os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TQDM_DISABLE": "1"}
 
-import torch.utils.checkpoint
-import torch.utils.flop_counter  # what the processes share is loaded once
 
 from .pool import Outcome, Pool
 
@@ -92,7 +90,9 @@ def main() -> int:
     print(f"{'':20}" + "".join(f"{status:>10}" for status in STATUSES))
     for name in sorted({name for name, _ in table}):
         print(f"{name:20}" + "".join(f"{table[name, status]:10}" for status in STATUSES))
-    print(f"{sum(table.values())} cases in {time.monotonic() - begin:.0f} s, {len(found)} kinds of findings", flush=True)
+    print(
+        f"{sum(table.values())} cases in {time.monotonic() - begin:.0f} s, {len(found)} kinds of findings", flush=True
+    )
     report(found, counts, pool)
     pool.close()
     return int(bool(found))

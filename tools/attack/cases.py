@@ -17,7 +17,7 @@ from .compare import compare, moved, working
 from .draw import NO_TABLE, Draw
 from .learners import LEARNERS, learner
 from .ops import OPS
-from .problem import Finding, Problem, Refused, describe, exact, first_line, outputs, says_what
+from .problem import Finding, Problem, Refused, describe, exact, first_line, says_what
 from .ways import WAYS, Setting
 
 try:
@@ -50,7 +50,9 @@ def check(draw: Draw, p: Problem) -> None:
             again = function(*tensors) if draw.odd("again", 0.1) and way == "eager" else got[0]
         except Exception as error:
             raise _judged(p, way, error) from error
-    if way == "eager" and not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(got[0], again, strict=True)):
+    if way == "eager" and not all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(got[0], again, strict=True)
+    ):
         raise Finding("the same call gives other bits", "")
     for x, old in zip(tensors, before, strict=True):
         if not torch.equal(exact(x).nan_to_num(), old.nan_to_num()):
@@ -113,7 +115,11 @@ def _inputs(draw: Draw, p: Problem, dtype: torch.dtype, way: str, order: int) ->
         elif x.ndim and draw.odd("values", 0.12):
             x = odd.values(draw, x, draw.pick("values", odd.TAME), dtype)
         kind = draw.pick("view", odd.VIEWS) if draw.odd("views", 0.3) else "plain"
-        if way in ("jvp", "linearize") and kind in ("expanded", "overlap"):  # torch itself refuses these in forward mode
+        if way in ("jvp", "linearize") and kind in (
+            "expanded",
+            "overlap",
+            "neg",
+        ):  # torch itself fails on these in forward mode
             kind = "strided"
         draw.note(kind) if kind != "plain" else None
         positive = x.ndim == 0 or list(x.shape) == [1]  # perhaps a temperature
@@ -123,7 +129,9 @@ def _inputs(draw: Draw, p: Problem, dtype: torch.dtype, way: str, order: int) ->
 
 def _backend(draw: Draw, p: Problem, dtype: torch.dtype, tensors: list[Tensor]) -> str:
     choice = draw.pick("backend", p.backends)
-    if choice == "triton" and (sum(x.numel() for x in tensors) > 1500 or dtype == torch.bfloat16 or draw.odd("seldom", 0.7)):
+    if choice == "triton" and (
+        sum(x.numel() for x in tensors) > 1500 or dtype == torch.bfloat16 or draw.odd("seldom", 0.7)
+    ):
         choice = "auto"  # its interpreter is slow, and wrong in bfloat16
     return "auto" if native is None and choice == "ext" else choice
 

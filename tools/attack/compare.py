@@ -44,7 +44,9 @@ def scale(inputs: Sequence[Tensor]) -> float:
     return max([1.0, *(max(float(s.max()), 1 / float(s.max())) for s in sizes if s.numel())])
 
 
-def compare(what: str, got: Tensor, want: Tensor, others: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]) -> None:
+def compare(
+    what: str, got: Tensor, want: Tensor, others: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]
+) -> None:
     """A finding where `got` is not the truth `want`, float64. `others` gives `own`, the working precision's first."""
     if list(got.shape) != list(want.shape):
         raise Finding(f"{what}: another shape", f"{list(got.shape)} for {list(want.shape)}")
@@ -75,4 +77,6 @@ def _compare_special(what: str, found: Tensor, want: Tensor, narrow: Tensor) -> 
     }
     for kind, wrong in cases.items():
         if wrong.any():
-            raise Finding(f"{what}: {kind}", f"{found[wrong][0]:.6g} for {want[wrong][0]:.6g}, {int(wrong.sum())} elements")
+            raise Finding(
+                f"{what}: {kind}", f"{found[wrong][0]:.6g} for {want[wrong][0]:.6g}, {int(wrong.sum())} elements"
+            )

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 NO_TABLE = ("dlpack0", 0.06)  # the oddity of a process that runs without torch's table for DLPack, and its chance
 
 

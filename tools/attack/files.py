@@ -26,8 +26,10 @@ def mutate(draw: Draw, data: bytes) -> bytes:
     """A few bytes changed, lost, repeated, or put in."""
     found = bytearray(data)
     for _ in range(draw.pick("damages", (1, 1, 2, 5))):
-        at = draw.random("at").randrange(len(found)) if draw.odd("anywhere", 0.5) else -1 - draw.random("at").randrange(min(len(found), 300))
-        at %= len(found)
+        near_end = min(
+            len(found), len(found) if draw.odd("anywhere", 0.5) else 300
+        )  # where a zip file has its directory
+        at = len(found) - 1 - draw.random("at").randrange(near_end)
         length = draw.pick("length", (1, 2, 8, 100))
         kind = draw.pick("damage", ("flip", "zero", "cut", "repeat", "insert", "end"))
         draw.note(f"{kind} at {at}")
@@ -36,7 +38,12 @@ def mutate(draw: Draw, data: bytes) -> bytes:
         elif kind == "end":
             del found[max(at, 1) :]
         else:
-            new = {"zero": bytes(length), "cut": b"", "repeat": bytes(found[at : at + length]) * 2, "insert": b"\xff" * length}[kind]
+            new = {
+                "zero": bytes(length),
+                "cut": b"",
+                "repeat": bytes(found[at : at + length]) * 2,
+                "insert": b"\xff" * length,
+            }[kind]
             found[at : at + (0 if kind == "insert" else length)] = new
         found = found or bytearray(b"\0")
     return bytes(found)
@@ -83,7 +90,13 @@ def omniglot(draw: Draw, folder: Path) -> None:
     if kind == "inside":
         members[at] = (name, mutate(draw, image))
     data = _archive(members)
-    _holds(draw, f"Omniglot, {kind}", folder, lambda: _omniglot(folder, mutate(draw, data) if kind == "bytes" else data), want)
+    _holds(
+        draw,
+        f"Omniglot, {kind}",
+        folder,
+        lambda: _omniglot(folder, mutate(draw, data) if kind == "bytes" else data),
+        want,
+    )
 
 
 @cache

@@ -26,7 +26,9 @@ def each_task(one: Callable, ranks: Sequence[int], *args: Tensor | None) -> Any:
         if a is None or a.ndim == rank:
             return a
         core = a.shape[a.ndim - rank :]
-        return a.reshape(count, *core)[t] if count else a.sum() * 0 + a.new_zeros(core)  # no task: zeros, for the shapes
+        return (
+            a.reshape(count, *core)[t] if count else a.sum() * 0 + a.new_zeros(core)
+        )  # no task: zeros, for the shapes
 
     found = [one(*(of_task(a, r, t) for a, r in pairs)) for t in range(max(count, 1))]
     if isinstance(found[0], Tensor):

@@ -48,7 +48,9 @@ def _gradient_based(draw: Draw, name: str, ways: int, how: How, kind: str) -> nn
         options["task_chunk"] = draw.pick("chunk", (1, 2))
     if name == "ANIL":
         body = models.network(draw, N_FEATURES, 4, draw.pick("body", ("mlp", "batch norm", "linear")), 1)
-        return fastmeta.ANIL(body, models.network(draw, 4, ways, kind), how.lr, how.steps, first_order=how.first_order, **options)
+        return fastmeta.ANIL(
+            body, models.network(draw, 4, ways, kind), how.lr, how.steps, first_order=how.first_order, **options
+        )
     if name == "ProtoMAML":
         how.more["ways"], net = ways, models.network(draw, N_FEATURES, 4, kind)
         del options["loss"]
@@ -70,10 +72,16 @@ def _gradient_based(draw: Draw, name: str, ways: int, how: How, kind: str) -> nn
 
 def _comparing(draw: Draw, name: str, ways: int, how: How, kind: str) -> nn.Module:
     encoder = models.network(draw, N_FEATURES, 4, kind)
-    temperature = draw.pick("temperature", (1.0, 0.3, nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.tensor([0.7]))))
+    temperature = draw.pick(
+        "temperature", (1.0, 0.3, nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.tensor([0.7])))
+    )
     metric = draw.pick("metric", ("euclidean", "sqeuclidean", "cosine"))
     how.more |= {"ways": ways, "metric": metric, "temperature": temperature}
-    options = {"metric": metric, "temperature": temperature, "num_classes": ways if draw.odd("ways given", 0.5) else None}
+    options = {
+        "metric": metric,
+        "temperature": temperature,
+        "num_classes": ways if draw.odd("ways given", 0.5) else None,
+    }
     if name == "MatchingNet" and draw.odd("context", 0.3):
         options["context"] = fastmeta.FullContext(4, draw.pick("context steps", (1, 3)))
     return getattr(fastmeta, name)(encoder, **options)
@@ -111,7 +119,9 @@ def _change(draw: Draw, name: str, learner: nn.Module, how: How, kind: str, afte
     draw.note(f"{'after' if after else 'before'}: {change}")
     if change == "other":
         old = net[-1]
-        other = models.network(draw, N_FEATURES if name != "ANIL" else 4, old.out_features, kind, 3).to(old.weight.dtype)
+        other = models.network(draw, N_FEATURES if name != "ANIL" else 4, old.out_features, kind, 3).to(
+            old.weight.dtype
+        )
         if [(n, p.shape) for n, p in other.named_parameters()] == [(n, p.shape) for n, p in net.named_parameters()]:
             setattr(learner, attribute, other)
     elif change == "lr":
@@ -127,7 +137,10 @@ def _change(draw: Draw, name: str, learner: nn.Module, how: How, kind: str, afte
 def _episode(draw: Draw, p: Problem, name: str, how: How, kind: str, ways: int, dtype: torch.dtype) -> None:
     covers = name in ("ProtoNet", "MatchingNet", "ProtoMAML", "LEO")
     t = draw.size("T", (0, 1, 2, 3) if name not in ("LEO", "ProtoMAML", "ANIL") else (1, 2, 3))
-    s, q = ways * draw.size("shots", (1, 2)) + draw.size("extra", (0, 1)), draw.size("Q", (2, 2, 5) if "norm" in kind else (1, 2, 5))
+    s, q = (
+        ways * draw.size("shots", (1, 2)) + draw.size("extra", (0, 1)),
+        draw.size("Q", (2, 2, 5) if "norm" in kind else (1, 2, 5)),
+    )
     shape = (1, 6, 6) if kind == "conv" else (N_FEATURES,)
     p.arguments |= {"support_x": p.keep(draw.randn(t, s, *shape))}
     predicts = t > 0 and how.weights is None and draw.odd("predicts", 0.2)
@@ -149,7 +162,9 @@ def learner(name: str) -> Callable[[Draw], Problem]:
     build, formula, max_order = LEARNERS[name]
 
     def make(draw: Draw) -> Problem:
-        kind = draw.pick("network", {"linear": 3, "mlp": 3, "layer norm": 1} if name in ("ANIL", "LEO") else models.KINDS)
+        kind = draw.pick(
+            "network", {"linear": 3, "mlp": 3, "layer norm": 1} if name in ("ANIL", "LEO", "IMAML") else models.KINDS
+        )
         ways = draw.size("ways", (1, 2, 3)) if kind != "batch norm" else 3
         how = How(draw.size("steps", (1, 2, 3) if name == "Reptile" else (0, 1, 2, 3)))
         dtype = torch.float32 if draw.odd("float32", 0.3) else torch.float64
@@ -167,7 +182,9 @@ def learner(name: str) -> Callable[[Draw], Problem]:
             how.lr = how.lr.detach().double()
         return _problem(draw, name, made, how, kind, ways, dtype, undo)
 
-    def _problem(draw: Draw, name: str, made: nn.Module, how: How, kind: str, ways: int, dtype: Any, undo: Any) -> Problem:
+    def _problem(
+        draw: Draw, name: str, made: nn.Module, how: How, kind: str, ways: int, dtype: Any, undo: Any
+    ) -> Problem:
         functional, call = draw.odd("functional", 0.3) and not how.frozen, Call(made)
 
         def function(values: dict[str, Tensor], **episode: Tensor) -> Tensor:
@@ -181,7 +198,9 @@ def learner(name: str) -> Callable[[Draw], Problem]:
 
         p = Problem(name, function, truth, {}, [], backends=("auto", "auto", "ext", "reference"), autocasts=False)
         p.dtype, p.ways, p.undo = dtype, ways, undo
-        p.arguments["values"] = {n: p.keep(x.detach().double() if functional else x) for n, x in made.named_parameters()}
+        p.arguments["values"] = {
+            n: p.keep(x.detach().double() if functional else x) for n, x in made.named_parameters()
+        }
         _episode(draw, p, name, how, kind, ways, dtype)
         p.max_order = min(max_order, 1 if kind in models.SMOOTH_TWICE else 3)
         if "after: backward pre-hook" in draw.notes or "before: backward pre-hook" in draw.notes:

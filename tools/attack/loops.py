@@ -79,7 +79,13 @@ def mlp_grad(params: Sequence[Any], inputs: Tensor, targets: Tensor, activation:
 
 
 def mlp_hvp(
-    params: Sequence[Any], vectors: Sequence[Any], inputs: Tensor, targets: Tensor, activation: str, loss: str, curvature: str
+    params: Sequence[Any],
+    vectors: Sequence[Any],
+    inputs: Tensor,
+    targets: Tensor,
+    activation: str,
+    loss: str,
+    curvature: str,
 ) -> list[Tensor]:
     """H v, as the derivative of g . v; "ggn": J' H_out J v (Schraudolph 2002)."""
 
@@ -123,7 +129,14 @@ def descend(p: list[Any], fn: Callable[[list[Any]], Tensor], lr: Any, steps: int
 
 
 def mlp_adapt(
-    params: Sequence[Any], lr: Any, inputs: Tensor, targets: Tensor, steps: int, activation: str, loss: str, first_order: bool
+    params: Sequence[Any],
+    lr: Any,
+    inputs: Tensor,
+    targets: Tensor,
+    steps: int,
+    activation: str,
+    loss: str,
+    first_order: bool,
 ) -> list[Tensor]:
     def one(p: list[Any], x: Tensor, y: Tensor) -> list[Tensor]:
         support = lambda p: outputs_loss(network(p, x, activation), y, loss)  # noqa: E731

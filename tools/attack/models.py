@@ -38,7 +38,11 @@ def network(draw: Draw, inputs: int, outputs: int, kind: str, seed: int = 0) -> 
 
 
 def _layers(draw: Draw, inputs: int, outputs: int, kind: str) -> list[nn.Module]:
-    activation, width, bias = draw.pick("activation", ACTIVATIONS), draw.size("hidden", (1, 3, 4, 7)), not draw.odd("no bias", 0.1)
+    activation, width, bias = (
+        draw.pick("activation", ACTIVATIONS),
+        draw.size("hidden", (1, 3, 4, 7)),
+        not draw.odd("no bias", 0.1),
+    )
     if kind == "linear":
         return [nn.Linear(inputs, outputs, bias)]
     if kind == "conv":
@@ -73,7 +77,7 @@ def head(draw: Draw, net: nn.Sequential) -> None:
 
 def wider(draw: Draw, net: nn.Sequential) -> None:
     """Another hidden width."""
-    last, before = net[-1], [i for i in linears(net)[:-1]]
+    last, before = net[-1], linears(net)[:-1]
     if len(before) == 1:
         old = net[before[0]]
         net[before[0]] = nn.Linear(old.in_features, 5).to(old.weight)
@@ -145,4 +149,14 @@ CHANGES: dict[str, Callable[[Draw, nn.Sequential], Any]] = {
     "backward pre-hook": backward_pre_hook, "global hook": global_hook, "patched": patched, "patched whole": patched_whole,
     "tied": tied, "no bias": no_bias, "parametrized": parametrized, "frozen": frozen, "another parameter": slot,
 }  # fmt: skip
-SAME_PARAMETERS = ("head", "activation", "hook", "pre-hook", "whole hook", "global hook", "patched", "patched whole", "another parameter")
+SAME_PARAMETERS = (
+    "head",
+    "activation",
+    "hook",
+    "pre-hook",
+    "whole hook",
+    "global hook",
+    "patched",
+    "patched whole",
+    "another parameter",
+)

@@ -9,7 +9,18 @@ from .draw import Draw
 
 TAME = {"offset": 3, "ties": 2, "outliers": 2, "coincident": 2, "tiny": 2, "denormal": 1, "zeros": 1}
 WILD = {"nan": 2, "inf": 1, "overflow": 2}
-VIEWS = ("strided", "transposed", "offset", "expanded", "neg", "flipped", "overlap", "computed", "parameter", "subclass")
+VIEWS = (
+    "strided",
+    "transposed",
+    "offset",
+    "expanded",
+    "neg",
+    "flipped",
+    "overlap",
+    "computed",
+    "parameter",
+    "subclass",
+)
 
 
 class Subclass(Tensor):
@@ -41,7 +52,11 @@ def values(draw: Draw, x: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
 def view(draw: Draw, x: Tensor, kind: str) -> Tensor:
     """A tensor with the values of x, or some of them repeated, that lies in memory as `kind` says."""
     if kind == "strided":
-        wide = torch.full((*x.shape, 3), torch.nan, dtype=x.dtype) if x.is_floating_point() else x[..., None].repeat(*[1] * x.ndim, 3)
+        wide = (
+            torch.full((*x.shape, 3), torch.nan, dtype=x.dtype)
+            if x.is_floating_point()
+            else x[..., None].repeat(*[1] * x.ndim, 3)
+        )
         wide[..., 1] = x
         return wide[..., 1]
     if kind == "transposed" and x.ndim >= 2:
@@ -66,7 +81,11 @@ def view(draw: Draw, x: Tensor, kind: str) -> Tensor:
 
 def labels(draw: Draw, y: Tensor) -> Tensor:
     """Odd views of labels that keep their values."""
-    return view(draw, y, draw.pick("label view", ("strided", "transposed", "offset"))) if draw.odd("labelviews", 0.3) else y
+    return (
+        view(draw, y, draw.pick("label view", ("strided", "transposed", "offset")))
+        if draw.odd("labelviews", 0.3)
+        else y
+    )
 
 
 def as_input(draw: Draw, x: Tensor, kind: str, needs: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,10 @@ def near(draw: Draw, x: Tensor, points: Tensor) -> Tensor:
 
 def prototypes(draw: Draw) -> Problem:
     lead, n = lead_of(draw), draw.size("ways", (1, 2, 3, 5, 20))
-    s, d = n * draw.size("shots", (1, 1, 2, 5)) + draw.size("extra", (0, 0, 1, 3)), big(draw, draw.size("D", WIDTHS), 777)
+    s, d = (
+        n * draw.size("shots", (1, 1, 2, 5)) + draw.size("extra", (0, 0, 1, 3)),
+        big(draw, draw.size("D", WIDTHS), 777),
+    )
     p = Problem("prototypes", fastmeta.prototypes, formulas.prototypes, {"num_classes": n}, [], backends=TRITON)
     p.arguments |= {"support": p.keep(draw.randn(*lead, s, d)), "labels": p.label("labels", draw.covering(n, *lead, s))}
     return p
@@ -130,7 +134,7 @@ def _network(draw: Draw, p: Problem, lead: Sequence[int]) -> list[int]:
     if draw.odd("no features", 0.03):
         widths[0] = 0
     params: list[Slot | None] = []
-    for a, b in zip(widths, widths[1:]):
+    for a, b in itertools.pairwise(widths):
         params.append(p.keep(draw.randn(*own(draw, lead), b, a) / max(a, 1) ** 0.5))
         params.append(None if draw.odd("no bias", 0.15) else p.keep(draw.randn(*own(draw, lead), b)))
     p.arguments |= {"params": params, "activation": draw.pick("activation", tuple(loops.ACTIVATIONS))}
@@ -139,7 +143,9 @@ def _network(draw: Draw, p: Problem, lead: Sequence[int]) -> list[int]:
 
 def _examples(draw: Draw, p: Problem, x: str, y: str, lead: Sequence[int], widths: list[int]) -> None:
     n = big(draw, draw.size("examples", COUNTS), 33, 65)
-    of_inputs = lead if p.tensors[0].ndim == 2 else own(draw, lead)  # the weights or the inputs say how many tasks there are
+    of_inputs = (
+        lead if p.tensors[0].ndim == 2 else own(draw, lead)
+    )  # the weights or the inputs say how many tasks there are
     p.arguments[x] = p.keep(draw.randn(*of_inputs, n, widths[0]))
     shape = [*own(draw, lead), n]
     if p.arguments["loss"] == "mse":
@@ -155,7 +161,9 @@ def _rates(draw: Draw, p: Problem, steps: int) -> Any:
     def rate(*shape: int) -> Slot:
         return p.keep(draw.randn(*shape) * 0.3)
 
-    kind = draw.pick("lr", {"number": 3, "0-dim": 2, "steps": 2, "numbers": 1, "0-dims": 1, "each step": 1, "elements": 2, "all": 1})
+    kind = draw.pick(
+        "lr", {"number": 3, "0-dim": 2, "steps": 2, "numbers": 1, "0-dims": 1, "each step": 1, "elements": 2, "all": 1}
+    )
     if kind in ("number", "0-dim", "steps"):
         return 0.1 if kind == "number" else rate() if kind == "0-dim" else rate(steps)
     rates: list[Any] = []

@@ -46,7 +46,7 @@ def _serve(pipe: Connection, log: int, no_table: bool) -> None:
 class Worker:
     def __init__(self, no_table: bool) -> None:
         context = multiprocessing.get_context("fork")
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the worker lives)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.log.fileno(), no_table), daemon=True)
         self.process.start()

@@ -33,7 +33,9 @@ class Setting:
         return torch.as_tensor(drawn).bfloat16().double()  # of NumPy: torch.vmap refuses torch's own
 
     def contracted(self, tensors: Sequence[Tensor], level: int) -> Tensor:
-        return sum((x.double() * self.number(x, 100 * level + i)).sum() for i, x in enumerate(tensors)) + torch.zeros(())
+        return sum((x.double() * self.number(x, 100 * level + i)).sum() for i, x in enumerate(tensors)) + torch.zeros(
+            ()
+        )
 
     def wanted(self, tensors: Sequence[Any]) -> list[Any]:
         return [x for x, need in zip(tensors, self.needs, strict=True) if need]
@@ -123,15 +125,19 @@ def batched(fn: Fn, tensors: Sequence[Tensor], s: Setting) -> Results:
     outs, wrt = fn(*tensors), s.wanted(tensors)
     moving = [y for y in outs if y.requires_grad]
     stacks = [torch.stack(pair) for pair in zip(*(_cotangents(outs, s, k) for k in (0, 1)), strict=True)]
-    options = {"allow_unused": True, "materialize_grads": True, "is_grads_batched": True}
-    return [torch.autograd.grad(moving, wrt, stacks, **options) if moving else [torch.stack([x * 0] * 2) for x in wrt]]
+    options = {"allow_unused": True, "is_grads_batched": True}
+    found = torch.autograd.grad(moving, wrt, stacks, **options) if moving else [None] * len(wrt)
+    return [[torch.stack([x * 0] * 2) if g is None else g for g, x in zip(found, wrt, strict=True)]]
 
 
 def unbatched(fn: Fn, tensors: Sequence[Tensor], s: Setting) -> Results:
     outs, wrt = fn(*tensors), s.wanted(tensors)
     moving = [y for y in outs if y.requires_grad]
     options = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
-    each = [torch.autograd.grad(moving, wrt, _cotangents(outs, s, k), **options) if moving else [x * 0 for x in wrt] for k in (0, 1)]
+    each = [
+        torch.autograd.grad(moving, wrt, _cotangents(outs, s, k), **options) if moving else [x * 0 for x in wrt]
+        for k in (0, 1)
+    ]
     return [[torch.stack(pair) for pair in zip(*each, strict=True)]]
 
 
@@ -150,7 +156,9 @@ def checkpointed(fn: Fn, tensors: Sequence[Tensor], s: Setting) -> Results:
     return nested(lambda *v: torch.utils.checkpoint.checkpoint(fn, *v, use_reentrant=False), tensors, s)
 
 
-def within(context: Callable[[], contextlib.AbstractContextManager]) -> Callable[[Fn, Sequence[Tensor], Setting], Results]:
+def within(
+    context: Callable[[], contextlib.AbstractContextManager],
+) -> Callable[[Fn, Sequence[Tensor], Setting], Results]:
     def take(fn: Fn, tensors: Sequence[Tensor], s: Setting) -> Results:
         with context():
             return nested(fn, tensors, s)
