@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -201,7 +200,6 @@ def run(token: str) -> dict[str, Any]:
         found |= {"status": "finding", "kind": error.kind, "detail": error.detail}
     except Exception as error:
         found |= {"status": "finding", "kind": f"the attack itself raises {first_line(error)}", "detail": _where(error)}
-    gc.collect()
     return found | {"notes": "; ".join(draw.notes), "seen": draw.seen}
 
 
