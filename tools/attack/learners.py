@@ -64,7 +64,7 @@ def _gradient_based(draw: Draw, name: str, ways: int, how: How, kind: str) -> nn
     if name == "IMAML":
         how.more["strength"] = options["strength"] = 4.0
         return fastmeta.IMAML(net, how.lr, how.steps, cg_steps=200, **options)
-    if how.steps and draw.odd("loss weights", 0.1):
+    if how.steps and draw.odd("loss_weights", 0.1):
         how.weights = options["loss_weights"] = [1.0 + k for k in range(how.steps)]
     cls = fastmeta.MAML if name == "MAML" else fastmeta.MetaSGD
     return cls(net, how.lr, how.steps, first_order=how.first_order, **options)
@@ -80,7 +80,7 @@ def _comparing(draw: Draw, name: str, ways: int, how: How, kind: str) -> nn.Modu
     options = {
         "metric": metric,
         "temperature": temperature,
-        "num_classes": ways if draw.odd("ways given", 0.5) else None,
+        "num_classes": ways if draw.odd("ways_given", 0.5) else None,
     }
     if name == "MatchingNet" and draw.odd("context", 0.3):
         options["context"] = fastmeta.FullContext(4, draw.pick("context steps", (1, 3)))

@@ -41,7 +41,7 @@ def _layers(draw: Draw, inputs: int, outputs: int, kind: str) -> list[nn.Module]
     activation, width, bias = (
         draw.pick("activation", ACTIVATIONS),
         draw.size("hidden", (1, 3, 4, 7)),
-        not draw.odd("no bias", 0.1),
+        not draw.odd("no_bias", 0.1),
     )
     if kind == "linear":
         return [nn.Linear(inputs, outputs, bias)]

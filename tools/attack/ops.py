@@ -44,7 +44,7 @@ def temperature(draw: Draw, p: Problem) -> Any:
 
 def near(draw: Draw, x: Tensor, points: Tensor) -> Tensor:
     """x with rows that lie exactly on points."""
-    if not (x.numel() and points.numel()) or not draw.odd("on points", 0.15):
+    if not (x.numel() and points.numel()) or not draw.odd("on_points", 0.15):
         return x
     rows = points.reshape(-1, points.shape[-1])
     on = rows[torch.arange(x[..., 0].numel()) % len(rows)].reshape(x.shape)
@@ -114,9 +114,9 @@ def sgd_step(draw: Draw) -> Problem:
         params.append(p.keep(draw.randn(*own(draw, (t,)), *shape)))
         grads.append(p.keep(draw.randn(t, *shape)))
         rate = draw.randn(*draw.pick("rate", ((), tuple(shape), (t, *shape))))
-        rates.append(p.keep(rate) if rate.ndim or draw.odd("rate tensor", 0.5) else float(rate))
+        rates.append(p.keep(rate) if rate.ndim or draw.odd("rate_tensor", 0.5) else float(rate))
     rate = draw.randn()
-    one = p.keep(rate) if draw.odd("rate tensor", 0.5) else float(rate)
+    one = p.keep(rate) if draw.odd("rate_tensor", 0.5) else float(rate)
     kind = draw.pick("tree", ("list", "tuple", "dict", "tensor"))
     if kind == "dict":
         trees: list[Any] = [dict(zip(names, x, strict=True)) for x in (params, grads, rates)]
@@ -131,12 +131,12 @@ def _network(draw: Draw, p: Problem, lead: Sequence[int]) -> list[int]:
     widths = [draw.size("width", (1, 2, 3, 5, 9, 17)) for _ in range(draw.size("layers", (1, 2, 2, 3)) + 1)]
     if draw.odd("big", 0.05):
         widths[draw.pick("big layer", range(len(widths)))] = draw.size("big size", (65, 130))
-    if draw.odd("no features", 0.03):
+    if draw.odd("no_features", 0.03):
         widths[0] = 0
     params: list[Slot | None] = []
     for a, b in itertools.pairwise(widths):
         params.append(p.keep(draw.randn(*own(draw, lead), b, a) / max(a, 1) ** 0.5))
-        params.append(None if draw.odd("no bias", 0.15) else p.keep(draw.randn(*own(draw, lead), b)))
+        params.append(None if draw.odd("no_bias", 0.15) else p.keep(draw.randn(*own(draw, lead), b)))
     p.arguments |= {"params": params, "activation": draw.pick("activation", tuple(loops.ACTIVATIONS))}
     return widths
 
@@ -226,7 +226,7 @@ def task_conv2d(draw: Draw) -> Problem:
     )  # fmt: skip
     p.arguments = {"x": p.keep(draw.randn(*own(draw, lead), n, i, h, w))}
     p.arguments |= {"weight": p.keep(draw.randn(*own(draw, lead), o, i, k, k))}
-    p.arguments["bias"] = None if draw.odd("no bias", 0.3) else p.keep(draw.randn(*own(draw, lead), o))
+    p.arguments["bias"] = None if draw.odd("no_bias", 0.3) else p.keep(draw.randn(*own(draw, lead), o))
     p.arguments |= {"stride": draw.size("stride", (1, 1, 2)), "padding": draw.pick("padding", (0, 1, 2))}
     return p
 
