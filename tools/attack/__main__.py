@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import itertools
 import os
 import sys
@@ -12,11 +14,17 @@ from collections.abc import Iterator
 
 os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TQDM_DISABLE": "1"}
 
-
 from .pool import Outcome, Pool
 
 CAPS = (1, 2, 3, 5)
 STATUSES = ("held", "refused", "finding")
+LATE = (
+    "torch._dynamo",
+    "torch.utils.checkpoint",
+    "torch.utils.flop_counter",
+    "triton.runtime.interpreter",
+    "PIL.Image",
+)
 Key = tuple[str, str]
 
 
@@ -73,6 +81,9 @@ def report(found: dict[Key, tuple[list[str], Outcome]], counts: Counter[Key], po
 
 def main() -> int:
     given = arguments()
+    for module in LATE:  # loaded once, before the processes fork
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     pool = Pool(given.processes, given.only)
     if given.case:
         outcome = pool.alone(given.case)

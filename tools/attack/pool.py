@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from . import cases
 from .draw import NO_TABLE, Draw
 
 Outcome = dict[str, Any]
@@ -31,11 +32,9 @@ def _serve(pipe: Connection, log: int, no_table: bool) -> None:
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.environ["FASTMETA_DLPACK"] = "0" if no_table else "1"
+    os.environ["FASTMETA_DLPACK"] = "0" if no_table else "1"  # read when the native kernels are first asked for
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty is filled with NaN
-    from . import cases  # fastmeta comes in here, and in no parent
-
     while True:
         token, only = pipe.recv()
         name = cases.name_of(token)
