@@ -87,7 +87,7 @@ def test_the_tolerance(got, want, holds):
     want = torch.tensor([want, 0.5], dtype=torch.float64)
     got = torch.tensor([got, 0.5], dtype=torch.float64)
     if holds:
-        compare("it", got, want, lambda: [want, want], [want])
+        compare("it", got, want, lambda: [want, want], [want], False)
     else:
         with pytest.raises(Finding):
-            compare("it", got, want, lambda: [want, want], [want])
+            compare("it", got, want, lambda: [want, want], [want], False)

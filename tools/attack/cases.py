@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastmeta
 
 from . import faults, files, odd
-from .compare import compare, moved, working
+from .compare import compare, moved
 from .draw import NO_TABLE, Draw
 from .learners import LEARNERS, learner
 from .ops import OPS
@@ -29,13 +29,13 @@ Case = Callable[[Draw], None]
 
 def check(draw: Draw, p: Problem) -> None:
     """The function's values and derivatives against its formula's."""
-    dtype = p.dtype or _dtype(draw)
+    dtype = p.dtype or _dtype(draw, p.widens)
     way, order = _way(draw, p, dtype)
     tensors, needs = _inputs(draw, p, dtype, way, order)
     labels = {name: odd.labels(draw, y) for name, y in p.labels.items()}
     setting = Setting(needs, order, draw.random("cotangents").getrandbits(30))
     backend = _backend(draw, p, dtype, tensors)
-    autocast = dtype != torch.float64 and p.autocasts and way == "eager" and order < 2 and draw.odd("autocast", 0.1)
+    autocast = dtype != torch.float64 and p.widens and way == "eager" and order < 2 and draw.odd("autocast", 0.1)
     draw.note(f"{backend}, {str(dtype)[6:]}, {way}, order {order}; {', '.join(map(describe, tensors))}")
     before = [exact(x) for x in tensors]
 
@@ -61,7 +61,7 @@ def check(draw: Draw, p: Problem) -> None:
         leaves = [x.clone().requires_grad_(need and order >= 0) for x, need in zip(values, needs, strict=True)]
         return WAYS[way].truth(lambda *v: p.run(p.formula, v, p.labels), leaves, setting)
 
-    want, narrow = formula(before), working(dtype)
+    want = formula(before)
     others: list[Any] = []
     for place, (ours, truth) in enumerate(zip(got, want, strict=True)):
         if len(ours) != len(truth):
@@ -70,17 +70,17 @@ def check(draw: Draw, p: Problem) -> None:
 
             def own(place: int = place, i: int = i) -> list[Tensor]:
                 if not others:
-                    first = want if narrow == torch.float64 else formula([x.to(narrow) for x in before])
-                    others.extend([first, *(formula([moved(x, dtype, k) for x in before]) for k in (1, 2))])
+                    single = formula([x.to(torch.float32) for x in before])
+                    others.extend([single, *(formula([moved(x, dtype, k) for x in before]) for k in (1, 2))])
                 return [o[place][i].detach().double() for o in others]
 
             what = f"order {place}" if len(want) > 1 else f"the result by {way}"
-            compare(what, x, y.detach().double(), own, before)
+            compare(what, x, y.detach().double(), own, before, p.differences)
 
 
-def _dtype(draw: Draw) -> torch.dtype:
+def _dtype(draw: Draw, widens: bool) -> torch.dtype:
     for low in (torch.float16, torch.bfloat16):
-        if draw.odd(str(low)[6:], 0.05):
+        if widens and draw.odd(str(low)[6:], 0.05):
             return low
     return torch.float64 if draw.odd("float64", 0.4) else torch.float32
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .problem import Finding
 
-TIMES = 8  # an op may err so many times as much as its formula does in the op's own precision
+TIMES = 16  # an op may err so many times as much as its formula does in the op's own precision
 ULPS = 32  # of the largest value, whatever the formula's own error: other orders of the same sums
 
 
@@ -23,19 +23,23 @@ def moved(x: Tensor, dtype: torch.dtype, turn: int) -> Tensor:
     return x * (1 + torch.finfo(working(dtype)).eps * torch.sin(x * 12345.678 + turn).nan_to_num())
 
 
-def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: float = 0.0) -> Tensor:
     """The error allowed to each element.
 
-    `own`: what else the formula gives: in the working precision, and in float64 for inputs moved by a rounding. Its largest
-    deviation from the truth is the formula's own error, conditioning included. To float16 and bfloat16 the rounding of the
-    result is added.
+    `own`: what else the formula gives: in float32, and in float64 for inputs moved by a rounding of the working precision. Its
+    largest deviation from the truth is the formula's own error, conditioning included; that of float32 shrinks with the
+    rounding for float64. To float16 and bfloat16 the rounding of the result is added. `terms`: the size of what cancels.
     """
+    if not want.numel():
+        return want
     eps, finite = torch.finfo(working(dtype)).eps, want.isfinite()
-    largest = torch.where(finite, want.abs(), 0).amax() if want.numel() else want.new_zeros(())
-    errors = [torch.where(finite & x.isfinite(), (x - want).abs(), 0).amax() for x in own if want.numel()]
+    largest = torch.where(finite, want.abs(), 0).amax().clamp(min=terms)
+    errors = [torch.where(finite & x.isfinite(), (x - want).abs(), 0).amax() for x in own]
+    errors = [e * (eps / torch.finfo(torch.float32).eps if i == 0 else 1) for i, e in enumerate(errors)]
     rounding = 0 if dtype == working(dtype) else torch.finfo(dtype).eps * want.abs()
-    tiny = torch.finfo(dtype).tiny
-    return TIMES * torch.stack([largest * 0, *errors]).amax() + ULPS * eps * largest + rounding + tiny
+    return (
+        TIMES * torch.stack([largest * 0, *errors]).amax() + ULPS * eps * largest + rounding + torch.finfo(dtype).tiny
+    )
 
 
 def scale(inputs: Sequence[Tensor]) -> float:
@@ -45,27 +49,33 @@ def scale(inputs: Sequence[Tensor]) -> float:
 
 
 def compare(
-    what: str, got: Tensor, want: Tensor, others: Callable[[], Sequence[Tensor]], inputs: Sequence[Tensor]
+    what: str,
+    got: Tensor,
+    want: Tensor,
+    others: Callable[[], Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    differences: bool,
 ) -> None:
-    """A finding where `got` is not the truth `want`, float64. `others` gives `own`, the working precision's first."""
+    """A finding where `got` is not the truth `want`, float64. `others` gives `own`."""
     if list(got.shape) != list(want.shape):
         raise Finding(f"{what}: another shape", f"{list(got.shape)} for {list(want.shape)}")
     dtype, found = got.dtype, got.detach().as_subclass(Tensor).resolve_neg().to(torch.float64)
-    if not want.any() and ((found - want).abs() <= ULPS * torch.finfo(working(dtype)).eps * scale(inputs)).all():
+    terms = 0.0 if want.any() and not differences else scale(inputs)
+    if ((found == want) | ((found - want).abs() <= tolerance(want, [], dtype, terms))).all():
         return
-    if ((found == want) | ((found - want).abs() <= tolerance(want, [], dtype))).all():
-        return
-    narrow, *rest = others()
-    if dtype != torch.float64:  # beyond the range of the dtype an infinity is right
-        narrow = narrow.to(dtype).to(torch.float64)
+    own = others()
+    narrow = want if dtype == torch.float64 else own[0].to(dtype).to(torch.float64)  # where beyond its range
     _compare_special(what, found, want, narrow)
-    allowed = tolerance(want, [narrow, *rest] if dtype != torch.float64 else rest, dtype)
+    allowed = tolerance(want, own, dtype, terms)
     there = want.isfinite() & narrow.isfinite() & found.isfinite()
     wrong = there & ~((found - want).abs() <= allowed)
     if wrong.any():
         at = torch.where(wrong, (found - want).abs() / allowed.clamp(min=1e-300), -1).flatten().argmax()
-        limit = allowed.expand(want.shape).flatten()[at]
-        raise Finding(f"{what} differs", f"{found.flatten()[at]:.9g} for {want.flatten()[at]:.9g}, {limit:.2g} allowed")
+        limit, error = allowed.expand(want.shape).flatten()[at], (found - want).flatten()[at]
+        raise Finding(
+            f"{what} differs",
+            f"{found.flatten()[at]:.9g} for {want.flatten()[at]:.9g}, by {error:.2g}, {limit:.2g} allowed",
+        )
 
 
 def _compare_special(what: str, found: Tensor, want: Tensor, narrow: Tensor) -> None:

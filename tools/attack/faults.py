@@ -31,7 +31,7 @@ NEVER_RIGHT = ("an object", "a set", "a dict")
 
 def labels(draw: Draw, makers: Makers, check: Check) -> None:
     """A label out of range, or a class without examples; a learner names its own argument."""
-    name, p = _problem(draw, makers, lambda p: any(y.numel() for y in p.labels.values()))
+    name, p = _problem(draw, makers, lambda p: any(y.numel() for y in p.labels.values()) and p.checks_labels)
     key = draw.pick(
         "key", [k for k, y in p.labels.items() if y.numel() and k in map(_key, p.arguments.values())] or ["none"]
     )
@@ -77,6 +77,7 @@ def _problem(draw: Draw, makers: Makers, fits: Callable[[Problem], bool]) -> tup
     """A problem of any op or learner that fits."""
     for _ in range(50):
         name = draw.pick("subject", list(makers))
+        draw.notes.clear()
         p = makers[name](draw)
         if p.undo is not None:
             p.undo.remove()

@@ -67,11 +67,16 @@ def descend(how: How, values: Values, theta: Values, fn: Callable[[Values], Tens
     return found
 
 
+def parted(how: How, params: Values) -> tuple[Values, Values]:
+    """Those that are adapted, and those that stay."""
+    stay = {n: p for n, p in params.items() if n in how.frozen | how.kept}
+    return {n: p for n, p in params.items() if n not in stay}, stay
+
+
 def inner_loop(how: How, model: nn.Module, values: Values, all_params: Values, task: Sequence[Tensor]) -> Tensor:
     """MAML on one task (sx, sy, qx) -> outputs, (sx, sy, qx, qy) -> loss (Finn et al. 2017; weights: Antoniou et al. 2019)."""
     sx, sy, qx, *qy = task
-    stay = {n: p for n, p in all_params.items() if n in how.frozen | how.kept}
-    theta = {n: p for n, p in all_params.items() if n not in stay}
+    theta, stay = parted(how, all_params)
 
     def outputs(theta: Values, x: Tensor) -> Tensor:
         return functional_call(model, {**stay, **theta}, (x,))
@@ -126,18 +131,19 @@ def proto_maml(how: How, learner: nn.Module, values: Values, episode: dict[str, 
 
 
 def reptile(how: How, learner: nn.Module, values: Values, episode: dict[str, Tensor]) -> Tensor:
-    """Nichol et al. 2018: the loss at phi, its gradient theta - phi."""
-    theta = within(values, "model")
+    """Nichol et al. 2018: the loss at phi, its gradient theta - phi, and 0 to what stays."""
+    theta, stay = parted(how, within(values, "model"))
+    stay = {n: p.detach() for n, p in stay.items()}
 
     def one(sx: Tensor, sy: Tensor, qx: Tensor, *qy: Tensor) -> Tensor:
         phi, squares = {n: p.detach() for n, p in theta.items()}, {n: 0.0 * p.detach() for n, p in theta.items()}
         for k in range(how.steps):
-            grads = slopes(lambda t: loss_of(how, functional_call(learner.model, t, (sx,)), sy), phi)
+            grads = slopes(lambda t: loss_of(how, functional_call(learner.model, {**t, **stay}, (sx,)), sy), phi)
             for n, g in ((n, g.detach()) for n, g in grads.items()):
                 squares[n] = 0.999 * squares[n] + 0.001 * g * g
                 adam = g / ((squares[n] / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8)
                 phi[n] = phi[n] - how.lr * (adam if how.more["optimiser"] == "adam" else g)
-        out = functional_call(learner.model, phi, (qx,)).detach()
+        out = functional_call(learner.model, {**phi, **stay}, (qx,)).detach()
         pull = sum(((p.detach() - phi[n]) * (p - p.detach())).sum() for n, p in theta.items())
         return loss_of(how, out, qy[0]).detach() + pull if qy else out
 
@@ -146,12 +152,12 @@ def reptile(how: How, learner: nn.Module, values: Values, episode: dict[str, Ten
 
 def imaml(how: How, learner: nn.Module, values: Values, episode: dict[str, Tensor]) -> Tensor:
     """Rajeswaran et al. 2019: the gradient of the optimum, (H + strength) dphi = strength dtheta - d(slope), solved exactly."""
-    theta, strength = within(values, "model"), how.more["strength"]
+    (theta, stay), strength = parted(how, within(values, "model")), how.more["strength"]
     shapes = {n: p.shape for n, p in theta.items()}
 
     def named(flat: Tensor) -> Values:
         parts = flat.split([s.numel() for s in shapes.values()])
-        return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
+        return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), parts, strict=True)} | stay
 
     def one(sx: Tensor, sy: Tensor, qx: Tensor, *qy: Tensor) -> Tensor:
         start = torch.cat([p.flatten() for p in theta.values()])

@@ -196,12 +196,22 @@ def learner(name: str) -> Callable[[Draw], Problem]:
             order = ("support_x", "support_y", "query_x", "query_y")
             return formula(how, made, values, {n: episode[n] for n in order if n in episode})
 
-        p = Problem(name, function, truth, {}, [], backends=("auto", "auto", "ext", "reference"), autocasts=False)
+        p = Problem(
+            name,
+            function,
+            truth,
+            {},
+            [],
+            backends=("auto", "auto", "ext", "reference"),
+            widens=False,
+            differences=name == "Reptile",
+        )
         p.dtype, p.ways, p.undo = dtype, ways, undo
         p.arguments["values"] = {
             n: p.keep(x.detach().double() if functional else x) for n, x in made.named_parameters()
         }
         _episode(draw, p, name, how, kind, ways, dtype)
+        p.checks_labels = isinstance(how.loss, str)
         p.max_order = min(max_order, 1 if kind in models.SMOOTH_TWICE else 3)
         if "after: backward pre-hook" in draw.notes or "before: backward pre-hook" in draw.notes:
             p.max_order = 0

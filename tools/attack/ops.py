@@ -206,7 +206,7 @@ def _mlp(name: str) -> Callable[[Draw], Problem]:
 
 def hvp(draw: Draw) -> Problem:
     a, b = draw.size("rows", (1, 2, 5)), draw.size("columns", (1, 3, 4))
-    p = Problem("hvp", fastmeta.hvp, loops.hvp, {}, [], backends=("auto", "reference"), autocasts=False)
+    p = Problem("hvp", fastmeta.hvp, loops.hvp, {}, [], backends=("auto", "reference"), widens=False)
     trees = [{"w": p.keep(draw.randn(a, b)), "v": p.keep(draw.randn(b))} for _ in range(2)]
     functions = (
         lambda p: (p["w"] @ p["v"]).tanh().square().sum(),

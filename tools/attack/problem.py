@@ -30,7 +30,9 @@ class Problem:
     max_order: int = 3
     backends: tuple[str, ...] = ("auto", "ext", "reference")
     dtype: torch.dtype | None = None  # of a learner's parameters
-    autocasts: bool = True  # float32 under autocast
+    widens: bool = True  # float16 is computed in float32, as is everything under autocast
+    differences: bool = False  # gradients are differences of parameters, with their rounding
+    checks_labels: bool = True  # a user's own loss may take any
     ways: int = 0
     undo: Any = None  # a hook that must not outlive the case
 
