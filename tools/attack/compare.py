@@ -28,7 +28,7 @@ def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: fl
 
     `own`: what else the formula gives: in float32, and in float64 for inputs moved by a rounding of the working precision. Its
     largest deviation from the truth is the formula's own error, conditioning included; that of float32 shrinks with the
-    rounding for float64. To float16 and bfloat16 the rounding of the result is added. `terms`: the size of what cancels.
+    rounding for float64. To float16 and bfloat16 the rounding of results is added. `terms`: the size of what cancels.
     """
     if not want.numel():
         return want
@@ -36,14 +36,14 @@ def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: fl
     largest = torch.where(finite, want.abs(), 0).amax().clamp(min=terms)
     errors = [torch.where(finite & x.isfinite(), (x - want).abs(), 0).amax() for x in own]
     errors = [e * (eps / torch.finfo(torch.float32).eps if i == 0 else 1) for i, e in enumerate(errors)]
-    rounding = 0 if dtype == working(dtype) else torch.finfo(dtype).eps * want.abs()
+    rounding = 0 if dtype == working(dtype) else 2 * torch.finfo(dtype).eps * largest  # tasks add rounded parts
     return (
         TIMES * torch.stack([largest * 0, *errors]).amax() + ULPS * eps * largest + rounding + torch.finfo(dtype).tiny
     )
 
 
 def scale(inputs: Sequence[Tensor]) -> float:
-    """Of the terms that cancel where the truth is 0 throughout: inputs, or what is divided by them."""
+    """Of the terms that cancel where the truth is 0, or as small as a rounding of theirs: inputs, or what is divided by them."""
     sizes = [x[x.isfinite() & (x != 0)].abs() for x in inputs]
     return max([1.0, *(max(float(s.max()), 1 / float(s.max())) for s in sizes if s.numel())])
 
@@ -60,7 +60,9 @@ def compare(
     if list(got.shape) != list(want.shape):
         raise Finding(f"{what}: another shape", f"{list(got.shape)} for {list(want.shape)}")
     dtype, found = got.dtype, got.detach().as_subclass(Tensor).resolve_neg().to(torch.float64)
-    terms = 0.0 if want.any() and not differences else scale(inputs)
+    terms = scale(inputs)
+    if not differences and (want.abs() > ULPS * torch.finfo(working(dtype)).eps * terms).any():
+        terms = 0.0
     if ((found == want) | ((found - want).abs() <= tolerance(want, [], dtype, terms))).all():
         return
     own = others()

@@ -60,8 +60,8 @@ def root(square: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """A zero vector stays one."""
-    zero = (x == 0).all(-1, keepdim=True)
-    return torch.where(zero, 0, x / torch.where(zero, 1, x.square().sum(-1, keepdim=True)).sqrt())
+    square = x.square().sum(-1, keepdim=True)
+    return torch.where(square == 0, 0, x / torch.where(square == 0, 1, square).sqrt())
 
 
 def log_softmax_of_distances(q: Tensor, c: Tensor, metric: str, temperature: Any) -> Tensor:
