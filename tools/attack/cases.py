@@ -95,9 +95,10 @@ def _way(draw: Draw, p: Problem, dtype: torch.dtype) -> tuple[str, int]:
     way = draw.pick("way", ways) if draw.odd("way", 1.0) else "eager"
     if way == "grad" and (p.name in ("IMAML", "Reptile") or (p.dtype and not draw.odd("functional", 0))):
         way = "eager"
-    most = min(WAYS[way].max_order, p.max_order)
-    if dtype in (torch.float16, torch.bfloat16) or {"big"} & set(draw.seen):
-        most = min(most, 1)
+    low = dtype in (torch.float16, torch.bfloat16)
+    if low and WAYS[way].max_order:
+        way = "eager"  # elsewhere more is rounded than the result
+    most = min(WAYS[way].max_order, p.max_order, 1 if low or "big" in draw.seen else 3)
     return way, draw.order(most)
 
 

@@ -45,7 +45,7 @@ def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: fl
 def scale(inputs: Sequence[Tensor]) -> float:
     """Of the terms that cancel where the truth is 0, or as small as a rounding of theirs: inputs, or what is divided by them."""
     sizes = [x[x.isfinite() & (x != 0)].abs() for x in inputs]
-    return max([1.0, *(max(float(s.max()), 1 / float(s.max())) for s in sizes if s.numel())])
+    return min(max([1.0, *(max(float(s.max()), 1 / float(s.max())) for s in sizes if s.numel())]), 1e6)
 
 
 def compare(

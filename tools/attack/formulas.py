@@ -23,12 +23,12 @@ def each_task(one: Callable, ranks: Sequence[int], *args: Tensor | None) -> Any:
     count = math.prod(lead)
 
     def of_task(a: Tensor | None, rank: int, t: int) -> Any:
-        if a is None or a.ndim == rank:
-            return a
+        if a is None:
+            return None
         core = a.shape[a.ndim - rank :]
-        return (
-            a.reshape(count, *core)[t] if count else a.sum() * 0 + a.new_zeros(core)
-        )  # no task: zeros, for the shapes
+        if not count:
+            return a.new_zeros(core)  # no task: for the shapes
+        return a if a.ndim == rank else a.reshape(count, *core)[t]
 
     found = [one(*(of_task(a, r, t) for a, r in pairs)) for t in range(max(count, 1))]
     if isinstance(found[0], Tensor):
