@@ -19,7 +19,7 @@ def attack(*options):
 
 
 def test_a_fixed_slice_holds():
-    ran = attack("--cases", "60", "--seed", "7")
+    ran = attack("--cases", "200", "--seed", "7")
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -28,7 +28,7 @@ CASES = 200  # of a process: what came before a case stays short
 def _serve(pipe: Connection, log: int, no_table: bool) -> None:
     os.dup2(log, 2)
     os.dup2(log, 1)
-    faulthandler.enable()
+    faulthandler.enable(2)
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
