@@ -36,7 +36,9 @@ def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: fl
     largest = torch.where(finite, want.abs(), 0).amax().clamp(min=terms)
     errors = [torch.where(finite & x.isfinite(), (x - want).abs(), 0).amax() for x in own]
     errors = [e * (eps / torch.finfo(torch.float32).eps if i == 0 else 1) for i, e in enumerate(errors)]
-    rounding = 0 if dtype == working(dtype) else 2 * torch.finfo(dtype).eps * largest  # tasks add rounded parts
+    rounding = (
+        0 if dtype == working(dtype) else 4 * torch.finfo(dtype).eps * largest
+    )  # tasks and steps add rounded parts
     return (
         TIMES * torch.stack([largest * 0, *errors]).amax() + ULPS * eps * largest + rounding + torch.finfo(dtype).tiny
     )
