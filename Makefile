@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 
-.PHONY: install peers demo test test-oldest bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model transforms reproductions docs docs-browser lint wheel clean
+.PHONY: install peers demo test test-oldest bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint wheel clean
 
 # For development: all that the tests, the linters and the site need.
 install: $(VENV)/installed
@@ -102,6 +102,11 @@ build/triton-$(TRITON)/installed: $(VENV)/installed
 
 gpu-report: install
 	$(BIN)/python tests/gpu_report.py
+
+# Random problems for so many seconds, against formulas of their own; not in CI. tools/attack/__init__.py says how to read what it finds.
+SECONDS ?= 60
+attack: install
+	$(BIN)/python -m tools.attack --seconds $(SECONDS) $(ATTACK)
 
 transforms: install
 	$(BIN)/python tests/transform_table.py

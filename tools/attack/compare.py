@@ -1,0 +1,96 @@
+"""The one tolerance: a small multiple of the formula's own error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .problem import Finding
+
+TIMES = 16  # an op may err so many times as much as its formula does in the op's own precision
+ULPS = 32  # of the largest value, whatever the formula's own error: other orders of the same sums
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """What an op computes in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def moved(x: Tensor, dtype: torch.dtype, turn: int) -> Tensor:
+    """x, off by up to one rounding of `dtype`; equal numbers stay equal, zeros stay zero."""
+    return x * (1 + torch.finfo(working(dtype)).eps * torch.sin(x * 12345.678 + turn).nan_to_num())
+
+
+def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: float = 0.0) -> Tensor:
+    """The error allowed to each element.
+
+    `own`: what else the formula gives: in float32, and in float64 for inputs moved by a rounding of the working precision. Its
+    largest deviation from the truth is the formula's own error, conditioning included; that of float32 shrinks with the
+    rounding for float64. To float16 and bfloat16 the rounding of results is added. `terms`: the size of what cancels.
+    """
+    if not want.numel():
+        return want
+    eps, finite = torch.finfo(working(dtype)).eps, want.isfinite()
+    largest = torch.where(finite, want.abs(), 0).amax().clamp(min=terms)
+    errors = [torch.where(finite & x.isfinite(), (x - want).abs(), 0).amax() for x in own]
+    errors = [e * (eps / torch.finfo(torch.float32).eps if i == 0 else 1) for i, e in enumerate(errors)]
+    rounding = (
+        0 if dtype == working(dtype) else 4 * torch.finfo(dtype).eps * largest
+    )  # tasks and steps add rounded parts
+    return (
+        TIMES * torch.stack([largest * 0, *errors]).amax() + ULPS * eps * largest + rounding + torch.finfo(dtype).tiny
+    )
+
+
+def scale(inputs: Sequence[Tensor]) -> float:
+    """Of the terms that cancel where the truth is 0, or as small as a rounding of theirs: inputs, or what is divided by them."""
+    sizes = [x[x.isfinite() & (x != 0)].abs() for x in inputs]
+    return min(max([1.0, *(max(float(s.max()), 1 / float(s.max())) for s in sizes if s.numel())]), 1e6)
+
+
+def compare(
+    what: str,
+    got: Tensor,
+    want: Tensor,
+    others: Callable[[], Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    differences: bool,
+) -> None:
+    """A finding where `got` is not the truth `want`, float64. `others` gives `own`."""
+    if list(got.shape) != list(want.shape):
+        raise Finding(f"{what}: another shape", f"{list(got.shape)} for {list(want.shape)}")
+    dtype, found = got.dtype, got.detach().as_subclass(Tensor).resolve_neg().to(torch.float64)
+    terms = scale(inputs)
+    if not differences and (want.abs() > ULPS * torch.finfo(working(dtype)).eps * terms).any():
+        terms = 0.0
+    if ((found == want) | ((found - want).abs() <= tolerance(want, [], dtype, terms))).all():
+        return
+    own = others()
+    narrow = want if dtype == torch.float64 else own[0].to(dtype).to(torch.float64)  # where beyond its range
+    _compare_special(what, found, want, narrow)
+    allowed = tolerance(want, own, dtype, terms)
+    there = want.isfinite() & narrow.isfinite() & found.isfinite()
+    wrong = there & ~((found - want).abs() <= allowed)
+    if wrong.any():
+        at = torch.where(wrong, (found - want).abs() / allowed.clamp(min=1e-300), -1).flatten().argmax()
+        limit, error = allowed.expand(want.shape).flatten()[at], (found - want).flatten()[at]
+        raise Finding(
+            f"{what} differs",
+            f"{found.flatten()[at]:.9g} for {want.flatten()[at]:.9g}, by {error:.2g}, {limit:.2g} allowed",
+        )
+
+
+def _compare_special(what: str, found: Tensor, want: Tensor, narrow: Tensor) -> None:
+    """NaN and infinities are where the formula has them, in float64 and in the op's precision."""
+    cases = {
+        "NaN vanishes": want.isnan() & narrow.isnan() & ~found.isnan(),
+        "not finite": want.isfinite() & narrow.isfinite() & ~found.isfinite(),
+        "an infinity vanishes": want.isinf() & (narrow == want) & (found != want) & ~found.isnan(),
+    }
+    for kind, wrong in cases.items():
+        if wrong.any():
+            raise Finding(
+                f"{what}: {kind}", f"{found[wrong][0]:.6g} for {want[wrong][0]:.6g}, {int(wrong.sum())} elements"
+            )

@@ -1,0 +1,161 @@
+"""The ops of networks and inner loops as their papers define them, for one task in plain PyTorch; see formulas.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .formulas import each_task, mean_loss
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "gelu": lambda x: x / 2 * (1 + torch.erf(x / math.sqrt(2))),
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+def network(params: Sequence[Any], x: Tensor, activation: str) -> Tensor:
+    for i in range(0, len(params), 2):
+        x = (ACTIVATIONS[activation](x) if i else x) @ params[i].T
+        x = x if params[i + 1] is None else x + params[i + 1]
+    return x
+
+
+def outputs_loss(z: Tensor, y: Tensor, loss: str) -> Tensor:
+    if loss == "mse":
+        return (z - y).square().sum() / max(z.numel(), 1)
+    return mean_loss(torch.log_softmax(z, 1), y)
+
+
+def of_networks(one: Callable, params: Sequence[Any], *args: Tensor, loss: str = "cross_entropy") -> Any:
+    """one(params, *args) of every task; the arguments are inputs and targets in turn."""
+    count, of_targets = len(params), 2 if loss == "mse" else 1
+    ranks = [2 - i % 2 for i in range(count)] + [of_targets if i % 2 else 2 for i in range(len(args))]
+    return each_task(lambda *a: one(list(a[:count]), *a[count:]), ranks, *params, *args)
+
+
+def present(values: Sequence[Any]) -> list[Any]:
+    return [v for v in values if v is not None]
+
+
+def gradient(fn: Callable[[list[Any]], Tensor], params: Sequence[Any], cotangent: Tensor | None = None) -> list[Any]:
+    """dfn/dparams, differentiable, None where a parameter is None."""
+    with torch.enable_grad():
+        at = [p if p is None or p.requires_grad else p.detach().requires_grad_() for p in params]
+        options = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+        found = iter(torch.autograd.grad(fn(at), present(at), cotangent, **options))
+    return [None if p is None else next(found) for p in at]
+
+
+def inner(a: Sequence[Any], b: Sequence[Any]) -> Tensor:
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True) if x is not None]).sum()
+
+
+def mlp_forward(params: Sequence[Any], inputs: Tensor, activation: str) -> Tensor:
+    return of_networks(lambda p, x: network(p, x, activation), params, inputs)
+
+
+def mlp_loss(params: Sequence[Any], inputs: Tensor, targets: Tensor, activation: str, loss: str) -> Tensor:
+    def one(p: list[Any], x: Tensor, y: Tensor) -> Tensor:
+        return outputs_loss(network(p, x, activation), y, loss)
+
+    return of_networks(one, params, inputs, targets, loss=loss)
+
+
+def mlp_grad(params: Sequence[Any], inputs: Tensor, targets: Tensor, activation: str, loss: str) -> list[Tensor]:
+    def one(p: list[Any], x: Tensor, y: Tensor) -> list[Tensor]:
+        def value(p: list[Any]) -> Tensor:
+            return outputs_loss(network(p, x, activation), y, loss)
+
+        return [value(p), *present(gradient(value, p))]
+
+    return of_networks(one, params, inputs, targets, loss=loss)
+
+
+def mlp_hvp(
+    params: Sequence[Any],
+    vectors: Sequence[Any],
+    inputs: Tensor,
+    targets: Tensor,
+    activation: str,
+    loss: str,
+    curvature: str,
+) -> list[Tensor]:
+    """H v, as the derivative of g . v; "ggn": J' H_out J v (Schraudolph 2002)."""
+
+    def one(both: list[Any], x: Tensor, y: Tensor) -> list[Tensor]:
+        p, v = both[: len(params)], both[len(params) :]
+        if curvature == "ggn":
+            return present(gauss_newton(lambda p: network(p, x, activation), p, v, y, loss))
+        return present(hessian(lambda p: outputs_loss(network(p, x, activation), y, loss), p, v))
+
+    return of_networks(one, [*params, *vectors], inputs, targets, loss=loss)
+
+
+def hessian(fn: Callable[[list[Any]], Tensor], p: list[Any], v: Sequence[Any]) -> list[Any]:
+    return gradient(lambda p: inner(gradient(fn, p), v), p)
+
+
+def gauss_newton(outputs: Callable[[list[Any]], Tensor], p: list[Any], v: list[Any], y: Tensor, loss: str) -> list[Any]:
+    z = outputs(p)
+    zero = torch.zeros_like(z).requires_grad_()  # J v is the derivative of (J' u) . v with respect to u
+    (jv,) = gradient(lambda u: inner(gradient(lambda p: (outputs(p) * u[0]).sum(), p), v), [zero])
+    if loss == "mse":
+        curved = jv * 2 / max(z.numel(), 1)
+    else:
+        prob, counted = z.softmax(1), y != -100
+        curved = prob * (jv - (prob * jv).sum(1, keepdim=True)) * counted[:, None] / max(int(counted.sum()), 1)
+    return gradient(outputs, p, curved)
+
+
+def rate_at(lr: Any, i: int, k: int) -> Any:
+    """The rate of parameter i in step k: of a list, the first tells whether there is one for each step."""
+    first, rate = (lr[0], lr[i]) if isinstance(lr, list | tuple) else (lr, lr)
+    return rate[k] if isinstance(first, Tensor) and first.ndim in (1, 3) else rate
+
+
+def descend(p: list[Any], fn: Callable[[list[Any]], Tensor], lr: Any, steps: int, first_order: bool) -> list[Any]:
+    """Finn et al. 2017, Li et al. 2017; `first_order`: the slopes are constants."""
+    for k in range(steps):
+        slopes = [g.detach() if g is not None and first_order else g for g in gradient(fn, p)]
+        p = [None if q is None else q - rate_at(lr, i, k) * g for i, (q, g) in enumerate(zip(p, slopes, strict=True))]
+    return p
+
+
+def mlp_adapt(
+    params: Sequence[Any],
+    lr: Any,
+    inputs: Tensor,
+    targets: Tensor,
+    steps: int,
+    activation: str,
+    loss: str,
+    first_order: bool,
+) -> list[Tensor]:
+    def one(p: list[Any], x: Tensor, y: Tensor) -> list[Tensor]:
+        support = lambda p: outputs_loss(network(p, x, activation), y, loss)  # noqa: E731
+        return present(descend(p, support, lr, steps, first_order))
+
+    return of_networks(one, params, inputs, targets, loss=loss)
+
+
+def mlp_meta_loss(
+    params: Sequence[Any], lr: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor,
+    steps: int, activation: str, loss: str, first_order: bool,
+) -> Tensor:  # fmt: skip
+    def one(p: list[Any], sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
+        p = descend(p, lambda p: outputs_loss(network(p, sx, activation), sy, loss), lr, steps, first_order)
+        return outputs_loss(network(p, qx, activation), qy, loss)
+
+    return of_networks(one, params, support_x, support_y, query_x, query_y, loss=loss)
+
+
+def hvp(fn: Callable[[Any], Tensor], params: dict[str, Tensor], vectors: dict[str, Tensor]) -> list[Tensor]:
+    as_dict = lambda values: fn(dict(zip(params, values, strict=True)))  # noqa: E731
+    return hessian(as_dict, list(params.values()), [vectors[n] for n in params])
