@@ -22,18 +22,19 @@ from model import Launch, Tasks
 def distances(T, Q, N, D, gradients=True, kept=False, outputs=0, tf32=False):
     """Up to 32 columns by differences, 4 flops a pair and feature and in backward as many again, for queries and for columns;
     more by products, anew for each 64 (TF32: 128) features of a gradient. `kept`: those by differences are, from forward;
-    `outputs`: numbers a query in the result."""
+    `outputs`: numbers a query in the result, else a loss. What programs of a launch count by is zeroed before, a launch of its own."""
     few, inputs, numbers = N <= 32 or D < 16, 4 * T * (Q + N) * D, T * Q * N
     kept = kept and few
     pair = 4 * D if few else 2 * D
     of_rows, tensor_cores = 4 * T * Q * (outputs + 2), tf32 and not few
-    forward = Launch("forward", inputs + of_rows + 4 * numbers * kept, numbers * pair, tensor_cores=tensor_cores)
+    launches = 1 if outputs else 2
+    forward = Launch("forward", inputs + of_rows + 4 * numbers * kept, numbers * pair, launches, tensor_cores)
     if not gradients:
         return [forward]
     times = 1 if few else math.ceil(D / (128 if tf32 else 64))
     again = 0 if kept else pair * times
     backward = 2 * inputs + of_rows + 4 * numbers * kept
-    return [forward, Launch("backward", backward, 2 * numbers * (pair + again), tensor_cores=tensor_cores)]
+    return [forward, Launch("backward", backward, 2 * numbers * (pair + again), 2, tensor_cores)]
 
 
 def prototypes(T, S, N, D):

@@ -13,5 +13,6 @@ def allows_tf32(products: Literal["matmul", "conv"]) -> bool:
     Every interface of torch sets what `fp32_precision` tells, that which a product inherits included; reading `allow_tf32`
     raises once the newer ones were used.
     """
-    backend = torch.backends.cuda.matmul if products == "matmul" else torch.backends.cudnn.conv
-    return backend.fp32_precision == "tf32"
+    if products == "matmul":
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]

@@ -21,7 +21,9 @@ import triton.language as tl
 AWAY = tl.constexpr(1 << 29)  # a coordinate outside of every image
 
 
-@triton.jit(do_not_specialize=("source_stride", "weight_stride", "bias_stride", "images", "E", "H", "W", "padding", "m_blocks"))
+@triton.jit(
+    do_not_specialize=("source_stride", "weight_stride", "bias_stride", "images", "E", "H", "W", "padding", "m_blocks")
+)
 def convolution_kernel(
     source,
     weight,

@@ -3,7 +3,7 @@
 A program owns rows of dquery or rows of dprototypes, and BLOCK_E of their features, or all where one block holds every
 column; see _distance_sums.py. Where few programs own the prototypes, several share the queries of one block: the last of
 them, told by a counter, adds their parts in order. Moved: own rows and gradients once, the other side's rows once a program
-(from cache). One more tiny launch each: the sum of dtemperature, and row_totals of many columns.
+(from cache). One more tiny launch each: zeroing the counters, the sum of dtemperature, and row_totals of many columns.
 """
 
 # mypy: allow-untyped-defs

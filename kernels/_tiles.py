@@ -25,7 +25,10 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
     if columns > FEW and features >= 16 and size <= 4:
         tf32 = size == 2 or allows_tf32("matmul")  # it has all digits of float16 and bfloat16
         if tf32:
-            blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64)}
+            block_d = power_of_two(
+                features, 32, 64 if size == 4 else 32
+            )  # halves, which are widened first, would spill
+            blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": block_d}
             return {**blocks, "PRECISION": "tf32", "num_warps": 8}
         return {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": 32, "PRECISION": "ieee", "num_warps": 8}
     block_n = power_of_two(columns, 1, FEW if size <= 4 else 16)

@@ -2,7 +2,8 @@
 
 Forward, one launch: a program owns BLOCK_Q queries of a task and walks the prototypes; distances and the online log-sum-exp
 stay in registers. Moved: query once, prototypes once a program (from cache), a few numbers a query. For "sum" and "mean" each
-program leaves the sum and the count of its queries, and the last of a task, told by a counter, adds them up in their order.
+program leaves the sum and the count of its queries, and the last of a task, told by a counter, adds them up in their order; the
+counters are zeroed before, a launch of its own.
 Backward: see _distance_bwd.py; distances are computed anew.
 """
 

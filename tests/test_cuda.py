@@ -65,5 +65,7 @@ def test_ops_follow_each_other_on_a_stream():
 
 
 def test_every_op_has_a_kernel_here():
-    missing = {op: _dispatch.unavailable(op, backend, torch.empty(0).device) for op, backend in NATIVE if op in BACKENDS}
+    missing = {
+        op: _dispatch.unavailable(op, backend, torch.empty(0).device) for op, backend in NATIVE if op in BACKENDS
+    }
     assert not any(missing.values()), missing

@@ -34,7 +34,7 @@ REQUESTS = {
     "conv": ("task_conv2d",),
 }
 # Calls of other tasks, queries (images), columns (supports), as a last batch is; blocks have one shape for all of them.
-CALLS = [dict(T=T, Q=Q, N=N) for T, Q, N in ((4, 75, 5), (3, 33, 8), (16, 64, 6), (17, 300, 7))]
+CALLS = [{"T": T, "Q": Q, "N": N} for T, Q, N in ((4, 75, 5), (3, 33, 8), (16, 64, 6), (17, 300, 7))]
 STRIDED = "conv strided"  # whose gradients meet every other pixel and tap: no 16 bytes lie together
 PLANTED = {
     "spills": ((torch.zeros(1), torch.zeros(1)), {"num_warps": 2}),
