@@ -132,7 +132,8 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
             kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
             inputs = [number if x is None else x for x, number in zip(kept, ctx.numbers, strict=False)]
             if any(map(_is_batched, cotangents)):
-                with without_autocast(cotangents[0]):
+                # A subclass converts what comes out, for which torch has no rule here.
+                with without_autocast(cotangents[0]), torch._C.DisableTorchFunctionSubclass():
                     grads = op.vjp(needs).reference(*cotangents, *inputs)
             elif op.backward and not torch.is_grad_enabled() and not _transforms_active():
                 # A kernel never asks for autocast.

@@ -204,8 +204,8 @@ def _empty_class_in_torch(x: Tensor, num_classes: int) -> tuple[int, int] | None
 
 
 try:
-    from ._C import empty_class as _empty_class
-    from ._C import label_out_of_range as _label_out_of_range
+    from ._ext import empty_class as _empty_class
+    from ._ext import label_out_of_range as _label_out_of_range  # which knows torch.Tensor
 except ImportError:  # no extension: the same searches in PyTorch
     _label_out_of_range, _empty_class = _label_out_of_range_in_torch, _empty_class_in_torch
 

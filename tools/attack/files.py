@@ -154,7 +154,7 @@ def sampler(draw: Draw, folder: Path) -> None:
         fresh.load_state_dict(state if kind != "no dict" else draw.pick("value", STATES))
         next(fresh)
     except Exception as error:
-        if not says_what("TaskSampler", error):
+        if not says_what("TaskSampler.load_state_dict", error):
             raise Finding(f"TaskSampler: {first_line(error)}", str(state)) from error
         if fresh.state_dict() != before:
             raise Finding("TaskSampler keeps a part of a state that it refused", str(state)) from error
