@@ -14,6 +14,7 @@ from torch import Tensor
 from . import _dispatch
 from ._autograd import is_autocast
 
+INFINITY = float("inf")
 MOST_CLASSES = 2**31 - 1
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -54,22 +55,23 @@ def at_least(op: str, rank: int, **tensors: Tensor) -> None:
 
 def one_of(op: str, name: str, value: Any, allowed: Sequence[str]) -> str:
     """One of these words, as a plain str."""
-    if type(value) is not str and isinstance(value, str):
-        value = str(value)
-    if type(value) is not str or value not in allowed:
-        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {brief(value)}")
-    return value
+    if type(value) is str and value in allowed:
+        return value
+    if isinstance(value, str) and value in allowed:
+        return str(value)
+    raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {brief(value)}")
 
 
 def integer(op: str, name: str, value: Any, least: int, most: int) -> int:
     """An integer of Python, NumPy or a tensor, as an int; neither a bool nor a float, however whole."""
-    if type(value) is not int:
-        try:
-            if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) is torch.bool:
-                raise TypeError
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
+    if type(value) is int and least <= value <= most:
+        return value
+    try:
+        if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) is torch.bool:
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
     if value < least:
         raise ValueError(f"{op}: {name} must be at least {least}, got {brief(value)}")
     if value > most:
@@ -79,22 +81,22 @@ def integer(op: str, name: str, value: Any, least: int, most: int) -> int:
 
 def flag(op: str, name: str, value: Any) -> bool:
     """True or False, of Python or NumPy; 1 or 0."""
-    if isinstance(value, bool | np.bool_) or (isinstance(value, int) and value in (0, 1)):
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
 
 
 def number(op: str, name: str, value: Any) -> float:
     """A real number of Python or NumPy as a float; no bool."""
-    if type(value) is float:
-        return value
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_real:
         raise TypeError(f"{op}: {name} must be a number or a tensor, got {type(value).__name__}")
     try:
         return float(value)
     except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        return INFINITY if value > 0 else -INFINITY
 
 
 def brief(value: Any) -> str:
@@ -107,6 +109,8 @@ def brief(value: Any) -> str:
 
 def scalar(op: str, name: str, value: Any) -> Any:
     """A number as a float, a tensor with one element as a 0-dim tensor; another tensor as it is."""
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
         return value.reshape(()) if value.ndim and value.numel() == 1 else value
     return number(op, name, value)
@@ -121,19 +125,21 @@ def positive(op: str, name: str, value: float | Tensor, like: Tensor) -> None:
         if not _visible(value):
             return
         value = value.item()
-    if not 0 < value < float("inf"):
+    if not 0 < value < INFINITY:
         raise ValueError(f"{op}: {name} must be positive and finite, got {value}")
 
 
 def rate(op: str, name: str, value: Any) -> float | Tensor:
     """A learning rate, of any sign: a number, as a float, or a tensor. ValueError where it, or an element of it, is NaN or
     infinite; the elements are looked at where `_visible`."""
+    if type(value) is float and -INFINITY < value < INFINITY:
+        return value
     if isinstance(value, Tensor):
         if _visible(value) and value.is_floating_point() and not bool((finite := value.isfinite()).all()):
             raise ValueError(f"{op}: {name} must be finite, got {value.detach()[~finite][0].item()}")
         return value
     found = number(op, name, value)
-    if not abs(found) < float("inf"):
+    if not abs(found) < INFINITY:
         raise ValueError(f"{op}: {name} must be finite, got {found}")
     return found
 
