@@ -165,7 +165,7 @@ def every_class(op: str, x: Tensor, num_classes: int) -> None:
     """`refuse_empty_class` where the labels `x` [..., S] may be looked at; else the number of classes alone can tell."""
     examples = x.shape[-1]
     if _visible(x):
-        refuse_empty_class(op, x, min(num_classes, examples + 1))
+        refuse_empty_class(op, x, num_classes)
     elif num_classes > examples and 0 not in x.shape[:-1]:
         raise ValueError(
             f"{op}: every class must have a support example, got {num_classes} classes and {examples} examples"
@@ -175,7 +175,7 @@ def every_class(op: str, x: Tensor, num_classes: int) -> None:
 def _visible(x: Tensor) -> bool:
     """Whether the values may be looked at: a CUDA tensor would have to wait for the device, so there the kernels answer with
     NaN."""
-    return x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH and not _dispatch.is_transformed()
+    return not _dispatch.is_transformed() and x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH
 
 
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
@@ -188,7 +188,7 @@ def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, i
 
 def refuse_empty_class(op: str, x: Tensor, num_classes: int) -> None:
     """ValueError where a class has no example in `x` [..., S], the labels of CPU tensors."""
-    empty = _empty_class(x, num_classes)
+    empty = _empty_class(x, min(num_classes, x.shape[-1] + 1))  # of more classes than examples one is empty
     if empty is not None:
         raise ValueError(
             f"{op}: every class must have a support example, got none of class {empty[1]} in task {empty[0]}"
@@ -209,8 +209,8 @@ def _empty_class_in_torch(x: Tensor, num_classes: int) -> tuple[int, int] | None
 
 
 try:
-    from ._C import empty_class as _empty_class
-    from ._C import label_out_of_range as _label_out_of_range
+    from ._ext import empty_class as _empty_class
+    from ._ext import label_out_of_range as _label_out_of_range
 except ImportError:  # no extension: the same searches in PyTorch
     _label_out_of_range, _empty_class = _label_out_of_range_in_torch, _empty_class_in_torch
 
