@@ -120,6 +120,7 @@ void init_values(py::handle in_memory_, Py_ssize_t impl, Py_ssize_t keys, uint64
 
 Tensor::Tensor(const char* op, py::handle object, const char* name) {
   if (object.is_none()) return;
+  if (!tensor_type) throw std::runtime_error("fastmeta._C: init_tensor must come first");
   if (!PyObject_TypeCheck(object.ptr(), tensor_type)) refuse(op, name, std::string("a tensor, got ") + Py_TYPE(object.ptr())->tp_name);
   object_ = py::reinterpret_borrow<py::object>(object);
   if (in_memory && !is_plain(object_.ptr())) resolve(op, name);

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import _dispatch
 from ._autograd import is_autocast
 
+INFINITY = float("inf")
 MOST_CLASSES = 2**31 - 1
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -54,22 +55,23 @@ def at_least(op: str, rank: int, **tensors: Tensor) -> None:
 
 def one_of(op: str, name: str, value: Any, allowed: Sequence[str]) -> str:
     """One of these words, as a plain str."""
-    if type(value) is not str and isinstance(value, str):
-        value = str(value)
-    if type(value) is not str or value not in allowed:
-        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {brief(value)}")
-    return value
+    if type(value) is str and value in allowed:
+        return value
+    if isinstance(value, str) and value in allowed:
+        return str(value)
+    raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {brief(value)}")
 
 
 def integer(op: str, name: str, value: Any, least: int, most: int) -> int:
     """An integer of Python, NumPy or a tensor, as an int; neither a bool nor a float, however whole."""
-    if type(value) is not int:
-        try:
-            if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) is torch.bool:
-                raise TypeError
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
+    if type(value) is int and least <= value <= most:
+        return value
+    try:
+        if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) is torch.bool:
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
     if value < least:
         raise ValueError(f"{op}: {name} must be at least {least}, got {brief(value)}")
     if value > most:
@@ -79,22 +81,22 @@ def integer(op: str, name: str, value: Any, least: int, most: int) -> int:
 
 def flag(op: str, name: str, value: Any) -> bool:
     """True or False, of Python or NumPy; 1 or 0."""
-    if isinstance(value, bool | np.bool_) or (isinstance(value, int) and value in (0, 1)):
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
 
 
 def number(op: str, name: str, value: Any) -> float:
     """A real number of Python or NumPy as a float; no bool."""
-    if type(value) is float:
-        return value
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_real:
         raise TypeError(f"{op}: {name} must be a number or a tensor, got {type(value).__name__}")
     try:
         return float(value)
     except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        return INFINITY if value > 0 else -INFINITY
 
 
 def brief(value: Any) -> str:
@@ -107,6 +109,8 @@ def brief(value: Any) -> str:
 
 def scalar(op: str, name: str, value: Any) -> Any:
     """A number as a float, a tensor with one element as a 0-dim tensor; another tensor as it is."""
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
         return value.reshape(()) if value.ndim and value.numel() == 1 else value
     return number(op, name, value)
@@ -121,20 +125,22 @@ def positive(op: str, name: str, value: float | Tensor, like: Tensor) -> None:
         if not _visible(value):
             return
         value = value.item()
-    if not 0 < value < float("inf"):
+    if not 0 < value < INFINITY:
         raise ValueError(f"{op}: {name} must be positive and finite, got {value}")
 
 
 def rate(op: str, name: str, value: Any) -> float | Tensor:
     """A learning rate, of any sign: a number, as a float, or a tensor. ValueError where it, or an element of it, is NaN or
     infinite; the elements are looked at where `_visible`."""
+    if type(value) is float and -INFINITY < value < INFINITY:
+        return value
     if isinstance(value, Tensor):
         floating(op, **{name: value})
         if _visible(value) and not bool((finite := value.isfinite()).all()):
             raise ValueError(f"{op}: {name} must be finite, got {value.detach()[~finite][0].item()}")
         return value
     found = number(op, name, value)
-    if not abs(found) < float("inf"):
+    if not abs(found) < INFINITY:
         raise ValueError(f"{op}: {name} must be finite, got {found}")
     return found
 
@@ -160,7 +166,7 @@ def every_class(op: str, x: Tensor, num_classes: int) -> None:
     """`refuse_empty_class` where the labels `x` [..., S] may be looked at; else the number of classes alone can tell."""
     examples = x.shape[-1]
     if _visible(x):
-        refuse_empty_class(op, x, min(num_classes, examples + 1))
+        refuse_empty_class(op, x, num_classes)
     elif num_classes > examples and 0 not in x.shape[:-1]:
         raise ValueError(
             f"{op}: every class must have a support example, got {num_classes} classes and {examples} examples"
@@ -170,7 +176,7 @@ def every_class(op: str, x: Tensor, num_classes: int) -> None:
 def _visible(x: Tensor) -> bool:
     """Whether the values may be looked at: a CUDA tensor would have to wait for the device, so there the kernels answer with
     NaN."""
-    return x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH and not _dispatch.is_transformed()
+    return not _dispatch.is_transformed() and x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH
 
 
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
@@ -183,7 +189,7 @@ def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, i
 
 def refuse_empty_class(op: str, x: Tensor, num_classes: int) -> None:
     """ValueError where a class has no example in `x` [..., S], the labels of CPU tensors."""
-    empty = _empty_class(x, num_classes)
+    empty = _empty_class(x, min(num_classes, x.shape[-1] + 1))  # of more classes than examples one is empty
     if empty is not None:
         raise ValueError(
             f"{op}: every class must have a support example, got none of class {empty[1]} in task {empty[0]}"

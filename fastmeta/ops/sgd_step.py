@@ -74,7 +74,9 @@ def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
         if isinstance(lr, Tensor):
             _check.dense(op, "lr", lr)
             if lr.ndim:
-                raise ValueError(f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}")
+                raise ValueError(
+                    f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}"
+                )
         return [lr]
     if len(lr) != len(names):
         raise ValueError(f"{op}: lr must have one entry for each of the {len(names)} params, got {len(lr)}")
