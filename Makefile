@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install peers demo test bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms reproductions docs docs-browser lint clean
+.PHONY: install peers demo test sanitize bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms reproductions docs docs-browser lint clean
 
 install: $(VENV)/installed
 
@@ -30,6 +30,16 @@ demo: install
 # On all cores, a process with one thread each; tests of threads ask for more themselves, which then must not spin.
 test: install
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+# The tests of the native CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with a build of their own in build/sanitize.
+sanitize: install
+	FASTMETA_SANITIZE=1 FASTMETA_BUILD=cpu $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target build/sanitize .
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=build/sanitize OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest \
+	    -k "not emulated and not triton" $(addprefix tests/test_,$(addsuffix .py,$(SANITIZED)))
+
+SANITIZED = conv matching_log_probs mlp_adapt mlp_forward mlp_grad mlp_hvp mlp_loss mlp_meta_loss mlp_threads nan proto_log_softmax proto_loss \
+    prototypes sgd_step
 
 # Within 20 minutes; bench/results/<machine>.json, .md and figures have what came of it.
 bench: install
