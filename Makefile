@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 
-.PHONY: install peers demo test test-oldest bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint wheel clean
+.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint wheel clean
 
 # For development: all that the tests, the linters and the site need.
 install: $(VENV)/installed
@@ -59,6 +59,16 @@ test: install
 test-oldest:
 	$(SAY) "fastmeta: the suite on $(OLDEST)"
 	$(MAKE) test VENV=build/oldest TORCH="$(OLDEST)"
+
+# The tests of the native CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with a build of their own in build/sanitize.
+sanitize: install
+	FASTMETA_SANITIZE=1 FASTMETA_BUILD=cpu $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target build/sanitize .
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=build/sanitize OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest \
+	    -k "not emulated and not triton" $(addprefix tests/test_,$(addsuffix .py,$(SANITIZED)))
+
+SANITIZED = conv matching_log_probs mlp_adapt mlp_forward mlp_grad mlp_hvp mlp_loss mlp_meta_loss mlp_threads nan proto_log_softmax proto_loss \
+    prototypes sgd_step
 
 # Within 20 minutes; bench/results/<machine>.json, .md and figures have what came of it.
 bench: install

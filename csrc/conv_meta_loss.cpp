@@ -63,6 +63,8 @@ py::tuple conv_meta_loss(Handle params_, Handle rates_, Handle support_x, Handle
   if (!sy || (qy && qy.dtype() != sy.dtype())) throw py::type_error("conv_meta_loss: support_y must be a tensor, and query_y of its dtype");
   const ConvNet net = read_net(blocks, params, sx, sy);
   if (rates.size() != 1 && rates.size() != params.size()) throw py::value_error("conv_meta_loss: rates must be one, or one like each of params");
+  for (size_t i = 0; i < rates.size(); i++)
+    if (bool(rates[i]) != (rates.size() == 1 || params[i])) throw py::value_error("conv_meta_loss: rates must have a tensor where params has one");
   for (const Tensor& p : params) require_alike(kOp, {&sx, &qx, &p});
   const std::vector<bool> needs = read_needs(kOp, needs_, params.size() + rates.size());
   const bool per_step = rates[0].dim() > (rates.size() > 1 ? params[0].dim() : 0);
