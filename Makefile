@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 OLDEST ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/pip install --quiet --disable-pip-version-check
+PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 
 .PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint wheel clean
@@ -16,7 +16,7 @@ install: $(VENV)/installed
 $(VENV)/torch:
 	$(SAY) "fastmeta: an environment in $(VENV), and $(TORCH) if it is not there (its download is the longest part)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check "$(TORCH)" numpy
+	@$(BIN)/pip install --disable-pip-version-check "$(TORCH)" numpy
 	@touch $@
 
 # The kernels, compiled in place where ninja's progress can be seen; a later run compiles what has changed.

@@ -33,7 +33,7 @@ def extension() -> list[str]:
     cuda = f"for sm_{build['cuda'].replace(',', ', sm_')}" if build["cuda"] else f"none: {build['no_cuda']}"
     return [
         f"{origin}, {build['compiler']}",
-        f"CPU instruction set {ext.isa()}; this processor runs {', '.join(runnable)} of {build['isas']}",
+        f"CPU instruction set {ext.isa()} (built: {build['isas']}; this processor runs: {', '.join(runnable)})",
         f"threads {ext.num_threads()} of {ext.openmp or 'no OpenMP runtime found: one thread'}",
         f"CUDA kernels {cuda}",
     ]
