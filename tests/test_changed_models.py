@@ -11,6 +11,7 @@ from test_engine import D, plain_losses, same_gradients
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
 import fastmeta
@@ -74,7 +75,7 @@ CHANGES = {
     "a tied weight": lambda m: setattr(m[2], "weight", m[0].weight),
     "a parametrization": lambda m: register_parametrization(m[0], "weight", Twice()),
     "a weight from a hook": lambda m: nn.utils.weight_norm(m[0]),
-    "a pruned weight": lambda m: nn.utils.prune.l1_unstructured(m[0], "weight", 0.5),
+    "a pruned weight": lambda m: prune.l1_unstructured(m[0], "weight", 0.5),
     "no bias": lambda m: setattr(m[0], "bias", None),
     "a frozen layer": lambda m: m[0].requires_grad_(False),
     "a frozen bias": lambda m: m[4].bias.requires_grad_(False),
