@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <string>
 
 namespace fastmeta {
 namespace {
@@ -10,6 +11,16 @@ struct Buffer {
   void* data = nullptr;
   size_t size = 0;
   ~Buffer() { std::free(data); }
+};
+
+class OutOfMemory : public std::bad_alloc {  // in Python a MemoryError with these words
+ public:
+  explicit OutOfMemory(size_t bytes)
+      : text_("fastmeta: what a call keeps must fit into memory, got " + std::to_string(bytes) + " bytes on a thread") {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
 };
 
 }  // namespace
@@ -22,7 +33,7 @@ void* thread_arena(size_t bytes) {
     buffer.data = std::aligned_alloc(64, buffer.size);
     if (!buffer.data) {
       buffer.size = 0;
-      throw std::bad_alloc();
+      throw OutOfMemory(bytes);
     }
   }
   return buffer.data;

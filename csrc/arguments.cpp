@@ -1,5 +1,7 @@
 #include "arguments.h"
 
+#include <cmath>
+
 #include "cpu/kernels.h"
 #ifdef FASTMETA_CUDA
 #include "cuda/kernels.h"
@@ -38,6 +40,10 @@ Tensor read_floating(const char* op, const char* name, py::handle object) {
   return tensor;
 }
 
+Tensor read_floating_or_none(const char* op, const char* name, py::handle object) {
+  return object.is_none() ? Tensor() : read_floating(op, name, object);
+}
+
 Tensor read_int64(const char* op, const char* name, py::handle object) {
   if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
   Tensor tensor(op, object, name);
@@ -46,16 +52,40 @@ Tensor read_int64(const char* op, const char* name, py::handle object) {
   return tensor;
 }
 
-bool is_number(py::handle object) { return PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr()); }
+bool is_number(py::handle object) {
+  return PyFloat_Check(object.ptr()) || (PyLong_Check(object.ptr()) && !PyBool_Check(object.ptr()));
+}
 
 double read_number(const char* op, const char* name, py::handle object) {
-  if (is_number(object)) return object.cast<double>();
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value != -1 || !PyErr_Occurred()) return value;
+  PyErr_Clear();
+  refuse_not_finite(op, name);
+}
+
+double read_number(const char* op, const char* name, py::handle object, const Tensor& like) {
+  if (is_number(object)) return read_number(op, name, object);
   Tensor tensor = read_floating(op, name, object);
   require_cpu(op, {&tensor});
+  require_alike(op, {&like, &tensor});
   if (tensor.numel() != 1)
     throw py::value_error(text(op, std::string(name) + " must have one element, got " +
                                        std::to_string(tensor.numel())));
   return tensor.dtype() == DType::float64 ? *tensor.data<double>() : *tensor.data<float>();
+}
+
+void require_finite(const char* op, const char* name, const Tensor& tensor) {
+  if (!tensor.on_cpu()) return;
+  by_dtype(tensor.dtype(), [&](auto zero) {
+    const auto* values = tensor.data<decltype(zero)>();
+    bool finite = true;
+    for (int64_t i = 0, count = tensor.numel(); i < count; i++) finite &= std::isfinite(values[i]);
+    if (!finite) refuse_not_finite(op, name);
+  });
+}
+
+void refuse_not_finite(const char* op, const char* name) {
+  throw py::value_error(text(op, std::string(name) + " must be finite"));
 }
 
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list) {
@@ -79,8 +109,7 @@ std::vector<py::object> read_list(const char* op, const char* name, py::handle l
 
 std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list) {
   std::vector<Tensor> tensors;
-  for (const py::object& item : read_list(op, name, list))
-    tensors.push_back(item.is_none() ? Tensor() : read_floating(op, name, item));
+  for (const py::object& item : read_list(op, name, list)) tensors.push_back(read_floating_or_none(op, name, item));
   return tensors;
 }
 

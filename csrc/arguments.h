@@ -18,10 +18,17 @@ std::vector<bool> read_needs(py::handle needs);
 std::vector<bool> read_needs(const char* op, py::handle needs, size_t count);
 inline bool any(const std::vector<bool>& needs) { return std::find(needs.begin(), needs.end(), true) != needs.end(); }
 
-Tensor read_floating(const char* op, const char* name, py::handle object);  // TypeError unless float32 or float64
-Tensor read_int64(const char* op, const char* name, py::handle object);     // TypeError unless int64
-bool is_number(py::handle object);  // of Python, not a tensor
-double read_number(const char* op, const char* name, py::handle object);  // a number, or a CPU tensor of one element
+Tensor read_floating(const char* op, const char* name, py::handle object);          // TypeError unless float32 or float64
+Tensor read_floating_or_none(const char* op, const char* name, py::handle object);  // the same, empty for None
+Tensor read_int64(const char* op, const char* name, py::handle object);             // TypeError unless int64
+bool is_number(py::handle object);  // of Python, not a tensor or a bool
+// ValueError where the number is too large for a double.
+double read_number(const char* op, const char* name, py::handle object);
+// A number, or the one element of a CPU tensor with the dtype of `like`.
+double read_number(const char* op, const char* name, py::handle object, const Tensor& like);
+// ValueError where an element of a CPU tensor is NaN or infinite; one on another device is not looked at.
+void require_finite(const char* op, const char* name, const Tensor& tensor);
+[[noreturn]] void refuse_not_finite(const char* op, const char* name);
 
 // The items of a list or tuple; ValueError unless there are `count`.
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list);

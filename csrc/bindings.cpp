@@ -38,6 +38,7 @@ PYBIND11_MODULE(_C, m) {
 
   m.attr("max_layers") = kMaxLayers;
   m.def("init_tensor", &init_tensor);
+  m.def("init_values", &init_values);
   m.def("init_parallel", &init_parallel);
   m.def("num_threads", &num_threads);
   m.def("build_info", &build_info);

@@ -55,9 +55,12 @@ MlpExamples<R> examples(const ConvNet& net, const char* name, const Tensor& x, c
 py::tuple conv_meta_loss(Handle params_, Handle rates_, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
                          Handle blocks, bool first_order, Handle needs_) {
   const std::vector<Tensor> params = read_tensors(kOp, "params", params_), rates = read_tensors(kOp, "rates", rates_);
-  const Tensor sx(kOp, support_x, "support_x"), sy(kOp, support_y, "support_y");
-  const Tensor qx(kOp, query_x, "query_x"), qy(kOp, query_y, "query_y");
+  const Tensor sx = read_floating(kOp, "support_x", support_x), sy(kOp, support_y, "support_y");
+  const Tensor qx = read_floating(kOp, "query_x", query_x), qy(kOp, query_y, "query_y");
+  if (steps < 0) throw py::value_error("conv_meta_loss: steps must be at least 0, got " + std::to_string(steps));
   require_cpu(kOp, {&sx, &sy, &qx, &qy});
+  require_alike(kOp, {&sx, &sy, &qy});
+  if (!sy || (qy && qy.dtype() != sy.dtype())) throw py::type_error("conv_meta_loss: support_y must be a tensor, and query_y of its dtype");
   const ConvNet net = read_net(blocks, params, sx, sy);
   if (rates.size() != 1 && rates.size() != params.size()) throw py::value_error("conv_meta_loss: rates must be one, or one like each of params");
   for (const Tensor& p : params) require_alike(kOp, {&sx, &qx, &p});

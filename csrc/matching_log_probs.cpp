@@ -16,6 +16,8 @@ class Call : public ProtoCall {
     require_cpu(kOp, {&labels});
     require_shape(kOp, "labels", labels, shared ? Shape{N} : task_shape({N}));
     if (ways < 1) throw py::value_error("matching_log_probs: num_classes must be at least 1, got " + std::to_string(ways));
+    if (T && ways > N)
+      throw py::value_error("matching_log_probs: every class must have a support example, got more classes than examples");
   }
 
   template <class R>

@@ -21,7 +21,7 @@ RateKind rate_kind(const Tensor& rate) { return {rate.dim() > 1, rate.dim() % 2 
 }  // namespace
 
 MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation, Str loss)
-    : op(op_), inputs(op_, inputs_, "inputs"), batched(inputs.dim() == 3) {
+    : op(op_), inputs(read_floating(op_, "inputs", inputs_)), batched(inputs.dim() == 3) {
   const auto list = read_list(op, "params", params_);
   const size_t layers = list.size() / 2;
   if (list.size() % 2 || layers < 1 || layers > size_t(kMaxLayers))
@@ -34,7 +34,7 @@ MlpCall::MlpCall(const char* op_, Handle params_, Handle inputs_, Str activation
   shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().mlp_tf32) && allows_tf32();
   shape.width[0] = inputs.size(-1);
   for (size_t i = 0; i < list.size(); i++) {
-    Tensor p(op, list[i], "params");
+    const Tensor p = read_floating_or_none(op, "params", list[i]);
     const int rank = i % 2 ? 1 : 2;
     if (i % 2 == 0) {
       if (!p || p.dim() < 2) throw py::value_error(std::string(op) + ": params must hold weights [T, out, in] or [out, in]");
@@ -64,7 +64,7 @@ Tensors MlpCall::like_params(Handle list, const char* name) const {
   const auto items = read_list(op, name, list, params.size());
   Tensors found;
   for (size_t i = 0; i < items.size(); i++) {
-    Tensor item(op, items[i], name);
+    const Tensor item = read_floating_or_none(op, name, items[i]);
     if (bool(item) != bool(params[i])) throw py::value_error(std::string(op) + ": " + name + " must have a tensor where params has one");
     if (item) {
       require_shape(op, name, item, with_tasks(core(int(i))));
@@ -80,10 +80,11 @@ Tensor MlpCall::rate(py::handle item, const Shape& expected, bool values) const 
     Tensor found = read_floating(op, "rates", item);
     require_shape(op, "rates", found, expected);
     require_alike(op, {&inputs, &found});
+    if (values) require_finite(op, "rates", found);
     return found;
   }
-  const double value = item.cast<double>();
-  if (PyBool_Check(item.ptr()) || !std::isfinite(value)) throw py::value_error(std::string(op) + ": rates must be finite numbers");
+  const double value = read_number(op, "rates", item);
+  if (!std::isfinite(value)) refuse_not_finite(op, "rates");
   require_shape(op, "rates", Tensor(), expected);
   if (inputs.on_cuda() && values) return Tensor(op, inputs.object().attr("new_full")(py::tuple(), value), "rates");
   Tensor made = inputs.empty({});
@@ -95,7 +96,9 @@ Tensors MlpCall::rates(Handle list, int64_t steps, bool values) const {
   const auto items = read_list(op, "rates", list);
   if (items.size() != 1 && items.size() != params.size())
     throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
+  if (steps < 0) throw py::value_error(std::string(op) + ": steps must be at least 0, got " + std::to_string(steps));
   const RateKind kind = is_number(items[0]) ? RateKind{} : rate_kind(read_floating(op, "rates", items[0]));
+  if (items.size() == 1 && kind.per_element) throw py::value_error(std::string(op) + ": one rate for all must have shape [] or [steps]");
   Tensors found;
   for (size_t i = 0; i < items.size(); i++) {
     if (items.size() > 1 && items[i].is_none() == bool(params[i]))
@@ -106,9 +109,9 @@ Tensors MlpCall::rates(Handle list, int64_t steps, bool values) const {
 }
 
 Tensor MlpCall::examples(Handle x, const char* name) const {
-  Tensor found(op, x, name);
+  Tensor found = read_floating(op, name, x);
   require_alike(op, {&inputs, &found});
-  require_shape(op, name, found, with_tasks({found.dim() ? found.size(-2) : 0, shape.width[0]}));
+  require_shape(op, name, found, with_tasks({found.dim() > 1 ? found.size(-2) : 0, shape.width[0]}));
   return found;
 }
 
@@ -236,7 +239,7 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
 }
 
 Tensor loss_cotangent(const MlpCall& call, Handle cotangents) {
-  Tensor dloss(call.op, py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], "cotangent");
+  Tensor dloss = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0]);
   require_shape(call.op, "cotangent", dloss, call.with_tasks({}));
   require_alike(call.op, {&call.inputs, &dloss});
   return dloss;

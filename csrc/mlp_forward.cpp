@@ -17,7 +17,7 @@ py::tuple mlp_forward_fwd(Handle params, Handle inputs, Str activation, Handle) 
 
 py::tuple mlp_forward_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Str activation, Handle needs) {
   MlpCall call("mlp_forward", params, inputs, activation, "mse");
-  Tensor dout(call.op, py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], "cotangent");
+  Tensor dout = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0]);
   require_shape(call.op, "cotangent", dout, call.with_tasks({call.count(), call.out()}));
   require_alike(call.op, {&call.inputs, &dout});
   Gradients grads(call, needs);

@@ -4,6 +4,8 @@
 #include <link.h>
 
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <string>
 
 namespace fastmeta {
@@ -37,13 +39,20 @@ struct Job {
   int64_t count, grain;
   void (*body)(void*, int64_t, int64_t);
   void* context;
+  std::mutex mutex = {};
+  std::exception_ptr error = nullptr;
 };
 
 void run_share(void* data) {
   auto* job = static_cast<Job*>(data);
   int64_t threads = omp_num_threads(), chunk = (job->count + threads - 1) / threads;
   int64_t begin = omp_thread_num() * chunk, end = begin + chunk < job->count ? begin + chunk : job->count;
-  if (begin < end) job->body(job->context, begin, end);
+  try {
+    if (begin < end) job->body(job->context, begin, end);
+  } catch (...) {  // must not leave the thread
+    const std::lock_guard<std::mutex> lock(job->mutex);
+    job->error = std::current_exception();
+  }
 }
 
 }  // namespace
@@ -76,6 +85,7 @@ void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int
   if (threads <= 1) return body(context, 0, count);
   Job job{count, grain, body, context};
   gomp_parallel(run_share, &job, unsigned(threads), 0);
+  if (job.error) std::rethrow_exception(job.error);
 }
 
 }  // namespace fastmeta

@@ -12,7 +12,8 @@ int num_threads();
 
 void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
-// Calls body(begin, end) on disjoint ranges that cover [0, count), each of at least `grain` items, once per thread.
+// Calls body(begin, end) on disjoint ranges that cover [0, count), each of at least `grain` items, once per thread. Throws what a
+// thread threw.
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, Body&& body) {
   parallel_run(

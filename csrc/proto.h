@@ -68,6 +68,7 @@ struct SgdStep {  // out = param - rate * grad for each of `count` tensors
   int64_t count;
   const Item* items;
   bool one_rate;  // one number for all items: its gradient, summed over them, goes to the first item's drate
+  bool* not_finite = nullptr;  // set by forward where a rate of an element is NaN or infinite
 };
 
 }  // namespace fastmeta

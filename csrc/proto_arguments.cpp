@@ -9,7 +9,7 @@ ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, 
     : op(op),
       query(read_floating(op, "query", query_)),
       prototypes(read_floating(op, "prototypes", prototypes_)),
-      temperature(read_number(op, "temperature", temperature_)),
+      temperature(read_number(op, "temperature", temperature_, query)),
       metric(read_enum<Metric>(op, "metric", metric_, {"euclidean", "sqeuclidean", "cosine"})) {
   require_cpu(op, {&query, &prototypes});
   require_alike(op, {&query, &prototypes});

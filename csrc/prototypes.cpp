@@ -16,6 +16,7 @@ struct Call {
     if (num_classes < 1) throw py::value_error("prototypes: num_classes must be at least 1, got " + std::to_string(num_classes));
     has_tasks = require_rank(kOp, "labels", labels, 1);
     T = has_tasks ? labels.size(0) : 1, S = labels.size(-1), N = num_classes;
+    if (T && N > S) throw py::value_error("prototypes: every class must have a support example, got more classes than examples");
     D = features.dim() ? features.size(-1) : 0;
   }
 

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "arguments.h"
 #include "cpu/kernels.h"
 #include "ops.h"
@@ -34,6 +36,8 @@ class Call {
       if (is_number(item)) rate.float64 = read_number(kOp, "lr", item);
       else rate.tensor = read_floating(kOp, "lr", item);
       rate.float32 = float(rate.float64);
+      if (!std::isfinite(rate.float64)) refuse_not_finite(kOp, "lr");
+      if (rate.tensor && !rate.tensor.dim()) require_finite(kOp, "lr", rate.tensor);  // the kernel looks at those of each element
     }
     for (size_t i = 0; i < params.size(); i++) check(params[i], grads[i], rate(i).tensor);
   }
@@ -95,8 +99,10 @@ py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle) {
       items.push_back(call.item<R>(i));
       items[i].out = outs[i].data<R>();
     }
-    const SgdStep<R> step{int64_t(items.size()), items.data(), false};
+    bool not_finite = false;
+    const SgdStep<R> step{int64_t(items.size()), items.data(), false, &not_finite};
     run_kernel(call.elements(), [&] { cpu<R>().sgd_step_fwd(step); });
+    if (not_finite) refuse_not_finite(kOp, "lr");
   });
   return py::make_tuple(pack(outs), py::tuple());
 }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 
 namespace fastmeta {
 namespace {
@@ -20,6 +21,23 @@ struct ExchangeApi {  // DLPackExchangeAPI of dlpack.h
 const ExchangeApi* api = nullptr;
 
 // Kept for the life of the process: destroying them after the interpreter has gone would crash.
+PyTypeObject* tensor_type = nullptr;
+PyObject* in_memory = nullptr;
+struct {
+  Py_ssize_t impl, keys;
+  uint64_t plain;
+} places;
+
+// Whether nothing stands between the tensor's memory and its value.
+bool is_plain(PyObject* tensor) {
+  if (places.keys < 0) return false;
+  const char* impl;
+  uint64_t keys;
+  std::memcpy(&impl, reinterpret_cast<const char*>(tensor) + places.impl, sizeof(impl));
+  std::memcpy(&keys, impl + places.keys, sizeof(keys));
+  return !(keys & ~places.plain);
+}
+
 PyObject* new_empty_name() {
   static PyObject* name = PyUnicode_InternFromString("new_empty");
   return name;
@@ -52,6 +70,10 @@ bool is_contiguous(const std::vector<int64_t>& shape, const int64_t* strides) {
 [[noreturn]] void refuse(const char* op, const char* name, const std::string& what) {
   throw py::type_error(std::string(op) + ": " + name + " must be " + what);
 }
+// Such as a DTensor, whose parts are elsewhere.
+[[noreturn]] void refuse_elsewhere(const char* op, const char* name, PyObject* tensor) {
+  refuse(op, name, std::string("a tensor with memory of its own, got ") + Py_TYPE(tensor)->tp_name);
+}
 [[noreturn]] void refuse_dtype(const char* op, const char* name) { refuse(op, name, "float32, float64 or int64"); }
 
 DType dtype_of(int code, int bits, const char* op, const char* name) {
@@ -82,6 +104,7 @@ void ask_for_huge_pages(void* data, size_t bytes) {
 }  // namespace
 
 void init_tensor(py::object tensor_class, bool exchange_api) {
+  tensor_type = reinterpret_cast<PyTypeObject*>(py::object(tensor_class).release().ptr());
   api = nullptr;
   if (!exchange_api || !py::hasattr(tensor_class, "__dlpack_c_exchange_api__")) return;
   py::object capsule = tensor_class.attr("__dlpack_c_exchange_api__");
@@ -90,10 +113,26 @@ void init_tensor(py::object tensor_class, bool exchange_api) {
   if (found->header.major == 1 && found->view && found->stream) api = found;
 }
 
+void init_values(py::object in_memory_, Py_ssize_t impl, Py_ssize_t keys, uint64_t plain) {
+  in_memory = in_memory_.release().ptr();
+  places = {impl, keys, plain};
+}
+
 Tensor::Tensor(const char* op, py::handle object, const char* name) {
   if (object.is_none()) return;
+  if (!tensor_type) throw std::runtime_error("fastmeta._C: init_tensor must come first");
+  if (!PyObject_TypeCheck(object.ptr(), tensor_type)) refuse(op, name, std::string("a tensor, got ") + Py_TYPE(object.ptr())->tp_name);
   object_ = py::reinterpret_borrow<py::object>(object);
+  if (in_memory && !is_plain(object_.ptr())) resolve(op, name);
   view(op, name);
+}
+
+void Tensor::resolve(const char* op, const char* name) {
+  PyObject* found = PyObject_CallOneArg(in_memory, object_.ptr());
+  if (!found) throw py::error_already_set();
+  const py::object resolved = py::reinterpret_steal<py::object>(found);
+  if (resolved.is_none() || (places.keys >= 0 && !is_plain(found))) refuse_elsewhere(op, name, object_.ptr());
+  object_ = resolved;
 }
 
 void Tensor::view(const char* op, const char* name) {
@@ -120,8 +159,7 @@ void Tensor::view(const char* op, const char* name) {
     shape_ = py::tuple(object_.attr("shape")).cast<std::vector<int64_t>>();
     contiguous = object_.attr("is_contiguous")().cast<bool>();
   }
-  if (!data_ && numel())  // a DTensor, whose parts are elsewhere
-    refuse(op, name, std::string("a tensor with memory of its own, got ") + Py_TYPE(object_.ptr())->tp_name);
+  if (!data_ && numel()) refuse_elsewhere(op, name, object_.ptr());
   if (contiguous) return;
   PyObject* copy = PyObject_CallMethodNoArgs(object_.ptr(), contiguous_name());
   if (!copy) throw py::error_already_set();
@@ -184,7 +222,8 @@ void require_alike(const char* op, std::initializer_list<const Tensor*> tensors)
   for (const Tensor* tensor : tensors) {
     if (!*tensor) continue;
     if (!first) first = tensor;
-    bool same_device = tensor->on_cuda() == first->on_cuda() && tensor->device_index() == first->device_index();
+    const bool same_device = tensor->on_cpu() == first->on_cpu() && tensor->on_cuda() == first->on_cuda() &&
+                             tensor->device_index() == first->device_index();
     if (!same_device || (tensor->dtype() != first->dtype() && tensor->dtype() != DType::int64))
       throw py::type_error(std::string(op) + ": the tensors must have one device and one dtype");
   }

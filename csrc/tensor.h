@@ -33,8 +33,8 @@ enum class DType { float32, float64, int64 };
 class Tensor {
  public:
   Tensor() = default;
-  // Views `object` (None gives an empty Tensor); copies it first where it is not contiguous.
-  // TypeError unless it is float32, float64 or int64, and in memory of its own.
+  // Views `object` (None gives an empty Tensor); copies it first where its values do not lie in its memory one after the other.
+  // TypeError unless it is a tensor of float32, float64 or int64 with memory of its own.
   Tensor(const char* op, py::handle object, const char* name);
 
   explicit operator bool() const { return bool(object_); }
@@ -60,6 +60,7 @@ class Tensor {
   Tensor empty(const std::vector<int64_t>& shape) const;
 
  private:
+  void resolve(const char* op, const char* name);
   void view(const char* op, const char* name);
 
   py::object object_;
@@ -72,6 +73,10 @@ class Tensor {
 
 // Takes torch.Tensor and, where torch has it, the table of C functions that makes a view cost 50 ns.
 void init_tensor(py::object tensor_class, bool exchange_api);
+// How to tell a tensor whose memory is not its value, such as a negation that torch does later: by the bits of its dispatch keys that
+// are not in `plain`. They are `keys` bytes behind the address that lies `impl` bytes into the Python object; `keys` < 0: unknown, so
+// that every tensor may be one. `in_memory(tensor)` gives the same values in memory, or None where it cannot.
+void init_values(py::object in_memory, Py_ssize_t impl, Py_ssize_t keys, uint64_t plain);
 
 // The current stream of the tensor's CUDA device, as a cudaStream_t.
 void* current_stream(const Tensor& tensor);

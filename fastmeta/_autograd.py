@@ -50,7 +50,7 @@ class Op:
     ) -> None:
         self.reference, self.forward, self.backward, self.backward2 = reference, forward, backward, backward2
         self.cores, self.like_inputs = tuple(cores), like_inputs
-        self.vjp = functools.cache(self._vjp)
+        self.vjp = functools.lru_cache(maxsize=64)(self._vjp)
 
     @functools.cached_property
     def eager(self) -> type[torch.autograd.Function]:
@@ -216,4 +216,9 @@ def _vmapped(op: Op, size: int, in_dims: Sequence[int | None], flat: Flat) -> tu
 def without_autocast(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     """A context in which the reference computes in the dtype of its inputs."""
     device = like.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
+    return torch.autocast(device, enabled=False) if is_autocast(device) else _NOTHING
+
+
+def is_autocast(device: str) -> bool:
+    """Whether tensors of the device are under autocast, which "meta" does not know."""
+    return device != "meta" and torch.is_autocast_enabled(device)

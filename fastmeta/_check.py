@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-import math
+import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import _dispatch
+from ._autograd import is_autocast
 
+INFINITY = float("inf")
+MOST_CLASSES = 2**31 - 1
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+_NO_DISPATCH = torch._C._disabled_torch_dispatch_impl  # of a tensor whose values are in its own memory
 
 
 def shape(x: Tensor) -> list[int]:
     return list(x.shape)
 
 
+def dense(op: str, name: str, x: Any) -> None:
+    """TypeError unless `x` is a tensor whose elements lie in strides."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "a nested one" if x.is_nested else x.layout
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {kind}")
+
+
 def floating(op: str, **tensors: Any) -> None:
     """TypeError unless all are tensors with one floating dtype (mixed precisions are right under autocast) and one device."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+        dense(op, name, x)
         if x.dtype not in FLOATING:
             raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
         if x.device != first.device:
             raise ValueError(f"{op}: {name} must be on the device of {first_name}, {first.device}, got {x.device}")
-        if x.dtype != first.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != first.dtype and not is_autocast(x.device.type):
             raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {x.dtype}")
 
 
@@ -38,59 +53,100 @@ def at_least(op: str, rank: int, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: {name} must have at least {rank} dimensions, got shape {shape(x)}")
 
 
-def one_of(op: str, name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+def one_of(op: str, name: str, value: Any, allowed: Sequence[str]) -> str:
+    """One of these words, as a plain str."""
+    if type(value) is str and value in allowed:
+        return value
+    if isinstance(value, str) and value in allowed:
+        return str(value)
+    raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {brief(value)}")
 
 
-def positive(op: str, name: str, value: Any, like: Tensor) -> float | Tensor:
-    """A positive number, or a tensor with one element: passed on as a float or a 0-dim tensor."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{op}: {name} must have one element, got shape {shape(value)}")
-        floating(op, like=like, **{name: value})
-        if _visible(value):
-            _positive_number(op, name, float(value.detach()))
-        return scalar(value)
-    return _positive_number(op, name, float(value))
-
-
-def scalar(value: Any) -> Any:
-    """A tensor with one element as a 0-dim tensor; anything else as it is."""
-    return value.reshape(()) if isinstance(value, Tensor) and value.ndim and value.numel() == 1 else value
-
-
-def _positive_number(op: str, name: str, value: float) -> float:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{op}: {name} must be positive and finite, got {value}")
+def integer(op: str, name: str, value: Any, least: int, most: int) -> int:
+    """An integer of Python, NumPy or a tensor, as an int; neither a bool nor a float, however whole."""
+    if type(value) is int and least <= value <= most:
+        return value
+    try:
+        if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) is torch.bool:
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
+    if value < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {brief(value)}")
+    if value > most:
+        raise ValueError(f"{op}: {name} must be at most {most}, got {brief(value)}")
     return value
 
 
-def finite(op: str, name: str, value: Any) -> float:
-    """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def flag(op: str, name: str, value: Any) -> bool:
+    """True or False, of Python or NumPy; 1 or 0."""
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_) or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
+
+
+def number(op: str, name: str, value: Any) -> float:
+    """A real number of Python or NumPy as a float; no bool."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_real:
         raise TypeError(f"{op}: {name} must be a number or a tensor, got {type(value).__name__}")
-    if not abs(value) < float("inf"):
-        raise ValueError(f"{op}: {name} must be finite, got {value}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return INFINITY if value > 0 else -INFINITY
 
 
-def rate(op: str, name: str, value: Any) -> None:
-    """TypeError unless `value` is a number or a floating tensor; ValueError where one that may be looked at is not finite."""
-    if not isinstance(value, Tensor):
-        finite(op, name, value)
-        return
-    floating(op, **{name: value})
-    if _visible(value) and not (math.isfinite(value.item()) if value.numel() == 1 else bool(value.isfinite().all())):
-        raise ValueError(
-            f"{op}: {name} must be finite, got {value.detach().flatten()[~value.flatten().isfinite()][0].item()}"
-        )
+def brief(value: Any) -> str:
+    """The value as it is written, but for what nobody reads to its end."""
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 100 else type(value).__name__
+
+
+def scalar(op: str, name: str, value: Any) -> Any:
+    """A number as a float, a tensor with one element as a 0-dim tensor; another tensor as it is."""
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor):
+        return value.reshape(()) if value.ndim and value.numel() == 1 else value
+    return number(op, name, value)
+
+
+def positive(op: str, name: str, value: float | Tensor, like: Tensor) -> None:
+    """ValueError unless the number, or the one element of the tensor, is positive and finite."""
+    if isinstance(value, Tensor):
+        floating(op, like=like, **{name: value})
+        if value.ndim:
+            raise ValueError(f"{op}: {name} must have one element, got shape {shape(value)}")
+        if not _visible(value):
+            return
+        value = value.item()
+    if not 0 < value < INFINITY:
+        raise ValueError(f"{op}: {name} must be positive and finite, got {value}")
+
+
+def rate(op: str, name: str, value: Any) -> float | Tensor:
+    """A learning rate, of any sign: a number, as a float, or a tensor. ValueError where it, or an element of it, is NaN or
+    infinite; the elements are looked at where `_visible`."""
+    if type(value) is float and -INFINITY < value < INFINITY:
+        return value
+    if isinstance(value, Tensor):
+        if _visible(value) and value.is_floating_point() and not bool((finite := value.isfinite()).all()):
+            raise ValueError(f"{op}: {name} must be finite, got {value.detach()[~finite][0].item()}")
+        return value
+    found = number(op, name, value)
+    if not abs(found) < INFINITY:
+        raise ValueError(f"{op}: {name} must be finite, got {found}")
+    return found
 
 
 def labels(op: str, name: str, x: Any, expected: Sequence[int], device: torch.device) -> None:
     """int64 class indices of the expected shape; see `label_range` for their values."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    dense(op, name, x)
     if x.dtype != torch.int64:
         raise TypeError(f"{op}: {name} must be int64 class indices, got {x.dtype}")
     if list(x.shape) != list(expected):
@@ -106,15 +162,20 @@ def label_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: i
 
 
 def every_class(op: str, x: Tensor, num_classes: int) -> None:
-    """`refuse_empty_class` where the labels may be looked at."""
+    """`refuse_empty_class` where the labels `x` [..., S] may be looked at; else the number of classes alone can tell."""
+    examples = x.shape[-1]
     if _visible(x):
         refuse_empty_class(op, x, num_classes)
+    elif num_classes > examples and 0 not in x.shape[:-1]:
+        raise ValueError(
+            f"{op}: every class must have a support example, got {num_classes} classes and {examples} examples"
+        )
 
 
 def _visible(x: Tensor) -> bool:
     """Whether the values may be looked at: a CUDA tensor would have to wait for the device, so there the kernels answer with
     NaN."""
-    return not (x.is_cuda or _dispatch.is_transformed())
+    return not _dispatch.is_transformed() and x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH
 
 
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
@@ -127,7 +188,7 @@ def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, i
 
 def refuse_empty_class(op: str, x: Tensor, num_classes: int) -> None:
     """ValueError where a class has no example in `x` [..., S], the labels of CPU tensors."""
-    empty = _empty_class(x, num_classes)
+    empty = _empty_class(x, min(num_classes, x.shape[-1] + 1))  # of more classes than examples one is empty
     if empty is not None:
         raise ValueError(
             f"{op}: every class must have a support example, got none of class {empty[1]} in task {empty[0]}"
@@ -148,8 +209,8 @@ def _empty_class_in_torch(x: Tensor, num_classes: int) -> tuple[int, int] | None
 
 
 try:
-    from ._C import empty_class as _empty_class
-    from ._C import label_out_of_range as _label_out_of_range
+    from ._ext import empty_class as _empty_class
+    from ._ext import label_out_of_range as _label_out_of_range
 except ImportError:  # no extension: the same searches in PyTorch
     _label_out_of_range, _empty_class = _label_out_of_range_in_torch, _empty_class_in_torch
 

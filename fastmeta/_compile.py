@@ -1,7 +1,8 @@
 """Ops as opaque nodes of a traced graph: torch.compile, torch.export, make_fx, FakeTensor.
 
 Every op shares one pair of dispatcher ops, `fastmeta::forward` and `fastmeta::backward`; the backend is chosen when they
-run. Under torch.func inside a trace the reference is traced instead. A second derivative inside a trace raises.
+run. Under torch.func and forward-mode AD inside a trace the reference is traced instead, and of a second derivative what the
+reference makes of it.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _dispatch
-from ._autograd import Flat, _transforms_active, scatter
+from ._autograd import Flat, Op, _is_batched, _transforms_active, is_autocast, scatter, without_autocast
 
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
 _library.define("backward(str op, str spec, Tensor[] cotangents, Tensor?[] inputs, bool[] needs) -> Tensor[]")
 
-_parse = functools.cache(ast.literal_eval)
+_parse = functools.lru_cache(maxsize=_dispatch.CACHED)(ast.literal_eval)
 
 
 def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple[Tensor, ...]:
     """`call` for tensors that are being traced."""
     like = next(x for x in flat if isinstance(x, Tensor) and x.is_floating_point())
-    autocast = torch.is_autocast_enabled(like.device.type)
-    dtype = torch.float32 if autocast and like.dtype in _dispatch.LOW_PRECISION else like.dtype
+    dtype = torch.float32 if is_autocast(like.device.type) and like.dtype in _dispatch.LOW_PRECISION else like.dtype
     inputs = [
         (x.to(dtype) if x.is_floating_point() else x).view_as(x)  # a tensor given twice must not be the same object
         if isinstance(x, Tensor)
@@ -37,8 +38,8 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
         for x in flat
     ]
     spec = repr((layout, static, cores))
-    if _transforms_active():
-        with torch.autocast(like.device.type, enabled=False):
+    if _transforms_active() or forward_ad._current_level >= 0:
+        with without_autocast(like):
             return _reference(name, layout, static, inputs)
     return tuple(torch.ops.fastmeta.forward(name, spec, inputs))
 
@@ -57,9 +58,11 @@ class Traced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        name, spec = ctx.op
-        needs = list(ctx.needs_input_grad[2:])
-        grads = torch.ops.fastmeta.backward(name, spec, list(cotangents), list(ctx.saved_tensors), needs)
+        (name, spec), inputs, needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[2:])
+        if _transforms_active() or any(map(_is_batched, cotangents)):
+            grads = _by_reference(name, spec, cotangents, inputs, needs)
+        else:
+            grads = torch.ops.fastmeta.backward(name, spec, list(cotangents), list(inputs), needs)
         return None, None, *scatter(grads, needs)
 
 
@@ -112,13 +115,20 @@ def _own(outputs: Sequence[Tensor], inputs: Sequence[Tensor | None]) -> list[Ten
     return found
 
 
-def _no_second_order(
+def _differentiable_backward(
     name: str, spec: str, cotangents: list[Tensor], inputs: list[Tensor | None], needs: list[bool]
 ) -> list[Tensor]:
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*cotangents, *inputs)):
-        raise RuntimeError(f"{name}: a second derivative must be taken outside torch.compile, got one inside")
+        return list(_by_reference(name, spec, cotangents, inputs, needs))
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.fastmeta.backward(name, spec, cotangents, inputs, needs)
+
+
+def _by_reference(name: str, spec: str, cotangents: Any, inputs: Any, needs: list[bool]) -> tuple[Tensor, ...]:
+    """The gradients by the reference, under any transform, and differentiable themselves."""
+    layout, static, cores = _parse(spec)
+    op = Op(lambda *inputs: _reference(name, layout, static, inputs), None, None, cores)
+    return op.vjp(tuple(needs))(*cotangents, *inputs)
 
 
 def _fake_forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
@@ -137,6 +147,6 @@ def _fake_backward(
 _library.impl("forward", _forward, "CompositeExplicitAutograd")
 _library.impl("forward", _differentiable, "Autograd")
 _library.impl("backward", _backward, "CompositeExplicitAutograd")
-_library.impl("backward", _no_second_order, "Autograd")
+_library.impl("backward", _differentiable_backward, "Autograd")
 torch.library.register_fake("fastmeta::forward", _fake_forward, lib=_library)
 torch.library.register_fake("fastmeta::backward", _fake_backward, lib=_library)

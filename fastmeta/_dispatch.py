@@ -17,16 +17,19 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import reference as references
-from ._autograd import Flat, Needs, Op, _transforms_active
+from ._autograd import Flat, Needs, Op, _transforms_active, is_autocast
+from ._layout import Layout, flatten, has_lists, tensors_of, unflatten
+from ._memory import all_in_memory
 
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
+CACHED = 1024  # calls that differ in their static arguments, of each cache
 LOW_PRECISION = (torch.float16, torch.bfloat16)
-Layout = tuple[int | None, ...]  # of an op's arguments: the length of a list, None for one item
+_is_tracing = torch._C._is_tracing  # by torch.jit.trace
 
 
 def _known(name: str) -> str:
-    if name not in ("auto", *BACKENDS):
+    if not isinstance(name, str) or name not in ("auto", *BACKENDS):
         raise ValueError(f"fastmeta: backend must be one of {('auto', *BACKENDS)}, got {name!r}")
     return name
 
@@ -40,7 +43,24 @@ def backend(name: str) -> Iterator[None]:
     """Run every op called in this block on one backend: "triton", "ext", "reference", or "auto" for the usual choice.
 
     A forced backend never falls back: where it cannot run, the op raises RuntimeError with the reason. The choice is made
-    when an op is called and holds for its backward, wherever that runs. FASTMETA_BACKEND sets it for a whole process.
+    when an op is called and holds for its backward, wherever that runs. The environment variable FASTMETA_BACKEND sets it for
+    a whole process, from the import on.
+
+    The block holds for its own thread, and for the asyncio tasks made in it. A thread that is started in it begins with the
+    choice of the process; to hand it this one, start the thread in a copy of the context:
+
+    ```python
+    import contextvars, threading
+    import torch, fastmeta
+
+    def work():
+        return fastmeta.sgd_step(torch.ones(3), torch.ones(3), 0.1)
+
+    with fastmeta.backend("reference"):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
+    thread.start()  # `work` runs on the reference
+    thread.join()
+    ```
     """
     token = _forced.set(_known(name))
     try:
@@ -60,13 +80,13 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
     `cores` gives, for each argument, its rank without the task axis (for a list: a tuple that is cycled through), or None
     where the argument never has one. Returns the outputs, flat.
     """
-    flat, layout = _flatten(args)
+    flat, layout = flatten(args)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         from ._compile import traced
 
         return traced(name, flat, layout, static, tuple(cores))
     device = next(x.device.type for x in flat if isinstance(x, Tensor))
-    if torch.is_autocast_enabled(device):
+    if is_autocast(device):
         flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in LOW_PRECISION else x for x in flat)
         with torch.autocast(device, enabled=False):
             return run(name, flat, layout, static, tuple(cores), device)
@@ -83,7 +103,7 @@ def direct(
     """
     if is_transformed() or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu"):
         return None
-    flat, layout = _flatten(args) if _has_lists(cores) else (args, (None,) * len(args))
+    flat, layout = flatten(args) if has_lists(cores) else (args, (None,) * len(args))
     if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
     try:
@@ -93,25 +113,7 @@ def direct(
         return None
 
 
-@functools.cache
-def _has_lists(cores: tuple[Any, ...]) -> bool:
-    return any(isinstance(core, tuple) for core in cores)
-
-
-def _flatten(args: Sequence[Any]) -> tuple[Flat, Layout]:
-    flat: list[Any] = []
-    layout: list[int | None] = []
-    for a in args:
-        if isinstance(a, list | tuple):
-            flat += a
-            layout.append(len(a))
-        else:
-            flat.append(a)
-            layout.append(None)
-    return tuple(flat), tuple(layout)
-
-
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], forced: str) -> Op | None:
     """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel refuses."""
     first, why_not, _ = _candidates(name, "cpu", forced)[0]
@@ -121,8 +123,11 @@ def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any
 def run(
     name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: str
 ) -> tuple[Tensor, ...]:
-    """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them."""
-    chosen = choose(name, device, _forced.get(), flat, layout, static)
+    """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them.
+
+    torch.jit.trace records PyTorch's own operations alone: it gets the reference.
+    """
+    chosen = "reference" if _is_tracing() else choose(name, device, _forced.get(), flat, layout, static)
     op = op_on(name, chosen, layout, static, cores)
     return op(*flat) if chosen == "triton" else widened(op, flat)
 
@@ -148,7 +153,7 @@ def choose(name: str, device: str, forced: str, flat: Flat, layout: Layout, stat
     raise RuntimeError(f"{name}: a backend must be able to run on {device}, got{reasons}")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def _candidates(
     name: str, device: str, forced: str
 ) -> tuple[tuple[str, str | None, Callable[..., str | None] | None], ...]:
@@ -163,7 +168,7 @@ def _candidates(
     return tuple(found)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def unavailable(name: str, candidate: str, device: str) -> str | None:
     """Why the backend has no kernel of op `name` for the device, or None where it has one."""
     if candidate == "reference":
@@ -203,7 +208,7 @@ def runs_on(built: str, capability: tuple[int, int]) -> bool:
     return not arch.endswith("a") and capability >= (its_major, its_minor)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def _warn_not_native(error: str) -> None:
     warnings.warn(
         "fastmeta: no native CPU kernels, the PyTorch reference runs instead. Install again where a C++ compiler is found. "
@@ -222,23 +227,6 @@ def _module(name: str, candidate: str) -> ModuleType:
     return import_module("fastmeta._ext" if candidate == "ext" else f"fastmeta.kernels.{name}")
 
 
-def unflatten(flat: Sequence[Any], layout: Layout) -> list[Any]:
-    """`flat` as the op's arguments: a list where `layout` has a length, one item where it has None."""
-    args: list[Any] = []
-    i = 0
-    for length in layout:
-        args.append(flat[i] if length is None else list(flat[i : i + length]))
-        i += 1 if length is None else length
-    return args
-
-
-def tensors_of(tree: Any) -> tuple[Tensor, ...]:
-    """The tensors in nested tuples and lists, in order; None is left out."""
-    if isinstance(tree, Tensor):
-        return (tree,)
-    return () if tree is None else tuple(t for item in tree for t in tensors_of(item))
-
-
 def flat_reference(name: str, layout: Layout, static: tuple[Any, ...]) -> Callable[..., tuple[Tensor, ...]]:
     """The reference of op `name` as a function of flat inputs."""
     reference = getattr(references, name)
@@ -249,7 +237,7 @@ def flat_reference(name: str, layout: Layout, static: tuple[Any, ...]) -> Callab
     return flat_function
 
 
-@functools.cache
+@functools.lru_cache(maxsize=CACHED)
 def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...]) -> Op:
     """The differentiable op `name` on one backend, with its static arguments and the lengths of its lists fixed."""
     reference = flat_reference(name, layout, static)
@@ -262,29 +250,42 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     module = _module(name, chosen)
     fwd, bwd, bwd2 = (getattr(module, f"{name}_{order}", None) for order in ("fwd", "bwd", "bwd2"))
 
-    has_lists = any(length is not None for length in layout)
+    lists = any(length is not None for length in layout)
+
+    # The extension sees to it itself.
+    placed = functools.partial(all_in_memory, name) if chosen == "triton" else None
 
     def forward(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         assert fwd is not None
-        return fwd(*(unflatten(flat, layout) if has_lists else flat), *static, needs)
+        flat = placed(flat) if placed else flat
+        return fwd(*(unflatten(flat, layout) if lists else flat), *static, needs)
 
     def backward(cotangents: Flat, saved: Flat, flat: Flat, needs: Needs) -> tuple[Tensor, ...]:
         assert bwd is not None
-        return bwd(cotangents, saved, *(unflatten(flat, layout) if has_lists else flat), *static, needs)
+        cotangents, flat = (placed(cotangents), placed(flat)) if placed else (cotangents, flat)
+        return bwd(cotangents, saved, *(unflatten(flat, layout) if lists else flat), *static, needs)
 
     def backward2(cotangents: Flat, first: Flat, flat: Flat, wanted: Needs, needs: Needs) -> tuple[Tensor, ...]:
         assert bwd2 is not None
-        return bwd2(cotangents, first, *(unflatten(flat, layout) if has_lists else flat), *static, wanted, needs)
+        cotangents, first, flat = map(placed, (cotangents, first, flat)) if placed else (cotangents, first, flat)
+        return bwd2(cotangents, first, *(unflatten(flat, layout) if lists else flat), *static, wanted, needs)
 
     return Op(reference, forward, backward if bwd else None, flat_cores, backward2=backward2 if bwd2 else None)
 
 
 def refuse_export(name: str) -> None:
-    """RuntimeError inside torch.export, which has no way to trace a gradient."""
+    """RuntimeError inside torch.export and torch.jit.trace, which have no way to trace a gradient."""
     if torch.compiler.is_exporting():
         raise RuntimeError(f"{name}: must run outside torch.export, got a call inside")
+    if not torch.compiler.is_compiling() and _is_tracing():
+        raise RuntimeError(f"{name}: must run outside torch.jit.trace, got a call inside")
 
 
 def is_transformed() -> bool:
     """Whether a call is traced or transformed, so that the values of its tensors must not be looked at."""
-    return torch.compiler.is_compiling() or _transforms_active() or torch._C._len_torch_dispatch_stack() > 0
+    return (
+        torch.compiler.is_compiling()
+        or _transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or _is_tracing()
+    )

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastmeta import _C
 from fastmeta._C import *  # noqa: F403  (the kernels, by name)
+from fastmeta._memory import in_memory, key_places
 
 # FASTMETA_DLPACK=0 views tensors through Python attributes, as on a torch without the exchange table.
-_C.init_tensor(torch.Tensor, os.environ.get("FASTMETA_DLPACK") != "0")
+_C.init_tensor(Tensor, os.environ.get("FASTMETA_DLPACK") != "0")
+_C.init_values(in_memory, *key_places())
 openmp = _C.init_parallel(os.path.dirname(torch.__file__))
 
 

@@ -22,7 +22,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from fastmeta import _dispatch
+from fastmeta import _dispatch, _ext
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "csrc"
@@ -113,6 +113,7 @@ def module() -> ModuleType:
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     found.init_tensor(torch.Tensor, True)
+    found.init_values(_ext.in_memory, *_ext.key_places())
     reset(found)
     return found
 
@@ -143,5 +144,5 @@ def install() -> None:
     "emulated-layers": layer by layer."""
     known, of_name = _dispatch._known, _dispatch._module
     made = {"emulated": module, "emulated-layers": ByLayer}
-    _dispatch._known = lambda name: name if name in made else known(name)
+    _dispatch._known = lambda name: name if isinstance(name, str) and name in made else known(name)
     _dispatch._module = lambda name, candidate: made[candidate]() if candidate in made else of_name(name, candidate)

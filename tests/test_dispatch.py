@@ -1,5 +1,6 @@
 """The choice of backend, the extension, and what the package says of itself."""
 
+import contextvars
 import os
 import subprocess
 import sys
@@ -63,6 +64,29 @@ def test_environment_variable():
     code = "import fastmeta._dispatch as d; print(d._forced.get())"
     assert run(code, FASTMETA_BACKEND="reference").stdout.strip() == "reference"
     assert "backend must be one of" in run(code, FASTMETA_BACKEND="nonsense").stderr
+
+
+def test_the_first_call_of_a_process_on_the_reference():
+    """Labels are looked at by native code, which must know torch's tensors by then."""
+    code = (
+        "import torch, fastmeta\n"
+        "print(fastmeta.prototypes(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]), 2).sum().item())"
+    )
+    done = run(code, FASTMETA_BACKEND="reference")
+    assert done.stdout.strip() == "4.0", done.stderr
+
+
+def test_a_thread_takes_the_block_along_in_a_copy_of_the_context():
+    seen = {}
+
+    def look():
+        seen["inside"] = _dispatch.forced()
+
+    with fastmeta.backend("reference"):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(look,))
+    thread.start()
+    thread.join()
+    assert seen == {"inside": "reference"}
 
 
 def test_native_kernels_are_the_default_on_a_cpu():

@@ -1,6 +1,7 @@
 """Every op and every learner under every transform: each cell of the table in docs/transforms.md (transform_table.py)."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from cases import BACKENDS, EVERYWHERE, VARIANTS, Case, case, randn
 from compare import outputs, values_and_grads
 from learner_cases import learner_case
 from torch.func import grad, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
 from transform_table import CELLS, PAGE, RAISES, page
 from transform_truths import OPS, SUBJECTS, dot, of_values, subject, truth
 from transforms import TRANSFORMS
@@ -214,10 +217,62 @@ def test_the_number_of_classes_must_be_known(transform):
         transform(lambda x, y: learner.loss(x, y, x, y))(x, y)
 
 
-def test_a_second_derivative_of_a_node_raises():
-    """Never silently first order."""
-    c, mode = case("mlp_loss"), OwnMemory()
-    mode.seen, mode.calls = [], []
+@pytest.mark.parametrize("inside", ["forward", "gradient", "both"])
+def test_a_second_derivative_of_a_node(inside):
+    """Whichever part a mode sees, such as FlopCounterMode, and of the gradient's own node."""
+    c = case("mlp_loss")
     tensors = [t.requires_grad_() for t in c.tensors]
-    with mode, pytest.raises(RuntimeError, match="mlp_loss: a second derivative must be taken outside torch.compile"):
-        torch.autograd.grad(scalar(c)(*tensors), tensors, create_graph=True)
+
+    def gradient():
+        with FlopCounterMode(display=False) if inside != "gradient" else nullcontext():
+            value = scalar(c)(*tensors)
+        with FlopCounterMode(display=False) if inside != "forward" else nullcontext():
+            return torch.autograd.grad(value, tensors, create_graph=True)
+
+    def second(grads):
+        return torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors)
+
+    expected = second(torch.autograd.grad(scalar(c)(*tensors), tensors, create_graph=True))
+    torch.testing.assert_close(second(gradient()), expected)
+
+
+def test_a_second_derivative_of_a_traced_gradient():
+    """make_fx leaves the gradient's node in the graph, which is differentiated then."""
+    c = case("mlp_loss")
+
+    def gradient(*tensors):
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        return torch.autograd.grad(scalar(c)(*leaves), leaves)
+
+    traced = make_fx(gradient)(*c.tensors)
+    assert "torch.ops.fastmeta.backward" in traced.code
+    tensors = [t.requires_grad_() for t in c.tensors]
+    ours = torch.autograd.grad(sum(g.sin().sum() for g in traced(*tensors)), tensors)
+    grads = torch.autograd.grad(scalar(c)(*tensors), tensors, create_graph=True)
+    expected = torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors)
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("op", [op for op in OPS if op != "hvp"])
+def test_jit_trace(op):
+    """It records the reference: the kernels' memory would be a constant."""
+    first, second, third = subject(op).moved
+    traced = torch.jit.trace(subject(op).outputs, first)
+    for tensors in (second, third):
+        torch.testing.assert_close(traced(*tensors), subject(op).outputs(*tensors))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_jit_trace_of_learners():
+    x, y = torch.randn(2, 6, 3), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
+    head, body = torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.0))
+    for learner in (fastmeta.MAML(head, steps=2), fastmeta.ProtoNet(head, num_classes=3)):
+        traced = torch.jit.trace(learner, (x, y, x, y))
+        torch.testing.assert_close(traced(-x, y, x, y), learner(-x, y, x, y))
+    for learner in (fastmeta.MAML(body, steps=2), fastmeta.Reptile(head), fastmeta.IMAML(head)):
+        name = type(learner).__name__
+        with pytest.raises(RuntimeError, match=f"{name}: must run outside torch.jit.trace, got a call inside"):
+            torch.jit.trace(learner, (x, y, x, y))
+    with pytest.raises(RuntimeError, match="hvp: must run outside torch.jit.trace, got a call inside"):
+        torch.jit.trace(lambda w: fastmeta.hvp(lambda p: p.sin().sum(), w, w), (x,))

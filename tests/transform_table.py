@@ -34,6 +34,7 @@ def _of_first_order(learner):
     others = [name for name in TRANSFORMS if name not in OF_AUTOGRAD]
     return dict.fromkeys(others, f"{learner}: {OUTSIDE}") | {
         "double backward": f"{learner}: {FIRST_ORDER}",
+        "double backward in a `TorchDispatchMode`": f"{learner}: {FIRST_ORDER}",
         **_of_any_module(learner),
     }
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 import torch.autograd.forward_ad as fwAD
 from compare import outputs
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from transform_truths import (
     OPTIONS,
@@ -82,6 +83,18 @@ def second_backward_of_compiled(s):
     anew = compiled(lambda *t: s.scalar(*t))  # after a backward without create_graph torch says something else
     grads = torch.autograd.grad(anew(*inputs), inputs, create_graph=True, **OPTIONS)
     dot(grads, s.tangents).backward()
+
+
+class Passing(TorchDispatchMode):
+    """Every operation as it is: what FlopCounterMode and other modes do that look on."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def double_backward_in_a_mode(s):
+    with Passing():
+        return double_backward(s)
 
 
 def vmap_of_backward(s, batched):
@@ -171,6 +184,7 @@ def compiling(ours, truth):
 TRANSFORMS = {
     "autograd": Transform(lambda s: (dot(gradients(s.scalar, s.tensors), s.tangents),), of_gradient),
     "double backward": Transform(double_backward, of_products),
+    "double backward in a `TorchDispatchMode`": Transform(double_backward_in_a_mode, of_products),
     "`is_grads_batched`": Transform(lambda s: vmap_of_backward(s, True), of_jacobian),
     "`vmap` of backward": Transform(lambda s: vmap_of_backward(s, False), of_jacobian),
     "forward AD": Transform(forward_mode, of_slope),
@@ -190,6 +204,7 @@ TRANSFORMS = {
     "`vmap(vmap(grad))`": Transform(vmap_of_vmap_of_grad, of_stacked_gradients),
     "`vmap(grad(grad))`": Transform(vmap_of_meta_gradient, of_products),
     "`jvp`": Transform(lambda s: (jvp(s.scalar, s.tensors, s.tangents)[1],), of_slope),
+    "`linearize`": Transform(lambda s: (linearize(s.scalar, *s.tensors)[1](*s.tangents),), of_slope),
     "`jvp(grad)`": Transform(lambda s: jvp(s.gradient, s.tensors, s.tangents)[1], of_products),
     "`grad(jvp)`": Transform(
         lambda s: grad(lambda *t: jvp(s.scalar, t, s.tangents)[1], s.every)(*s.tensors), of_products

@@ -107,6 +107,15 @@ double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int
   return number;
 }
 
+// Whether x - x is 0 everywhere: neither NaN nor infinite.
+template <class R>
+bool all_finite(const R* x, int64_t width) {
+  int wrong = 0;
+#pragma omp simd reduction(| : wrong)
+  for (int64_t i = 0; i < width; i++) wrong |= !(x[i] - x[i] == 0);
+  return !wrong;
+}
+
 }  // namespace
 
 template <class R>
@@ -117,6 +126,8 @@ void sgd_step_fwd(const SgdStep<R>& p) {
       const R *param = item.param + (item.shared_param ? column : at), *grad = item.grad + at;
       const R *rates = item.rate + rate_at, rate = *rates;
       R* out = item.out + at;
+      if ((item.rate_kind == 2 || (item.rate_kind == 1 && at == column)) && !all_finite(rates, width))
+        __atomic_store_n(p.not_finite, true, __ATOMIC_RELAXED);
       if (item.rate_kind == 0)
         write(out, width, streams,
               [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - rate * load(grad + i); });

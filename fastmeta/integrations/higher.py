@@ -80,7 +80,7 @@ class Functional(nn.Module):
         self._fast_params.append(params)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _functional(model: type) -> type[nn.Module]:
     return type(f"Functional{model.__name__}", (Functional, model), {})
 

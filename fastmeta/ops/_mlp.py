@@ -13,6 +13,7 @@ from .. import _check
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
 LOSSES = ("cross_entropy", "mse")
 IGNORE_INDEX = -100
+MOST_STEPS = 1_000_000
 PARAM_CORES = (2, 1)
 
 
@@ -46,9 +47,8 @@ class MlpInput:
         return weight.shape[-2]
 
 
-def check_loss(op: str, activation: str, loss: str) -> None:
-    _check.one_of(op, "activation", activation, ACTIVATIONS)
-    _check.one_of(op, "loss", loss, LOSSES)
+def check_loss(op: str, activation: Any, loss: Any) -> tuple[str, str]:
+    return _check.one_of(op, "activation", activation, ACTIVATIONS), _check.one_of(op, "loss", loss, LOSSES)
 
 
 def check_mlp(op: str, params: Any, **examples: Tensor) -> MlpInput:
@@ -146,21 +146,25 @@ def check_rates(op: str, lr: Any, params: Sequence[Tensor | None], steps: int) -
                 raise ValueError(f"{op}: lr[{i}] must be None as params[{i}], got a tensor")
             rates.append(None)
             continue
+        if isinstance(rate, Tensor):
+            _check.dense(op, f"lr[{i}]", rate)
         core = tuple(p.shape[p.ndim - 2 + i % 2 :]) if per_element else ()
-        if (per_element or per_step) and (not isinstance(rate, Tensor) or rate.ndim != len(core) + per_step):
-            came = f"shape {_check.shape(rate)}" if isinstance(rate, Tensor) else type(rate).__name__
-            raise ValueError(f"{op}: lr[{i}] must be of one kind with lr[0], {_check.shape(lr[0])}, got {came}")
+        if (rate.ndim if isinstance(rate, Tensor) else 0) != len(core) + per_step:
+            raise ValueError(f"{op}: lr[{i}] must be of one kind with lr[0], {_kind(lr[0])}, got {_kind(rate)}")
         rates.append(_rate(op, f"lr[{i}]", rate, core, steps, params))
     return rates
 
 
+def _kind(rate: Any) -> str:
+    return f"shape {_check.shape(rate)}" if isinstance(rate, Tensor) else type(rate).__name__
+
+
 def _rate(op: str, name: str, rate: Any, core: tuple[int, ...], steps: int, params: Sequence[Tensor | None]) -> Any:
-    if not isinstance(rate, Tensor):
-        return _check.finite(op, name, rate)
-    _check.floating(op, **{"params[0]": params[0], name: rate})
-    if rate.shape in (core, (steps, *core)):
-        return rate
-    raise ValueError(f"{op}: {name} must have shape {list(core)} or {[steps, *core]}, got {_check.shape(rate)}")
+    if isinstance(rate, Tensor):
+        _check.floating(op, **{"params[0]": params[0], name: rate})
+        if rate.shape not in (core, (steps, *core)):
+            raise ValueError(f"{op}: {name} must have shape {list(core)} or {[steps, *core]}, got {_check.shape(rate)}")
+    return _check.rate(op, name, rate)
 
 
 def in_order(flat: Sequence[Tensor], params: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -185,6 +189,4 @@ def refuse_labels(op: str, loss: str, params: Sequence[Tensor | None], **labels:
 
 
 def check_steps(op: str, steps: Any) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"{op}: steps must be a whole number, 0 or more, got {steps!r}")
-    return steps
+    return _check.integer(op, "steps", steps, 0, MOST_STEPS)

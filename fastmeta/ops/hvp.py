@@ -31,6 +31,8 @@ def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
     ```
     """
     refuse_export("hvp")
+    if not callable(fn):
+        raise TypeError(f"hvp: fn must be a function, got {type(fn).__name__}")
     leaves, structure = _pytree.tree_flatten(params)
     others, other_structure = _pytree.tree_flatten(vectors)
     if structure != other_structure:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import _check
 from .._dispatch import call, direct
 from ._mlp import (
     PARAM_CORES,
@@ -39,7 +40,8 @@ def mlp_adapt(
 
     Shapes: params, inputs, targets as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.
     `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
-    numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD: `[out, in]`, `[out]`), or `[steps, *shape]`.
+    numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD: `[out, in]`, `[out]`), or `[steps, *shape]`. ValueError
+    where a rate is NaN or infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million.
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); no graph is kept, at most the
     parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and
@@ -59,8 +61,9 @@ def mlp_adapt(
     ```
     """
     op = "mlp_adapt"
-    check_loss(op, activation, loss)
-    static = (check_steps(op, steps), activation, loss, bool(first_order))
+    activation, loss = check_loss(op, activation, loss)
+    steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
+    static = (steps, activation, loss, first_order)
     found = direct(op, (params, listed(lr, params), inputs, targets), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)

@@ -34,7 +34,7 @@ def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: 
     ```
     """
     op = "mlp_forward"
-    _check.one_of(op, "activation", activation, ACTIVATIONS)
+    activation = _check.one_of(op, "activation", activation, ACTIVATIONS)
     found = direct(op, (params, inputs), (activation,), CORES)
     if found is not None:
         return found[0]

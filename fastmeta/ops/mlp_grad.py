@@ -38,7 +38,7 @@ def mlp_grad(
     ```
     """
     op = "mlp_grad"
-    check_loss(op, activation, loss)
+    activation, loss = check_loss(op, activation, loss)
     found = direct(op, (params, inputs, targets), (activation, loss), CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)

@@ -54,9 +54,8 @@ def mlp_hvp(
     ```
     """
     op = "mlp_hvp"
-    check_loss(op, activation, loss)
-    _check.one_of(op, "curvature", curvature, CURVATURES)
-    static = (activation, loss, curvature)
+    activation, loss = check_loss(op, activation, loss)
+    static = (activation, loss, _check.one_of(op, "curvature", curvature, CURVATURES))
     found = direct(op, (params, vectors, inputs, targets), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)

@@ -52,8 +52,9 @@ def mlp_meta_loss(
     ```
     """
     op = "mlp_meta_loss"
-    check_loss(op, activation, loss)
-    static = (check_steps(op, steps), activation, loss, bool(first_order))
+    activation, loss = check_loss(op, activation, loss)
+    steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
+    static = (steps, activation, loss, first_order)
     found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)

@@ -38,20 +38,21 @@ def proto_log_softmax(
     ```
     """
     op = "proto_log_softmax"
-    found = direct(op, (query, prototypes, _check.scalar(temperature)), (metric,), CORES)
+    metric = _check.one_of(op, "metric", metric, METRICS)
+    temperature = _check.scalar(op, "temperature", temperature)
+    found = direct(op, (query, prototypes, temperature), (metric,), CORES)
     if found is not None:
         return found[0]
-    lead, temperature = check_distance(op, query, prototypes, metric, temperature)
+    lead = check_distance(op, query, prototypes, temperature)
     args = (_check.fold(query, lead, 2), _check.fold(prototypes, lead, 2, shared=True), temperature)
     (out,) = call(op, args, (metric,), CORES)
     return _check.unfold(out, lead)
 
 
 def check_distance(
-    op: str, query: Tensor, others: Tensor, metric: str, temperature: float | Tensor, name: str = "prototypes"
-) -> tuple[list[int], float | Tensor]:
-    """The batch dimensions of the query and of what it is compared with, and the temperature as a float or 0-dim tensor."""
-    _check.one_of(op, "metric", metric, METRICS)
+    op: str, query: Tensor, others: Tensor, temperature: float | Tensor, name: str = "prototypes"
+) -> list[int]:
+    """The batch dimensions of the query and of what it is compared with."""
     both = {"query": query, name: others}
     _check.floating(op, **both)
     _check.at_least(op, 2, **both)
@@ -64,4 +65,5 @@ def check_distance(
     if others.shape[-2] == 0:
         least = "class" if name == "prototypes" else "example"
         raise ValueError(f"{op}: {name} must hold at least one {least}, got shape {_check.shape(others)}")
-    return lead, _check.positive(op, "temperature", temperature, query)
+    _check.positive(op, "temperature", temperature, query)
+    return lead

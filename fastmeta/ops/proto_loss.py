@@ -4,7 +4,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
-from .proto_log_softmax import check_distance
+from .proto_log_softmax import METRICS, check_distance
 
 REDUCTIONS = ("mean", "sum", "none")
 CORES = (2, 2, 1, None)
@@ -41,13 +41,15 @@ def proto_loss(
     ```
     """
     op = "proto_loss"
-    static = (metric, ignore_index, reduction)
-    found = direct(op, (query, prototypes, targets, _check.scalar(temperature)), static, CORES)
+    ignore_index = _check.integer(op, "ignore_index", ignore_index, -(2**63), 2**63 - 1)
+    metric = _check.one_of(op, "metric", metric, METRICS)
+    temperature = _check.scalar(op, "temperature", temperature)
+    static = (metric, ignore_index, _check.one_of(op, "reduction", reduction, REDUCTIONS))
+    found = direct(op, (query, prototypes, targets, temperature), static, CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
         return found[0]
-    lead, temperature = check_distance(op, query, prototypes, metric, temperature)
-    _check.one_of(op, "reduction", reduction, REDUCTIONS)
+    lead = check_distance(op, query, prototypes, temperature)
     if lead and query.ndim == 2:
         query = query.expand(*lead, *query.shape)
     _check.labels(op, "targets", targets, query.shape[:-1], query.device)

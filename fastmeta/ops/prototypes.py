@@ -14,8 +14,9 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     Shapes: support `[..., S, D]`, labels `[..., S]` int64 in `[0, num_classes)` -> `[..., num_classes, D]`.
 
     Differentiable in `support`, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32 or
-    better. ValueError for a label out of range or a class without an example; on CUDA, where looking would have to wait for
-    the device, a label out of range makes its task's prototypes NaN and an empty class its own.
+    better. ValueError for a label out of range, a class without an example, or more classes than examples; on CUDA, where to
+    look at labels would have to wait for the device, a label out of range makes its task's prototypes NaN and an empty class its
+    own.
 
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 1.
 
@@ -29,6 +30,7 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     ```
     """
     op = "prototypes"
+    num_classes = _check.integer(op, "num_classes", num_classes, 1, _check.MOST_CLASSES)
     found = direct(op, (support, labels), (num_classes,), CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "labels", labels, num_classes)
@@ -36,8 +38,6 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         return found[0]
     _check.floating(op, support=support)
     _check.at_least(op, 2, support=support)
-    if num_classes < 1:
-        raise ValueError(f"{op}: num_classes must be at least 1, got {num_classes}")
     lead = list(support.shape[:-2])
     _check.labels(op, "labels", labels, support.shape[:-1], support.device)
     _check.label_range(op, "labels", labels, num_classes)

@@ -18,8 +18,8 @@ def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
     `params` and `grads`: tensors of one shape, sequences, or dicts with the same keys. A parameter may lack the leading task
     axis of its gradient and is then shared: param `[*shape]`, grad `[T, *shape]` -> `[T, *shape]`.
     `lr`: a number or 0-dim tensor for all; or, in the structure of `params`, one for each tensor: a number, a 0-dim tensor,
-    or one rate per element (Meta-SGD), `[*shape]` or `[T, *shape]`. Rates may have any sign; NaN or infinite numbers are
-    refused.
+    or one rate per element (Meta-SGD), `[*shape]` or `[T, *shape]`. Rates may have any sign. ValueError where one is NaN or
+    infinite, in a tensor of any kind too; on CUDA and under transforms tensors are not looked at, and what it touches is NaN.
 
     Differentiable in params, grads and rates, to any order. dtype: float32, float64, float16 or bfloat16; one dtype for all.
 
@@ -71,8 +71,12 @@ def _same_keys(op: str, name: str, params: Mapping[str, Any], other: Any) -> Non
 def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
     """One rate for all as a list of length 1, else one for each tensor."""
     if not isinstance(lr, list | tuple):
-        if isinstance(lr, Tensor) and lr.ndim:
-            raise ValueError(f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}")
+        if isinstance(lr, Tensor):
+            _check.dense(op, "lr", lr)
+            if lr.ndim:
+                raise ValueError(
+                    f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}"
+                )
         return [lr]
     if len(lr) != len(names):
         raise ValueError(f"{op}: lr must have one entry for each of the {len(names)} params, got {len(lr)}")
@@ -80,9 +84,9 @@ def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]) -> list[Tensor]:
+    rates = [r if isinstance(r, Tensor) else _check.rate(op, "lr", r) for r in rates]
     if not params:
         return []
-    rates = [r if isinstance(r, Tensor) else _check.finite(op, "lr", r) for r in rates]
     found = direct(op, (params, grads, rates), (), CORES)
     if found is not None:
         return list(found)
@@ -102,4 +106,5 @@ def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tenso
                     f"{op}: the rate of {name} must be 0-dim or have the shape {_check.shape(g)} with or without the task "
                     f"axis, got {_check.shape(rate)}"
                 )
+            _check.rate(op, f"the rate of {name}", rate)
     return list(call(op, (params, grads, rates), (), CORES))

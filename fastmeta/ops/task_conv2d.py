@@ -6,6 +6,7 @@ from .. import _check
 from .._dispatch import call
 
 CORES = (4, 4, 1)
+MOST_PIXELS = 4096  # of a stride or a padding
 
 
 def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
@@ -38,7 +39,9 @@ def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride
         if name in tensors:
             _check.at_least(op, rank, **{name: tensors[name]})
     lead = _check.leads(op, {"x": 4, "weight": 4, "bias": 1}, **tensors)
-    _check_sizes(op, x, weight, bias, stride, padding)
+    stride = _check.integer(op, "stride", stride, 1, MOST_PIXELS)
+    padding = _check.integer(op, "padding", padding, 0, MOST_PIXELS)
+    _check_sizes(op, x, weight, bias, padding)
     args = [
         None if t is None else _check.fold(t, lead, rank, shared=True)
         for t, rank in zip((x, weight, bias), CORES, strict=True)
@@ -47,12 +50,7 @@ def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride
     return _check.unfold(out, lead)
 
 
-def _check_sizes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
-    for name, value, least in (("stride", stride, 1), ("padding", padding, 0)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
-        if value < least:
-            raise ValueError(f"{op}: {name} must be at least {least}, got {value}")
+def _check_sizes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> None:
     if x.shape[-3] != weight.shape[-3] or x.shape[-3] == 0:
         raise ValueError(
             f"{op}: x and weight must have the same number of input channels, at least one, got shapes {_check.shape(x)} and "

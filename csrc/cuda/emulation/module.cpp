@@ -19,6 +19,7 @@ void set_device(int multiprocessors, int shared_per_block) {
 PYBIND11_MODULE(emulated, m) {
   using namespace fastmeta;
   m.def("init_tensor", &init_tensor);
+  m.def("init_values", &init_values);
   m.def("set_device", &set_device);
   m.def("launches", &emulation::launches);
   m.def("set_order", [](const std::string& order, uint64_t seed) {
