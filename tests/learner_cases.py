@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 
+import pytest
 import torch
 from cases import Case
 from torch import nn
@@ -121,3 +122,34 @@ def learner_case(name, dtype=torch.float64):
         return functional_call(loss, dict(zip(params, values, strict=True)), (sx, sy, qx, qy))
 
     return LearnerCase(fn, [*(p.detach() for p in params.values()), sx, qx], loss, (sy, qy))
+
+
+ALL = LEARNERS | {
+    "MAML (convolutions)": lambda: fastmeta.MAML(convnet(), 0.1, 2),
+    "MetaSGD (unknown)": lambda: fastmeta.MetaSGD(Unknown(mlp()), 0.1, 2),
+    "Reptile (any module)": lambda: fastmeta.Reptile(Unknown(mlp()), 0.1, 2),
+    "IMAML (any module)": lambda: fastmeta.IMAML(Unknown(mlp()), 0.1, 2),
+    "ANIL (any module)": lambda: fastmeta.ANIL(encoder(), Unknown(nn.Linear(3, N)), 0.1, 2),
+}
+FIRST_ORDER = ("IMAML", "Reptile", "IMAML (any module)", "Reptile (any module)")
+
+
+def convnet():
+    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(9 * FEATURES, N))
+
+
+def made(name):
+    """In float64."""
+    return ALL[name]().to(torch.float64)
+
+
+def data_of(name):
+    sx, sy, qx, qy = episode()
+    if name == "MAML (convolutions)":
+        sx, qx = (torch.randn(*x.shape[:2], 1, 3, FEATURES, dtype=torch.float64) for x in (sx, qx))
+    return [sx, sy, qx, qy]
+
+
+def says(name, text, kind=(ValueError, TypeError)):
+    """An error that begins with the learner's name."""
+    return pytest.raises(kind, match=f"^{name.split(' (')[0]}: {text}")

@@ -11,6 +11,7 @@ from test_engine import D, plain_losses, same_gradients
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
 import fastmeta
@@ -73,6 +74,8 @@ CHANGES = {
     "a backward pre-hook": lambda m: hook(m[2], "register_full_backward_pre_hook", lambda m, g: (2 * g[0],)),
     "a tied weight": lambda m: setattr(m[2], "weight", m[0].weight),
     "a parametrization": lambda m: register_parametrization(m[0], "weight", Twice()),
+    "a weight from a hook": lambda m: nn.utils.weight_norm(m[0]),
+    "a pruned weight": lambda m: prune.l1_unstructured(m[0], "weight", 0.5),
     "no bias": lambda m: setattr(m[0], "bias", None),
     "a frozen layer": lambda m: m[0].requires_grad_(False),
     "a frozen bias": lambda m: m[4].bias.requires_grad_(False),
@@ -106,7 +109,7 @@ def test_maml_trains_the_model_as_it_is(kind, when):
         assert learner._plan().mlp is not None
         before = learner.loss(*data)
         change(learner.model, kind)
-        if "order" not in kind and "frozen" not in kind and "more" not in kind:
+        if "order" not in kind and "from a hook" not in kind and "frozen" not in kind and "more" not in kind:
             assert not torch.equal(learner.loss(*data), before)
     same_as_the_plain_loop(learner, data)
 
@@ -120,7 +123,14 @@ def test_meta_sgd_keeps_the_rates_of_the_names(kind):
     names = learner.adapted
     learner.loss(*data)
     change(learner.model, kind)
-    if kind in ("another layer", "a parametrization", "one more parameter", "a layer less"):
+    if kind in (
+        "another layer",
+        "a parametrization",
+        "one more parameter",
+        "a layer less",
+        "a weight from a hook",
+        "a pruned weight",
+    ):
         with pytest.raises(ValueError, match=r"MetaSGD: (there must be a rate for each|lr\[2\] must have shape)"):
             learner.loss(*data)
         return

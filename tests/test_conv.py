@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from learner_cases import general
 from torch import nn
 from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastmeta
 from fastmeta import _C
@@ -251,6 +252,14 @@ def test_second_derivatives_and_transforms_leave_the_kernel(calls):
     expected = torch.func.grad(square, argnums=tuple(range(len(theta))))(*(p.detach() for p in theta))
     for ours, theirs in zip(products, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_a_traced_call_is_no_constant():
+    model = network(1, 3, 6)
+    learner, data = fastmeta.MAML(model, 0.1, 1), episode(model, 6, tasks=2)
+    graph = make_fx(lambda *images: learner.loss(images[0], data[1], images[1], data[3]))(data[0], data[2])
+    others = [data[0] + 1, data[2] + 1]
+    torch.testing.assert_close(graph(*others), learner.loss(others[0], data[1], others[1], data[3]))
 
 
 def change(model, place, module):

@@ -34,7 +34,7 @@ def test_fsdp_of_protonets_encoder_equals_one_process(found):
 
 
 def test_sharded_parameters_do_not_reach_a_kernel(found):
-    message = "mlp_meta_loss: params must be a tensor with memory of its own, got DTensor"
+    message = "MAML: params must be a tensor with memory of its own, got DTensor"
     assert found["fsdp, refused"] == message
 
 

@@ -33,7 +33,7 @@ class ConvNet:
         support_x, support_y, query_x, *query_y = flat.data
         first = flat.theta[0]
         tensors = (*flat.theta, support_x, query_x, *(r for r in flat.rates if isinstance(r, Tensor)))
-        if _dispatch.forced() not in ("auto", "ext") or _kernel() is None:
+        if _dispatch.forced() not in ("auto", "ext") or _kernel() is None or _dispatch.is_transformed():
             return False
         if torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and any(x.requires_grad for x in flat.data)):
             return False

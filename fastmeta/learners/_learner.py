@@ -48,7 +48,7 @@ class Learner(nn.Module):
 
     @property
     def _name(self) -> str:
-        return type(self).__name__
+        return type(self).__name__.removeprefix("FSDP")  # which fully_shard puts before it
 
     @property
     def _loss(self) -> Any:

@@ -34,6 +34,10 @@ _trained = attrgetter("requires_grad")
 _trains = attrgetter("training")
 
 
+def _forward(kind: type) -> Any:
+    return getattr(kind, "forward", None)  # a scripted module has none of its class
+
+
 @dataclass
 class Learned:
     """What the engine has found out about a network."""
@@ -52,7 +56,7 @@ class Seen:
         self.modules = modules  # kept, so that no other object can stand in their place
         self.kinds = [*map(type, modules)]
         self.classes: list[Any] = [*dict.fromkeys(self.kinds)]
-        self.runs = [kind.forward for kind in self.classes]
+        self.runs = [*map(_forward, self.classes)]
         self.own = [m.__dict__ for m in modules]
         self.own_runs = [*map(dict.get, self.own, FORWARDS)]
         watched = [getattr(m, name) for m in modules for name in ("_modules", *HOOKS)]
@@ -78,7 +82,7 @@ class Seen:
                 not any(self.empty)
                 and [*map(type, self.modules)] == self.kinds
                 and [*map(dict.get, self.own, FORWARDS)] == self.own_runs
-                and [kind.forward for kind in self.classes] == self.runs
+                and [*map(_forward, self.classes)] == self.runs
                 and self.filled == self.contents
             )
         except (RuntimeError, ValueError):  # an option that is an array now

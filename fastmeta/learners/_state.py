@@ -18,7 +18,8 @@ class State:
     def __init__(self, problem: Problem, flat: Flat) -> None:
         self.noise = noise_of(flat.data[0])
         modules = list(problem.plan.task.modules())
-        self.attributes = [(own, dict(own)) for m in modules for own in (m.__dict__, m._buffers)]
+        held = (own for m in modules for own in (m.__dict__, m._buffers))
+        self.attributes = [(own, dict(own)) for own in held if isinstance(own, dict)]  # a scripted module's are none
         self.buffers = [(b, b.clone()) for b in problem.plan.task.buffers()]
 
     def put_back(self) -> None:

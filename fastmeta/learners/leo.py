@@ -40,8 +40,8 @@ class LEO(Learner):
     `features`: D. `latents`: L, the size of a code. `lr`, `finetune_lr`: the numbers that the learned rates start from, one for
     each element of a code `[L]` and of a class's weights `[D]`, shared by the classes. The defaults suit features of length 1.
     `dropout`: of the features before the encoder and, by other masks, which stay in all steps, before the classifier.
-    `num_classes`: the number of ways; None reads it from the labels (on CUDA that waits for the device). Classes may differ in
-    shots; each must have an example (ValueError as in `prototypes`).
+    `num_classes`: the number of ways; None reads it from the labels of each call (on CUDA that waits for the device, with one
+    warning). Classes may differ in shots; each must have an example (ValueError).
 
         learner(support_x, support_y, query_x)        # [T, S, D], [T, S], [T, Q, D] -> scores [T, Q, N]
         learner.loss(support_x, support_y, query_x, query_y)  # -> [T], the query loss plus the regularisers below

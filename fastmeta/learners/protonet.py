@@ -19,8 +19,8 @@ class ProtoNet(Learner):
     `encoder`: any module that maps `[n, ...]` to `[n, ...]`; its outputs are flattened to features. Support and query of all
     tasks go through it as one batch, as in the authors' code (so batch norm in training mode averages over them).
     `metric`: "euclidean", "sqeuclidean" (the paper's) or "cosine". `temperature`: a positive float, or an `nn.Parameter` with
-    one element, which is then learned. `num_classes`: the number of ways; None reads it from the labels (on CUDA that waits for
-    the device).
+    one element, which is then learned. `num_classes`: the number of ways; None reads it from the labels of each call (on CUDA
+    that waits for the device, with one warning).
 
         learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> log p [T, Q, N]
         learner.loss(support_x, support_y, query_x, query_y)  # -> mean query loss of each task [T]
