@@ -28,9 +28,9 @@ def test_a_rate_that_is_not_finite_is_refused(name, wrong):
         before = rate.detach().clone()
         with torch.no_grad():
             rate.view(-1)[-1] = wrong
-        with says(name, "(lr|the rate of .*) must be finite", ValueError):
+        with says(name, r"(lr(\[\d\])?|the rate of .*) must be finite", ValueError):
             learner.loss(*data)
-        with says(name, "(lr|the rate of .*) must be finite", ValueError):
+        with says(name, r"(lr(\[\d\])?|the rate of .*) must be finite", ValueError):
             learner(*data[:3])
         with torch.no_grad():
             rate.copy_(before)

@@ -33,9 +33,11 @@ def number(learner: str, name: str, value: Any, *, positive: bool = False) -> fl
 
 def learning_rate(learner: str, value: Any) -> None:
     """A finite number, or a floating tensor, 0-dim or 1-dim."""
+    if isinstance(value, Tensor):
+        _check.floating(learner, lr=value)
+        if value.ndim > 1:
+            raise ValueError(f"{learner}: lr must have shape [] or [steps], got {list(value.shape)}")
     _check.rate(learner, "lr", value)
-    if isinstance(value, Tensor) and value.ndim > 1:
-        raise ValueError(f"{learner}: lr must have shape [] or [steps], got {list(value.shape)}")
 
 
 def temperature(learner: str, value: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _check
 from ..ops.mlp_adapt import mlp_adapt
 from ..ops.mlp_forward import mlp_forward
 from ..ops.mlp_meta_loss import mlp_meta_loss
@@ -120,7 +119,6 @@ class MAML(Looking):
         mlp = plan.mlp
         if mlp is None or not mlp.takes(support_x, query_x):
             return on_query(self._problem(plan, rates), rates, support_x, support_y, query_x)
-        self._check_rates(rates)
         params = ask(
             self._name, mlp_adapt, OF_SUPPORT, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, steps=self.steps,
             activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
@@ -132,21 +130,10 @@ class MAML(Looking):
         mlp = plan.mlp
         if self.loss_weights is not None or mlp is None or not mlp.takes(support_x, query_x):
             return on_query(self._problem(plan, rates), rates, support_x, support_y, query_x, query_y)
-        if not isinstance(rates, list):
-            self._check_rates(rates)
-        losses = ask(
+        return ask(
             self._name, mlp_meta_loss, {}, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, mlp.flat(query_x),
             query_y, steps=self.steps, activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
         )  # fmt: skip
-        if isinstance(rates, list) and _check._visible(losses) and math.isnan(losses[0].item()):
-            self._check_rates(rates)  # the many of Meta-SGD are looked at where they may be what is wrong
-        return losses
-
-    def _check_rates(self, rates: Any) -> None:
-        """Of those that are tensors: a number was looked at with the settings."""
-        for rate in rates if isinstance(rates, list) else [rates]:
-            if isinstance(rate, Tensor):
-                _check.rate(self._name, "lr", rate)
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         x = query_x.new_zeros(query_x.shape[1:])
