@@ -141,8 +141,10 @@ def run_ninja(work: Path) -> list[str]:
 
 def objects_of(cuda: Cuda | None, x86: bool) -> list[tuple[str, str, str, str]]:
     """(object, rule, source, flags) of all; what takes longest first, so that no core waits for it at the end."""
-    names = {folder: sorted(path.stem for path in (SOURCES / folder).glob("*.c*")) for folder in (".", "cpu", "cuda")}
-    front = [(f"{name}.o", "cxx", f"csrc/{name}.cpp", "-Iinclude -Iinclude/python") for name in names["."]]
+    patterns = {".": "*.cpp", "cpu": "*.cpp", "cuda": "*.cu"}
+    names = {folder: sorted(path.stem for path in (SOURCES / folder).glob(p)) for folder, p in patterns.items()}
+    flags = "-Iinclude -Iinclude/python" + " -DFASTMETA_CUDA" * bool(cuda)
+    front = [(f"{name}.o", "cxx", f"csrc/{name}.cpp", flags) for name in names["."]]
     bindings = [
         (o, rule, source, f"{flags} -Iinclude/pybind11") for o, rule, source, flags in front if o == "bindings.o"
     ]
@@ -159,7 +161,7 @@ def ninja_file(cxx: str, cuda: Cuda | None) -> str:
     x86 = platform.machine() in ("x86_64", "AMD64")
     objects = objects_of(cuda, x86)
     builds = "\n".join(f"build {o}: {rule} {source}\n  flags = {flags}" for o, rule, source, flags in objects)
-    compile_cxx = f"{cxx} {CXX_FLAGS}" + " -DFASTMETA_X86" * x86 + " -DFASTMETA_CUDA" * bool(cuda)
+    compile_cxx = f"{cxx} {CXX_FLAGS}" + " -DFASTMETA_X86" * x86
     compile_cuda, link = "false", f"{LINK_FLAGS}"
     if os.environ.get("FASTMETA_SANITIZE"):
         compile_cxx, link = f"{compile_cxx} {SANITIZE_FLAGS}", f"{link.removesuffix(' -s')} {SANITIZE_FLAGS}"

@@ -131,7 +131,8 @@ def test_what_does_not_compile(tiny, wanted):
 def test_cuda_that_does_not_compile(tiny, fake_cuda, wanted):
     """auto leaves CUDA out and keeps the rest; cuda raises."""
     (tiny / "csrc/cuda").mkdir()
-    (tiny / "csrc/cuda/kernel.cu").touch()
+    for name in ("kernel.cu", "header.cuh"):
+        (tiny / "csrc/cuda" / name).touch()
     env = {"CUDA_HOME": str(fake_cuda), "NVCC": "", "FASTMETA_CUDA_ARCHS": "80,86", "FASTMETA_BUILD": wanted}
     process = build(tiny, "--inplace", source=tiny, **env)
     assert "kernel.cu(7): error: no such thing" in process.stderr
