@@ -213,5 +213,5 @@ def test_the_newer_interface_sets_the_cuda_kernels():
     found = []
     with fastmeta.backend("emulated-layers"):
         for matmul.fp32_precision in ("tf32", "ieee"):
-            found.append(fastmeta.mlp_forward([torch.ones(1, 1), None], x).item())
+            found.append(fastmeta.mlp_forward([torch.ones(1, 1), None] * 2, x, activation="identity").item())
     assert found == [1, x.item()]
