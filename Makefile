@@ -137,6 +137,9 @@ docs-browser: docs
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 # In dist/: wheels with the native kernels for each Python found (PYTHONS), and one for every platform without them; each is tried out.
 wheel:

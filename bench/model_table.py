@@ -1,4 +1,4 @@
-"""Writes what model.py predicts for the benches into docs/gpu.md, between its markers: `make gpu-model`."""
+"""Writes what model.py predicts for the benches into tools/gpu.md, between its markers: `make gpu-model`."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import gpu_race
 import model
 
-DOCS = Path(__file__).resolve().parents[1] / "docs/gpu.md"
+DOCS = Path(__file__).resolve().parents[1] / "tools/gpu.md"
 BEGIN, END = "<!-- gpu-model: make gpu-model writes what follows -->\n", "<!-- gpu-model: end -->\n"
 
 

@@ -1,4 +1,4 @@
-"""Writes what the gates see of every kernel into docs/gpu.md, between its two markers: `make gpu-report`."""
+"""Writes what the gates see of every kernel into tools/gpu.md, between its two markers: `make gpu-report`."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from memory_requests import PROBLEMS, Line, of_all_ops
 from pages import replaced, table
 from triton_gates import ARCHITECTURES, CONVOLUTIONS, SHAPES, Judged, accessed_by, compiler, judged_runs
 
-PAGE = Path(__file__).parents[1] / "docs/gpu.md"
+PAGE = Path(__file__).parents[1] / "tools/gpu.md"
 BEGIN, END = "<!-- make gpu-report writes from here -->", "<!-- to here -->"
 DISTANCE = ("proto_log_softmax", "proto_loss", "matching_log_probs")
 RUNS = {

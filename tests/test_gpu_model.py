@@ -171,4 +171,4 @@ def test_the_table_in_the_docs_is_what_the_model_says():
     code = "import model_table as t; text = t.DOCS.read_text(); assert t.BEGIN + t.table() + t.END in text"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCH), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, f"make gpu-model writes docs/gpu.md anew\n{done.stderr}"
+    assert done.returncode == 0, f"make gpu-model writes tools/gpu.md anew\n{done.stderr}"
