@@ -4,11 +4,13 @@ import torch
 
 TESTED = "2.13"  # what CI runs
 NAMES = (
+    "_C.DisableTorchFunctionSubclass",
     "_C.DispatchKey",
     "_C._AutoDispatchBelowAutograd",
     "_C._ForceDispatchKeyGuard",
     "_C._any_requires_grad",
     "_C._are_functorch_transforms_active",
+    "_C._disabled_torch_dispatch_impl",
     "_C._dispatch_tls_local_exclude_set",
     "_C._dispatch_tls_local_include_set",
     "_C._functorch.TransformType",
@@ -17,7 +19,11 @@ NAMES = (
     "_C._functorch.get_interpreter_stack",
     "_C._functorch.is_batchedtensor",
     "_C._functorch.is_legacy_batchedtensor",
+    "_C._is_tracing",
     "_C._len_torch_dispatch_stack",
+    "_efficientzerotensor",
+    "_has_compatible_shallow_copy_type",
+    "_neg_view",
     "autograd.forward_ad._current_level",
 )
 
