@@ -25,6 +25,16 @@ def test_matches_reference(backend, dtype, lead, S, N, D):
 
 
 @pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_in_its_class(backend, value):
+    support = torch.ones(4, 2)
+    support[0, 0] = value
+    with fastmeta.backend(backend):
+        found = fastmeta.prototypes(support, torch.tensor([0, 0, 1, 1]), 2)
+    assert found.isfinite().tolist() == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize("backend", PROTO)
 def test_strided_and_empty(backend):
     labels = torch.tensor([0, 1, 0, 1])
     check_against_reference(lambda s: fastmeta.prototypes(s.mT, labels, 2), [randn(3, 4)], backend)

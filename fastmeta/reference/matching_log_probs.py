@@ -15,4 +15,4 @@ def matching_log_probs(
     member = labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)  # [T?, S, N]
     log_probs = torch.where(member.unsqueeze(-3), attention, -torch.inf).logsumexp(-2)
     in_range = ((labels >= 0) & (labels < num_classes)).all(-1)[..., None, None]
-    return torch.where(in_range, log_probs, torch.nan)
+    return log_probs * torch.where(in_range, query.new_ones(()), torch.nan)  # NaN in the gradient too
