@@ -1,18 +1,41 @@
-# Every target but gpu makes .venv first if it is not there. PYTHON chooses the interpreter, TORCH the torch to install.
+# Every target but gpu makes what it needs of .venv first. PYTHON chooses the interpreter, TORCH the torch to install.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# The oldest torch of which PyPI has a CPU build: its 2.11 and 2.12 are CUDA builds of gigabytes. With an index that has one: PIP_INDEX_URL=... OLDEST=torch==2.11.0
+OLDEST ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
+PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
+SAY = @printf '\n\033[1m%s\033[0m\n'
 
-.PHONY: install peers demo test sanitize bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms reproductions docs docs-browser lint clean
+.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gpu-report gpu gpu-model transforms reproductions docs docs-browser lint wheel clean
 
+# For development: all that the tests, the linters and the site need.
 install: $(VENV)/installed
 
-$(VENV)/installed: setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[dev]"
-	touch $@
+$(VENV)/torch:
+	$(SAY) "fastmeta: an environment in $(VENV), and $(TORCH) if it is not there (its download is the longest part)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check "$(TORCH)" numpy
+	@touch $@
+
+# The kernels, compiled in place where ninja's progress can be seen; a later run compiles what has changed.
+$(VENV)/native: $(VENV)/torch setup.py pyproject.toml $(wildcard csrc/*.py csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu*)
+	$(SAY) "fastmeta: compiling the native kernels (about a minute on two cores)"
+	$(PIP) "setuptools>=77" "pybind11>=2.13" ninja
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/examples: $(VENV)/native
+	$(SAY) "fastmeta: what the examples draw with"
+	$(PIP) --no-build-isolation --editable ".[examples]"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/native
+	$(SAY) "fastmeta: what tests, linters and documentation need"
+	$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
 
 # The libraries that fastmeta.integrations stands in for, for its tests. learn2learn's C files are of an old Cython: they are made anew.
 peers: $(VENV)/peers
@@ -24,12 +47,18 @@ $(VENV)/peers: $(VENV)/installed tests/peers.txt
 	    --config-settings=--global-option=build_ext learn2learn==0.2.0
 	touch $@
 
-demo: install
-	$(BIN)/python examples/demo.py
+demo: $(VENV)/examples
+	$(SAY) "fastmeta: training MAML, Meta-SGD and ProtoNet (about two minutes); pictures come to demo/"
+	@$(BIN)/python examples/demo.py
 
 # On all cores, a process with one thread each; tests of threads ask for more themselves, which then must not spin.
 test: install
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+# The same on the oldest torch, in an environment of its own.
+test-oldest:
+	$(SAY) "fastmeta: the suite on $(OLDEST)"
+	$(MAKE) test VENV=build/oldest TORCH="$(OLDEST)"
 
 # The tests of the native CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with a build of their own in build/sanitize.
 sanitize: install
@@ -89,5 +118,9 @@ docs-browser: docs
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta
 
+# In dist/: wheels with the native kernels for each Python found (PYTHONS), and one for every platform without them; each is tried out.
+wheel:
+	bash .ci/wheels
+
 clean:
-	rm -rf $(VENV) build demo fastmeta/_C*.so
+	rm -rf $(VENV) build demo dist fastmeta/_C*.so

@@ -3,6 +3,7 @@
 FASTMETA_BUILD: auto (default): what can be built here, CUDA where a GPU is seen, else the pure-Python package and a message that
 says why; cpu, cuda: that, or an error; none: the pure-Python package. FASTMETA_CUDA_ARCHS: "80,90a" or "all", in place of those
 of the GPUs seen. CXX, NVCC, CUDA_HOME: the compilers. MAX_JOBS: how many at once. FASTMETA_VERBOSE=1: their command lines.
+FASTMETA_ORIGIN: "wheel" in what `make wheel` makes, for fastmeta.info.
 """
 
 import json
@@ -52,7 +53,8 @@ class Ninja(build_ext):
             raise BuildError(f"FASTMETA_BUILD must be auto, cuda, cpu or none, got {wanted!r}")
         try:
             if wanted == "none":
-                raise BuildError("FASTMETA_BUILD=none")
+                is_wheel = os.environ.get("FASTMETA_ORIGIN") == "wheel"
+                raise BuildError("this wheel is for every platform" if is_wheel else "FASTMETA_BUILD=none")
             self.cxx = find_cxx()
             self.cuda, self.no_cuda = self.choose_cuda(wanted)
             self.build_all()

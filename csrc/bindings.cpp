@@ -27,6 +27,11 @@ pybind11::dict build_info() {
 #else
   info["compiler"] = "g++ " __VERSION__;
 #endif
+#ifdef FASTMETA_X86
+  info["isas"] = "baseline, avx2, avx512";
+#else
+  info["isas"] = "baseline";
+#endif
   info["origin"] = FASTMETA_BUILD_ORIGIN;
   return info;
 }

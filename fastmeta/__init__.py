@@ -1,5 +1,6 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
+from . import _torch  # noqa: F401  (first: refuses a torch that lacks what the rest uses)
 from ._dispatch import backend
 from .learners._batch_norm import use_batch_statistics
 from .learners.anil import ANIL

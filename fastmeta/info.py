@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -21,17 +23,31 @@ def installed(package: str) -> str:
 
 
 def extension() -> list[str]:
-    """The build of fastmeta._C, or why there is none."""
+    """The build of fastmeta._C, or why there is none and how to get it."""
     try:
         ext = import_module("fastmeta._ext")
     except ImportError as error:
-        return [f"not built: {error}", "install again with a C++ compiler; FASTMETA_BUILD=cpu says what is missing"]
-    build = ext.build_info()
+        return without_extension(str(error))
+    build, runnable = ext.build_info(), ext.isas()
+    origin = "a wheel" if build["origin"] == "wheel" else "built from source"
+    cuda = f"for sm_{build['cuda'].replace(',', ', sm_')}" if build["cuda"] else f"none: {build['no_cuda']}"
     return [
-        f"compiler {build['compiler']}, CUDA architectures {build['cuda'] or 'none (built without nvcc)'}",
-        f"CPU instruction set {ext.isa()} of {', '.join(ext.isas())}",
+        f"{origin}, {build['compiler']}",
+        f"CPU instruction set {ext.isa()} (built: {build['isas']}; this processor runs: {', '.join(runnable)})",
         f"threads {ext.num_threads()} of {ext.openmp or 'no OpenMP runtime found: one thread'}",
+        f"CUDA kernels {cuda}",
     ]
+
+
+def without_extension(error: str) -> list[str]:
+    """Why there is no extension, as setup.py noted it, or as the import failed."""
+    note = Path(__file__).with_name("_C_missing.txt")
+    why = note.read_text(encoding="utf-8").strip() if note.exists() else error
+    if sys.platform == "linux":
+        how = "with g++ or clang++ on the path, install again from source; FASTMETA_BUILD=cpu stops where that fails, and says why"
+    else:
+        how = f"the native kernels are for Linux, got {platform.system()}"
+    return [f"none: {why}", f"to get it: {how}", "until then every op runs on plain PyTorch"]
 
 
 def table() -> list[str]:

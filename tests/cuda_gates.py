@@ -1,57 +1,48 @@
-"""Reads the machine code of every CUDA kernel, for GPUs that are not here: in the extension, or compiled as setup.py does."""
+"""Reads the machine code of every CUDA kernel, for GPUs that are not here: in the extension, or compiled with its flags."""
 
-import functools
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import emulation
 import machine_code
 from machine_code import Code
 
 from fastmeta import _C
 
+sys.path.append(str(Path(__file__).parents[1] / "csrc"))
+import toolchain
+
 ROOT = Path(__file__).parents[1]
-
-
-@functools.cache
-def build():
-    """setup.py as a module: what it compiles, for which architectures, with which flags."""
-    spec = importlib.util.spec_from_file_location("fastmeta_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def missing() -> str | None:
     """Why nothing can be compiled; None where it can."""
-    nvcc = build().find_nvcc()
+    nvcc = toolchain.find_nvcc()
     if nvcc is None:
         return "no nvcc (NVCC, CUDA_HOME, /usr/local/cuda)"
-    left = set(build().ARCHITECTURES) - set(build().architectures(nvcc))
+    left = set(toolchain.ARCHITECTURES) - set(toolchain.architectures(nvcc))
     if left:
         return f"nvcc does not know sm_{', sm_'.join(sorted(left))}"
     return None if shutil.which("c++filt") else "no c++filt"
 
 
-def compiled(sources: Iterable[Path], folder: Path) -> list[tuple[Path, str]]:
-    """The cubins of these sources for every architecture."""
+def compiled(sources: Iterable[Path]) -> list[tuple[Path, str]]:
+    """The cubins of these sources for every architecture, kept in build/emulation."""
+    headers = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh"))
 
     def compile_one(pair):
         source, arch = pair
-        cubin = folder / f"{source.stem}.{arch}.cubin"
-        flags = build().NVCC_FLAGS.split()
-        command = [build().find_nvcc(), *flags, f"-arch=sm_{arch}", "-cubin", source, "-o", cubin]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return cubin, arch
+        command = [toolchain.find_nvcc(), *toolchain.NVCC_FLAGS.split(), f"-arch=sm_{arch}", "-cubin", source]
+        return emulation.made(command, [source, *headers], f".{arch}.cubin"), arch
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile_one, [(source, arch) for source in sources for arch in build().ARCHITECTURES]))
+        return list(pool.map(compile_one, [(source, arch) for source in sources for arch in toolchain.ARCHITECTURES]))
 
 
 def short_name(demangled: str) -> str:
@@ -90,11 +81,15 @@ def judged(cubins: list[tuple[Path, str]]) -> list[Code]:
 def extension() -> Path | None:
     """fastmeta._C where it has all architectures and is newer than all of its sources."""
     path = Path(_C.__file__)
-    sources = [ROOT / "setup.py", *(p for p in (ROOT / "csrc").rglob("*.*") if p.suffix in (".h", ".cuh", ".cu"))]
-    is_whole = _C.build_info()["cuda"] == ",".join(build().ARCHITECTURES)
+    sources = [
+        ROOT / "setup.py",
+        ROOT / "csrc/toolchain.py",
+        *(p for p in (ROOT / "csrc").rglob("*.*") if p.suffix in (".h", ".cuh", ".cu")),
+    ]
+    is_whole = _C.build_info()["cuda"] == ",".join(toolchain.ARCHITECTURES)
     return path if is_whole and path.stat().st_mtime > max(p.stat().st_mtime for p in sources) else None
 
 
 def kernels(folder: Path) -> list[Code]:
     found = extension()
-    return judged(extracted(found, folder) if found else compiled(sorted((ROOT / "csrc/cuda").glob("*.cu")), folder))
+    return judged(extracted(found, folder) if found else compiled(sorted((ROOT / "csrc/cuda").glob("*.cu"))))

@@ -106,7 +106,7 @@ def report() -> list[str]:
         rows = triton_rows(found)
     sectors = "sectors a request"
     return [
-        f"CUDA kernels, on sm_{' / '.join(cuda_gates.build().ARCHITECTURES)}:",
+        f"CUDA kernels, on sm_{' / '.join(cuda_gates.toolchain.ARCHITECTURES)}:",
         "",
         *table(["kernel", *OF_CODE, sectors, "wavefronts a request"], cuda_rows(codes)),
         f"Triton kernels, on sm_{' / '.join(ARCHITECTURES)}, with arguments of these shapes:",

@@ -37,7 +37,7 @@ def test_no_kernel_touches_local_memory(kernels):
 @needs_nvcc
 def test_every_kernel_was_judged(kernels):
     assert {k.kernel.split("<")[0] for k in kernels} == names()
-    assert {k.arch for k in kernels} == set(cuda_gates.build().ARCHITECTURES) == set(ARCHITECTURES)
+    assert {k.arch for k in kernels} == set(cuda_gates.toolchain.ARCHITECTURES) == set(ARCHITECTURES)
     assert all(k.occupancy() > 0 for k in kernels), "not one block fits"
 
 
@@ -53,8 +53,8 @@ def test_only_products_in_tf32_take_tensor_cores(kernels):
 
 
 @needs_nvcc
-def test_planted_code_is_seen(tmp_path):
-    cubins = cuda_gates.compiled([Path(__file__).with_name("planted_code.cu")], tmp_path)
+def test_planted_code_is_seen():
+    cubins = cuda_gates.compiled([Path(__file__).with_name("planted_code.cu")])
     found = {(k.kernel, k.arch): k for k in cuda_gates.judged(cubins)}
     for arch in ARCHITECTURES:
         spills, indexes, wide, narrow, multiplies = (

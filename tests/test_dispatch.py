@@ -11,7 +11,7 @@ from cases import BACKENDS, case
 from compare import values_and_grads
 
 import fastmeta
-from fastmeta import _C, _check, _dispatch, _ext
+from fastmeta import _C, _check, _dispatch, _ext, info
 
 
 def run(code, **env):
@@ -158,6 +158,20 @@ def test_info():
     assert done.returncode == 0, done.stderr
     assert f"fastmeta {fastmeta.__version__}" in done.stdout and f"instruction set {_C.isa()}" in done.stdout
     assert all(op in done.stdout for op in ("proto_loss", "mlp_meta_loss"))
+    assert "built from source" in done.stdout or "a wheel" in done.stdout
+    assert ("CUDA kernels for sm_" if _C.build_info()["cuda"] else "CUDA kernels none: ") in done.stdout
+
+
+@pytest.mark.parametrize("note", ["the native kernels must compile, got csrc/a.cpp:3:1: error: no\n", None])
+def test_info_without_the_extension(monkeypatch, tmp_path, note):
+    """It says why there is none, as setup.py noted it, and how to get it."""
+    monkeypatch.setitem(sys.modules, "fastmeta._ext", None)
+    monkeypatch.setattr(info, "__file__", str(tmp_path / "info.py"))
+    if note:
+        (tmp_path / "_C_missing.txt").write_text(note)
+    why, how, _ = info.extension()
+    assert why == "none: " + (note.strip() if note else "import of fastmeta._ext halted; None in sys.modules")
+    assert "install again from source" in how or "for Linux" in how
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@
 namespace fastmeta::FASTMETA_ISA {
 
 constexpr int kConvAcross = 2;                              // vectors of channels in a tile
-constexpr int kConvRows = kVectorBytes == 64 ? 14 : 6;      // its pixels or taps
+template <class R>                                          // its pixels or taps; half of them for double: less to compile
+constexpr int kConvRows = (kVectorBytes == 64 ? 14 : 6) / (sizeof(R) == 4 ? 1 : 2);
 
 constexpr int64_t kShort = 32;  // taps of a row: more are a sum of their own, so that errors stay small, for a few loads more
 
@@ -32,7 +33,7 @@ void convolve(const ConvShape& s, const ConvSource<R>* sources, int count, const
   for (int64_t row = 0; row < s.height; row++)
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
       const int64_t j = vector * kLanes<R>;
-      for_each_part<kConvRows>(0, s.width, [&](auto down, int64_t i) __attribute__((always_inline)) {
+      for_each_part<kConvRows<R>>(0, s.width, [&](auto down, int64_t i) __attribute__((always_inline)) {
         constexpr int M = decltype(down)::value, V = decltype(across)::value;
         const R* from = start ? start + j : nullptr;
         int64_t from_row = 0;
@@ -71,7 +72,7 @@ void correlate(const ConvShape& s, const ConvPair<R>* pairs, int count, R* dw) {
   for (int tap = 0; tap < 3; tap++)
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
       const int64_t j = vector * kLanes<R>;
-      for_each_part<kConvRows>(0, s.taps, [&](auto down, int64_t i) __attribute__((always_inline)) {
+      for_each_part<kConvRows<R>>(0, s.taps, [&](auto down, int64_t i) __attribute__((always_inline)) {
         constexpr int M = decltype(down)::value, V = decltype(across)::value;
         R* to = dw + (tap * s.taps + i) * s.channels + j;
         Vector<R> sum[M][V];
