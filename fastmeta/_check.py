@@ -53,7 +53,7 @@ def at_least(op: str, rank: int, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: {name} must have at least {rank} dimensions, got shape {shape(x)}")
 
 
-def one_of(op: str, name: str, value: Any, allowed: Sequence[str]) -> str:
+def one_of(op: str, name: str, value: Any, allowed: Sequence[str]) -> Any:
     """One of these words, as a plain str."""
     if type(value) is str and value in allowed:
         return value

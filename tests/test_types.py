@@ -58,3 +58,11 @@ def test_types_are_in_the_sdist(tmp_path):
     with tarfile.open(archive) as members:
         names = {name.split("/", 1)[1] for name in members.getnames() if "/" in name}
     assert names >= TYPES | {"mkdocs.yml", "docs/maml.md"}
+
+
+@pytest.mark.cpu
+def test_a_users_program_is_typed():
+    """Words are literals, rates and samplers have types; `warn_unused_ignores` sees that a wrong word is an error."""
+    options = ["--strict", "--follow-imports=silent", "tests/typed_program.py"]
+    done = subprocess.run([sys.executable, "-m", "mypy", *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

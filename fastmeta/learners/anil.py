@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..types import Loss
 from . import _arguments
 from ._batch_norm import features_of_tasks
 from .maml import MAML
@@ -31,7 +32,7 @@ class ANIL(MAML):
         lr: float | Tensor = 0.01,
         steps: int = 1,
         *,
-        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
     ) -> None:
         _arguments.module("ANIL", "body", body)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._autograd import _transforms_active, scatter
 from ..ops.mlp_grad import mlp_grad
+from ..types import Loss
 from . import _arguments
 from ._chain import InnerLoop, gradients, leaf
 from ._conjugate_gradient import conjugate_gradient
@@ -47,7 +48,7 @@ class IMAML(MAML):
         *,
         strength: float = 2.0,
         cg_steps: int = 5,
-        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         adapt: Sequence[str] | None = None,
         task_chunk: int | None = None,
     ) -> None:

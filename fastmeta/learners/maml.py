@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ops.mlp_adapt import mlp_adapt
 from ..ops.mlp_forward import mlp_forward
 from ..ops.mlp_meta_loss import mlp_meta_loss
+from ..types import Loss
 from . import _arguments
 from ._chain import noise_of, restore
 from ._engine import on_query
@@ -61,7 +62,7 @@ class MAML(Looking):
         lr: float | Tensor = 0.01,
         steps: int = 1,
         *,
-        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
         adapt: Sequence[str] | None = None,
         loss_weights: Sequence[float] | None = None,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import _check
 from ..ops.matching_log_probs import matching_log_probs
 from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
+from ..types import Metric
 from . import _arguments
 from ._episode import known_ways, ways_of
 from ._learner import OF_FEATURES, OF_SUPPORT, Learner, ask
@@ -32,7 +33,7 @@ class MatchingNet(Learner):
         encoder: nn.Module,
         *,
         context: FullContext | None = None,
-        metric: str = "cosine",
+        metric: Metric = "cosine",
         temperature: float | Tensor = 1.0,
         num_classes: int | None = None,
     ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..types import Loss
 from . import _arguments
 from .maml import MAML
 
@@ -25,7 +26,7 @@ class MetaSGD(MAML):
         lr: float = 0.01,
         steps: int = 1,
         *,
-        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         first_order: bool = False,
         adapt: Sequence[str] | None = None,
         loss_weights: Sequence[float] | None = None,

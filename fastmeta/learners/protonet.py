@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..ops.proto_log_softmax import proto_log_softmax
 from ..ops.proto_loss import proto_loss
 from ..ops.prototypes import prototypes
+from ..types import Metric
 from . import _arguments
 from ._episode import known_ways, ways_of
 from ._learner import OF_FEATURES, OF_SUPPORT, Learner, ask
@@ -32,7 +33,7 @@ class ProtoNet(Learner):
         self,
         encoder: nn.Module,
         *,
-        metric: str = "euclidean",
+        metric: Metric = "euclidean",
         temperature: float | Tensor = 1.0,
         num_classes: int | None = None,
     ) -> None:

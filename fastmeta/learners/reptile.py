@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.mlp_adapt import mlp_adapt
 from ..ops.sgd_step import sgd_step
+from ..types import Loss
 from . import _arguments
 from ._chain import InnerLoop
 from ._engine import of_query, run
@@ -46,8 +47,8 @@ class Reptile(MAML):
         lr: float = 0.01,
         steps: int = 5,
         *,
-        optimiser: str = "sgd",
-        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
+        optimiser: Literal["sgd", "adam"] = "sgd",
+        loss: Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         adapt: Sequence[str] | None = None,
         task_chunk: int | None = None,
     ) -> None:

@@ -47,7 +47,7 @@ class MlpInput:
         return weight.shape[-2]
 
 
-def check_loss(op: str, activation: Any, loss: Any) -> tuple[str, str]:
+def check_loss(op: str, activation: Any, loss: Any) -> tuple[Any, Any]:
     return _check.one_of(op, "activation", activation, ACTIVATIONS), _check.one_of(op, "loss", loss, LOSSES)
 
 

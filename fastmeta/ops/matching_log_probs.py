@@ -4,6 +4,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Metric
 from .proto_log_softmax import METRICS, check_distance
 
 CORES = (2, 2, 1, None)
@@ -15,7 +16,7 @@ def matching_log_probs(
     labels: Tensor,
     num_classes: int,
     *,
-    metric: str = "cosine",
+    metric: Metric = "cosine",
     temperature: float | Tensor = 1.0,
 ) -> Tensor:
     r"""log p(y = k | x) = log sum_{i: y_i = k} a_i, a = softmax_i(-d(x, x_i) / temperature): attention over the support.

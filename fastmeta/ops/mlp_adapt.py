@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Activation, Loss, Rate
 from ._mlp import (
     PARAM_CORES,
     check_loss,
@@ -27,13 +27,13 @@ CORES = {
 
 def mlp_adapt(
     params: Sequence[Tensor | None],
-    lr: Any,
+    lr: Rate,
     inputs: Tensor,
     targets: Tensor,
     *,
     steps: int,
-    activation: str = "relu",
-    loss: str = "cross_entropy",
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
     first_order: bool = False,
 ) -> list[Tensor | None]:
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Activation
 from ._mlp import ACTIVATIONS, PARAM_CORES, check_mlp
 
 CORES = (PARAM_CORES, 2)
 
 
-def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: str = "relu") -> Tensor:
+def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: Activation = "relu") -> Tensor:
     r"""x_l = activation(x_{l-1} W_l' + b_l), the last layer without activation: an MLP with weights of its own for each task.
 
     Shapes: params `[W_1, b_1, W_2, b_2, ...]`, W `[..., out, in]`, b `[..., out]` or None, each with the batch dimensions of

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Activation, Loss
 from ._mlp import check_loss, check_mlp, in_order, like_params, refuse_labels
 from .mlp_loss import CORES
 
@@ -15,8 +16,8 @@ def mlp_grad(
     inputs: Tensor,
     targets: Tensor,
     *,
-    activation: str = "relu",
-    loss: str = "cross_entropy",
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
 ) -> tuple[Tensor, list[Tensor | None]]:
     r"""(L_t, dL_t/dparams): each task's loss, as `mlp_loss` defines it, and its own gradient.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Activation, Curvature, Loss
 from ._mlp import PARAM_CORES, check_like_params, check_loss, check_mlp, in_order, like_params, refuse_labels
 
 CURVATURES = ("hessian", "ggn")
@@ -21,9 +22,9 @@ def mlp_hvp(
     inputs: Tensor,
     targets: Tensor,
     *,
-    activation: str = "relu",
-    loss: str = "cross_entropy",
-    curvature: str = "hessian",
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
+    curvature: Curvature = "hessian",
 ) -> list[Tensor | None]:
     r"""H_t v_t, H_t the Hessian of task t's loss (as `mlp_loss` defines it) with respect to its parameters, or its Gauss-Newton
     part.

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Activation, Loss
 from ._mlp import PARAM_CORES, check_loss, check_mlp, refuse_labels
 
 CORES = {"cross_entropy": (PARAM_CORES, 2, 1), "mse": (PARAM_CORES, 2, 2)}
@@ -16,8 +17,8 @@ def mlp_loss(
     inputs: Tensor,
     targets: Tensor,
     *,
-    activation: str = "relu",
-    loss: str = "cross_entropy",
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
 ) -> Tensor:
     r"""L_t = mean over the examples of task t of the loss of mlp_forward(params, inputs).
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps, listed, refuse_labels
 
 CORES = {
@@ -17,15 +17,15 @@ CORES = {
 
 def mlp_meta_loss(
     params: Sequence[Tensor | None],
-    lr: Any,
+    lr: Rate,
     support_x: Tensor,
     support_y: Tensor,
     query_x: Tensor,
     query_y: Tensor,
     *,
     steps: int,
-    activation: str = "relu",
-    loss: str = "cross_entropy",
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
     first_order: bool = False,
 ) -> Tensor:
     r"""L_query(theta_K), theta_K = mlp_adapt(params, lr, support_x, support_y): adaptation and query loss in one call.

@@ -4,13 +4,14 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Metric
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
 CORES = (2, 2, None)
 
 
 def proto_log_softmax(
-    query: Tensor, prototypes: Tensor, *, metric: str = "euclidean", temperature: float | Tensor = 1.0
+    query: Tensor, prototypes: Tensor, *, metric: Metric = "euclidean", temperature: float | Tensor = 1.0
 ) -> Tensor:
     r"""log p(y = k | x) = log_softmax_k(-d(x, c_k) / temperature).
 

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Metric, Reduction
 from .proto_log_softmax import METRICS, check_distance
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -15,10 +16,10 @@ def proto_loss(
     prototypes: Tensor,
     targets: Tensor,
     *,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     temperature: float | Tensor = 1.0,
     ignore_index: int = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     r"""loss = -mean_q log p(y_q | x_q), p as in `proto_log_softmax`, without the `[Q, N]` matrix.
 

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import call, direct
+from ..types import Rate
 
 CORES = ((None,), (None,), (None,))  # no fixed ranks: torch.vmap goes through the reference, two elementwise passes
 Tree = TypeVar("Tree", Tensor, Sequence[Tensor], Mapping[str, Tensor])
 
 
-def sgd_step(params: Tree, grads: Tree, lr: Any) -> Tree:
+def sgd_step(params: Tree, grads: Tree, lr: Rate) -> Tree:
     r"""theta' = theta - alpha * g, elementwise, for one tensor or a whole list or dict of them in one launch.
 
     `params` and `grads`: tensors of one shape, sequences, or dicts with the same keys. A parameter may lack the leading task
