@@ -116,9 +116,11 @@ def squares_by_dot(
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TIGHT: tl.constexpr,
 ):
     """|x_i - y_j|^2 and which pairs are near, [BLOCK_I, BLOCK_J]."""
-    STAGES: tl.constexpr = 3 if x.dtype.element_ty.primitive_bitwidth == 32 else 2  # a third one of halves would spill
+    STAGES: tl.constexpr = 1 if TIGHT else 3 if x.dtype.element_ty.primitive_bitwidth == 32 else 2  # more would spill
+    NEAR_D: tl.constexpr = 32 if TIGHT else BLOCK_D
     product = tl.zeros((BLOCK_I, BLOCK_J), dtype)
     x_square, y_square = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_J,), dtype)
     for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
@@ -138,9 +140,9 @@ def squares_by_dot(
     while tl.max(left.to(tl.int32)) > 0:
         chosen, picked = first_column(left, j, BLOCK_J)
         scale = None if y_scale is None else tl.sum(tl.where(chosen, y_scale[None, :], 0.0), 1)
-        again = tl.zeros((BLOCK_I, BLOCK_D), dtype)
-        for start in tl.range(0, D, BLOCK_D, num_stages=1):  # seldom run: without registers for loads ahead
-            d = start + tl.arange(0, BLOCK_D)
+        again = tl.zeros((BLOCK_I, NEAR_D), dtype)
+        for start in tl.range(0, D, NEAR_D, num_stages=1):  # seldom run: without registers for loads ahead
+            d = start + tl.arange(0, NEAR_D)
             a = load_rows(x, i, x_rows, d, D, x_scale, dtype) - load_rows(y, picked, y_rows, d, D, scale, dtype)
             again += a * a
         square = tl.where(chosen, tl.sum(again, 1)[:, None], square)
@@ -180,6 +182,7 @@ def distance_block(
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    TIGHT: tl.constexpr = False,
 ):
     """Distances [BLOCK_I, BLOCK_J] of the rows i < x_rows of x to the rows j < y_rows of y, and which pairs are near."""
     if PRECISION is None:
@@ -189,7 +192,7 @@ def distance_block(
         near = square < 0
     else:
         square, near = squares_by_dot(
-            x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, PRECISION, BLOCK_I, BLOCK_J, BLOCK_D
+            x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, PRECISION, BLOCK_I, BLOCK_J, BLOCK_D, TIGHT
         )
     if METRIC == "euclidean":
         square = root(square)

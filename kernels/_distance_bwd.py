@@ -85,6 +85,7 @@ def _gradients_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TIGHT: tl.constexpr,
 ):
     rate = load_rate(temperature_tensor, temperature_value, dtype)
     softmax = nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels
@@ -106,7 +107,7 @@ def _gradients_kernel(
             else:
                 dq, scaled = sums(
                     sides, task, q, e, 0, N, rate, softmax, distances, sizes,
-                    dtype, METRIC, PRECISION, ONE_BLOCK, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
+                    dtype, METRIC, PRECISION, ONE_BLOCK, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C, TIGHT
                 )  # fmt: skip
                 if dquery is not None:
                     store_rows(dquery + task * Q * D, dq, q, Q, e * BLOCK_E + tl.arange(0, BLOCK_E), D)
@@ -126,7 +127,7 @@ def _gradients_kernel(
             dc, _ = sums(
                 sides, task, n, e, part * share, tl.minimum(part * share + share, Q),
                 rate, softmax, distances, sizes,
-                dtype, METRIC, PRECISION, ONE_BLOCK, False, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
+                dtype, METRIC, PRECISION, ONE_BLOCK, False, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C, TIGHT
             )  # fmt: skip
             d = e * BLOCK_E + tl.arange(0, BLOCK_E)
             if splits == 1:

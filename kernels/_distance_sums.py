@@ -75,6 +75,7 @@ def _block(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TIGHT: tl.constexpr,
 ):
     """w, w d, dL/dz (d - nearest) and which pairs are near, [BLOCK_Q, BLOCK_N] whoever asks, as in forward."""
     Q, N, D = sizes[0], sizes[1], sizes[2]
@@ -86,8 +87,9 @@ def _block(
         x_scale = _scale(sides[2], task * Q, q, Q)
         c_scale = _scale(sides[3], task * N, n, N)
         distance, near = distance_block(
-            sides[0], sides[1], q, n, Q, N, D, x_scale, c_scale, dtype, METRIC, PRECISION, BLOCK_Q, BLOCK_N, BLOCK_D
-        )
+            sides[0], sides[1], q, n, Q, N, D, x_scale, c_scale, dtype, METRIC, PRECISION,
+            BLOCK_Q, BLOCK_N, BLOCK_D, TIGHT
+        )  # fmt: skip
     dlogits, farther = dlogits_block(distance, q, n, task, rate, softmax, sizes, dtype, ONE_BLOCK, BLOCK_C)
     w = distance_coefficient(dlogits, distance, rate, METRIC)
     return w, tl.where(inside, w * distance, 0.0), tl.where(inside, dlogits * farther, 0.0), near
@@ -146,6 +148,7 @@ def all_features(
         BLOCK_N,
         BLOCK_D,
         BLOCK_C,
+        False,
     )
     if dquery is not None:
         x_scale = _scale(sides[2], task * Q, q, Q)
@@ -182,6 +185,7 @@ def sums(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    TIGHT: tl.constexpr,
 ):
     """The gradient [BLOCK_I, BLOCK_E] of rows i from the rows first <= j < last of the other side, and the part of rows i in
     dtemperature, if they are queries."""
@@ -191,7 +195,8 @@ def sums(
     x_rows, y_rows = (sizes[0], sizes[1]) if OF_QUERY else (sizes[1], sizes[0])
     d, D = e * BLOCK_E + tl.arange(0, BLOCK_E), sizes[2]
     x_scale = _scale(own_scale, task * x_rows, i, x_rows)
-    x = _own_rows(own, i, x_rows, d, D, x_scale, dtype, PRECISION)
+    if not TIGHT:
+        x = _own_rows(own, i, x_rows, d, D, x_scale, dtype, PRECISION)
     total = tl.zeros((BLOCK_I, BLOCK_J, BLOCK_E) if PRECISION is None else (BLOCK_I, BLOCK_E), dtype)
     along, scaled = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
     for start in range(first, last, BLOCK_J):
@@ -199,7 +204,7 @@ def sums(
         q, n = (i, j) if OF_QUERY else (j, i)
         w, w_distance, z_distance, near = _block(
             sides, task, q, n, rate, softmax, distances, sizes,
-            dtype, METRIC, PRECISION, ONE_BLOCK, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
+            dtype, METRIC, PRECISION, ONE_BLOCK, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C, TIGHT
         )  # fmt: skip
         along += tl.sum(w_distance, 1 if OF_QUERY else 0)
         close, w = tl.where(near, w, 0.0), tl.where(near, 0.0, w)
@@ -211,6 +216,8 @@ def sums(
         if PRECISION is None:
             total = _add_by_differences(total, w, x, other, j, y_rows, d, D, y_scale, dtype)
         else:
+            if TIGHT:  # from cache
+                x = _own_rows(own, i, x_rows, d, D, x_scale, dtype, PRECISION)
             total = _add_by_dot(total, w, close, x, other, j, y_rows, d, D, y_scale, dtype, PRECISION, BLOCK_J)
     dx = tl.sum(total, 1) if PRECISION is None else total
     return _project(dx, along, own, i, x_rows, d, D, x_scale, dtype), scaled

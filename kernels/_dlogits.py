@@ -46,9 +46,10 @@ def dlogits_block(
     log_p = -farther * rate - log_total[:, None]
     if targets is not None:
         target = tl.load(targets + row, in_q, ignore_index)
-        weight = tl.load(dloss + row // group, in_q, 0.0).to(dtype)  # `group` queries share a cotangent
+        shared = task * (Q // group) + q.to(tl.int32) // group  # `group` queries share a cotangent
+        weight = tl.load(dloss + shared, in_q, 0.0).to(dtype)
         if counts is not None:
-            weight = divide(weight, tl.load(counts + row // group, in_q, 1.0))
+            weight = divide(weight, tl.load(counts + shared, in_q, 1.0))
         weight = tl.where((target >= 0) & (target < N), weight, float("nan"))
         weight = tl.where(target == ignore_index, 0.0, weight)
         dlogits = weight[:, None] * (tl.exp(log_p) - tl.where(n[None, :] == target[:, None], 1.0, 0.0))

@@ -25,10 +25,7 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
     if columns > FEW and features >= 16 and size <= 4:
         tf32 = size == 2 or allows_tf32("matmul")  # it has all digits of float16 and bfloat16
         if tf32:
-            block_d = power_of_two(
-                features, 32, 64 if size == 4 else 32
-            )  # halves, which are widened first, would spill
-            blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": block_d}
+            blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64)}
             return {**blocks, "PRECISION": "tf32", "num_warps": 8}
         return {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": 32, "PRECISION": "ieee", "num_warps": 8}
     block_n = power_of_two(columns, 1, FEW if size <= 4 else 16)
@@ -41,11 +38,13 @@ def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
 
 
 def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:
-    """The same and the features that a program owns: the fewer these, the oftener are distances computed."""
+    """The same, the features that a program owns, the fewer the oftener are distances computed, and whether it is to hold less in
+    registers: halves, widened as they are loaded, would spill."""
     options = tile_options(query, columns)
     if options["PRECISION"] is None:
-        return {**options, "BLOCK_E": options["BLOCK_D"]}
-    return {**options, "BLOCK_E": power_of_two(query.shape[2], 16, 128 if options["PRECISION"] == "tf32" else 64)}
+        return {**options, "BLOCK_E": options["BLOCK_D"], "TIGHT": False}
+    widest = 128 if options["PRECISION"] == "tf32" else 64
+    return {**options, "BLOCK_E": power_of_two(query.shape[2], 16, widest), "TIGHT": query.element_size() == 2}
 
 
 def temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:

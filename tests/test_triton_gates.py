@@ -18,9 +18,8 @@ RUNS = (  # shape (see triton_gates.py), architectures, ops
     ("many double", ("90",), ("proto_loss",)),
     ("many", ("90", "120"), ("proto_loss",)),
     ("many tf32", ("100",), ("proto_loss",)),
-    ("many half", ("80", "120"), ("proto_loss",)),  # which takes all registers
-    ("many half", ("120",), ("proto_log_softmax", "matching_log_probs")),
-    ("many half", ("gfx942",), ("proto_loss",)),
+    ("many half", ("80", "90", "100", "120", "gfx942"), ("proto_loss",)),  # which takes all registers
+    ("many half", ("90", "120"), ("proto_log_softmax", "matching_log_probs")),
     ("conv", ("90", "120"), ("task_conv2d",)),
     ("conv strided", ("90",), ("task_conv2d",)),
     ("conv tf32", ("80", "100"), ("task_conv2d",)),
