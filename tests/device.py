@@ -25,6 +25,7 @@ CPU_MODULES = {  # of what is nowhere else: the build, the emulated kernels, the
     "test_distributed",
     "test_emulated_launchers",
     "test_emulated_launches",
+    "test_emulated_nonfinite",
     "test_emulation",
     "test_examples",
     "test_gpu_acceptance",
