@@ -31,6 +31,8 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
     """`call` for tensors that are being traced."""
     like = next(x for x in flat if isinstance(x, Tensor) and x.is_floating_point())
     dtype = torch.float32 if is_autocast(like.device.type) and like.dtype in _dispatch.LOW_PRECISION else like.dtype
+    if not torch.compiler.is_compiling():  # under a mode nothing below resolves what a list holds
+        flat = [x.resolve_conj().resolve_neg() if isinstance(x, Tensor) else x for x in flat]
     inputs = [
         (x.to(dtype) if x.is_floating_point() else x).view_as(x)  # a tensor given twice must not be the same object
         if isinstance(x, Tensor)
@@ -59,6 +61,7 @@ class Traced(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         (name, spec), inputs, needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[2:])
+        cotangents = tuple(d.resolve_conj().resolve_neg() for d in cotangents)
         if _transforms_active() or any(map(_is_batched, cotangents)):
             grads = _by_reference(name, spec, cotangents, inputs, needs)
         else:

@@ -132,7 +132,7 @@ def test_the_convolutional_kernel_reads_no_place_that_a_wrong_label_names(which,
     model = network(1, 4, 6, norm=False)
     data = episode(model, 6, tasks=2)
     data[1 if which == "support" else 3][1, 2] = wrong
-    net = as_convnet(model)
+    net = as_convnet(model, len([*model.parameters()]))
     rates = [torch.tensor(0.1, dtype=D)]
     slots = net._slots(list(model.parameters()))
     needs = (True,) * (len(slots) + 1)
