@@ -145,10 +145,12 @@ def test_meta_gradients_of_any_module(kind, steps, first_order, at_once):
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.2, 0.3, 0.5), (0.5, 0.0, -1.0), (1.0, 2.0, 0.0)])
 @pytest.mark.parametrize("first_order", [False, True])
-def test_losses_after_every_step(weights, first_order, at_once):
+@pytest.mark.parametrize("learned", [True, False], ids=["learned rates", "fixed rates"])
+def test_losses_after_every_step(learned, weights, first_order, at_once):
     model, steps = model_of("linear"), len(weights)
+    rates = torch.rand(steps, dtype=D)
     learner = fastmeta.MAML(
-        model, nn.Parameter(torch.rand(steps, dtype=D)), steps, first_order=first_order, loss_weights=weights
+        model, nn.Parameter(rates) if learned else rates, steps, first_order=first_order, loss_weights=weights
     )
     data = episode()
     inputs = [*learner.parameters(), data[0].requires_grad_(), data[2].requires_grad_()]

@@ -88,6 +88,9 @@ class InnerLoop:
         added to v_k on the way."""
         v, dothers = list(v), list(dothers)
         drates = self._zero_rates()
+        if not self.taken:  # first order, and no rate wants a gradient: what joins v on the way is all there is
+            for k, more in (joining or {}).items():
+                v = [u + d for u, d in zip(v, more, strict=True)] if k < self.problem.steps else v
         for k in reversed(range(len(self.taken))):
             step = self.taken.pop()
             grads = step.grads if step.grads is not None else self._again(step)
