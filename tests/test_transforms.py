@@ -259,7 +259,7 @@ def test_jit_trace(op):
     first, second, third = subject(op).moved
     traced = torch.jit.trace(subject(op).outputs, first)
     for tensors in (second, third):
-        torch.testing.assert_close(traced(*tensors), subject(op).outputs(*tensors))
+        torch.testing.assert_close(traced(*tensors), subject(op).outputs(*tensors), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -25,7 +25,7 @@ def second_derivative(z: Tensor, activation: str) -> Tensor | None:
 def output_tangent(outputs: Tensor, tangent: Tensor, targets: Tensor, loss: str) -> Tensor:
     """The derivative of `output_gradient` along a tangent of the outputs: H_out times the tangent."""
     if loss == "mse":
-        return tangent * (2 / max(outputs.shape[-2] * outputs.shape[-1], 1))
+        return 2 * tangent / max(outputs.shape[-2] * outputs.shape[-1], 1)
     p = outputs.softmax(-1)
     counted = targets != IGNORE_INDEX
     change = p * (tangent - (p * tangent).sum(-1, keepdim=True)) * counted.unsqueeze(-1).to(p.dtype)
