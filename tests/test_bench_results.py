@@ -139,13 +139,7 @@ def test_a_page_is_what_its_file_gives(page):
 
 
 def test_the_table_of_a_page_has_the_rows_of_its_ops():
-    rows = [
-        row("b", reference=8e-3),
-        row("a", other=5e-3),
-        row("a", threads=1, other=3e-3),
-        row("c") | {"op": "mlp_grad"},
-        row("alone"),
-    ]
+    rows = [row("b", reference=8e-3), row("a", other=5e-3), row("a", threads=1, other=3e-3), row("c") | {"op": "mlp_grad"}, row("alone")]
     lines = result_pages.op_lines(run(*rows), "some.json", ("proto_loss",))
     assert lines[3:] == [
         "| workload | 1 thread: fastmeta | 1 thread: fastest alternative | 2 threads: fastmeta | 2 threads: fastest alternative |",
