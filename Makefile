@@ -137,6 +137,7 @@ docs-browser: docs
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy fastmeta
+	$(BIN)/clang-format --dry-run --Werror $(wildcard $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff

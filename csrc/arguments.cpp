@@ -27,16 +27,14 @@ std::vector<bool> read_needs(py::handle needs) {
 std::vector<bool> read_needs(const char* op, py::handle needs, size_t count) {
   std::vector<bool> read = read_needs(needs);
   if (read.size() != count)
-    throw py::value_error(text(op, "needs must have " + std::to_string(count) + " entries, got " +
-                                       std::to_string(read.size())));
+    throw py::value_error(text(op, "needs must have " + std::to_string(count) + " entries, got " + std::to_string(read.size())));
   return read;
 }
 
 Tensor read_floating(const char* op, const char* name, py::handle object) {
   if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
   Tensor tensor(op, object, name);
-  if (tensor.dtype() == DType::int64)
-    throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got int64"));
+  if (tensor.dtype() == DType::int64) throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got int64"));
   return tensor;
 }
 
@@ -47,14 +45,11 @@ Tensor read_floating_or_none(const char* op, const char* name, py::handle object
 Tensor read_int64(const char* op, const char* name, py::handle object) {
   if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
   Tensor tensor(op, object, name);
-  if (tensor.dtype() != DType::int64)
-    throw py::type_error(text(op, std::string(name) + " must be int64, got a floating tensor"));
+  if (tensor.dtype() != DType::int64) throw py::type_error(text(op, std::string(name) + " must be int64, got a floating tensor"));
   return tensor;
 }
 
-bool is_number(py::handle object) {
-  return PyFloat_Check(object.ptr()) || (PyLong_Check(object.ptr()) && !PyBool_Check(object.ptr()));
-}
+bool is_number(py::handle object) { return PyFloat_Check(object.ptr()) || (PyLong_Check(object.ptr()) && !PyBool_Check(object.ptr())); }
 
 double read_number(const char* op, const char* name, py::handle object) {
   const double value = PyFloat_AsDouble(object.ptr());
@@ -69,8 +64,7 @@ double read_number(const char* op, const char* name, py::handle object, const Te
   require_cpu(op, {&tensor});
   require_alike(op, {&like, &tensor});
   if (tensor.numel() != 1)
-    throw py::value_error(text(op, std::string(name) + " must have one element, got " +
-                                       std::to_string(tensor.numel())));
+    throw py::value_error(text(op, std::string(name) + " must have one element, got " + std::to_string(tensor.numel())));
   return tensor.dtype() == DType::float64 ? *tensor.data<double>() : *tensor.data<float>();
 }
 
@@ -84,9 +78,7 @@ void require_finite(const char* op, const char* name, const Tensor& tensor) {
   });
 }
 
-void refuse_not_finite(const char* op, const char* name) {
-  throw py::value_error(text(op, std::string(name) + " must be finite"));
-}
+void refuse_not_finite(const char* op, const char* name) { throw py::value_error(text(op, std::string(name) + " must be finite")); }
 
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list) {
   if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr()))
@@ -94,16 +86,15 @@ std::vector<py::object> read_list(const char* op, const char* name, py::handle l
   std::vector<py::object> items;
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(list.ptr());
   items.reserve(size_t(count));
-  for (Py_ssize_t i = 0; i < count; i++)
-    items.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(list.ptr(), i)));
+  for (Py_ssize_t i = 0; i < count; i++) items.push_back(py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(list.ptr(), i)));
   return items;
 }
 
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list, size_t count) {
   std::vector<py::object> items = read_list(op, name, list);
   if (items.size() != count)
-    throw py::value_error(text(op, std::string(name) + " must have " + std::to_string(count) + " entries, got " +
-                                       std::to_string(items.size())));
+    throw py::value_error(
+        text(op, std::string(name) + " must have " + std::to_string(count) + " entries, got " + std::to_string(items.size())));
   return items;
 }
 
@@ -113,8 +104,7 @@ std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle li
   return tensors;
 }
 
-size_t read_choice(const char* op, const char* name, const std::string& value,
-                   std::initializer_list<const char*> names) {
+size_t read_choice(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names) {
   std::string all;
   for (const char* const* each = names.begin(); each != names.end(); each++) {
     if (value == *each) return size_t(each - names.begin());
@@ -125,14 +115,13 @@ size_t read_choice(const char* op, const char* name, const std::string& value,
 
 void require_cpu(const char* op, std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* tensor : tensors)
-    if (*tensor && !tensor->on_cpu())
-      throw py::type_error(text(op, "the tensors must be on the CPU, got one on another device"));
+    if (*tensor && !tensor->on_cpu()) throw py::type_error(text(op, "the tensors must be on the CPU, got one on another device"));
 }
 
 bool require_rank(const char* op, const char* name, const Tensor& tensor, int64_t rank) {
   if (tensor.dim() == rank || tensor.dim() == rank + 1) return tensor.dim() > rank;
-  throw py::value_error(text(op, std::string(name) + " must have " + std::to_string(rank) +
-                                     " dimensions, or one more for the tasks, got " + std::to_string(tensor.dim())));
+  throw py::value_error(text(op, std::string(name) + " must have " + std::to_string(rank) + " dimensions, or one more for the tasks, got " +
+                                     std::to_string(tensor.dim())));
 }
 
 Shape with_tasks(bool has_tasks, int64_t tasks, Shape core) {

@@ -21,7 +21,7 @@ inline bool any(const std::vector<bool>& needs) { return std::find(needs.begin()
 Tensor read_floating(const char* op, const char* name, py::handle object);          // TypeError unless float32 or float64
 Tensor read_floating_or_none(const char* op, const char* name, py::handle object);  // the same, empty for None
 Tensor read_int64(const char* op, const char* name, py::handle object);             // TypeError unless int64
-bool is_number(py::handle object);  // of Python, not a tensor or a bool
+bool is_number(py::handle object);                                                  // of Python, not a tensor or a bool
 // ValueError where the number is too large for a double.
 double read_number(const char* op, const char* name, py::handle object);
 // A number, or the one element of a CPU tensor with the dtype of `like`.
@@ -36,8 +36,7 @@ std::vector<py::object> read_list(const char* op, const char* name, py::handle l
 // The same as floating tensors, an empty Tensor where an item is None.
 std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list);
 
-size_t read_choice(const char* op, const char* name, const std::string& value,
-                   std::initializer_list<const char*> names);
+size_t read_choice(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names);
 // The enumerator whose place in its enum is that of `value` in `names`; ValueError where it is not there.
 template <class Enum>
 Enum read_enum(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names) {

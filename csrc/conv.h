@@ -14,9 +14,9 @@ struct ConvBlock {
   int64_t in, height, width, out;
   int64_t stride, padding;  // padding: at most 2
   ConvNorm norm;
-  int64_t groups;           // of channels with a mean and a variance: batch norm: all by themselves
+  int64_t groups;  // of channels with a mean and a variance: batch norm: all by themselves
   bool relu;
-  int64_t pool;             // 1: none, or 2
+  int64_t pool;  // 1: none, or 2
   double eps;
 
   int64_t conv_height() const { return (height + 2 * padding - 3) / stride + 1; }

@@ -14,7 +14,8 @@ ConvNet read_net(Handle blocks, const std::vector<Tensor>& params, const Tensor&
   if (params.size() != 4 * list.size() + 2 || !params[4 * list.size()])
     throw py::value_error("conv_meta_loss: params must hold 4 for each of blocks and 2 for the linear layer");
   if (x.dim() != 5) throw py::value_error("conv_meta_loss: support_x must be [T, n, channels, height, width]");
-  ConvNet net{x.size(0), int(list.size()), {}, params[4 * list.size()].size(0), y.dtype() == DType::int64 ? Loss::cross_entropy : Loss::mse};
+  ConvNet net{
+      x.size(0), int(list.size()), {}, params[4 * list.size()].size(0), y.dtype() == DType::int64 ? Loss::cross_entropy : Loss::mse};
   int64_t in = x.size(2), height = x.size(3), width = x.size(4);
   for (size_t l = 0; l < list.size(); l++) {
     const auto spec = list[l].cast<std::tuple<int64_t, int64_t, int64_t, double, bool, int64_t>>();
@@ -26,11 +27,13 @@ ConvNet read_net(Handle blocks, const std::vector<Tensor>& params, const Tensor&
     b = {in, height, width, weight.size(0), stride, padding, norm, groups > 0 ? groups : weight.size(0), relu, pool, eps};
     if (stride < 1 || padding < 0 || padding > 2 || pool < 1 || pool > 2 || height + 2 * padding < 3 || width + 2 * padding < 3 ||
         b.out < 1 || b.out % b.groups || b.out_height() < 1 || b.out_width() < 1)
-      throw py::value_error("conv_meta_loss: blocks must have a stride, padding up to 2, groups that divide the channels, pool 1 or 2, and leave a pixel");
+      throw py::value_error(
+          "conv_meta_loss: blocks must have a stride, padding up to 2, groups that divide the channels, pool 1 or 2, and leave a pixel");
     require_shape(kOp, "params", weight, {b.out, in, 3, 3});
     for (size_t i = 1; i < 4; i++)
       if (const Tensor& p = params[4 * l + i]) require_shape(kOp, "params", p, {b.out});
-    if (norm == ConvNorm::none && (params[4 * l + 2] || params[4 * l + 3])) throw py::value_error("conv_meta_loss: params must have no norm's where there is none");
+    if (norm == ConvNorm::none && (params[4 * l + 2] || params[4 * l + 3]))
+      throw py::value_error("conv_meta_loss: params must have no norm's where there is none");
     in = b.out, height = b.out_height(), width = b.out_width();
   }
   require_shape(kOp, "params", params[4 * list.size()], {net.outputs, in * height * width});
@@ -62,9 +65,11 @@ py::tuple conv_meta_loss(Handle params_, Handle rates_, Handle support_x, Handle
   require_alike(kOp, {&sx, &sy, &qy});
   if (!sy || (qy && qy.dtype() != sy.dtype())) throw py::type_error("conv_meta_loss: support_y must be a tensor, and query_y of its dtype");
   const ConvNet net = read_net(blocks, params, sx, sy);
-  if (rates.size() != 1 && rates.size() != params.size()) throw py::value_error("conv_meta_loss: rates must be one, or one like each of params");
+  if (rates.size() != 1 && rates.size() != params.size())
+    throw py::value_error("conv_meta_loss: rates must be one, or one like each of params");
   for (size_t i = 0; i < rates.size(); i++)
-    if (bool(rates[i]) != (rates.size() == 1 || params[i])) throw py::value_error("conv_meta_loss: rates must have a tensor where params has one");
+    if (bool(rates[i]) != (rates.size() == 1 || params[i]))
+      throw py::value_error("conv_meta_loss: rates must have a tensor where params has one");
   for (const Tensor& p : params) require_alike(kOp, {&sx, &qx, &p});
   const std::vector<bool> needs = read_needs(kOp, needs_, params.size() + rates.size());
   const bool per_step = rates[0].dim() > (rates.size() > 1 ? params[0].dim() : 0);
@@ -80,8 +85,18 @@ py::tuple conv_meta_loss(Handle params_, Handle rates_, Handle support_x, Handle
   const Tensor found = qy ? sx.empty({net.tasks}) : sx.empty({net.tasks, qx.size(1), net.outputs});
   by_dtype(sx.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    ConvMetaLoss<R> args{net, steps, first_order, any(needs), {}, {}, examples<R>(net, "support", sx, sy), examples<R>(net, "query", qx, qy),
-                         qy ? found.data<R>() : nullptr, qy ? nullptr : found.data<R>(), {}, {}};
+    ConvMetaLoss<R> args{net,
+                         steps,
+                         first_order,
+                         any(needs),
+                         {},
+                         {},
+                         examples<R>(net, "support", sx, sy),
+                         examples<R>(net, "query", qx, qy),
+                         qy ? found.data<R>() : nullptr,
+                         qy ? nullptr : found.data<R>(),
+                         {},
+                         {}};
     for (size_t i = 0; i < params.size(); i++) args.params.value[i] = params[i].data<R>(), args.dparams.value[i] = grads[i].data<R>();
     args.rates.shared = rates.size() == 1, args.rates.per_element = rates.size() > 1, args.rates.per_step = per_step;
     args.drates.shared = args.rates.shared, args.drates.per_element = args.rates.per_element, args.drates.per_step = per_step;

@@ -10,14 +10,11 @@ constexpr const char* kOp = "matching_log_probs";
 class Call : public ProtoCall {
  public:
   Call(Handle query, Handle support, Handle labels_, Handle temperature, int64_t num_classes, Str metric)
-      : ProtoCall(kOp, query, support, temperature, metric),
-        labels(read_int64(kOp, "labels", labels_)),
-        ways(num_classes) {
+      : ProtoCall(kOp, query, support, temperature, metric), labels(read_int64(kOp, "labels", labels_)), ways(num_classes) {
     require_cpu(kOp, {&labels});
     require_shape(kOp, "labels", labels, shared ? Shape{N} : task_shape({N}));
     if (ways < 1) throw py::value_error("matching_log_probs: num_classes must be at least 1, got " + std::to_string(ways));
-    if (T && ways > N)
-      throw py::value_error("matching_log_probs: every class must have a support example, got more classes than examples");
+    if (T && ways > N) throw py::value_error("matching_log_probs: every class must have a support example, got more classes than examples");
   }
 
   template <class R>
@@ -34,8 +31,8 @@ class Call : public ProtoCall {
 
 }  // namespace
 
-py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes,
-                                 Str metric, Handle needs) {
+py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
+                                 Handle needs) {
   const Call call(query, support, labels, temperature, num_classes, metric);
   const Tensor out = call.query.empty(call.task_shape({call.Q, call.ways}));
   const Tensor distances = any(read_needs(kOp, needs, 4)) ? call.query.empty(call.task_shape({call.Q, call.N})) : Tensor();

@@ -68,9 +68,9 @@ struct MlpForward {  // out = mlp(x); with dout given: dparams, dx
   int64_t count;
   MlpParams<const R> params;
   const R* x;
-  R* out;                 // [T, n, out]
-  const R* dout;          // [T, n, out]
-  MlpParams<R> dparams;   // per task, [T, ...]
+  R* out;                // [T, n, out]
+  const R* dout;         // [T, n, out]
+  MlpParams<R> dparams;  // per task, [T, ...]
   R* dx;
 };
 
@@ -89,7 +89,7 @@ struct MlpCurvature {  // the gradients of dloss . loss + <vectors, dloss/dparam
   MlpShape shape;
   MlpParams<const R> params, vectors;
   MlpExamples<R> examples;
-  const R* dloss;        // [T], or null for 0
+  const R* dloss;  // [T], or null for 0
   MlpParams<R> dparams;
   MlpExampleGrads<R> grads;
   bool gauss_newton = false;  // the Hessian of the loss in the outputs only, between J' and J: with dloss and grads null
@@ -107,7 +107,7 @@ struct MlpAdapt {  // K inner steps; backward: the chain of Hessian-vector produ
   MlpParams<R> adapted;  // forward: [T, ...]
   MlpParams<const R> dadapted;  // backward
   MlpParams<R> dparams;
-  MlpRates<R> drates;    // per task, [T, steps or 1, size]
+  MlpRates<R> drates;  // per task, [T, steps or 1, size]
   MlpExampleGrads<R> support_grads;
 };
 

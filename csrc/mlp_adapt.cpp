@@ -18,9 +18,18 @@ std::pair<py::tuple, Tensor> adapt(const MlpCall& call, const Tensors& rates, co
   Tensor trajectory = keep ? call.inputs.empty({total * steps}) : Tensor();
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpAdapt<R> args{call.shape, steps, false, pointers<const R>(call, call.params), rate_pointers<const R>(rates),
-                     {call.count(), call.inputs.data<R>(), y.data<void>()}, trajectory.data<R>(), pointers<R>(call, adapted),
-                     {}, {}, {}, {}};
+    MlpAdapt<R> args{call.shape,
+                     steps,
+                     false,
+                     pointers<const R>(call, call.params),
+                     rate_pointers<const R>(rates),
+                     {call.count(), call.inputs.data<R>(), y.data<void>()},
+                     trajectory.data<R>(),
+                     pointers<R>(call, adapted),
+                     {},
+                     {},
+                     {},
+                     {}};
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_fwd));
   });
   return {pack(adapted), trajectory};
@@ -28,16 +37,16 @@ std::pair<py::tuple, Tensor> adapt(const MlpCall& call, const Tensors& rates, co
 
 }  // namespace
 
-py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Str activation, Str loss,
-                        bool, Handle needs) {
+py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Str activation, Str loss, bool,
+                        Handle needs) {
   MlpCall call("mlp_adapt", params, inputs, activation, loss);
   Tensor y = call.targets(targets, "targets", call.count());
   auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, steps, any(read_needs(needs)));
   return py::make_tuple(outputs, trajectory ? py::make_tuple(trajectory.object()) : py::tuple());
 }
 
-py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets,
-                        int64_t steps, Str activation, Str loss, bool first_order, Handle needs) {
+py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
+                        Str activation, Str loss, bool first_order, Handle needs) {
   MlpCall call("mlp_adapt", params, inputs, activation, loss);
   Tensor y = call.targets(targets, "targets", call.count());
   Tensors alpha = call.rates(rates, steps);
@@ -53,10 +62,18 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpAdapt<R> args{call.shape, steps, first_order, pointers<const R>(call, call.params),
-                     rate_pointers<const R>(alpha), {call.count(), call.inputs.data<R>(), y.data<void>()},
-                     trajectory.data<R>(), {}, pointers<const R>(call, v), pointers<R>(call, dparams),
-                     drate_pointers<R>(alpha, dalpha), {dx.data<R>(), dy.data<R>()}};
+    MlpAdapt<R> args{call.shape,
+                     steps,
+                     first_order,
+                     pointers<const R>(call, call.params),
+                     rate_pointers<const R>(alpha),
+                     {call.count(), call.inputs.data<R>(), y.data<void>()},
+                     trajectory.data<R>(),
+                     {},
+                     pointers<const R>(call, v),
+                     pointers<R>(call, dparams),
+                     drate_pointers<R>(alpha, dalpha),
+                     {dx.data<R>(), dy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_bwd));
   });
   return grads.finish(grads.made(), Tensor());

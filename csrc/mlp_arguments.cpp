@@ -56,9 +56,7 @@ std::vector<int64_t> MlpCall::core(int tensor) const {
   return {out, shape.width[tensor / 2]};
 }
 
-std::vector<int64_t> MlpCall::with_tasks(std::vector<int64_t> core) const {
-  return fastmeta::with_tasks(batched, shape.tasks, core);
-}
+std::vector<int64_t> MlpCall::with_tasks(std::vector<int64_t> core) const { return fastmeta::with_tasks(batched, shape.tasks, core); }
 
 Tensors MlpCall::like_params(Handle list, const char* name) const {
   const auto items = read_list(op, name, list, params.size());
@@ -103,7 +101,9 @@ Tensors MlpCall::rates(Handle list, int64_t steps, bool values) const {
   for (size_t i = 0; i < items.size(); i++) {
     if (items.size() > 1 && items[i].is_none() == bool(params[i]))
       throw py::value_error(std::string(op) + ": rates must have a tensor where params has one");
-    found.push_back(items[i].is_none() ? Tensor() : rate(items[i], fastmeta::with_tasks(kind.per_step, steps, kind.per_element ? core(int(i)) : Shape{}), values));
+    found.push_back(items[i].is_none()
+                        ? Tensor()
+                        : rate(items[i], fastmeta::with_tasks(kind.per_step, steps, kind.per_element ? core(int(i)) : Shape{}), values));
   }
   return found;
 }
@@ -159,8 +159,7 @@ MlpRates<R> drate_pointers(const Tensors& rates, const Tensors& drates) {
   return found;
 }
 
-Gradients::Gradients(const MlpCall& call, Handle needs, Tensors rates)
-    : call_(call), rates_(std::move(rates)), needs_(read_needs(needs)) {
+Gradients::Gradients(const MlpCall& call, Handle needs, Tensors rates) : call_(call), rates_(std::move(rates)), needs_(read_needs(needs)) {
   for (size_t i = 0; call_.inputs.on_cpu() && i < needs_.size(); i++)
     if (needs_[i] && is_summed(i)) total_ += call_.shape.tasks * product(core(i));
 }
@@ -207,9 +206,7 @@ Tensors Gradients::for_rates() {
   return found;
 }
 
-Tensor Gradients::for_examples(const Tensor& x) {
-  return next(Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()));
-}
+Tensor Gradients::for_examples(const Tensor& x) { return next(Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end())); }
 
 py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
   const auto items = read_list(call_.op, "saved", made);
@@ -261,14 +258,13 @@ void launch(const MlpCall& call, const Args& args, Kernel<Args> kernel) {
 #endif
 }
 
-#define INSTANTIATE_TYPE(R)                                                         \
-  template MlpParams<R> pointers<R>(const MlpCall&, const Tensors&);                \
-  template MlpParams<const R> pointers<const R>(const MlpCall&, const Tensors&);    \
-  template MlpRates<R> rate_pointers<R>(const Tensors&);                            \
-  template MlpRates<const R> rate_pointers<const R>(const Tensors&);                \
+#define INSTANTIATE_TYPE(R)                                                      \
+  template MlpParams<R> pointers<R>(const MlpCall&, const Tensors&);             \
+  template MlpParams<const R> pointers<const R>(const MlpCall&, const Tensors&); \
+  template MlpRates<R> rate_pointers<R>(const Tensors&);                         \
+  template MlpRates<const R> rate_pointers<const R>(const Tensors&);             \
   template MlpRates<R> drate_pointers<R>(const Tensors&, const Tensors&);
-#define INSTANTIATE_LAUNCH(ARGS) \
-  template void launch<ARGS>(const MlpCall&, const ARGS&, Kernel<ARGS>);
+#define INSTANTIATE_LAUNCH(ARGS) template void launch<ARGS>(const MlpCall&, const ARGS&, Kernel<ARGS>);
 #define INSTANTIATE_ALL(R)            \
   INSTANTIATE_TYPE(R)                 \
   INSTANTIATE_LAUNCH(MlpForward<R>)   \

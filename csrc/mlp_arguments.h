@@ -24,7 +24,7 @@ class MlpCall {
   MlpShape shape;
   Tensors params;  // W_1, b_1, ...; empty where there is no bias
   Tensor inputs;
-  bool batched;    // whether there is a task axis
+  bool batched;  // whether there is a task axis
 
   int64_t count() const { return inputs.size(-2); }
   int64_t out() const { return shape.width[shape.layers]; }
@@ -38,8 +38,8 @@ class MlpCall {
   Tensor targets(Handle y, const char* name, int64_t count) const;
 
   std::vector<int64_t> with_tasks(std::vector<int64_t> core) const;
-  std::vector<int64_t> core(int tensor) const;      // shape of one task's W or b
-  Tensors empty_params() const;                     // one for each parameter, with the task axis
+  std::vector<int64_t> core(int tensor) const;  // shape of one task's W or b
+  Tensors empty_params() const;                 // one for each parameter, with the task axis
 
  private:
   Tensor rate(Handle item, const Shape& expected, bool values) const;
@@ -71,7 +71,7 @@ class Gradients {
   py::tuple finish(Handle made, const Tensor& dloss) const;
 
  private:
-  Shape core(size_t i) const;       // of flat input i: a parameter or a rate
+  Shape core(size_t i) const;  // of flat input i: a parameter or a rate
   bool is_summed(size_t i) const;
   bool is_together(size_t i) const { return total_ && is_summed(i); }
   Tensor next(const Shape& core);
@@ -79,9 +79,9 @@ class Gradients {
   const MlpCall& call_;
   Tensors rates_;
   std::vector<bool> needs_;
-  Tensor together_;                 // of those that are summed
-  Tensors made_;                    // the others
-  int64_t total_ = 0, used_ = 0;    // elements of together_
+  Tensor together_;               // of those that are summed
+  Tensors made_;                  // the others
+  int64_t total_ = 0, used_ = 0;  // elements of together_
   size_t next_ = 0;
 };
 

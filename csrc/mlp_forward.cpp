@@ -8,8 +8,8 @@ py::tuple mlp_forward_fwd(Handle params, Handle inputs, Str activation, Handle) 
   Tensor out = call.inputs.empty(call.with_tasks({call.count(), call.out()}));
   by_dtype(out.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpForward<R> args{call.shape, call.count(), pointers<const R>(call, call.params), call.inputs.data<R>(), out.data<R>(),
-                       nullptr, {}, nullptr};
+    MlpForward<R> args{call.shape, call.count(), pointers<const R>(call, call.params), call.inputs.data<R>(), out.data<R>(), nullptr,
+                       {},         nullptr};
     launch(call, args, FASTMETA_KERNEL(mlp_forward_fwd));
   });
   return py::make_tuple(py::make_tuple(out.object()), py::tuple());
@@ -25,8 +25,8 @@ py::tuple mlp_forward_bwd(Handle cotangents, Handle, Handle params, Handle input
   Tensor dx = grads.for_examples(call.inputs);
   by_dtype(dout.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpForward<R> args{call.shape, call.count(), pointers<const R>(call, call.params), call.inputs.data<R>(), nullptr,
-                       dout.data<R>(), pointers<R>(call, dparams), dx.data<R>()};
+    MlpForward<R> args{call.shape, call.count(),   pointers<const R>(call, call.params), call.inputs.data<R>(),
+                       nullptr,    dout.data<R>(), pointers<R>(call, dparams),           dx.data<R>()};
     launch(call, args, FASTMETA_KERNEL(mlp_forward_bwd));
   });
   return grads.finish(grads.made(), Tensor());

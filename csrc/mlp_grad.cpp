@@ -9,16 +9,19 @@ py::tuple mlp_grad_fwd(Handle params, Handle inputs, Handle targets, Str activat
   Tensors grads = call.empty_params();
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpLoss<R> args{call.shape, pointers<const R>(call, call.params), {call.count(), call.inputs.data<R>(), y.data<void>()},
-                    value.data<R>(), pointers<R>(call, grads), {}};
+    MlpLoss<R> args{call.shape,
+                    pointers<const R>(call, call.params),
+                    {call.count(), call.inputs.data<R>(), y.data<void>()},
+                    value.data<R>(),
+                    pointers<R>(call, grads),
+                    {}};
     launch(call, args, FASTMETA_KERNEL(mlp_loss));
   });
   grads.insert(grads.begin(), value);
   return py::make_tuple(pack(grads), py::tuple());
 }
 
-py::tuple mlp_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle targets, Str activation, Str loss,
-                       Handle needs) {
+py::tuple mlp_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle needs) {
   MlpCall call("mlp_grad", params, inputs, activation, loss);
   Tensor y = call.targets(targets, "targets", call.count()), dloss = loss_cotangent(call, cotangents);
   py::tuple given(py::reinterpret_borrow<py::object>(cotangents));
@@ -31,8 +34,12 @@ py::tuple mlp_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, 
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
   by_dtype(dloss.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpCurvature<R> args{call.shape, pointers<const R>(call, call.params), pointers<const R>(call, vectors),
-                         {call.count(), call.inputs.data<R>(), y.data<void>()}, dloss.data<R>(), pointers<R>(call, dparams),
+    MlpCurvature<R> args{call.shape,
+                         pointers<const R>(call, call.params),
+                         pointers<const R>(call, vectors),
+                         {call.count(), call.inputs.data<R>(), y.data<void>()},
+                         dloss.data<R>(),
+                         pointers<R>(call, dparams),
                          {dx.data<R>(), dy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_hvp));
   });

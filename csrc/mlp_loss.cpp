@@ -11,8 +11,8 @@ py::tuple mlp_loss_fwd(Handle params, Handle inputs, Handle targets, Str activat
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpLoss<R> args{call.shape, pointers<const R>(call, call.params), {call.count(), call.inputs.data<R>(), y.data<void>()},
-                    value.data<R>(), pointers<R>(call, dparams), {dx.data<R>(), dy.data<R>()}};
+    MlpLoss<R> args{call.shape,      pointers<const R>(call, call.params), {call.count(), call.inputs.data<R>(), y.data<void>()},
+                    value.data<R>(), pointers<R>(call, dparams),           {dx.data<R>(), dy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_loss));
   });
   return py::make_tuple(py::make_tuple(value.object()), grads.made());

@@ -3,8 +3,8 @@
 
 namespace fastmeta {
 
-py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                            int64_t steps, Str activation, Str loss, bool first_order, Handle needs) {
+py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
+                            Str activation, Str loss, bool first_order, Handle needs) {
   MlpCall call("mlp_meta_loss", params, support_x, activation, loss);
   Tensors alpha = call.rates(rates, steps);
   Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
@@ -15,10 +15,18 @@ py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handl
   Tensor dqx = grads.for_examples(qx), dqy = grads.for_examples(qy);
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpMetaLoss<R> args{call.shape, steps, first_order, grads.any(), pointers<const R>(call, call.params),
-                        rate_pointers<const R>(alpha), {call.count(), call.inputs.data<R>(), sy.data<void>()},
-                        {qx.size(-2), qx.data<R>(), qy.data<void>()}, value.data<R>(), pointers<R>(call, dparams),
-                        drate_pointers<R>(alpha, dalpha), {dsx.data<R>(), dsy.data<R>()},
+    MlpMetaLoss<R> args{call.shape,
+                        steps,
+                        first_order,
+                        grads.any(),
+                        pointers<const R>(call, call.params),
+                        rate_pointers<const R>(alpha),
+                        {call.count(), call.inputs.data<R>(), sy.data<void>()},
+                        {qx.size(-2), qx.data<R>(), qy.data<void>()},
+                        value.data<R>(),
+                        pointers<R>(call, dparams),
+                        drate_pointers<R>(alpha, dalpha),
+                        {dsx.data<R>(), dsy.data<R>()},
                         {dqx.data<R>(), dqy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_meta_loss));
   });
@@ -26,8 +34,7 @@ py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handl
 }
 
 py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
-                            Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss, bool first_order,
-                            Handle needs) {
+                            Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss, bool first_order, Handle needs) {
   MlpCall call("mlp_meta_loss", params, support_x, activation, loss);
   py::object made = py::reinterpret_borrow<py::object>(saved);
   if (!py::len(made))

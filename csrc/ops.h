@@ -24,18 +24,18 @@ py::tuple prototypes_fwd(Handle support, Handle labels, int64_t num_classes, Han
 py::tuple prototypes_bwd(Handle cotangents, Handle saved, Handle support, Handle labels, int64_t num_classes, Handle needs);
 
 py::tuple proto_log_softmax_fwd(Handle query, Handle prototypes, Handle temperature, Str metric, Handle needs);
-py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle temperature,
-                                Str metric, Handle needs);
+py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle temperature, Str metric,
+                                Handle needs);
 
-py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
+py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
+                         Str reduction, Handle needs);
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
                          int64_t ignore_index, Str reduction, Handle needs);
-py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets,
-                         Handle temperature, Str metric, int64_t ignore_index, Str reduction, Handle needs);
 
-py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes,
-                                 Str metric, Handle needs);
-py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, Handle support, Handle labels,
-                                 Handle temperature, int64_t num_classes, Str metric, Handle needs);
+py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
+                                 Handle needs);
+py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, Handle support, Handle labels, Handle temperature,
+                                 int64_t num_classes, Str metric, Handle needs);
 
 py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle needs);
 py::tuple sgd_step_bwd(Handle cotangents, Handle saved, Handle params, Handle grads, Handle lr, Handle needs);
@@ -44,26 +44,24 @@ py::tuple mlp_forward_fwd(Handle params, Handle inputs, Str activation, Handle n
 py::tuple mlp_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Str activation, Handle needs);
 
 py::tuple mlp_loss_fwd(Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
-py::tuple mlp_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation,
-                       Str loss, Handle needs);
+py::tuple mlp_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation, Str loss,
+                       Handle needs);
 
 py::tuple mlp_grad_fwd(Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
-py::tuple mlp_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation,
-                       Str loss, Handle needs);
+py::tuple mlp_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation, Str loss,
+                       Handle needs);
 
-py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Str activation, Str loss, Str curvature,
-                      Handle needs);
+py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Str activation, Str loss, Str curvature, Handle needs);
 
 py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Str activation, Str loss,
                         bool first_order, Handle needs);
-py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets,
-                        int64_t steps, Str activation, Str loss, bool first_order, Handle needs);
+py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
+                        Str activation, Str loss, bool first_order, Handle needs);
 
-py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                            int64_t steps, Str activation, Str loss, bool first_order, Handle needs);
-py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x,
-                            Handle support_y, Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss,
-                            bool first_order, Handle needs);
+py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
+                            Str activation, Str loss, bool first_order, Handle needs);
+py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
+                            Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss, bool first_order, Handle needs);
 
 py::tuple conv_meta_loss(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
                          Handle blocks, bool first_order, Handle needs);

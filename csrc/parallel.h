@@ -16,9 +16,7 @@ void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int
 // thread threw.
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, Body&& body) {
-  parallel_run(
-      count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
-      &body);
+  parallel_run(count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); }, &body);
 }
 
 }  // namespace fastmeta

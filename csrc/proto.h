@@ -23,8 +23,8 @@ struct ProtoProblem {  // distances of queries to prototypes, and the gradients 
   int64_t T, Q, N, D;
   Metric metric;
   double temperature;
-  const R* query;                           // [T, Q, D]
-  const R* prototypes;                      // [T, N, D], or [N, D] for all tasks with stride 0
+  const R* query;       // [T, Q, D]
+  const R* prototypes;  // [T, N, D], or [N, D] for all tasks with stride 0
   int64_t prototypes_stride;
   R *dquery = nullptr, *dprototypes = nullptr;  // [T, Q, D] and [T, N, D]; null: not asked for
   double* dtemperature = nullptr;               // [T]; null: not asked for
@@ -51,7 +51,7 @@ struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weig
 template <class R>
 struct MatchingLogProbs : ProtoProblem<R> {  // the prototypes are the support, N = S
   int64_t ways;
-  const int64_t* labels;  // [T, S], or [S] where the support is shared; any values
+  const int64_t* labels;   // [T, S], or [S] where the support is shared; any values
   R* log_probs = nullptr;  // [T, Q, ways]
   const R* dlog_probs = nullptr;
 };
@@ -67,7 +67,7 @@ struct SgdStep {  // out = param - rate * grad for each of `count` tensors
   };
   int64_t count;
   const Item* items;
-  bool one_rate;  // one number for all items: its gradient, summed over them, goes to the first item's drate
+  bool one_rate;               // one number for all items: its gradient, summed over them, goes to the first item's drate
   bool* not_finite = nullptr;  // set by forward where a rate of an element is NaN or infinite
 };
 

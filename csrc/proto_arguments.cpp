@@ -4,8 +4,7 @@
 
 namespace fastmeta {
 
-ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, py::handle temperature_,
-                     const std::string& metric_)
+ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, py::handle temperature_, const std::string& metric_)
     : op(op),
       query(read_floating(op, "query", query_)),
       prototypes(read_floating(op, "prototypes", prototypes_)),

@@ -25,8 +25,8 @@ py::tuple proto_log_softmax_fwd(Handle query, Handle prototypes, Handle temperat
   return py::make_tuple(pack({out}), pack({distances}));
 }
 
-py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle temperature,
-                                Str metric, Handle needs_) {
+py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle temperature, Str metric,
+                                Handle needs_) {
   const ProtoCall call(kOp, query, prototypes, temperature, metric);
   const std::vector<bool> needs = read_needs(kOp, needs_, 3);
   const Shape shape = call.task_shape({call.Q, call.N});

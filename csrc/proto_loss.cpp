@@ -15,8 +15,8 @@ struct Gradients {
 
 class Call : public ProtoCall {
  public:
-  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Str metric, int64_t ignore_index,
-       Str reduction_, Handle needs_)
+  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Str metric, int64_t ignore_index, Str reduction_,
+       Handle needs_)
       : ProtoCall(kOp, query, prototypes, temperature, metric),
         targets(read_int64(kOp, "targets", targets_)),
         ignore_index(ignore_index),
@@ -40,8 +40,7 @@ class Call : public ProtoCall {
 
  private:
   // Runs the kernel for whatever is not empty; dtemperature gets one value a task.
-  void run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made,
-           std::vector<double>* dtemperature) const;
+  void run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made, std::vector<double>* dtemperature) const;
 };
 
 void Call::run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made,
@@ -80,9 +79,7 @@ Gradients Call::unit_gradients(const Tensor& loss) const {
   run(false, loss, Tensor(), made, needs[3] ? &dtemperature : nullptr);
   if (!needs[3]) return made;
   made.temperature = query.empty({T});
-  by_dtype(query.dtype(), [&](auto zero) {
-    std::copy(dtemperature.begin(), dtemperature.end(), made.temperature.data<decltype(zero)>());
-  });
+  by_dtype(query.dtype(), [&](auto zero) { std::copy(dtemperature.begin(), dtemperature.end(), made.temperature.data<decltype(zero)>()); });
   return made;
 }
 
@@ -115,18 +112,17 @@ py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dlos
 
 }  // namespace
 
-py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
-                         int64_t ignore_index, Str reduction, Handle needs) {
+py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
+                         Str reduction, Handle needs) {
   const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
   const Tensor loss = call.query.empty(call.loss_shape());
-  if (any(call.needs) && call.reduction != Reduction::none)
-    return py::make_tuple(pack({loss}), call.unit_gradients(loss).pack());
+  if (any(call.needs) && call.reduction != Reduction::none) return py::make_tuple(pack({loss}), call.unit_gradients(loss).pack());
   call.losses(loss);
   return py::make_tuple(pack({loss}), py::tuple());
 }
 
-py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets,
-                         Handle temperature, Str metric, int64_t ignore_index, Str reduction, Handle needs) {
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
+                         int64_t ignore_index, Str reduction, Handle needs) {
   if (!py::len(saved)) {
     const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
     const Tensor dloss = call.cotangent(cotangents, call.loss_shape());

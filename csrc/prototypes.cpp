@@ -49,8 +49,7 @@ py::tuple prototypes_fwd(Handle support_, Handle labels_, int64_t num_classes, H
   return py::make_tuple(pack({out}), py::tuple());
 }
 
-py::tuple prototypes_bwd(Handle cotangents, Handle, Handle support_, Handle labels_, int64_t num_classes,
-                         Handle needs_) {
+py::tuple prototypes_bwd(Handle cotangents, Handle, Handle support_, Handle labels_, int64_t num_classes, Handle needs_) {
   if (!read_needs(kOp, needs_, 2)[0]) return py::tuple();
   const Tensor support = read_floating(kOp, "support", support_), labels = read_int64(kOp, "labels", labels_);
   const Tensor cotangent = read_floating(kOp, "the cotangent", read_list(kOp, "cotangents", cotangents, 1)[0]);

@@ -125,19 +125,20 @@ py::tuple sgd_step_bwd(Handle cotangents, Handle, Handle params, Handle grads, H
       made[2 * count + i] = douts[i].empty(call.rates[i].tensor.shape());
   }
   for (const Tensor& gradient : made) work |= bool(gradient);
-  if (work) by_dtype(call.dtype(), [&](auto zero) {
-    using R = decltype(zero);
-    std::vector<typename SgdStep<R>::Item> items;
-    for (size_t i = 0; i < count; i++) {
-      items.push_back(call.item<R>(i));
-      items[i].dout = douts[i].data<R>();
-      items[i].dparam = made[i].data<R>();
-      items[i].dgrad = made[count + i].data<R>();
-      items[i].drate = i < call.rates.size() ? made[2 * count + i].data<R>() : nullptr;
-    }
-    const SgdStep<R> step{int64_t(count), items.data(), call.rates.size() == 1 && items[0].rate_kind == 0};
-    run_kernel(call.elements(), [&] { cpu<R>().sgd_step_bwd(step); });
-  });
+  if (work)
+    by_dtype(call.dtype(), [&](auto zero) {
+      using R = decltype(zero);
+      std::vector<typename SgdStep<R>::Item> items;
+      for (size_t i = 0; i < count; i++) {
+        items.push_back(call.item<R>(i));
+        items[i].dout = douts[i].data<R>();
+        items[i].dparam = made[i].data<R>();
+        items[i].dgrad = made[count + i].data<R>();
+        items[i].drate = i < call.rates.size() ? made[2 * count + i].data<R>() : nullptr;
+      }
+      const SgdStep<R> step{int64_t(count), items.data(), call.rates.size() == 1 && items[0].rate_kind == 0};
+      run_kernel(call.elements(), [&] { cpu<R>().sgd_step_bwd(step); });
+    });
   py::list gradients;
   for (size_t i = 0; i < made.size(); i++) {
     if (!needs[i]) continue;

@@ -213,8 +213,7 @@ bool allows_tf32() {
 
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
   if (tensor.shape() == shape) return;
-  throw py::value_error(std::string(op) + ": " + name + " must have shape " + shape_text(shape) + ", got " +
-                        shape_text(tensor.shape()));
+  throw py::value_error(std::string(op) + ": " + name + " must have shape " + shape_text(shape) + ", got " + shape_text(tensor.shape()));
 }
 
 void require_alike(const char* op, std::initializer_list<const Tensor*> tensors) {
@@ -222,8 +221,8 @@ void require_alike(const char* op, std::initializer_list<const Tensor*> tensors)
   for (const Tensor* tensor : tensors) {
     if (!*tensor) continue;
     if (!first) first = tensor;
-    const bool same_device = tensor->on_cpu() == first->on_cpu() && tensor->on_cuda() == first->on_cuda() &&
-                             tensor->device_index() == first->device_index();
+    const bool same_device =
+        tensor->on_cpu() == first->on_cpu() && tensor->on_cuda() == first->on_cuda() && tensor->device_index() == first->device_index();
     if (!same_device || (tensor->dtype() != first->dtype() && tensor->dtype() != DType::int64))
       throw py::type_error(std::string(op) + ": the tensors must have one device and one dtype");
   }

@@ -10,10 +10,10 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-constexpr int64_t kGrain = 1 << 16;    // pairs times features that are worth another thread
-constexpr int64_t kSplit = 1 << 18;    // and worth two barriers
+constexpr int64_t kGrain = 1 << 16;     // pairs times features that are worth another thread
+constexpr int64_t kSplit = 1 << 18;     // and worth two barriers
 constexpr int64_t kInFlight = 1 << 21;  // coefficients that a segment may hold, but for its first block
-constexpr int64_t kRows = 96;          // prototypes of one unit of work on dprototypes
+constexpr int64_t kRows = 96;           // prototypes of one unit of work on dprototypes
 
 // Hands out consecutive arrays of one buffer; counts bytes where there is none yet.
 class Cursor {
@@ -35,7 +35,7 @@ class Cursor {
 template <class R>
 struct BlockMemory {
   Panels<R> panels;
-  Block<R>* blocks;  // [at_once]
+  Block<R>* blocks;      // [at_once]
   R *columns, *scratch;  // [groups, kGroup, kChunk, kBlock] and [groups, arrays, N, kBlock]
 
   BlockMemory(Cursor& cursor, const ProtoProblem<R>& p, int64_t at_once, int64_t groups, int arrays) {
@@ -99,8 +99,7 @@ void prepare_panels(const ProtoProblem<R>& p, int64_t task, Panels<R>& panels, b
 
 template <class R>
 void make_units(const ProtoProblem<R>& p, Block<R>& block) {
-  for (int64_t q = 0; q < block.count; q++)
-    block.inverse_norms[q] = unit_row(block.rows + q * p.D, p.D, block.units + q * p.D);
+  for (int64_t q = 0; q < block.count; q++) block.inverse_norms[q] = unit_row(block.rows + q * p.D, p.D, block.units + q * p.D);
   block.rows = block.units;
 }
 
@@ -169,8 +168,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
                        }
                      });
       }
-      if (p.dprototypes && count == 0 && p.N * p.D > 0)
-        std::memset(p.dprototypes + task * p.N * p.D, 0, size_t(p.N * p.D) * sizeof(R));
+      if (p.dprototypes && count == 0 && p.N * p.D > 0) std::memset(p.dprototypes + task * p.N * p.D, 0, size_t(p.N * p.D) * sizeof(R));
       if (p.dprototypes && memory.panels.units)
         over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
           for (int64_t n = begin; n < end; n++)
@@ -183,14 +181,15 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
 }
 
 // Compiled once, in distance.cpp: they expand to many tiles.
-#define FASTMETA_DISTANCE(EXTERN, R)                                                                                          \
-  EXTERN template void prepare_panels<R>(const ProtoProblem<R>&, int64_t, Panels<R>&, bool);                                  \
-  EXTERN template void make_units<R>(const ProtoProblem<R>&, Block<R>&);                                                      \
-  EXTERN template void finish_dquery<R>(const ProtoProblem<R>&, const Block<R>&);                                             \
-  EXTERN template void block_distances<R>(const ProtoProblem<R>&, const Panels<R>&, Block<R>*, int64_t, R*);                  \
-  EXTERN template void centre_queries<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>&);                          \
-  EXTERN template void block_dquery<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>*, int64_t);                   \
-  EXTERN template void block_dprototypes<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>*, int64_t, int64_t, int64_t, int64_t, int64_t, bool);
+#define FASTMETA_DISTANCE(EXTERN, R)                                                                                                       \
+  EXTERN template void prepare_panels<R>(const ProtoProblem<R>&, int64_t, Panels<R>&, bool);                                               \
+  EXTERN template void make_units<R>(const ProtoProblem<R>&, Block<R>&);                                                                   \
+  EXTERN template void finish_dquery<R>(const ProtoProblem<R>&, const Block<R>&);                                                          \
+  EXTERN template void block_distances<R>(const ProtoProblem<R>&, const Panels<R>&, Block<R>*, int64_t, R*);                               \
+  EXTERN template void centre_queries<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>&);                                       \
+  EXTERN template void block_dquery<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>*, int64_t);                                \
+  EXTERN template void block_dprototypes<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>*, int64_t, int64_t, int64_t, int64_t, \
+                                            int64_t, bool);
 FASTMETA_DISTANCE(extern, float)
 FASTMETA_DISTANCE(extern, double)
 

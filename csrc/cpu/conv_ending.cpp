@@ -28,18 +28,22 @@ void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, co
     return;
   }
   for (int64_t c = block.out; c < norm.channels; c++) norm.s[c] = norm.scale[c] = norm.shift[c] = 0;  // padding
-  with_group_means<1>(block, 1, [&](int64_t c, double* mean) { mean[0] = norm.mean[c]; }, [&](int64_t c, const double* mean) {
-    const double off = norm.mean[c] - mean[0];
-    norm.square[c] = R(norm.square[c] + off * off * double(count));
-    norm.shift[c] = R(mean[0]);
-  });
-  with_group_means<1>(block, count, [&](int64_t c, double* square) { square[0] = norm.square[c]; }, [&](int64_t c, const double* var) {
-    const double s = 1 / std::sqrt(var[0] + block.eps);
-    norm.mean[c] = norm.shift[c];
-    norm.s[c] = R(s);
-    norm.scale[c] = R(gamma ? gamma[c] * s : s);
-    norm.shift[c] = (beta ? beta[c] : R(0)) + (lost ? 0 * lost[c] : R(0));
-  });
+  with_group_means<1>(
+      block, 1, [&](int64_t c, double* mean) { mean[0] = norm.mean[c]; },
+      [&](int64_t c, const double* mean) {
+        const double off = norm.mean[c] - mean[0];
+        norm.square[c] = R(norm.square[c] + off * off * double(count));
+        norm.shift[c] = R(mean[0]);
+      });
+  with_group_means<1>(
+      block, count, [&](int64_t c, double* square) { square[0] = norm.square[c]; },
+      [&](int64_t c, const double* var) {
+        const double s = 1 / std::sqrt(var[0] + block.eps);
+        norm.mean[c] = norm.shift[c];
+        norm.s[c] = R(s);
+        norm.scale[c] = R(gamma ? gamma[c] * s : s);
+        norm.shift[c] = (beta ? beta[c] : R(0)) + (lost ? 0 * lost[c] : R(0));
+      });
 }
 
 template <class R>
@@ -114,12 +118,12 @@ void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>&
   });
 }
 
-#define INSTANTIATE(R) \
-  template void add_statistics<R>(const EndingShape&, const R*, int64_t, const Norm<R>&); \
+#define INSTANTIATE(R)                                                                                         \
+  template void add_statistics<R>(const EndingShape&, const R*, int64_t, const Norm<R>&);                      \
   template void finish_statistics<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&); \
-  template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*, R*); \
-  template void add_gradients<R>(const EndingShape&, const R*, const R*, const Norm<R>&); \
-  template void finish_gradients<R>(const ConvBlock&, int64_t, const R*, const Norm<R>&, R*, R*, R*); \
+  template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*, R*);                            \
+  template void add_gradients<R>(const EndingShape&, const R*, const R*, const Norm<R>&);                      \
+  template void finish_gradients<R>(const ConvBlock&, int64_t, const R*, const Norm<R>&, R*, R*, R*);          \
   template void gradient_image<R>(const EndingShape&, const R*, const R*, const Norm<R>&, R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

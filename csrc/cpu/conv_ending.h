@@ -20,9 +20,9 @@ struct Norm {
   }
   int64_t channels;
   R *mean, *s, *scale, *shift;
-  R* square;            // sum of squares around the channel's mean
-  R *dsum, *dproduct;   // sums of dy; of dy t
-  R *of_t, *rest;       // dz = scale dy + of_t t + rest
+  R* square;           // sum of squares around the channel's mean
+  R *dsum, *dproduct;  // sums of dy; of dy t
+  R *of_t, *rest;      // dz = scale dy + of_t t + rest
 };
 
 // The factors of tangents, for each channel. With rt = rz - mean - along t, what the norm leaves of rz (none: rt = rz):
@@ -33,8 +33,8 @@ struct Tangents {
     for (R** each : {&sum, &product, &rsum, &rproduct, &mean, &along, &gain, &shift, &of_d, &of_rt, &of_t, &rest})
       *each = scratch.take<R>(channels);
   }
-  R *sum, *product;     // over the set, of rz; of t rz
-  R *rsum, *rproduct;   // of rdy; of rdy t + dy rt
+  R *sum, *product;    // over the set, of rz; of t rz
+  R *rsum, *rproduct;  // of rdy; of rdy t + dy rt
   R *mean, *along, *gain, *shift, *of_d, *of_rt, *of_t, *rest;
 };
 
@@ -43,8 +43,8 @@ struct EndingShape {
   int64_t height, width, channels;  // of z
   int64_t pool;
   bool relu, norm;
-  int64_t out_row;                  // from one row of the ended image to the next
-  int64_t dz_row, dz_pixel;         // of gradients to z
+  int64_t out_row;           // from one row of the ended image to the next
+  int64_t dz_row, dz_pixel;  // of gradients to z
 
   int64_t out_height() const { return height / pool; }
   int64_t out_width() const { return width / pool; }
@@ -80,13 +80,14 @@ void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, con
 template <class R>
 void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out);
 template <class R>
-void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r);
+void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
+                           const Tangents<R>& r);
 // The factors of gradient_tangents; rdgamma, rdbeta, rdlost += the tangents of dgamma, dbeta, dlost, where not null.
 template <class R>
 void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* gamma, const R* rgamma, const Norm<R>& norm,
                               const Tangents<R>& r, R* rdgamma, R* rdbeta, R* rdlost);
 template <class R>
-void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
-                       const Tangents<R>& r, R* rdz, R* rdb);
+void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r,
+                       R* rdz, R* rdb);
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -15,8 +15,7 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvTensors<const R>& param
     Block& b = block[l];
     b.in = l ? block[l - 1].out : net.block[0].in;
     b.out = padded<R>(net.block[l].out);
-    for (int i = 0; i < 4; i++)
-      b.begin[i] = params.value[4 * l + i] ? take(gradient, i == kWeight ? 3 * b.taps() * b.out : b.out) : -1;
+    for (int i = 0; i < 4; i++) b.begin[i] = params.value[4 * l + i] ? take(gradient, i == kWeight ? 3 * b.taps() * b.out : b.out) : -1;
   }
   const ConvBlock& last = net.block[net.blocks - 1];
   features = last.out_height() * last.out_width() * block[net.blocks - 1].out;
@@ -45,8 +44,7 @@ void for_each_linear_weight(const ConvLayout<R>& layout, F&& f) {
   const int64_t pixels = b.out_height() * b.out_width(), channels = layout.block[net.blocks - 1].out;
   for (int64_t o = 0; o < net.outputs; o++)
     for (int64_t c = 0; c < b.out; c++)
-      for (int64_t p = 0; p < pixels; p++)
-        f((o * b.out + c) * pixels + p, layout.weight + o * layout.features + p * channels + c);
+      for (int64_t p = 0; p < pixels; p++) f((o * b.out + c) * pixels + p, layout.weight + o * layout.features + p * channels + c);
 }
 
 }  // namespace
@@ -87,10 +85,10 @@ void store_block(const ConvLayout<R>& layout, const R* block, const ConvTensors<
   });
 }
 
-#define INSTANTIATE(R)                                                                             \
-  template struct ConvLayout<R>;                                                                   \
-  template void load_block<R>(const ConvLayout<R>&, const ConvTensors<const R>&, int64_t, R*);     \
-  template void store_block<R>(const ConvLayout<R>&, const R*, const ConvTensors<R>&, int64_t);    \
+#define INSTANTIATE(R)                                                                          \
+  template struct ConvLayout<R>;                                                                \
+  template void load_block<R>(const ConvLayout<R>&, const ConvTensors<const R>&, int64_t, R*);  \
+  template void store_block<R>(const ConvLayout<R>&, const R*, const ConvTensors<R>&, int64_t); \
   template void flip<R>(const ConvLayout<R>&, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -17,9 +17,9 @@ struct ConvLayout {
   static constexpr int kTensors = kConvTensors;
 
   struct Block {
-    int64_t in, out;            // channels of a pixel in memory
-    int64_t begin[4];           // of W, b, gamma, beta; -1: none
-    int64_t flipped;            // -1: none
+    int64_t in, out;   // channels of a pixel in memory
+    int64_t begin[4];  // of W, b, gamma, beta; -1: none
+    int64_t flipped;   // -1: none
 
     int64_t taps() const { return 3 * in; }  // numbers of a row of pixels that a kernel's row meets
   };
@@ -38,8 +38,8 @@ struct ConvLayout {
 
   ConvNet net;
   Block block[kMaxConvs];
-  int64_t features, outputs;   // of the linear layer, in memory
-  int64_t weight, bias;        // of it
+  int64_t features, outputs;  // of the linear layer, in memory
+  int64_t weight, bias;       // of it
   int64_t gradient = 0, size = 0;
 };
 

@@ -33,9 +33,7 @@ struct Work {
   ConvPass<R>& pass(int64_t k) { return support[size_t(kept ? k : 0)]; }
   R* params(int64_t k) { return theta[size_t(theta.size() > 2 || !k ? k : 1)]; }
   R* grad(int64_t k) { return grads[size_t(grads.size() > 1 ? k : 0)]; }
-  const void* targets(const MlpExamples<R>& examples, int64_t t) const {
-    return targets_of(call.net.loss, call.net.outputs, examples, t);
-  }
+  const void* targets(const MlpExamples<R>& examples, int64_t t) const { return targets_of(call.net.loss, call.net.outputs, examples, t); }
   const R* images(const MlpExamples<R>& examples, int64_t t) const {
     const ConvBlock& b = call.net.block[0];
     return examples.x + t * examples.count * b.in * b.height * b.width;

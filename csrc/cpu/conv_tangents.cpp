@@ -89,8 +89,8 @@ void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* ga
 }
 
 template <class R>
-void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
-                       const Tangents<R>& r, R* rdz, R* rdb) {
+void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r,
+                       R* rdz, R* rdb) {
   with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
       const Vector<R> rmean = load(r.mean + c), along = load(r.along + c), of_d = load(r.of_d + c);
@@ -119,13 +119,15 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
   });
 }
 
-#define INSTANTIATE(R) \
-  template void add_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
-  template void finish_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
-  template void end_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*); \
+#define INSTANTIATE(R)                                                                                                                    \
+  template void add_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&);                              \
+  template void finish_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&);          \
+  template void end_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*);                          \
   template void add_gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
-  template void finish_gradient_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*, R*); \
-  template void gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*);
+  template void finish_gradient_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*,    \
+                                            R*);                                                                                          \
+  template void gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*,  \
+                                     R*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

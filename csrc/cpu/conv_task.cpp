@@ -91,7 +91,8 @@ void ConvTask<R>::forward(const R* theta, const ConvPass<R>& pass) const {
     for (const Norm<R>& norm : pass.norms[l])
       finish_statistics(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(theta, l, kBeta), lost_bias_of(theta, l), norm);
     for (int64_t i = 0; i < pass.n; i++)
-      end_image(s.ending, pass.z[l] + i * s.z_size, pass.norm(l, i), pass.x[l + 1] + i * s.out_size + s.out_first, pass.top[l] + i * s.dense_size);
+      end_image(s.ending, pass.z[l] + i * s.z_size, pass.norm(l, i), pass.x[l + 1] + i * s.out_size + s.out_first,
+                pass.top[l] + i * s.dense_size);
   }
   const int64_t F = layout.features;
   dots<R>({pass.outputs, layout.outputs, layout.bias < 0 ? nullptr : theta + layout.bias}, pass.n, layout.net.outputs,
@@ -168,8 +169,7 @@ void ConvTask<R>::block_tangents(int l, const R* theta, const R* v, const ConvPa
   const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
   const auto td = [&](int64_t i) { return rd[l] + i * s.dense_size; };
   const auto r = [&](int64_t i) -> const Tangents<R>& { return of_sets(tangents[l], i); };
-  for (int64_t i = 0; i < pass.n && has_norm(l); i++)
-    add_gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i));
+  for (int64_t i = 0; i < pass.n && has_norm(l); i++) add_gradient_tangents(s.ending, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i));
   for (size_t set = 0; set < pass.norms[l].size(); set++)
     finish_gradient_tangents(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(v, l, kGamma), pass.norms[l][set],
                              tangents[l][set], of(sum, l, kGamma), of(sum, l, kBeta), lost_bias_of(sum, l));

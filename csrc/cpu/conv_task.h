@@ -16,10 +16,10 @@ template <class R>
 struct BlockShape {
   BlockShape(const ConvLayout<R>& layout, int l);
 
-  int64_t pixels;                 // of z
+  int64_t pixels;  // of z
   int64_t x_row, x_size, z_size, out_row, out_size, dense_size, dz_size;
   int64_t x_first, dz_first, out_first;  // the first number that is no zero
-  ConvShape forward, to_x;        // to_x: from dz to the gradient to x, dense
+  ConvShape forward, to_x;               // to_x: from dz to the gradient to x, dense
   EndingShape ending;
 };
 
@@ -38,9 +38,9 @@ struct ConvPass {
   void load(const ConvLayout<R>& layout, const std::vector<BlockShape<R>>& shapes, const R* images);
 
   int64_t n;
-  R scale = 0;                            // of one example in the loss
-  R *x[kMaxConvs + 1], *z[kMaxConvs];     // x[blocks]: the features
-  R *d[kMaxConvs], *top[kMaxConvs];       // gradients to what block l hands on; the winners' t (conv_ending.h)
+  R scale = 0;                         // of one example in the loss
+  R *x[kMaxConvs + 1], *z[kMaxConvs];  // x[blocks]: the features
+  R *d[kMaxConvs], *top[kMaxConvs];    // gradients to what block l hands on; the winners' t (conv_ending.h)
   R *outputs, *doutputs, *probability;
 
   const Norm<R>& norm(int l, int64_t i) const { return of_sets(norms[l], i); }  // of image i
@@ -71,9 +71,13 @@ struct ConvTask {
   // The bias, but where batch norm takes it away with the mean: there it is lost.
   bool loses_bias(int l) const { return layout.net.block[l].norm == ConvNorm::batch; }
   template <class P>
-  P* bias_of(P* block, int l) const { return loses_bias(l) ? nullptr : of(block, l, kBias); }
+  P* bias_of(P* block, int l) const {
+    return loses_bias(l) ? nullptr : of(block, l, kBias);
+  }
   template <class P>
-  P* lost_bias_of(P* block, int l) const { return loses_bias(l) ? of(block, l, kBias) : nullptr; }
+  P* lost_bias_of(P* block, int l) const {
+    return loses_bias(l) ? of(block, l, kBias) : nullptr;
+  }
   bool has_norm(int l) const { return layout.net.block[l].norm != ConvNorm::none; }
   int64_t pixels(int l, const ConvPass<R>& pass) const {  // of a set
     return shapes[size_t(l)].pixels * (layout.net.block[l].norm == ConvNorm::group ? 1 : pass.n);
@@ -84,7 +88,7 @@ struct ConvTask {
   void tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass) const;
   void block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum) const;
 
-  R *dz[kMaxConvs], *rdz[kMaxConvs];                    // of one image
+  R *dz[kMaxConvs], *rdz[kMaxConvs];  // of one image
   R *rx[kMaxConvs + 1], *rz[kMaxConvs], *rd[kMaxConvs];
   R *routputs, *rdoutputs, *row_sums;
   std::vector<Tangents<R>> tangents[kMaxConvs];  // of each set

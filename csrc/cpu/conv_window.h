@@ -112,9 +112,7 @@ FASTMETA_INLINE void add(R* to, Vector<R> x) {
 }
 
 FASTMETA_INLINE int64_t ended(const EndingShape& e, int64_t row, int64_t column) { return row * e.out_row + column * e.channels; }
-FASTMETA_INLINE int64_t packed(const EndingShape& e, int64_t row, int64_t column) {
-  return (row * e.out_width() + column) * e.channels;
-}
+FASTMETA_INLINE int64_t packed(const EndingShape& e, int64_t row, int64_t column) { return (row * e.out_width() + column) * e.channels; }
 
 // Calls f(c, means...) for every channel, with the means over its group of numbers(c), which are sums over `count` pixels.
 template <int numbers_, class F, class G>

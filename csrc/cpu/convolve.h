@@ -7,8 +7,8 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-constexpr int kConvAcross = 2;                              // vectors of channels in a tile
-template <class R>                                          // its pixels or taps; half of them for double: less to compile
+constexpr int kConvAcross = 2;  // vectors of channels in a tile
+template <class R>              // its pixels or taps; half of them for double: less to compile
 constexpr int kConvRows = (kVectorBytes == 64 ? 14 : 6) / (sizeof(R) == 4 ? 1 : 2);
 
 constexpr int64_t kShort = 32;  // taps of a row: more are a sum of their own, so that errors stay small, for a few loads more
@@ -82,8 +82,8 @@ void correlate(const ConvShape& s, const ConvPair<R>* pairs, int count, R* dw) {
           for (int v = 0; v < V; v++) sum[m][v] = Vector<R>{};
         for (int pair = 0; pair < count; pair++)
           for (int64_t row = 0; row < s.height; row++)
-            accumulate<R, M, V>(sum, pairs[pair].x + row * s.x_row + tap * s.tap_row + i, 1, s.x_pixel,
-                                pairs[pair].dy + row * s.y_row + j, s.y_pixel, s.width);
+            accumulate<R, M, V>(sum, pairs[pair].x + row * s.x_row + tap * s.tap_row + i, 1, s.x_pixel, pairs[pair].dy + row * s.y_row + j,
+                                s.y_pixel, s.width);
 #pragma GCC unroll 14
         for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
@@ -101,8 +101,8 @@ inline void correlate(const ConvShape& s, const ConvPair<R> (&pairs)[count], R* 
 }
 
 // Compiled once, in convolve.cpp: they expand to many tiles.
-#define FASTMETA_CONVOLVE(EXTERN, R)                                                                   \
-  EXTERN template void convolve<R>(const ConvShape&, const ConvSource<R>*, int, const R*, R*);         \
+#define FASTMETA_CONVOLVE(EXTERN, R)                                                           \
+  EXTERN template void convolve<R>(const ConvShape&, const ConvSource<R>*, int, const R*, R*); \
   EXTERN template void correlate<R>(const ConvShape&, const ConvPair<R>*, int, R*);
 FASTMETA_CONVOLVE(extern, float)
 FASTMETA_CONVOLVE(extern, double)

@@ -12,13 +12,13 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-constexpr int64_t kChunk = 128;  // features that are summed before they join a distance
-constexpr int64_t kRun = 64;     // prototypes that are summed before they join dquery
-constexpr int64_t kGroup = 4;    // blocks that share each load of the prototypes
-constexpr int64_t kSegment = 8;  // blocks whose queries are summed before they join dprototypes
-constexpr int64_t kFew = 8;      // prototypes that are too few for the tiles of many
+constexpr int64_t kChunk = 128;     // features that are summed before they join a distance
+constexpr int64_t kRun = 64;        // prototypes that are summed before they join dquery
+constexpr int64_t kGroup = 4;       // blocks that share each load of the prototypes
+constexpr int64_t kSegment = 8;     // blocks whose queries are summed before they join dprototypes
+constexpr int64_t kFew = 8;         // prototypes that are too few for the tiles of many
 constexpr int64_t kLongRow = 2048;  // features that are summed, in kBlock sums, before they join a distance to few prototypes
-constexpr int kNear = 4;         // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
+constexpr int kNear = 4;            // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
 template <class R>
 constexpr R kFarthest = sizeof(R) == 4 ? R(__FLT_MAX__) : R(__DBL_MAX__);  // the farthest that is finite
 
@@ -50,12 +50,12 @@ struct Block {
 // The prototypes of a task; and as the gradients take them: less their mean, kBlock features in columns, zeros at the end.
 template <class R>
 struct Panels {
-  const R* rows;  // [N, D]; with "cosine" unit vectors
-  R* units;       // [N, D], where those are; null otherwise
+  const R* rows;     // [N, D]; with "cosine" unit vectors
+  R* units;          // [N, D], where those are; null otherwise
   R* inverse_norms;  // [N], 1 / |c|, 0 for a zero vector; with "cosine"
-  R* centre;  // [chunks, kBlock]
-  R* values;  // [chunks, N, kBlock]
-  R* radius;  // [N], |c - m|^2
+  R* centre;         // [chunks, kBlock]
+  R* values;         // [chunks, N, kBlock]
+  R* radius;         // [N], |c - m|^2
 };
 
 template <class R>
@@ -175,12 +175,11 @@ template <class R>
 inline void block_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
   for (int64_t d = 0; d < p.D; d += kChunk) {
     const int64_t width = least(kChunk, p.D - d);
-    for (int64_t b = 0; b < count; b++)
-      transpose(blocks[b].count, width, blocks[b].rows + d, p.D, columns + b * kChunk * kBlock, kBlock);
+    for (int64_t b = 0; b < count; b++) transpose(blocks[b].count, width, blocks[b].rows + d, p.D, columns + b * kChunk * kBlock, kBlock);
     for_each_tile<R>(0, p.N, [&](auto rows, int64_t n) __attribute__((always_inline)) {
       for (int64_t b = 0; b < count; b++)
-        tile_squares<R, decltype(rows)::value>(width, columns + b * kChunk * kBlock, panels.rows + n * p.D + d,
-                                               p.D, blocks[b].distances + n * kBlock, d > 0);
+        tile_squares<R, decltype(rows)::value>(width, columns + b * kChunk * kBlock, panels.rows + n * p.D + d, p.D,
+                                               blocks[b].distances + n * kBlock, d > 0);
     });
   }
 }

@@ -13,8 +13,8 @@ FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& p
     constexpr int K = decltype(rows)::value;
     for (int64_t chunk = begin; chunk < end; chunk += W) {
       Columns<R> sum[K][W] = {}, x, centre;
-      tile_products<R, K, W>(least(kRun, p.N - n), block.distances + n * kBlock + q, kBlock, 1,
-                             panels.values + (chunk * p.N + n) * kBlock, kBlock, p.N * kBlock, sum);
+      tile_products<R, K, W>(least(kRun, p.N - n), block.distances + n * kBlock + q, kBlock, 1, panels.values + (chunk * p.N + n) * kBlock,
+                             kBlock, p.N * kBlock, sum);
 #pragma GCC unroll 4
       for (int w = 0; w < W; w++) {
         const int64_t d = (chunk + w) * kBlock, width = least(kBlock, p.D - d);
@@ -24,8 +24,7 @@ FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& p
           R* out = p.dquery + first + (q + k) * p.D + d;
           load_columns(n ? out : block.rows + (q + k) * p.D + d, W == 1 ? width : kBlock, x);
 #pragma GCC unroll 8
-          for (int part = 0; part < kParts<R>; part++)
-            sum[k][w][part] += n ? x[part] : block.totals[q + k] * (x[part] - centre[part]);
+          for (int part = 0; part < kParts<R>; part++) sum[k][w][part] += n ? x[part] : block.totals[q + k] * (x[part] - centre[part]);
           store_columns(out, W == 1 ? width : kBlock, sum[k][w]);
         }
       }
@@ -96,10 +95,8 @@ FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<
     }
     for (int64_t b = 0; b < count; b++) {
       const R* coefficients = blocks[b].distances + n * kBlock;
-      if (direct)
-        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].rows + d, p.D, kBlock, sum, centre);
-      else
-        tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].centred + chunk * kBlock * kBlock, kBlock, 0, sum);
+      if (direct) tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].rows + d, p.D, kBlock, sum, centre);
+      else tile_products<R, K, W>(blocks[b].count, coefficients, 1, kBlock, blocks[b].centred + chunk * kBlock * kBlock, kBlock, 0, sum);
     }
 #pragma GCC unroll 16
     for (int k = 0; k < K; k++)
@@ -117,8 +114,8 @@ FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<
 // The part of a segment, `count` blocks of a task, in dprototypes [begin, end) and the features of the chunks [chunk, last), all
 // wide ones or none.
 template <class R>
-void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
-                       int64_t begin, int64_t end, int64_t chunk, int64_t last, bool add) {
+void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count, int64_t begin, int64_t end,
+                       int64_t chunk, int64_t last, bool add) {
   const int64_t d = chunk * kBlock, width = least(last * kBlock, p.D) - d;
   if (last <= wide_chunks(p)) {
     dprototypes_columns<kWide>(p, panels, blocks, count, begin, end, chunk, add);

@@ -36,15 +36,19 @@ class InnerRates {
   void descend(int64_t k, const R* base, const R* x, R* out) const {
     if (rates_.per_element) {
       const R* alpha = blocks_ + (kinds_ > 1 ? k : 0) * layout_.size;
-      if (base) for (int64_t i = 0; i < layout_.gradient; i++) out[i] = base[i] - alpha[i] * x[i];
-      else for (int64_t i = 0; i < layout_.gradient; i++) out[i] = -(alpha[i] * x[i]);
+      if (base)
+        for (int64_t i = 0; i < layout_.gradient; i++) out[i] = base[i] - alpha[i] * x[i];
+      else
+        for (int64_t i = 0; i < layout_.gradient; i++) out[i] = -(alpha[i] * x[i]);
       return;
     }
     layout_.for_each_tensor([&](int tensor, int64_t begin, int64_t rows, int64_t width) {
       const R alpha = of_tensor(k, tensor);
       const int64_t end = begin + rows * padded<R>(width);
-      if (base) for (int64_t i = begin; i < end; i++) out[i] = base[i] - alpha * x[i];
-      else for (int64_t i = begin; i < end; i++) out[i] = -(alpha * x[i]);
+      if (base)
+        for (int64_t i = begin; i < end; i++) out[i] = base[i] - alpha * x[i];
+      else
+        for (int64_t i = begin; i < end; i++) out[i] = -(alpha * x[i]);
     });
   }
 

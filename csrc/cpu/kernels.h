@@ -42,10 +42,10 @@ std::string isa();
 std::vector<std::string> isas();  // those this processor can run, best last
 void set_isa(const std::string& name);
 
-#define FASTMETA_TABLES(NAMESPACE)            \
-  namespace NAMESPACE {                       \
-  extern const CpuKernels<float> float32;     \
-  extern const CpuKernels<double> float64;    \
+#define FASTMETA_TABLES(NAMESPACE)         \
+  namespace NAMESPACE {                    \
+  extern const CpuKernels<float> float32;  \
+  extern const CpuKernels<double> float64; \
   }
 FASTMETA_TABLES(baseline)
 FASTMETA_TABLES(avx2)

@@ -26,8 +26,8 @@ bool labels_in_range(const MatchingLogProbs<R>& p, const int64_t* labels) {
 // class's sum of these, and log p; the distance of the nearest of all in `nearest`. NaN everywhere where a label is out of
 // range. Returns whether all are in range.
 template <class R>
-bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const R* distances, R* exps, R* class_nearest,
-                     R* class_sum, R* log_probs, R* nearest) {
+bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const R* distances, R* exps, R* class_nearest, R* class_sum,
+                     R* log_probs, R* nearest) {
   const R rate = rate_of<R>(p.temperature);
   if (!labels_in_range(p, labels)) {
     for (int64_t i = 0; i < p.ways * kBlock; i++) log_probs[i] = R(__builtin_nan(""));
@@ -52,8 +52,7 @@ bool class_log_probs(const MatchingLogProbs<R>& p, const int64_t* labels, const 
   for (int q = 0; q < kBlock; q++) nearest[q] = kFarthest<R>;
   for (int64_t k = 0; k < p.ways; k++)
 #pragma omp simd
-    for (int q = 0; q < kBlock; q++)
-      nearest[q] = class_nearest[k * kBlock + q] < nearest[q] ? class_nearest[k * kBlock + q] : nearest[q];
+    for (int q = 0; q < kBlock; q++) nearest[q] = class_nearest[k * kBlock + q] < nearest[q] ? class_nearest[k * kBlock + q] : nearest[q];
   R total[kBlock];
   sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) {
     return class_sum[k * kBlock + q] * exp_approx((nearest[q] - class_nearest[k * kBlock + q]) * rate);

@@ -48,7 +48,7 @@ struct Target {
   const R* start = nullptr;  // null: 0
   int64_t start_row = 0;     // 0: one row for all of C's
   End end = End::keep;
-  const R* gate = nullptr;   // rows like C's
+  const R* gate = nullptr;  // rows like C's
 };
 
 template <class R>
@@ -68,8 +68,7 @@ FASTMETA_INLINE Vector<R> ended(const Target<R>& t, int64_t at, Vector<R> sum) {
 
 // sum [M, V vectors] += A B: `inner` steps, of `column` numbers in A and `ldb` in B; rows of A lie `row` numbers apart.
 template <class R, int M, int V>
-FASTMETA_INLINE void accumulate(Vector<R> (&sum)[M][V], const R* a, int64_t row, int64_t column, const R* b, int64_t ldb,
-                                int64_t inner) {
+FASTMETA_INLINE void accumulate(Vector<R> (&sum)[M][V], const R* a, int64_t row, int64_t column, const R* b, int64_t ldb, int64_t inner) {
   for (int64_t k = 0; k < inner; k++, a += column, b += ldb) {
     Vector<R> x[V];
 #pragma GCC unroll 3
@@ -161,8 +160,7 @@ FASTMETA_INLINE void dot_tile(R* c, int64_t ldc, const R* a, int64_t lda, const 
     }
   };
   for (int64_t k = 0; k < whole; k += kLanes<R>) multiply(k, [](Vector<R> x) __attribute__((always_inline)) { return x; });
-  if (whole < inner)
-    multiply(whole, [&](Vector<R> x) __attribute__((always_inline)) { return first_lanes<R>(x, inner - whole); });
+  if (whole < inner) multiply(whole, [&](Vector<R> x) __attribute__((always_inline)) { return first_lanes<R>(x, inner - whole); });
   R totals[M * N];
   sum_each<R, M * N>(sum, totals);
 #pragma GCC unroll 4
@@ -177,23 +175,20 @@ constexpr int kDotRows = 4, kDotColumns = kVectorBytes == 64 ? 5 : 3;
 constexpr int64_t kDotBytes = 512;
 
 template <class R>
-inline void dot_block(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
-                      int64_t inner, bool add) {
+inline void dot_block(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns, int64_t inner,
+                      bool add) {
   for_each_part<kDotColumns>(0, columns, [&](auto across, int64_t j) __attribute__((always_inline)) {
     for_each_part<kDotRows>(0, rows, [&](auto down, int64_t i) __attribute__((always_inline)) {
-      dot_tile<R, decltype(down)::value, decltype(across)::value>(c + i * ldc + j, ldc, a + i * lda, lda, b + j * ldb, ldb,
-                                                                  inner, add);
+      dot_tile<R, decltype(down)::value, decltype(across)::value>(c + i * ldc + j, ldc, a + i * lda, lda, b + j * ldb, ldb, inner, add);
     });
   });
 }
 
 // C [rows, columns] = A [rows, inner] B [columns, inner]', or += with `add`; padding of C stays as it is.
 template <class R>
-void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns,
-                 int64_t inner, bool add) {
+void dots(R* c, int64_t ldc, const R* a, int64_t lda, const R* b, int64_t ldb, int64_t rows, int64_t columns, int64_t inner, bool add) {
   const int64_t block = columns > kDotColumns ? kDotBytes / int64_t(sizeof(R)) : inner;
-  for (; inner > block; inner -= block, a += block, b += block, add = true)
-    dot_block(c, ldc, a, lda, b, ldb, rows, columns, block, add);
+  for (; inner > block; inner -= block, a += block, b += block, add = true) dot_block(c, ldc, a, lda, b, ldb, rows, columns, block, add);
   dot_block(c, ldc, a, lda, b, ldb, rows, columns, inner, add);
 }
 
@@ -206,8 +201,7 @@ struct Dot {
 // The same with the start, one row, and the end of products. Padding of C becomes 0.
 template <class R>
 void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R>* list, int count) {
-  for (int i = 0; i < count; i++)
-    dots(t.c, t.ldc, list[i].a, list[i].ld, list[i].b, list[i].ld, rows, columns, list[i].inner, i > 0);
+  for (int i = 0; i < count; i++) dots(t.c, t.ldc, list[i].a, list[i].ld, list[i].b, list[i].ld, rows, columns, list[i].inner, i > 0);
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < columns; j += kLanes<R>) {
       R* c = t.c + i * t.ldc + j;
@@ -222,8 +216,8 @@ inline void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R>
 }
 
 // Compiled once, in matmul.cpp: they expand to many tiles.
-#define FASTMETA_MATMUL(EXTERN, R)                                                                       \
-  EXTERN template void products<R>(const Target<R>&, int64_t, int64_t, const Product<R>*, int);          \
+#define FASTMETA_MATMUL(EXTERN, R)                                                                                  \
+  EXTERN template void products<R>(const Target<R>&, int64_t, int64_t, const Product<R>*, int);                     \
   EXTERN template void dots<R>(R*, int64_t, const R*, int64_t, const R*, int64_t, int64_t, int64_t, int64_t, bool); \
   EXTERN template void dots<R>(const Target<R>&, int64_t, int64_t, const Dot<R>*, int);
 FASTMETA_MATMUL(extern, float)

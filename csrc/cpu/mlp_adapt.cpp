@@ -14,19 +14,22 @@ using Loop = InnerLoop<R, MlpAdapt<R>>;
 template <class R>
 void mlp_adapt_fwd(const MlpAdapt<R>& c) {
   const Layout<R> layout(c.shape, c.params, false);
-  for_each_task<Loop<R>>(c.shape, c.support.count, [&](Loop<R>& loop, int64_t t) {
-    store_block(layout, loop.adapt(t), c.adapted, t);
-  }, c, layout, c.support.count, false);
+  for_each_task<Loop<R>>(
+      c.shape, c.support.count, [&](Loop<R>& loop, int64_t t) { store_block(layout, loop.adapt(t), c.adapted, t); }, c, layout,
+      c.support.count, false);
 }
 
 template <class R>
 void mlp_adapt_bwd(const MlpAdapt<R>& c) {
   const Layout<R> layout(c.shape, c.params, c.support_grads.dx);
-  for_each_task<Loop<R>>(c.shape, c.support.count, [&](Loop<R>& loop, int64_t t) {
-    loop.adapt(t);
-    load_block(layout, c.dadapted, t, loop.v);
-    loop.differentiate(t);
-  }, c, layout, c.support.count, true);
+  for_each_task<Loop<R>>(
+      c.shape, c.support.count,
+      [&](Loop<R>& loop, int64_t t) {
+        loop.adapt(t);
+        load_block(layout, c.dadapted, t, loop.v);
+        loop.differentiate(t);
+      },
+      c, layout, c.support.count, true);
 }
 
 template void mlp_adapt_fwd(const MlpAdapt<float>&);

@@ -17,9 +17,15 @@ struct Step {
 template <class R>
 struct Work {
   Work(const MlpMetaLoss<R>& c, const Layout<R>& layout, Scratch& scratch)
-      : S(c.support.count), Q(c.query.count), ld_in(layout.ld[0]), ldo(layout.ld[1]), ldS(padded<R>(S)),
-        task(c.shape, layout, most(S, Q), true, scratch), query(c.shape, layout, Q, true, false, scratch),
-        rates(layout, c.rates, c.steps, scratch), drates(layout, c.drates, c.steps, scratch) {
+      : S(c.support.count),
+        Q(c.query.count),
+        ld_in(layout.ld[0]),
+        ldo(layout.ld[1]),
+        ldS(padded<R>(S)),
+        task(c.shape, layout, most(S, Q), true, scratch),
+        query(c.shape, layout, Q, true, false, scratch),
+        rates(layout, c.rates, c.steps, scratch),
+        drates(layout, c.drates, c.steps, scratch) {
     for (int64_t k = 0; k < c.steps; k++) {
       R *e = scratch.take<R>(S * ldo), *before = scratch.take<R>(S * ldo);
       steps.push_back({e, before, Pass<R>(c.shape, layout, S, false, false, scratch)});
@@ -40,14 +46,14 @@ struct Work {
   RateGradients<R, Layout<R>> drates;
   Loader<R> loader;
   std::vector<Step<R>> steps;
-  const R* a;                      // the support's features
-  R *theta, *adapted, *v;          // blocks: W_0, W_K, v
+  const R* a;              // the support's features
+  R *theta, *adapted, *v;  // blocks: W_0, W_K, v
   R *room, *dx, *gram;
-  R *moved, *u, *rd_sum;           // E_K; A v'; the sum of rd
-  R *moved_flipped, *flipped;      // E' [out, S]; scratch
-  R* to_support;                   // dx = to_support A + ...
-  R *bias, *row;                   // what the steps moved b by; scratch
-  R* bias_v;                       // in v, null without b
+  R *moved, *u, *rd_sum;       // E_K; A v'; the sum of rd
+  R *moved_flipped, *flipped;  // E' [out, S]; scratch
+  R* to_support;               // dx = to_support A + ...
+  R *bias, *row;               // what the steps moved b by; scratch
+  R* bias_v;                   // in v, null without b
 };
 
 // out = factor * x + (base or 0)
@@ -153,8 +159,8 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
   if (support.dx && c.first_order) std::memset(support.dx, 0, size_t(S * D) * sizeof(R));
   if (support.dx && !c.first_order) {
     R* dx = ld_in == D ? support.dx : w.dx;
-    products<R>({dx, ld_in}, S, D, {{{w.rd_sum, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S},
-                                    {{w.moved, ldo, 1}, v, ld_in, out}});
+    products<R>({dx, ld_in}, S, D,
+                {{{w.rd_sum, ldo, 1}, W, ld_in, out}, {{w.to_support, w.ldS, 1}, w.a, ld_in, S}, {{w.moved, ldo, 1}, v, ld_in, out}});
     if (dx == w.dx) store_rows(dx, S, D, support.dx, ld_in);
   }
   products<R>({v, ld_in, v, ld_in}, out, D, {{{w.rd_sum, 1, ldo}, w.a, ld_in, S}});
@@ -175,15 +181,18 @@ bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
 
 template <class R>
 void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
-  for_each_task<Work<R>>(c.shape, most(c.support.count, c.query.count), [&](Work<R>& w, int64_t t) {
-    w.loader.load(layout, c.params, t, w.theta);
-    evaluate(c, layout, w, t);
-    if (c.with_grads) differentiate(c, layout, w, t);
-  }, c, layout);
+  for_each_task<Work<R>>(
+      c.shape, most(c.support.count, c.query.count),
+      [&](Work<R>& w, int64_t t) {
+        w.loader.load(layout, c.params, t, w.theta);
+        evaluate(c, layout, w, t);
+        if (c.with_grads) differentiate(c, layout, w, t);
+      },
+      c, layout);
 }
 
-#define INSTANTIATE(R)                                                        \
-  template bool gram_pays<R>(const MlpMetaLoss<R>&, const Layout<R>&);        \
+#define INSTANTIATE(R)                                                 \
+  template bool gram_pays<R>(const MlpMetaLoss<R>&, const Layout<R>&); \
   template void mlp_meta_loss_by_gram<R>(const MlpMetaLoss<R>&, const Layout<R>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -3,8 +3,7 @@
 
 namespace fastmeta::FASTMETA_ISA {
 template <class R>
-Trajectory<R>::Trajectory(const Task<R>& task, int64_t examples, int64_t steps, bool kept, bool keeps_gradients,
-                          Scratch& scratch)
+Trajectory<R>::Trajectory(const Task<R>& task, int64_t examples, int64_t steps, bool kept, bool keeps_gradients, Scratch& scratch)
     : kept_(kept) {
   const Layout<R>& layout = task.layout;
   inputs_ = scratch.take<R>(examples * layout.ld[0]);
@@ -83,9 +82,9 @@ void InnerLoop<R, Call>::differentiate(int64_t t) {
   store_block(task.layout, v, call_.dparams, t);
 }
 
-#define INSTANTIATE(R)                           \
-  template class Trajectory<R>;                  \
-  template class InnerLoop<R, MlpAdapt<R>>;      \
+#define INSTANTIATE(R)                      \
+  template class Trajectory<R>;             \
+  template class InnerLoop<R, MlpAdapt<R>>; \
   template class InnerLoop<R, MlpMetaLoss<R>>;
 INSTANTIATE(float)
 INSTANTIATE(double)

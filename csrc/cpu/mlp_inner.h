@@ -22,7 +22,7 @@ class Trajectory {
   Trajectory(const Task<R>& task, int64_t examples, int64_t steps, bool kept, bool keeps_gradients, Scratch& scratch);
 
   void load(const MlpShape& shape, const MlpExamples<R>& support, int64_t t);  // the inputs of task t
-  Step& step(int64_t k) { return steps_[size_t(kept_ || !k ? k : 1)]; }  // k = steps: the parameters in the end
+  Step& step(int64_t k) { return steps_[size_t(kept_ || !k ? k : 1)]; }        // k = steps: the parameters in the end
 
  private:
   bool kept_;

@@ -6,8 +6,7 @@
 namespace fastmeta::FASTMETA_ISA {
 
 template <class R>
-Layout<R>::Layout(const MlpShape& shape, const MlpParams<const R>& params, bool input_gradients)
-    : layers(shape.layers), shared(true) {
+Layout<R>::Layout(const MlpShape& shape, const MlpParams<const R>& params, bool input_gradients) : layers(shape.layers), shared(true) {
   for (int l = 0; l <= layers; l++) ld[l] = padded<R>(shape.width[l]);
   const auto take = [](int64_t& end, int64_t count) {
     end += count;
@@ -49,8 +48,7 @@ template <class R>
 void flip(const Layout<R>& layout, R* block) {
   for (int l = 0; l < layout.layers; l++) {
     const Layer& a = layout.layer[l];
-    if (a.rows >= 0 && a.columns >= 0)
-      transpose(a.out, a.in, block + a.rows, layout.ld[l], block + a.columns, layout.ld[l + 1]);
+    if (a.rows >= 0 && a.columns >= 0) transpose(a.out, a.in, block + a.rows, layout.ld[l], block + a.columns, layout.ld[l + 1]);
   }
 }
 
@@ -77,12 +75,12 @@ void store_block(const Layout<R>& layout, const R* block, const MlpParams<R>& to
   }
 }
 
-#define INSTANTIATE(R)                                                                          \
-  template struct Layout<R>;                                                                    \
-  template void load_block<R>(const Layout<R>&, const MlpParams<const R>&, int64_t, R*);        \
-  template void store_block<R>(const Layout<R>&, const R*, const MlpParams<R>&, int64_t);       \
-  template void flip<R>(const Layout<R>&, R*);                                                  \
-  template void load_rows<R>(const R*, int64_t, int64_t, R*, int64_t);                          \
+#define INSTANTIATE(R)                                                                    \
+  template struct Layout<R>;                                                              \
+  template void load_block<R>(const Layout<R>&, const MlpParams<const R>&, int64_t, R*);  \
+  template void store_block<R>(const Layout<R>&, const R*, const MlpParams<R>&, int64_t); \
+  template void flip<R>(const Layout<R>&, R*);                                            \
+  template void load_rows<R>(const R*, int64_t, int64_t, R*, int64_t);                    \
   template void store_rows<R>(const R*, int64_t, int64_t, R*, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

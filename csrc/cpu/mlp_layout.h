@@ -10,11 +10,11 @@
 namespace fastmeta::FASTMETA_ISA {
 
 struct Layer {
-  int64_t in, out;       // widths
-  bool dots;             // whether the outputs come by dots
-  bool by_rows;          // whether gradients are rows
-  int64_t rows, columns; // where W [out, in] and W' [in, out] begin in a block, -1: not kept
-  int64_t bias;          // where b begins, -1: none
+  int64_t in, out;        // widths
+  bool dots;              // whether the outputs come by dots
+  bool by_rows;           // whether gradients are rows
+  int64_t rows, columns;  // where W [out, in] and W' [in, out] begin in a block, -1: not kept
+  int64_t bias;           // where b begins, -1: none
 
   int64_t weight() const { return by_rows ? rows : columns; }  // in the form of gradients
   int64_t height() const { return by_rows ? out : in; }

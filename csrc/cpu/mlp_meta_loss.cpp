@@ -26,20 +26,23 @@ void mlp_meta_loss(const MlpMetaLoss<R>& c) {
   if (gram_pays(c, layout)) return mlp_meta_loss_by_gram(c, layout);
   const int64_t Q = c.query.count, in = c.shape.width[0], out = c.shape.width[c.shape.layers];
   const int64_t examples = most(c.support.count, Q);
-  for_each_task<Work<R>>(c.shape, examples, [&](Work<R>& w, int64_t t) {
-    const Task<R>& task = w.loop.task;
-    const R* adapted = w.loop.adapt(t);
-    w.query.load(c.shape, c.query, t);
-    task.forward(adapted, w.query);
-    c.loss[t] = task.loss(targets_of(c.shape, c.query, t), w.query);
-    if (!c.with_grads) return;
-    task.backward(adapted, w.query, w.loop.v);
-    const auto grads = examples_of(c.shape, c.query_grads, Q, t);
-    if (grads.dx) task.input_gradient(adapted, w.query, w.dx);
-    if (grads.dx) store_rows(w.dx, Q, in, grads.dx, padded<R>(in));
-    if (grads.dy) store_negated(w.query.d[layout.layers], Q, out, padded<R>(out), grads.dy);
-    w.loop.differentiate(t);
-  }, c, layout, examples);
+  for_each_task<Work<R>>(
+      c.shape, examples,
+      [&](Work<R>& w, int64_t t) {
+        const Task<R>& task = w.loop.task;
+        const R* adapted = w.loop.adapt(t);
+        w.query.load(c.shape, c.query, t);
+        task.forward(adapted, w.query);
+        c.loss[t] = task.loss(targets_of(c.shape, c.query, t), w.query);
+        if (!c.with_grads) return;
+        task.backward(adapted, w.query, w.loop.v);
+        const auto grads = examples_of(c.shape, c.query_grads, Q, t);
+        if (grads.dx) task.input_gradient(adapted, w.query, w.dx);
+        if (grads.dx) store_rows(w.dx, Q, in, grads.dx, padded<R>(in));
+        if (grads.dy) store_negated(w.query.d[layout.layers], Q, out, padded<R>(out), grads.dy);
+        w.loop.differentiate(t);
+      },
+      c, layout, examples);
 }
 
 template void mlp_meta_loss(const MlpMetaLoss<float>&);

@@ -14,8 +14,7 @@ Product<R> outer(const Layer& a, const R* d, int64_t ldd, const R* x, int64_t ld
 }  // namespace
 
 template <class R>
-Pass<R>::Pass(const MlpShape& shape, const Layout<R>& layout, int64_t examples, bool owns, bool second_order,
-              Scratch& scratch) {
+Pass<R>::Pass(const MlpShape& shape, const Layout<R>& layout, int64_t examples, bool owns, bool second_order, Scratch& scratch) {
   const int L = shape.layers;
   const bool smooth = is_smooth(shape.activation);
   for (int l = 0; l <= L; l++) {
@@ -75,7 +74,7 @@ void Task<R>::backward(const R* theta, Pass<R>& pass, R* grad) const {
     const End end = shape.activation == Activation::relu ? End::gate : End::keep;
     products<R>({pass.d[l], ld, nullptr, 0, end, pass.x[l]}, n, a.in, {{{d, ldz, 1}, theta + a.rows, ld, a.out}});
     if (!smooth) continue;
-    R *__restrict below = pass.d[l], *__restrict bend = pass.bend[l];
+    R* __restrict below = pass.d[l], * __restrict bend = pass.bend[l];
     const R* slope = pass.slope[l];
     for (int64_t i = 0; bend && i < n * ld; i++) bend[i] *= below[i];
     for (int64_t i = 0; i < n * ld; i++) below[i] *= slope[i];
@@ -96,7 +95,7 @@ void Task<R>::add_gradient(const Layer& a, int l, const Pass<R>& pass, R* sum, b
 // A smooth layer's tangents of z become those of x; rd begins with what comes of the activation's second derivative.
 template <class R>
 void Task<R>::bend_tangents(const Pass<R>& pass, int l, bool gauss_newton) const {
-  R *__restrict tangent = rx[l], *__restrict bend = rd[l];
+  R* __restrict tangent = rx[l], * __restrict bend = rd[l];
   const R *slope = pass.slope[l], *second = pass.bend[l];
   for (int64_t i = 0; i < pass.n * layout.ld[l]; i++) {
     bend[i] = gauss_newton ? R(0) : second[i] * tangent[i];
@@ -129,8 +128,7 @@ void Task<R>::tangents_forward(const R* theta, const R* v, const Pass<R>& pass, 
 }
 
 template <class R>
-void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton,
-                        R* sum) const {
+void Task<R>::curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton, R* sum) const {
   const int L = shape.layers;
   const int64_t n = pass.n;
   const End end = shape.activation == Activation::relu ? End::gate : End::keep;
@@ -162,8 +160,7 @@ template <class R>
 void Task<R>::input_tangent(const R* theta, const R* v, const Pass<R>& pass, R* dx) const {
   const Layer& a = layout.layer[0];
   const int64_t ld = layout.ld[0], ldz = layout.ld[1];
-  products<R>({dx, ld, dx, ld}, pass.n, a.in,
-              {{{rd[1], ldz, 1}, theta + a.rows, ld, a.out}, {{pass.d[1], ldz, 1}, v + a.rows, ld, a.out}});
+  products<R>({dx, ld, dx, ld}, pass.n, a.in, {{{rd[1], ldz, 1}, theta + a.rows, ld, a.out}, {{pass.d[1], ldz, 1}, v + a.rows, ld, a.out}});
 }
 
 template struct Pass<float>;

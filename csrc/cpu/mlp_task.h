@@ -19,11 +19,11 @@ struct Pass {
   const R* input(int l) const { return l ? x[l] : inputs; }                     // of layer l
 
   int64_t n = 0;
-  const R* inputs = nullptr;                      // [n, in], rows padded
-  R scale = 0;                                    // of one example (mse: of one number) in the loss
-  R *x[kMaxLayers + 1], *d[kMaxLayers + 1];       // x_l, d_l = dloss / dz_l; x[0]: room for the inputs
+  const R* inputs = nullptr;                        // [n, in], rows padded
+  R scale = 0;                                      // of one example (mse: of one number) in the loss
+  R *x[kMaxLayers + 1], *d[kMaxLayers + 1];         // x_l, d_l = dloss / dz_l; x[0]: room for the inputs
   R *slope[kMaxLayers + 1], *bend[kMaxLayers + 1];  // smooth activations': first derivative, dloss / dx times the second
-  R* probability;                                 // cross_entropy: [n, out]
+  R* probability;                                   // cross_entropy: [n, out]
 };
 
 template <class R>
@@ -48,9 +48,7 @@ struct Task {
   void curvature(const R* theta, const R* v, const Pass<R>& pass, const void* y, R dloss, bool gauss_newton, R* sum) const;
 
   // From output_directions() (tangents of the outputs) to output_tangents() (of d of the last layer): [n, padded out].
-  void output_tangent(const Pass<R>& pass, const void* y) const {
-    loss_tangent(outputs(pass), y, rx[shape.layers], rd[shape.layers]);
-  }
+  void output_tangent(const Pass<R>& pass, const void* y) const { loss_tangent(outputs(pass), y, rx[shape.layers], rd[shape.layers]); }
   R* output_directions() const { return rx[shape.layers]; }
   const R* output_tangents() const { return rd[shape.layers]; }
 
@@ -119,8 +117,7 @@ const void* targets_of(const MlpShape& s, const MlpExamples<R>& examples, int64_
 // Where the gradients to the examples of task t go.
 template <class R>
 MlpExampleGrads<R> examples_of(const MlpShape& s, const MlpExampleGrads<R>& grads, int64_t count, int64_t t) {
-  return {grads.dx ? grads.dx + t * count * s.width[0] : nullptr,
-          grads.dy ? grads.dy + t * count * s.width[s.layers] : nullptr};
+  return {grads.dx ? grads.dx + t * count * s.width[0] : nullptr, grads.dy ? grads.dy + t * count * s.width[s.layers] : nullptr};
 }
 
 // The inputs of task t with padded rows: as they are, or copied into `room`.

@@ -109,9 +109,9 @@ void loss_tangent(const Outputs<R>& o, const void* y, const R* tangents, R* foun
   }
 }
 
-#define INSTANTIATE(R)                                                       \
-  template R example_scale<R>(Loss, int64_t, const void*, int64_t);          \
-  template R loss_of<R>(const Outputs<R>&, const void*, const R*, R*, R*);   \
+#define INSTANTIATE(R)                                                     \
+  template R example_scale<R>(Loss, int64_t, const void*, int64_t);        \
+  template R loss_of<R>(const Outputs<R>&, const void*, const R*, R*, R*); \
   template void loss_tangent<R>(const Outputs<R>&, const void*, const R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

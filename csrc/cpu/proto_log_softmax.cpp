@@ -18,8 +18,7 @@ void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
         const R tau = R(p.temperature);
         for (int64_t n = 0; n < p.N; n++)
 #pragma omp simd
-          for (int q = 0; q < kBlock; q++)
-            distances[n * kBlock + q] = (s.nearest[q] - distances[n * kBlock + q]) / tau - s.log_sum[q];
+          for (int q = 0; q < kBlock; q++) distances[n * kBlock + q] = (s.nearest[q] - distances[n * kBlock + q]) / tau - s.log_sum[q];
         store_rows(p.N, block.count, distances, p.log_probs + row);
       },
       [](int64_t, double, double) {});
@@ -36,15 +35,12 @@ void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, block.distances, exps, s);
         R scale[kBlock];  // sum_n dlogp_n / sum_n e_n
-        sum_classes(p.N, scale, [&](int64_t n, int q) __attribute__((always_inline)) {
-          return cotangents[n * kBlock + q];
-        });
+        sum_classes(p.N, scale, [&](int64_t n, int q) __attribute__((always_inline)) { return cotangents[n * kBlock + q]; });
 #pragma omp simd
         for (int q = 0; q < kBlock; q++) scale[q] /= s.sum[q];
         for (int64_t n = 0; n < p.N; n++)
 #pragma omp simd
-          for (int q = 0; q < kBlock; q++)
-            exps[n * kBlock + q] = cotangents[n * kBlock + q] - exps[n * kBlock + q] * scale[q];
+          for (int q = 0; q < kBlock; q++) exps[n * kBlock + q] = cotangents[n * kBlock + q] - exps[n * kBlock + q] * scale[q];
         block_coefficients<R>(p, panels, exps, s.nearest, block);
       },
       [&](int64_t task, double, double dtemperature) {

@@ -29,8 +29,7 @@ double block_losses(const ProtoLoss<R>& p, int64_t query, int64_t count, const R
 
 // dz = weight (softmax - one_hot), in place of the exponentials; NaN for a target out of range.
 template <class R>
-void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s,
-                   R* exps) {
+void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s, R* exps) {
   R weights[kBlock] = {}, scale[kBlock];
   for (int64_t q = 0; q < count; q++) {
     const int64_t target = p.targets[query + q];

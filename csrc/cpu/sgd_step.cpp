@@ -75,8 +75,7 @@ FASTMETA_INLINE void for_each_task(const typename SgdStep<R>::Item& item, int64_
 
 // One part of an item's gradients; returns its part of the gradient of a rate that is one number, where `rate_number`.
 template <class R>
-double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int64_t width, bool rate_number,
-                      bool streams) {
+double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int64_t width, bool rate_number, bool streams) {
   double dparam[kPart], drate[kPart], number = 0;
   const bool rate_shared = item.rate_kind == 1 && item.drate, rate_own = item.rate_kind == 2 && item.drate;
   for (int64_t i = 0; i < width && item.dparam; i++) dparam[i] = 0;
@@ -87,8 +86,7 @@ double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int
     if (dgrad && item.rate_kind == 0)
       write(dgrad, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) { return -rate * load(dout + i); });
     else if (dgrad)
-      write(dgrad, width, streams,
-            [&](int64_t i, auto load) __attribute__((always_inline)) { return -load(rates + i) * load(dout + i); });
+      write(dgrad, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) { return -load(rates + i) * load(dout + i); });
     if (own)
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) own[i] = -dout[i] * grad[i];
@@ -132,9 +130,8 @@ void sgd_step_fwd(const SgdStep<R>& p) {
         write(out, width, streams,
               [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - rate * load(grad + i); });
       else
-        write(out, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) {
-          return load(param + i) - load(rates + i) * load(grad + i);
-        });
+        write(out, width, streams,
+              [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - load(rates + i) * load(grad + i); });
     });
   });
 }

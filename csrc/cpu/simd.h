@@ -43,9 +43,9 @@ FASTMETA_INLINE R exp_approx(R x) {
   const R shifted = y * R(1.44269504088896340736) + F::kRound;
   const R n = shifted - F::kRound;
   const R r = (y - n * F::kLn2Hi) - n * F::kLn2Lo;
-  constexpr R inverse_factorial[] = {R(1),           R(1),           R(1) / 2,        R(1) / 6,       R(1) / 24,
-                                     R(1) / 120,     R(1) / 720,     R(1) / 5040,     R(1) / 40320,   R(1) / 362880,
-                                     R(1) / 3628800, R(1) / 39916800, R(1) / 479001600, R(1) / 6227020800.};
+  constexpr R inverse_factorial[] = {
+      R(1),        R(1),         R(1) / 2,      R(1) / 6,       R(1) / 24,       R(1) / 120,       R(1) / 720,
+      R(1) / 5040, R(1) / 40320, R(1) / 362880, R(1) / 3628800, R(1) / 39916800, R(1) / 479001600, R(1) / 6227020800.};
   R p = inverse_factorial[F::kTerms];
 #pragma GCC unroll 16
   for (int k = F::kTerms - 1; k >= 0; k--) p = p * r + inverse_factorial[k];

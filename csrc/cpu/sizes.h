@@ -26,8 +26,7 @@ FASTMETA_INLINE void for_each_part(int64_t begin, int64_t end, F&& f) {
   const int64_t count = end - begin, parts = (count + largest - 1) / largest;
   for (int64_t i = 0; i < parts; i++) {
     const int64_t size = count / parts + (i < count % parts);
-    with_size(size, [&](auto rows) __attribute__((always_inline)) { f(rows, begin); },
-              std::make_integer_sequence<int, largest>());
+    with_size(size, [&](auto rows) __attribute__((always_inline)) { f(rows, begin); }, std::make_integer_sequence<int, largest>());
     begin += size;
   }
 }

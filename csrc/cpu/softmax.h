@@ -79,8 +79,7 @@ FASTMETA_INLINE bool any_near(const Panels<R>& panels, const Block<R>& block, in
   for (int64_t n = begin; n < end; n++)
 #pragma GCC unroll 8
     for (int part = 0; part < kParts<R>; part++) {
-      const Vector<R> found = nearness<R>(metric, load(block.distances + n * kBlock + part * kLanes<R>), radius[part],
-                                          panels.radius[n]);
+      const Vector<R> found = nearness<R>(metric, load(block.distances + n * kBlock + part * kLanes<R>), radius[part], panels.radius[n]);
       largest[part] = found > largest[part] ? found : largest[part];
     }
   R sum = 0;
@@ -138,8 +137,7 @@ inline void find_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels,
 // From dz [N, kBlock], whose lanes each sum to 0 and are 0 beyond the block's queries: the coefficients in place of the
 // distances (dz is used up), and dtemperature = sum dz d / temperature^2, taken about the nearest distance.
 template <class R>
-void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, const R* nearest,
-                               Block<R>& block) {
+void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, const R* nearest, Block<R>& block) {
   if (p.dtemperature) {
     R total[kBlock];
     sum_classes(p.N, total, [&](int64_t n, int q) __attribute__((always_inline)) {
@@ -157,8 +155,8 @@ void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz
 }
 
 // Compiled once, in distance.cpp.
-#define FASTMETA_SOFTMAX(EXTERN, R)                                                            \
-  EXTERN template void block_softmax<R>(int64_t, double, const R*, R*, Softmax<R>&);           \
+#define FASTMETA_SOFTMAX(EXTERN, R)                                                  \
+  EXTERN template void block_softmax<R>(int64_t, double, const R*, R*, Softmax<R>&); \
   EXTERN template void block_coefficients<R>(const ProtoProblem<R>&, const Panels<R>&, R*, const R*, Block<R>&);
 FASTMETA_SOFTMAX(extern, float)
 FASTMETA_SOFTMAX(extern, double)

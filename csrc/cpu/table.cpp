@@ -28,11 +28,11 @@ DECLARE(conv_meta_loss, ConvMetaLoss)
 template <class R>
 constexpr CpuKernels<R> table() {
   return {
-      prototypes_fwd<R>, prototypes_bwd<R>, proto_log_softmax_fwd<R>, proto_log_softmax_bwd<R>,
-      proto_loss<R>, task_scale<R>, matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
-      sgd_step_fwd<R>, sgd_step_bwd<R>,
-      mlp_forward_fwd<R>, mlp_forward_bwd<R>, mlp_loss<R>, mlp_hvp<R>,
-      mlp_adapt_fwd<R>, mlp_adapt_bwd<R>, mlp_meta_loss<R>, conv_meta_loss<R>,
+      prototypes_fwd<R>, prototypes_bwd<R>, proto_log_softmax_fwd<R>,  proto_log_softmax_bwd<R>,
+      proto_loss<R>,     task_scale<R>,     matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
+      sgd_step_fwd<R>,   sgd_step_bwd<R>,   mlp_forward_fwd<R>,        mlp_forward_bwd<R>,
+      mlp_loss<R>,       mlp_hvp<R>,        mlp_adapt_fwd<R>,          mlp_adapt_bwd<R>,
+      mlp_meta_loss<R>,  conv_meta_loss<R>,
   };
 }
 

@@ -12,7 +12,9 @@ template <class R>
 constexpr int kParts = kBlock / int(kLanes<R>);
 // Rows of a tile: with the operands, its sums fill the 16 registers (AVX-512: 32).
 template <class R>
-constexpr int kTileRows = kVectorBytes == 64 ? 16 / kParts<R> / (sizeof(R) == 4 ? 2 : 1) : kParts<R> > 6 ? 1 : 12 / kParts<R>;
+constexpr int kTileRows = kVectorBytes == 64 ? 16 / kParts<R> / (sizeof(R) == 4 ? 2 : 1)
+                          : kParts<R> > 6    ? 1
+                                             : 12 / kParts<R>;
 
 // A wide tile is kWide times as wide and has fewer rows: where the inner dimension is short, its rows come and go in longer pieces.
 constexpr int kWide = kVectorBytes == 64 ? 4 : 2;
@@ -86,8 +88,8 @@ FASTMETA_INLINE void tile_squares(int64_t count, const R* columns, const R* rows
 // sum[k][w] -= sum_i weights[i * step + k * stride] (columns_iw - centre[w]) for `count` rows i of W columns, `across` apart, the
 // rows `length` apart, and K rows of sums.
 template <class R, int K, int W>
-FASTMETA_INLINE void tile_products(int64_t count, const R* weights, int64_t step, int64_t stride, const R* columns,
-                                   int64_t length, int64_t across, Columns<R> (&sum)[K][W], const Columns<R>* centre = nullptr) {
+FASTMETA_INLINE void tile_products(int64_t count, const R* weights, int64_t step, int64_t stride, const R* columns, int64_t length,
+                                   int64_t across, Columns<R> (&sum)[K][W], const Columns<R>* centre = nullptr) {
   for (int64_t i = 0; i < count; i++) {
     Columns<R> x[W];
 #pragma GCC unroll 4

@@ -10,8 +10,7 @@ inline R dot(const R* a, const R* b, int64_t count) {
   R total = 0;
   for (int64_t begin = 0; begin < count; begin += kLongRow)
     total += sum_of_row<R>(
-        least(kLongRow, count - begin),
-        [&](int64_t d) __attribute__((always_inline)) { return load(a + begin + d) * load(b + begin + d); },
+        least(kLongRow, count - begin), [&](int64_t d) __attribute__((always_inline)) { return load(a + begin + d) * load(b + begin + d); },
         [&](int64_t d) __attribute__((always_inline)) { return a[begin + d] * b[begin + d]; });
   return total;
 }

@@ -24,10 +24,10 @@ class DeviceGuard {
   int previous_ = -1;  // -1: nothing to restore
 };
 
-#define FASTMETA_LAUNCHER(NAME, ARGUMENTS)                                      \
-  template <class R>                                                            \
+#define FASTMETA_LAUNCHER(NAME, ARGUMENTS)                                        \
+  template <class R>                                                              \
   const char* NAME(const ARGUMENTS<R>& arguments, void* workspace, void* stream); \
-  template <class R>                                                            \
+  template <class R>                                                              \
   int64_t NAME##_workspace(const ARGUMENTS<R>& arguments);
 FASTMETA_LAUNCHER(mlp_forward_fwd, MlpForward)
 FASTMETA_LAUNCHER(mlp_forward_bwd, MlpForward)

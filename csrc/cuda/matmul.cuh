@@ -14,7 +14,7 @@ namespace fastmeta::cuda {
 
 constexpr int kWarp = 32, kGroup = 16;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kShortSum = 64;  // long sums are sums of short ones, so that errors do not grow with their length
+constexpr int kShortSum = 64;    // long sums are sums of short ones, so that errors do not grow with their length
 constexpr int kMinDot = kGroup;  // inner dimension from which lanes share it; below, strided columns conflict little
 
 template <class R>
@@ -88,15 +88,14 @@ __device__ __forceinline__ void outer_tiles(int M, int N, int K, const Factors<R
     for (int begin = 0; begin < K; begin += kShortSum) {
       const int end = least(begin + kShortSum, K);
       Tile<R, kTerms, T> part;
-#pragma unroll kUnroll<kTerms>
+#pragma unroll kUnroll < kTerms>
       for (int k = begin; k < end; k++) part.add(f, a, b, k * f.ak, k * f.bk);
       tile.add(part);
     }
     const auto store = make_store();
 #pragma unroll
     for (int e = 0; e < T * T; e++)
-      if (i + e / T * rows < M && j + e % T * columns < N)
-        store(i + e / T * rows, j + e % T * columns, tile.value[e], tile.tangent[e]);
+      if (i + e / T * rows < M && j + e % T * columns < N) store(i + e / T * rows, j + e % T * columns, tile.value[e], tile.tangent[e]);
   }
 }
 
@@ -132,7 +131,7 @@ __device__ __forceinline__ void dot_tiles(int M, int N, int K, const Factors<R>&
     offsets(b, j, columns, N, f.bj, shift);
     Tile<R, kTerms, T> tile;
     int k = lane;
-#pragma unroll kUnroll<kTerms>
+#pragma unroll kUnroll < kTerms>
     for (; k < K - kGroup; k += kGroup) tile.add(f, a, b, k, k);
     k = shift ? lane - shift : k;
     tile.add(f, a, b, k, k);
@@ -140,8 +139,7 @@ __device__ __forceinline__ void dot_tiles(int M, int N, int K, const Factors<R>&
     if constexpr (tile.kTangent) share_sums<T * T, kGroup / 2>(tile.tangent, lane);
     const auto store = make_store();
     const int row = i + e / T * rows, column = j + e % T * columns;
-    if (first + half < tiles && lane % (kGroup / (T * T)) == 0 && row < M && column < N)
-      store(row, column, tile.value[0], tile.tangent[0]);
+    if (first + half < tiles && lane % (kGroup / (T * T)) == 0 && row < M && column < N) store(row, column, tile.value[0], tile.tangent[0]);
   }
 }
 

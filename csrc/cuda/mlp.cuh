@@ -83,8 +83,8 @@ __host__ __device__ __forceinline__ void for_each_tensor(const Task<R>& s, F&& f
 }
 
 template <class R>
-__host__ __device__ void lay_out(Task<R>& s, Arena& arena, const MlpShape& shape, const MlpParams<const R>& params,
-                                 int64_t n, const Need& need) {
+__host__ __device__ void lay_out(Task<R>& s, Arena& arena, const MlpShape& shape, const MlpParams<const R>& params, int64_t n,
+                                 const Need& need) {
   s.layers = shape.layers;
   s.activation = shape.activation;
   s.loss = shape.loss;

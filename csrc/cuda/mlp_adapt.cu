@@ -9,8 +9,7 @@ namespace fastmeta::cuda {
 namespace {
 
 template <class R>
-__global__ void __launch_bounds__(kMaxThreads, 2)
-    adapt_kernel(const __grid_constant__ MlpAdapt<R> c, const Need need, const Block block) {
+__global__ void __launch_bounds__(kMaxThreads, 2) adapt_kernel(const __grid_constant__ MlpAdapt<R> c, const Need need, const Block block) {
   each_task<R>(c.shape, c.params, c.support.count, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
     load_examples(s, c.support.x, c.support.y, c.support.count, t);
@@ -65,9 +64,8 @@ void bwd_by_layer(const MlpAdapt<R>& c, const Need& need, Queue& queue) {
   net.examples = c.support;
   layerwise::Inner<R> inner{queue, net, c.rates, c.drates, c.support_grads, c.steps, c.first_order};
   if (c.first_order || !c.steps) layerwise::scale(queue, net, c.dparams, c.dadapted);
-  inner.run_back(c.dadapted, c.first_order ? MlpParams<R>{} : layerwise::complete(queue, net, c.dparams), [&](int64_t k) {
-    return k ? layerwise::as_const(layerwise::at_step(net.task, c.trajectory, k, c.steps, 1)) : c.params;
-  });
+  inner.run_back(c.dadapted, c.first_order ? MlpParams<R>{} : layerwise::complete(queue, net, c.dparams),
+                 [&](int64_t k) { return k ? layerwise::as_const(layerwise::at_step(net.task, c.trajectory, k, c.steps, 1)) : c.params; });
 }
 
 template <bool kBackward, class R>

@@ -13,7 +13,7 @@ template <class R>
 struct Inner {
   Task<R>& s;
   const MlpRates<const R>& rates;
-  const MlpRates<R>& drates;  // [T, ...]; null: not asked for
+  const MlpRates<R>& drates;                 // [T, ...]; null: not asked for
   const MlpExampleGrads<R>&support, &query;  // of all tasks
   int64_t steps, task;
   bool first_order;
@@ -26,9 +26,9 @@ struct Inner {
     const int inputs = 2 * s.layers;
     const bool chain = stage == Stage::chain, parameter = tensor < inputs;
     if (stage == Stage::descend)  // theta -= alpha g
-      return !parameter ? Sink<R>{}
-                        : Sink<R>{s.theta + offset, R(-1), s.theta + offset, rates_of(rates, tensor, size, step, steps, 0),
-                                  rates.per_element};
+      return !parameter
+                 ? Sink<R>{}
+                 : Sink<R>{s.theta + offset, R(-1), s.theta + offset, rates_of(rates, tensor, size, step, steps, 0), rates.per_element};
     if (chain && !tangent) {  // dalpha -= v g
       R* dalpha = parameter ? rates_of(drates, tensor, size, step, steps, task) : nullptr;
       if (!dalpha) return {};

@@ -75,8 +75,8 @@ struct Inner {
   Queue& queue;
   Net<R>& net;
   const MlpRates<const R>& rates;
-  const MlpRates<R>& drates;            // [T, ...]; null: not asked for
-  const MlpExampleGrads<R>& grads;      // of the support
+  const MlpRates<R>& drates;        // [T, ...]; null: not asked for
+  const MlpExampleGrads<R>& grads;  // of the support
   int64_t steps;
   bool first_order;
 
@@ -88,8 +88,8 @@ struct Inner {
     backward(queue, net);
     Targets<R> to;
     for_each_tensor(net.task, [&](int tensor, int, int size) {
-      to.of[tensor] = {slices_of(next, tensor), R(-1), slices_of(theta, tensor),
-                       {rates_of(rates, tensor, size, step, steps, 0)}, rates.per_element};
+      to.of[tensor] = {
+          slices_of(next, tensor), R(-1), slices_of(theta, tensor), {rates_of(rates, tensor, size, step, steps, 0)}, rates.per_element};
     });
     gradients(queue, net, false, to);
   }
@@ -110,9 +110,7 @@ struct Inner {
     rate_gradients(step, v, first || drates.per_step);
     if (!tangent) return;
     Targets<R> to;
-    for_each_tensor(net.task, [&](int tensor, int, int) {
-      to.of[tensor] = {slices_of(next, tensor), R(-1), slices_of(v, tensor)};
-    });
+    for_each_tensor(net.task, [&](int tensor, int, int) { to.of[tensor] = {slices_of(next, tensor), R(-1), slices_of(v, tensor)}; });
     to.of[2 * net.task.layers] = {to_x, R(-1), {first ? nullptr : dx, to_x.stride}};
     gradients(queue, net, true, to);
   }

@@ -40,8 +40,8 @@ struct Way {
 // Shared memory is divided among the blocks that a multiprocessor will hold at a time: as many as its registers take, or as
 // there are tasks for, or as their arrays fit.
 template <class R>
-void share_memory(Plan& plan, const DeviceLimits& device, int64_t multiprocessors, const MlpShape& shape,
-                  const MlpParams<const R>& params, int64_t n, Need need) {
+void share_memory(Plan& plan, const DeviceLimits& device, int64_t multiprocessors, const MlpShape& shape, const MlpParams<const R>& params,
+                  int64_t n, Need need) {
   const int64_t kept = need.kept, needed = (shape.tasks + multiprocessors - 1) / multiprocessors;
   int64_t resident = kThreadsPerMultiprocessor / plan.threads;
   const int64_t own = int64_t(sizeof(Task<R>)) + 16;  // static
@@ -112,18 +112,18 @@ int64_t workspace_of(const Arguments& c, const Way<Arguments>& way) {
 }
 
 // Defines a launcher of kernels.h: WAY(arguments) is the Way it goes.
-#define FASTMETA_DEFINE_LAUNCHER(NAME, ARGUMENTS, WAY)                                \
-  template <class R>                                                                  \
-  const char* NAME(const ARGUMENTS<R>& c, void* workspace, void* stream) {            \
-    return launch_way(c, WAY(c), workspace, stream);                                  \
-  }                                                                                   \
-  template <class R>                                                                  \
-  int64_t NAME##_workspace(const ARGUMENTS<R>& c) {                                   \
-    return workspace_of(c, WAY(c));                                                   \
-  }                                                                                   \
-  template const char* NAME(const ARGUMENTS<float>&, void*, void*);                   \
-  template const char* NAME(const ARGUMENTS<double>&, void*, void*);                  \
-  template int64_t NAME##_workspace(const ARGUMENTS<float>&);                         \
+#define FASTMETA_DEFINE_LAUNCHER(NAME, ARGUMENTS, WAY)                     \
+  template <class R>                                                       \
+  const char* NAME(const ARGUMENTS<R>& c, void* workspace, void* stream) { \
+    return launch_way(c, WAY(c), workspace, stream);                       \
+  }                                                                        \
+  template <class R>                                                       \
+  int64_t NAME##_workspace(const ARGUMENTS<R>& c) {                        \
+    return workspace_of(c, WAY(c));                                        \
+  }                                                                        \
+  template const char* NAME(const ARGUMENTS<float>&, void*, void*);        \
+  template const char* NAME(const ARGUMENTS<double>&, void*, void*);       \
+  template int64_t NAME##_workspace(const ARGUMENTS<float>&);              \
   template int64_t NAME##_workspace(const ARGUMENTS<double>&);
 
 // A kernel by task: what(s, t) for each task t of the block, after a barrier; s has the arrays of `need` in the block's memory.

@@ -137,12 +137,24 @@ void forward(Queue& queue, const Net<R>& net, bool tangent) {
     const Layer<R>& y = net.task.layer[l];
     const bool hidden = l + 1 < net.task.layers;
     multiply<Form::forward>(queue, net.shape,
-                            Product<R, Activated<R>>{n, y.out, y.in, 1, {inputs(net, l)}, {slices_of(net.params, 2 * l)},
+                            Product<R, Activated<R>>{n,
+                                                     y.out,
+                                                     y.in,
+                                                     1,
+                                                     {inputs(net, l)},
+                                                     {slices_of(net.params, 2 * l)},
                                                      {slices_of(net.params, 2 * l + 1), y.a, y.slope, tangent ? y.bend : nullptr,
-                                                      hidden ? net.task.activation : Activation::identity}, {}});
+                                                      hidden ? net.task.activation : Activation::identity},
+                                                     {}});
     if (!tangent) continue;
-    Product<R, ActivatedTangent<R>> p{n, y.out, y.in, l ? 2 : 1, {inputs(net, l)}, {slices_of(net.direction, 2 * l)},
-                                      {slices_of(net.direction, 2 * l + 1), y.slope, y.ra, y.bend, net.task.activation}, {}};
+    Product<R, ActivatedTangent<R>> p{n,
+                                      y.out,
+                                      y.in,
+                                      l ? 2 : 1,
+                                      {inputs(net, l)},
+                                      {slices_of(net.direction, 2 * l)},
+                                      {slices_of(net.direction, 2 * l + 1), y.slope, y.ra, y.bend, net.task.activation},
+                                      {}};
     p.a[1] = inputs(net, l, true);
     p.b[1] = slices_of(net.params, 2 * l);
     multiply<Form::forward>(queue, net.shape, p);
@@ -156,14 +168,24 @@ void backward(Queue& queue, const Net<R>& net, bool tangent) {
     const Layer<R>&y = net.task.layer[l], &below = net.task.layer[l - 1];
     const Slices<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
     multiply<Form::backward>(queue, net.shape,
-                             Product<R, Gated<R>>{n, y.in, y.out, 1, {d}, {slices_of(net.params, 2 * l)},
-                                                  {below.slope, tangent ? below.bend : nullptr, below.d, below.rd,
-                                                   net.task.activation}, {}});
+                             Product<R, Gated<R>>{n,
+                                                  y.in,
+                                                  y.out,
+                                                  1,
+                                                  {d},
+                                                  {slices_of(net.params, 2 * l)},
+                                                  {below.slope, tangent ? below.bend : nullptr, below.d, below.rd, net.task.activation},
+                                                  {}});
     if (tangent)
       multiply<Form::backward>(queue, net.shape,
-                               Product<R, GatedTangent<R>>{n, y.in, y.out, 2, {rd, d},
+                               Product<R, GatedTangent<R>>{n,
+                                                           y.in,
+                                                           y.out,
+                                                           2,
+                                                           {rd, d},
                                                            {slices_of(net.params, 2 * l), slices_of(net.direction, 2 * l)},
-                                                           {below.slope, below.bend, below.rd, net.task.activation}, {}});
+                                                           {below.slope, below.bend, below.rd, net.task.activation},
+                                                           {}});
   }
 }
 
@@ -203,8 +225,8 @@ void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& 
   if (!targets.of[inputs_tensor].asked()) return;
   const Layer<R>& y = net.task.layer[0];
   const Slices<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
-  Product<R, Sunk<R>> p{n, y.in, y.out, tangent ? 2 : 1, {tangent ? rd : d, d}, {slices_of(net.params, 0)},
-                        {targets.of[inputs_tensor]}, {}};
+  Product<R, Sunk<R>> p{n, y.in, y.out, tangent ? 2 : 1, {tangent ? rd : d, d}, {slices_of(net.params, 0)}, {targets.of[inputs_tensor]},
+                        {}};
   p.b[1] = slices_of(net.direction, 0);
   multiply<Form::backward>(queue, net.shape, p);
 }
@@ -216,12 +238,12 @@ void scale(Queue& queue, int64_t tasks, const Scalings<R>& what) {
   queue.launch(scale_kernel<R>, tasks * blocks, kTileThreads, ScaleArguments<R>{what, blocks});
 }
 
-#define INSTANTIATE(R)                                                                                                     \
-  template Net<R> lay_out(Queue&, const MlpShape&, const MlpParams<const R>&, int64_t, Need);                              \
-  template void forward(Queue&, const Net<R>&, bool);                                                                      \
-  template void backward(Queue&, const Net<R>&, bool);                                                                     \
-  template void output(Queue&, const Net<R>&, const Output<R>&);                                                           \
-  template void gradients(Queue&, const Net<R>&, bool, const Targets<R>&, const Sums<R>&);                                 \
+#define INSTANTIATE(R)                                                                        \
+  template Net<R> lay_out(Queue&, const MlpShape&, const MlpParams<const R>&, int64_t, Need); \
+  template void forward(Queue&, const Net<R>&, bool);                                         \
+  template void backward(Queue&, const Net<R>&, bool);                                        \
+  template void output(Queue&, const Net<R>&, const Output<R>&);                              \
+  template void gradients(Queue&, const Net<R>&, bool, const Targets<R>&, const Sums<R>&);    \
   template void scale(Queue&, int64_t, const Scalings<R>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

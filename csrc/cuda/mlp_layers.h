@@ -19,8 +19,8 @@ class Queue {
   template <class Arguments>
   void launch(void (*kernel)(Arguments), int64_t blocks, unsigned threads, const Arguments& arguments) {
     if (!enqueues_ || error_ || !blocks) return;
-    error_ = blocks > 0x7fffffff ? "more tiles than a grid has blocks"
-                                 : cuda::launch(kernel, unsigned(blocks), threads, {}, stream_, arguments);
+    error_ =
+        blocks > 0x7fffffff ? "more tiles than a grid has blocks" : cuda::launch(kernel, unsigned(blocks), threads, {}, stream_, arguments);
   }
 
  private:
@@ -61,8 +61,8 @@ void backward(Queue& queue, const Net<R>& net, bool tangent = false);
 // The loss, and the gradient in the outputs where the net has room for it; its tangent along ra, plus dloss times itself.
 template <class R>
 struct Output {
-  R* loss = nullptr;         // [T]; null: not asked for
-  Target<R> dy;              // takes -d, or with `tangent` -rd
+  R* loss = nullptr;  // [T]; null: not asked for
+  Target<R> dy;       // takes -d, or with `tangent` -rd
   bool tangent = false;
   const R* dloss = nullptr;  // [T]; null: 0
 };

@@ -7,8 +7,7 @@ namespace fastmeta::cuda {
 namespace {
 
 template <class R, bool kGradients>
-__global__ void __launch_bounds__(kMaxThreads, 2)
-    loss_kernel(const __grid_constant__ MlpLoss<R> c, const Need need, const Block block) {
+__global__ void __launch_bounds__(kMaxThreads, 2) loss_kernel(const __grid_constant__ MlpLoss<R> c, const Need need, const Block block) {
   const int64_t n = c.examples.count;
   each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.query_grads, c.steps, t, c.first_order};
     const bool runs = c.with_grads && begin_chain(inner, S);
     __syncthreads();
-    const int K = int(c.steps);  // 32 bits, as i: registers are short
+    const int K = int(c.steps);                      // 32 bits, as i: registers are short
     for (int i = 0; i <= (runs ? 2 * K : K); i++) {  // K steps down, the query, K steps back
       inner.stage = i < K ? Stage::descend : i == K ? Stage::query : Stage::chain;
       inner.step = i < K ? i : 2 * K - i;

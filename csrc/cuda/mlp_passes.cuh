@@ -10,16 +10,16 @@ namespace fastmeta::cuda {
 // z [n, out] = x w' + b, in a; kTangent: and rz = rx w' + x vw' + vb, in ra. `of_direction`: with vw, vb alone, in ra. No barrier.
 template <class R, bool kTangent>
 __device__ __forceinline__ void linear(const Layer<R>& y, int n, bool of_direction = false) {
-  multiply<R, kTangent ? Terms::both : Terms::value, true>(
-      n, y.out, y.in, {y.x, of_direction ? y.vw : y.w, y.rx, y.vw, y.in, 1, 1, y.in}, [&] {
-        R *z = of_direction ? y.ra : y.a, *rz = y.ra;
-        const R *b = of_direction ? y.vb : y.b, *vb = y.vb;
-        const int out = y.out;
-        return [=](int i, int j, R value, R tangent) {
-          z[i * out + j] = b ? value + b[j] : value;
-          if constexpr (kTangent) rz[i * out + j] = vb ? tangent + vb[j] : tangent;
-        };
-      });
+  multiply<R, kTangent ? Terms::both : Terms::value, true>(n, y.out, y.in, {y.x, of_direction ? y.vw : y.w, y.rx, y.vw, y.in, 1, 1, y.in},
+                                                           [&] {
+                                                             R *z = of_direction ? y.ra : y.a, *rz = y.ra;
+                                                             const R *b = of_direction ? y.vb : y.b, *vb = y.vb;
+                                                             const int out = y.out;
+                                                             return [=](int i, int j, R value, R tangent) {
+                                                               z[i * out + j] = b ? value + b[j] : value;
+                                                               if constexpr (kTangent) rz[i * out + j] = vb ? tangent + vb[j] : tangent;
+                                                             };
+                                                           });
 }
 
 // z (in a) -> a, slope; with `tangent` its tangent (in ra) -> ra, bend. In place, a thread its own elements; no barrier.
@@ -127,8 +127,8 @@ __device__ __forceinline__ void gradients(const Task<R>& s, bool tangent, To&& t
       for (int e = threadIdx.x; e < size; e += blockDim.x) sink(e, -d[e], sum);
     } else {
       const bool weight = tensor < inputs, both = kCurvature && tangent && !(weight && !y.rx);
-      const Factors<R> f = weight ? Factors<R>{both ? y.d : d, y.x, y.rd, y.rx, 1, y.out, y.in, 1}
-                                  : Factors<R>{y.d, y.w, y.rd, y.vw, y.out, 1, y.in, 1};
+      const Factors<R> f =
+          weight ? Factors<R>{both ? y.d : d, y.x, y.rd, y.rx, 1, y.out, y.in, 1} : Factors<R>{y.d, y.w, y.rd, y.vw, y.out, 1, y.in, 1};
       const int inner = weight ? s.n : y.out;
       if (both) product<R, Terms::tangent>(rows, columns, inner, f, sink, sum);
       else product<R, Terms::value>(rows, columns, inner, f, sink, sum);
@@ -142,8 +142,8 @@ template <class R>
 struct Asked {
   const MlpParams<R>& dparams;  // [T, ...]
   int64_t task;
-  int inputs;                   // 2 L
-  MlpExampleGrads<R> grads;     // of this task
+  int inputs;                // 2 L
+  MlpExampleGrads<R> grads;  // of this task
 
   __device__ __forceinline__ Sink<R> sink(int tensor, int, int, bool) const {
     if (tensor < inputs) return {tensor_of(dparams, tensor, task)};
@@ -155,8 +155,7 @@ struct Asked {
 // Where the gradients to the examples of a task go.
 template <class R>
 __device__ MlpExampleGrads<R> examples_of(const Task<R>& s, const MlpExampleGrads<R>& grads, int64_t n, int64_t task) {
-  return {grads.dx ? grads.dx + task * n * s.layer[0].in : nullptr,
-          grads.dy ? grads.dy + task * n * s.layer[s.layers - 1].out : nullptr};
+  return {grads.dx ? grads.dx + task * n * s.layer[0].in : nullptr, grads.dy ? grads.dy + task * n * s.layer[s.layers - 1].out : nullptr};
 }
 
 }  // namespace fastmeta::cuda

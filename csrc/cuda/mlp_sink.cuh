@@ -39,9 +39,7 @@ struct Target {
   bool per_element = false, sums = false;
 
   __host__ __device__ bool asked() const { return out.data || sums; }
-  __device__ Sink<R> of(int64_t task) const {
-    return {out.of(task), scale, base.of(task), factor.of(task), per_element, sums};
-  }
+  __device__ Sink<R> of(int64_t task) const { return {out.of(task), scale, base.of(task), factor.of(task), per_element, sums}; }
 };
 
 // The rates of one parameter tensor at one step; null where there are none. `copy`: which one, a task for gradients.

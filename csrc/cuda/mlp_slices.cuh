@@ -109,7 +109,7 @@ struct TensorCores {
 #pragma unroll
         for (int r = 0; r < 2; r++)
           *reinterpret_cast<Pair*>(&room.sums[down() + 2 * i + r][across() + 8 * j + lane() % 4 * 2]) = {sums[i][j][2 * r],
-                                                                                                        sums[i][j][2 * r + 1]};
+                                                                                                         sums[i][j][2 * r + 1]};
     __syncthreads();
 #pragma unroll 8
     for (int e = threadIdx.x; e < kTileSide * kTileSide; e += kTileThreads)

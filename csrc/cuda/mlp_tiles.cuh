@@ -26,7 +26,7 @@ struct Product {
   int M, N, K, pieces;  // pieces: the number of products in the sum
   Slices<const R> a[2], b[2];
   Store store;
-  Target<R> bias;       // weights: of the sums over K of A_1
+  Target<R> bias;  // weights: of the sums over K of A_1
 
   __host__ __device__ int64_t tiles() const { return tiles_of(M, N); }
 };
@@ -92,8 +92,7 @@ struct Partials {
 
 // Multiply: how slices are multiplied.
 template <class R, Form kForm, class Store, class Multiply>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>)
-    product_kernel(const __grid_constant__ Products<R, Store> products) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) product_kernel(const __grid_constant__ Products<R, Store> products) {
   FASTMETA_SHARED(Room<R>, room);
   FASTMETA_SHARED(Partials<R>, partials);
   const int64_t task = blockIdx.x / products.tiles;
@@ -130,8 +129,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>)
     if (row < p.M && column < p.N) store(row * p.N + column, column, sum, of_elements);
   });
   if constexpr (kForm == Form::weights) {
-    if (j == 0 && threadIdx.x < kTileSide && i + threadIdx.x < p.M && p.bias.asked())
-      p.bias.of(task)(i + threadIdx.x, bias, of_bias);
+    if (j == 0 && threadIdx.x < kTileSide && i + threadIdx.x < p.M && p.bias.asked()) p.bias.of(task)(i + threadIdx.x, bias, of_bias);
     if (!products.partial) return;
     const R all[2] = {block_sum(partials.of_warp, of_elements), block_sum(partials.of_warp, of_bias)};
     if (threadIdx.x < 2) products.partial[blockIdx.x * 2 + threadIdx.x] = threadIdx.x ? all[1] : all[0];

@@ -7,10 +7,10 @@
 
 using fastmeta::emulation::report_access;
 
-#define REPORT(NAME, BYTES)                                                                                            \
-  void __tsan_read##NAME(void* p) { report_access(p, BYTES, false, __builtin_return_address(0)); }                    \
-  void __tsan_write##NAME(void* p) { report_access(p, BYTES, true, __builtin_return_address(0)); }                    \
-  void __tsan_unaligned_read##NAME(void* p) { report_access(p, BYTES, false, __builtin_return_address(0)); }          \
+#define REPORT(NAME, BYTES)                                                                                  \
+  void __tsan_read##NAME(void* p) { report_access(p, BYTES, false, __builtin_return_address(0)); }           \
+  void __tsan_write##NAME(void* p) { report_access(p, BYTES, true, __builtin_return_address(0)); }           \
+  void __tsan_unaligned_read##NAME(void* p) { report_access(p, BYTES, false, __builtin_return_address(0)); } \
   void __tsan_unaligned_write##NAME(void* p) { report_access(p, BYTES, true, __builtin_return_address(0)); }
 
 extern "C" {

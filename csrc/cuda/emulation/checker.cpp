@@ -56,8 +56,8 @@ void Checker::access(uintptr_t address, size_t bytes, bool writes, const Moment&
   Buffer* buffer = find(address, bytes);
   if (!buffer) {
     const auto distance = [&](const Buffer& b) { return address < b.begin ? b.begin - address : address + bytes - b.end; };
-    const auto nearest = std::min_element(buffers_.begin(), buffers_.end(),
-                                          [&](const Buffer& a, const Buffer& b) { return distance(a) < distance(b); });
+    const auto nearest =
+        std::min_element(buffers_.begin(), buffers_.end(), [&](const Buffer& a, const Buffer& b) { return distance(a) < distance(b); });
     const bool known = nearest != buffers_.end();
     return report(writes ? "write out of bounds" : "read out of bounds", known ? place(*nearest, address) : "no buffer", now, nullptr);
   }
@@ -80,8 +80,7 @@ bool Checker::concurrent(const Buffer& buffer, const Access& earlier, const Acce
 
 void Checker::judge(Buffer& buffer, size_t element, bool writes, const Access& now) {
   Cell& cell = buffer.cells[element];
-  if (!writes && cell.reader.interval == now.interval && cell.reader.thread == now.thread &&
-      cell.reader.warp_clock == now.warp_clock)
+  if (!writes && cell.reader.interval == now.interval && cell.reader.thread == now.thread && cell.reader.warp_clock == now.warp_clock)
     return;  // judged before
   const auto where = [&] { return place(buffer, buffer.begin + element * size_t(buffer.element)); };
   if (concurrent(buffer, cell.writer, now))
@@ -123,8 +122,8 @@ void Checker::report(const char* what, const std::string& where, const Access& n
   reported_.push_back(key);
   std::string text = std::string(what) + ": " + where + ", by thread " + std::to_string(now.thread) + " at " + source_line(now.site);
   if (earlier)
-    text += ", and by thread " + std::to_string(earlier->thread) + (earlier->interval < block_begins_ ? " of another block" : "") +
-            " at " + source_line(earlier->site);
+    text += ", and by thread " + std::to_string(earlier->thread) + (earlier->interval < block_begins_ ? " of another block" : "") + " at " +
+            source_line(earlier->site);
   findings_.push_back(text);
 }
 

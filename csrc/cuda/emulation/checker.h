@@ -13,7 +13,7 @@ namespace fastmeta::emulation {
 
 enum class Kind { input, output, scratch, shared };
 
-struct Moment {  // where a thread stands
+struct Moment {             // where a thread stands
   uint32_t interval = 0;    // counts the barriers of all blocks, from 1
   uint16_t warp_clock = 0;  // counts __syncwarp
   uint16_t thread = 0;

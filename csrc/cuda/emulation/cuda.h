@@ -15,7 +15,7 @@
 #define __grid_constant__
 
 #define FASTMETA_DYNAMIC_SHARED(NAME) unsigned char* const NAME = ::fastmeta::emulation::dynamic_shared()
-#define FASTMETA_SHARED(TYPE, NAME)  \
+#define FASTMETA_SHARED(TYPE, NAME)   \
   static const char NAME##_place = 0; \
   TYPE& NAME = *static_cast<TYPE*>(::fastmeta::emulation::static_shared({&NAME##_place, #NAME, sizeof(TYPE), alignof(TYPE)}))
 
@@ -86,8 +86,8 @@ template <class... Parameters>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Parameters&... arguments) {
   const auto thread = [&]() __attribute__((no_sanitize("thread"))) { kernel(arguments...); };
   const auto call = [](const void* self) __attribute__((no_sanitize("thread"))) { (*static_cast<decltype(&thread)>(self))(); };
-  const fastmeta::emulation::Launch launch{reinterpret_cast<const void*>(kernel), config->gridDim, config->blockDim,
-                                           config->dynamicSmemBytes, config->stream, {call, &thread}};
+  const fastmeta::emulation::Launch launch{
+      reinterpret_cast<const void*>(kernel), config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream, {call, &thread}};
   return fastmeta::emulation::run(launch) ? cudaSuccess : cudaErrorInvalidValue;
 }
 

@@ -62,8 +62,8 @@ class Emulator {
   std::vector<uint16_t> warp_clocks_;
   uint32_t interval_ = 0;
   size_t most_shared_ = 0;  // static and dynamic
-  bool running_ = false;  // a thread of the kernel
-  std::string failure_;   // of the thread that ran last
+  bool running_ = false;    // a thread of the kernel
+  std::string failure_;     // of the thread that ran last
   std::mt19937_64 random_;
 };
 
@@ -133,8 +133,7 @@ bool Emulator::release_warp(unsigned warp) {
     together += threads_[i].state == State::at_warp && threads_[i].site == threads_[first].site;
   }
   if (!waiting) return false;
-  if (together != kWarp)
-    stop("all lanes of a warp must come to the same shuffle or __syncwarp, got" + whereabouts(first, kWarp));
+  if (together != kWarp) stop("all lanes of a warp must come to the same shuffle or __syncwarp, got" + whereabouts(first, kWarp));
   if (threads_[first].orders_memory) warp_clocks_[warp]++;
   for (unsigned i = first; i < first + kWarp; i++) {
     threads_[i].state = State::ready;

@@ -61,11 +61,11 @@ struct Launch {
   void* stream;
   Body thread;  // what each thread does
 };
-void* stream();  // the only one
+void* stream();                                        // the only one
 bool opt_in(const void* kernel, size_t shared_bytes);  // whether the device has so much
 int64_t opt_ins();                                     // so far
-bool run(const Launch& launch);  // false where CUDA would refuse the launch
-void finish();                   // the last launch of a call is done: Fault where outputs are not complete
-int64_t launches();              // that ran so far
+bool run(const Launch& launch);                        // false where CUDA would refuse the launch
+void finish();                                         // the last launch of a call is done: Fault where outputs are not complete
+int64_t launches();                                    // that ran so far
 
 }  // namespace fastmeta::emulation

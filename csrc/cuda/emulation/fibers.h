@@ -23,7 +23,7 @@ class Fibers {
   void resume(unsigned fiber);  // runs it until it calls pause (true) or its body ends
   void pause();                 // in a fiber: back to who resumed it
   unsigned current() const { return current_; }
-  bool ended(unsigned fiber) const;  // or has not begun
+  bool ended(unsigned fiber) const;                                             // or has not begun
   bool on_stack(uintptr_t address) const { return address - stack_ < kStack; }  // of the current fiber
   void grow(unsigned count);
   void abandon();  // forgets fibers in the middle of a body

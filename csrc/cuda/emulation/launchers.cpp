@@ -95,8 +95,7 @@ template <class R>
 void add(const MlpAdapt<R>& c) {
   const MlpShape& s = c.shape;
   int64_t parameters = 0;
-  for (int tensor = 0; tensor < 2 * s.layers; tensor++)
-    parameters += tensor % 2 == 0 || c.params.bias[tensor / 2] ? size_of(s, tensor) : 0;
+  for (int tensor = 0; tensor < 2 * s.layers; tensor++) parameters += tensor % 2 == 0 || c.params.bias[tensor / 2] ? size_of(s, tensor) : 0;
   const int64_t kept = s.tasks * c.steps * parameters;
   add(s, c.params, "weight", "bias");
   add(s, c.rates, c.steps, "rate");

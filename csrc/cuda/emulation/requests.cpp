@@ -60,8 +60,8 @@ void Requests::count(const Site& site, const Request& request, Tally& tally) con
 std::string Requests::table() const {
   std::string text;
   for (const auto& [key, t] : tallies_)
-    for (uint64_t number : {uint64_t(key.first), uint64_t(key.second.first), uint64_t(t.shared), uint64_t(t.writes), t.requests,
-                            t.cost, t.best})
+    for (uint64_t number :
+         {uint64_t(key.first), uint64_t(key.second.first), uint64_t(t.shared), uint64_t(t.writes), t.requests, t.cost, t.best})
       text += std::to_string(number) + " ";
   return text;
 }

@@ -43,7 +43,7 @@ class Requests {
   void count(const Site& site, const Request& request, Tally& tally) const;
 
   uint32_t kernel_ = 0;
-  std::map<std::pair<uint32_t, bool>, Site> pending_;                          // by site and kind of memory
+  std::map<std::pair<uint32_t, bool>, Site> pending_;                        // by site and kind of memory
   std::map<std::pair<uint32_t, std::pair<uint32_t, bool>>, Tally> tallies_;  // of each kernel
 };
 
