@@ -94,7 +94,10 @@ def ways_of(name: str, num_classes: int | None, support_y: Tensor) -> int:
         raise ValueError(f"{name}: support_y must hold at least one example, got shape {list(support_y.shape)}")
     if support_y.is_cuda:
         _warn_that_it_waits(name)
-    return int(support_y.max()) + 1
+    last = int(support_y.max())
+    if last >= _check.MOST_CLASSES:
+        raise ValueError(f"{name}: support_y must be below {_check.MOST_CLASSES}, got {last}")
+    return last + 1
 
 
 def known_ways(name: str, num_classes: int | None) -> list[int]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .problem import Finding
 
-TIMES = 16  # an op may err so many times as much as its formula does in the op's own precision
+TIMES = 64  # an op may err so many times as much as its formula does in the op's own precision
 ULPS = 32  # of the largest value, whatever the formula's own error: other orders of the same sums
 
 
@@ -23,12 +25,30 @@ def moved(x: Tensor, dtype: torch.dtype, turn: int) -> Tensor:
     return x * (1 + torch.finfo(working(dtype)).eps * torch.sin(x * 12345.678 + turn).nan_to_num())
 
 
-def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: float = 0.0) -> Tensor:
+class Rounding(TorchDispatchMode):
+    """Every result of a computation, backward ones too, is `moved`."""
+
+    def __init__(self, dtype: torch.dtype, turn: int) -> None:
+        super().__init__()
+        self.dtype, self.turn = dtype, turn
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        aliases = any(r.alias_info is not None for r in func._schema.returns)  # a view, or written in place
+        if not aliases and isinstance(out, Tensor) and out.dtype == torch.float64:
+            return moved(out, self.dtype, self.turn)
+        return out
+
+
+def tolerance(
+    want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: float = 0.0, beside: float = 0.0
+) -> Tensor:
     """The error allowed to each element.
 
-    `own`: what else the formula gives: in float32, and in float64 for inputs moved by a rounding of the working precision. Its
-    largest deviation from the truth is the formula's own error, conditioning included; that of float32 shrinks with the
-    rounding for float64. To float16 and bfloat16 the rounding of results is added. `terms`: the size of what cancels.
+    `own`: what else the formula gives: in float32, and in float64 with every step moved by a rounding of the working precision.
+    Its largest deviation from the truth is the formula's own error, conditioning included; that of float32 shrinks with the
+    rounding for float64. To float16 and bfloat16 the rounding of results is added, of what tasks add up included, which may be
+    as large as the results `beside`. `terms`: the size of what cancels.
     """
     if not want.numel():
         return want
@@ -36,12 +56,8 @@ def tolerance(want: Tensor, own: Sequence[Tensor], dtype: torch.dtype, terms: fl
     largest = torch.where(finite, want.abs(), 0).amax().clamp(min=terms)
     errors = [torch.where(finite & x.isfinite(), (x - want).abs(), 0).amax() for x in own]
     errors = [e * (eps / torch.finfo(torch.float32).eps if i == 0 else 1) for i, e in enumerate(errors)]
-    rounding = (
-        0 if dtype == working(dtype) else 4 * torch.finfo(dtype).eps * largest
-    )  # tasks and steps add rounded parts
-    return (
-        TIMES * torch.stack([largest * 0, *errors]).amax() + ULPS * eps * largest + rounding + torch.finfo(dtype).tiny
-    )
+    low = 0 if dtype == working(dtype) else 4 * torch.finfo(dtype).eps * largest.clamp(min=beside)
+    return TIMES * torch.stack([largest * 0, *errors]).amax() + ULPS * eps * largest + low + torch.finfo(dtype).tiny
 
 
 def scale(inputs: Sequence[Tensor]) -> float:
@@ -57,8 +73,9 @@ def compare(
     others: Callable[[], Sequence[Tensor]],
     inputs: Sequence[Tensor],
     differences: bool,
+    beside: float,
 ) -> None:
-    """A finding where `got` is not the truth `want`, float64. `others` gives `own`."""
+    """A finding where `got` is not the truth `want`, float64. `others` gives `own`; `beside`: see `tolerance`."""
     if list(got.shape) != list(want.shape):
         raise Finding(f"{what}: another shape", f"{list(got.shape)} for {list(want.shape)}")
     dtype, found = got.dtype, got.detach().as_subclass(Tensor).resolve_neg().to(torch.float64)
@@ -69,9 +86,11 @@ def compare(
         return
     own = others()
     narrow = want if dtype == torch.float64 else own[0].to(dtype).to(torch.float64)  # where beyond its range
-    beyond = not differences and _squares_overflow([*inputs, want], working(dtype))
+    beyond = not differences and (
+        _squares_overflow([*inputs, want], working(dtype)) or bool((want.abs() > torch.finfo(dtype).max).any())
+    )
     _compare_special(what, found, want, narrow, beyond)
-    allowed = tolerance(want, own, dtype, terms)
+    allowed = tolerance(want, own, dtype, terms, beside)
     there = want.isfinite() & narrow.isfinite() & found.isfinite()
     wrong = there & ~((found - want).abs() <= allowed)
     if wrong.any():

@@ -172,7 +172,7 @@ def imaml(how: How, learner: nn.Module, values: Values, episode: dict[str, Tenso
         at = phi.detach().requires_grad_()
         curved = [gradient(lambda p, i=i: slope(p[0])[i], [at])[0].detach() for i in range(len(phi))]
         matrix = torch.stack(curved) + strength * torch.eye(len(phi), dtype=phi.dtype)
-        if torch.linalg.eigvalsh(matrix).min() < strength / 100:
+        if not matrix.isfinite().all() or torch.linalg.eigvalsh(matrix).min() < strength / 100:
             raise Refused("iMAML defines no gradient where the objective is not convex")
         change = slope(phi) - strength * start  # of the slope of the whole objective at phi
         phi = phi - torch.linalg.solve(matrix, change - change.detach())

@@ -115,6 +115,8 @@ def _change(draw: Draw, name: str, learner: nn.Module, how: How, kind: str, afte
     change = draw.pick("change", names)
     if change == "frozen" and (after or name in ("ProtoMAML", "LEO") or how.kept):
         change = "hook"  # frozen later, a parameter is still adapted; no formula for the rest
+    if change == "global hook" and getattr(learner, "context", None) is not None:
+        change = "hook"  # the formula of FullContext calls no modules
     net = getattr(learner, attribute)
     draw.note(f"{'after' if after else 'before'}: {change}")
     if change == "other":

@@ -78,7 +78,7 @@ def head(draw: Draw, net: nn.Sequential) -> None:
 def wider(draw: Draw, net: nn.Sequential) -> None:
     """Another hidden width."""
     last, before = net[-1], linears(net)[:-1]
-    if len(before) == 1 and not any(isinstance(m, nn.LayerNorm) for m in net):
+    if len(before) == 1 and not any(isinstance(m, nn.LayerNorm | nn.BatchNorm1d | Residual) for m in net):
         old = net[before[0]]
         net[before[0]] = nn.Linear(old.in_features, 5).to(old.weight)
         net[-1] = nn.Linear(5, last.out_features).to(last.weight)

@@ -38,7 +38,7 @@ def values(draw: Draw, x: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
     if kind == "ties":
         return x.round()
     if kind == "coincident":
-        return x.reshape(-1, x.shape[-1])[:1].expand(x.numel() // x.shape[-1], -1).reshape(x.shape) if x.ndim else x
+        return x.reshape(-1, x.shape[-1])[:1].repeat(x.numel() // x.shape[-1], 1).reshape(x.shape) if x.ndim else x
     if kind == "tiny":
         return x * 1e-6
     if kind == "denormal":
