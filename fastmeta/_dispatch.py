@@ -248,7 +248,9 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     if chosen == "reference":
         return Op(reference, None, None, flat_cores)
     module = _module(name, chosen)
-    fwd, bwd, bwd2 = (getattr(module, f"{name}_{order}", None) for order in ("fwd", "bwd", "bwd2"))
+    fwd: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] | None = getattr(module, f"{name}_fwd", None)
+    bwd: Callable[..., tuple[Tensor, ...]] | None = getattr(module, f"{name}_bwd", None)
+    bwd2: Callable[..., tuple[Tensor, ...]] | None = getattr(module, f"{name}_bwd2", None)
 
     lists = any(length is not None for length in layout)
 

@@ -45,7 +45,8 @@ def features_of_tasks(body: nn.Module, x: Tensor) -> Tensor:
     )
     if mixes and len(x):
         return torch.stack([body(of_task) for of_task in x])
-    return body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    features: Tensor = body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return features
 
 
 class ExactNorms(TorchFunctionMode):
@@ -53,7 +54,7 @@ class ExactNorms(TorchFunctionMode):
     with no error, and under torch.vmap the second of batch and instance norm (the gradient of the weight's gradient with
     respect to the input)."""
 
-    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return EXACT.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -116,7 +117,7 @@ def _normalised(x: Tensor, over: list[int], weight: Tensor | None, bias: Tensor 
     return (out if bias is None else out + bias).to(x.dtype)
 
 
-EXACT: dict[Callable, Callable] = {
+EXACT: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,

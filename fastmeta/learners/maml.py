@@ -146,7 +146,8 @@ class MAML(Looking):
 
     def _of_one_task(self, x: Tensor) -> Tensor:
         """The outputs before any step, [n, ...] -> [n, ...]."""
-        return self.model(x)
+        found: Tensor = self.model(x)
+        return found
 
     def _weights(self) -> tuple[float, ...] | None:
         given = self.loss_weights
