@@ -20,6 +20,7 @@ from . import reference as references
 from ._autograd import Flat, Needs, Op, _transforms_active, is_autocast
 from ._layout import Layout, flatten, has_lists, tensors_of, unflatten
 from ._memory import all_in_memory
+from .types import Backend
 
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
@@ -39,7 +40,7 @@ _forced = contextvars.ContextVar("fastmeta_backend", default=_initial)
 
 
 @contextlib.contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: Backend) -> Iterator[None]:
     """Run every op called in this block on one backend: "triton", "ext", "reference", or "auto" for the usual choice.
 
     A forced backend never falls back: where it cannot run, the op raises RuntimeError with the reason. The choice is made

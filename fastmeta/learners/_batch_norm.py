@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def use_batch_statistics(model: nn.Module) -> nn.Module:
+
+def use_batch_statistics(model: Model) -> Model:
     """Turn every norm of `model` with running statistics into one that uses those of each batch, in place; returns `model`.
 
     What MAML and its kin need: running statistics would be averages over tasks and inner steps. Weights and biases stay.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,12 @@ class Learner(nn.Module):
 
     So the loss can be had from forward(), the only call that wrappers like DistributedDataParallel and module hooks see.
     """
+
+    if TYPE_CHECKING:  # torch.nn.Module's takes and gives Any
+
+        def __call__(
+            self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None
+        ) -> Tensor: ...
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> Tensor:
         if query_y is not None:
