@@ -136,7 +136,7 @@ docs-browser: docs
 	mkdir -p build/pictures && $(BIN)/python docs/check_browser.py build/site build/pictures
 
 lint: install
-	$(BIN)/ruff check . && $(BIN)/mypy fastmeta
+	$(BIN)/ruff check . && $(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(wildcard $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml

@@ -71,7 +71,7 @@ class Op:
         """self(*flat) by the kernel, where neither a transform of torch.func nor forward-mode AD is active."""
         assert self.forward is not None
         if torch.is_grad_enabled() and _any_requires_grad(*flat):
-            return self.eager.apply(*flat)
+            return self.eager.apply(*flat)  # type: ignore[no-any-return]
         return self.forward(flat, (False,) * len(flat))[0]
 
     def _vjp(self, needs: Needs) -> Op:

@@ -69,14 +69,14 @@ def integer(op: str, name: str, value: Any, least: int, most: int) -> int:
     try:
         if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) is torch.bool:
             raise TypeError
-        value = operator.index(value)
+        found = operator.index(value)
     except TypeError:
         raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}") from None
-    if value < least:
-        raise ValueError(f"{op}: {name} must be at least {least}, got {brief(value)}")
-    if value > most:
-        raise ValueError(f"{op}: {name} must be at most {most}, got {brief(value)}")
-    return value
+    if found < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {brief(found)}")
+    if found > most:
+        raise ValueError(f"{op}: {name} must be at most {most}, got {brief(found)}")
+    return found
 
 
 def flag(op: str, name: str, value: Any) -> bool:

@@ -124,7 +124,8 @@ def _differentiable_backward(
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*cotangents, *inputs)):
         return list(_by_reference(name, spec, cotangents, inputs, needs))
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.fastmeta.backward(name, spec, cotangents, inputs, needs)
+        grads: list[Tensor] = torch.ops.fastmeta.backward(name, spec, cotangents, inputs, needs)
+        return grads
 
 
 def _by_reference(name: str, spec: str, cotangents: Any, inputs: Any, needs: list[bool]) -> tuple[Tensor, ...]:

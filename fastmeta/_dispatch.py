@@ -20,6 +20,7 @@ from . import reference as references
 from ._autograd import Flat, Needs, Op, _transforms_active, is_autocast
 from ._layout import Layout, flatten, has_lists, tensors_of, unflatten
 from ._memory import all_in_memory
+from .types import Backend
 
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
@@ -39,7 +40,7 @@ _forced = contextvars.ContextVar("fastmeta_backend", default=_initial)
 
 
 @contextlib.contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: Backend) -> Iterator[None]:
     """Run every op called in this block on one backend: "triton", "ext", "reference", or "auto" for the usual choice.
 
     A forced backend never falls back: where it cannot run, the op raises RuntimeError with the reason. The choice is made
@@ -248,7 +249,9 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     if chosen == "reference":
         return Op(reference, None, None, flat_cores)
     module = _module(name, chosen)
-    fwd, bwd, bwd2 = (getattr(module, f"{name}_{order}", None) for order in ("fwd", "bwd", "bwd2"))
+    fwd: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] | None = getattr(module, f"{name}_fwd", None)
+    bwd: Callable[..., tuple[Tensor, ...]] | None = getattr(module, f"{name}_bwd", None)
+    bwd2: Callable[..., tuple[Tensor, ...]] | None = getattr(module, f"{name}_bwd2", None)
 
     lists = any(length is not None for length in layout)
 

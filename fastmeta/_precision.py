@@ -14,5 +14,7 @@ def allows_tf32(products: Literal["matmul", "conv"]) -> bool:
     raises once the newer ones were used.
     """
     if products == "matmul":
-        return torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+        chosen: str = torch.backends.cuda.matmul.fp32_precision
+    else:
+        chosen = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return chosen == "tf32"

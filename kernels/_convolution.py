@@ -12,7 +12,6 @@ Moved: every source element once for each E / BLOCK_E, 9 times (a 3 x 3 kernel) 
 cache; the result once. Backward's derivative is four of these products again: `task_conv2d_bwd2`.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import triton

@@ -8,7 +8,6 @@ Moved: the rows of both sides once a block, 16 bytes a thread where rows are so 
 unit vectors: the same blocks, of rows scaled as they are loaded.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import triton

@@ -6,7 +6,6 @@ them, told by a counter, adds their parts in order. Moved: own rows and gradient
 (from cache). One more tiny launch each: zeroing the counters, the sum of dtemperature, and row_totals of many columns.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 from typing import Any

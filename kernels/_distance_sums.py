@@ -5,7 +5,6 @@ In registers: a block's distances, computed anew unless kept, from which the nea
 with centred rows, by tl.dot (see _distance.py). Cosine: rows are u = x / |x|, and <u, sum w (u - v)> is sum w d.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import triton

@@ -1,7 +1,6 @@
 """The gradient of a block of logits z_qn = -d_qn / temperature: from a loss's cotangent, or from log p's, of the columns or of
 their classes. In registers but for 2 numbers a query, and for log p 1 a pair, or 2 with classes."""
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import torch

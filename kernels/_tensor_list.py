@@ -5,7 +5,6 @@ programs end. Pointers and numbers are kernel arguments: nothing is copied to th
 tasks share nothing counts as one row of elements, cut at COLUMNS.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import ctypes
@@ -107,12 +106,12 @@ class Plan(NamedTuple):
 
 def kind_of(theta: Tensor, grad: Tensor, rate: Any, needs: tuple[bool, bool, bool] = (False, False, False)) -> int:
     many = grad.ndim > 0 and grad.shape[0] != 1
-    kind = DGRAD.value * needs[1] | DRATE.value * needs[2]
+    kind: int = DGRAD.value * needs[1] | DRATE.value * needs[2]
     if many and theta.ndim < grad.ndim:
         kind |= SHARED.value | (DTHETA.value | WALK.value) * needs[0]
     if not isinstance(rate, Tensor):
-        return kind | NUMBER.value
-    if rate.ndim:
+        kind |= NUMBER.value
+    elif rate.ndim:
         kind |= ELEMENT.value
         kind |= WALK.value * needs[2] if many and rate.ndim < grad.ndim else PER_TASK.value
     return kind

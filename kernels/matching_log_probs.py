@@ -6,7 +6,6 @@ nearest one keeps its digits. Moved: query once, the support once a program (fro
 Backward: see _distance_bwd.py; distances are computed anew, log p is kept.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import torch

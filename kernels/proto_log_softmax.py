@@ -6,7 +6,6 @@ program while they are in cache. Moved: query and output once, prototypes once a
 Backward: see _distance_bwd.py; distances by differences are kept from forward, so none is computed twice.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import triton

@@ -7,7 +7,6 @@ counters are zeroed before, a launch of its own.
 Backward: see _distance_bwd.py; distances are computed anew.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import triton

@@ -6,7 +6,6 @@ labels a program (from cache).
 Backward: a program owns BLOCK_S examples by BLOCK_D features and gathers the gradient of each one's class.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import torch

@@ -6,7 +6,6 @@ walks all tasks of its columns; where alpha is one number, each program leaves a
 dtheta is d itself. Moved: d, g and dg once, alpha and dalpha once, if per element.
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 import torch

@@ -5,7 +5,6 @@ y = C(x, W) + b; dx = C*(dy, W), dW = D(x, dy), db = sum dy; and for cotangents 
 to dy: C(x', W) + C(x, W') + b'; to x: C*(dy, W'); to W: D(x', dy).
 """
 
-# mypy: allow-untyped-defs
 from __future__ import annotations
 
 from typing import Any

@@ -60,9 +60,19 @@ def test_types_are_in_the_sdist(tmp_path):
     assert names >= TYPES | {"mkdocs.yml", "docs/maml.md"}
 
 
+def test_a_users_program_has_every_name():
+    import fastmeta.data
+    import fastmeta.types
+
+    body = ast.parse((ROOT / "tests/typed_program.py").read_text())
+    found = {node.attr for node in ast.walk(body) if isinstance(node, ast.Attribute)}
+    found |= {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+    assert found >= {*fastmeta.__all__, *fastmeta.data.__all__, *fastmeta.types.__all__}
+
+
 @pytest.mark.cpu
 def test_a_users_program_is_typed():
-    """Words are literals, rates and samplers have types; `warn_unused_ignores` sees that a wrong word is an error."""
-    options = ["--strict", "--follow-imports=silent", "tests/typed_program.py"]
+    """With no configuration of ours; `warn_unused_ignores` sees that a wrong word is an error."""
+    options = ["--config-file=", "--strict", "--follow-imports=silent", "tests/typed_program.py"]
     done = subprocess.run([sys.executable, "-m", "mypy", *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,5 @@
-"""What a user writes, for `mypy --strict` (tests/test_types.py)."""
+"""What a user writes, for `mypy --strict` (tests/test_types.py): every public name has a type, and none of them is Any."""
+# mypy: disallow-any-expr
 
 from collections.abc import Sequence
 from typing import assert_type
@@ -7,28 +8,105 @@ import torch
 from torch import Tensor, nn
 
 import fastmeta
-from fastmeta.data import Episodes, Sinusoid, TaskGenerator, TaskSampler
-from fastmeta.types import Metric, Rate
+from fastmeta.data import Episodes, Glyphs, Omniglot, Sinusoid, TaskGenerator, TaskSampler, sample_episodes
+from fastmeta.types import Activation, Backend, Curvature, Draw, Loss, Metric, Rate, Reduction, Sampler
 
 
-def classify(query: Tensor, support: Tensor, labels: Tensor, metric: Metric) -> Tensor:
-    centres = fastmeta.prototypes(support, labels, 5)
-    return fastmeta.proto_log_softmax(query, centres, metric=metric)
+def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> None:
+    centres = assert_type(fastmeta.prototypes(x, y, 5), Tensor)
+    assert_type(fastmeta.proto_log_softmax(x, centres, metric=metric, temperature=0.5), Tensor)
+    assert_type(fastmeta.proto_loss(x, centres, y, metric=metric, temperature=x, reduction=reduction), Tensor)
+    assert_type(fastmeta.matching_log_probs(x, x, y, 5, metric=metric), Tensor)
+    assert_type(fastmeta.task_conv2d(x, x, None, stride=2, padding=1), Tensor)
 
 
-def inner_loop(params: Sequence[Tensor], grads: Sequence[Tensor], lr: Rate) -> Sequence[Tensor]:
-    return fastmeta.sgd_step(params, grads, lr)
+def perceptron(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, activation: Activation, loss: Loss) -> None:
+    """What comes back is None only where the parameters can be."""
+    assert_type(fastmeta.mlp_forward([w, None], x, activation=activation), Tensor)
+    assert_type(fastmeta.mlp_loss([w, b], x, y, activation=activation, loss=loss), Tensor)
+    assert_type(fastmeta.mlp_meta_loss([w, b], lr, x, y, x, y, steps=3, loss=loss, first_order=True), Tensor)
+    assert_type(fastmeta.mlp_grad([w, b], x, y, loss=loss), tuple[Tensor, list[Tensor]])
+    assert_type(fastmeta.mlp_grad([w, None], x, y, loss=loss), tuple[Tensor, list[Tensor | None]])
+    assert_type(fastmeta.mlp_adapt([w, b], lr, x, y, steps=3), list[Tensor])
+    assert_type(fastmeta.mlp_adapt((w, None), lr, x, y, steps=3), list[Tensor | None])
+    curvature: Curvature = "ggn"
+    assert_type(fastmeta.mlp_hvp([w, b], [w, b], x, y, curvature=curvature), list[Tensor])
+    assert_type(fastmeta.mlp_hvp([w, None], [w, None], x, y), list[Tensor | None])
 
 
-def draw(count: int, generator: TaskGenerator) -> Episodes:
-    return Sinusoid().sample(count, 10, 10, generator=generator)
+def trees(x: Tensor, model: nn.Module, params: Sequence[Tensor], lr: Rate) -> None:
+    """In the structure that went in."""
+    assert_type(fastmeta.sgd_step(x, x, 0.1), Tensor)
+    assert_type(fastmeta.sgd_step([x], [x], [0.1]), list[Tensor])
+    assert_type(fastmeta.sgd_step((x, x), (x, x), (x, None)), tuple[Tensor, ...])
+    assert_type(fastmeta.sgd_step({"w": x}, {"w": x}, {"w": x}), dict[str, Tensor])
+    assert_type(fastmeta.sgd_step(params, torch.autograd.grad(x, params), lr), Sequence[Tensor])
+    named = dict(model.named_parameters())
+    assert_type(fastmeta.sgd_step(named, {"w": x}, lr), dict[str, Tensor])
+    assert_type(fastmeta.hvp(torch.sum, x, x), Tensor)
+    assert_type(fastmeta.hvp(lambda p: p["w"].sum(), named, {"w": x}), dict[str, Tensor])
 
 
-def train(learner: fastmeta.MAML) -> None:
-    for support_x, support_y, query_x, query_y in TaskSampler(draw, tasks=4):
-        assert_type(learner.loss(support_x, support_y, query_x, query_y), Tensor)
+class Scaled(fastmeta.MAML):
+    """A learner of one's own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, lr=nn.Parameter(torch.tensor(0.1)), steps=5, adapt=["0"], loss_weights=[0, 0, 1, 1, 1])
+
+    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        return 2 * super().loss(support_x, support_y, query_x, query_y)
 
 
-train(fastmeta.MetaSGD(nn.Linear(1, 1), 0.01, 3, loss="mse"))
-assert_type(inner_loop([torch.ones(2)], [torch.ones(2)], [0.1]), Sequence[Tensor])
+def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
+    head = nn.Linear(5, 5)
+    for learner in (
+        fastmeta.ANIL(body, head, steps=2),
+        fastmeta.IMAML(body, 0.1, 5, strength=2.0),
+        fastmeta.LEO(64, num_classes=5),
+        fastmeta.MAML(body, loss=nn.functional.mse_loss, task_chunk=4),
+        fastmeta.MatchingNet(body, context=fastmeta.FullContext(64), metric="cosine"),
+        fastmeta.MetaSGD(body, loss="mse"),
+        fastmeta.ProtoMAML(body, 5),
+        fastmeta.ProtoNet(body, temperature=nn.Parameter(torch.ones(1))),
+        fastmeta.Reptile(body, optimiser="adam"),
+        Scaled(body),
+    ):
+        assert_type(learner(x, y, x), Tensor)
+        assert_type(learner(x, y, x, query_y=y), Tensor)
+        assert_type(learner.loss(x, y, x, y), Tensor)
+    assert_type(fastmeta.FullContext(64)(x, x), tuple[Tensor, Tensor])
+    assert_type(fastmeta.MAML(body).rates(), float | Tensor | list[Tensor])
+    assert_type(fastmeta.MetaSGD(body).rates(), list[Tensor])
+    assert_type(fastmeta.MAML(body).adapted, list[str])
+    assert_type(fastmeta.use_batch_statistics(body), nn.Sequential)
+
+
+def waves(count: int, generator: TaskGenerator) -> Episodes:
+    return assert_type(Sinusoid().sample(count, 10, 10, generator=generator), Episodes)
+
+
+def letters(images: Tensor) -> Draw:
+    return lambda count, generator: sample_episodes(images, count, 5, 1, 15, generator=generator)
+
+
+def train(learner: fastmeta.MAML, sampler: Sampler, name: Backend) -> None:
+    optimiser = torch.optim.Adam(learner.parameters())
+    with fastmeta.backend(name):
+        for episodes in sampler:
+            loss = assert_type(learner.loss(*episodes.to("cpu")).mean(), Tensor)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            support_x, _, _, query_y = episodes
+            assert_type((support_x, query_y), tuple[Tensor, Tensor])
+
+
+train(Scaled(nn.Linear(1, 1)), TaskSampler(waves, tasks=4), "reference")
+train(fastmeta.MetaSGD(nn.Linear(1, 1)), TaskSampler(letters(Glyphs("train").images), tasks=4), "auto")
+assert_type(Omniglot("omniglot").images, Tensor)
+
+# What is wrong is an error.
 fastmeta.proto_loss(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1), metric="cosin")  # type: ignore[arg-type]
+fastmeta.MAML(nn.Linear(1, 1), loss="mae")  # type: ignore[arg-type]
+fastmeta.backend("cuda")  # type: ignore[arg-type]
+train(fastmeta.MAML(nn.Linear(1, 1)), [waves(4, TaskGenerator(0, 0, 4))], "auto")  # type: ignore[arg-type]
+TaskSampler(lambda count: waves(count, TaskGenerator(0, 0, count)), tasks=4)  # type: ignore[arg-type, misc]

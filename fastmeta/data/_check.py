@@ -14,15 +14,14 @@ MOST = 2**40  # of any count, and of the numbers in a batch: more fit into no me
 
 def whole(op: str, name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """An int in least .. most; numpy's whole numbers are ints too, a bool is none."""
-    if type(value) is not int:
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-        value = int(value)
-    if least is not None and value < least:
-        raise ValueError(f"{op}: {name} must be at least {least}, got {said(value)}")
-    if most is not None and value > most:
-        raise ValueError(f"{op}: {name} must be at most {most}, got {said(value)}")
-    return value
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
+    found = int(value)
+    if least is not None and found < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {said(found)}")
+    if most is not None and found > most:
+        raise ValueError(f"{op}: {name} must be at most {most}, got {said(found)}")
+    return found
 
 
 def said(number: int) -> str:

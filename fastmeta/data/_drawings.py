@@ -103,6 +103,7 @@ def _stated(stream: IO[bytes]) -> int:
     """The number of members in the record at a zip file's end, 2**16 - 1 for more; zipfile takes as many as it comes upon."""
     stream.seek(max(0, stream.seek(0, io.SEEK_END) - 22 - 2**16))
     tail = stream.read()
+    number: int
     (number,) = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)
     return number
 

@@ -90,7 +90,8 @@ def _output(state: Tensor, place: Tensor | int) -> Tensor:
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
     """z >> bits of unsigned numbers."""
-    return (z >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (z >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(number: int) -> int:

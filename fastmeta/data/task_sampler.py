@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
 
+from ..types import Draw
 from . import _check
 from .episodes import Episodes
 from .task_generator import LAST, TaskGenerator
-
-Draw = Callable[[int, TaskGenerator], Episodes]
 
 
 class TaskSampler:

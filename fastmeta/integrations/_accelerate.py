@@ -97,21 +97,22 @@ def _learn2learn() -> list[Exchange]:
         found += [(importlib.import_module(f"learn2learn.algorithms.{module}"), name, new), (package, name, new)]
     protonet = importlib.import_module("learn2learn.nn.protonet")
     head, their_means = protonet.PrototypicalClassifier, protonet.compute_prototypes
-    fit = head.fit_
+    fit: Callable[..., Tensor] = head.fit_
 
     def by_op(self: Any, support: Tensor, labels: Tensor) -> Tensor:
         if self._compute_prototypes is not their_means:
             return fit(self, support, labels)
         means = class_means(support, labels)
-        self.prototypes = head.normalize(means) if self.normalize else means
-        return self.prototypes
+        found: Tensor = head.normalize(means) if self.normalize else means
+        self.prototypes = found
+        return found
 
     return [*found, (head, "fit_", by_op)]
 
 
 def _higher() -> list[Exchange]:
     sgd = importlib.import_module("higher.optim").DifferentiableSGD
-    update = sgd._update
+    update: Callable[..., None] = sgd._update
 
     def by_ops(self: Any, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
         if any(active(group[name]) for group in self.param_groups for name in ("momentum", "weight_decay")):
@@ -128,7 +129,8 @@ def _easyfsl() -> list[Exchange]:
 
 def _torchopt() -> list[Exchange]:
     sgd = importlib.import_module("torchopt.optim.meta.sgd").MetaSGD
-    init, step = sgd.__init__, sgd.step
+    init: Callable[..., None] = sgd.__init__
+    step: Callable[..., None] = sgd.step
 
     def with_rate(
         self: Any, module: Any, lr: Any, momentum: float = 0.0, weight_decay: float = 0.0,

@@ -25,4 +25,5 @@ def class_means(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """[S, ...], [S] -> [N, ...]."""
     if support.ndim < 2:
         raise ValueError(f"prototypes: support must have at least 2 dimensions, got shape {list(support.shape)}")
-    return prototypes(support.flatten(1), labels, num_classes).unflatten(-1, support.shape[1:])
+    found: Tensor = prototypes(support.flatten(1), labels, num_classes).unflatten(-1, support.shape[1:])
+    return found

@@ -118,7 +118,7 @@ def copy_of(
         clone.__dict__["_modules"] = {name: copied(m) for name, m in part._modules.items()}
         return clone
 
-    found = copied(module)
+    found: Module = copied(module)
     for clone in modules.values():  # a patched forward, say, which would run on the model's parameters
         bound = {name: held for name, held in vars(clone).items() if type(held) is MethodType}
         for name, method in bound.items():

@@ -46,7 +46,7 @@ def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, f
         attempt = Attempt(problem, flat)
         with attempt.watch:
             found, failure = _tried(function, replace(problem, at_once=at_once), flat, attempt)
-        if not failure and not attempt.differs():
+        if found is not None and not attempt.differs():
             learned.vmapped = attempt.modes
             return found
         attempt.undo()
@@ -60,7 +60,9 @@ def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, f
     return found
 
 
-def _tried(function: Callable, problem: Problem, flat: Flat, attempt: Attempt) -> tuple[Any, str]:
+def _tried(
+    function: Callable[[Problem, Flat], Tensor], problem: Problem, flat: Flat, attempt: Attempt
+) -> tuple[Tensor | None, str]:
     """What it gives and "", or why it cannot: "memory" or "refused". Any other error is raised. No traceback outlives the call, so
     what the attempt held is free."""
     try:
@@ -117,7 +119,7 @@ class Watch(TorchFunctionMode):
 
     asked = False
 
-    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in HIDDEN and is_batched(args[0]):
             self.asked = True
         return func(*args, **(kwargs or {}))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def use_batch_statistics(model: nn.Module) -> nn.Module:
+
+def use_batch_statistics(model: Model) -> Model:
     """Turn every norm of `model` with running statistics into one that uses those of each batch, in place; returns `model`.
 
     What MAML and its kin need: running statistics would be averages over tasks and inner steps. Weights and biases stay.
@@ -45,7 +47,8 @@ def features_of_tasks(body: nn.Module, x: Tensor) -> Tensor:
     )
     if mixes and len(x):
         return torch.stack([body(of_task) for of_task in x])
-    return body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    features: Tensor = body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return features
 
 
 class ExactNorms(TorchFunctionMode):
@@ -53,7 +56,7 @@ class ExactNorms(TorchFunctionMode):
     with no error, and under torch.vmap the second of batch and instance norm (the gradient of the weight's gradient with
     respect to the input)."""
 
-    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return EXACT.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -116,7 +119,7 @@ def _normalised(x: Tensor, over: list[int], weight: Tensor | None, bias: Tensor 
     return (out if bias is None else out + bias).to(x.dtype)
 
 
-EXACT: dict[Callable, Callable] = {
+EXACT: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,

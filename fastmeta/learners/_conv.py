@@ -79,7 +79,7 @@ class ConvNet:
 
 
 @functools.cache
-def _kernel() -> Callable[..., Any] | None:
+def _kernel() -> Callable[..., tuple[Any, ...]] | None:
     try:
         from .. import _ext
     except ImportError:

@@ -22,7 +22,7 @@ def task_convolutions(like: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 class TaskConvolutions(TorchFunctionMode):
-    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (_conv2d if func is F.conv2d else func)(*args, **(kwargs or {}))
 
 

@@ -35,7 +35,7 @@ def graphs_kept(problem: Problem, flat: Flat) -> int:
     if problem.steps < 2:
         return 1
     per_example, of_parameters = _bytes(problem, flat)
-    shots, queries = flat.data[0].shape[1], flat.data[2].shape[1]
+    shots, queries = int(flat.data[0].shape[1]), int(flat.data[2].shape[1])
     free = max(per_example * queries + problem.steps * of_parameters, AT_ONCE // problem.at_once)
     return max(1, free // max(OF_GRADIENT * per_example * shots, 1))
 

@@ -63,7 +63,12 @@ def run(
     return found
 
 
-def _by_autograd(function: Callable, unrolled: Callable, problem: Problem, flat: Flat) -> Tensor:
+def _by_autograd(
+    function: Callable[[Problem, Flat], Tensor],
+    unrolled: Callable[[Problem, Flat], Tensor],
+    problem: Problem,
+    flat: Flat,
+) -> Tensor:
     net = problem.plan.net if problem.weights is None else None
     if net is not None and net.takes(flat) and (len(flat.data) == 4 or not needs_gradient(flat)):
         try:
@@ -83,7 +88,8 @@ def _ordinary(x: Tensor) -> Tensor:
 
 def _losses(problem: Problem, flat: Flat) -> Tensor:
     if needs_gradient(flat):
-        return MetaLoss.apply(problem, *flat.items())
+        losses: Tensor = MetaLoss.apply(problem, *flat.items())
+        return losses
     return _meta_losses(problem, flat, problem.flat([False] * len(flat.items())))[0]
 
 

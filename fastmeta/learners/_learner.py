@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,20 @@ from ._episode import check_episode, of_no_tasks
 from ._plan import Plan
 from ._task import Loss, Task
 
+Found = TypeVar("Found")
+
 
 class Learner(nn.Module):
     """learner(support_x, support_y, query_x) predicts the query; learner(support_x, support_y, query_x, query_y) is the loss [T].
 
     So the loss can be had from forward(), the only call that wrappers like DistributedDataParallel and module hooks see.
     """
+
+    if TYPE_CHECKING:  # torch.nn.Module's takes and gives Any
+
+        def __call__(
+            self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None
+        ) -> Tensor: ...
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> Tensor:
         if query_y is not None:
@@ -63,7 +71,7 @@ class Learner(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Learner:
         """Of what `.to()`, `.double()` and their kin do to parameters, tensors among the attributes get their share: rates and
         temperatures that are not learned. One that carries a graph stays."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, x in self.__dict__.items():
             if isinstance(x, Tensor) and x.grad_fn is None:
                 moved = fn(x.detach())
@@ -120,7 +128,7 @@ OF_SUPPORT = {"inputs": "support_x", "targets": "support_y", "labels": "support_
 OF_FEATURES = {"query": "the encoder's output", "targets": "query_y"}
 
 
-def ask(learner: str, op: Callable[..., Any], renamed: Mapping[str, str], *args: Any, **options: Any) -> Any:
+def ask(learner: str, op: Callable[..., Found], renamed: Mapping[str, str], *args: Any, **options: Any) -> Found:
     """op(*args, **options), whose errors name the learner and, by `renamed`, its arguments."""
     try:
         return op(*args, **options)

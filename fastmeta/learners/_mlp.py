@@ -44,7 +44,7 @@ def as_mlp(model: nn.Module, adapted: int) -> Mlp | None:
     layers: Sequence[nn.Module] = list(model) if type(model) is nn.Sequential else [model]
     flattens = bool(layers) and type(layers[0]) is nn.Flatten
     if flattens:
-        first = layers[0]
+        first: Any = layers[0]
         if (first.start_dim, first.end_dim) != (1, -1):
             return None
         layers = layers[1:]

@@ -62,7 +62,8 @@ class Problem:
     def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         """The outputs of one task for (x), its loss for (x, y)."""
         values = dict(zip((*self.adapted, *self.shared), (*adapted, *shared), strict=True))
-        return functional_call(self.plan.task, values, inputs)
+        found: Tensor = functional_call(self.plan.task, values, inputs)
+        return found
 
     def call_tasks(
         self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor, own: bool = True

@@ -43,7 +43,7 @@ def refuse_changed(problem: Any) -> None:
 
 
 def differentiable(
-    ctx: Any, unrolled: Callable, items: Sequence[Any], cotangents: Sequence[Tensor]
+    ctx: Any, unrolled: Callable[..., Any], items: Sequence[Any], cotangents: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """The gradients with a graph of their own."""
     problem, needs = ctx.problem, ctx.needs_input_grad[1:]

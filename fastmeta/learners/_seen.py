@@ -14,7 +14,7 @@ from torch.nn.modules import module as _module
 from torch.nn.modules.batchnorm import _NormBase
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-GLOBAL_HOOKS: tuple[dict, ...] = (
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     _module._global_forward_hooks,
     _module._global_forward_pre_hooks,
     _module._global_backward_hooks,

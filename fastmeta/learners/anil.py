@@ -49,7 +49,8 @@ class ANIL(MAML):
         return super()._losses(support, support_y, query, query_y)
 
     def _of_one_task(self, x: Tensor) -> Tensor:
-        return self.model(self.body(x))
+        found: Tensor = self.model(self.body(x))
+        return found
 
     def _features(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
         features = features_of_tasks(self.body, torch.cat([support_x, query_x], 1))

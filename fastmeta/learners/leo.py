@@ -138,7 +138,8 @@ class LEO(Learner):
         """The decoder's vector-Jacobian product at z."""
         if is_linear(self.decoder):
             return cotangent @ self.decoder.weight
-        return torch.func.vjp(self.decoder, z)[1](cotangent)[0]
+        found: Tensor = torch.func.vjp(self.decoder, z)[1](cotangent)[0]
+        return found
 
     def _decode(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """[T, N, L], [T, N, D] -> the weights w, and dw/d(Hz), [T, N, D] both."""

@@ -74,7 +74,7 @@ class MAML(Looking):
         self.model, self.steps, self.inner_loss, self.first_order = model, steps, loss, first_order
         self.loss_weights, self.task_chunk = loss_weights, task_chunk
         self._adapt = None if adapt is None else tuple(adapt)
-        self.lr: Any = lr
+        self.lr = lr
         self._weights()
         self._plan()
 
@@ -88,7 +88,7 @@ class MAML(Looking):
         _arguments.names(self._name, "adapted", names)
         self._adapt = None if names is None else tuple(names)
 
-    def rates(self) -> Any:
+    def rates(self) -> float | Tensor | list[Tensor]:
         """The inner learning rates: one for all parameters, or a list with one for each adapted parameter."""
         return self.lr
 
@@ -146,7 +146,8 @@ class MAML(Looking):
 
     def _of_one_task(self, x: Tensor) -> Tensor:
         """The outputs before any step, [n, ...] -> [n, ...]."""
-        return self.model(x)
+        found: Tensor = self.model(x)
+        return found
 
     def _weights(self) -> tuple[float, ...] | None:
         given = self.loss_weights

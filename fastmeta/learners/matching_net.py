@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,10 @@ class FullContext(nn.Module):
         self.support = nn.LSTM(features, features, batch_first=True, bidirectional=True)
         self.of_input = nn.Linear(features, 4 * features)  # the gates of the query's LSTM
         self.of_state = nn.Linear(2 * features, 4 * features, bias=False)
+
+    if TYPE_CHECKING:  # torch.nn.Module's takes and gives Any
+
+        def __call__(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         ahead, back = self.support(support)[0].chunk(2, -1)

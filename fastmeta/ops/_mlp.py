@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ LOSSES = ("cross_entropy", "mse")
 IGNORE_INDEX = -100
 MOST_STEPS = 1_000_000
 PARAM_CORES = (2, 1)
+Param = TypeVar("Param", Tensor, Tensor | None)  # an entry of params: a list without None gives one without None
 
 
 @dataclass
@@ -122,7 +123,7 @@ def check_like_params(
     return folded
 
 
-def like_params(flat: Sequence[Tensor], mlp: MlpInput) -> list[Tensor | None]:
+def like_params(flat: Sequence[Tensor], mlp: MlpInput) -> list[Any]:
     """Flat outputs as a list like params, their task axis unfolded."""
     return in_order([_check.unfold(x, mlp.lead) for x in flat], mlp.params)
 
@@ -167,7 +168,7 @@ def _rate(op: str, name: str, rate: Any, core: tuple[int, ...], steps: int, para
     return _check.rate(op, name, rate)
 
 
-def in_order(flat: Sequence[Tensor], params: Sequence[Tensor | None]) -> list[Tensor | None]:
+def in_order(flat: Sequence[Tensor], params: Sequence[Tensor | None]) -> list[Any]:
     """Flat outputs as a list like params."""
     remaining = iter(flat)
     return [None if p is None else next(remaining) for p in params]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from .. import _check
 from .._dispatch import refuse_export
 from ..reference.hvp import hvp as reference
 
+Params = TypeVar("Params")
+Vectors = TypeVar("Vectors")
 
-def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
+
+def hvp(fn: Callable[[Params], Tensor], params: Params, vectors: Vectors) -> Vectors:
     r"""H v, H the Hessian of the scalar function `fn` at `params`.
 
     `params` and `vectors`: a tensor, or lists, tuples and dicts of tensors, nested at will, with equal structure and shapes.
@@ -46,7 +49,7 @@ def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
                 f"hvp: vectors[{i}] must have the shape of params[{i}], {_check.shape(p)}, got {_check.shape(v)}"
             )
 
-    def scalar(tree: Any) -> Tensor:
+    def scalar(tree: Params) -> Tensor:
         value = fn(tree)
         if not isinstance(value, Tensor) or value.numel() != 1:
             came = f"shape {_check.shape(value)}" if isinstance(value, Tensor) else type(value).__name__
@@ -54,4 +57,5 @@ def hvp(fn: Callable[[Any], Tensor], params: Any, vectors: Any) -> Any:
         return value.reshape(())
 
     with torch.enable_grad():
-        return reference(scalar, params, vectors)
+        products: Vectors = reference(scalar, params, vectors)
+        return products

@@ -9,6 +9,7 @@ from .._dispatch import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import (
     PARAM_CORES,
+    Param,
     check_loss,
     check_mlp,
     check_rates,
@@ -26,7 +27,7 @@ CORES = {
 
 
 def mlp_adapt(
-    params: Sequence[Tensor | None],
+    params: Sequence[Param],
     lr: Rate,
     inputs: Tensor,
     targets: Tensor,
@@ -35,7 +36,7 @@ def mlp_adapt(
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
     first_order: bool = False,
-) -> list[Tensor | None]:
+) -> list[Param]:
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
 
     Shapes: params, inputs, targets as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.

@@ -7,18 +7,18 @@ from torch import Tensor
 from .. import _check
 from .._dispatch import call, direct
 from ..types import Activation, Loss
-from ._mlp import check_loss, check_mlp, in_order, like_params, refuse_labels
+from ._mlp import Param, check_loss, check_mlp, in_order, like_params, refuse_labels
 from .mlp_loss import CORES
 
 
 def mlp_grad(
-    params: Sequence[Tensor | None],
+    params: Sequence[Param],
     inputs: Tensor,
     targets: Tensor,
     *,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
-) -> tuple[Tensor, list[Tensor | None]]:
+) -> tuple[Tensor, list[Param]]:
     r"""(L_t, dL_t/dparams): each task's loss, as `mlp_loss` defines it, and its own gradient.
 
     Shapes: as in `mlp_loss` -> loss `[...]` and a list like params with `[..., out, in]`, `[..., out]`, None where the bias is

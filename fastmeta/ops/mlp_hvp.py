@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import _check
 from .._dispatch import call, direct
 from ..types import Activation, Curvature, Loss
-from ._mlp import PARAM_CORES, check_like_params, check_loss, check_mlp, in_order, like_params, refuse_labels
+from ._mlp import PARAM_CORES, Param, check_like_params, check_loss, check_mlp, in_order, like_params, refuse_labels
 
 CURVATURES = ("hessian", "ggn")
 CORES = {
@@ -17,15 +17,15 @@ CORES = {
 
 
 def mlp_hvp(
-    params: Sequence[Tensor | None],
-    vectors: Sequence[Tensor | None],
+    params: Sequence[Param],
+    vectors: Sequence[Param],
     inputs: Tensor,
     targets: Tensor,
     *,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
     curvature: Curvature = "hessian",
-) -> list[Tensor | None]:
+) -> list[Param]:
     r"""H_t v_t, H_t the Hessian of task t's loss (as `mlp_loss` defines it) with respect to its parameters, or its Gauss-Newton
     part.
 

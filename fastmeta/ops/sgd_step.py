@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 from torch import Tensor
 
@@ -10,10 +10,20 @@ from .._dispatch import call, direct
 from ..types import Rate
 
 CORES = ((None,), (None,), (None,))  # no fixed ranks: torch.vmap goes through the reference, two elementwise passes
-Tree = TypeVar("Tree", Tensor, Sequence[Tensor], Mapping[str, Tensor])
+Param = TypeVar("Param", bound=Tensor)
 
 
-def sgd_step(params: Tree, grads: Tree, lr: Rate) -> Tree:
+@overload
+def sgd_step(params: Tensor, grads: Tensor, lr: Rate) -> Tensor: ...
+@overload
+def sgd_step(params: list[Param], grads: Sequence[Tensor], lr: Rate) -> list[Tensor]: ...
+@overload
+def sgd_step(params: tuple[Tensor, ...], grads: Sequence[Tensor], lr: Rate) -> tuple[Tensor, ...]: ...
+@overload
+def sgd_step(params: Sequence[Tensor], grads: Sequence[Tensor], lr: Rate) -> Sequence[Tensor]: ...
+@overload
+def sgd_step(params: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr: Rate) -> dict[str, Tensor]: ...
+def sgd_step(params: Any, grads: Any, lr: Rate) -> Any:
     r"""theta' = theta - alpha * g, elementwise, for one tensor or a whole list or dict of them in one launch.
 
     `params` and `grads`: tensors of one shape, sequences, or dicts with the same keys. A parameter may lack the leading task
@@ -38,7 +48,7 @@ def sgd_step(params: Tree, grads: Tree, lr: Rate) -> Tree:
     params = fastmeta.sgd_step(params, grads, 0.01)  # "weight" [32, 5, 64], "bias" [32, 5]
     ```
     """
-    return cast(Tree, _any_tree("sgd_step", params, grads, lr))
+    return _any_tree("sgd_step", params, grads, lr)
 
 
 def _any_tree(op: str, params: Any, grads: Any, lr: Any) -> Any:

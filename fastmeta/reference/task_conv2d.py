@@ -12,4 +12,5 @@ def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pad
     y = weight.flatten(-3).unsqueeze(-3) @ patches.unflatten(0, x.shape[:-3])
     if bias is not None:
         y = y + bias.unsqueeze(-2).unsqueeze(-1)
-    return y.unflatten(-1, (rows, -1))
+    out: Tensor = y.unflatten(-1, (rows, -1))
+    return out

@@ -174,7 +174,8 @@ class DifferentiableAdam(DifferentiableOptimizer):
         correction = 1 - b2**t
         of_v = correction**0.5 if isinstance(correction, Tensor) else math.sqrt(correction)
         rate = group["lr"] * of_v / (1 - b1**t)
-        return p - rate * (m / (root(v) + group["eps"]))
+        found: Tensor = p - rate * (m / (root(v) + group["eps"]))
+        return found
 
 
 def step_groups(groups: Sequence[dict[str, Any]], grads: Sequence[Sequence[Tensor | None]]) -> None:

@@ -70,7 +70,8 @@ class PrototypicalClassifier(nn.Module):
     @staticmethod
     def normalize(x: Tensor, epsilon: float = EPS) -> Tensor:
         """x / (|x| + epsilon) of each row. Of the class: an object has its flag under this name."""
-        return x / (x.norm(dim=1, keepdim=True) + epsilon)
+        norms: Tensor = x.norm(dim=1, keepdim=True)
+        return x / (norms + epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.prototypes is None:

@@ -50,7 +50,7 @@ class FewShotClassifier(nn.Module):
         self.prototypes = compute_prototypes(self.support_features, support_labels)
 
     def compute_features(self, images: Tensor) -> Tensor:
-        features = self.backbone(images) - self.feature_centering
+        features: Tensor = self.backbone(images) - self.feature_centering
         if self.feature_normalization is None:
             return features
         return F.normalize(features, p=self.feature_normalization, dim=1)

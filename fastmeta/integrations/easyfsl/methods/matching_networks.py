@@ -54,7 +54,8 @@ class MatchingNetworks(FewShotClassifier):
         """g_i: an example, and the states that the LSTM has there in both directions, added, [S, D]."""
         states = self.support_features_encoder(support_features.unsqueeze(0))[0].squeeze(0)
         ahead, back = states.split(self.feature_dimension, dim=1)
-        return support_features + ahead + back
+        found: Tensor = support_features + ahead + back
+        return found
 
     def encode_query_features(self, query_features: Tensor) -> Tensor:
         """Cell after cell on the query and what it finds in the support by attention, the query added to each state, [Q, D]."""
