@@ -1,5 +1,6 @@
 #include "arguments.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/kernels.h"
@@ -55,7 +56,7 @@ double read_number(const char* op, const char* name, py::handle object) {
   const double value = PyFloat_AsDouble(object.ptr());
   if (value != -1 || !PyErr_Occurred()) return value;
   PyErr_Clear();
-  refuse_not_finite(op, name);
+  refuse_not_finite(op, name, HUGE_VAL);  // an integer beyond double
 }
 
 double read_number(const char* op, const char* name, py::handle object, const Tensor& like) {
@@ -71,14 +72,16 @@ double read_number(const char* op, const char* name, py::handle object, const Te
 void require_finite(const char* op, const char* name, const Tensor& tensor) {
   if (!tensor.on_cpu()) return;
   by_dtype(tensor.dtype(), [&](auto zero) {
-    const auto* values = tensor.data<decltype(zero)>();
+    const auto *values = tensor.data<decltype(zero)>(), *end = values + tensor.numel();
     bool finite = true;
-    for (int64_t i = 0, count = tensor.numel(); i < count; i++) finite &= std::isfinite(values[i]);
-    if (!finite) refuse_not_finite(op, name);
+    for (const auto* x = values; x < end; x++) finite &= std::isfinite(*x);
+    if (!finite) refuse_not_finite(op, name, *std::find_if(values, end, [](auto x) { return !std::isfinite(x); }));
   });
 }
 
-void refuse_not_finite(const char* op, const char* name) { throw py::value_error(text(op, std::string(name) + " must be finite")); }
+void refuse_not_finite(const char* op, const char* name, double value) {
+  throw py::value_error(text(op, std::string(name) + " must be finite, got " + (std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf")));
+}
 
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list) {
   if (!PyList_Check(list.ptr()) && !PyTuple_Check(list.ptr()))

@@ -28,7 +28,7 @@ double read_number(const char* op, const char* name, py::handle object);
 double read_number(const char* op, const char* name, py::handle object, const Tensor& like);
 // ValueError where an element of a CPU tensor is NaN or infinite; one on another device is not looked at.
 void require_finite(const char* op, const char* name, const Tensor& tensor);
-[[noreturn]] void refuse_not_finite(const char* op, const char* name);
+[[noreturn]] void refuse_not_finite(const char* op, const char* name, double value);
 
 // The items of a list or tuple; ValueError unless there are `count`.
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list);

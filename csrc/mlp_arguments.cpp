@@ -78,11 +78,11 @@ Tensor MlpCall::rate(py::handle item, const Shape& expected, bool values) const 
     Tensor found = read_floating(op, "rates", item);
     require_shape(op, "rates", found, expected);
     require_alike(op, {&inputs, &found});
-    if (values) require_finite(op, "rates", found);
+    if (values) require_finite(op, "lr", found);
     return found;
   }
-  const double value = read_number(op, "rates", item);
-  if (!std::isfinite(value)) refuse_not_finite(op, "rates");
+  const double value = read_number(op, "lr", item);
+  if (!std::isfinite(value)) refuse_not_finite(op, "lr", value);
   require_shape(op, "rates", Tensor(), expected);
   if (inputs.on_cuda() && values) return Tensor(op, inputs.object().attr("new_full")(py::tuple(), value), "rates");
   Tensor made = inputs.empty({});

@@ -36,7 +36,7 @@ class Call {
       if (is_number(item)) rate.float64 = read_number(kOp, "lr", item);
       else rate.tensor = read_floating(kOp, "lr", item);
       rate.float32 = float(rate.float64);
-      if (!std::isfinite(rate.float64)) refuse_not_finite(kOp, "lr");
+      if (!std::isfinite(rate.float64)) refuse_not_finite(kOp, "lr", rate.float64);
       if (rate.tensor && !rate.tensor.dim()) require_finite(kOp, "lr", rate.tensor);  // the kernel looks at those of each element
     }
     for (size_t i = 0; i < params.size(); i++) check(params[i], grads[i], rate(i).tensor);
@@ -102,7 +102,9 @@ py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle) {
     bool not_finite = false;
     const SgdStep<R> step{int64_t(items.size()), items.data(), false, &not_finite};
     run_kernel(call.elements(), [&] { cpu<R>().sgd_step_fwd(step); });
-    if (not_finite) refuse_not_finite(kOp, "lr");
+    for (const Rate& rate : call.rates) {
+      if (not_finite && rate.tensor) require_finite(kOp, "lr", rate.tensor);
+    }
   });
   return py::make_tuple(pack(outs), py::tuple());
 }

@@ -53,7 +53,7 @@ def check(draw: Draw, p: Problem) -> None:
             got = WAYS[way].take(function, tensors, setting)
             again = function(*tensors) if draw.odd("again", 0.1) and way == "eager" else got[0]
         except Exception as error:
-            raise _judged(p, way, error) from error
+            raise _judged(p, way, error, all(bool(x.isfinite().all()) for x in before)) from error
     if way == "eager" and not all(
         torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(got[0], again, strict=True)
     ):
@@ -167,12 +167,13 @@ def _settings(draw: Draw, backend: str) -> Any:
             native.set_isa(usual)
 
 
-def _judged(p: Problem, way: str, error: Exception) -> Exception:
+def _judged(p: Problem, way: str, error: Exception, finite: bool) -> Exception:
     """A limit that the documentation allows, or a finding."""
     text = str(error)
     limits = ("saved tensor hooks",)  # torch.func inside a checkpoint
     if says_what(p.name, error):
         limits = ("must be able to run on", "must run outside", "torch.jit.trace")
+        limits = limits if finite else (*limits, "must be finite")  # a rate
     if any(limit in text for limit in limits):
         return Refused(first_line(error))
     return Finding(f"{way} raises {first_line(error)}", text[:600])
