@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 
-.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint wheel clean
+.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint tag wheel clean
 
 # For development: all that the tests, the linters and the site need.
 install: $(VENV)/installed
@@ -141,6 +141,10 @@ lint: install
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+# The version's section of CHANGELOG.md as an annotated tag; .github/workflows/release.yml releases a pushed one.
+tag:
+	bash .ci/tag
 
 # In dist/: wheels with the native kernels for each Python found (PYTHONS), and one for every platform without them; each is tried out.
 wheel:

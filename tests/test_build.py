@@ -218,3 +218,35 @@ def test_without_native_kernels(tmp_path, env):
     assert "installing the pure-Python package, without native kernels: " in process.stderr
     assert not list(tmp_path.rglob("*.so"))
     assert list(tmp_path.rglob("_C_missing.txt"))
+
+
+def tagged(folder, changelog):
+    (folder / ".ci").mkdir()
+    (folder / "fastmeta").mkdir()
+    shutil.copy(ROOT / ".ci" / "tag", folder / ".ci")
+    (folder / "fastmeta" / "__init__.py").write_text('__version__ = "1.2.0"\n')
+    (folder / "CHANGELOG.md").write_text(changelog)
+    git = ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    names = {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    ran = subprocess.run(
+        ["bash", folder / ".ci" / "tag"], env=os.environ | names, stderr=subprocess.PIPE, text=True, check=False
+    )
+    said = subprocess.run(
+        [*git, "tag", "-l", "--format=%(refname:short) %(contents)"], stdout=subprocess.PIPE, text=True
+    )
+    return ran, said.stdout
+
+
+def test_a_tag_says_what_the_changelog_says_of_its_version(tmp_path):
+    ran, tag = tagged(tmp_path, "# Changelog\n\n## 1.2.0 (2026-01-01)\n\n- New.\n\n## 1.2.0rc1\n\n- Old.\n")
+    assert ran.returncode == 0, ran.stderr
+    assert tag.strip() == "v1.2.0 ## 1.2.0 (2026-01-01)\n\n- New."
+
+
+def test_no_tag_without_a_section_of_the_changelog(tmp_path):
+    ran, tag = tagged(tmp_path, "# Changelog\n\n## Unreleased\n")
+    assert (ran.returncode, ran.stderr, tag) == (
+        1, 'tag: CHANGELOG.md must have a section "## 1.2.0", got none\n', ""
+    )  # fmt: skip
