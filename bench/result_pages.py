@@ -63,7 +63,7 @@ def readme_lines(found, name):
 def performance_lines(found, name):
     """The chosen rows of every op. A workload that was not raced is an error."""
     rows = highlights.rows_of(found, ROWS)
-    about = f"{results.threads(rows[0])} of an {_about(found, name)}:"
+    about = f"{results.threads(rows[0])}, {_about(found, name)}:"
     heads = ("op", "size", "fastmeta", "speed-up over the reference", "speed-up over the fastest alternative")
     cells = [_cells(row, words) for row, words in zip(rows, ROWS.values(), strict=True)]
     return ["", about, "", *table(heads, cells)]
@@ -78,7 +78,7 @@ def op_lines(found, name, ops):
             rows.setdefault((ops.index(row["op"]), row["workload"]), {})[row["threads"]] = row
     heads = ["workload", *(f"{n} thread{'s' if n > 1 else ''}: {what}" for n in counts for what in ("fastmeta", "fastest alternative"))]
     cells = [[workload, *(cell for n in counts for cell in _against(of.get(n)))] for (_, workload), of in sorted(rows.items())]
-    return ["", _about(found, name) + ". What compiles first races on 2 threads only:", "", *table(heads, cells)]
+    return ["", _about(found, name) + ". What compiles first is raced on 2 threads only:", "", *table(heads, cells)]
 
 
 def integration_lines(found, name):
@@ -103,7 +103,7 @@ def _about(found, name):
     return (
         f"{facts['device']} ({facts['instructions']}), torch {facts['torch']}, {facts['date']}, float32"
         f"{'' if compiled else ', without torch.compile'}; "
-        f"all ways, their spread, first calls, operations and memory: `{name.removesuffix('.json')}.md`"
+        f"every alternative, with spread, first call, operations and memory: `{name.removesuffix('.json')}.md`"
     )
 
 
