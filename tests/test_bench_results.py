@@ -154,7 +154,11 @@ def test_the_table_of_the_integrations():
     of_higher = row("W1 in higher's language", higher=9e-3, accelerated=3e-3, reference=4e-3) | {"op": "integrations"}
     without = row("the same without the library", reference=8e-3) | {"op": "integrations"}
     lines = result_pages.integration_lines(run(of_higher, without, row("other", higher=2e-3)), "some.json")
-    assert lines[5:] == ["| W1 in higher's language | 9 ms | 9.00x | 3.00x | 4.50x |", ""]
+    assert lines[5:7] == ["| higher | inner loop | 9.0x | 3.0x | 4.5x |", ""]
+    assert lines[-2:] == ["| in higher's language | 9 ms | 9.00x | 3.00x | 4.50x |", ""]
+    slower = row("head in higher's language", ours=4.5e-4, higher=9e-3) | {"op": "integrations"}
+    lines = result_pages.integration_lines(run(of_higher, of_higher | {"ours": ["ext"]}, slower), "some.json")
+    assert lines[5:7] == ["| higher | inner loop | 9.0x | 3.0x | 4.5 to 9.0x |", "| higher | head of ProtoNet | 20x | - | 10x |"]
 
 
 def test_the_tables_of_chosen_rows():
