@@ -100,7 +100,7 @@ def integration_lines(found, name):
     cells = [[workload, results.duration(own), *map(_times, times)] for _, workload, own, times in programs]
     ways = ("import alone", "`accelerate`", "two more lines")
     return [
-        "", f"{_about(found, name)}, {most} threads:", "", *table(("library", "program", *ways), ranges),
+        "", f"{most} threads, {_about(found, name)}:", "", *table(("library", "program", *ways), ranges),
         "Program by program:", "", *table(("program", "the library", *ways), cells),
     ]  # fmt: skip
 

@@ -51,7 +51,8 @@ def row(workload="w K5", threads=2, ours=1e-3, sizes=None, **others):
 
 def run(*rows):
     machine = {"device": "Some CPU, 2 cores", "instructions": "avx2", "torch": "2", "date": "today"}
-    memory = {"peak": {"MAML K1": {"ext": 1.0, "loop": 2.0}, "MAML K5": {"ext": 1.0, "loop": 8.0}}}
+    memory = {"peak, MiB": {"MAML K1": {"ext": 1.0, "loop": 2.0}, "MAML K5": {"ext": 1.0, "loop": 8.0}}}
+    memory |= {"first call, ms": {"MAML K5": {"ext": 3.0, "compiled": 3e4}}}
     ceilings = {"2 threads": [1e10, 1e11]}
     return {
         "machine": machine | {"ceilings": ceilings},
@@ -197,7 +198,7 @@ def test_pictures(tmp_path):
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(1, pytest.approx(4))] * 2
     (ax,) = plots.memory(found["tables"]).axes
     assert {line.get_label(): line.get_xydata().tolist() for line in ax.lines} == {
-        "ext": [[1, 1], [5, 1]], "loop": [[1, 2], [5, 8]],
+        "fastmeta": [[1, 1], [5, 1]], "loop": [[1, 2], [5, 8]],
     }  # fmt: skip
     once = [path.read_bytes() for path in plots.draw(found, tmp_path / "once")]
     again = [path.read_bytes() for path in plots.draw(found, tmp_path / "again")]
