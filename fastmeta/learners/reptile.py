@@ -32,7 +32,7 @@ class Reptile(MAML):
 
     `optimiser`: of the inner steps: "sgd" or, as in the paper, "adam" (beta_1 = 0, beta_2 = 0.999, eps = 1e-8), which starts
     anew in every task. `model`, `lr`, `loss`, `adapt`, `task_chunk`: as in `MAML`; `lr` is not learned. Parameters outside
-    `adapt` get the gradient 0. A derivative of the gradient raises RuntimeError, as do torch.func, forward-mode AD and
+    `adapt` get no gradient. A derivative of the gradient raises RuntimeError, as do torch.func, forward-mode AD and
     torch.compile(fullgraph=True).
 
         # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
