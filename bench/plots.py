@@ -13,6 +13,8 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 import matplotlib.pyplot as plt
 from style import save
 
+NAMES = {"ext": "fastmeta", "general": "general engine"}  # in the legend of a picture
+
 
 def draw(found, stem):
     """<stem>-highlights.svg, <stem>-speedups.svg and <stem>-memory.svg, each where there is something to show; their paths."""
@@ -26,20 +28,23 @@ def draw(found, stem):
 
 
 def chosen(found):
-    """A bar for each highlight, the greatest first; None where one was not raced."""
+    """A bar for each highlight below its words, the greatest first, as wide as a phone can show; None where one was not raced."""
     try:
         rows = highlights.rows_of(found, highlights.HIGHLIGHTS)
     except ValueError:
         return None
     bars = [(results.speedup(row)[1], words) for row, words in zip(rows, highlights.HIGHLIGHTS.values(), strict=True)]
     bars.sort(reverse=True)
-    figure, ax = plt.subplots(figsize=(8.5, 0.34 * len(bars) + 1.1))
+    figure, ax = plt.subplots(figsize=(5.6, 0.46 * len(bars) + 0.8))
     for place, (times, _) in enumerate(bars):
-        ax.barh(place, times, height=0.66, color="C0" if times >= 1.05 else "0.6")
-        ax.text(max(times, 1) + 0.06, place, f"{times:.1f}x", va="center", fontsize=9)
-    ax.set_yticks(range(len(bars)), [words for _, words in bars], fontsize=9)
-    ax.axvline(1, color="0.3", linestyle="--", linewidth=1)
-    ax.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.12 * bars[0][0]))
+        ax.barh(place, times, height=0.4, color="C0" if times >= 1.05 else "0.6")
+        ax.text(max(times, 1) + 0.06, place, f"{times:.1f}x", va="center")
+    places = [place - 0.22 for place in range(len(bars))]
+    ax.set_yticks(places, [words for _, words in bars], ha="left", va="bottom")
+    plt.setp(ax.get_yticklabels(), bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    ax.tick_params(axis="y", length=0, pad=-3)
+    ax.axvline(1, color="0.3", linestyle="--", linewidth=1, zorder=0)
+    ax.set(ylim=(len(bars) - 0.6, -0.8), xlim=(0, 1.12 * bars[0][0]))
     ax.set_xlabel(f"speed-up over the fastest alternative ({results.threads(rows[0])}, 1 = as fast)")
     return figure
 
@@ -55,28 +60,28 @@ def speedups(rows):
     if not raced:
         return None
     ops = list(dict.fromkeys(row["op"] for row in raced))
-    figure, ax = plt.subplots(figsize=(11, 0.24 * len(raced) + 1.2))
+    figure, ax = plt.subplots(figsize=(8.8, 0.21 * len(raced) + 1.2))
     for place, row in enumerate(raced):
         name, times = results.speedup(row)
         ax.barh(place, times - 1, left=1, height=0.7, color=f"C{ops.index(row['op']) % 4}")
-        ax.text(1.03 * max(times, 1), place, f"{times:.2f}x {name}", va="center", fontsize=7)
-    ax.set_yticks(range(len(raced)), [row["workload"] for row in raced], fontsize=7)
+        ax.text(1.03 * max(times, 1), place, f"{times:.2f}x {name}", va="center", fontsize=8)
+    ax.set_yticks(range(len(raced)), [row["workload"] for row in raced], fontsize=8)
     ax.axvline(1, color="0.6", linestyle="--", linewidth=1)
     ax.set(xscale="log", ylim=(len(raced) - 0.4, -0.6))
     ax.set_xlim(right=3 * ax.get_xlim()[1])
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel(f"speed-up over the fastest alternative, which is named (times, {results.threads(raced[0])})")
+    ax.set_xlabel(f"speed-up over the fastest alternative ({results.threads(raced[0])})")
     return figure
 
 
 def memory(tables):
-    """Peaks in MiB against K, of each table's workloads that name it."""
+    """Peaks against K, of the workloads that name it in tables of MiB."""
     curves = defaultdict(lambda: defaultdict(list))
-    for rows in tables.values():
+    for rows in (rows for title, rows in tables.items() if "MiB" in title):
         for workload, cells in rows.items():
             if steps := re.search(r" K(\d+)", workload):
                 for way, mib in cells.items():
-                    curves[workload.replace(steps[0], "")][way].append((int(steps[1]), mib))
+                    curves[workload.replace(steps[0], "")][NAMES.get(way, way)].append((int(steps[1]), mib))
     curves = {title: ways for title, ways in curves.items() if any(len(points) > 1 for points in ways.values())}
     if not curves:
         return None

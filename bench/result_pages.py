@@ -63,7 +63,7 @@ def readme_lines(found, name):
 def performance_lines(found, name):
     """The chosen rows of every op. A workload that was not raced is an error."""
     rows = highlights.rows_of(found, ROWS)
-    about = f"{results.threads(rows[0])} of an {_about(found, name)}:"
+    about = f"{results.threads(rows[0])}, {_about(found, name)}:"
     heads = ("op", "size", "fastmeta", "speed-up over the reference", "speed-up over the fastest alternative")
     cells = [_cells(row, words) for row, words in zip(rows, ROWS.values(), strict=True)]
     return ["", about, "", *table(heads, cells)]
@@ -76,25 +76,58 @@ def op_lines(found, name, ops):
     for row in found["rows"]:
         if row["op"] in ops and results.speedup(row):
             rows.setdefault((ops.index(row["op"]), row["workload"]), {})[row["threads"]] = row
-    heads = ["workload", *(f"{n} thread{'s' if n > 1 else ''}: {what}" for n in counts for what in ("fastmeta", "fastest alternative"))]
-    cells = [[workload, *(cell for n in counts for cell in _against(of.get(n)))] for (_, workload), of in sorted(rows.items())]
-    return ["", _about(found, name) + ". What compiles first races on 2 threads only:", "", *table(heads, cells)]
+    heads = [
+        "workload",
+        *(f"{n} thread{'s' if n > 1 else ''}: {what}" for n in counts for what in ("fastmeta", "fastest alternative")),
+    ]
+    cells = [
+        [workload, *(cell for n in counts for cell in _against(of.get(n)))]
+        for (_, workload), of in sorted(rows.items())
+    ]
+    return ["", _about(found, name) + ". What compiles first is raced on 2 threads only:", "", *table(heads, cells)]
 
 
 def integration_lines(found, name):
-    """Each library's programs: its own time, and how many times faster the same program is by the two ways and batched."""
+    """What each library's programs gain by the two ways and batched: the ranges, then program by program with the library's own time."""
+    programs = list(_programs(found))
     most = max(row["threads"] for row in found["rows"])
-    cells = []
+    kinds = {}
+    for library, workload, _, times in programs:
+        kinds.setdefault((library, "head of ProtoNet" if "head" in workload else "inner loop"), []).append(times)
+    ranges = [
+        [library, kind, *map(_range, zip(*all_times, strict=True))] for (library, kind), all_times in kinds.items()
+    ]
+    cells = [[workload, results.duration(own), *map(_times, times)] for _, workload, own, times in programs]
+    ways = ("import alone", "`accelerate`", "two more lines")
+    return [
+        "", f"{most} threads, {_about(found, name)}:", "", *table(("library", "program", *ways), ranges),
+        "Program by program:", "", *table(("program", "the library", *ways), cells),
+    ]  # fmt: skip
+
+
+def _programs(found):
+    """(library, program, its seconds, how many times faster it is by the import, accelerated and batched)."""
+    most = max(row["threads"] for row in found["rows"])
     for row in found["rows"]:
         library = next((way for way in LIBRARIES if way in row["contenders"]), None)
-        if row["op"] != "integrations" or row["threads"] != most or not library:
-            continue
-        seconds = {way: cell["seconds"] for way, cell in row["contenders"].items()}
-        ways = [seconds.get(way) for way in ("ext", "accelerated", row["ours"][-1])]
-        times = [f"{seconds[library] / ours:.2f}x" if ours else "-" for ours in ways]
-        cells.append([row["workload"], results.duration(seconds[library]), *times])
-    heads = ("program", "the library", "import swap", "`accelerate`", "two more lines")
-    return ["", f"{_about(found, name)}, {most} threads:", "", *table(heads, cells)]
+        if row["op"] == "integrations" and row["threads"] == most and library:
+            seconds = {way: cell["seconds"] for way, cell in row["contenders"].items()}
+            ways = [seconds.get(way) for way in ("ext", "accelerated", row["ours"][-1])]
+            times = [seconds[library] / ours if ours else None for ours in ways]
+            yield library, re.sub(r"^W\d+ ", "", row["workload"]), seconds[library], times
+
+
+def _times(factor):
+    return f"{factor:.2f}x" if factor else "-"
+
+
+def _range(factors):
+    """ "1.0 to 1.1x", or "5.2x" where both ends are the same."""
+    known = [factor for factor in factors if factor]
+    ends = (
+        dict.fromkeys(f"{end:.0f}" if end >= 10 else f"{end:.1f}" for end in (min(known), max(known))) if known else "-"
+    )
+    return " to ".join(ends) + ("x" if known else "")
 
 
 def _about(found, name):
@@ -103,7 +136,7 @@ def _about(found, name):
     return (
         f"{facts['device']} ({facts['instructions']}), torch {facts['torch']}, {facts['date']}, float32"
         f"{'' if compiled else ', without torch.compile'}; "
-        f"all ways, their spread, first calls, operations and memory: `{name.removesuffix('.json')}.md`"
+        f"every alternative, with spread, first call, operations and memory: `{name.removesuffix('.json')}.md`"
     )
 
 
@@ -126,7 +159,13 @@ def _cells(row, words):
     ours, others = results.ours_of(row)["seconds"], results.others_of(row)
     name, times = results.speedup(row)
     over_reference = f"{others['reference']['seconds'] / ours:.1f}x" if "reference" in others else "too large to run"
-    return f"`{NAMES.get(row['op'], row['op'])}`", words, results.duration(ours), over_reference, f"{times:.1f}x ({name})"
+    return (
+        f"`{NAMES.get(row['op'], row['op'])}`",
+        words,
+        results.duration(ours),
+        over_reference,
+        f"{times:.1f}x ({name})",
+    )
 
 
 def page(path):

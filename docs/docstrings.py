@@ -16,6 +16,7 @@ SUBSCRIPT = (
     lambda m: f"{m[1]}<sub>{m[2].strip('{}')}</sub>",
 )
 RULES = [  # of prose, in order
+    (r"\*\*(-?\w+)", r"<sup>\1</sup>"),
     (r"\*", "·"),
     SUBSCRIPT,
     SUBSCRIPT,  # those in a subscript

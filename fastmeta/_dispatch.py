@@ -48,7 +48,7 @@ def backend(name: Backend) -> Iterator[None]:
     a whole process, from the import on.
 
     The block holds for its own thread, and for the asyncio tasks made in it. A thread that is started in it begins with the
-    choice of the process; to hand it this one, start the thread in a copy of the context:
+    choice of the process. To hand it this one, start the thread in a copy of the context:
 
     ```python
     import contextvars, threading
@@ -58,7 +58,8 @@ def backend(name: Backend) -> Iterator[None]:
         return fastmeta.sgd_step(torch.ones(3), torch.ones(3), 0.1)
 
     with fastmeta.backend("reference"):
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(work,))
     thread.start()  # `work` runs on the reference
     thread.join()
     ```

@@ -51,7 +51,8 @@ def row(workload="w K5", threads=2, ours=1e-3, sizes=None, **others):
 
 def run(*rows):
     machine = {"device": "Some CPU, 2 cores", "instructions": "avx2", "torch": "2", "date": "today"}
-    memory = {"peak": {"MAML K1": {"ext": 1.0, "loop": 2.0}, "MAML K5": {"ext": 1.0, "loop": 8.0}}}
+    memory = {"peak, MiB": {"MAML K1": {"ext": 1.0, "loop": 2.0}, "MAML K5": {"ext": 1.0, "loop": 8.0}}}
+    memory |= {"first call, ms": {"MAML K5": {"ext": 3.0, "compiled": 3e4}}}
     ceilings = {"2 threads": [1e10, 1e11]}
     return {
         "machine": machine | {"ceilings": ceilings},
@@ -154,7 +155,11 @@ def test_the_table_of_the_integrations():
     of_higher = row("W1 in higher's language", higher=9e-3, accelerated=3e-3, reference=4e-3) | {"op": "integrations"}
     without = row("the same without the library", reference=8e-3) | {"op": "integrations"}
     lines = result_pages.integration_lines(run(of_higher, without, row("other", higher=2e-3)), "some.json")
-    assert lines[5:] == ["| W1 in higher's language | 9 ms | 9.00x | 3.00x | 4.50x |", ""]
+    assert lines[5:7] == ["| higher | inner loop | 9.0x | 3.0x | 4.5x |", ""]
+    assert lines[-2:] == ["| in higher's language | 9 ms | 9.00x | 3.00x | 4.50x |", ""]
+    slower = row("head in higher's language", ours=4.5e-4, higher=9e-3) | {"op": "integrations"}
+    lines = result_pages.integration_lines(run(of_higher, of_higher | {"ours": ["ext"]}, slower), "some.json")
+    assert lines[5:7] == ["| higher | inner loop | 9.0x | 3.0x | 4.5 to 9.0x |", "| higher | head of ProtoNet | 20x | - | 10x |"]
 
 
 def test_the_tables_of_chosen_rows():
@@ -193,7 +198,7 @@ def test_pictures(tmp_path):
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(1, pytest.approx(4))] * 2
     (ax,) = plots.memory(found["tables"]).axes
     assert {line.get_label(): line.get_xydata().tolist() for line in ax.lines} == {
-        "ext": [[1, 1], [5, 1]], "loop": [[1, 2], [5, 8]],
+        "fastmeta": [[1, 1], [5, 1]], "loop": [[1, 2], [5, 8]],
     }  # fmt: skip
     once = [path.read_bytes() for path in plots.draw(found, tmp_path / "once")]
     again = [path.read_bytes() for path in plots.draw(found, tmp_path / "again")]

@@ -64,7 +64,7 @@ def test_a_broken_example_fails():
 
 
 def code_lines(text):
-    """The lines of a page's code: fenced blocks, and what is indented by four spaces."""
+    """The lines of a page's or a docstring's code: fenced blocks, and what is indented by four spaces."""
     fence = re.compile(r"^```.*?\n(.*?)^```$", re.S | re.M)
     indented = re.findall(r"(?:^|\n\n)((?: {4}.*\n)+)", fence.sub("", text))
     return [line for block in fence.findall(text) for line in block.splitlines()] + [
@@ -72,7 +72,7 @@ def code_lines(text):
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in TEXTS if name.endswith(".md")])
+@pytest.mark.parametrize("name", TEXTS)
 def test_code_fits_the_column_of_the_site(name):
     assert [line for line in code_lines(TEXTS[name]) if len(line) > 76] == []
 

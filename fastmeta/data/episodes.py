@@ -14,8 +14,10 @@ from .task_generator import TaskGenerator, place, uniform
 class Episodes(NamedTuple):
     """T tasks, each with S support and Q query examples.
 
-    support_x, query_x: [T, S, ...] and [T, Q, ...], floating; support_y, query_y: [T, S, ...] and [T, Q, ...], int64
-    labels or the floating targets of a regression. `learner.loss(*episodes)` takes them in this order.
+    `support_x`, `query_x`: `[T, S, ...]` and `[T, Q, ...]`, floating.
+    `support_y`, `query_y`: `[T, S, ...]` and `[T, Q, ...]`, int64 labels or the floating targets of a regression.
+
+    `learner.loss(*episodes)` takes them in this order.
     """
 
     support_x: Tensor
@@ -40,14 +42,15 @@ def sample_episodes(
 ) -> Episodes:
     """T tasks: N distinct classes, and of each K + Q' distinct examples, K of them support, all subsets equally likely.
 
-    images: [classes, examples, ...], uint8 or floating, on any device, where everything is drawn; tasks, ways, shots,
-    queries: T, N, K, Q'. Returns x of [T, N*K, ...] and [T, N*Q', ...] and int64 y of [T, N*K] and [T, N*Q'].
-    uint8 becomes float32 in [0, 1] (divided by 255) after the draw; floating images keep their dtype.
+    `images`: `[classes, examples, ...]`, uint8 or floating, on any device, where everything is drawn.
+    `tasks`, `ways`, `shots`, `queries`: T, N, K, Q'.
 
-    Label n is the n-th class that a task drew; both sets are ordered by label, then by draw: y is 0..0 1..1 .. N-1.
-    Support and query of a task share no example. One gather serves the batch; there is no loop over tasks, and a
-    generator in the same state on the same kind of device gives the same tasks. Of a TaskGenerator, see `TaskSampler`,
-    each task has its own random numbers.
+    Returns x of `[T, N*K, ...]` and `[T, N*Q', ...]` and int64 y of `[T, N*K]` and `[T, N*Q']`. uint8 becomes float32 in [0, 1]
+    (divided by 255) after the draw; floating images keep their dtype. Label n is the n-th class that a task drew. Both sets are
+    ordered by label, then by draw: y is 0..0 1..1 .. N-1. Support and query of a task share no example.
+
+    There is no loop over tasks: one gather serves the batch. A generator in the same state on the same kind of device gives
+    the same tasks. With a TaskGenerator (see `TaskSampler`) each task has its own random numbers.
 
     Errors: ValueError for fewer than two dimensions, counts below 1, fewer classes than ways, fewer examples than
     shots + queries, more than 2**40 numbers in a batch, a generator on another device or of other tasks; TypeError for

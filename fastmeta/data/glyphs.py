@@ -28,14 +28,16 @@ _CHUNK = 256  # images warped at a time
 class Glyphs:
     """Letters in the faces of matplotlib's fonts, each example turned, stretched, sheared and shifted a little.
 
-    split: "train" (Latin, Greek, Cyrillic, Arabic, Lao, Tifinagh, Canadian Aboriginal) or "test" (Hebrew,
-    N'Ko, Georgian, Armenian); no script is in both, and letters that look alike appear once in the two together.
-    size: pixels a side; examples: images a class; seed: of the jitter, which is the same bit for bit at every run;
-    cache: the folder that keeps the result (`$XDG_CACHE_HOME/fastmeta`, or `~/.cache/fastmeta`). It holds one file for
-    each size, examples and seed, with a checksum of all that is in it; a broken or outdated one is made anew.
+    `split`: "train" (Latin, Greek, Cyrillic, Arabic, Lao, Tifinagh, Canadian Aboriginal) or "test" (Hebrew,
+    N'Ko, Georgian, Armenian). No script is in both, and letters that look alike appear once in the two together.
+    `size`: pixels a side.
+    `examples`: images a class.
+    `seed`: of the jitter, which is the same bit for bit at every run.
+    `cache`: the folder that keeps the result (`$XDG_CACHE_HOME/fastmeta`, or `~/.cache/fastmeta`). It holds one file for
+    each size, examples and seed, with a checksum of all that is in it. A broken or outdated file is made anew.
 
-    images: [classes, examples, 1, size, size], uint8, ink 255 on 0 (`sample_episodes` makes it 1 on 0);
-    characters: (script, character) of each class.
+    The attribute `images` is `[classes, examples, 1, size, size]`, uint8, ink 255 on 0 (`sample_episodes` makes it 1 on 0);
+    `characters` is the (script, character) of each class.
 
     The examples of a class take its faces in turn, then x' = R(a) [[sx, h], [0, sy]] x + t about the centre: a within
     12 degrees, sx and sy in [0.8, 1.1], h within 0.15, t within 5 % of the side in x and in y, all uniform.

@@ -20,22 +20,27 @@ Character = tuple[str, str]  # its alphabet and its own name
 class Omniglot:
     """Characters of several alphabets, each drawn once by 20 people, from `<root>/<archive>.zip`.
 
-    root: the folder of the archives, as published; archive: the name of one, or of several that are read together:
-    images_background, images_evaluation, images_background_small1, ...
-    alphabets: those to keep (all); size: pixels a side, made from 105 x 105 by antialiased bilinear scaling;
-    rotations: append every class turned by 90, 180 and 270 degrees, counterclockwise, as a new one: four times as many.
-    classes: instead of `alphabets` and `rotations`, the classes to keep, in their order: names
+    `root`: the folder of the archives, as published.
+    `archive`: the name of one, or of several that are read together: images_background, images_evaluation,
+    images_background_small1, ...
+    `alphabets`: those to keep; None: all.
+    `size`: pixels a side, made from 105 x 105 by antialiased bilinear scaling.
+    `rotations`: add every class turned by 90, 180 and 270 degrees, counterclockwise, as a new one: four times as many.
+    `classes`: instead of `alphabets` and `rotations`, the classes to keep, in their order. They are names
     `<alphabet>/<character>/rot090` (no turn or rot000: upright), or a text file of them, one a line. The usual split of the
     papers is such files, with archive=("images_background", "images_evaluation").
 
-    images: [classes, 20, 1, size, size], uint8, ink 255 on 0 (`sample_episodes` makes it 1 on 0), sorted by alphabet,
-    character and drawing, the upright classes first, then each turn; characters: (alphabet, character) of each class,
-    where a turned one is called `character01/rot090`; alphabets: the names kept, sorted.
+    The attribute `images` is `[classes, 20, 1, size, size]`, uint8, ink 255 on 0 (`sample_episodes` makes it 1 on 0). It is sorted
+    by alphabet, character and drawing, the upright classes first, then each turn. `characters` is the (alphabet, character) of
+    each class, where a turned one is called `character01/rot090`; `alphabets` is the names kept, sorted.
 
-    Errors: FileNotFoundError for a missing archive; ValueError for a broken one, one that is not laid out as published,
-    one that holds a file twice (names that differ in case or in the kind of slash only are one file), a character without
-    20 drawings, an unknown alphabet; for a drawing that is broken, not 105 x 105, transparent, interlaced or of 16 bits;
-    each names the file. TypeError for arguments of other types. Needs pillow: `pip install fastmeta[data]`.
+    Errors: FileNotFoundError for a missing archive; TypeError for arguments of other types; ValueError, which names the file:
+
+    - for an archive that is broken, not laid out as published, or holds a file twice (names that differ only in case or in the
+      kind of slash are one file), and for a character without 20 drawings or an unknown alphabet;
+    - for a drawing that is broken, not 105 x 105, transparent, interlaced or of 16 bits.
+
+    Needs pillow: `pip install fastmeta[data]`.
 
     Source: Lake, Salakhutdinov and Tenenbaum 2015, Science 350, github.com/brendenlake/omniglot; the turns as new
     classes: Santoro et al. 2016, arXiv:1605.06065.

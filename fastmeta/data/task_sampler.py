@@ -17,11 +17,12 @@ from .task_generator import LAST, TaskGenerator
 class TaskSampler:
     """An endless iterator of meta-batches of T tasks, split by rank: step s holds the tasks s T .. s T + T - 1, in rank order.
 
-    draw: (count, generator) -> so many tasks, e.g. `lambda count, generator: sample_episodes(images, count, 5, 1, 15,
+    `draw`: (count, generator) -> so many tasks, e.g. `lambda count, generator: sample_episodes(images, count, 5, 1, 15,
     generator=generator)`; its own random numbers come from `generator.rand(count, ...)`. Task i is the same for every world size.
-    tasks: T, of all ranks together; each draws T / world_size, so that the mean over the ranks of the mean over their
-    tasks, which DistributedDataParallel makes, is the mean over all. seed: of the tasks.
-    rank, world_size: None: those of torch.distributed, or 0 and 1 where it has no process group.
+    `tasks`: T, of all ranks together. Each draws T / world_size, so that the mean over the ranks of the mean over their tasks,
+    which DistributedDataParallel makes, is the mean over all.
+    `seed`: of the tasks.
+    `rank`, `world_size`: None: those of torch.distributed, or 0 and 1 where it has no process group.
 
     `state_dict()` says where the sequence of tasks is; loaded, it goes on from there, with any world size.
 

@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def use_batch_statistics(model: Model) -> Model:
     """Turn every norm of `model` with running statistics into one that uses those of each batch, in place; returns `model`.
 
-    What MAML and its kin need: running statistics would be averages over tasks and inner steps. Weights and biases stay.
+    MAML and its relatives need this: running statistics would be averages over tasks and inner steps. Weights and biases stay.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and has_running_statistics(module):

@@ -14,13 +14,14 @@ from .maml import MAML
 class ANIL(MAML):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta for the parameters theta of `head` alone, on features of `body`.
 
-    `body`: any module `[n, ...] -> [n, ...]`, not adapted; its gradient comes through the features of support and query, the
-    inner steps included. It sees a task's support and query as one batch; where it has batch norm that uses the statistics of
-    its batch, one task after the other.
+    `body`: any module `[n, ...] -> [n, ...]`. It is trained, not adapted: its gradient comes through the features of support and
+    query, the inner steps included. It sees a task's support and query as one batch. Batch norm in it uses the statistics of
+    that batch, one task after the other.
     `head` and everything else is as MAML's `model`: a linear layer or an MLP runs all its tasks in one native call.
 
-        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted heads [T, Q, ...]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+        # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
+        learner(support_x, support_y, query_x)  # the adapted heads' outputs
+        learner.loss(support_x, support_y, query_x, query_y)  # query loss [T]
 
     Source: Raghu et al. 2020, arXiv:1909.09157.
     """

@@ -25,17 +25,18 @@ from .maml import MAML
 class IMAML(MAML):
     r"""phi = argmin L_support(phi) + strength / 2 |phi - theta|^2, by `steps` steps of gradient descent from theta; then predict.
 
-    The meta-gradient is that of the optimum, whatever way led there: dphi/dtheta = (I + H / strength)^-1, H the Hessian of
-    L_support at phi, by `cg_steps` steps of conjugate gradient. No step is kept, so memory and the cost of the way back do not
-    depend on `steps`; but it is right only as far as phi is the optimum. Where H + strength is not positive definite, conjugate
-    gradient stops with what it has.
+    The meta-gradient is that of the optimum, whatever path led there: dphi/dtheta = (I + H / strength)^-1, H the Hessian of
+    L_support at phi, by `cg_steps` steps of conjugate gradient. No step is kept, so neither memory nor the cost of the backward
+    pass depends on `steps`. But the meta-gradient is right only as far as phi is the optimum. Where H + strength is not positive
+    definite, conjugate gradient stops with what it has.
 
     `model`, `loss`, `adapt`, `task_chunk`: as in `MAML`; an MLP's gradients and products are native (`mlp_grad`, `mlp_hvp`).
-    `lr`: a number. Gradients go to the model's parameters, a loss's and the inputs, of first order: a derivative of the
+    `lr`: a number. Gradients go to the model's parameters, a loss's and the inputs, and are of first order: a derivative of the
     meta-gradient raises RuntimeError, as do torch.func and torch.compile(fullgraph=True).
 
-        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted models [T, Q, ...]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+        # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
+        learner(support_x, support_y, query_x)  # the adapted models' outputs
+        learner.loss(support_x, support_y, query_x, query_y)  # query loss [T]
 
     Source: Rajeswaran et al. 2019, arXiv:1909.04630.
     """

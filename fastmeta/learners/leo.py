@@ -25,33 +25,42 @@ LOG2 = math.log(2)
 class LEO(Learner):
     r"""The inner loop runs in a latent code z_n of each class, which decodes to the class's weights w_n of a linear classifier.
 
-    All on features `[n, D]` of any network (its gradient comes through support_x and query_x). For the classes n = 1 .. N, with
-    E the encoder, r the relation net and G, H the two halves of the decoder, all linear but r, none with a bias:
+    It works on features `[n, D]` of any network, whose gradient comes through support_x and query_x. For the classes n = 1 .. N
+    and the support examples x_i, x_j, with E the encoder, r the relation net and G, H the two halves of the decoder, all linear
+    but r, none with a bias:
 
-        m_n, h_n = mean of r(E x_i, E x_j) over i in class n and all j     x_i, x_j in the support
-        z_n ~ N(m_n, diag(std(h_n)^2))                                     std(h) = log2(1 + e^h)
-        w_n ~ N(G z_n, diag(std(H z_n)^2) 2 / (N + D))                     scores of x: w_1 x, ..., w_N x
-        z <- z - lr * dL_support/dz                                        `steps` times, w decoded from each z
-        w <- w - finetune_lr * dL_support/dw                               `finetune_steps` times
+        m_n, h_n = mean of r(E x_i, E x_j) over i in class n and all j
+        z_n ~ N(m_n, diag(std(h_n)^2)),           std(h) = log2(1 + e^h)
+        w_n ~ N(G z_n, diag(std(H z_n)^2) 2 / (N + D))
+        z <- z - lr * dL_support/dz               `steps` times
+        w <- w - finetune_lr * dL_support/dw      `finetune_steps` times
 
-    In training mode z and w are sampled: one standard normal number for each of their elements, the same in all steps. In eval
-    mode they are their means. L_support is the mean cross-entropy of the support. The meta-gradient goes through everything.
+    w is decoded anew from each z, and the scores of x are w_1 x, ..., w_N x. In training mode z and w are sampled, with one
+    standard normal number for each of their elements, the same in all steps. In eval mode they are their means. L_support is the
+    mean cross-entropy of the support. The meta-gradient goes through everything.
 
-    `features`: D. `latents`: L, the size of a code. `lr`, `finetune_lr`: the numbers that the learned rates start from, one for
-    each element of a code `[L]` and of a class's weights `[D]`, shared by the classes. The defaults suit features of length 1.
-    `dropout`: of the features before the encoder and, by other masks, which stay in all steps, before the classifier.
-    `num_classes`: the number of ways; None reads it from the labels of each call (on CUDA that waits for the device, with one
-    warning). Classes may differ in shots; each must have an example (ValueError).
+    `features`: D.
+    `latents`: L, the size of a code.
+    `lr`, `finetune_lr`: where the learned rates start: one for each element of a code `[L]` and of a class's weights `[D]`,
+    shared by the classes. The defaults suit features of length 1.
+    `dropout`: of the features before the encoder and, by other masks, before the classifier. The latter stay in all steps.
+    `num_classes`: the number of ways. None reads it from the labels of each call, which on CUDA waits for the device and warns
+    once. Classes may differ in shots; each must have an example (ValueError).
 
-        learner(support_x, support_y, query_x)        # [T, S, D], [T, S], [T, Q, D] -> scores [T, Q, N]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> [T], the query loss plus the regularisers below
+        # support_x [T, S, D], support_y [T, S], query_x [T, Q, D]
+        learner(support_x, support_y, query_x)  # scores [T, Q, N]
+        learner.loss(support_x, support_y, query_x, query_y)  # [T]
 
-        kl_weight * KL(N(m, diag(std(h)^2)) || N(0, I)) + encoder_weight * |stopgrad(z') - z|^2 + orthogonality_weight * |C - I|^2
+    The loss is the query loss, the cross-entropy of `learner(...)`, plus regularisers, in eval mode too:
+
+        kl_weight * KL(N(m, diag(std(h)^2)) || N(0, I))
+            + encoder_weight * |stopgrad(z') - z|^2
+            + orthogonality_weight * |C - I|^2
 
     with z' the code after the steps and C `[L, L]` the correlations (cosines) of what the elements of a code add to (G z, H z).
-    Each is the mean over its elements, not their sum: so the authors' code has it, where the default weights and rates are from
-    (but its inner loss is N times the mean, its noise new in each step, and its std another). They are added in eval mode too;
-    the cross-entropy of `learner(...)` is the query loss alone. The paper's L2 penalty is the optimiser's weight decay.
+    Each is the mean over its elements, not their sum, as in the authors' code, from which the default weights and rates are.
+    That code differs in three points: its inner loss is N times the mean, its noise is new in each step, and its std is another.
+    The paper's L2 penalty is the optimiser's weight decay.
 
     Source: Rusu et al. 2019, arXiv:1807.05960.
     """

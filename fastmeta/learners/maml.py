@@ -24,34 +24,36 @@ from ._task import LOSSES
 class MAML(Looking):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
-    `model`: any module `[n, ...] -> [n, ...]`. An `nn.Sequential` of Flatten, Linear and one kind of activation (ReLU, Tanh,
-    GELU, Sigmoid, Identity) runs all its tasks in one native call (`mlp_meta_loss`), and on a CPU so does `loss` of one of
-    Conv2d 3x3, BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2) in blocks, Flatten, Linear. Any other model runs through autograd,
-    several tasks at once where torch.vmap can and is faster, else one by one; the meta-gradient comes from a chain of
-    Hessian-vector products, so memory does not grow with `steps` but for the parameters before each. All ways are exact, with
-    random layers and batch norm too, which must use batch statistics (`fastmeta.use_batch_statistics`).
+    `model`: any module `[n, ...] -> [n, ...]`. Two kinds run all tasks in one native call. One is an `nn.Sequential` of
+    Flatten, Linear and one kind of activation (ReLU, Tanh, GELU, Sigmoid, Identity). The other, on a CPU and for `loss`, is an
+    `nn.Sequential` of blocks of Conv2d 3x3, BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten and Linear. Any other
+    model runs through autograd, several tasks at once where torch.vmap can and is faster, else one by one. Its meta-gradient
+    comes from a chain of Hessian-vector products, so memory grows with `steps` only by the parameters before each. All are
+    exact, with random layers and batch norm too. Batch norm must use batch statistics (`fastmeta.use_batch_statistics`).
     `lr`: a number, or a tensor, 0-dim or `[steps]`; as an `nn.Parameter` it is learned.
     `loss`: "cross_entropy" (label -100: left out), "mse", or a function or module (outputs, targets) of one task -> scalar; a
     module's parameters are trained.
     `first_order`: leave out the second derivatives (FOMAML).
-    `adapt`: names of the parameters that change in the inner loop, or of modules that hold them; the others are trained, but
-    stay. None: all. Parameters with requires_grad=False are neither adapted nor trained. The attribute `adapted` lists the names
-    of those that change, and may be assigned.
+    `adapt`: names of the parameters that change in the inner loop, or of modules that hold them. The others are trained, but
+    the inner loop leaves them as they are. None: all change. Parameters with requires_grad=False are neither adapted nor
+    trained. The attribute `adapted` lists the names of those that change, and may be assigned.
     `loss_weights`: numbers w_1 .. w_steps; the query loss is then sum_k w_k L_query(theta_k), MAML++'s multi-step loss, in the
-    general engine. An attribute: assign it as training goes on, None for the last step alone.
+    general engine. It is an attribute: assign it as training goes on, None for the last step alone.
     `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.
 
-        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs of the adapted models [T, Q, ...]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+        # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
+        learner(support_x, support_y, query_x)  # the adapted models' outputs
+        learner.loss(support_x, support_y, query_x, query_y)  # query loss [T]
 
-    The model is looked at in every call: layers, weights, hooks and flags may change between calls, and so may the attributes
-    `model`, `lr`, `steps`, `inner_loss` and the others. What no kernel knows, hooks among it, runs through autograd. Between
-    `learner(...)` and its backward the model must stay as it is (RuntimeError). Under torch.func.functional_call a tensor that
-    stands in for a parameter is frozen if the parameter was when the learner was last called without.
+    The learner looks at its model in every call: layers, weights, hooks and flags may change between calls, and so may the
+    attributes `model`, `lr`, `steps`, `inner_loss` and the others. What no kernel knows, such as a hook, runs through autograd.
+    Between `learner(...)` and its backward the model must stay as it is (RuntimeError). Under torch.func.functional_call, a
+    tensor that stands in for a parameter is frozen if the parameter was frozen at the last ordinary call.
 
     Errors: TypeError and ValueError for wrong arguments; ValueError for a label outside [0, classes) that is not -100, and for a
-    rate that is not finite. On CUDA, where looking would have to wait for the device, and under torch.func and torch.compile such
-    a label makes the loss of its task NaN and every gradient that it reaches. No tasks give no losses, and gradients of 0.
+    rate that is not finite. On CUDA labels are not looked at, because that would wait for the device, nor under torch.func and
+    torch.compile: there a wrong label makes its task's loss NaN, and every gradient that it reaches. An episode without tasks
+    gives no losses, and gradients of 0.
 
     Sources: Finn et al. 2017, arXiv:1703.03400; Antoniou et al. 2019, arXiv:1810.09502.
     """

@@ -20,11 +20,13 @@ class MatchingNet(Learner):
     r"""log p(y = k | x) = log sum_{i: y_i = k} a_i, a = softmax_i(cos(f(x), g(x_i)) / temperature) over a task's support.
 
     `encoder`: any module that maps `[n, ...]` to `[n, ...]`; its outputs are flattened to features. Support and query of all
-    tasks go through it as one batch. `metric`, `temperature`, `num_classes`: as in `ProtoNet`, "cosine" being the paper's.
+    tasks go through it as one batch.
+    `metric`, `temperature`, `num_classes`: as in `ProtoNet`; "cosine" is the paper's metric.
     `context`: None, so that f = g = encoder, or a `FullContext`, which reads every example in the light of the whole support.
 
-        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> log p [T, Q, N]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> mean query loss of each task [T]
+        # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
+        learner(support_x, support_y, query_x)  # log p [T, Q, N]
+        learner.loss(support_x, support_y, query_x, query_y)  # mean [T]
 
     Source: Vinyals et al. 2016, arXiv:1606.04080.
     """

@@ -14,8 +14,8 @@ class MetaSGD(MAML):
     r"""theta_{k+1} = theta_k - alpha * dL_support(theta_k)/dtheta, alpha one learned rate for each parameter, of any sign.
 
     Everything is as in `MAML`; `lr` is the number that all rates start from. The rates are the parameters `alpha.0`,
-    `alpha.1`, ..., in the order of the model's parameters that are adapted when the learner is made. A parameter that is frozen
-    later leaves its rate unused; one that is adapted later has none (ValueError).
+    `alpha.1`, ..., in the order of the model's parameters that are adapted when the learner is made. If a parameter is frozen
+    later, its rate goes unused. If one is adapted that was not, it has no rate (ValueError).
 
     Source: Li et al. 2017, arXiv:1707.09835.
     """

@@ -20,15 +20,16 @@ from ._task import Bare
 class ProtoMAML(Looking):
     r"""MAML whose linear head starts, in every task, as the classifier of its prototypes: W_k = 2 c_k, b_k = -|c_k|^2.
 
-    c_k is the mean of the encoder's features over the support of class k, so that before the first step the outputs are those of
-    ProtoNet with squared distances, but for what all classes share. Then encoder and head take `steps` steps on the support; the
-    meta-gradient goes through the steps and through the prototypes.
+    c_k is the mean of the encoder's features over the support of class k. So before the first step the outputs are those of
+    ProtoNet with squared distances, up to a term that all classes share. Then encoder and head take `steps` steps on the support.
+    The meta-gradient goes through the steps and through the prototypes.
 
-    `encoder`: any module `[n, ...] -> [n, ...]`, its outputs flattened to features. `ways`: N. `lr`, `first_order` (which leaves
-    the derivatives of the steps out, not those of the prototypes), `task_chunk`: as in `MAML`. The loss is cross-entropy.
+    `encoder`: any module `[n, ...] -> [n, ...]`, its outputs flattened to features. `ways`: N. `lr`, `task_chunk`: as in `MAML`.
+    `first_order`: leave out the derivatives of the steps, but not those of the prototypes. The loss is cross-entropy.
 
-        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> logits of the adapted models [T, Q, N]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+        # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
+        learner(support_x, support_y, query_x)  # adapted logits [T, Q, N]
+        learner.loss(support_x, support_y, query_x, query_y)  # query loss [T]
 
     Source: Triantafillou et al. 2020, arXiv:1903.03096.
     """

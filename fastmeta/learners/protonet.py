@@ -18,13 +18,15 @@ class ProtoNet(Learner):
     r"""log p(y = k | x) = log_softmax_k(-d(f(x), c_k) / temperature), c_k = mean of f over the support of class k.
 
     `encoder`: any module that maps `[n, ...]` to `[n, ...]`; its outputs are flattened to features. Support and query of all
-    tasks go through it as one batch, as in the authors' code (so batch norm in training mode averages over them).
-    `metric`: "euclidean", "sqeuclidean" (the paper's) or "cosine". `temperature`: a positive float, or an `nn.Parameter` with
-    one element, which is then learned. `num_classes`: the number of ways; None reads it from the labels of each call (on CUDA
-    that waits for the device, with one warning).
+    tasks go through it as one batch, as in the authors' code, so batch norm in training mode averages over all of them.
+    `metric`: "euclidean", "sqeuclidean" (the paper's) or "cosine".
+    `temperature`: a positive float, or an `nn.Parameter` with one element, which is then learned.
+    `num_classes`: the number of ways. None reads it from the labels of each call, which on CUDA waits for the device and warns
+    once.
 
-        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> log p [T, Q, N]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> mean query loss of each task [T]
+        # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
+        learner(support_x, support_y, query_x)  # log p [T, Q, N]
+        learner.loss(support_x, support_y, query_x, query_y)  # mean [T]
 
     Source: Snell et al. 2017, arXiv:1703.05175.
     """

@@ -25,18 +25,19 @@ OPTIMISERS = ("sgd", "adam")
 class Reptile(MAML):
     r"""theta <- theta + eps mean_t(phi_t - theta), phi_t = `steps` inner steps on the support of task t from theta.
 
-    `learner.loss(...).mean().backward()` gives every parameter the gradient mean_t(theta - phi_t): one step of torch.optim.SGD
-    with lr = eps is the interpolation above, and any other optimiser may take its place. The value of the loss is that of the
-    query after the inner steps (the paper's training looks at the support alone: give it all examples as support). Each
-    task's gradient is theta - phi_t times that of its loss; it is no derivative of that loss, and depends on nothing else.
+    `learner.loss(...).mean().backward()` gives every parameter the gradient mean_t(theta - phi_t). One step of torch.optim.SGD
+    with lr = eps is the update above; any other optimiser may take its place. The value of the loss is that of the query after
+    the inner steps. The gradient is not the derivative of that value: task t's is theta - phi_t times the gradient of its loss,
+    and depends on nothing else. The paper trains on the support alone: give it all examples as support.
 
-    `optimiser`: of the inner steps, "sgd" or, as in the paper, "adam" (beta_1 = 0, beta_2 = 0.999, eps = 1e-8), which starts anew
-    in every task. `model`, `lr`, `loss`, `adapt`, `task_chunk`: as in `MAML`; `lr` is not learned. Parameters that stay get the
-    gradient 0. A derivative of that gradient raises RuntimeError, as do torch.func, forward-mode AD and
+    `optimiser`: of the inner steps: "sgd" or, as in the paper, "adam" (beta_1 = 0, beta_2 = 0.999, eps = 1e-8), which starts
+    anew in every task. `model`, `lr`, `loss`, `adapt`, `task_chunk`: as in `MAML`; `lr` is not learned. Parameters outside
+    `adapt` get no gradient. A derivative of the gradient raises RuntimeError, as do torch.func, forward-mode AD and
     torch.compile(fullgraph=True).
 
-        learner(support_x, support_y, query_x)        # [T, S, ...], [T, S], [T, Q, ...] -> outputs, without a graph [T, Q, ...]
-        learner.loss(support_x, support_y, query_x, query_y)  # -> query loss of each task [T]
+        # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
+        learner(support_x, support_y, query_x)  # outputs, without a graph
+        learner.loss(support_x, support_y, query_x, query_y)  # query loss [T]
 
     Source: Nichol et al. 2018, arXiv:1803.02999.
     """

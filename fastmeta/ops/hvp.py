@@ -18,19 +18,26 @@ Vectors = TypeVar("Vectors")
 def hvp(fn: Callable[[Params], Tensor], params: Params, vectors: Vectors) -> Vectors:
     r"""H v, H the Hessian of the scalar function `fn` at `params`.
 
-    `params` and `vectors`: a tensor, or lists, tuples and dicts of tensors, nested at will, with equal structure and shapes.
-    Returns the same structure. `fn` may use any PyTorch function, fastmeta's included; for the loss of an MLP `mlp_hvp` is
-    the fast way. Differentiable in vectors, params and whatever `fn` closes over, to any order.
+    `params` and `vectors`: a tensor, or lists, tuples and dicts of tensors, nested at will, of equal structure and shapes. The
+    product has the same structure. `fn` may use any PyTorch function, fastmeta's included. For the loss of an MLP, `mlp_hvp` is
+    faster.
 
-    Cost: about twice a gradient of `fn`; H is never formed. Errors: ValueError where the structures or shapes differ or `fn`
-    does not return one element, RuntimeError inside torch.export. Source: Pearlmutter 1994, Neural Computation 6(1).
+    Differentiable in vectors, params and whatever `fn` closes over, to any order.
+
+    Cost: about two gradients of `fn`. H is never formed.
+
+    Errors: ValueError where the structures or shapes differ, or `fn` does not return one element; RuntimeError inside
+    torch.export.
+
+    Source: Pearlmutter 1994, Neural Computation 6(1).
 
     ```python
     import torch
     import fastmeta
 
     params, vectors = {"w": torch.randn(5)}, {"w": torch.ones(5)}
-    products = fastmeta.hvp(lambda p: p["w"].pow(3).sum(), params, vectors)  # {"w": 6 w}
+    products = fastmeta.hvp(lambda p: p["w"].pow(3).sum(), params, vectors)
+    print(products["w"] / params["w"])  # 6, five times
     ```
     """
     refuse_export("hvp")

@@ -22,12 +22,14 @@ def matching_log_probs(
     r"""log p(y = k | x) = log sum_{i: y_i = k} a_i, a = softmax_i(-d(x, x_i) / temperature): attention over the support.
 
     Shapes: query `[..., Q, D]`, support `[..., S, D]`, labels `[..., S]` int64 in `[0, num_classes)` -> `[..., Q, num_classes]`.
-    Query or support (with its labels) may lack the batch dimensions and is then shared by all tasks. Metrics, temperature,
-    dtypes and numerics are those of `proto_log_softmax`; with "cosine", the paper's, a_i = softmax_i(cos(x, x_i) / temperature).
+    Query or support (with its labels) may lack the batch dimensions; all tasks then share it. Metrics, temperature, dtypes and
+    numerics are those of `proto_log_softmax`. With "cosine", the paper's metric, a_i = softmax_i(cos(x, x_i) / temperature).
 
-    Differentiable in query, support and temperature, to any order. Errors: as in `proto_log_softmax`; ValueError for a label
-    out of range, a class without an example, or more classes than examples; on CUDA, where to look at labels would have to wait
-    for the device, a label out of range makes its task NaN, and log p of an empty class is -inf.
+    Differentiable in query, support and temperature, to any order.
+
+    Errors: as in `proto_log_softmax`; ValueError for a label out of range, a class without an example, or more classes than
+    examples. On CUDA labels are not looked at, because that would wait for the device: there a label out of range makes its
+    task NaN, and log p of an empty class is -inf.
 
     Kernels: Triton (CUDA), native CPU. Source: Vinyals et al. 2016, arXiv:1606.04080, eq. 1 and 2.
 
@@ -37,7 +39,8 @@ def matching_log_probs(
 
     query, support = torch.randn(32, 75, 64), torch.randn(32, 25, 64)
     labels = torch.arange(25).remainder(5).expand(32, 25)
-    log_p = fastmeta.matching_log_probs(query, support, labels, 5)  # [32, 75, 5]
+    log_p = fastmeta.matching_log_probs(query, support, labels, 5)
+    print(log_p.shape)  # [32, 75, 5]
     ```
     """
     op = "matching_log_probs"

@@ -40,13 +40,16 @@ def mlp_adapt(
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
 
     Shapes: params, inputs, targets as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.
-    `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
-    numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD: `[out, in]`, `[out]`), or `[steps, *shape]`. ValueError
-    where a rate is NaN or infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million.
+    `lr`: the rates, of any sign. One rate for all parameters is a number, a 0-dim tensor or `[steps]`. A sequence like params
+    gives each its own. Its entries are all of one kind: numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD:
+    `[out, in]`, `[out]`), or `[steps, *shape]`.
+    `steps`: at most a million. `first_order`: leave out the second derivatives, v_k = v_{k+1} below (FOMAML).
 
-    Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); no graph is kept, at most the
-    parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and
-    (mse) targets, to any order. Errors and dtypes as in `mlp_loss`.
+    Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}). It keeps no graph, at most the
+    parameters before each step. Differentiable in params, lr, inputs and (mse) targets, to any order.
+
+    Errors: as in `mlp_loss`; ValueError where a rate is NaN or infinite. Tensors of rates on CUDA and under transforms are not
+    looked at. dtypes as in `mlp_loss`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.
@@ -55,9 +58,11 @@ def mlp_adapt(
     import torch
     import fastmeta
 
-    params = [torch.randn(5, 64, requires_grad=True), torch.zeros(5, requires_grad=True)]
-    targets = torch.randint(0, 5, (32, 25))
-    adapted = fastmeta.mlp_adapt(params, 0.1, torch.randn(32, 25, 64), targets, steps=5)  # [32, 5, 64], [32, 5]
+    params = [torch.randn(5, 64), torch.zeros(5)]  # shared by 32 tasks
+    params = [p.requires_grad_() for p in params]
+    x, y = torch.randn(32, 25, 64), torch.randint(0, 5, (32, 25))
+    adapted = fastmeta.mlp_adapt(params, 0.1, x, y, steps=5)
+    # [32, 5, 64], [32, 5]
     logits = fastmeta.mlp_forward(adapted, torch.randn(32, 75, 64))
     ```
     """

@@ -15,14 +15,14 @@ CORES = (PARAM_CORES, 2)
 def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: Activation = "relu") -> Tensor:
     r"""x_l = activation(x_{l-1} W_l' + b_l), the last layer without activation: an MLP with weights of its own for each task.
 
-    Shapes: params `[W_1, b_1, W_2, b_2, ...]`, W `[..., out, in]`, b `[..., out]` or None, each with the batch dimensions of
-    the tasks or shared without them; inputs `[..., n, in]` -> `[..., n, out]`.
+    Shapes: params `[W_1, b_1, W_2, b_2, ...]`, W `[..., out, in]`, b `[..., out]` or None; inputs `[..., n, in]` ->
+    `[..., n, out]`. A parameter has the batch dimensions of the tasks, or lacks them and is shared.
     `activation`: "relu", "tanh", "gelu" (exact), "sigmoid" or "identity".
 
-    Differentiable in params and inputs, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in
+    Differentiable in params and inputs, to any order. dtypes: float32, float64, float16 and bfloat16, in and out; sums in
     float32 or better; float32 under autocast.
 
-    Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
+    Errors: TypeError for a wrong dtype or what is not a tensor; ValueError for wrong shapes, devices and values.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
 
@@ -30,8 +30,11 @@ def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: 
     import torch
     import fastmeta
 
-    params = [torch.randn(32, 40, 1), torch.zeros(32, 40), torch.randn(32, 1, 40), None]  # of each task
-    outputs = fastmeta.mlp_forward(params, torch.randn(32, 10, 1), activation="tanh")  # [32, 10, 1]
+    weights = [torch.randn(32, 40, 1), torch.randn(32, 1, 40)]  # of 32 tasks
+    params = [weights[0], torch.zeros(32, 40), weights[1], None]
+    x = torch.randn(32, 10, 1)
+    outputs = fastmeta.mlp_forward(params, x, activation="tanh")
+    print(outputs.shape)  # [32, 10, 1]
     ```
     """
     op = "mlp_forward"

@@ -21,10 +21,10 @@ def mlp_grad(
 ) -> tuple[Tensor, list[Param]]:
     r"""(L_t, dL_t/dparams): each task's loss, as `mlp_loss` defines it, and its own gradient.
 
-    Shapes: as in `mlp_loss` -> loss `[...]` and a list like params with `[..., out, in]`, `[..., out]`, None where the bias is
-    None. Parameters shared by the tasks get one gradient for each task too: nothing is summed over tasks.
+    Shapes: as in `mlp_loss` -> loss `[...]` and a list like params with `[..., out, in]`, `[..., out]`, or None where the bias
+    is None. Parameters that the tasks share get one gradient for each task too: nothing is summed over tasks.
 
-    Differentiable in params, inputs and (mse) targets, to any order; the derivative of the gradient is a Hessian-vector
+    Differentiable in params, inputs and (mse) targets, to any order. The derivative of the gradient is a Hessian-vector
     product. Errors and dtypes as in `mlp_loss`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
@@ -33,9 +33,10 @@ def mlp_grad(
     import torch
     import fastmeta
 
-    params = [torch.randn(5, 64), torch.zeros(5)]
-    targets = torch.randint(0, 5, (32, 25))
-    losses, (weight, bias) = fastmeta.mlp_grad(params, torch.randn(32, 25, 64), targets)  # [32]; [32, 5, 64], [32, 5]
+    params = [torch.randn(5, 64), torch.zeros(5)]  # shared by 32 tasks
+    x, y = torch.randn(32, 25, 64), torch.randint(0, 5, (32, 25))
+    losses, (weight, bias) = fastmeta.mlp_grad(params, x, y)
+    # [32], [32, 5, 64], [32, 5]
     ```
     """
     op = "mlp_grad"

@@ -29,18 +29,23 @@ def mlp_hvp(
     r"""H_t v_t, H_t the Hessian of task t's loss (as `mlp_loss` defines it) with respect to its parameters, or its Gauss-Newton
     part.
 
-    curvature="hessian": H = J' H_out J + sum_o (dL/dz_o) d2z_o/dparams2, with z the outputs, J = dz/dparams and H_out = d2L/dz2.
-    curvature="ggn": J' H_out J v, the generalised Gauss-Newton product. H_out is 2/(n C) times the identity for mse; for
-    cross_entropy diag(p) - p p' over the number of examples counted (p = softmax(z); 0 for an example left out), so that J' H_out J
-    is the Fisher matrix too. Symmetric and positive semi-definite; equal to H for one layer, and where dL/dz = 0. The targets
-    only say which examples count: mse's may be anything, with gradient 0.
+    With z the outputs, J = dz/dparams and H_out = d2L/dz2:
 
-    Shapes: params, inputs, targets as in `mlp_loss`; vectors like params, each with the batch dimensions or without (then one
-    vector for all tasks) -> a list like params with the batch dimensions. Nothing is summed over tasks.
+    - curvature="hessian": H = J' H_out J + sum_o (dL/dz_o) d2z_o/dparams2.
+    - curvature="ggn": J' H_out J v, the generalised Gauss-Newton product. It is symmetric and positive semi-definite, and equal
+      to H for one layer and where dL/dz = 0.
 
-    One extra forward and backward pass with tangents, for "ggn" one backward pass in all; no matrix is formed. Differentiable in
-    params, vectors, inputs and (mse) targets, to any order (the derivative comes from the reference). Errors and dtypes as in
-    `mlp_loss`; ValueError for another curvature.
+    For mse, H_out is 2/(n C) times the identity. For cross_entropy it is diag(p) - p p', p = softmax(z), over the number of
+    examples counted, and 0 for an example left out; J' H_out J is then the Fisher matrix too. "ggn" asks the targets only which
+    examples count: mse's may be anything and get the gradient 0.
+
+    Shapes: params, inputs, targets as in `mlp_loss`; vectors like params -> a list like params with the batch dimensions. A
+    vector without the batch dimensions serves all tasks. Nothing is summed over tasks.
+
+    Cost: one more forward and backward pass with tangents; for "ggn" one backward pass in all. No matrix is formed.
+
+    Differentiable in params, vectors, inputs and (mse) targets, to any order; the derivative comes from the reference. Errors
+    and dtypes as in `mlp_loss`; ValueError for another curvature.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers), forward. Source: Pearlmutter 1994, Neural Computation 6(1); "ggn":
     Schraudolph 2002, Neural Computation 14(7), and Martens 2010, ICML.
@@ -49,9 +54,11 @@ def mlp_hvp(
     import torch
     import fastmeta
 
-    params, vectors = [torch.randn(5, 64), torch.zeros(5)], [torch.randn(5, 64), torch.ones(5)]
-    targets = torch.randint(0, 5, (32, 25))
-    products = fastmeta.mlp_hvp(params, vectors, torch.randn(32, 25, 64), targets)  # [32, 5, 64], [32, 5]
+    params = [torch.randn(5, 64), torch.zeros(5)]  # shared by 32 tasks
+    vectors = [torch.randn(5, 64), torch.ones(5)]
+    x, y = torch.randn(32, 25, 64), torch.randint(0, 5, (32, 25))
+    products = fastmeta.mlp_hvp(params, vectors, x, y)
+    # [32, 5, 64], [32, 5]
     ```
     """
     op = "mlp_hvp"

@@ -22,12 +22,14 @@ def mlp_loss(
 ) -> Tensor:
     r"""L_t = mean over the examples of task t of the loss of mlp_forward(params, inputs).
 
-    Shapes: params and inputs as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy" (-100: the example is left out,
-    for ragged tasks), `[..., n, out]` for "mse" -> `[...]`, one loss a task; 0 for a task without examples.
+    Shapes: params and inputs as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy", `[..., n, out]` for "mse" ->
+    `[...]`, one loss a task. The target -100 leaves an example out, for ragged tasks. A task without examples has the loss 0.
 
-    Where a gradient will be asked for, forward computes it while everything is in cache and backward only scales.
-    Differentiable in params, inputs and (mse) targets, to any order. ValueError for a target out of range; on CUDA, where
-    looking would have to wait for the device, its task's loss is NaN. dtypes as in `mlp_forward`.
+    Differentiable in params, inputs and (mse) targets, to any order. Where a gradient is needed, forward computes it while
+    everything is in cache, and backward only scales it. dtypes as in `mlp_forward`.
+
+    Errors: as in `mlp_forward`; ValueError for a target out of range. On CUDA targets are not looked at, because that would
+    wait for the device: there a target out of range makes its task's loss NaN.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
 
@@ -35,9 +37,10 @@ def mlp_loss(
     import torch
     import fastmeta
 
-    params = [torch.randn(5, 64, requires_grad=True), torch.zeros(5)]  # a linear classifier, shared by 32 tasks
-    targets = torch.randint(0, 5, (32, 25))
-    losses = fastmeta.mlp_loss(params, torch.randn(32, 25, 64), targets)  # [32]
+    weight = torch.randn(5, 64, requires_grad=True)
+    params = [weight, torch.zeros(5)]  # a linear classifier of 32 tasks
+    x, y = torch.randn(32, 25, 64), torch.randint(0, 5, (32, 25))
+    losses = fastmeta.mlp_loss(params, x, y)  # [32]
     losses.mean().backward()
     ```
     """

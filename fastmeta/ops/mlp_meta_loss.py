@@ -33,8 +33,8 @@ def mlp_meta_loss(
     Shapes: params, lr as in `mlp_adapt`; support_x `[..., S, in]`, query_x `[..., Q, in]`, targets as in `mlp_loss` ->
     `[...]`, one query loss a task.
 
-    Where a gradient will be asked for, forward computes each task's whole meta-gradient in the same call and backward only
-    scales it. Differentiable in params, lr, all inputs and (mse) targets, to any order. Errors and dtypes as in `mlp_loss`.
+    Differentiable in params, lr, all inputs and (mse) targets, to any order. Where a gradient is needed, forward computes each
+    task's whole meta-gradient in the same call, and backward only scales it. Errors and dtypes as in `mlp_adapt`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.
@@ -43,12 +43,13 @@ def mlp_meta_loss(
     import torch
     import fastmeta
 
-    params = [torch.randn(5, 64, requires_grad=True), torch.zeros(5, requires_grad=True)]
-    rates = [torch.full_like(p, 0.1).requires_grad_() for p in params]  # Meta-SGD's
-    support_x, support_y = torch.randn(32, 25, 64), torch.randint(0, 5, (32, 25))
-    query_x, query_y = torch.randn(32, 75, 64), torch.randint(0, 5, (32, 75))
-    losses = fastmeta.mlp_meta_loss(params, rates, support_x, support_y, query_x, query_y, steps=5)  # [32]
-    losses.mean().backward()
+    params = [torch.randn(5, 64), torch.zeros(5)]
+    params = [p.requires_grad_() for p in params]
+    rates = [torch.full_like(p, 0.1).requires_grad_() for p in params]
+    support = torch.randn(32, 25, 64), torch.randint(0, 5, (32, 25))
+    query = torch.randn(32, 75, 64), torch.randint(0, 5, (32, 75))
+    losses = fastmeta.mlp_meta_loss(params, rates, *support, *query, steps=5)
+    losses.mean().backward()  # Meta-SGD: the rates have gradients too
     ```
     """
     op = "mlp_meta_loss"

@@ -15,17 +15,18 @@ def proto_log_softmax(
 ) -> Tensor:
     r"""log p(y = k | x) = log_softmax_k(-d(x, c_k) / temperature).
 
-    Shapes: query `[..., Q, D]`, prototypes `[..., N, D]` -> `[..., Q, N]`. Either may lack the batch dimensions and is then
-    shared by all tasks. `metric`: "euclidean", d = |x - c|; "sqeuclidean", d = |x - c|^2 (the paper's and learn2learn's;
-    easyfsl's is the former); or "cosine", d = 1 - x . c / (|x| |c|), 1 to a zero vector. `temperature`: positive and finite, a
-    float or a tensor with one element.
+    Shapes: query `[..., Q, D]`, prototypes `[..., N, D]` -> `[..., Q, N]`. Either may lack the batch dimensions; all tasks then
+    share it.
+    `metric`: "euclidean", d = |x - c|, as in easyfsl; "sqeuclidean", d = |x - c|^2, as in the paper and learn2learn; or
+    "cosine", d = 1 - x . c / (|x| |c|), which is 1 to a zero vector.
+    `temperature`: positive and finite, a float or a tensor with one element.
 
-    Differentiable in query, prototypes and temperature, to any order; the gradient of the euclidean distance at coincident
-    points is 0, and that of the cosine at a zero vector. The first two metrics come from differences: exact 0 at coincident
-    points, and a common offset of all features does not cost digits. dtype: float32, float64, float16 or bfloat16 in and out,
-    sums in float32 or better; float32 under autocast.
+    Differentiable in query, prototypes and temperature, to any order. The gradient of the euclidean distance at coincident
+    points is 0, and so is that of the cosine at a zero vector. The first two metrics are computed from differences: they are
+    exactly 0 at coincident points, and an offset that all features share costs no digits. dtypes: float32, float64, float16 and
+    bfloat16, in and out; sums in float32 or better; float32 under autocast.
 
-    Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
+    Errors: TypeError for a wrong dtype or what is not a tensor; ValueError for wrong shapes, devices and values.
 
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 2.
 
@@ -34,8 +35,8 @@ def proto_log_softmax(
     import fastmeta
 
     query, centres = torch.randn(32, 75, 64), torch.randn(32, 5, 64)
-    log_p = fastmeta.proto_log_softmax(query, centres, metric="cosine", temperature=0.1)  # [32, 75, 5]
-    predicted = log_p.argmax(-1)
+    log_p = fastmeta.proto_log_softmax(query, centres, temperature=2.0)
+    predicted = log_p.argmax(-1)  # of log_p [32, 75, 5]
     ```
     """
     op = "proto_log_softmax"

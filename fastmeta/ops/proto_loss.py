@@ -23,12 +23,14 @@ def proto_loss(
 ) -> Tensor:
     r"""loss = -mean_q log p(y_q | x_q), p as in `proto_log_softmax`, without the `[Q, N]` matrix.
 
-    Shapes: query `[..., Q, D]`, prototypes `[..., N, D]`, targets `[..., Q]` int64 -> `[...]`, each task's "mean" or "sum"
-    over the targets that are not `ignore_index` (0 for a task that has none), or `[..., Q]` for reduction "none".
+    Shapes: query `[..., Q, D]`, prototypes `[..., N, D]`, targets `[..., Q]` int64 -> `[...]`, or `[..., Q]` for reduction
+    "none". "mean" and "sum" are over the task's targets that are not `ignore_index`; a task that has none gets 0.
 
     Differentiable in query, prototypes and temperature, to any order. Metrics, temperature, dtypes and numerics are those of
-    `proto_log_softmax`. ValueError for a target out of range; on CUDA, where looking would have to wait for the device, its
-    loss is NaN.
+    `proto_log_softmax`.
+
+    Errors: as in `proto_log_softmax`; ValueError for a target out of range. On CUDA targets are not looked at, because that
+    would wait for the device: there a target out of range makes its loss NaN.
 
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1.
 
@@ -36,8 +38,8 @@ def proto_loss(
     import torch
     import fastmeta
 
-    query, centres = torch.randn(32, 75, 64, requires_grad=True), torch.randn(32, 5, 64)
-    targets = torch.randint(0, 5, (32, 75))
+    query = torch.randn(32, 75, 64, requires_grad=True)
+    centres, targets = torch.randn(32, 5, 64), torch.randint(0, 5, (32, 75))
     fastmeta.proto_loss(query, centres, targets).mean().backward()
     ```
     """

@@ -13,10 +13,12 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
     Shapes: support `[..., S, D]`, labels `[..., S]` int64 in `[0, num_classes)` -> `[..., num_classes, D]`.
 
-    Differentiable in `support`, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32 or
-    better. ValueError for a label out of range, a class without an example, or more classes than examples; on CUDA, where to
-    look at labels would have to wait for the device, a label out of range makes its task's prototypes NaN and an empty class its
-    own.
+    Differentiable in `support`, to any order. dtypes: float32, float64, float16 and bfloat16, in and out; sums in float32 or
+    better.
+
+    Errors: ValueError for a label out of range, a class without an example, or more classes than examples. On CUDA labels are
+    not looked at, because that would wait for the device: there a label out of range makes all prototypes of its task NaN, and
+    an empty class has the prototype NaN.
 
     Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, eq. 1.
 
@@ -24,7 +26,7 @@ def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     import torch
     import fastmeta
 
-    support = torch.randn(32, 25, 64, requires_grad=True)  # 32 tasks, 5 ways, 5 shots
+    support = torch.randn(32, 25, 64)  # 32 tasks, 5 ways, 5 shots
     labels = torch.arange(25).remainder(5).expand(32, 25)
     centres = fastmeta.prototypes(support, labels, 5)  # [32, 5, 64]
     ```

@@ -27,14 +27,14 @@ def sgd_step(params: Any, grads: Any, lr: Rate) -> Any:
     r"""theta' = theta - alpha * g, elementwise, for one tensor or a whole list or dict of them in one launch.
 
     `params` and `grads`: tensors of one shape, sequences, or dicts with the same keys. A parameter may lack the leading task
-    axis of its gradient and is then shared: param `[*shape]`, grad `[T, *shape]` -> `[T, *shape]`.
-    `lr`: a number or 0-dim tensor for all; or, in the structure of `params`, one for each tensor: a number, a 0-dim tensor,
-    or one rate per element (Meta-SGD), `[*shape]` or `[T, *shape]`. Rates may have any sign. ValueError where one is NaN or
-    infinite, in a tensor of any kind too; on CUDA and under transforms tensors are not looked at, and what it touches is NaN.
+    axis of its gradient; all tasks then share it: param `[*shape]`, grad `[T, *shape]` -> `[T, *shape]`.
+    `lr`: the rates, of any sign. One for all is a number or a 0-dim tensor. In the structure of `params`, each tensor has its
+    own: a number, a 0-dim tensor, or one rate per element (Meta-SGD), `[*shape]` or `[T, *shape]`.
 
-    Differentiable in params, grads and rates, to any order. dtype: float32, float64, float16 or bfloat16; one dtype for all.
+    Differentiable in params, grads and rates, to any order. dtypes: float32, float64, float16 or bfloat16, one for all.
 
-    Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
+    Errors: TypeError for a wrong dtype or what is not a tensor; ValueError for wrong shapes, devices and values, and for a rate
+    that is NaN or infinite. Tensors of rates on CUDA and under transforms are not looked at: what such a rate touches is NaN.
 
     Kernels: Triton (CUDA), native CPU. Sources: Finn et al. 2017, arXiv:1703.03400, eq. 1; Li et al. 2017,
     arXiv:1707.09835, eq. 2.
@@ -43,9 +43,9 @@ def sgd_step(params: Any, grads: Any, lr: Rate) -> Any:
     import torch
     import fastmeta
 
-    params = {"weight": torch.randn(5, 64), "bias": torch.zeros(5)}  # shared by the tasks
+    params = {"weight": torch.randn(5, 64), "bias": torch.zeros(5)}  # shared
     grads = {"weight": torch.randn(32, 5, 64), "bias": torch.randn(32, 5)}
-    params = fastmeta.sgd_step(params, grads, 0.01)  # "weight" [32, 5, 64], "bias" [32, 5]
+    params = fastmeta.sgd_step(params, grads, 0.01)  # of each of 32 tasks
     ```
     """
     return _any_tree("sgd_step", params, grads, lr)

@@ -17,20 +17,22 @@ def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride
     H' = (H + 2 padding - kh) // stride + 1, W' likewise. Each has the batch dimensions of the tasks, or lacks them and is then
     shared by all tasks. n and O may be 0.
 
-    Differentiable in x, weight and bias, to any order. dtype: float32, float64, float16 or bfloat16 in and out, sums in float32
-    or better; float32 under autocast. On CUDA, float32 is multiplied in TF32 where cuDNN's convolutions may be
-    (`torch.backends.cudnn.conv.fp32_precision`), as they may by default; the same call gives the same bits.
+    Differentiable in x, weight and bias, to any order. dtypes: float32, float64, float16 and bfloat16, in and out; sums in
+    float32 or better; float32 under autocast. On CUDA, float32 is multiplied in TF32 where cuDNN's convolutions may be, which is
+    torch's default (`torch.backends.cudnn.conv.fp32_precision`). The same call gives the same bits.
 
-    Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values.
-
-    ```python
-    import torch, fastmeta
-
-    x, weight = torch.randn(8, 25, 1, 28, 28), torch.randn(8, 32, 1, 3, 3)  # 8 tasks, 25 images each
-    y = fastmeta.task_conv2d(x, weight, padding=1)  # [8, 25, 32, 28, 28]
-    ```
+    Errors: TypeError for a wrong dtype or what is not a tensor; ValueError for wrong shapes, devices and values.
 
     Kernels: Triton (CUDA), second derivatives too. Source: batched weights as in Finn et al. 2017, arXiv:1703.03400.
+
+    ```python
+    import torch
+    import fastmeta
+
+    x = torch.randn(8, 25, 1, 28, 28)  # 8 tasks, 25 images each
+    weight = torch.randn(8, 32, 1, 3, 3)
+    y = fastmeta.task_conv2d(x, weight, padding=1)  # [8, 25, 32, 28, 28]
+    ```
     """
     op = "task_conv2d"
     tensors = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
