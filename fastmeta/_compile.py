@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from . import _dispatch
 from ._autograd import Flat, Op, _is_batched, _transforms_active, is_autocast, scatter, without_autocast
+from ._memory import all_in_memory
 
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
@@ -76,6 +77,7 @@ def _reference(name: str, layout: Any, static: Any, inputs: Any) -> tuple[Tensor
 def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
     layout, static, cores = _parse(spec)
     device = next(x for x in inputs if x is not None).device
+    inputs = all_in_memory(name, inputs)  # torch resolves no negation that a list of perhaps tensors holds
     with torch.autocast(device.type, enabled=False):
         return _own(_dispatch.run(name, tuple(inputs), layout, static, cores, device), inputs)
 
@@ -83,6 +85,7 @@ def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
 def _backward(
     name: str, spec: str, cotangents: list[Tensor], inputs: list[Tensor | None], needs: list[bool]
 ) -> list[Tensor]:
+    cotangents = all_in_memory(name, cotangents)
     with torch.enable_grad(), _at_top_level():
         leaves = [
             x if x is None or not x.is_floating_point() else x.detach().requires_grad_(need)

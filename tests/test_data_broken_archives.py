@@ -178,6 +178,12 @@ def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith(f"Omniglot: the archive must be a sound zip file, got {path}: ")
 
 
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "small", MEMBERS)
+    path.write_bytes(path.read_bytes().replace(NAME.encode(), b"\0" + NAME[1:].encode()))
+    assert refusal(tmp_path).endswith("a member without a name")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\5\6" + bytes(18), b"PK\3\4", b"\x1f\x8b" + bytes(40)])
 def test_what_is_no_archive_of_drawings_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "small.zip").write_bytes(content)

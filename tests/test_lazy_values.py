@@ -62,6 +62,22 @@ def test_compiled(op):
     torch.testing.assert_close(fn(*c.tensors), outputs(c.fn(*c.tensors)))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("op", ["proto_loss", "sgd_step", "mlp_meta_loss"])
+def test_given_to_what_is_compiled(op, backend):
+    torch._dynamo.reset()
+    c, view = case(op), VIEWS["imaginary part of a conjugate"]
+    fn = torch.compile(lambda *t: outputs(c.fn(*t)), fullgraph=True, backend="aot_eager")
+
+    def found(fn, view):
+        leaves = [view(x).detach().requires_grad_() for x in c.tensors]
+        outs = fn(*leaves)
+        return outs, torch.autograd.grad(outs, leaves, [view(torch.ones_like(y)) for y in outs])
+
+    with fastmeta.backend(backend):
+        torch.testing.assert_close(found(fn, view), found(lambda *t: outputs(c.fn(*t)), same))
+
+
 @pytest.mark.cpu
 def test_labels():
     view = VIEWS["contiguous"]

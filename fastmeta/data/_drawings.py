@@ -37,6 +37,8 @@ class Archive:
         self.members: dict[str, zipfile.ZipInfo] = {}
         seen: dict[str, str] = {}
         for member in file.infolist():
+            if not member.filename:
+                raise ValueError(f"{whole} must be a sound zip file, got {path}: a member without a name")
             if member.is_dir():
                 continue
             name = posixpath.normpath(member.filename.replace("\\", "/")).lstrip("/")
