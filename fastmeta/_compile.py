@@ -93,7 +93,9 @@ def _backward(
         ]
         outputs = _forward(name, spec, leaves)
         wanted = [x for x, need in zip(leaves, needs, strict=True) if need and x is not None]
-        grads = torch.autograd.grad(outputs, wanted, cotangents, materialize_grads=True)
+        moving = [(y, d) for y, d in zip(outputs, cotangents, strict=True) if y.requires_grad]  # a step leaves some as they are
+        ys, ds = [y for y, _ in moving], [d for _, d in moving]
+        grads = torch.autograd.grad(ys, wanted, ds, materialize_grads=True) if moving else [x * 0 for x in wanted]
     return _own([g.contiguous() for g in grads], [*cotangents, *inputs])
 
 

@@ -64,4 +64,6 @@ def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
     """Both as [T, rows, D]; tasks that share their prototypes become one task, so that each gradient has one owner."""
     shared = prototypes.ndim == 2
     query, prototypes = dense(query, 2), dense(prototypes, 2)
-    return (query.reshape(1, query.shape[0] * query.shape[1], query.shape[2]) if shared else query), prototypes
+    if shared:  # in one row of memory after the other, which a view of expanded tasks with one query each is not
+        query = query.contiguous().view(1, query.shape[0] * query.shape[1], query.shape[2])
+    return query, prototypes

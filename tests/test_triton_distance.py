@@ -27,6 +27,18 @@ def ops(metric, rows, columns):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_one_query_expanded_over_tasks_that_share_the_other_side(metric):
+    targets, labels = torch.arange(3)[:, None], torch.tensor([0, 1, 2, 0])
+    options = {"metric": metric, "temperature": SCALE[metric]}
+    for fn in (
+        lambda q, c: fastmeta.proto_log_softmax(q.expand(3, 1, 5), c, **options),
+        lambda q, c: fastmeta.proto_loss(q.expand(3, 1, 5), c, targets, **options),
+        lambda q, c: fastmeta.matching_log_probs(q.expand(3, 1, 5), c, labels, 3, **options),
+    ):
+        check_against_reference(fn, [randn(1, 5), randn(4, 5)], "triton")
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_many_columns(metric, dtype):
     """One over a block of columns, of queries and of features."""
