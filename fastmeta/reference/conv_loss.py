@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .conv_forward import Params, conv_forward
+from .mlp_loss import task_loss
+
+
+def conv_loss(params: Params, inputs: Tensor, targets: Tensor, blocks: Sequence[tuple], loss: str) -> Tensor:
+    return task_loss(conv_forward(params, inputs, blocks), targets, loss)
