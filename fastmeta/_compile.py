@@ -75,6 +75,7 @@ def _reference(name: str, layout: Any, static: Any, inputs: Any) -> tuple[Tensor
 
 def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
     layout, static, cores = _parse(spec)
+    inputs = [x if x is None else x.resolve_conj().resolve_neg() for x in inputs]  # what a list holds, torch does not
     device = next(x for x in inputs if x is not None).device
     with torch.autocast(device.type, enabled=False):
         return _own(_dispatch.run(name, tuple(inputs), layout, static, cores, device), inputs)
