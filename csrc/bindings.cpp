@@ -52,6 +52,9 @@ PYBIND11_MODULE(_C, m) {
   pybind11::register_local_exception_translator(&translate);
 
   m.attr("max_layers") = kMaxLayers;
+  m.attr("max_convs") = kMaxConvs;
+  m.attr("most_padding") = kMostPadding;
+  m.attr("most_pool") = kMostPool;
   m.def("init_tensor", &init_tensor);
   m.def("init_values", &init_values);
   m.def("init_parallel", &init_parallel);
@@ -72,7 +75,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("proto_loss_bwd", &proto_loss_bwd);
   m.def("matching_log_probs_fwd", &matching_log_probs_fwd);
   m.def("matching_log_probs_bwd", &matching_log_probs_bwd);
-  m.def("conv_meta_loss", &conv_meta_loss);
   m.def("sgd_step_fwd", &sgd_step_fwd);
   m.def("sgd_step_bwd", &sgd_step_bwd);
   m.def("mlp_forward_fwd", &mlp_forward_fwd);
@@ -86,4 +88,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("mlp_adapt_bwd", &mlp_adapt_bwd);
   m.def("mlp_meta_loss_fwd", &mlp_meta_loss_fwd);
   m.def("mlp_meta_loss_bwd", &mlp_meta_loss_bwd);
+  m.def("conv_forward_fwd", &conv_forward_fwd);
+  m.def("conv_forward_bwd", &conv_forward_bwd);
+  m.def("conv_loss_fwd", &conv_loss_fwd);
+  m.def("conv_loss_bwd", &conv_loss_bwd);
+  m.def("conv_grad_fwd", &conv_grad_fwd);
+  m.def("conv_grad_bwd", &conv_grad_bwd);
+  m.def("conv_hvp_fwd", &conv_hvp_fwd);
+  m.def("conv_adapt_fwd", &conv_adapt_fwd);
+  m.def("conv_adapt_bwd", &conv_adapt_bwd);
+  m.def("conv_meta_loss_fwd", &conv_meta_loss_fwd);
+  m.def("conv_meta_loss_bwd", &conv_meta_loss_bwd);
 }

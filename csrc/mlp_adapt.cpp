@@ -18,18 +18,12 @@ std::pair<py::tuple, Tensor> adapt(const MlpCall& call, const Tensors& rates, co
   Tensor trajectory = keep ? call.inputs.empty({total * steps}) : Tensor();
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpAdapt<R> args{call.shape,
-                     steps,
-                     false,
-                     pointers<const R>(call, call.params),
-                     rate_pointers<const R>(rates),
-                     {call.count(), call.inputs.data<R>(), y.data<void>()},
-                     trajectory.data<R>(),
-                     pointers<R>(call, adapted),
-                     {},
-                     {},
-                     {},
-                     {}};
+    MlpAdapt<R> args{call.shape, steps, false};
+    args.params = pointers<const R>(call, call.params);
+    set_rates(args.rates, rates, rates);
+    args.support = examples<R>(call, call.inputs, y);
+    args.trajectory = trajectory.data<R>();
+    args.adapted = pointers<R>(call, adapted);
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_fwd));
   });
   return {pack(adapted), trajectory};
@@ -50,30 +44,24 @@ py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle r
   MlpCall call("mlp_adapt", params, inputs, activation, loss);
   Tensor y = call.targets(targets, "targets", call.count());
   Tensors alpha = call.rates(rates, steps);
-  py::tuple given(py::reinterpret_borrow<py::object>(cotangents)), kept(py::reinterpret_borrow<py::object>(saved));
+  const py::tuple kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
   if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
-  py::list dadapted;
-  size_t next = 0;
-  for (const Tensor& p : call.params) dadapted.append(p ? py::object(given[next++]) : py::none());
-  Tensors v = call.like_params(dadapted, "cotangents");
+  Tensors v = call.cotangents_of_params(cotangents);
   Gradients grads(call, needs, alpha);
   Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpAdapt<R> args{call.shape,
-                     steps,
-                     first_order,
-                     pointers<const R>(call, call.params),
-                     rate_pointers<const R>(alpha),
-                     {call.count(), call.inputs.data<R>(), y.data<void>()},
-                     trajectory.data<R>(),
-                     {},
-                     pointers<const R>(call, v),
-                     pointers<R>(call, dparams),
-                     drate_pointers<R>(alpha, dalpha),
-                     {dx.data<R>(), dy.data<R>()}};
+    MlpAdapt<R> args{call.shape, steps, first_order};
+    args.params = pointers<const R>(call, call.params);
+    set_rates(args.rates, alpha, alpha);
+    args.support = examples<R>(call, call.inputs, y);
+    args.trajectory = trajectory.data<R>();
+    args.dadapted = pointers<const R>(call, v);
+    args.dparams = pointers<R>(call, dparams);
+    set_rates(args.drates, alpha, dalpha);
+    args.support_grads = {dx.data<R>(), dy.data<R>()};
     launch(call, args, FASTMETA_KERNEL(mlp_adapt_bwd));
   });
   return grads.finish(grads.made(), Tensor());

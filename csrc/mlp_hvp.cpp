@@ -13,7 +13,7 @@ py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targe
     MlpCurvature<R> args{call.shape,
                          pointers<const R>(call, call.params),
                          pointers<const R>(call, v),
-                         {call.count(), call.inputs.data<R>(), y.data<void>()},
+                         examples<R>(call, call.inputs, y),
                          nullptr,
                          pointers<R>(call, products),
                          {},

@@ -11,7 +11,7 @@ py::tuple mlp_loss_fwd(Handle params, Handle inputs, Handle targets, Str activat
   Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    MlpLoss<R> args{call.shape,      pointers<const R>(call, call.params), {call.count(), call.inputs.data<R>(), y.data<void>()},
+    MlpLoss<R> args{call.shape,      pointers<const R>(call, call.params), examples<R>(call, call.inputs, y),
                     value.data<R>(), pointers<R>(call, dparams),           {dx.data<R>(), dy.data<R>()}};
     launch(call, args, FASTMETA_KERNEL(mlp_loss));
   });

@@ -63,7 +63,28 @@ py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handl
 py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
                             Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss, bool first_order, Handle needs);
 
-py::tuple conv_meta_loss(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
-                         Handle blocks, bool first_order, Handle needs);
+// blocks: (stride, padding, norm, eps, relu, pool) of each, see conv_arguments.h.
+py::tuple conv_forward_fwd(Handle params, Handle inputs, Handle blocks, Handle needs);
+py::tuple conv_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle blocks, Handle needs);
+
+py::tuple conv_loss_fwd(Handle params, Handle inputs, Handle targets, Handle blocks, Str loss, Handle needs);
+py::tuple conv_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle blocks, Str loss,
+                        Handle needs);
+
+py::tuple conv_grad_fwd(Handle params, Handle inputs, Handle targets, Handle blocks, Str loss, Handle needs);
+py::tuple conv_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle blocks, Str loss,
+                        Handle needs);
+
+py::tuple conv_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Handle blocks, Str loss, Str curvature, Handle needs);
+
+py::tuple conv_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle blocks, Str loss,
+                         bool first_order, Handle needs);
+py::tuple conv_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
+                         Handle blocks, Str loss, bool first_order, Handle needs);
+
+py::tuple conv_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
+                             Handle blocks, Str loss, bool first_order, Handle needs);
+py::tuple conv_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
+                             Handle query_x, Handle query_y, int64_t steps, Handle blocks, Str loss, bool first_order, Handle needs);
 
 }  // namespace fastmeta

@@ -127,7 +127,7 @@ def _op_page(op):
     how = "torch.func" if op == "hvp" else "any device, any order"
     lines += [f"| reference | {how} |", "", f"What works under which transform: [table](../transforms.md). `bench/bench_{op}.py` "
               "races it against the alternatives.", "", "## Cost", ""]  # fmt: skip
-    if op == "hvp":  # no kernels to count
+    if op not in COSTS:  # no kernels for a GPU to count
         return "\n".join([*lines, "See above."])
     sizes, kernels = COSTS[op]
     lines += [f"On a GPU, float32, {sizes}; the bytes are those from and to its memory (`bench/counts.py`).", ""]

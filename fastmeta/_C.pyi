@@ -3,6 +3,9 @@
 from typing import Any
 
 max_layers: int
+max_convs: int
+most_padding: int
+most_pool: int
 
 def init_tensor(tensor_class: Any, dlpack: bool, /) -> None: ...
 def init_values(in_memory: Any, impl: int, keys: int, plain: int, /) -> None: ...
@@ -141,7 +144,48 @@ def mlp_meta_loss_bwd(
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
-def conv_meta_loss(
+def conv_forward_fwd(params: Any, inputs: Any, blocks: Any, needs: Any, /) -> tuple[Any, ...]: ...
+def conv_forward_bwd(
+    cotangents: Any, saved: Any, params: Any, inputs: Any, blocks: Any, needs: Any, /
+) -> tuple[Any, ...]: ...
+def conv_loss_fwd(params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /) -> tuple[Any, ...]: ...
+def conv_loss_bwd(
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def conv_grad_fwd(params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /) -> tuple[Any, ...]: ...
+def conv_grad_bwd(
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def conv_hvp_fwd(
+    params: Any, vectors: Any, inputs: Any, targets: Any, blocks: Any, loss: str, curvature: str, needs: Any, /
+) -> tuple[Any, ...]: ...
+def conv_adapt_fwd(
+    params: Any,
+    rates: Any,
+    inputs: Any,
+    targets: Any,
+    steps: int,
+    blocks: Any,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def conv_adapt_bwd(
+    cotangents: Any,
+    saved: Any,
+    params: Any,
+    rates: Any,
+    inputs: Any,
+    targets: Any,
+    steps: int,
+    blocks: Any,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def conv_meta_loss_fwd(
     params: Any,
     rates: Any,
     support_x: Any,
@@ -150,6 +194,23 @@ def conv_meta_loss(
     query_y: Any,
     steps: int,
     blocks: Any,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def conv_meta_loss_bwd(
+    cotangents: Any,
+    saved: Any,
+    params: Any,
+    rates: Any,
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    steps: int,
+    blocks: Any,
+    loss: str,
     first_order: bool,
     needs: Any,
     /,

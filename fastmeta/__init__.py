@@ -12,6 +12,12 @@ from .learners.meta_sgd import MetaSGD
 from .learners.proto_maml import ProtoMAML
 from .learners.protonet import ProtoNet
 from .learners.reptile import Reptile
+from .ops.conv_adapt import conv_adapt
+from .ops.conv_forward import conv_forward
+from .ops.conv_grad import conv_grad
+from .ops.conv_hvp import conv_hvp
+from .ops.conv_loss import conv_loss
+from .ops.conv_meta_loss import conv_meta_loss
 from .ops.hvp import hvp
 from .ops.matching_log_probs import matching_log_probs
 from .ops.mlp_adapt import mlp_adapt
@@ -25,6 +31,7 @@ from .ops.proto_loss import proto_loss
 from .ops.prototypes import prototypes
 from .ops.sgd_step import sgd_step
 from .ops.task_conv2d import task_conv2d
+from .types import ConvBlock
 
 __version__ = "0.1.0"
 
@@ -33,6 +40,7 @@ __all__ = [
     "IMAML",
     "LEO",
     "MAML",
+    "ConvBlock",
     "FullContext",
     "MatchingNet",
     "MetaSGD",
@@ -40,6 +48,12 @@ __all__ = [
     "ProtoNet",
     "Reptile",
     "backend",
+    "conv_adapt",
+    "conv_forward",
+    "conv_grad",
+    "conv_hvp",
+    "conv_loss",
+    "conv_meta_loss",
     "hvp",
     "matching_log_probs",
     "mlp_adapt",

@@ -27,3 +27,19 @@ def _too_deep(params: Sequence[Any], *_: Any) -> str | None:
 
 mlp_forward_limit = mlp_loss_limit = mlp_grad_limit = _too_deep
 mlp_hvp_limit = mlp_adapt_limit = mlp_meta_loss_limit = _too_deep
+
+
+def _too_much(*args: Any) -> str | None:
+    """The limits of the conv kernels, whose blocks are the one static argument that is a tuple."""
+    blocks = next(x for x in args if isinstance(x, tuple))
+    if len(blocks) > _C.max_convs:
+        return f"takes at most {_C.max_convs} blocks, got {len(blocks)}"
+    for what, place, most in (("padding", 1, _C.most_padding), ("pool", 5, _C.most_pool)):
+        largest = max(block[place] for block in blocks)
+        if largest > most:
+            return f"takes a {what} of at most {most}, got {largest}"
+    return None
+
+
+conv_forward_limit = conv_loss_limit = conv_grad_limit = _too_much
+conv_hvp_limit = conv_adapt_limit = conv_meta_loss_limit = _too_much

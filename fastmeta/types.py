@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from .data import Episodes, TaskGenerator
 
-__all__ = ["Activation", "Backend", "Curvature", "Draw", "Loss", "Metric", "Rate", "Reduction", "Sampler"]
+__all__ = ["Activation", "Backend", "ConvBlock", "Curvature", "Draw", "Loss", "Metric", "Rate", "Reduction", "Sampler"]
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine"]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
@@ -31,3 +31,20 @@ class Sampler(Protocol):
     def __next__(self) -> Episodes: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class ConvBlock(NamedTuple):
+    """A block of a convolutional network, as the conv ops take it: a convolution by 3 x 3 kernels, a norm, ReLU, max-pool.
+
+    `stride`, `padding` (with zeros): of the convolution, in both directions. `norm`: "batch", the mean and the variance of a
+    channel over the task's own batch; a number of groups, those of an image over a group of neighbouring channels (1: layer norm;
+    the number of channels: instance norm); None. `eps`: what the norm adds to the variance. `relu`: whether. `pool`: the side of
+    the max-pool's windows, which do not overlap; 1: none. What no whole window has is left out.
+    """
+
+    stride: int = 1
+    padding: int = 1
+    norm: str | int | None = "batch"
+    eps: float = 1e-5
+    relu: bool = True
+    pool: int = 2

@@ -14,6 +14,9 @@ def arguments(op):
     torch.manual_seed(0)
     x, params = torch.randn(2, 6, 4), [torch.randn(3, 4), torch.randn(3)]
     centres = torch.randn(2, 3, 4)
+    images, blocks = torch.randn(2, 6, 1, 4, 4), [fastmeta.ConvBlock(norm=1)]
+    of_conv = [torch.randn(3, 1, 3, 3), *torch.randn(3, 3), torch.randn(3, 12), torch.randn(3)]
+    conv = {"params": of_conv, "inputs": images, "targets": LABELS, "blocks": blocks, "loss": "cross_entropy"}
     mlp = {"params": params, "inputs": x, "targets": LABELS, "activation": "tanh", "loss": "cross_entropy"}
     inner = {"lr": [torch.full_like(p, 0.1) for p in params], "steps": 2, "first_order": False}
     episode = {"support_x": x, "support_y": LABELS, "query_x": -x, "query_y": LABELS}
@@ -34,6 +37,14 @@ def arguments(op):
         "mlp_hvp": mlp | {"vectors": [torch.randn(2, 3, 4), torch.randn(2, 3)], "curvature": "ggn"},
         "mlp_adapt": mlp | inner,
         "mlp_meta_loss": {"params": params} | inner | episode | {"activation": "relu", "loss": "cross_entropy"},
+        "conv_forward": {"params": of_conv, "inputs": images, "blocks": blocks},
+        "conv_loss": conv,
+        "conv_grad": conv,
+        "conv_hvp": conv | {"vectors": [torch.randn(2, *p.shape) for p in of_conv], "curvature": "ggn"},
+        "conv_adapt": conv | inner | {"lr": [torch.full_like(p, 0.1) for p in of_conv]},
+        "conv_meta_loss": {"params": of_conv, "blocks": blocks, "loss": "cross_entropy"} | inner | {
+            "lr": [0.1] * 6, "support_x": images, "support_y": LABELS, "query_x": -images, "query_y": LABELS,
+        },
         "task_conv2d": {
             "x": torch.randn(2, 3, 1, 5, 5), "weight": torch.randn(2, 4, 1, 3, 3), "bias": torch.randn(4), "stride": 1,
             "padding": 1,

@@ -12,6 +12,7 @@ import fastmeta
 # The backends an op must have on this device, without exception.
 PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
+CONV = ("ext", "reference") if DEVICE == "cpu" else ("reference",)
 TRITON = ("triton", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
@@ -27,6 +28,12 @@ BACKENDS = {
     "mlp_hvp": MLP,
     "mlp_adapt": MLP,
     "mlp_meta_loss": MLP,
+    "conv_forward": CONV,
+    "conv_loss": CONV,
+    "conv_grad": CONV,
+    "conv_hvp": CONV,
+    "conv_adapt": CONV,
+    "conv_meta_loss": CONV,
     "hvp": ("reference",),
 }
 VARIANTS = {"mlp_hvp_ggn": MLP}  # other forms of an op, with derivatives of their own
@@ -155,6 +162,72 @@ def _mlp_meta_loss(lead, dtype):
         return fastmeta.mlp_meta_loss(t[:4], t[4], t[5], y, t[6], y, steps=2, activation="tanh")
 
     return Case(fn, [*params, torch.tensor([0.3, 0.1], dtype=dtype), x, randn(*lead, 5, 2, dtype=dtype)])
+
+
+BLOCKS = [fastmeta.ConvBlock(eps=0.1)]  # so that the norm is smooth where a channel's numbers are few
+
+
+def _conv(lead, dtype):
+    """One block, shared by the tasks: 3 x 3, batch norm, ReLU, max-pool; images and labels."""
+    params = [randn(2, 1, 3, 3, dtype=dtype), 1 + randn(2, dtype=dtype) / 4, randn(2, dtype=dtype)]
+    params += [randn(2, 8, dtype=dtype) / 3, randn(2, dtype=dtype)]
+    return params, randn(*lead, 3, 1, 4, 4, dtype=dtype), torch.tensor([0, -100, 1]).expand(*lead, 3)
+
+
+def _slots(t):
+    """No bias before the norm."""
+    return [t[0], None, *t[1:5]]
+
+
+def _conv_forward(lead, dtype):
+    params, x, _ = _conv(lead, dtype)
+    return Case(lambda *t: fastmeta.conv_forward(_slots(t), t[5], blocks=BLOCKS), [*params, x])
+
+
+def _conv_loss(lead, dtype):
+    params, x, y = _conv(lead, dtype)
+    return Case(lambda *t: fastmeta.conv_loss(_slots(t), t[5], y, blocks=BLOCKS), [*params, x])
+
+
+def _conv_grad(lead, dtype):
+    params, x, _ = _conv(lead, dtype)
+
+    def fn(*t):
+        loss, grads = fastmeta.conv_grad(_slots(t), t[5], t[6], blocks=BLOCKS, loss="mse")
+        return (loss, *(g for g in grads if g is not None))
+
+    return Case(fn, [*params, x, randn(*lead, 3, 2, dtype=dtype)])
+
+
+def _conv_hvp(lead, dtype):
+    params, x, y = _conv(lead, dtype)
+    vectors = [randn(*lead, *p.shape, dtype=dtype) for p in params]
+
+    def fn(*t):
+        found = fastmeta.conv_hvp(_slots(t), _slots(t[5:10]), t[10], y, blocks=BLOCKS)
+        return tuple(v for v in found if v is not None)
+
+    return Case(fn, [*params, *vectors, x])
+
+
+def _conv_adapt(lead, dtype):
+    params, x, y = _conv(lead, dtype)
+    rates = [torch.rand_like(p) / 4 for p in params]
+
+    def fn(*t):
+        found = fastmeta.conv_adapt(_slots(t), _slots(t[5:10]), t[10], y, blocks=BLOCKS, steps=2)
+        return tuple(v for v in found if v is not None)
+
+    return Case(fn, [*params, *rates, x])
+
+
+def _conv_meta_loss(lead, dtype):
+    params, x, y = _conv(lead, dtype)
+
+    def fn(*t):
+        return fastmeta.conv_meta_loss(_slots(t), t[5], t[6], y, t[7], y, blocks=BLOCKS, steps=2)
+
+    return Case(fn, [*params, torch.tensor([0.3, 0.1], dtype=dtype), x, randn(*lead, 3, 1, 4, 4, dtype=dtype)])
 
 
 def _hvp(lead, dtype):

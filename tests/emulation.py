@@ -36,7 +36,7 @@ REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
 }
 RUNTIME = ("emulator", "fibers", "checker", "requests", "sites", "accesses")  # of csrc/cuda/emulation
 DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
-HOST = ("arena", "arguments", "parallel", "tensor", "mlp_arguments")
+HOST = ("arena", "arguments", "parallel", "tensor", "network_arguments", "mlp_arguments")
 
 
 @functools.cache

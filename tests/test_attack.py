@@ -26,7 +26,12 @@ def test_a_fixed_slice_holds():
 def test_every_public_name_is_attacked():
     from attack.cases import CASES
 
-    parts = {"backend", "use_batch_statistics", "FullContext"}  # a setting, and what learners are made of
+    parts = {
+        "backend",
+        "use_batch_statistics",
+        "FullContext",
+        "ConvBlock",
+    }  # a setting, and what learners and nets are made of
     assert set(fastmeta.__all__) - parts <= set(CASES)
 
 

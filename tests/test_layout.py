@@ -30,20 +30,20 @@ def test_every_kernel_has_an_op(folder):
         "mlp_layers",
         "mlp_layout",
         "outputs",
-        "conv_layout",
-        "conv_ending",
-        "conv_tangents",
-        "conv_task",
-        "conv_meta_loss",
         "mlp_inner",
         "mlp_gram",
+        "conv_task",
+        "conv_layout",
+        "conv_inner",
+        "norm_relu_pool",
+        "norm_relu_pool_tangents",
         "matmul",
         "convolve",
         "distance",
         "table",
         "launch",
         "task_scale",
-    }  # code of several ops, the learners' convolutional networks, the table of all kernels, launching
+    }  # code of several ops, the table of all kernels, launching
     stems = {p.stem for suffix in ("py", "cpp", "cu") for p in (ROOT / folder).glob(f"[a-z]*.{suffix}")}
     assert stems - shared <= set(OPS)
 

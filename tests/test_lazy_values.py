@@ -54,8 +54,9 @@ def test_zeros(op, backend):
     torch.testing.assert_close(values_and_grads(c, same, lazy), values_and_grads(c, same, torch.zeros_like))
 
 
-@pytest.mark.parametrize("op", ["proto_loss", "sgd_step", "mlp_meta_loss"])
-def test_compiled(op):
+@pytest.mark.parametrize("backend", ["auto", "reference"], indirect=True)
+@pytest.mark.parametrize("op", ["proto_loss", "sgd_step", "mlp_meta_loss", "conv_hvp"])
+def test_compiled(op, backend):
     torch._dynamo.reset()
     c, view = case(op), VIEWS["imaginary part of a conjugate"]
     fn = torch.compile(lambda *t: outputs(c.fn(*map(view, t))), fullgraph=True, backend="aot_eager")

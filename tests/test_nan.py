@@ -134,12 +134,14 @@ def test_the_convolutional_kernel_reads_no_place_that_a_wrong_label_names(which,
     data[1 if which == "support" else 3][1, 2] = wrong
     net = as_convnet(model, len([*model.parameters()]))
     rates = [torch.tensor(0.1, dtype=D)]
-    slots = net._slots(list(model.parameters()))
-    needs = (True,) * (len(slots) + 1)
-    losses, grads = _C.conv_meta_loss(slots, rates, *data, 2, net.blocks, False, needs)
-    for result in (losses, *grads):
+    of_tasks = [p if p is None else p.detach().expand(2, *p.shape) for p in net.params]
+    needs = (*(p is not None for p in of_tasks), True, False, False, False, False)
+    call = (of_tasks, rates, *data, 2, net.blocks, "cross_entropy", False, needs)
+    (losses,), saved = _C.conv_meta_loss_fwd(*call)
+    of_rates, *grads = saved  # what is summed over the tasks comes first
+    for result in (losses, of_rates, *grads):
         assert result[0].isfinite().all() and result[1].isnan().any()
-    assert losses[1].isnan() and all(g[1].isnan().all() for g in grads[-3:])
+    assert losses[1].isnan() and all(g[1].isnan().all() for g in (*grads[-2:], of_rates))
 
 
 EXTREMES = {

@@ -141,6 +141,14 @@ def labelled(name, labels):
     """An op that takes labels, as a function of its first tensor and them."""
     torch.manual_seed(1)
     params, c = [randn(3, 2), randn(3)], randn(3, 2)
+    of_conv, conv = (
+        [randn(3, 2, 3, 3), *[None] * 3, randn(3, 3), None],
+        {"blocks": [fastmeta.ConvBlock(1, 0, None, pool=1)]},
+    )
+
+    def image(x):
+        return x[..., None, None].expand(*x.shape, 3, 3)
+
     calls = {
         "prototypes": lambda x, y: fastmeta.prototypes(x, y, 3),
         "proto_loss": lambda x, y: fastmeta.proto_loss(x, c, y),
@@ -150,13 +158,20 @@ def labelled(name, labels):
         "mlp_hvp": lambda x, y: fastmeta.mlp_hvp(params, params, x, y),
         "mlp_adapt": lambda x, y: fastmeta.mlp_adapt(params, 0.1, x, y, steps=2),
         "mlp_meta_loss": lambda x, y: fastmeta.mlp_meta_loss(params, 0.1, x, y, x, y, steps=2),
+        "conv_loss": lambda x, y: fastmeta.conv_loss(of_conv, image(x), y, **conv),
+        "conv_grad": lambda x, y: fastmeta.conv_grad(of_conv, image(x), y, **conv)[1],
+        "conv_hvp": lambda x, y: fastmeta.conv_hvp(of_conv, of_conv, image(x), y, **conv),
+        "conv_adapt": lambda x, y: fastmeta.conv_adapt(of_conv, 0.1, image(x), y, steps=2, **conv),
+        "conv_meta_loss": lambda x, y: fastmeta.conv_meta_loss(of_conv, 0.1, image(x), y, image(x), y, steps=2, **conv),
     }
     return Case(calls[name], [randn(*labels.shape, 2), labels])
 
 
 LABELLED = [(op, backend) for op, backend in EVERYWHERE if op in ["prototypes", "proto_loss", "matching_log_probs"]]
 LABELLED += [
-    (op, backend) for op, backend in EVERYWHERE if op.startswith("mlp_") and op in BACKENDS and op != "mlp_forward"
+    (op, backend)
+    for op, backend in EVERYWHERE
+    if op.startswith(("mlp_", "conv_")) and op in BACKENDS and not op.endswith("_forward")
 ]
 
 

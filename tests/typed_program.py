@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fastmeta
 from fastmeta.data import Episodes, Glyphs, Omniglot, Sinusoid, TaskGenerator, TaskSampler, sample_episodes
-from fastmeta.types import Activation, Backend, Curvature, Draw, Loss, Metric, Rate, Reduction, Sampler
+from fastmeta.types import Activation, Backend, ConvBlock, Curvature, Draw, Loss, Metric, Rate, Reduction, Sampler
 
 
 def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> None:
@@ -32,6 +32,17 @@ def perceptron(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, activation:
     curvature: Curvature = "ggn"
     assert_type(fastmeta.mlp_hvp([w, b], [w, b], x, y, curvature=curvature), list[Tensor])
     assert_type(fastmeta.mlp_hvp([w, None], [w, None], x, y), list[Tensor | None])
+
+
+def convolutional(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, loss: Loss) -> None:
+    blocks: list[ConvBlock] = [fastmeta.ConvBlock(stride=2, norm=4)]
+    params, partly = [w, b, b, b, w, b], [w, None, b, b, w, None]
+    assert_type(fastmeta.conv_forward(params, x, blocks=blocks), Tensor)
+    assert_type(fastmeta.conv_loss(partly, x, y, blocks=blocks, loss=loss), Tensor)
+    assert_type(fastmeta.conv_meta_loss(params, lr, x, y, x, y, blocks=blocks, steps=3, first_order=True), Tensor)
+    assert_type(fastmeta.conv_grad(params, x, y, blocks=blocks), tuple[Tensor, list[Tensor]])
+    assert_type(fastmeta.conv_adapt(partly, lr, x, y, blocks=blocks, steps=3), list[Tensor | None])
+    assert_type(fastmeta.conv_hvp(params, params, x, y, blocks=blocks, curvature="ggn"), list[Tensor])
 
 
 def trees(x: Tensor, model: nn.Module, params: Sequence[Tensor], lr: Rate) -> None:

@@ -6,7 +6,8 @@
 namespace fastmeta::FASTMETA_ISA {
 
 template <class R>
-ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvTensors<const R>& params) : net(net_) {
+ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvTensors<const R>& params, bool images) : net(net_) {
+  for (int64_t stride : params.stride) shared = shared && !stride;
   const auto take = [](int64_t& end, int64_t count) {
     end += count;
     return end - count;
@@ -23,7 +24,7 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvTensors<const R>& param
   weight = take(gradient, net.outputs * features);
   bias = params.value[4 * net.blocks + 1] ? take(gradient, outputs) : -1;
   size = gradient;
-  for (int l = 0; l < net.blocks; l++) block[l].flipped = l ? take(size, 9 * block[l].out * block[l].in) : -1;
+  for (int l = 0; l < net.blocks; l++) block[l].flipped = l || images ? take(size, 9 * block[l].out * block[l].flipped_in()) : -1;
 }
 
 namespace {
@@ -51,10 +52,11 @@ void for_each_linear_weight(const ConvLayout<R>& layout, F&& f) {
 
 template <class R>
 void flip(const ConvLayout<R>& layout, R* block) {
-  for (int l = 1; l < layout.net.blocks; l++) {
+  for (int l = 0; l < layout.net.blocks; l++) {
     const auto& a = layout.block[l];
-    for (int64_t tap = 0; tap < 9; tap++)
-      transpose(a.in, a.out, block + a.begin[kWeight] + tap * a.in * a.out, a.out, block + a.flipped + (8 - tap) * a.in * a.out, a.in);
+    const int64_t in = a.flipped_in();
+    for (int64_t tap = 0; a.flipped >= 0 && tap < 9; tap++)
+      transpose(a.in, a.out, block + a.begin[kWeight] + tap * a.in * a.out, a.out, block + a.flipped + (8 - tap) * in * a.out, in);
   }
 }
 
@@ -63,7 +65,7 @@ void load_block(const ConvLayout<R>& layout, const ConvTensors<const R>& from, i
   const ConvNet& net = layout.net;
   std::memset(block, 0, size_t(layout.size) * sizeof(R));
   layout.for_each_tensor([&](int tensor, int64_t begin, int64_t, int64_t width) {
-    const R* values = from.value[tensor] + task * tensor_size(net, tensor);
+    const R* values = from.value[tensor] + task * from.stride[tensor];
     const auto put = [&](int64_t of_tensor, int64_t of_block) { block[of_block] = values[of_tensor]; };
     if (tensor == 4 * net.blocks) for_each_linear_weight(layout, put);
     else if (tensor < 4 * net.blocks && tensor % 4 == kWeight) for_each_weight(layout, tensor / 4, put);

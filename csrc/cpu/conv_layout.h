@@ -2,8 +2,9 @@
 // [3, 3, in, out], so that three taps of a row of pixels meet rows in sequence, b, gamma and beta as rows, all padded to whole
 // vectors of channels. Activations have their channels last, padded too, but for the images, whose channels are as many as they
 // are. What padding holds is 0 times something: an infinite pixel or number makes it NaN, and with it more of its task than PyTorch
-// would. After these, the form of gradients, follow the kernels of every block but the first turned around, [3, 3, out, in], which
-// gradients to its inputs take: flip() makes them. The linear layer takes its features in that order, rows [outputs, features].
+// would. After these, the form of gradients, follow the kernels turned around, [3, 3, out, in], which gradients to their inputs take:
+// flip() makes them. The first block has them where gradients to the images are asked for, whose channels they pad. The linear layer takes
+// its features in that order, rows [outputs, features].
 #pragma once
 #include "../conv.h"
 #include "mlp_layout.h"
@@ -17,14 +18,16 @@ struct ConvLayout {
   static constexpr int kTensors = kConvTensors;
 
   struct Block {
-    int64_t in, out;   // channels of a pixel in memory
-    int64_t begin[4];  // of W, b, gamma, beta; -1: none
-    int64_t flipped;   // -1: none
+    int64_t in, out;                                      // channels of a pixel in memory
+    int64_t begin[4];                                     // of W, b, gamma, beta; -1: none
+    int64_t flipped;                                      // -1: none
+    int64_t flipped_in() const { return padded<R>(in); }  // channels of gradients to the input
 
     int64_t taps() const { return 3 * in; }  // numbers of a row of pixels that a kernel's row meets
   };
 
-  ConvLayout(const ConvNet& net, const ConvTensors<const R>& params);
+  // `images`: whether gradients to them are asked for.
+  ConvLayout(const ConvNet& net, const ConvTensors<const R>& params, bool images);
 
   // Calls f(tensor, begin, rows, columns) for every tensor of the parameters.
   template <class F>
@@ -41,6 +44,7 @@ struct ConvLayout {
   int64_t features, outputs;  // of the linear layer, in memory
   int64_t weight, bias;       // of it
   int64_t gradient = 0, size = 0;
+  bool shared = true;  // all tasks have the same parameters
 };
 
 // Block <-> tensors; load_block() flips too; store_block() passes over tensors that are null.
@@ -50,6 +54,19 @@ template <class R>
 void store_block(const ConvLayout<R>& layout, const R* block, const ConvTensors<R>& to, int64_t task);
 template <class R>
 void flip(const ConvLayout<R>& layout, R* block);
+
+// Loads one task's parameters after another's into the same block; those that all tasks share, once.
+template <class R>
+class ConvLoader {
+ public:
+  void load(const ConvLayout<R>& layout, const ConvTensors<const R>& from, int64_t task, R* block) {
+    if (!loaded_ || !layout.shared) load_block(layout, from, task, block);
+    loaded_ = true;
+  }
+
+ private:
+  bool loaded_ = false;
+};
 
 // Elements of a parameter tensor.
 inline int64_t tensor_size(const ConvNet& net, int tensor) {

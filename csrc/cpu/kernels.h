@@ -30,6 +30,12 @@ struct CpuKernels {
   void (*mlp_adapt_fwd)(const MlpAdapt<R>&);
   void (*mlp_adapt_bwd)(const MlpAdapt<R>&);
   void (*mlp_meta_loss)(const MlpMetaLoss<R>&);
+  void (*conv_forward_fwd)(const ConvForward<R>&);
+  void (*conv_forward_bwd)(const ConvForward<R>&);
+  void (*conv_loss)(const ConvLoss<R>&);
+  void (*conv_hvp)(const ConvCurvature<R>&);
+  void (*conv_adapt_fwd)(const ConvAdapt<R>&);
+  void (*conv_adapt_bwd)(const ConvAdapt<R>&);
   void (*conv_meta_loss)(const ConvMetaLoss<R>&);
   bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
   bool mlp_tf32 = false;         // whether the mlp kernels heed MlpShape::tf32

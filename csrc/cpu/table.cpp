@@ -23,16 +23,23 @@ DECLARE(mlp_hvp, MlpCurvature)
 DECLARE(mlp_adapt_fwd, MlpAdapt)
 DECLARE(mlp_adapt_bwd, MlpAdapt)
 DECLARE(mlp_meta_loss, MlpMetaLoss)
+DECLARE(conv_forward_fwd, ConvForward)
+DECLARE(conv_forward_bwd, ConvForward)
+DECLARE(conv_loss, ConvLoss)
+DECLARE(conv_hvp, ConvCurvature)
+DECLARE(conv_adapt_fwd, ConvAdapt)
+DECLARE(conv_adapt_bwd, ConvAdapt)
 DECLARE(conv_meta_loss, ConvMetaLoss)
 
 template <class R>
 constexpr CpuKernels<R> table() {
   return {
-      prototypes_fwd<R>, prototypes_bwd<R>, proto_log_softmax_fwd<R>,  proto_log_softmax_bwd<R>,
-      proto_loss<R>,     task_scale<R>,     matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
-      sgd_step_fwd<R>,   sgd_step_bwd<R>,   mlp_forward_fwd<R>,        mlp_forward_bwd<R>,
-      mlp_loss<R>,       mlp_hvp<R>,        mlp_adapt_fwd<R>,          mlp_adapt_bwd<R>,
-      mlp_meta_loss<R>,  conv_meta_loss<R>,
+      prototypes_fwd<R>, prototypes_bwd<R>,   proto_log_softmax_fwd<R>,  proto_log_softmax_bwd<R>,
+      proto_loss<R>,     task_scale<R>,       matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
+      sgd_step_fwd<R>,   sgd_step_bwd<R>,     mlp_forward_fwd<R>,        mlp_forward_bwd<R>,
+      mlp_loss<R>,       mlp_hvp<R>,          mlp_adapt_fwd<R>,          mlp_adapt_bwd<R>,
+      mlp_meta_loss<R>,  conv_forward_fwd<R>, conv_forward_bwd<R>,       conv_loss<R>,
+      conv_hvp<R>,       conv_adapt_fwd<R>,   conv_adapt_bwd<R>,         conv_meta_loss<R>,
   };
 }
 

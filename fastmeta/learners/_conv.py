@@ -1,109 +1,76 @@
-"""Recognises the convolutional networks that a native CPU kernel trains whole, and runs it."""
+"""Recognises the models that the fused conv ops run."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .. import _dispatch
+from .._dispatch import direct
+from ..ops._conv import Blocks, cores
+from ..ops._mlp import in_order, listed
+from ..types import ConvBlock
 from ._batch_norm import has_running_statistics
-from ._mlp import has_parameters
-from ._problem import Flat
-
-MOST_BLOCKS = 8
-NO_NORM, BATCH = -1, 0
-Block = tuple[int, int, int, float, bool, int]  # stride, padding, the norm's groups or one of these, eps, relu, pool
+from ._mlp import FusedModel, parameters_of
 
 
-@dataclass(frozen=True)
-class ConvNet:
+@dataclass
+class ConvNet(FusedModel):
     """Blocks of Conv2d 3x3, a norm (BatchNorm2d on batch statistics, GroupNorm), ReLU, MaxPool2d(2), all but the first optional;
-    Flatten; Linear."""
+    Flatten; Linear. It runs on native kernels alone: None where they do not take a call, which the general engine then does better
+    than the ops' reference."""
 
-    blocks: tuple[Block, ...]
-    present: tuple[bool, ...]  # weight, bias, gamma, beta of each block, weight and bias of the linear layer
+    blocks: Blocks
 
-    def takes(self, flat: Flat) -> bool:
-        """Whether the kernel runs these tasks."""
-        support_x, support_y, query_x, *query_y = flat.data
-        first = flat.theta[0]
-        tensors = (*flat.theta, support_x, query_x, *(r for r in flat.rates if isinstance(r, Tensor)))
-        if _dispatch.forced() not in ("auto", "ext") or _kernel() is None or _dispatch.is_transformed():
-            return False
-        if torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and any(x.requires_grad for x in flat.data)):
-            return False
-        if first.dtype not in (torch.float32, torch.float64) or any(
-            x.dtype != first.dtype or not x.is_cpu for x in tensors
-        ):
-            return False
-        targets = (support_y, *query_y)
-        classes = all(y.dtype == torch.int64 and y.ndim == 2 for y in targets)
-        numbers = all(y.dtype == first.dtype and y.ndim == 3 for y in targets)
-        return (classes or numbers) and self._fits(support_x, query_x, first, flat.theta[-1 - self.present[-1]])
-
-    def _fits(self, support_x: Tensor, query_x: Tensor, first: Tensor, linear: Tensor) -> bool:
-        if support_x.ndim != 5 or query_x.shape[2:] != support_x.shape[2:] or support_x.shape[2] != first.shape[1]:
-            return False
-        examples = min(support_x.shape[1], query_x.shape[1])
-        height, width = support_x.shape[3:]
-        for stride, padding, groups, _, _, pool in self.blocks:
-            height, width = ((side + 2 * padding - 3) // stride + 1 for side in (height, width))
-            if min(height, width) < pool or (groups == BATCH and examples * height * width < 2):
-                return False
-            height, width = height // pool, width // pool
-        return examples > 0 and linear.shape[1] % (height * width) == 0
-
-    def run(self, flat: Flat, needs: Flat | None, steps: int, first_order: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The losses of the query, or its outputs, and the gradients of each task's loss that are wanted, [T, ...]."""
-        kernel = _kernel()
-        assert kernel is not None
-        rates = [r if isinstance(r, Tensor) else flat.theta[0].new_tensor(r) for r in flat.rates]
-        query_y = flat.data[3] if len(flat.data) == 4 else None
-        theta_needs = needs.theta if needs else (False,) * len(flat.theta)
-        rate_needs = needs.rates if needs else (False,) * len(rates)
-        each = len(rates) > 1
-        return kernel(
-            self._slots(flat.theta), self._slots(rates) if each else rates, *flat.data[:3], query_y, steps, self.blocks,
-            first_order, (*self._slots(theta_needs, False), *(self._slots(rate_needs, False) if each else rate_needs)),
+    def meta_loss(
+        self, rates: Any, data: tuple[Tensor, ...], steps: int, loss: Any, first_order: bool
+    ) -> Tensor | None:
+        """The query loss of each task, [T]."""
+        if data[0].ndim != 5:  # [n, ...] would be one task
+            return None
+        lr = listed(self.spread(rates), self.params)
+        found = direct(
+            "conv_meta_loss", (self.params, lr, *data), (steps, self.blocks, loss, first_order),
+            cores(len(self.blocks), loss, 2, before="rates"),
         )  # fmt: skip
+        return None if found is None else found[0]
 
-    def _slots(self, values: Sequence[Any], missing: Any = None) -> list[Any]:
-        """One value for each parameter -> one for each that a network could have."""
-        remaining = iter(values)
-        return [next(remaining) if here else missing for here in self.present]
-
-
-@functools.cache
-def _kernel() -> Callable[..., tuple[Any, ...]] | None:
-    try:
-        from .. import _ext
-    except ImportError:
-        return None
-    return _ext.conv_meta_loss
+    def predict(self, rates: Any, data: tuple[Tensor, ...], steps: int, loss: Any, first_order: bool) -> Tensor | None:
+        """The outputs for the query, [T, Q, outputs], of the parameters adapted to the support."""
+        if data[0].ndim != 5:
+            return None
+        lr = listed(self.spread(rates), self.params)
+        adapted = direct(
+            "conv_adapt", (self.params, lr, *data[:2]), (steps, self.blocks, loss, first_order),
+            cores(len(self.blocks), loss, before="rates"),
+        )  # fmt: skip
+        if adapted is None:
+            return None
+        found = direct(
+            "conv_forward", (in_order(adapted, self.params), data[2]), (self.blocks,), cores(len(self.blocks), None)
+        )
+        return None if found is None else found[0]
 
 
 def as_convnet(model: nn.Module, adapted: int) -> ConvNet | None:
     """The network that `model` is, or None: an nn.Sequential, perhaps of such, `_seen.is_plain`, all its parameters, `adapted` of
     them, adapted and no two the same."""
     modules = _flat(model)
-    blocks: list[Block] = []
-    present: list[bool] = []
-    while modules and type(modules[0]) is nn.Conv2d and len(blocks) < MOST_BLOCKS:
-        block, here, used = _block(modules)
+    blocks: list[ConvBlock] = []
+    params: list[Tensor | None] = []
+    while modules and type(modules[0]) is nn.Conv2d:
+        block, its_params, used = _block(modules)
         if block is None:
             return None
         blocks.append(block)
-        present += here
+        params += its_params
         modules = modules[used:]
     if not blocks or [type(m) for m in modules] != [nn.Flatten, nn.Linear] or not _is_whole(modules[0]):
         return None
-    present += has_parameters(modules[1])
-    return ConvNet(tuple(blocks), tuple(present)) if adapted == sum(present) and present[-2] else None
+    params += parameters_of(modules[1])
+    here = [p is not None for p in params]
+    return ConvNet(params, tuple(map(tuple, blocks))) if adapted == sum(here) and all(here[::4]) else None
 
 
 def _flat(model: nn.Module) -> list[Any]:
@@ -116,28 +83,28 @@ def _is_whole(flatten: nn.Flatten) -> bool:
     return (flatten.start_dim, flatten.end_dim) == (1, -1)
 
 
-def _block(modules: list[Any]) -> tuple[Block | None, list[bool], int]:
-    """The block that the modules begin with, which parameters it has, and how many modules it is."""
+def _block(modules: list[Any]) -> tuple[ConvBlock | None, list[Tensor | None], int]:
+    """The block that the modules begin with, its parameters, and how many modules it is."""
     conv, used = modules[0], 1
     plain = (conv.kernel_size, conv.dilation, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
     padding, stride = conv.padding, conv.stride
-    if not plain or isinstance(padding, str) or len({*padding}) > 1 or len({*stride}) > 1 or padding[0] > 2:
+    if not plain or isinstance(padding, str) or len({*padding}) > 1 or len({*stride}) > 1:
         return None, [], 0
     kinds = [type(m) for m in modules]
-    groups, eps, of_norm, relu, pool = NO_NORM, 0.0, [False, False], False, 1
-    if kinds[used : used + 1] == [nn.BatchNorm2d]:
-        norm = modules[used]
-        if has_running_statistics(norm):
+    norm: str | int | None = None
+    of_norm: list[Tensor | None] = [None, None]
+    eps, relu, pool = 1e-5, False, 1
+    if kinds[used : used + 1] in ([nn.BatchNorm2d], [nn.GroupNorm]):
+        layer = modules[used]
+        norm = "batch" if type(layer) is nn.BatchNorm2d else layer.num_groups
+        if norm == "batch" and has_running_statistics(layer):
             return None, [], 0
-        groups, eps, of_norm, used = BATCH, norm.eps, has_parameters(norm), used + 1
-    elif kinds[used : used + 1] == [nn.GroupNorm]:
-        norm = modules[used]
-        groups, eps, of_norm, used = norm.num_groups, norm.eps, has_parameters(norm), used + 1
+        eps, of_norm, used = layer.eps, parameters_of(layer), used + 1
     if kinds[used : used + 1] == [nn.ReLU]:
         relu, used = True, used + 1
     if kinds[used : used + 1] == [nn.MaxPool2d] and _halves(modules[used]):
         pool, used = 2, used + 1
-    return (stride[0], padding[0], groups, eps, relu, pool), [*has_parameters(conv), *of_norm], used
+    return ConvBlock(stride[0], padding[0], norm, eps, relu, pool), [*parameters_of(conv), *of_norm], used
 
 
 def _halves(pool: nn.MaxPool2d) -> bool:

@@ -7,7 +7,6 @@ torch.compile, and where the loss depends on tensors of its own, `_unrolled` tak
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,12 +68,6 @@ def _by_autograd(
     problem: Problem,
     flat: Flat,
 ) -> Tensor:
-    net = problem.plan.net if problem.weights is None else None
-    if net is not None and net.takes(flat) and (len(flat.data) == 4 or not needs_gradient(flat)):
-        try:
-            return function(replace(problem, net=net, at_once=max(len(flat.data[0]), 2)), flat)  # with a task axis
-        except (TypeError, ValueError):
-            pass  # the model itself says what is wrong
     try:
         return run_at_once(function, problem, flat)
     except Captured:
@@ -95,8 +88,6 @@ def _losses(problem: Problem, flat: Flat) -> Tensor:
 
 def _outputs(problem: Problem, flat: Flat) -> Tensor:
     support = flat._replace(data=flat.data[:2])
-    if problem.net is not None:
-        return problem.net.run(flat, None, problem.steps, problem.first_order)[0]
     if needs_gradient(support):
         theta = Adapt.apply(problem, *support.items())
     else:
@@ -120,9 +111,6 @@ def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
 
 def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, list[list[Tensor]]]:
     """The losses [T], and the gradients that are wanted of each part of the tasks."""
-    if problem.net is not None:
-        whole, of_tasks = problem.net.run(flat, needs, problem.steps, problem.first_order)
-        return whole, [list(of_tasks)]
     graphs = graphs_kept(problem, flat) if any(needs.items()) else 0
     losses, grads = [], []
     for i, part in enumerate(problem.parts(flat)):

@@ -18,10 +18,8 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
 
 
 @dataclass
-class Mlp:
-    params: list[Tensor | None]  # W1, b1, W2, b2, ...
-    activation: str
-    flattens: bool
+class FusedModel:
+    params: list[Tensor | None]  # as the ops take them
 
     def spread(self, rates: Any) -> Any:
         """One rate for all as it is; a list without entries for absent biases in the structure of `params`."""
@@ -29,6 +27,12 @@ class Mlp:
             return rates
         remaining = iter(rates)
         return [None if p is None else next(remaining) for p in self.params]
+
+
+@dataclass
+class Mlp(FusedModel):
+    activation: str
+    flattens: bool
 
     def takes(self, *inputs: Tensor) -> bool:
         """Whether the model maps these inputs `[T, n, ...]` example by example."""
@@ -54,15 +58,15 @@ def as_mlp(model: nn.Module, adapted: int) -> Mlp | None:
     kinds = {ACTIVATIONS.get(type(m)) for m in between}
     if len(kinds) > 1 or None in kinds or any(type(m) is nn.GELU and m.approximate != "none" for m in between):
         return None
-    here = [present for m in linears for present in has_parameters(m)]
+    params = [p for m in linears for p in parameters_of(m)]
+    here = [p is not None for p in params]
     if adapted != sum(here) or not all(here[::2]):  # fewer: frozen, or shared by two layers
         return None
-    params: list[Tensor | None] = [m._parameters.get(name) for m in linears for name in ("weight", "bias")]
     return Mlp(params, next(iter(kinds), None) or "relu", flattens)
 
 
-def has_parameters(layer: nn.Module) -> list[bool]:
-    """Whether there is a weight, and a bias; neither where they stand in another order than a kernel takes them in."""
+def parameters_of(layer: nn.Module) -> list[Tensor | None]:
+    """Its weight and its bias, None where there is none; neither where they stand in another order than a kernel takes them in."""
     ours = layer._parameters
     right = [*ours] in (["weight", "bias"], ["weight"])
-    return [right and ours.get(name) is not None for name in ("weight", "bias")]
+    return [ours.get(name) if right else None for name in ("weight", "bias")]

@@ -15,7 +15,6 @@ from ._convolution import task_convolutions
 from ._seen import stands_in
 
 if TYPE_CHECKING:
-    from ._conv import ConvNet
     from ._plan import Plan
 
 
@@ -57,7 +56,6 @@ class Problem:
     of_tasks: int  # of the adapted ones, the last, how many start from values of each task
     weights: tuple[float, ...] | None  # of the query losses after each step; None: the last alone counts
     at_once: int  # tasks; 1: one by one, without a task axis; 0: as many as the engine likes
-    net: ConvNet | None = None  # the native kernel that runs it whole
 
     def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         """The outputs of one task for (x), its loss for (x, y)."""

@@ -15,6 +15,7 @@ from ..types import Loss
 from . import _arguments
 from ._chain import noise_of, restore
 from ._engine import on_query
+from ._episode import check_classes
 from ._learner import OF_SUPPORT, Looking, ask
 from ._plan import Plan, look
 from ._problem import Problem, problem_of
@@ -25,11 +26,12 @@ class MAML(Looking):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
     `model`: any module `[n, ...] -> [n, ...]`. Two kinds run all tasks in one native call. One is an `nn.Sequential` of
-    Flatten, Linear and one kind of activation (ReLU, Tanh, GELU, Sigmoid, Identity). The other, on a CPU and for `loss`, is an
-    `nn.Sequential` of blocks of Conv2d 3x3, BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten and Linear. Any other
-    model runs through autograd, several tasks at once where torch.vmap can and is faster, else one by one. Its meta-gradient
-    comes from a chain of Hessian-vector products, so memory grows with `steps` only by the parameters before each. All are
-    exact, with random layers and batch norm too. Batch norm must use batch statistics (`fastmeta.use_batch_statistics`).
+    Flatten, Linear and one kind of activation (ReLU, Tanh, GELU, Sigmoid, Identity): `mlp_meta_loss`. The other, on a CPU, is an
+    `nn.Sequential` of blocks of Conv2d 3x3, BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten and Linear:
+    `conv_meta_loss`. Any other model runs through autograd, several tasks at once where torch.vmap can and is faster, else one
+    by one. Its meta-gradient comes from a chain of Hessian-vector products, so memory grows with `steps` only by the parameters
+    before each. All are exact, with random layers and batch norm too. Batch norm must use batch statistics
+    (`fastmeta.use_batch_statistics`).
     `lr`: a number, or a tensor, 0-dim or `[steps]`; as an `nn.Parameter` it is learned.
     `loss`: "cross_entropy" (label -100: left out), "mse", or a function or module (outputs, targets) of one task -> scalar; a
     module's parameters are trained.
@@ -121,7 +123,10 @@ class MAML(Looking):
         plan, rates = self._plan(), self.rates()
         mlp = plan.mlp
         if mlp is None or not mlp.takes(support_x, query_x):
-            return on_query(self._problem(plan, rates), rates, support_x, support_y, query_x)
+            found = self._by_kernels(plan, rates, support_x, support_y, query_x)
+            return (
+                on_query(self._problem(plan, rates), rates, support_x, support_y, query_x) if found is None else found
+            )
         params = ask(
             self._name, mlp_adapt, OF_SUPPORT, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, steps=self.steps,
             activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
@@ -132,11 +137,23 @@ class MAML(Looking):
         plan, rates = self._plan(), self.rates()
         mlp = plan.mlp
         if self.loss_weights is not None or mlp is None or not mlp.takes(support_x, query_x):
-            return on_query(self._problem(plan, rates), rates, support_x, support_y, query_x, query_y)
+            data = (support_x, support_y, query_x, query_y)
+            found = None if self.loss_weights is not None else self._by_kernels(plan, rates, *data)
+            return on_query(self._problem(plan, rates), rates, *data) if found is None else found
         return ask(
             self._name, mlp_meta_loss, {}, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, mlp.flat(query_x),
             query_y, steps=self.steps, activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
         )  # fmt: skip
+
+    def _by_kernels(self, plan: Plan, rates: Any, *data: Tensor) -> Tensor | None:
+        """The query's outputs, or with its targets the losses, of a convolutional network that the native kernels take."""
+        if plan.net is None:
+            return None
+        run = plan.net.predict if len(data) == 3 else plan.net.meta_loss
+        found = run(rates, data, self.steps, self.inner_loss, self.first_order)
+        if found is not None and plan.classes is not None:
+            check_classes(self._name, plan.classes, *data[1::2])
+        return found
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         x = query_x.new_zeros(query_x.shape[1:])

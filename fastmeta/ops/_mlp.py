@@ -23,6 +23,10 @@ class MlpInput:
     lead: list[int]  # batch dimensions
     params: list[Tensor | None]  # with one task axis, or shared without
     examples: dict[str, Tensor]  # with one task axis where there are batch dimensions
+    ranks: Sequence[int] = PARAM_CORES  # of one task's parameters, in turn
+
+    def rank(self, i: int) -> int:
+        return self.ranks[i % len(self.ranks)]
 
     def targets(self, op: str, name: str, targets: Any, count: int, loss: str) -> Tensor:
         """Check the targets of inputs with `count` examples a task, and fold them."""
@@ -115,11 +119,10 @@ def check_like_params(
             folded.append(None)
             continue
         _check.floating(op, **{f"params[{i}]": p, f"{name}[{i}]": v})
-        rank = 2 - i % 2
-        core = list(p.shape[p.ndim - rank :])
+        core = list(p.shape[p.ndim - mlp.rank(i) :])
         if list(v.shape) not in (core, [*mlp.lead, *core]):
             raise ValueError(f"{op}: {name}[{i}] must have shape {[*mlp.lead, *core]}, got {_check.shape(v)}")
-        folded.append(_check.fold(v, mlp.lead, rank))
+        folded.append(_check.fold(v, mlp.lead, mlp.rank(i)))
     return folded
 
 
@@ -128,7 +131,9 @@ def like_params(flat: Sequence[Tensor], mlp: MlpInput) -> list[Any]:
     return in_order([_check.unfold(x, mlp.lead) for x in flat], mlp.params)
 
 
-def check_rates(op: str, lr: Any, params: Sequence[Tensor | None], steps: int) -> list[Any]:
+def check_rates(
+    op: str, lr: Any, params: Sequence[Tensor | None], steps: int, ranks: Sequence[int] = PARAM_CORES
+) -> list[Any]:
     """Rates as the kernels take them: a list of one for all, or of one for each parameter.
 
     One for all: a number, a 0-dim tensor, or `[steps]`. A sequence, all of one kind, which the first tells: numbers or 0-dim
@@ -139,7 +144,7 @@ def check_rates(op: str, lr: Any, params: Sequence[Tensor | None], steps: int) -
     if len(lr) != len(params):
         raise ValueError(f"{op}: lr must have one entry for each of the {len(params)} params, got {len(lr)}")
     per_element = isinstance(lr[0], Tensor) and lr[0].ndim >= 2
-    per_step = isinstance(lr[0], Tensor) and lr[0].ndim in (1, 3)
+    per_step = isinstance(lr[0], Tensor) and lr[0].ndim % 2 == 1  # a weight's rank is even
     rates: list[Any] = []
     for i, (rate, p) in enumerate(zip(lr, params, strict=True)):
         if p is None:
@@ -149,7 +154,7 @@ def check_rates(op: str, lr: Any, params: Sequence[Tensor | None], steps: int) -
             continue
         if isinstance(rate, Tensor):
             _check.dense(op, f"lr[{i}]", rate)
-        core = tuple(p.shape[p.ndim - 2 + i % 2 :]) if per_element else ()
+        core = tuple(p.shape[p.ndim - ranks[i % len(ranks)] :]) if per_element else ()
         if (rate.ndim if isinstance(rate, Tensor) else 0) != len(core) + per_step:
             raise ValueError(f"{op}: lr[{i}] must be of one kind with lr[0], {_kind(lr[0])}, got {_kind(rate)}")
         rates.append(_rate(op, f"lr[{i}]", rate, core, steps, params))

@@ -1,5 +1,11 @@
 """The mathematics of every op in plain PyTorch, by the op's name."""
 
+from .conv_adapt import conv_adapt
+from .conv_forward import conv_forward
+from .conv_grad import conv_grad
+from .conv_hvp import conv_hvp
+from .conv_loss import conv_loss
+from .conv_meta_loss import conv_meta_loss
 from .hvp import hvp
 from .matching_log_probs import matching_log_probs
 from .mlp_adapt import mlp_adapt
@@ -15,6 +21,12 @@ from .sgd_step import sgd_step
 from .task_conv2d import task_conv2d
 
 __all__ = [
+    "conv_adapt",
+    "conv_forward",
+    "conv_grad",
+    "conv_hvp",
+    "conv_loss",
+    "conv_meta_loss",
     "hvp",
     "matching_log_probs",
     "mlp_adapt",

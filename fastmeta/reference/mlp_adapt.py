@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import Tensor
 
 from .mlp_grad import mlp_grad
 
+Params = Sequence[Tensor | None]
+
 
 def mlp_adapt(
-    params: Sequence[Tensor | None],
+    params: Params,
     rates: Sequence[float | Tensor | None],
     inputs: Tensor,
     targets: Tensor,
@@ -19,13 +21,30 @@ def mlp_adapt(
     first_order: bool,
 ) -> list[Tensor | None]:
     """theta_{k+1} = theta_k - alpha_k * grad L(theta_k). Rates: one for all parameters or one each, as in `ops.mlp_adapt`."""
-    lead = inputs.shape[:-2]
-    adapted = [None if p is None else _own(p, lead, i % 2) for i, p in enumerate(params)]
+
+    def gradient(theta: Params) -> Params:
+        return mlp_grad(theta, inputs, targets, activation, loss)[1]
+
+    return descend(params, (2, 1), rates, inputs.shape[:-2], steps, first_order, gradient)
+
+
+def descend(
+    params: Params,
+    ranks: Sequence[int],
+    rates: Sequence[float | Tensor | None],
+    lead: Sequence[int],
+    steps: int,
+    first_order: bool,
+    gradient: Callable[[Params], Params],
+) -> list[Tensor | None]:
+    """The steps of any network. ranks: of the parameters without their task axis, in turn; lead: the task axis, or nothing."""
+    adapted = [None if p is None else _own(p, lead, ranks[i % len(ranks)]) for i, p in enumerate(params)]
     first = rates[0]
-    per_step = isinstance(first, Tensor) and first.ndim % 2 == 1  # [steps] or [steps, out, in]
+    per_step = (
+        isinstance(first, Tensor) and first.ndim % 2 == 1
+    )  # [steps], or [steps, ...] of a weight, whose rank is even
     for k in range(steps):
-        _, grads = mlp_grad(adapted, inputs, targets, activation, loss)
-        for i, (p, g) in enumerate(zip(adapted, grads, strict=True)):
+        for i, (p, g) in enumerate(zip(adapted, gradient(adapted), strict=True)):
             if p is None or g is None:
                 continue
             rate = rates[0 if len(rates) == 1 else i]
@@ -36,6 +55,6 @@ def mlp_adapt(
     return adapted
 
 
-def _own(param: Tensor, lead: Sequence[int], is_bias: int) -> Tensor:
+def _own(param: Tensor, lead: Sequence[int], rank: int) -> Tensor:
     """The parameter with the task axis, a copy for each task."""
-    return param if param.ndim == 2 - is_bias + len(lead) else param.expand(*lead, *param.shape)
+    return param if param.ndim == rank + len(lead) else param.expand(*lead, *param.shape)

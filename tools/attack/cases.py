@@ -125,9 +125,11 @@ def _inputs(draw: Draw, p: Problem, dtype: torch.dtype, way: str, order: int) ->
             kind = draw.pick("values", odd.TAME)
             if p.dtype and kind == "offset":
                 kind = "ties"  # in an inner loop 1e3 loses nine digits, by the formula and by fastmeta alike
-            x = _valued(draw, x, kind, dtype)
+            x = _valued(draw, x, kind, dtype) if p.ties or kind not in odd.EQUAL else x
         kind = draw.pick("view", odd.VIEWS) if draw.odd("views", 0.3) else "plain"
-        if kind in TORCH_FAILS.get(way, ()) or (kind == "parameter" and p.dtype and not needs[i]):
+        if kind in TORCH_FAILS.get(way, ()) or (kind in odd.EQUAL and not p.ties):
+            kind = "strided"
+        if kind == "parameter" and p.dtype and not needs[i]:
             kind = "strided"  # a learner does not adapt a frozen parameter
         if p.dtype and x.ndim == 1 and kind == "strided":
             kind = "offset"  # torch's batch norm reads such a weight wrongly in its backward

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .formulas import each_task, mean_loss
@@ -20,11 +21,43 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def network(params: Sequence[Any], x: Tensor, activation: str) -> Tensor:
-    for i in range(0, len(params), 2):
-        x = (ACTIVATIONS[activation](x) if i else x) @ params[i].T
-        x = x if params[i + 1] is None else x + params[i + 1]
-    return x
+class Network(NamedTuple):
+    outputs: Callable[[Sequence[Any], Tensor], Tensor]  # of one task's parameters and inputs
+    ranks: tuple[int, ...]  # of one task's parameters, in turn
+    example_rank: int  # of one task's inputs
+
+
+def mlp(activation: str) -> Network:
+    def outputs(params: Sequence[Any], x: Tensor) -> Tensor:
+        for i in range(0, len(params), 2):
+            x = (ACTIVATIONS[activation](x) if i else x) @ params[i].T
+            x = x if params[i + 1] is None else x + params[i + 1]
+        return x
+
+    return Network(outputs, (2, 1), 2)
+
+
+def convnet(blocks: Sequence[Any]) -> Network:
+    def outputs(params: Sequence[Any], x: Tensor) -> Tensor:
+        for i, block in enumerate(blocks):
+            weight, bias, gamma, beta = params[4 * i : 4 * i + 4]
+            x = F.conv2d(x, weight, bias, block.stride, block.padding)
+            if block.norm is not None:
+                x = normed(x, block.norm, block.eps)
+            x = x if gamma is None else x * gamma[:, None, None]
+            x = x if beta is None else x + beta[:, None, None]
+            x = x.relu() if block.relu else x
+            x = F.max_pool2d(x, block.pool)
+        return F.linear(x.flatten(1), params[-2], params[-1])
+
+    return Network(outputs, (*((4, 1, 1, 1) * len(blocks)), 2, 1), 4)
+
+
+def normed(x: Tensor, norm: str | int, eps: float) -> Tensor:
+    """Ioffe and Szegedy 2015; Wu and He 2018."""
+    sets = x.movedim(1, 0).flatten(1) if norm == "batch" else x.unflatten(1, (int(norm), -1)).flatten(2).flatten(0, 1)
+    sets = (sets - sets.mean(1, keepdim=True)) / (sets.var(1, correction=0, keepdim=True) + eps).sqrt()
+    return sets.reshape(x.shape[1], len(x), *x.shape[2:]).movedim(0, 1) if norm == "batch" else sets.reshape(x.shape)
 
 
 def outputs_loss(z: Tensor, y: Tensor, loss: str) -> Tensor:
@@ -33,10 +66,11 @@ def outputs_loss(z: Tensor, y: Tensor, loss: str) -> Tensor:
     return mean_loss(torch.log_softmax(z, 1), y)
 
 
-def of_networks(one: Callable, params: Sequence[Any], *args: Tensor, loss: str = "cross_entropy") -> Any:
+def of_tasks(one: Callable, net: Network, params: Sequence[Any], *args: Tensor, loss: str = "cross_entropy") -> Any:
     """one(params, *args) of every task; the arguments are inputs and targets in turn."""
     count, of_targets = len(params), 2 if loss == "mse" else 1
-    ranks = [2 - i % 2 for i in range(count)] + [of_targets if i % 2 else 2 for i in range(len(args))]
+    ranks = [net.ranks[i % len(net.ranks)] for i in range(count)]
+    ranks += [of_targets if i % 2 else net.example_rank for i in range(len(args))]
     return each_task(lambda *a: one(list(a[:count]), *a[count:]), ranks, *params, *args)
 
 
@@ -57,33 +91,33 @@ def inner(a: Sequence[Any], b: Sequence[Any]) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True) if x is not None]).sum()
 
 
-def mlp_forward(params: Sequence[Any], inputs: Tensor, activation: str) -> Tensor:
-    return of_networks(lambda p, x: network(p, x, activation), params, inputs)
+def forward(net: Network, params: Sequence[Any], inputs: Tensor) -> Tensor:
+    return of_tasks(net.outputs, net, params, inputs)
 
 
-def mlp_loss(params: Sequence[Any], inputs: Tensor, targets: Tensor, activation: str, loss: str) -> Tensor:
+def loss_of(net: Network, params: Sequence[Any], inputs: Tensor, targets: Tensor, loss: str) -> Tensor:
     def one(p: list[Any], x: Tensor, y: Tensor) -> Tensor:
-        return outputs_loss(network(p, x, activation), y, loss)
+        return outputs_loss(net.outputs(p, x), y, loss)
 
-    return of_networks(one, params, inputs, targets, loss=loss)
+    return of_tasks(one, net, params, inputs, targets, loss=loss)
 
 
-def mlp_grad(params: Sequence[Any], inputs: Tensor, targets: Tensor, activation: str, loss: str) -> list[Tensor]:
+def grad(net: Network, params: Sequence[Any], inputs: Tensor, targets: Tensor, loss: str) -> list[Tensor]:
     def one(p: list[Any], x: Tensor, y: Tensor) -> list[Tensor]:
         def value(p: list[Any]) -> Tensor:
-            return outputs_loss(network(p, x, activation), y, loss)
+            return outputs_loss(net.outputs(p, x), y, loss)
 
         return [value(p), *present(gradient(value, p))]
 
-    return of_networks(one, params, inputs, targets, loss=loss)
+    return of_tasks(one, net, params, inputs, targets, loss=loss)
 
 
-def mlp_hvp(
+def product(
+    net: Network,
     params: Sequence[Any],
     vectors: Sequence[Any],
     inputs: Tensor,
     targets: Tensor,
-    activation: str,
     loss: str,
     curvature: str,
 ) -> list[Tensor]:
@@ -92,10 +126,10 @@ def mlp_hvp(
     def one(both: list[Any], x: Tensor, y: Tensor) -> list[Tensor]:
         p, v = both[: len(params)], both[len(params) :]
         if curvature == "ggn":
-            return present(gauss_newton(lambda p: network(p, x, activation), p, v, y, loss))
-        return present(hessian(lambda p: outputs_loss(network(p, x, activation), y, loss), p, v))
+            return present(gauss_newton(lambda p: net.outputs(p, x), p, v, y, loss))
+        return present(hessian(lambda p: outputs_loss(net.outputs(p, x), y, loss), p, v))
 
-    return of_networks(one, [*params, *vectors], inputs, targets, loss=loss)
+    return of_tasks(one, net, [*params, *vectors], inputs, targets, loss=loss)
 
 
 def hessian(fn: Callable[[list[Any]], Tensor], p: list[Any], v: Sequence[Any]) -> list[Any]:
@@ -117,7 +151,7 @@ def gauss_newton(outputs: Callable[[list[Any]], Tensor], p: list[Any], v: list[A
 def rate_at(lr: Any, i: int, k: int) -> Any:
     """The rate of parameter i in step k: of a list, the first tells whether there is one for each step."""
     first, rate = (lr[0], lr[i]) if isinstance(lr, list | tuple) else (lr, lr)
-    return rate[k] if isinstance(first, Tensor) and first.ndim in (1, 3) else rate
+    return rate[k] if isinstance(first, Tensor) and first.ndim % 2 == 1 else rate
 
 
 def descend(p: list[Any], fn: Callable[[list[Any]], Tensor], lr: Any, steps: int, first_order: bool) -> list[Any]:
@@ -128,32 +162,48 @@ def descend(p: list[Any], fn: Callable[[list[Any]], Tensor], lr: Any, steps: int
     return p
 
 
-def mlp_adapt(
+def adapt(
+    net: Network,
     params: Sequence[Any],
     lr: Any,
     inputs: Tensor,
     targets: Tensor,
     steps: int,
-    activation: str,
     loss: str,
     first_order: bool,
 ) -> list[Tensor]:
     def one(p: list[Any], x: Tensor, y: Tensor) -> list[Tensor]:
-        support = lambda p: outputs_loss(network(p, x, activation), y, loss)  # noqa: E731
+        support = lambda p: outputs_loss(net.outputs(p, x), y, loss)  # noqa: E731
         return present(descend(p, support, lr, steps, first_order))
 
-    return of_networks(one, params, inputs, targets, loss=loss)
+    return of_tasks(one, net, params, inputs, targets, loss=loss)
 
 
-def mlp_meta_loss(
-    params: Sequence[Any], lr: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor,
-    steps: int, activation: str, loss: str, first_order: bool,
+def meta_loss(
+    net: Network, params: Sequence[Any], lr: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor,
+    steps: int, loss: str, first_order: bool,
 ) -> Tensor:  # fmt: skip
     def one(p: list[Any], sx: Tensor, sy: Tensor, qx: Tensor, qy: Tensor) -> Tensor:
-        p = descend(p, lambda p: outputs_loss(network(p, sx, activation), sy, loss), lr, steps, first_order)
-        return outputs_loss(network(p, qx, activation), qy, loss)
+        p = descend(p, lambda p: outputs_loss(net.outputs(p, sx), sy, loss), lr, steps, first_order)
+        return outputs_loss(net.outputs(p, qx), qy, loss)
 
-    return of_networks(one, params, support_x, support_y, query_x, query_y, loss=loss)
+    return of_tasks(one, net, params, support_x, support_y, query_x, query_y, loss=loss)
+
+
+OF_NETWORKS: dict[str, Callable] = {
+    "forward": forward, "loss": loss_of, "grad": grad, "hvp": product, "adapt": adapt, "meta_loss": meta_loss,
+}  # fmt: skip
+
+
+def formula(name: str) -> Callable:
+    """Of an op of networks, such as mlp_loss; with its arguments."""
+    family, _, op = name.partition("_")
+
+    def of(**arguments: Any) -> Any:
+        net = mlp(arguments.pop("activation")) if family == "mlp" else convnet(arguments.pop("blocks"))
+        return OF_NETWORKS[op](net, **arguments)
+
+    return of
 
 
 def hvp(fn: Callable[[Any], Tensor], params: dict[str, Tensor], vectors: dict[str, Tensor]) -> list[Tensor]:

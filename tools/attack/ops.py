@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,27 +12,13 @@ import fastmeta
 
 from . import formulas, loops
 from .draw import Draw
-from .problem import Problem, Slot
+from .networks import NETWORKS
+from .problem import Problem
+from .shapes import COUNTS, big, lead_of, own
 
-LEADS: dict[tuple[int, ...], float] = {(): 4, (1,): 1, (2,): 4, (3,): 2, (5,): 1, (2, 2): 1.5, (0,): 0.7}
-COUNTS = (0, 1, 1, 2, 3, 3, 5, 7, 13)
 WIDTHS = (0, 1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 131)
 METRICS = ("euclidean", "sqeuclidean", "cosine")
 TRITON = ("auto", "ext", "ext", "reference", "triton")
-
-
-def lead_of(draw: Draw) -> tuple[int, ...]:
-    return tuple(min(n, draw.cap) for n in draw.pick("lead", LEADS))
-
-
-def own(draw: Draw, lead: Sequence[int]) -> Sequence[int]:
-    """The batch dimensions of one argument: all, or none, so that the tasks share it."""
-    return () if lead and draw.odd("shared", 0.3) else lead
-
-
-def big(draw: Draw, small: int, *options: int) -> int:
-    """Over the blocks of a kernel, now and then."""
-    return draw.size("big size", options) if draw.odd("big", 0.06) else small
 
 
 def temperature(draw: Draw, p: Problem) -> Any:
@@ -126,84 +111,6 @@ def sgd_step(draw: Draw) -> Problem:
     return p
 
 
-def _network(draw: Draw, p: Problem, lead: Sequence[int]) -> list[int]:
-    """Parameters and activation; returns the widths."""
-    widths = [draw.size("width", (1, 2, 3, 5, 9, 17)) for _ in range(draw.size("layers", (1, 2, 2, 3)) + 1)]
-    if draw.odd("big", 0.05):
-        widths[draw.pick("big layer", range(len(widths)))] = draw.size("big size", (65, 130))
-    if draw.odd("no_features", 0.03):
-        widths[0] = 0
-    params: list[Slot | None] = []
-    for a, b in itertools.pairwise(widths):
-        params.append(p.keep(draw.randn(*own(draw, lead), b, a) / max(a, 1) ** 0.5))
-        params.append(None if draw.odd("no_bias", 0.15) else p.keep(draw.randn(*own(draw, lead), b)))
-    p.arguments |= {"params": params, "activation": draw.pick("activation", tuple(loops.ACTIVATIONS))}
-    return widths
-
-
-def _examples(draw: Draw, p: Problem, x: str, y: str, lead: Sequence[int], widths: list[int]) -> None:
-    n = big(draw, draw.size("examples", COUNTS), 33, 65)
-    of_inputs = (
-        lead if p.tensors[0].ndim == 2 else own(draw, lead)
-    )  # the weights or the inputs say how many tasks there are
-    p.arguments[x] = p.keep(draw.randn(*of_inputs, n, widths[0]))
-    shape = [*own(draw, lead), n]
-    if p.arguments["loss"] == "mse":
-        p.arguments[y] = p.keep(draw.randn(*shape, widths[-1]))
-        return
-    targets = draw.labels(widths[-1], *shape)
-    if draw.odd("ignored", 0.3):
-        targets = torch.where(draw.labels(draw.pick("ignored", (1, 2, 4)), *shape) == 0, -100, targets)
-    p.arguments[y] = p.label(y, targets)
-
-
-def _rates(draw: Draw, p: Problem, steps: int) -> Any:
-    def rate(*shape: int) -> Slot:
-        return p.keep(draw.randn(*shape) * 0.3)
-
-    kind = draw.pick(
-        "lr", {"number": 3, "0-dim": 2, "steps": 2, "numbers": 1, "0-dims": 1, "each step": 1, "elements": 2, "all": 1}
-    )
-    if kind in ("number", "0-dim", "steps"):
-        return 0.1 if kind == "number" else rate() if kind == "0-dim" else rate(steps)
-    rates: list[Any] = []
-    for i, slot in enumerate(p.arguments["params"]):
-        if slot is None:
-            rates.append(None)
-            continue
-        core = p.tensors[slot.key].shape[i % 2 - 2 :]
-        shapes = {"0-dims": (), "each step": (steps,), "elements": core, "all": (steps, *core)}
-        rates.append(0.1 * (i + 1) if kind == "numbers" else rate(*shapes[kind]))
-    return rates
-
-
-def _mlp(name: str) -> Callable[[Draw], Problem]:
-    def make(draw: Draw) -> Problem:
-        p, lead = Problem(name, getattr(fastmeta, name), getattr(loops, name), {}, []), lead_of(draw)
-        widths = _network(draw, p, lead)
-        if name == "mlp_forward":
-            p.arguments["inputs"] = p.keep(draw.randn(*own(draw, lead), draw.size("examples", COUNTS), widths[0]))
-            return p
-        p.arguments["loss"] = draw.pick("loss", ("cross_entropy", "mse"))
-        if name == "mlp_hvp":
-            p.arguments["curvature"] = draw.pick("curvature", ("hessian", "hessian", "ggn"))
-            p.arguments["vectors"] = [
-                None if s is None else p.keep(draw.randn(*own(draw, lead), *p.tensors[s.key].shape[i % 2 - 2 :]))
-                for i, s in enumerate(p.arguments["params"])
-            ]
-        if name in ("mlp_adapt", "mlp_meta_loss"):
-            steps = draw.size("steps", (0, 1, 1, 2, 3))
-            p.arguments |= {"lr": _rates(draw, p, steps), "steps": steps, "first_order": draw.odd("first_order", 0.2)}
-        if name == "mlp_meta_loss":
-            _examples(draw, p, "support_x", "support_y", lead, widths)
-            _examples(draw, p, "query_x", "query_y", lead, widths)
-        else:
-            _examples(draw, p, "inputs", "targets", lead, widths)
-        return p
-
-    return make
-
-
 def hvp(draw: Draw) -> Problem:
     a, b = draw.size("rows", (1, 2, 5)), draw.size("columns", (1, 3, 4))
     p = Problem("hvp", fastmeta.hvp, loops.hvp, {}, [], backends=("auto", "reference"), widens=False)
@@ -231,7 +138,6 @@ def task_conv2d(draw: Draw) -> Problem:
     return p
 
 
-MLP = ("mlp_forward", "mlp_loss", "mlp_grad", "mlp_hvp", "mlp_adapt", "mlp_meta_loss")
 OPS: dict[str, Callable[[Draw], Problem]] = {
     "prototypes": prototypes,
     "proto_log_softmax": proto_log_softmax,
@@ -240,5 +146,5 @@ OPS: dict[str, Callable[[Draw], Problem]] = {
     "sgd_step": sgd_step,
     "hvp": hvp,
     "task_conv2d": task_conv2d,
-    **{name: _mlp(name) for name in MLP},
+    **NETWORKS,
 }

@@ -33,6 +33,7 @@ class Problem:
     widens: bool = True  # float16 is computed in float32, as is everything under autocast
     differences: bool = False  # gradients are differences of parameters, with their rounding
     checks_labels: bool = True  # a user's own loss may take any
+    ties: bool = True  # equal numbers may come; where rounding would decide what relu and max-pool do of them, no
     ways: int = 0
     undo: Any = None  # a hook that must not outlive the case
 
@@ -68,6 +69,8 @@ def fill(tree: Any, tensors: Any, labels: Mapping[str, Tensor]) -> Any:
         return labels[tree.key] if isinstance(tree.key, str) else tensors[tree.key]
     if isinstance(tree, dict):
         return {key: fill(item, tensors, labels) for key, item in tree.items()}
+    if hasattr(tree, "_fields"):  # a ConvBlock
+        return tree
     return type(tree)(fill(item, tensors, labels) for item in tree) if isinstance(tree, list | tuple) else tree
 
 

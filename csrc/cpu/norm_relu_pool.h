@@ -39,11 +39,11 @@ struct Tangents {
 };
 
 // One image of a block's outputs, and where its numbers lie.
-struct EndingShape {
+struct ImageShape {
   int64_t height, width, channels;  // of z
   int64_t pool;
   bool relu, norm;
-  int64_t out_row;           // from one row of the ended image to the next
+  int64_t out_row;           // from one row of the resulting image to the next
   int64_t dz_row, dz_pixel;  // of gradients to z
 
   int64_t out_height() const { return height / pool; }
@@ -52,7 +52,7 @@ struct EndingShape {
 
 // Adds an image to each channel's mean and sum of squares around it, of `before` images of the set.
 template <class R>
-void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm<R>& norm);
+void add_statistics(const ImageShape& e, const R* z, int64_t before, const Norm<R>& norm);
 // mean, s, scale, shift of a set of `count` pixels. gamma, beta here and below: null where the norm has none. `lost`: the bias before
 // a batch norm, which takes it away, so that its gradient is 0; null: none. Where one of the two is no number, the other is none.
 template <class R>
@@ -60,34 +60,34 @@ void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, co
 
 // top: the winners' t, dense.
 template <class R>
-void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R* top);
-// dsum, dproduct += an image's. d: gradients to the ended image.
+void forward_image(const ImageShape& e, const R* z, const Norm<R>& norm, R* out, R* top);
+// dsum, dproduct += an image's. d: gradients to the resulting image.
 template <class R>
-void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>& norm);
+void add_gradients(const ImageShape& e, const R* top, const R* d, const Norm<R>& norm);
 // The factors of gradient_image; dgamma, dbeta, dlost += the set's where not null.
 template <class R>
 void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta, R* dlost);
 // dz, and db += its sum over the image where db is not null.
 template <class R>
-void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
+void gradient_image(const ImageShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
 
-// The same for tangents: of z into those of the ended image; and of d, given them, into those of dz.
+// The same for tangents: of z into those of the resulting image; and of d, given them, into those of dz.
 template <class R>
-void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r);
+void add_tangents(const ImageShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r);
 template <class R>
 void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, const R* rbeta, const R* rlost, const Norm<R>& norm,
                      const Tangents<R>& r);
 template <class R>
-void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out);
+void forward_tangents(const ImageShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out);
 template <class R>
-void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
+void add_gradient_tangents(const ImageShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
                            const Tangents<R>& r);
 // The factors of gradient_tangents; rdgamma, rdbeta, rdlost += the tangents of dgamma, dbeta, dlost, where not null.
 template <class R>
 void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* gamma, const R* rgamma, const Norm<R>& norm,
                               const Tangents<R>& r, R* rdgamma, R* rdbeta, R* rdlost);
 template <class R>
-void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r,
+void gradient_tangents(const ImageShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r,
                        R* rdz, R* rdb);
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -1,10 +1,19 @@
-// The tangents of conv_ending.h.
-#include "conv_window.h"
+// The tangents of norm_relu_pool.h: derivatives along a direction of z, dy, gamma and beta, each written with an r before it.
+//
+// Let m() be the mean over a set, t = z - m(z), u = s t, g = gamma dy. Then y = gamma u + beta, dz = s P with
+// P = g - m(g) - u m(g u). Since s^-2 = m(t^2) + eps and m(t) = 0, rs = -s^3 m(t rz). With along = s^2 m(t rz):
+//   rs = -s along                             ru = s rz - s m(rz) + rs t = s rt,  rt = rz - m(rz) - along t
+//   ry = rgamma u + gamma ru + rbeta = gain t + scale rt + rbeta,                 gain = s rgamma, scale = s gamma
+//   rdgamma = sum(rdy u + dy ru) = s sum(rdy t + dy rt)                           rdbeta = sum rdy
+//   rdz = rs P + s rP,  rP = rg - m(rg) - ru m(g u) - u m(rg u + g ru),           rg = rgamma dy + gamma rdy
+// and collected by dy, rdy, rt, t and 1 (rs P = -along dz is the part with `along`):
+//   rdz = (gain - scale along) dy + scale rdy - s^3 m(g t) rt + s^3 (along m(g t) - m(rg t + g rt)) t + s (along m(g) - m(rg))
+#include "pool_window.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
 template <class R>
-void add_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r) {
+void add_tangents(const ImageShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r) {
   for (int64_t c = 0; c < e.channels; c += kLanes<R>) {
     const Vector<R> mean = load(norm.mean + c);
     Sum<R> sum, product;
@@ -32,7 +41,7 @@ void finish_tangents(const ConvBlock& block, int64_t count, const R* rgamma, con
 }
 
 template <class R>
-void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out) {
+void forward_tangents(const ImageShape& e, const R* z, const R* rz, const Norm<R>& norm, const Tangents<R>& r, R* out) {
   with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
       const Vector<R> rmean = load(r.mean + c), along = load(r.along + c), gain = load(r.gain + c), rshift = load(r.shift + c);
@@ -40,14 +49,14 @@ void end_tangents(const EndingShape& e, const R* z, const R* rz, const Norm<R>& 
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
         const Vector<R> t = w.winner_t(), tangent = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); });
         const Vector<R> ry = normed.value ? gain * t + scale * (tangent - rmean - along * t) + rshift : tangent;
-        store(out + ended(e, row, column) + c, gated<relu.value>(w.y, ry));
+        store(out + out_place(e, row, column) + c, gated<relu.value>(w.y, ry));
       });
     });
   });
 }
 
 template <class R>
-void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
+void add_gradient_tangents(const ImageShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm,
                            const Tangents<R>& r) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
@@ -55,7 +64,7 @@ void add_gradient_tangents(const EndingShape& e, const R* z, const R* rz, const 
       Sum<R> sum, product;
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const int64_t place = packed(e, row, column) + c;
+        const int64_t place = dense_place(e, row, column) + c;
         const Vector<R> g = gated<relu.value>(w.y, load(d + place)), rg = gated<relu.value>(w.y, load(rd + place));
         const Vector<R> t = w.winner_t();
         const Vector<R> rt = w.of_winner([&](int p) INLINE { return load(rz + at + c + w.offset(e, p)); }) - rmean - along * t;
@@ -89,7 +98,7 @@ void finish_gradient_tangents(const ConvBlock& block, int64_t count, const R* ga
 }
 
 template <class R>
-void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r,
+void gradient_tangents(const ImageShape& e, const R* z, const R* rz, const R* d, const R* rd, const Norm<R>& norm, const Tangents<R>& r,
                        R* rdz, R* rdb) {
   with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
@@ -104,7 +113,7 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
       };
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const int64_t place = packed(e, row, column) + c;
+        const int64_t place = dense_place(e, row, column) + c;
         const Vector<R> tangent = load(rd + place);
         const Vector<R> g = gated<relu.value>(w.y, normed.value ? of_d * load(d + place) + scale * tangent : tangent);
 #pragma GCC unroll 4
@@ -119,15 +128,14 @@ void gradient_tangents(const EndingShape& e, const R* z, const R* rz, const R* d
   });
 }
 
-#define INSTANTIATE(R)                                                                                                                    \
-  template void add_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&);                              \
-  template void finish_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&);          \
-  template void end_tangents<R>(const EndingShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*);                          \
-  template void add_gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
-  template void finish_gradient_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*,    \
-                                            R*);                                                                                          \
-  template void gradient_tangents<R>(const EndingShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*,  \
-                                     R*);
+#define INSTANTIATE(R)                                                                                                                   \
+  template void add_tangents<R>(const ImageShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&);                              \
+  template void finish_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&);         \
+  template void forward_tangents<R>(const ImageShape&, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*);                      \
+  template void add_gradient_tangents<R>(const ImageShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&); \
+  template void finish_gradient_tangents<R>(const ConvBlock&, int64_t, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*,   \
+                                            R*);                                                                                         \
+  template void gradient_tangents<R>(const ImageShape&, const R*, const R*, const R*, const R*, const Norm<R>&, const Tangents<R>&, R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -1,8 +1,8 @@
-// What the passes over a convolution's outputs share (conv_ending.h): windows and their winners, loops, sums.
+// What the passes over a convolution's outputs share (norm_relu_pool.h): windows and their winners, loops, sums.
 #pragma once
 #include <cmath>
 
-#include "conv_ending.h"
+#include "norm_relu_pool.h"
 
 #define INLINE __attribute__((always_inline))
 
@@ -20,7 +20,7 @@ struct Window {
   static constexpr int kPixels = pool * pool;
   Vector<R> t[kPixels], y, place;  // the winner's y, and its place
 
-  INLINE inline Window(const EndingShape& e, const R* z, Vector<R> mean, Vector<R> scale, Vector<R> shift) {
+  INLINE inline Window(const ImageShape& e, const R* z, Vector<R> mean, Vector<R> scale, Vector<R> shift) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPixels; p++) t[p] = load(z + offset(e, p)) - mean;
     y = t[0] * scale + shift, place = Vector<R>{};
@@ -42,7 +42,7 @@ struct Window {
       y = other == other ? y : other;
     }
   }
-  INLINE static inline int64_t offset(const EndingShape& e, int p) { return (p / pool * e.width + p % pool) * e.channels; }
+  INLINE static inline int64_t offset(const ImageShape& e, int p) { return (p / pool * e.width + p % pool) * e.channels; }
 
   // Of a number of each pixel, the winner's.
   template <class F>
@@ -69,7 +69,7 @@ FASTMETA_INLINE void for_each_vector(const Norm<R>& norm, F&& f) {
 
 // Calls f(at, row, column) for every window of an image; at: of its first pixel in z.
 template <int pool, class F>
-FASTMETA_INLINE void for_each_window(const EndingShape& e, F&& f) {
+FASTMETA_INLINE void for_each_window(const ImageShape& e, F&& f) {
   for (int64_t row = 0; row < e.height / pool; row++)
     for (int64_t column = 0; column < e.width / pool; column++) f((row * e.width + column) * pool * e.channels, row, column);
 }
@@ -88,21 +88,21 @@ struct Sum {
 
 // Calls f(row, column) for every pixel that no window has.
 template <int pool, class F>
-FASTMETA_INLINE void for_each_rest(const EndingShape& e, F&& f) {
+FASTMETA_INLINE void for_each_rest(const ImageShape& e, F&& f) {
   for (int64_t row = 0; pool > 1 && row < e.height; row++)
     for (int64_t column = row < e.out_height() * pool ? e.out_width() * pool : 0; column < e.width; column++) f(row, column);
 }
 
 // Calls f(Size<pool>, Size<relu>).
 template <class F>
-FASTMETA_INLINE void with_kind(const EndingShape& e, F&& f) {
+FASTMETA_INLINE void with_kind(const ImageShape& e, F&& f) {
   if (e.pool == 2) e.relu ? f(Size<2>(), Size<1>()) : f(Size<2>(), Size<0>());
   else e.relu ? f(Size<1>(), Size<1>()) : f(Size<1>(), Size<0>());
 }
 
 // Calls f(Size<pool>, Size<relu>, Size<norm>): where there is no norm, its factors of 0 would make NaN of an infinity.
 template <class F>
-FASTMETA_INLINE void with_norm(const EndingShape& e, F&& f) {
+FASTMETA_INLINE void with_norm(const ImageShape& e, F&& f) {
   with_kind(e, [&](auto pool, auto relu) INLINE { e.norm ? f(pool, relu, Size<1>()) : f(pool, relu, Size<0>()); });
 }
 
@@ -111,8 +111,10 @@ FASTMETA_INLINE void add(R* to, Vector<R> x) {
   store(to, load(to) + x);
 }
 
-FASTMETA_INLINE int64_t ended(const EndingShape& e, int64_t row, int64_t column) { return row * e.out_row + column * e.channels; }
-FASTMETA_INLINE int64_t packed(const EndingShape& e, int64_t row, int64_t column) { return (row * e.out_width() + column) * e.channels; }
+FASTMETA_INLINE int64_t out_place(const ImageShape& e, int64_t row, int64_t column) { return row * e.out_row + column * e.channels; }
+FASTMETA_INLINE int64_t dense_place(const ImageShape& e, int64_t row, int64_t column) {
+  return (row * e.out_width() + column) * e.channels;
+}
 
 // Calls f(c, means...) for every channel, with the means over its group of numbers(c), which are sums over `count` pixels.
 template <int numbers_, class F, class G>

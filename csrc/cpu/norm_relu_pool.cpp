@@ -1,10 +1,10 @@
-// See conv_ending.h.
-#include "conv_window.h"
+// See norm_relu_pool.h.
+#include "pool_window.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
 template <class R>
-void add_statistics(const EndingShape& e, const R* z, int64_t before, const Norm<R>& norm) {
+void add_statistics(const ImageShape& e, const R* z, int64_t before, const Norm<R>& norm) {
   const R pixels = R(e.height * e.width);
   for (int64_t c = 0; c < e.channels; c += kLanes<R>) {
     Sum<R> sum, square;
@@ -47,21 +47,21 @@ void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, co
 }
 
 template <class R>
-void end_image(const EndingShape& e, const R* z, const Norm<R>& norm, R* out, R* top) {
+void forward_image(const ImageShape& e, const R* z, const Norm<R>& norm, R* out, R* top) {
   with_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
       for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        store(out + ended(e, row, column) + c, w.value());
-        store(top + packed(e, row, column) + c, w.winner_t());
+        store(out + out_place(e, row, column) + c, w.value());
+        store(top + dense_place(e, row, column) + c, w.winner_t());
       });
     });
   });
 }
 
 template <class R>
-void add_gradients(const EndingShape& e, const R* top, const R* d, const Norm<R>& norm) {
-  const EndingShape pooled{e.out_height(), e.out_width(), e.channels, 1, e.relu, e.norm};
+void add_gradients(const ImageShape& e, const R* top, const R* d, const Norm<R>& norm) {
+  const ImageShape pooled{e.out_height(), e.out_width(), e.channels, 1, e.relu, e.norm};
   with_kind(pooled, [&](auto pool, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R>, Vector<R> scale, Vector<R> shift) INLINE {
       Sum<R> sum, product;
@@ -94,7 +94,7 @@ void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, con
 }
 
 template <class R>
-void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db) {
+void gradient_image(const ImageShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db) {
   with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
     const auto put = [&](int64_t row, int64_t column, int64_t c, Vector<R> scale, Vector<R> t, Vector<R> g) INLINE {
       const Vector<R> value = normed.value ? scale * g + (load(norm.of_t + c) * t + load(norm.rest + c)) : g;
@@ -104,7 +104,7 @@ void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>&
     for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
       for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const Vector<R> g = gated<relu.value>(w.y, load(d + packed(e, row, column) + c));
+        const Vector<R> g = gated<relu.value>(w.y, load(d + dense_place(e, row, column) + c));
 #pragma GCC unroll 4
         for (int p = 0; p < w.kPixels; p++)
           put(row * pool.value + p / pool.value, column * pool.value + p % pool.value, c, scale, w.t[p], w.if_winner(p, g));
@@ -119,12 +119,12 @@ void gradient_image(const EndingShape& e, const R* z, const R* d, const Norm<R>&
 }
 
 #define INSTANTIATE(R)                                                                                         \
-  template void add_statistics<R>(const EndingShape&, const R*, int64_t, const Norm<R>&);                      \
+  template void add_statistics<R>(const ImageShape&, const R*, int64_t, const Norm<R>&);                       \
   template void finish_statistics<R>(const ConvBlock&, int64_t, const R*, const R*, const R*, const Norm<R>&); \
-  template void end_image<R>(const EndingShape&, const R*, const Norm<R>&, R*, R*);                            \
-  template void add_gradients<R>(const EndingShape&, const R*, const R*, const Norm<R>&);                      \
+  template void forward_image<R>(const ImageShape&, const R*, const Norm<R>&, R*, R*);                         \
+  template void add_gradients<R>(const ImageShape&, const R*, const R*, const Norm<R>&);                       \
   template void finish_gradients<R>(const ConvBlock&, int64_t, const R*, const Norm<R>&, R*, R*, R*);          \
-  template void gradient_image<R>(const EndingShape&, const R*, const R*, const Norm<R>&, R*, R*);
+  template void gradient_image<R>(const ImageShape&, const R*, const R*, const Norm<R>&, R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -1,0 +1,137 @@
+"""What the conv ops check and bring into canonical form alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .. import _check
+from ..types import ConvBlock
+from ._mlp import LOSSES, MlpInput
+
+EXAMPLE_RANK = 4  # [n, channels, height, width]
+MOST_PIXELS = 4096  # of a stride, a padding or a window
+MOST_GROUPS = 2**31 - 1
+Blocks = tuple[tuple[Any, ...], ...]  # of each the fields of a ConvBlock: a static argument
+
+
+def check_blocks(op: str, blocks: Any) -> Blocks:
+    """A sequence of ConvBlock as plain tuples."""
+    right = isinstance(blocks, list | tuple) and len(blocks) > 0
+    if not right or not all(isinstance(block, ConvBlock) for block in blocks):
+        came = _check.brief(blocks) if not isinstance(blocks, list | tuple) else [type(b).__name__ for b in blocks]
+        raise ValueError(f"{op}: blocks must be a sequence of at least one ConvBlock, got {came}")
+    return tuple(_block(op, f"blocks[{i}]", block) for i, block in enumerate(blocks))
+
+
+def _block(op: str, name: str, block: ConvBlock) -> tuple[Any, ...]:
+    stride = _check.integer(op, f"{name}.stride", block.stride, 1, MOST_PIXELS)
+    padding = _check.integer(op, f"{name}.padding", block.padding, 0, MOST_PIXELS)
+    norm = block.norm
+    if isinstance(norm, str) or norm is None:
+        if norm is not None and norm != "batch":
+            raise ValueError(f"{op}: {name}.norm must be 'batch', None or a number of groups, got {norm!r}")
+        norm = norm and "batch"
+    else:
+        norm = _check.integer(op, f"{name}.norm", norm, 1, MOST_GROUPS)
+    eps = _check.number(op, f"{name}.eps", block.eps)
+    if not 0 < eps < _check.INFINITY:
+        raise ValueError(f"{op}: {name}.eps must be positive and finite, got {eps}")
+    relu = _check.flag(op, f"{name}.relu", block.relu)
+    return stride, padding, norm, eps, relu, _check.integer(op, f"{name}.pool", block.pool, 1, MOST_PIXELS)
+
+
+def check_loss(op: str, loss: Any) -> Any:
+    return _check.one_of(op, "loss", loss, LOSSES)
+
+
+def param_ranks(blocks: int) -> tuple[int, ...]:
+    """Of one task's parameters: kernel, bias, gamma, beta of each block; weight and bias of the linear layer."""
+    return (*((4, 1, 1, 1) * blocks), 2, 1)
+
+
+def check_conv(op: str, params: Any, blocks: Blocks, **examples: Tensor) -> MlpInput:
+    """Check parameters and images against each other; fold their batch dimensions into one task axis."""
+    ranks = param_ranks(len(blocks))
+    named = _named(op, params, blocks)
+    _check.floating(op, **named, **examples)
+    _check.at_least(op, EXAMPLE_RANK, **examples)
+    of_named = {name: ranks[int(name[7:-1])] for name in named}
+    for name, p in named.items():
+        _check.at_least(op, of_named[name], **{name: p})
+    lead = _check.leads(op, of_named | dict.fromkeys(examples, EXAMPLE_RANK), **examples, **named)
+    for name, x in examples.items():
+        _check_sizes(op, name, x, params, blocks)
+    folded = [
+        None if p is None else _check.fold(p, lead, rank, shared=True) for p, rank in zip(params, ranks, strict=True)
+    ]
+    return MlpInput(lead, folded, {name: _check.fold(x, lead, EXAMPLE_RANK) for name, x in examples.items()}, ranks)
+
+
+def _named(op: str, params: Any, blocks: Blocks) -> dict[str, Tensor]:
+    count = len(param_ranks(len(blocks)))
+    if not isinstance(params, list | tuple) or len(params) != count:
+        came = f"{len(params)} entries" if isinstance(params, list | tuple) else type(params).__name__
+        raise ValueError(
+            f"{op}: params must be a sequence of {count}, [weight, bias, gamma, beta] of each of {len(blocks)} blocks and "
+            f"[weight, bias] of the linear layer, got {came}"
+        )
+    for i in range(0, count, 4):
+        if params[i] is None:
+            raise ValueError(f"{op}: params[{i}] must be a weight, got None")
+    for i, block in enumerate(blocks):
+        for place in (4 * i + 2, 4 * i + 3):
+            if block[2] is None and params[place] is not None:
+                raise ValueError(f"{op}: params[{place}] must be None, as blocks[{i}] has no norm, got a tensor")
+    return {f"params[{i}]": p for i, p in enumerate(params) if p is not None}
+
+
+def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None], blocks: Blocks) -> None:
+    """That the images `x` fit the blocks, the blocks each other and the linear layer."""
+    channels, height, width = x.shape[-3:]
+    for i, fields in enumerate(blocks):
+        block, weight = ConvBlock(*fields), params[4 * i]
+        assert weight is not None
+        if weight.shape[-3:] != (channels, 3, 3) or channels == 0:
+            raise ValueError(
+                f"{op}: params[{4 * i}] must have shape [..., out, {channels}, 3, 3], got {_check.shape(weight)}"
+            )
+        out = weight.shape[-4]
+        height, width = ((side + 2 * block.padding - 3) // block.stride + 1 for side in (height, width))
+        if min(height, width) < block.pool or out == 0:
+            raise ValueError(
+                f"{op}: blocks[{i}] must leave a pixel of a channel, got {name} of shape {_check.shape(x)}"
+            )
+        if isinstance(block.norm, int) and out % block.norm:
+            raise ValueError(f"{op}: blocks[{i}].norm must divide the {out} channels, got {block.norm} groups")
+        if block.norm == "batch" and x.shape[-4] * height * width < 2:
+            raise ValueError(
+                f"{op}: blocks[{i}].norm must be over more than one value, got {name} of shape {_check.shape(x)}"
+            )
+        _check_entries(op, params, range(4 * i + 1, 4 * i + 4), out)
+        channels, height, width = out, height // block.pool, width // block.pool
+    last, features = params[-2], channels * height * width
+    assert last is not None
+    if last.shape[-1] != features or last.shape[-2] < 1:
+        raise ValueError(
+            f"{op}: params[{len(params) - 2}] must have shape [..., outputs, {features}] for {name}, got {_check.shape(last)}"
+        )
+    _check_entries(op, params, (len(params) - 1,), last.shape[-2])
+
+
+def _check_entries(op: str, params: Sequence[Tensor | None], places: Sequence[int], size: int) -> None:
+    for place in places:
+        p = params[place]
+        if p is not None and p.shape[-1] != size:
+            raise ValueError(f"{op}: params[{place}] must have {size} entries, got shape {_check.shape(p)}")
+
+
+def cores(blocks: int, loss: str | None, examples: int = 1, before: str = "") -> tuple[Any, ...]:
+    """What `call` takes: of params, of `before` ("vectors", "rates" or nothing), and of so many pairs of images and targets; without
+    a loss, of images alone."""
+    ranks = param_ranks(blocks)
+    first = {"vectors": (ranks, ranks), "rates": (ranks, (None,)), "": (ranks,)}[before]
+    targets = () if loss is None else (1,) if loss == "cross_entropy" else (2,)
+    return (*first, *((EXAMPLE_RANK, *targets) * examples))

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call, direct
+from ..types import ConvBlock, Loss, Rate
+from ._conv import check_blocks, check_conv, check_loss, cores
+from ._mlp import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
+
+
+def conv_adapt(
+    params: Sequence[Param],
+    lr: Rate,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    blocks: Sequence[ConvBlock],
+    steps: int,
+    loss: Loss = "cross_entropy",
+    first_order: bool = False,
+) -> list[Param]:
+    r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
+
+    Shapes: params, inputs, targets as in `conv_loss` -> the adapted parameters, a list like params with the batch dimensions.
+    `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
+    numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD), or `[steps, *shape]`. ValueError where a rate is NaN or
+    infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million.
+
+    Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); no graph is kept, at most the
+    parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and
+    (mse) targets, to any order. Errors and dtypes as in `conv_loss`.
+
+    Kernels: native CPU C++, as `conv_forward`. Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017, arXiv:1707.09835.
+
+    ```python
+    import torch
+    import fastmeta
+
+    blocks = [fastmeta.ConvBlock()]
+    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
+    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(0, 5, (4, 25))
+    adapted = fastmeta.conv_adapt(params, 0.1, images, labels, blocks=blocks, steps=5)  # [4, 8, 1, 3, 3], None, [4, 8], ...
+    outputs = fastmeta.conv_forward(adapted, torch.randn(4, 75, 1, 28, 28), blocks=blocks)
+    ```
+    """
+    op = "conv_adapt"
+    of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
+    steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
+    static, of_call = (steps, of_blocks, loss, first_order), cores(len(of_blocks), loss, before="rates")
+    found = direct(op, (params, listed(lr, params), inputs, targets), static, of_call)
+    if found is not None:
+        refuse_labels(op, loss, params, targets=targets)
+        return in_order(found, params)
+    net = check_conv(op, params, of_blocks, inputs=inputs)
+    rates = check_rates(op, lr, params, steps, net.ranks)
+    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss)
+    return like_params(call(op, (net.params, rates, net.examples["inputs"], folded), static, of_call), net)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call, direct
+from ..types import ConvBlock, Loss
+from ._conv import check_blocks, check_conv, check_loss, cores
+from ._mlp import refuse_labels
+
+
+def conv_loss(
+    params: Sequence[Tensor | None],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    blocks: Sequence[ConvBlock],
+    loss: Loss = "cross_entropy",
+) -> Tensor:
+    r"""L_t = mean over the examples of task t of the loss of conv_forward(params, inputs).
+
+    Shapes: params and inputs as in `conv_forward`; targets `[..., n]` int64 for "cross_entropy" (-100: the example is left out,
+    but batch norm still sees it), `[..., n, outputs]` for "mse" -> `[...]`, one loss a task; 0 where no example counts.
+
+    Where a gradient will be asked for, forward computes it while everything is in cache and backward only scales.
+    Differentiable in params, inputs and (mse) targets, to any order. ValueError for a target out of range; on CUDA, where
+    looking would have to wait for the device, its task's loss is NaN. Errors and dtypes as in `conv_forward`.
+
+    Kernels: native CPU C++, as `conv_forward`. Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
+
+    ```python
+    import torch
+    import fastmeta
+
+    blocks = [fastmeta.ConvBlock(norm=4)]  # group norm
+    params = [torch.randn(8, 1, 3, 3), torch.zeros(8), torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), None]
+    params = [p if p is None else p.requires_grad_() for p in params]
+    losses = fastmeta.conv_loss(params, torch.randn(4, 25, 1, 28, 28), torch.randint(0, 5, (4, 25)), blocks=blocks)  # [4]
+    losses.mean().backward()
+    ```
+    """
+    op = "conv_loss"
+    of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
+    static, of_call = (of_blocks, loss), cores(len(of_blocks), loss)
+    found = direct(op, (params, inputs, targets), static, of_call)
+    if found is not None:
+        refuse_labels(op, loss, params, targets=targets)
+        return found[0]
+    net = check_conv(op, params, of_blocks, inputs=inputs)
+    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss)
+    (out,) = call(op, (net.params, net.examples["inputs"], folded), static, of_call)
+    return _check.unfold(out, net.lead)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import _check
+from .._dispatch import call, direct
+from ..types import ConvBlock, Loss, Rate
+from ._conv import check_blocks, check_conv, check_loss, cores
+from ._mlp import check_rates, check_steps, listed, refuse_labels
+
+
+def conv_meta_loss(
+    params: Sequence[Tensor | None],
+    lr: Rate,
+    support_x: Tensor,
+    support_y: Tensor,
+    query_x: Tensor,
+    query_y: Tensor,
+    *,
+    blocks: Sequence[ConvBlock],
+    steps: int,
+    loss: Loss = "cross_entropy",
+    first_order: bool = False,
+) -> Tensor:
+    r"""L_query(theta_K), theta_K = conv_adapt(params, lr, support_x, support_y): adaptation and query loss in one call.
+
+    Shapes: params, lr as in `conv_adapt`; support_x `[..., S, channels, height, width]`, query_x with Q for S, targets as in
+    `conv_loss` -> `[...]`, one query loss a task.
+
+    Where a gradient will be asked for, forward computes each task's whole meta-gradient in the same call and backward only
+    scales it. Differentiable in params, lr, all inputs and (mse) targets, to any order. Errors and dtypes as in `conv_loss`.
+
+    Kernels: native CPU C++, as `conv_forward`. Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017, arXiv:1707.09835.
+
+    ```python
+    import torch
+    import fastmeta
+
+    blocks = [fastmeta.ConvBlock()]
+    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
+    params = [p if p is None else p.requires_grad_() for p in params]
+    support_x, support_y = torch.randn(4, 5, 1, 28, 28), torch.randint(0, 5, (4, 5))
+    query_x, query_y = torch.randn(4, 75, 1, 28, 28), torch.randint(0, 5, (4, 75))
+    losses = fastmeta.conv_meta_loss(params, 0.1, support_x, support_y, query_x, query_y, blocks=blocks, steps=5)  # [4]
+    losses.mean().backward()
+    ```
+    """
+    op = "conv_meta_loss"
+    of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
+    steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
+    static, of_call = (steps, of_blocks, loss, first_order), cores(len(of_blocks), loss, 2, before="rates")
+    found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, of_call)
+    if found is not None:
+        refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
+        return found[0]
+    net = check_conv(op, params, of_blocks, support_x=support_x, query_x=query_x)
+    args = (
+        net.params,
+        check_rates(op, lr, params, steps, net.ranks),
+        net.examples["support_x"],
+        net.targets(op, "support_y", support_y, support_x.shape[-4], loss),
+        net.examples["query_x"],
+        net.targets(op, "query_y", query_y, query_x.shape[-4], loss),
+    )
+    (out,) = call(op, args, static, of_call)
+    return _check.unfold(out, net.lead)

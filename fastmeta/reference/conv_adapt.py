@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .conv_forward import Params
+from .conv_grad import conv_grad
+from .mlp_adapt import descend
+
+
+def conv_adapt(
+    params: Params,
+    rates: Sequence[float | Tensor | None],
+    inputs: Tensor,
+    targets: Tensor,
+    steps: int,
+    blocks: Sequence[tuple[Any, ...]],
+    loss: str,
+    first_order: bool,
+) -> list[Tensor | None]:
+    """theta_{k+1} = theta_k - alpha_k * grad L(theta_k). Rates: one for all parameters or one each, as in `ops.conv_adapt`."""
+    ranks = (*((4, 1, 1, 1) * len(blocks)), 2, 1)
+
+    def gradient(theta: Params) -> Params:
+        return conv_grad(theta, inputs, targets, blocks, loss)[1]
+
+    return descend(params, ranks, rates, inputs.shape[:-4], steps, first_order, gradient)

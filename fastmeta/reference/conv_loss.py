@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .conv_forward import Params, conv_forward
+from .mlp_loss import task_loss
+
+
+def conv_loss(params: Params, inputs: Tensor, targets: Tensor, blocks: Sequence[tuple[Any, ...]], loss: str) -> Tensor:
+    return task_loss(conv_forward(params, inputs, blocks), targets, loss)
