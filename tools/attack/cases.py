@@ -116,12 +116,12 @@ def _inputs(draw: Draw, p: Problem, dtype: torch.dtype, way: str, order: int) ->
             made.append(x)
             continue
         if i == wild:
-            x = odd.values(draw, x, draw.pick("wild", odd.WILD), dtype)
-        elif x.ndim and draw.odd("values", 0.12):
-            tame = draw.pick("values", odd.TAME)
-            x = odd.values(draw, x, tame, dtype) if p.ties or tame not in odd.EQUAL else x
+            kind = draw.pick("wild", odd.WILD)
+            x = odd.values(draw, x, "nan" if p.kinks else kind, dtype)
+        elif x.ndim and not p.kinks and draw.odd("values", 0.12):
+            x = odd.values(draw, x, draw.pick("values", odd.TAME), dtype)
         kind = draw.pick("view", odd.VIEWS) if draw.odd("views", 0.3) else "plain"
-        if kind in TORCH_FAILS.get(way, ()) or (kind in odd.EQUAL and not p.ties):
+        if kind in TORCH_FAILS.get(way, ()) or (kind in odd.EQUAL and p.kinks):
             kind = "strided"
         draw.note(kind) if kind != "plain" else None
         positive = x.ndim == 0 or list(x.shape) == [1]  # perhaps a temperature
