@@ -120,14 +120,15 @@ def _inputs(draw: Draw, p: Problem, dtype: torch.dtype, way: str, order: int) ->
             made.append(x)
             continue
         if i == wild:
-            x = _valued(draw, x, draw.pick("wild", odd.WILD), dtype)
-        elif x.ndim and draw.odd("values", 0.12):
+            kind = draw.pick("wild", odd.WILD)
+            x = _valued(draw, x, "nan" if p.kinks else kind, dtype)
+        elif x.ndim and not p.kinks and draw.odd("values", 0.12):
             kind = draw.pick("values", odd.TAME)
             if p.dtype and kind == "offset":
                 kind = "ties"  # in an inner loop 1e3 loses nine digits, by the formula and by fastmeta alike
-            x = _valued(draw, x, kind, dtype) if p.ties or kind not in odd.EQUAL else x
+            x = _valued(draw, x, kind, dtype)
         kind = draw.pick("view", odd.VIEWS) if draw.odd("views", 0.3) else "plain"
-        if kind in TORCH_FAILS.get(way, ()) or (kind in odd.EQUAL and not p.ties):
+        if kind in TORCH_FAILS.get(way, ()) or (kind in odd.EQUAL and p.kinks):
             kind = "strided"
         if kind == "parameter" and p.dtype and not needs[i]:
             kind = "strided"  # a learner does not adapt a frozen parameter

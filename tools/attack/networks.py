@@ -91,14 +91,16 @@ def _examples(draw: Draw, p: Problem, net: Net, x: str, y: str, lead: Sequence[i
 
 
 def _rates(draw: Draw, p: Problem, net: Net, steps: int) -> Any:
+    size = 0.1 if p.kinks else 1.0
+
     def rate(*shape: int) -> Slot:
-        return p.keep(draw.randn(*shape) * 0.3)
+        return p.keep(draw.randn(*shape) * 0.3 * size)
 
     kind = draw.pick(
         "lr", {"number": 3, "0-dim": 2, "steps": 2, "numbers": 1, "0-dims": 1, "each step": 1, "elements": 2, "all": 1}
     )
     if kind in ("number", "0-dim", "steps"):
-        return 0.1 if kind == "number" else rate() if kind == "0-dim" else rate(steps)
+        return 0.1 * size if kind == "number" else rate() if kind == "0-dim" else rate(steps)
     rates: list[Any] = []
     for i, slot in enumerate(p.arguments["params"]):
         if slot is None:
@@ -106,7 +108,7 @@ def _rates(draw: Draw, p: Problem, net: Net, steps: int) -> Any:
             continue
         core = _core(p, net, i)
         shapes = {"0-dims": (), "each step": (steps,), "elements": core, "all": (steps, *core)}
-        rates.append(0.1 * (i + 1) if kind == "numbers" else rate(*shapes[kind]))
+        rates.append(0.1 * size * (i + 1) if kind == "numbers" else rate(*shapes[kind]))
     return rates
 
 
@@ -122,7 +124,7 @@ def _problem(family: str, op: str) -> Callable[[Draw], Problem]:
     def make(draw: Draw) -> Problem:
         p, lead = Problem(name, getattr(fastmeta, name), loops.formula(name), {}, []), lead_of(draw)
         net = (_mlp if family == "mlp" else _conv)(draw, p, lead)
-        p.ties = family == "mlp"
+        p.kinks = family == "conv"
         if op == "forward":
             n = max(draw.size("examples", COUNTS), net.least)
             p.arguments["inputs"] = p.keep(draw.randn(*own(draw, lead), n, *net.example))

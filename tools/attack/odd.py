@@ -8,15 +8,7 @@ from torch import Tensor, nn
 from .draw import Draw
 
 TAME = {"offset": 3, "ties": 2, "outliers": 2, "coincident": 2, "tiny": 2, "denormal": 1, "zeros": 1}
-EQUAL = (
-    "ties",
-    "coincident",
-    "zeros",
-    "tiny",
-    "denormal",
-    "expanded",
-    "overlap",
-)  # what makes equal numbers, or nearly
+EQUAL = ("expanded", "overlap")  # views with equal numbers
 WILD = {"nan": 2, "inf": 1, "overflow": 2}
 VIEWS = (
     "strided",

@@ -33,7 +33,9 @@ class Problem:
     widens: bool = True  # float16 is computed in float32, as is everything under autocast
     differences: bool = False  # gradients are differences of parameters, with their rounding
     checks_labels: bool = True  # a user's own loss may take any
-    ties: bool = True  # equal numbers may come; where rounding would decide what relu and max-pool do of them, no
+    kinks: bool = (
+        False  # where numbers are equal, or run away, rounding decides what relu and max-pool do: values stay usual
+    )
     ways: int = 0
     undo: Any = None  # a hook that must not outlive the case
 
