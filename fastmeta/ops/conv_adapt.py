@@ -40,10 +40,14 @@ def conv_adapt(
     import fastmeta
 
     blocks = [fastmeta.ConvBlock()]
-    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
-    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(0, 5, (4, 25))
-    adapted = fastmeta.conv_adapt(params, 0.1, images, labels, blocks=blocks, steps=5)  # [4, 8, 1, 3, 3], None, [4, 8], ...
-    outputs = fastmeta.conv_forward(adapted, torch.randn(4, 75, 1, 28, 28), blocks=blocks)
+    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8)]
+    params += [torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
+    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(5, (4, 25))
+    adapted = fastmeta.conv_adapt(
+        params, 0.1, images, labels, blocks=blocks, steps=5
+    )  # [4, 8, 1, 3, 3], None, [4, 8], ...
+    query = torch.randn(4, 75, 1, 28, 28)
+    outputs = fastmeta.conv_forward(adapted, query, blocks=blocks)
     ```
     """
     op = "conv_adapt"

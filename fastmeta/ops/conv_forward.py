@@ -37,8 +37,10 @@ def conv_forward(params: Sequence[Tensor | None], inputs: Tensor, *, blocks: Seq
 
     blocks = [fastmeta.ConvBlock()] * 2  # 3 x 3, batch norm, ReLU, max-pool
     params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8)]
-    params += [torch.randn(8, 8, 3, 3), None, torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 7 * 7), torch.zeros(5)]
-    outputs = fastmeta.conv_forward(params, torch.randn(4, 25, 1, 28, 28), blocks=blocks)  # [4, 25, 5]
+    params += [torch.randn(8, 8, 3, 3), None, torch.ones(8), torch.zeros(8)]
+    params += [torch.randn(5, 8 * 7 * 7), torch.zeros(5)]
+    images = torch.randn(4, 25, 1, 28, 28)
+    outputs = fastmeta.conv_forward(params, images, blocks=blocks)  # [4, 25, 5]
     ```
     """
     op = "conv_forward"

@@ -34,9 +34,11 @@ def conv_grad(
     import fastmeta
 
     blocks = [fastmeta.ConvBlock()]
-    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
-    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(0, 5, (4, 25))
-    losses, grads = fastmeta.conv_grad(params, images, labels, blocks=blocks)  # [4]; [4, 8, 1, 3, 3], None, [4, 8], ...
+    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8)]
+    params += [torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
+    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(5, (4, 25))
+    losses, grads = fastmeta.conv_grad(params, images, labels, blocks=blocks)
+    # [4]; [4, 8, 1, 3, 3], None, [4, 8], ...
     ```
     """
     op = "conv_grad"

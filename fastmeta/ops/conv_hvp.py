@@ -44,10 +44,13 @@ def conv_hvp(
     import fastmeta
 
     blocks = [fastmeta.ConvBlock()]
-    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
+    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8)]
+    params += [torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
     vectors = [p if p is None else torch.randn_like(p) for p in params]
-    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(0, 5, (4, 25))
-    products = fastmeta.conv_hvp(params, vectors, images, labels, blocks=blocks)  # [4, 8, 1, 3, 3], None, [4, 8], ...
+    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(5, (4, 25))
+    products = fastmeta.conv_hvp(
+        params, vectors, images, labels, blocks=blocks
+    )  # [4, 8, 1, 3, 3], None, [4, 8], ...
     ```
     """
     op = "conv_hvp"

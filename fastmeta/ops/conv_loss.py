@@ -35,9 +35,12 @@ def conv_loss(
     import fastmeta
 
     blocks = [fastmeta.ConvBlock(norm=4)]  # group norm
-    params = [torch.randn(8, 1, 3, 3), torch.zeros(8), torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), None]
+    params = [torch.randn(8, 1, 3, 3), torch.zeros(8)]
+    params += [torch.ones(8), torch.zeros(8)]  # gamma, beta
+    params += [torch.randn(5, 8 * 14 * 14), None]
     params = [p if p is None else p.requires_grad_() for p in params]
-    losses = fastmeta.conv_loss(params, torch.randn(4, 25, 1, 28, 28), torch.randint(0, 5, (4, 25)), blocks=blocks)  # [4]
+    images, labels = torch.randn(4, 25, 1, 28, 28), torch.randint(5, (4, 25))
+    losses = fastmeta.conv_loss(params, images, labels, blocks=blocks)  # [4]
     losses.mean().backward()
     ```
     """

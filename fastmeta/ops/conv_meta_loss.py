@@ -39,11 +39,14 @@ def conv_meta_loss(
     import fastmeta
 
     blocks = [fastmeta.ConvBlock()]
-    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8), torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
+    params = [torch.randn(8, 1, 3, 3), None, torch.ones(8), torch.zeros(8)]
+    params += [torch.randn(5, 8 * 14 * 14), torch.zeros(5)]
     params = [p if p is None else p.requires_grad_() for p in params]
-    support_x, support_y = torch.randn(4, 5, 1, 28, 28), torch.randint(0, 5, (4, 5))
-    query_x, query_y = torch.randn(4, 75, 1, 28, 28), torch.randint(0, 5, (4, 75))
-    losses = fastmeta.conv_meta_loss(params, 0.1, support_x, support_y, query_x, query_y, blocks=blocks, steps=5)  # [4]
+    support = torch.randn(4, 5, 1, 28, 28), torch.randint(5, (4, 5))
+    query = torch.randn(4, 75, 1, 28, 28), torch.randint(5, (4, 75))
+    losses = fastmeta.conv_meta_loss(
+        params, 0.1, *support, *query, blocks=blocks, steps=5
+    )  # [4]
     losses.mean().backward()
     ```
     """
