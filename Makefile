@@ -10,6 +10,8 @@ SAY = @printf '\n\033[1m%s\033[0m\n'
 
 .PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint tag wheel clean
 
+SOURCES = $(wildcard csrc/*.py $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
+
 # For development: all that the tests, the linters and the site need.
 install: $(VENV)/installed
 
@@ -20,7 +22,7 @@ $(VENV)/torch:
 	@touch $@
 
 # The kernels, compiled in place where ninja's progress can be seen; a later run compiles what has changed.
-$(VENV)/native: $(VENV)/torch setup.py pyproject.toml $(wildcard csrc/*.py csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu*)
+$(VENV)/native: $(VENV)/torch setup.py pyproject.toml $(SOURCES)
 	$(SAY) "fastmeta: compiling the native kernels (about a minute on two cores)"
 	$(PIP) "setuptools>=77" "pybind11>=2.13" ninja
 	@$(BIN)/python setup.py --quiet build_ext --inplace
@@ -137,7 +139,7 @@ docs-browser: docs
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(wildcard $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
+	$(BIN)/clang-format --dry-run --Werror $(filter-out %.py,$(SOURCES)) $(wildcard tools/emulator/*.h tools/emulator/*.cpp)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff

@@ -2,14 +2,14 @@
 #include <pybind11/stl.h>
 
 #include "build.h"  // of setup.py
-#include "cpu/kernels.h"
-#include "mlp.h"
+#include "runtime/cpu/kernels.h"
+#include "inner/mlp.h"
 #include "ops.h"
-#include "parallel.h"
-#include "pybind.h"
-#include "tensor.h"
+#include "runtime/parallel.h"
+#include "runtime/pybind.h"
+#include "runtime/tensor.h"
 #ifdef FASTMETA_CUDA
-#include "cuda/kernels.h"
+#include "runtime/cuda/kernels.h"
 #endif
 
 namespace {

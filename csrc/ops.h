@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <string>
 
-#include "python.h"
+#include "runtime/python.h"
 
 namespace fastmeta {
 using Handle = py::handle;

@@ -141,19 +141,18 @@ def run_ninja(work: Path) -> list[str]:
 
 def objects_of(cuda: Cuda | None, x86: bool) -> list[tuple[str, str, str, str]]:
     """(object, rule, source, flags) of all; what takes longest first, so that no core waits for it at the end."""
-    patterns = {".": "*.cpp", "cpu": "*.cpp", "cuda": "*.cu"}
-    names = {folder: sorted(path.stem for path in (SOURCES / folder).glob(p)) for folder, p in patterns.items()}
-    flags = "-Iinclude -Iinclude/python" + " -DFASTMETA_CUDA" * bool(cuda)
-    front = [(f"{name}.o", "cxx", f"csrc/{name}.cpp", flags) for name in names["."]]
-    bindings = [
-        (o, rule, source, f"{flags} -Iinclude/pybind11") for o, rule, source, flags in front if o == "bindings.o"
-    ]
-    objects = [(f"cuda/{name}.o", "nvcc", f"csrc/cuda/{name}.cu", "") for name in names["cuda"] if cuda] + bindings
-    for isa, flags in (ISAS if x86 else {"baseline": ""}).items():
-        objects += [
-            (f"{isa}/{name}.o", "cxx", f"csrc/cpu/{name}.cpp", f"{flags} -DFASTMETA_ISA={isa}") for name in names["cpu"]
-        ]
-    return objects + [each for each in front if each[0] != "bindings.o"]
+    flags = "-Icsrc -Iinclude -Iinclude/python" + " -DFASTMETA_CUDA" * bool(cuda)
+    objects = [(f"{path}.o", "nvcc", f"csrc/{path}.cu", "-Icsrc") for path in sources("*/cuda/*.cu") if cuda]
+    objects.append(("bindings.o", "cxx", "csrc/bindings.cpp", f"{flags} -Iinclude/pybind11"))
+    for isa, of_isa in (ISAS if x86 else {"baseline": ""}).items():
+        of_isa += f" -Icsrc -DFASTMETA_ISA={isa}"
+        objects += [(f"{isa}/{path}.o", "cxx", f"csrc/{path}.cpp", of_isa) for path in sources("*/cpu/*.cpp")]
+    return objects + [(f"{path}.o", "cxx", f"csrc/{path}.cpp", flags) for path in sources("*/*.cpp")]
+
+
+def sources(pattern: str) -> list[Path]:
+    """The files of csrc that the pattern finds, without what their names end in."""
+    return sorted(path.relative_to(SOURCES).with_suffix("") for path in SOURCES.glob(pattern))
 
 
 def ninja_file(cxx: str, cuda: Cuda | None) -> str:

@@ -86,7 +86,7 @@ def _functions(path):
 def backends(op):
     """Backend -> which passes it has kernels for, as the sources say."""
     native, triton = _functions(ROOT / "fastmeta/_C.pyi"), _functions(ROOT / f"kernels/{op}.py")
-    cuda = native if (ROOT / f"csrc/cuda/{op}.cu").exists() else set()
+    cuda = native if any((ROOT / "csrc").glob(f"*/cuda/{op}.cu")) else set()
     found = {"Triton (CUDA)": triton, "ext on CPU (C++)": native, "ext on CUDA (CUDA C++)": cuda}
     return {name: _passes(op, functions) for name, functions in found.items()}
 

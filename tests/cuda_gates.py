@@ -38,7 +38,14 @@ def compiled(sources: Iterable[Path]) -> list[tuple[Path, str]]:
 
     def compile_one(pair):
         source, arch = pair
-        command = [toolchain.find_nvcc(), *toolchain.NVCC_FLAGS.split(), f"-arch=sm_{arch}", "-cubin", source]
+        command = [
+            toolchain.find_nvcc(),
+            *toolchain.NVCC_FLAGS.split(),
+            f"-I{ROOT / 'csrc'}",
+            f"-arch=sm_{arch}",
+            "-cubin",
+            source,
+        ]
         return emulation.made(command, [source, *headers], f".{arch}.cubin"), arch
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -92,4 +99,4 @@ def extension() -> Path | None:
 
 def kernels(folder: Path) -> list[Code]:
     found = extension()
-    return judged(extracted(found, folder) if found else compiled(sorted((ROOT / "csrc/cuda").glob("*.cu"))))
+    return judged(extracted(found, folder) if found else compiled(sorted((ROOT / "csrc").glob("*/cuda/*.cu"))))

@@ -1,4 +1,4 @@
-"""Builds csrc/cuda for the CPU (csrc/cuda/emulation) and makes it the backend "emulated".
+"""Builds the CUDA kernels for the CPU (tools/emulator) and makes it the backend "emulated".
 
 Two builds: in "checked", every access to memory goes through the race, initialisation and bounds checker; in "sanitized",
 which FASTMETA_EMULATION=sanitized asks for, AddressSanitizer and UBSan take its place. Objects and libraries are kept in
@@ -26,17 +26,20 @@ from fastmeta import _dispatch, _ext
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "csrc"
+EMULATOR = ROOT / "tools/emulator"
 CACHE = ROOT / "build/emulation"
-COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{SOURCES / 'cuda'}")
+COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{SOURCES}", f"-I{EMULATOR.parent}")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 BUILDS = {"checked": ("-O2", "-fsanitize=thread"), "sanitized": ("-O1", *SANITIZERS)}
 REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
     "g++": ("-fno-tree-loop-distribute-patterns",),
     "clang": ("-mllvm", "-tsan-instrument-read-before-write=1"),
 }
-RUNTIME = ("emulator", "fibers", "checker", "requests", "sites", "accesses")  # of csrc/cuda/emulation
+RUNTIME = ("emulator", "fibers", "checker", "requests", "sites", "accesses")  # of tools/emulator
 DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
-HOST = ("arena", "arguments", "parallel", "tensor", "network_arguments", "mlp_arguments")
+HOST = (
+    "runtime/arena", "runtime/arguments", "runtime/parallel", "runtime/tensor", "inner/network_arguments", "inner/mlp_arguments",
+)  # fmt: skip
 
 
 @functools.cache
@@ -66,13 +69,16 @@ def made(command: Iterable[str], inputs: Iterable[Path], suffix: str) -> Path:
 
 def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, ...]]) -> Path:
     """The shared library of these kernels, of other sources with their flags, and of the emulator."""
-    headers = {suffix: sorted(SOURCES.rglob(f"*{suffix}")) for suffix in (".h", ".cuh")}  # .cuh: of kernels alone
-    of_kernels = ("-g1", "-x", "c++", "-Wno-unknown-pragmas", '-DFASTMETA_EMULATED="emulation/cuda.h"', *BUILDS[build])
+    folders = (SOURCES, EMULATOR)
+    headers = {
+        suffix: sorted(p for f in folders for p in f.rglob(f"*{suffix}")) for suffix in (".h", ".cuh")
+    }  # .cuh: of kernels alone
+    of_kernels = ("-g1", "-x", "c++", "-Wno-unknown-pragmas", '-DFASTMETA_EMULATED="emulator/cuda.h"', *BUILDS[build])
     if build == "checked":
         clang = "clang" in subprocess.check_output([*compiler(), "--version"], text=True)
         of_kernels += REPORT_ALL["clang" if clang else "g++"]
     flags = dict.fromkeys(kernels, of_kernels) | others
-    flags |= {SOURCES / f"cuda/emulation/{name}.cpp": ("-O2",) for name in RUNTIME}
+    flags |= {EMULATOR / f"{name}.cpp": ("-O2",) for name in RUNTIME}
 
     def compile_object(source: Path) -> Path:
         included = (Path(flag) for flag in flags[source] if flag.endswith(".cpp"))
@@ -88,14 +94,13 @@ def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, .
 def compile_module(build: str) -> Path:
     import pybind11
 
-    kernels = sorted(SOURCES.glob("cuda/*.cu"))
-    ops = sorted(path.stem for path in SOURCES.glob("mlp_*.cpp") if path.stem not in HOST)
+    kernels = sorted(SOURCES.glob("*/cuda/*.cu"))
+    ops = sorted(f"inner/{path.stem}" for path in SOURCES.glob("inner/mlp_*.cpp") if f"inner/{path.stem}" not in HOST)
     python = (f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", "-DFASTMETA_ISA=baseline")
     at_once = (word for name in (*HOST, *ops) for word in ("-include", f"{SOURCES / name}.cpp"))  # pybind11 is long
-    emulation = SOURCES / "cuda/emulation"
     host = {
-        emulation / "module.cpp": ("-O0", "-fopenmp-simd", *python, *at_once),
-        emulation / "launchers.cpp": ("-O1",),
+        EMULATOR / "module.cpp": ("-O0", "-fopenmp-simd", *python, *at_once),
+        EMULATOR / "launchers.cpp": ("-O1",),
     }
     return library(build, kernels, host)
 

@@ -1,4 +1,4 @@
-"""How the warps of the CUDA kernels reach memory, counted by the emulator (csrc/cuda/emulation/requests.h) as they run on small
+"""How the warps of the CUDA kernels reach memory, counted by the emulator (tools/emulator/requests.h) as they run on small
 problems: 32-byte sectors for each request to global memory, wavefronts for each to shared memory, and what would be least."""
 
 import subprocess

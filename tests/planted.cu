@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "emulation/checker.h"
-#include "emulation/emulator.h"
-#include "emulation/requests.h"
-#include "launch.h"
+#include "emulator/checker.h"
+#include "emulator/emulator.h"
+#include "emulator/requests.h"
+#include "runtime/cuda/launch.h"
 
 namespace {
 

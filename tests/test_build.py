@@ -48,7 +48,7 @@ def build(folder, *options, source=ROOT, **env):
 def tiny(tmp_path):
     """A source tree of one small module, in a folder with an odd name."""
     root = tmp_path / ODD
-    for folder in ("csrc/cpu", "fastmeta", "kernels"):
+    for folder in ("csrc", "fastmeta", "kernels"):
         (root / folder).mkdir(parents=True)
     for name in ("setup.py", "csrc/toolchain.py"):
         shutil.copy(ROOT / name, root / name)
@@ -130,9 +130,9 @@ def test_what_does_not_compile(tiny, wanted):
 @pytest.mark.parametrize("wanted", ["auto", "cuda"])
 def test_cuda_that_does_not_compile(tiny, fake_cuda, wanted):
     """auto leaves CUDA out and keeps the rest; cuda raises."""
-    (tiny / "csrc/cuda").mkdir()
+    (tiny / "csrc/inner/cuda").mkdir(parents=True)
     for name in ("kernel.cu", "header.cuh"):
-        (tiny / "csrc/cuda" / name).touch()
+        (tiny / "csrc/inner/cuda" / name).touch()
     env = {"CUDA_HOME": str(fake_cuda), "NVCC": "", "FASTMETA_CUDA_ARCHS": "80,86", "FASTMETA_BUILD": wanted}
     process = build(tiny, "--inplace", source=tiny, **env)
     assert "kernel.cu(7): error: no such thing" in process.stderr

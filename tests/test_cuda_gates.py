@@ -19,7 +19,7 @@ needs_nvcc = pytest.mark.skipif(
 
 def names():
     """Of the kernels, in the sources."""
-    text = "".join(path.read_text() for path in (ROOT / "csrc/cuda").glob("*.cu*"))
+    text = "".join(path.read_text() for path in (ROOT / "csrc").glob("*/cuda/*.cu*"))
     return set(re.findall(r"__global__[^;{]*?\b(\w+)\((?=[^)]*\)\s*\{)", text))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import fastmeta
 
-CUDA = Path(__file__).parents[1] / "csrc/cuda"
+CSRC = Path(__file__).parents[1] / "csrc"
 
 
 def launches(call, backend="emulated"):
@@ -138,7 +138,7 @@ def test_a_kernel_asks_for_more_shared_memory_once_on_each_device(large_card):
 def test_a_launch_can_be_captured_into_a_graph():
     """The launchers call nothing of CUDA but what launches and what tells of the device; the emulator sees that every launch
     goes to the caller's stream."""
-    sources = [path.read_text() for path in CUDA.glob("*.*")]
+    sources = [path.read_text() for path in CSRC.glob("*/cuda/*.*")]
     called = {name for text in sources for name in re.findall(r"\b(?:cuda|cu)[A-Z]\w*(?=\()", text)}
     assert called == {
         "cudaLaunchKernelEx",

@@ -1,9 +1,0 @@
-// See convolve.h.
-#include "convolve.h"
-
-namespace fastmeta::FASTMETA_ISA {
-
-FASTMETA_CONVOLVE(, float)
-FASTMETA_CONVOLVE(, double)
-
-}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,139 @@
+#include "runtime/cpu/kernels.h"
+#include "ops.h"
+#include "distance/proto_arguments.h"
+
+namespace fastmeta {
+namespace {
+
+constexpr const char* kOp = "proto_loss";
+
+struct Gradients {
+  Tensor query, prototypes, temperature;
+
+  py::tuple pack() const { return fastmeta::pack({query, prototypes, temperature}); }
+};
+
+class Call : public ProtoCall {
+ public:
+  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Str metric, int64_t ignore_index, Str reduction_,
+       Handle needs_)
+      : ProtoCall(kOp, query, prototypes, temperature, metric),
+        targets(read_int64(kOp, "targets", targets_)),
+        ignore_index(ignore_index),
+        reduction(read_enum<Reduction>(kOp, "reduction", reduction_, {"mean", "sum", "none"})),
+        needs(read_needs(kOp, needs_, 4)) {
+    require_cpu(kOp, {&targets});
+    require_shape(kOp, "targets", targets, task_shape({Q}));
+  }
+
+  Tensor targets;
+  int64_t ignore_index;
+  Reduction reduction;
+  std::vector<bool> needs;
+
+  Shape loss_shape() const { return reduction == Reduction::none ? targets.shape() : task_shape({}); }
+  // For reductions "mean" and "sum": of each task's loss, with cotangent 1; prototypes [T, N, D], temperature [T].
+  Gradients unit_gradients(const Tensor& loss) const;
+  // For reduction "none", with the cotangent of each query's loss.
+  Gradients gradients(const Tensor& dloss) const;
+  void losses(const Tensor& loss) const;
+
+ private:
+  // Runs the kernel for whatever is not empty; dtemperature gets one value a task.
+  void run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made, std::vector<double>* dtemperature) const;
+};
+
+void Call::run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made,
+               std::vector<double>* dtemperature) const {
+  by_dtype(query.dtype(), [&](auto zero) {
+    using R = decltype(zero);
+    ProtoLoss<R> p;
+    describe<R>(p, folded);
+    p.ignore_index = ignore_index;
+    p.targets = targets.data<int64_t>();
+    (reduction == Reduction::none ? p.query_loss : p.task_loss) = loss.data<R>();
+    p.query_weight = query_weight.data<R>();
+    p.dquery = made.query.data<R>();
+    p.dprototypes = made.prototypes.data<R>();
+    p.dtemperature = dtemperature ? dtemperature->data() : nullptr;
+    std::vector<double> weights(reduction == Reduction::none ? 0 : size_t(T), 1);
+    if (reduction != Reduction::none) p.task_weight = weights.data();
+    run_kernel(pairs() * D, [&] {
+      for (int64_t t = 0; t < T && reduction == Reduction::mean; t++) {
+        int64_t counted = 0;
+        for (int64_t q = 0; q < Q; q++) counted += p.targets[t * Q + q] != ignore_index;
+        weights[size_t(t)] = 1 / double(std::max<int64_t>(counted, 1));
+      }
+      cpu<R>().proto_loss(p);
+    });
+  });
+}
+
+void Call::losses(const Tensor& loss) const { run(reduction == Reduction::none, loss, Tensor(), {}, nullptr); }
+
+Gradients Call::unit_gradients(const Tensor& loss) const {
+  Gradients made;
+  if (needs[0]) made.query = query.empty(query.shape());
+  if (needs[1]) made.prototypes = query.empty(task_shape({N, D}));
+  std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
+  run(false, loss, Tensor(), made, needs[3] ? &dtemperature : nullptr);
+  if (!needs[3]) return made;
+  made.temperature = query.empty({T});
+  by_dtype(query.dtype(), [&](auto zero) { std::copy(dtemperature.begin(), dtemperature.end(), made.temperature.data<decltype(zero)>()); });
+  return made;
+}
+
+Gradients Call::gradients(const Tensor& dloss) const {
+  Gradients made;
+  if (needs[0]) made.query = query.empty(query.shape());
+  if (needs[1]) made.prototypes = query.empty(prototypes.shape());
+  std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
+  run(true, Tensor(), dloss, made, needs[3] ? &dtemperature : nullptr);
+  if (needs[3]) made.temperature = sum_of(query, dtemperature);
+  return made;
+}
+
+// The unit gradients (of those inputs that need one) times the cotangent of each task's loss, summed over the tasks that
+// share an input.
+py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dloss, int64_t T, bool shared) {
+  const std::vector<Tensor> made = read_tensors(kOp, "saved", unit);
+  const bool wanted[] = {needs[0], needs[1], needs[3]}, of_all[] = {false, shared, true};
+  std::vector<bool> summed;
+  for (size_t i = 0; i < 3 && summed.size() < made.size(); i++) {
+    if (!wanted[i]) continue;
+    const Tensor& x = made[summed.size()];
+    require_alike(kOp, {&dloss, &x});
+    if (!x || x.dim() < 1 || ((of_all[i] || dloss.dim()) && x.size(0) != T))
+      throw py::value_error(std::string(kOp) + ": saved must hold the gradients of each task, got another shape");
+    summed.push_back(of_all[i]);
+  }
+  return of_tasks(kOp, made, summed, T, dloss);
+}
+
+}  // namespace
+
+py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
+                         Str reduction, Handle needs) {
+  const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
+  const Tensor loss = call.query.empty(call.loss_shape());
+  if (any(call.needs) && call.reduction != Reduction::none) return py::make_tuple(pack({loss}), call.unit_gradients(loss).pack());
+  call.losses(loss);
+  return py::make_tuple(pack({loss}), py::tuple());
+}
+
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
+                         int64_t ignore_index, Str reduction, Handle needs) {
+  if (!py::len(saved)) {
+    const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
+    const Tensor dloss = call.cotangent(cotangents, call.loss_shape());
+    if (call.reduction == Reduction::none) return call.gradients(dloss).pack();
+    return scaled(call.unit_gradients(Tensor()).pack(), call.needs, dloss, call.T, call.shared);
+  }
+  const Tensor dloss = read_floating(kOp, "the cotangent", read_list(kOp, "cotangents", cotangents, 1)[0]);
+  require_cpu(kOp, {&dloss});
+  const int64_t T = dloss.dim() ? dloss.size(0) : 1;
+  const bool shared = dloss.dim() && py::cast<int64_t>(prototypes.attr("dim")()) == 2;
+  return scaled(saved, read_needs(kOp, needs, 4), dloss, T, shared);
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,90 @@
+// Where the parameters of a convolutional network lie in a thread's memory: a block, in which W of a convolution lies as
+// [3, 3, in, out], so that three taps of a row of pixels meet rows in sequence, b, gamma and beta as rows, all padded to whole
+// vectors of channels. Activations have their channels last, padded too, but for the images, whose channels are as many as they
+// are. What padding holds is 0 times something: an infinite pixel or number makes it NaN, and with it more of its task than PyTorch
+// would. After these, the form of gradients, follow the kernels turned around, [3, 3, out, in], which gradients to their inputs take:
+// flip() makes them. The first block has them where gradients to the images are asked for, whose channels they pad. The linear layer takes
+// its features in that order, rows [outputs, features].
+#pragma once
+#include "inner/conv.h"
+#include "inner/cpu/mlp_layout.h"
+
+namespace fastmeta::FASTMETA_ISA {
+
+enum ConvTensor { kWeight, kBias, kGamma, kBeta };
+
+template <class R>
+struct ConvLayout {
+  static constexpr int kTensors = kConvTensors;
+
+  struct Block {
+    int64_t in, out;                                      // channels of a pixel in memory
+    int64_t begin[4];                                     // of W, b, gamma, beta; -1: none
+    int64_t flipped;                                      // -1: none
+    int64_t flipped_in() const { return padded<R>(in); }  // channels of gradients to the input
+
+    int64_t taps() const { return 3 * in; }  // numbers of a row of pixels that a kernel's row meets
+  };
+
+  // `images`: whether gradients to them are asked for.
+  ConvLayout(const ConvNet& net, const ConvTensors<const R>& params, bool images);
+
+  // Calls f(tensor, begin, rows, columns) for every tensor of the parameters.
+  template <class F>
+  void for_each_tensor(F&& f) const {
+    for (int l = 0; l < net.blocks; l++)
+      for (int i = 0; i < 4; i++)
+        if (block[l].begin[i] >= 0) f(4 * l + i, block[l].begin[i], i == kWeight ? 3 * block[l].taps() : 1, net.block[l].out);
+    f(4 * net.blocks, weight, net.outputs, features);
+    if (bias >= 0) f(4 * net.blocks + 1, bias, int64_t(1), net.outputs);
+  }
+
+  ConvNet net;
+  Block block[kMaxConvs];
+  int64_t features, outputs;  // of the linear layer, in memory
+  int64_t weight, bias;       // of it
+  int64_t gradient = 0, size = 0;
+  bool shared = true;  // all tasks have the same parameters
+};
+
+// Block <-> tensors; load_block() flips too; store_block() passes over tensors that are null.
+template <class R>
+void load_block(const ConvLayout<R>& layout, const ConvTensors<const R>& from, int64_t task, R* block);
+template <class R>
+void store_block(const ConvLayout<R>& layout, const R* block, const ConvTensors<R>& to, int64_t task);
+template <class R>
+void flip(const ConvLayout<R>& layout, R* block);
+
+// Loads one task's parameters after another's into the same block; those that all tasks share, once.
+template <class R>
+class ConvLoader {
+ public:
+  void load(const ConvLayout<R>& layout, const ConvTensors<const R>& from, int64_t task, R* block) {
+    if (!loaded_ || !layout.shared) load_block(layout, from, task, block);
+    loaded_ = true;
+  }
+
+ private:
+  bool loaded_ = false;
+};
+
+// Elements of a parameter tensor.
+inline int64_t tensor_size(const ConvNet& net, int tensor) {
+  if (tensor < 4 * net.blocks) {
+    const ConvBlock& b = net.block[tensor / 4];
+    return tensor % 4 == kWeight ? b.out * b.in * 9 : b.out;
+  }
+  const ConvBlock& last = net.block[net.blocks - 1];
+  return tensor == 4 * net.blocks ? net.outputs * last.out * last.out_height() * last.out_width() : net.outputs;
+}
+
+// Rates of each element as tensors of parameters: those at place `at` of the leading axes.
+template <class R, class P>
+ConvTensors<P> rates_at(const ConvLayout<R>& layout, const ConvRates<P>& rates, int64_t at) {
+  ConvTensors<P> found;
+  for (int i = 0; i < kConvTensors; i++)
+    if (rates.value[i]) found.value[i] = rates.value[i] + at * tensor_size(layout.net, i);
+  return found;
+}
+
+}  // namespace fastmeta::FASTMETA_ISA

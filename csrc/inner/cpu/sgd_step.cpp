@@ -1,0 +1,165 @@
+// theta' = theta - alpha g for a list of tensors in one call. A thread owns parts: 512 columns (elements of one
+// task's tensor) of one item, over all its tasks, so that a shared param or rate is read once and its gradient is
+// summed in order without leaving the thread. Forward moves 3 values an element (2 where the param is shared);
+// backward reads dout once, and g where a rate wants its gradient, and writes dgrad. Results of more than kStreamed bytes go
+// past the caches.
+#include "runtime/arena.h"
+#include "runtime/parallel.h"
+#include "runtime/cpu/kernels.h"
+#include "runtime/cpu/vector.h"
+
+namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+constexpr int64_t kPart = 512;
+constexpr int64_t kGrain = 1 << 15;  // elements that are worth another thread
+constexpr int64_t kStreamed = 8 << 20;
+
+// out[i] = f(i, load), vectors at a time: `load` gives a vector or, for the last ones, a number.
+template <class R, class F>
+FASTMETA_INLINE void write(R* out, int64_t width, bool streams, F&& f) {
+  constexpr int64_t lanes = kLanes<R>;
+  const int64_t whole = width / lanes * lanes;
+  const auto vector = [](const R* x) __attribute__((always_inline)) { return load(x); };
+  if (streams && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0)
+    for (int64_t i = 0; i < whole; i += lanes) stream(out + i, f(i, vector));
+  else
+    for (int64_t i = 0; i < whole; i += lanes) store(out + i, f(i, vector));
+  for (int64_t i = whole; i < width; i++) out[i] = f(i, [](const R* x) __attribute__((always_inline)) { return *x; });
+}
+
+template <class R>
+int64_t parts_of(const typename SgdStep<R>::Item& item) {
+  return (item.size + kPart - 1) / kPart;
+}
+
+// Calls f(item, index of the part in the list, first column, columns) for every part, several on each thread.
+template <class R, class F>
+void for_each_part(const SgdStep<R>& p, F&& f) {
+  int64_t parts = 0, elements = 0;
+  for (int64_t i = 0; i < p.count; i++) {
+    parts += parts_of<R>(p.items[i]);
+    elements += p.items[i].tasks * p.items[i].size;
+  }
+  const int64_t mean = elements / (parts + 1) + 1;
+  parallel_for(parts, 1 + kGrain / mean, [&](int64_t begin, int64_t end) {
+    int64_t first = 0;  // of the item's parts
+    for (int64_t i = 0; i < p.count && first < end; i++) {
+      const auto& item = p.items[i];
+      const int64_t count = parts_of<R>(item), last = end < first + count ? end : first + count;
+      for (int64_t part = begin > first ? begin : first; part < last; part++) {
+        const int64_t column = (part - first) * kPart, width = item.size - column;
+        f(item, part, column, width < kPart ? width : kPart);
+      }
+      first += count;
+    }
+    stream_fence();
+  });
+}
+
+template <class R>
+bool outgrows_caches(const SgdStep<R>& p) {
+  int64_t elements = 0;
+  for (int64_t i = 0; i < p.count; i++) elements += p.items[i].tasks * p.items[i].size;
+  return elements * int64_t(sizeof(R)) > kStreamed;
+}
+
+// Calls f(first index of the part in a [tasks, size] tensor, and in what rate points to) for each task.
+template <class R, class F>
+FASTMETA_INLINE void for_each_task(const typename SgdStep<R>::Item& item, int64_t column, F&& f) {
+  for (int64_t t = 0; t < item.tasks; t++) {
+    const int64_t at = t * item.size + column;
+    f(at, item.rate_kind == 2 ? at : item.rate_kind == 1 ? column : 0);
+  }
+}
+
+// One part of an item's gradients; returns its part of the gradient of a rate that is one number, where `rate_number`.
+template <class R>
+double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int64_t width, bool rate_number, bool streams) {
+  double dparam[kPart], drate[kPart], number = 0;
+  const bool rate_shared = item.rate_kind == 1 && item.drate, rate_own = item.rate_kind == 2 && item.drate;
+  for (int64_t i = 0; i < width && item.dparam; i++) dparam[i] = 0;
+  for (int64_t i = 0; i < width && rate_shared; i++) drate[i] = 0;
+  for_each_task<R>(item, column, [&](int64_t at, int64_t rate_at) {
+    const R *dout = item.dout + at, *grad = item.grad + at, *rates = item.rate + rate_at, rate = *rates;
+    R *dgrad = item.dgrad ? item.dgrad + at : nullptr, *own = rate_own ? item.drate + at : nullptr;
+    if (dgrad && item.rate_kind == 0)
+      write(dgrad, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) { return -rate * load(dout + i); });
+    else if (dgrad)
+      write(dgrad, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) { return -load(rates + i) * load(dout + i); });
+    if (own)
+#pragma omp simd
+      for (int64_t i = 0; i < width; i++) own[i] = -dout[i] * grad[i];
+    if (item.dparam)
+#pragma omp simd
+      for (int64_t i = 0; i < width; i++) dparam[i] += double(dout[i]);
+    if (rate_shared)
+#pragma omp simd
+      for (int64_t i = 0; i < width; i++) drate[i] -= double(dout[i]) * double(grad[i]);
+    if (rate_number)
+#pragma omp simd reduction(- : number)
+      for (int64_t i = 0; i < width; i++) number -= double(dout[i]) * double(grad[i]);
+  });
+  for (int64_t i = 0; i < width && item.dparam; i++) item.dparam[column + i] = R(dparam[i]);
+  for (int64_t i = 0; i < width && rate_shared; i++) item.drate[column + i] = R(drate[i]);
+  return number;
+}
+
+// Whether x - x is 0 everywhere: neither NaN nor infinite.
+template <class R>
+bool all_finite(const R* x, int64_t width) {
+  int wrong = 0;
+#pragma omp simd reduction(| : wrong)
+  for (int64_t i = 0; i < width; i++) wrong |= !(x[i] - x[i] == 0);
+  return !wrong;
+}
+
+}  // namespace
+
+template <class R>
+void sgd_step_fwd(const SgdStep<R>& p) {
+  const bool streams = outgrows_caches(p);
+  for_each_part(p, [&](const typename SgdStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
+    for_each_task<R>(item, column, [&](int64_t at, int64_t rate_at) {
+      const R *param = item.param + (item.shared_param ? column : at), *grad = item.grad + at;
+      const R *rates = item.rate + rate_at, rate = *rates;
+      R* out = item.out + at;
+      if ((item.rate_kind == 2 || (item.rate_kind == 1 && at == column)) && !all_finite(rates, width))
+        __atomic_store_n(p.not_finite, true, __ATOMIC_RELAXED);
+      if (item.rate_kind == 0)
+        write(out, width, streams,
+              [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - rate * load(grad + i); });
+      else
+        write(out, width, streams,
+              [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - load(rates + i) * load(grad + i); });
+    });
+  });
+}
+
+template <class R>
+void sgd_step_bwd(const SgdStep<R>& p) {
+  int64_t parts = 0;
+  for (int64_t i = 0; i < p.count; i++) parts += parts_of<R>(p.items[i]);
+  double* numbers = static_cast<double*>(thread_arena(size_t(parts) * sizeof(double)));
+  const bool streams = outgrows_caches(p);
+  const bool one_for_all = p.one_rate && p.count && p.items[0].drate;
+  for_each_part(p, [&](const typename SgdStep<R>::Item& item, int64_t part, int64_t column, int64_t width) {
+    const bool rate_number = item.rate_kind == 0 && (one_for_all || item.drate);
+    numbers[part] = part_gradients<R>(item, column, width, rate_number, streams);
+  });
+  double sum = 0;
+  for (int64_t i = 0, part = 0; i < p.count; i++) {
+    for (const int64_t end = part + parts_of<R>(p.items[i]); part < end; part++) sum += numbers[part];
+    if (p.one_rate) continue;
+    if (p.items[i].rate_kind == 0 && p.items[i].drate) *p.items[i].drate = R(sum);
+    sum = 0;
+  }
+  if (one_for_all) *p.items[0].drate = R(sum);
+}
+
+template void sgd_step_fwd(const SgdStep<float>&);
+template void sgd_step_fwd(const SgdStep<double>&);
+template void sgd_step_bwd(const SgdStep<float>&);
+template void sgd_step_bwd(const SgdStep<double>&);
+
+}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,104 @@
+// The activations, and the losses with their gradients in the outputs, of one task by one block. See mlp.cuh.
+#pragma once
+#include "inner/cuda/mlp.cuh"
+
+namespace fastmeta::cuda {
+
+// activation(z), its first and its second derivative.
+template <class R>
+__device__ __forceinline__ R activation(Activation kind, R z, R& slope, R& curve) {
+  slope = 1;
+  curve = 0;
+  if (kind == Activation::relu) {
+    slope = z <= 0 ? R(0) : R(1);
+    return z < 0 ? R(0) : z;  // NaN stays NaN
+  }
+  if (kind == Activation::tanh) {
+    const R a = std::tanh(z);
+    slope = 1 - a * a;
+    curve = -2 * a * slope;
+    return a;
+  }
+  if (kind == Activation::sigmoid) {
+    const R a = 1 / (1 + std::exp(-z));
+    slope = a * (1 - a);
+    curve = slope * (1 - 2 * a);
+    return a;
+  }
+  if (kind == Activation::gelu) {
+    const R below = R(0.5) * (1 + std::erf(z * R(0.70710678118654752440)));
+    const R density = std::exp(R(-0.5) * z * z) * R(0.39894228040143267794);
+    slope = below + z * density;
+    curve = density * (2 - z * z);
+    return z * below;
+  }
+  return z;
+}
+
+// activation'(z) times a gradient or a tangent: through a ReLU that is shut nothing comes, not even NaN or infinity.
+template <class R>
+__device__ __forceinline__ R gated(Activation kind, R slope, R value) {
+  return kind == Activation::relu && slope == 0 ? R(0) : slope * value;
+}
+
+// dL/dz of the last layer (where there is room for it), and its tangent, plus dloss * dL/dz -> the loss, on every thread.
+template <class R>
+__device__ __forceinline__ R squared_error(Task<R>& s, bool tangent, R dloss) {
+  const Layer<R>& y = s.last();
+  const R* target = static_cast<const R*>(s.y);
+  const int count = s.n * y.out;
+  const R scale = R(2) / R(count ? count : 1);
+  R total = 0;
+  for (int e = threadIdx.x; e < count; e += blockDim.x) {
+    const R difference = y.a[e] - target[e], d = scale * difference;
+    total += difference * difference;
+    if (y.d) y.d[e] = d;
+    if (tangent) y.rd[e] = scale * y.ra[e] + (dloss == 0 ? R(0) : dloss * d);
+  }
+  return block_sum(s.partial, total) / R(count ? count : 1);
+}
+
+// The same; a warp for each example.
+template <class R>
+__device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
+  const Layer<R>& y = s.last();
+  const int64_t* targets = static_cast<const int64_t*>(s.y);
+  const int classes = y.out, lane = threadIdx.x % kWarp;
+  int counted = 0;
+  for (int i = lane; i < s.n; i += kWarp) counted += targets[i] != kIgnoreIndex;
+  counted = warp_sum(counted);
+  counted = counted ? counted : 1;
+  R total = 0;
+  for (int i = threadIdx.x / kWarp; i < s.n; i += blockDim.x / kWarp) {
+    const int64_t target = targets[i];
+    const bool counts = target != kIgnoreIndex, valid = target >= 0 && target < classes;
+    const R factor = valid ? 1 / R(counted) : counts ? R(NAN) : R(0);
+    const R *z = y.a + i * classes, *rz = tangent ? y.ra + i * classes : nullptr;
+    R *d = y.d ? y.d + i * classes : nullptr, *rd = tangent ? y.rd + i * classes : nullptr;
+    R largest = z[0], sum = 0, mean = 0;
+    for (int c = lane; c < classes; c += kWarp) largest = z[c] > largest ? z[c] : largest;
+    largest = warp_max(largest);
+    for (int c = lane; c < classes; c += kWarp) {
+      const R p = std::exp(z[c] - largest);
+      sum += p;
+      if (d) d[c] = p;
+      if (tangent) mean += p * rz[c];
+    }
+    sum = warp_sum(sum);
+    mean = warp_sum(mean) / sum;
+    for (int c = lane; d && c < classes; c += kWarp) {
+      const R p = d[c] / sum;
+      d[c] = factor * (p - (c == target ? R(1) : R(0)));  // 0 where ignored, but NaN stays
+      if (tangent) rd[c] = factor * p * (rz[c] - mean) + dloss * d[c];
+    }
+    if (lane == 0 && counts) total += valid ? largest - z[target] + std::log(sum) : R(NAN);
+  }
+  return block_sum(s.partial, total) / R(counted);
+}
+
+template <class R>
+__device__ __forceinline__ R output_gradient(Task<R>& s, bool tangent = false, R dloss = 0) {
+  return s.loss == Loss::mse ? squared_error(s, tangent, dloss) : cross_entropy(s, tangent, dloss);
+}
+
+}  // namespace fastmeta::cuda
