@@ -138,6 +138,8 @@ if __name__ == "__main__":
         packages=[
             "fastmeta",
             "fastmeta.data",
+            "fastmeta.distance",
+            "fastmeta.inner",
             "fastmeta.integrations",
             "fastmeta.integrations.easyfsl",
             "fastmeta.integrations.easyfsl.methods",
@@ -147,7 +149,6 @@ if __name__ == "__main__":
             "fastmeta.integrations.torchopt",
             "fastmeta.kernels",
             "fastmeta.learners",
-            "fastmeta.ops",
             "fastmeta.reference",
         ],
         package_dir={"fastmeta.kernels": "kernels"},

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import counts  # noqa: E402
 
-OPS = sorted(path.stem for path in (ROOT / "fastmeta/ops").glob("[a-z]*.py"))
+OPS = sorted(p.stem for family in ("distance", "inner") for p in (ROOT / "fastmeta" / family).glob("[a-z]*.py"))
 COPIES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 EPISODES = "32 tasks, 25 supports, 75 queries, 5 ways, 64 features"
 HEAD = "32 tasks, a linear classifier of 64 features and 5 ways, 25 examples"

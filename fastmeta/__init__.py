@@ -2,6 +2,25 @@
 
 from . import _torch  # noqa: F401  (first: refuses a torch that lacks what the rest uses)
 from ._dispatch import backend
+from .distance.matching_log_probs import matching_log_probs
+from .distance.proto_log_softmax import proto_log_softmax
+from .distance.proto_loss import proto_loss
+from .distance.prototypes import prototypes
+from .inner.conv_adapt import conv_adapt
+from .inner.conv_forward import conv_forward
+from .inner.conv_grad import conv_grad
+from .inner.conv_hvp import conv_hvp
+from .inner.conv_loss import conv_loss
+from .inner.conv_meta_loss import conv_meta_loss
+from .inner.hvp import hvp
+from .inner.mlp_adapt import mlp_adapt
+from .inner.mlp_forward import mlp_forward
+from .inner.mlp_grad import mlp_grad
+from .inner.mlp_hvp import mlp_hvp
+from .inner.mlp_loss import mlp_loss
+from .inner.mlp_meta_loss import mlp_meta_loss
+from .inner.sgd_step import sgd_step
+from .inner.task_conv2d import task_conv2d
 from .learners._batch_norm import use_batch_statistics
 from .learners.anil import ANIL
 from .learners.imaml import IMAML
@@ -12,25 +31,6 @@ from .learners.meta_sgd import MetaSGD
 from .learners.proto_maml import ProtoMAML
 from .learners.protonet import ProtoNet
 from .learners.reptile import Reptile
-from .ops.conv_adapt import conv_adapt
-from .ops.conv_forward import conv_forward
-from .ops.conv_grad import conv_grad
-from .ops.conv_hvp import conv_hvp
-from .ops.conv_loss import conv_loss
-from .ops.conv_meta_loss import conv_meta_loss
-from .ops.hvp import hvp
-from .ops.matching_log_probs import matching_log_probs
-from .ops.mlp_adapt import mlp_adapt
-from .ops.mlp_forward import mlp_forward
-from .ops.mlp_grad import mlp_grad
-from .ops.mlp_hvp import mlp_hvp
-from .ops.mlp_loss import mlp_loss
-from .ops.mlp_meta_loss import mlp_meta_loss
-from .ops.proto_log_softmax import proto_log_softmax
-from .ops.proto_loss import proto_loss
-from .ops.prototypes import prototypes
-from .ops.sgd_step import sgd_step
-from .ops.task_conv2d import task_conv2d
 from .types import ConvBlock
 
 __version__ = "0.1.0"

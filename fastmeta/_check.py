@@ -1,4 +1,4 @@
-"""Checks of what users pass in: `<op>: <what must hold>, got <what came>`. Run once, in ops/, before any backend."""
+"""Checks of what users pass in: `<op>: <what must hold>, got <what came>`. Run once, by the public function, before any backend."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ PUBLIC = {name: getattr(module, name) for module in (fastmeta, fastmeta.data) fo
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 TEXTS |= {name: inspect.getdoc(thing) or "" for name, thing in PUBLIC.items() if not isinstance(thing, ModuleType)}
 NOT_RUN = re.compile(r"# not run: (\S.*)\n")
-OPS = sorted(page.stem for page in (ROOT / "fastmeta/ops").glob("[a-z]*.py"))
+OPS = sorted(p.stem for family in ("distance", "inner") for p in (ROOT / "fastmeta" / family).glob("[a-z]*.py"))
 
 
 def python_blocks(text):

@@ -10,7 +10,7 @@ import fastmeta
 import fastmeta.data
 
 DOCS = Path(__file__).parents[1] / "docs"
-OPS = {path.stem for path in (DOCS.parent / "fastmeta/ops").glob("[a-z]*.py")}
+OPS = {path.stem for family in ("distance", "inner") for path in (DOCS.parent / "fastmeta" / family).glob("[a-z]*.py")}
 
 
 def test_every_public_name_has_its_place():

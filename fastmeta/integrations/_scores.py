@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.prototypes import prototypes
+from ..distance.prototypes import prototypes
 from ..reference.proto_log_softmax import distances
 
 FLOOR = 1e-6  # what easyfsl adds to a probability before its logarithm

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..ops.sgd_step import sgd_step
+from ..inner.sgd_step import sgd_step
 
 SMALL = 1 << 15  # elements: up to here PyTorch's operation for each tensor costs less than one op for all
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import _check
-from ..ops.proto_log_softmax import METRICS
+from ..distance.proto_log_softmax import METRICS
 
 
 def whole(learner: str, name: str, value: Any, least: int, optional: bool = False) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..ops.sgd_step import sgd_step
+from ..inner.sgd_step import sgd_step
 from ._problem import Flat, Problem
 
 Update = Callable[[list[Tensor], list[Tensor], Any], Sequence[Tensor]]

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._dispatch import direct
-from ..ops._conv import Blocks, cores
-from ..ops._mlp import in_order, listed
+from ..inner._conv import Blocks, cores
+from ..inner._mlp import in_order, listed
 from ..types import ConvBlock
 from ._batch_norm import has_running_statistics
 from ._mlp import FusedModel, parameters_of

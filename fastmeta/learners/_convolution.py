@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._dispatch import forced
-from ..ops.task_conv2d import task_conv2d
+from ..inner.task_conv2d import task_conv2d
 
 
 def task_convolutions(like: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from .._autograd import _any_requires_grad, _transforms_active, scatter
 from .._dispatch import refuse_export
-from ..ops.sgd_step import sgd_step
+from ..inner.sgd_step import sgd_step
 from . import _unrolled
 from ._at_once import run_at_once
 from ._chain import Captured, InnerLoop, Step, gradients, leaf, noise_of, refuse_captured

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._autograd import _transforms_active
-from ..ops.sgd_step import sgd_step
+from ..inner.sgd_step import sgd_step
 from ._batch_norm import ExactNorms
 from ._chain import twice_differentiable
 from ._problem import Flat, Problem

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._autograd import _transforms_active, scatter
-from ..ops.mlp_grad import mlp_grad
+from ..inner.mlp_grad import mlp_grad
 from ..types import Loss
 from . import _arguments
 from ._chain import InnerLoop, gradients, leaf

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _check
-from ..ops.mlp_adapt import mlp_adapt
-from ..ops.mlp_forward import mlp_forward
-from ..ops.mlp_grad import mlp_grad
-from ..ops.mlp_meta_loss import mlp_meta_loss
-from ..ops.prototypes import prototypes
+from ..distance.prototypes import prototypes
+from ..inner.mlp_adapt import mlp_adapt
+from ..inner.mlp_forward import mlp_forward
+from ..inner.mlp_grad import mlp_grad
+from ..inner.mlp_meta_loss import mlp_meta_loss
 from . import _arguments
 from ._episode import IGNORE_INDEX, known_ways, ways_of
 from ._learner import OF_SUPPORT, Learner, ask

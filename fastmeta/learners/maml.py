@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.mlp_adapt import mlp_adapt
-from ..ops.mlp_forward import mlp_forward
-from ..ops.mlp_meta_loss import mlp_meta_loss
+from ..inner.mlp_adapt import mlp_adapt
+from ..inner.mlp_forward import mlp_forward
+from ..inner.mlp_meta_loss import mlp_meta_loss
 from ..types import Loss
 from . import _arguments
 from ._chain import noise_of, restore

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
-from ..ops.matching_log_probs import matching_log_probs
+from ..distance.matching_log_probs import matching_log_probs
 from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
 from ..types import Metric
 from . import _arguments

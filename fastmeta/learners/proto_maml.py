@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.prototypes import prototypes
+from ..distance.prototypes import prototypes
 from . import _arguments
 from ._batch_norm import features_of_tasks
 from ._engine import on_query

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops.proto_log_softmax import proto_log_softmax
-from ..ops.proto_loss import proto_loss
-from ..ops.prototypes import prototypes
+from ..distance.proto_log_softmax import proto_log_softmax
+from ..distance.proto_loss import proto_loss
+from ..distance.prototypes import prototypes
 from ..types import Metric
 from . import _arguments
 from ._episode import known_ways, ways_of

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..ops.mlp_adapt import mlp_adapt
-from ..ops.sgd_step import sgd_step
+from ..inner.mlp_adapt import mlp_adapt
+from ..inner.sgd_step import sgd_step
 from ..types import Loss
 from . import _arguments
 from ._chain import InnerLoop
