@@ -19,7 +19,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from ._torch import (
+    Transform,
+    any_requires_grad,
+    is_batched,
+    is_forward_mode,
+    is_functional,
+    transforms,
+    transforms_active,
+)
 
 Flat = Sequence[Any]  # tensors, None and numbers, in the order of the op's arguments
 Needs = tuple[bool, ...]
@@ -30,9 +39,7 @@ Backward = Callable[[Flat, Flat, Flat, Needs], tuple[Tensor, ...]]
 Backward2 = Callable[[Flat, Flat, Flat, Needs, Needs], tuple[Tensor, ...]]
 
 _NOTHING = contextlib.nullcontext()
-_transforms_active = torch._C._are_functorch_transforms_active
-_any_requires_grad = torch._C._any_requires_grad
-_is_batched = torch._C._functorch.is_legacy_batchedtensor  # cotangents of is_grads_batched=True; no transform is active
+_REVERSE = (Transform.Grad, Transform.Vmap)
 
 
 class Op:
@@ -63,14 +70,14 @@ class Op:
     def __call__(self, *flat: Any) -> tuple[Tensor, ...]:
         if self.forward is None:
             return self.reference(*flat)
-        if _transforms_active() or forward_ad._current_level >= 0:
+        if is_functional():
             return self.transformed.apply(*flat) if _reverse_mode_only() else self.reference(*flat)
         return self.untransformed(flat)
 
     def untransformed(self, flat: Flat) -> tuple[Tensor, ...]:
         """self(*flat) by the kernel, where neither a transform of torch.func nor forward-mode AD is active."""
         assert self.forward is not None
-        if torch.is_grad_enabled() and _any_requires_grad(*flat):
+        if torch.is_grad_enabled() and any_requires_grad(*flat):
             return self.eager.apply(*flat)  # type: ignore[no-any-return]
         return self.forward(flat, (False,) * len(flat))[0]
 
@@ -110,10 +117,7 @@ def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | Non
 
 def _reverse_mode_only() -> bool:
     """Whether the active transforms are torch.func.grad/vjp and vmap alone, which the kernels can serve."""
-    if forward_ad._current_level >= 0:
-        return False
-    kinds = torch._C._functorch.TransformType
-    return all(i.key() in (kinds.Grad, kinds.Vmap) for i in torch._C._functorch.get_interpreter_stack())
+    return not is_forward_mode() and all(kind in _REVERSE for kind in transforms())
 
 
 def _eager(op: Op) -> type[torch.autograd.Function]:
@@ -131,11 +135,11 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
             needs = ctx.needs_input_grad
             kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
             inputs = [number if x is None else x for x, number in zip(kept, ctx.numbers, strict=False)]
-            if any(map(_is_batched, cotangents)):
+            if any(map(is_batched, cotangents)):
                 # A subclass converts what comes out, for which torch has no rule here.
                 with without_autocast(cotangents[0]), torch._C.DisableTorchFunctionSubclass():
                     grads = op.vjp(needs).reference(*cotangents, *inputs)
-            elif op.backward and not torch.is_grad_enabled() and not _transforms_active():
+            elif op.backward and not torch.is_grad_enabled() and not transforms_active():
                 # A kernel never asks for autocast.
                 # It may write into what forward saved: a second pass over the graph does not get that again.
                 saved = kept[len(inputs) :] if ctx.__dict__.pop("untouched", False) else ()

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _dispatch
 from ._autograd import is_autocast
+from ._torch import is_looked_at
 
 INFINITY = float("inf")
 MOST_CLASSES = 2**31 - 1
@@ -176,7 +176,7 @@ def every_class(op: str, x: Tensor, num_classes: int) -> None:
 def _visible(x: Tensor) -> bool:
     """Whether the values may be looked at: a CUDA tensor would have to wait for the device, so there the kernels answer with
     NaN."""
-    return not _dispatch.is_transformed() and x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH
+    return not is_looked_at() and x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH
 
 
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import _dispatch
-from ._autograd import Flat, Op, _is_batched, _transforms_active, is_autocast, scatter, without_autocast
+from ._autograd import Flat, Op, is_autocast, scatter, without_autocast
 from ._memory import all_in_memory
+from ._torch import is_batched, is_functional, transforms_active
 
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
@@ -41,7 +41,7 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
         for x in flat
     ]
     spec = repr((layout, static, cores))
-    if _transforms_active() or forward_ad._current_level >= 0:
+    if is_functional():
         with without_autocast(like):
             return _reference(name, layout, static, inputs)
     return tuple(torch.ops.fastmeta.forward(name, spec, inputs))
@@ -63,7 +63,7 @@ class Traced(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         (name, spec), inputs, needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[2:])
         cotangents = tuple(d.resolve_conj().resolve_neg() for d in cotangents)
-        if _transforms_active() or any(map(_is_batched, cotangents)):
+        if transforms_active() or any(map(is_batched, cotangents)):
             grads = _by_reference(name, spec, cotangents, inputs, needs)
         else:
             grads = torch.ops.fastmeta.backward(name, spec, list(cotangents), list(inputs), needs)

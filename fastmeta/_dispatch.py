@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: the extension, Triton, or the PyTorch reference; and the one way to call it."""
+"""Which implementation of an op runs: the extension, Triton, or the PyTorch reference. `_route` comes before it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import reference as references
-from ._autograd import Flat, Needs, Op, _transforms_active, is_autocast
-from ._layout import Layout, flatten, has_lists, tensors_of, unflatten
+from ._autograd import Flat, Needs, Op
+from ._layout import Layout, tensors_of, unflatten
 from ._memory import all_in_memory
+from ._torch import is_recorded
 from .types import Backend
 
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
 CACHED = 1024  # calls that differ in their static arguments, of each cache
 LOW_PRECISION = (torch.float16, torch.bfloat16)
-_is_tracing = torch._C._is_tracing  # by torch.jit.trace
 
 
 def _known(name: str) -> str:
@@ -76,52 +75,6 @@ def forced() -> str:
     return _forced.get()
 
 
-def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Run op `name` on `args` (tensors, numbers, None, or lists of them), its `static` arguments fixed.
-
-    `cores` gives, for each argument, its rank without the task axis (for a list: a tuple that is cycled through), or None
-    where the argument never has one. Returns the outputs, flat.
-    """
-    flat, layout = flatten(args)
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        from ._compile import traced
-
-        return traced(name, flat, layout, static, tuple(cores))
-    device = next(x.device for x in flat if isinstance(x, Tensor))
-    if is_autocast(device.type):
-        flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in LOW_PRECISION else x for x in flat)
-        with torch.autocast(device.type, enabled=False):
-            return run(name, flat, layout, static, tuple(cores), device)
-    return run(name, flat, layout, static, tuple(cores), device)
-
-
-def direct(
-    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...]
-) -> tuple[Tensor, ...] | None:
-    """What the native CPU kernel answers, which checks its arguments itself: the short way for small calls.
-
-    None where the general way has to decide, or to say what is wrong: arguments that the kernel refuses, another device or
-    backend, a call that is traced, transformed or under autocast.
-    """
-    if is_transformed() or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu"):
-        return None
-    flat, layout = flatten(args) if has_lists(cores) else (args, (None,) * len(args))
-    if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
-        return None
-    try:
-        op = _native(name, layout, static, cores, _forced.get())  # TypeError where `static` cannot be hashed
-        return op.untransformed(flat) if op else None
-    except (TypeError, ValueError):
-        return None
-
-
-@functools.lru_cache(maxsize=CACHED)
-def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], forced: str) -> Op | None:
-    """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel refuses."""
-    first, why_not, _ = _candidates(name, torch.device("cpu"), forced)[0]
-    return op_on(name, "ext", layout, static, cores) if first == "ext" and why_not is None else None
-
-
 def run(
     name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: torch.device
 ) -> tuple[Tensor, ...]:
@@ -129,7 +82,7 @@ def run(
 
     torch.jit.trace records PyTorch's own operations alone: it gets the reference.
     """
-    chosen = "reference" if _is_tracing() else choose(name, device, _forced.get(), flat, layout, static)
+    chosen = "reference" if is_recorded() else choose(name, device, _forced.get(), flat, layout, static)
     op = op_on(name, chosen, layout, static, cores)
     return op(*flat) if chosen == "triton" else widened(op, flat)
 
@@ -281,15 +234,5 @@ def refuse_export(name: str) -> None:
     """RuntimeError inside torch.export and torch.jit.trace, which have no way to trace a gradient."""
     if torch.compiler.is_exporting():
         raise RuntimeError(f"{name}: must run outside torch.export, got a call inside")
-    if not torch.compiler.is_compiling() and _is_tracing():
+    if not torch.compiler.is_compiling() and is_recorded():
         raise RuntimeError(f"{name}: must run outside torch.jit.trace, got a call inside")
-
-
-def is_transformed() -> bool:
-    """Whether a call is traced or transformed, so that the values of its tensors must not be looked at."""
-    return (
-        torch.compiler.is_compiling()
-        or _transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or _is_tracing()
-    )

@@ -11,7 +11,7 @@ from argument_cases import LABELS, arguments, call, wrong
 from test_layout import OPS
 
 import fastmeta
-from fastmeta import _check, _dispatch
+from fastmeta import _check, _dispatch, _route
 
 pytestmark = pytest.mark.cpu
 
@@ -81,7 +81,7 @@ def test_caches_are_bounded():
     x, y = torch.randn(1, 3), torch.zeros(1, dtype=torch.int64)
     for index in range(-3000, -500):
         fastmeta.proto_loss(x, x, y, ignore_index=index)
-    for cached in (_dispatch.op_on, _dispatch._native, _dispatch._candidates, _dispatch.unavailable):
+    for cached in (_dispatch.op_on, _route._native, _dispatch._candidates, _dispatch.unavailable):
         info = cached.cache_info()
         assert info.maxsize is not None and info.currsize <= info.maxsize <= 1024
 

@@ -1,5 +1,7 @@
-"""One op, one name, one file in each layer."""
+"""One op, one name, one file in each layer; no module imports one that imports it."""
 
+import ast
+import graphlib
 import inspect
 from pathlib import Path
 
@@ -37,3 +39,25 @@ def test_every_kernel_has_an_op(folder):
 def test_every_public_name_is_documented(op):
     text = inspect.getdoc(getattr(fastmeta, op))
     assert text and "Source" in text and "Error" in text, op
+
+
+def imported(path):
+    """The modules of fastmeta that one of them imports, in its functions too, but for what only annotations name."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    tree = ast.parse(path.read_text())
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    unused = {id(node) for block in typing for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and id(node) not in unused:
+            base = ROOT.joinpath(*package[: len(package) + 1 - node.level], *(node.module or "").split("."))
+            for found in (base, *(base / name.name for name in node.names)):
+                yield from (p for p in (found.with_suffix(".py"), found / "__init__.py") if p.exists() and p != path)
+
+
+def test_no_module_imports_one_that_imports_it():
+    graph = {path: set(imported(path)) for path in (ROOT / "fastmeta").rglob("*.py")}
+    graph = {
+        path: {p for p in found if p.name != "__init__.py" or p.parent not in path.parents}
+        for path, found in graph.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()

@@ -9,7 +9,7 @@ from argument_cases import arguments, call, wrong
 from test_layout import OPS
 
 import fastmeta
-from fastmeta import _dispatch
+from fastmeta import _route
 
 pytestmark = pytest.mark.cpu
 DRAWS = 300
@@ -94,7 +94,7 @@ def test_the_short_way_takes_nothing_that_the_long_way_refuses(op, monkeypatch):
         given, answers = drawn(op, rng), []
 
         def short(*args, answers=answers):
-            answers.append(_dispatch.direct(*args))
+            answers.append(_route.direct(*args))
             return answers[-1]
 
         monkeypatch.setattr(module, "direct", short)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 from ..types import Metric, Reduction
 from .proto_log_softmax import METRICS, check_distance
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 
 CORES = (2, 1)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 from ..types import ConvBlock, Curvature, Loss
 from ._conv import check_blocks, check_conv, check_loss, cores
 from ._mlp import Param, check_like_params, in_order, like_params, refuse_labels

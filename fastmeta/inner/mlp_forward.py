@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 from ..types import Activation
 from ._mlp import ACTIVATIONS, PARAM_CORES, check_mlp
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 from ..types import Activation, Loss
 from ._mlp import Param, check_loss, check_mlp, in_order, like_params, refuse_labels
 from .mlp_loss import CORES

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 from ..types import Activation, Curvature, Loss
 from ._mlp import PARAM_CORES, Param, check_like_params, check_loss, check_mlp, in_order, like_params, refuse_labels
 

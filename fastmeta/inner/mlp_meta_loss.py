@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps, listed, refuse_labels
 

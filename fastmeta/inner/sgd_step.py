@@ -6,7 +6,7 @@ from typing import Any, TypeVar, overload
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call, direct
+from .._route import call, direct
 from ..types import Rate
 
 CORES = ((None,), (None,), (None,))  # no fixed ranks: torch.vmap goes through the reference, two elementwise passes

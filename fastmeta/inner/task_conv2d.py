@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import _check
-from .._dispatch import call
+from .._route import call
 
 CORES = (4, 4, 1)
 MOST_PIXELS = 4096  # of a stride or a padding

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._dispatch import direct
+from .._route import direct
 from ..inner._conv import Blocks, cores
 from ..inner._mlp import in_order, listed
 from ..types import ConvBlock

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
-from .._autograd import _any_requires_grad, _transforms_active, scatter
+from .._autograd import scatter
 from .._dispatch import refuse_export
+from .._torch import any_requires_grad, is_functional
 from ..inner.sgd_step import sgd_step
 from . import _unrolled
 from ._at_once import run_at_once
@@ -47,7 +47,7 @@ def run(
     own = problem.adapted[: len(problem.adapted) - len(start)]
     theta, shared = (*(params[path] for path in own), *start), tuple(params[path] for path in problem.shared)
     flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
-    if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+    if is_functional() or torch.compiler.is_compiling():
         return unrolled(problem, flat)
     classes = plan.classes
     if classes is not None:  # a kernel's network says it before it runs
@@ -96,7 +96,7 @@ def _outputs(problem: Problem, flat: Flat) -> Tensor:
 
 
 def needs_gradient(flat: Flat) -> bool:
-    return torch.is_grad_enabled() and _any_requires_grad(*flat.items())
+    return torch.is_grad_enabled() and any_requires_grad(*flat.items())
 
 
 def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .._autograd import _transforms_active
+from .._torch import is_functional
 from ..inner.sgd_step import sgd_step
 from ._batch_norm import ExactNorms
 from ._chain import twice_differentiable
@@ -54,7 +53,7 @@ def _gradients(problem: Problem, theta: Sequence[Tensor], part: Flat) -> Sequenc
     support = part.data[:2]
     if not theta:
         return ()
-    if _transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+    if is_functional() or torch.compiler.is_compiling():
         grads: Sequence[Tensor] = torch.func.grad(lambda p: problem.call(p, part.shared, *support))(tuple(theta))
         return [g.detach() for g in grads] if problem.first_order else grads
     with_graph = torch.is_grad_enabled() and not problem.first_order

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._autograd import _transforms_active, scatter
+from .._autograd import scatter
+from .._torch import transforms_active
 from ..inner.mlp_grad import mlp_grad
 from ..types import Loss
 from . import _arguments
@@ -169,7 +170,7 @@ class Optimum(torch.autograd.Function):
         items, phi = remembered(ctx)
         refuse_changed(problem)
         flat, grads = problem.flat(items), []
-        if _transforms_active():
+        if transforms_active():
             refuse(problem, flat)
         at_parts, cotangents = (zip(*(problem.split(x) for x in xs), strict=True) for xs in (phi, dphi))
         for part, at, d in zip(problem.parts(flat), at_parts, cotangents, strict=True):

@@ -1,0 +1,73 @@
+"""Where the call of an op goes. The first that fits decides:
+
+1. CPU tensors, and nothing looks on (no trace, mode, transform, forward-mode AD, autocast): to the native kernel at once, which checks
+   its arguments itself (`direct`). What it refuses goes on.
+2. Wrong arguments: the public function says what must hold.
+3. torch.compile, torch.export, a TorchDispatchMode: into the graph as a node, which comes back here when it runs. Under torch.func too:
+   the reference is traced (`_compile.traced`).
+4. Autocast: on, in float32.
+5. torch.jit.trace: to the reference, whose operations it records.
+6. grad, vjp and vmap of torch.func: to a backend, in a Function that torch.func knows (`_autograd.Op.transformed`).
+7. jvp, linearize, forward-mode AD: to the reference.
+8. Any other: to the first backend of `_dispatch.ORDER` that takes it, or to the one that is forced (`_dispatch.choose`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _dispatch
+from ._autograd import Op, is_autocast
+from ._compile import traced
+from ._dispatch import CACHED, LOW_PRECISION, forced, op_on, run
+from ._layout import Layout, flatten, has_lists
+from ._torch import is_plain, is_traced
+
+
+def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Run op `name` on `args` (tensors, numbers, None, or lists of them), its `static` arguments fixed.
+
+    `cores` gives, for each argument, its rank without the task axis (for a list: a tuple that is cycled through), or None
+    where the argument never has one. Returns the outputs, flat.
+    """
+    flat, layout = flatten(args)
+    if is_traced():
+        return traced(name, flat, layout, static, tuple(cores))
+    device = next(x.device for x in flat if isinstance(x, Tensor))
+    if is_autocast(device.type):
+        flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in LOW_PRECISION else x for x in flat)
+        with torch.autocast(device.type, enabled=False):
+            return run(name, flat, layout, static, tuple(cores), device)
+    return run(name, flat, layout, static, tuple(cores), device)
+
+
+def direct(
+    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...]
+) -> tuple[Tensor, ...] | None:
+    """What the native CPU kernel answers, which checks its arguments itself: the short way for small calls.
+
+    None where the general way has to decide, or to say what is wrong: arguments that the kernel refuses, another device or
+    backend, a call that is traced, transformed or under autocast.
+    """
+    if not is_plain() or torch.is_autocast_enabled("cpu"):
+        return None
+    flat, layout = flatten(args) if has_lists(cores) else (args, (None,) * len(args))
+    if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
+        return None
+    try:
+        op = _native(name, layout, static, cores, forced())  # TypeError where `static` cannot be hashed
+        return op.untransformed(flat) if op else None
+    except (TypeError, ValueError):
+        return None
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], backend: str) -> Op | None:
+    """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel refuses."""
+    first, why_not, _ = _dispatch._candidates(name, torch.device("cpu"), backend)[0]
+    return op_on(name, "ext", layout, static, cores) if first == "ext" and why_not is None else None
