@@ -16,8 +16,6 @@ import tempfile
 import types
 from pathlib import Path
 
-FILES = ("out", "err")
-
 
 @functools.cache
 def _server() -> subprocess.Popen:
@@ -25,27 +23,59 @@ def _server() -> subprocess.Popen:
     return subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def run(*words, cwd=None, env=None, seconds=300) -> subprocess.CompletedProcess:
-    """Python with these words: a script, -m and a module, or -c and a program, then arguments. With what it printed."""
-    server, words = _server(), [str(word) for word in words]
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / name for name in FILES]
-        where = {"cwd": str(cwd or os.getcwd()), "env": dict(env or os.environ), "files": list(map(str, files))}
-        print(json.dumps(where | {"words": words, "seconds": seconds}), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
+def _ask(**request):
+    print(json.dumps(request), file=_server().stdin, flush=True)
+    return json.loads(_server().stdout.readline())
+
+
+class Fork:
+    """Python with these words: a script, -m and a module, or -c and a program, then arguments. As subprocess.Popen has it."""
+
+    def __init__(self, *words, cwd=None, env=None, seconds=300):
+        self.folder, self.args, self.returncode = tempfile.TemporaryDirectory(), [str(word) for word in words], None
+        self.files = [Path(self.folder.name) / name for name in ("out", "err")]
+        where = {"cwd": str(cwd or os.getcwd()), "env": dict(env or os.environ), "files": list(map(str, self.files))}
+        self.pid = _ask(words=self.args, seconds=seconds, **where)
+
+    def poll(self, seconds=0):
+        if self.returncode is None:
+            self.returncode = _ask(pid=self.pid, seconds=seconds)
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        if self.poll(timeout) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return [file.read_text() for file in self.files]
+
+    def send_signal(self, sent):
+        if self.poll() is None:
+            os.kill(self.pid, sent)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def run(*words, **options) -> subprocess.CompletedProcess:
+    """As subprocess.run, with what it printed."""
+    fork = Fork(*words, **options)
+    printed = fork.communicate()
+    return subprocess.CompletedProcess(fork.args, fork.returncode, *printed)
 
 
 def _serve() -> None:
-    """A fork for each line, one after the other."""
+    """For a line with words a fork, whose number is answered; for one with such a number its exit status, or none by then."""
     importlib.import_module("torch._dynamo")  # and torch; optimisers import it
-
+    processes, context = {}, multiprocessing.get_context("fork")
     gc.freeze()  # what a fork never touches stays shared
-    for line in sys.stdin:
-        process = multiprocessing.get_context("fork").Process(target=_become, kwargs=json.loads(line))
-        process.start()
-        process.join()
-        print(process.exitcode, flush=True)
+    for request in map(json.loads, sys.stdin):
+        if "words" in request:
+            process = context.Process(target=_become, kwargs=request)
+            process.start()
+            processes[process.pid], answer = process, process.pid
+        else:
+            processes[request["pid"]].join(request["seconds"])
+            answer = processes[request["pid"]].exitcode
+        print(json.dumps(answer), flush=True)
     os._exit(0)  # at once: there is nothing to put away
 
 

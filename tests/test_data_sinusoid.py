@@ -85,18 +85,8 @@ def test_the_device_is_the_generators_unless_named() -> None:
         ((1, 0, 1), {}, ValueError, "shots must be at least 1, got 0"),
         ((1, 1, -2), {}, ValueError, "queries must be at least 1, got -2"),
         ((1, 1, 2.5), {}, TypeError, "queries must be an int, got float"),
-        (
-            (1, 1, 1),
-            {"dtype": torch.int64},
-            TypeError,
-            "dtype must be float32, float64, float16 or bfloat16, got torch.int64",
-        ),
-        (
-            (1, 1, 1),
-            {"dtype": torch.complex64},
-            TypeError,
-            "dtype must be float32, float64, float16 or bfloat16, got torch.complex64",
-        ),
+        ((1, 1, 1), {"dtype": torch.int64}, TypeError, "dtype must be float32, float64, float16 or bfloat16, got torch.int64"),
+        ((1, 1, 1), {"dtype": torch.complex64}, TypeError, "dtype must be float32, float64, float16 or bfloat16, got torch.complex64"),
         ((1, 1, 1), {"generator": 7}, TypeError, "generator must be a torch.Generator, got int"),
         (
             (1, 1, 1),
