@@ -5,10 +5,10 @@ import copy
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 
@@ -140,7 +140,13 @@ def test_a_page_is_what_its_file_gives(page):
 
 
 def test_the_table_of_a_page_has_the_rows_of_its_ops():
-    rows = [row("b", reference=8e-3), row("a", other=5e-3), row("a", threads=1, other=3e-3), row("c") | {"op": "mlp_grad"}, row("alone")]
+    rows = [
+        row("b", reference=8e-3),
+        row("a", other=5e-3),
+        row("a", threads=1, other=3e-3),
+        row("c") | {"op": "mlp_grad"},
+        row("alone"),
+    ]
     lines = result_pages.op_lines(run(*rows), "some.json", ("proto_loss",))
     assert lines[3:] == [
         "| workload | 1 thread: fastmeta | 1 thread: fastest alternative | 2 threads: fastmeta | 2 threads: fastest alternative |",
@@ -287,20 +293,9 @@ def test_a_whole_run(tmp_path):
     planted.write_text(PLANTED)
 
     def bench(*options):
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "conftest",
-            "-c",
-            ROOT / "pyproject.toml",
-            "--quick",
-            planted,
-            *options,
-        ]
+        words = ["-m", "pytest", "-p", "conftest", "-c", ROOT / "pyproject.toml", "--quick", planted, *options]
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCH), os.environ.get("PYTHONPATH", "")])}
-        return subprocess.run(list(map(str, command)), env=env, cwd=tmp_path, capture_output=True, text=True)
+        return forks.run(*words, env=env, cwd=tmp_path)
 
     done = bench("--results", tmp_path)
     (file,) = tmp_path.glob("*.json")
@@ -333,4 +328,5 @@ turns = [next(copies) for _ in range(4)]
 assert turns[0][0] is large is turns[3][0] and len({x.data_ptr() for x, _ in turns}) == 3
 assert all(torch.equal(x, large) and y.requires_grad for x, y in turns)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=BENCH, check=True)
+    done = forks.run("-c", code, cwd=BENCH)
+    assert done.returncode == 0, done.stderr

@@ -2,10 +2,10 @@
 
 import contextvars
 import os
-import subprocess
 import sys
 import threading
 
+import forks
 import pytest
 import torch
 from cases import BACKENDS, case
@@ -16,7 +16,7 @@ from fastmeta import _C, _check, _dispatch, _ext, info
 
 
 def run(code, **env):
-    return subprocess.run([sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True)
+    return forks.run("-c", code, env=os.environ | env)
 
 
 def assert_ext_equals_reference(op):
@@ -178,7 +178,7 @@ def test_labels_are_searched_alike_with_and_without_the_extension(shape):
 
 
 def test_info():
-    done = subprocess.run([sys.executable, "-m", "fastmeta.info"], capture_output=True, text=True)
+    done = forks.run("-m", "fastmeta.info")
     assert done.returncode == 0, done.stderr
     assert f"fastmeta {fastmeta.__version__}" in done.stdout and f"instruction set {_C.isa()}" in done.stdout
     assert all(op in done.stdout for op in ("proto_loss", "mlp_meta_loss"))

@@ -12,7 +12,7 @@ from rank_processes import ranks
 def found(request, tmp_path_factory):
     """What each case gave with 2 and with 3 processes."""
     out = tmp_path_factory.mktemp("found") / "found.pt"
-    with ranks(request.param, Path(distributed_worker.__file__), out) as started:
+    with ranks(request.param, Path(distributed_worker.__file__), out, apart=request.param == 2) as started:
         for process in started:
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors

@@ -83,9 +83,15 @@ def run_all(emulator, runs, made):
     return found[0]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", LOSSES)
+EVERY = [  # of the first shape every activation; of another one in float32 and one in float64
+    pytest.param(loss, activation, shape, id=f"{loss}-{activation}-shape{i}")
+    for i, shape in enumerate(SHAPES)
+    for activation in (ACTIVATIONS if i == 0 else ("gelu", ("relu", "tanh", "sigmoid", "identity")[i % 4]))
+    for loss in LOSSES
+]
+
+
+@pytest.mark.parametrize(("loss", "activation", "shape"), EVERY)
 def test_orders_and_devices_change_no_bit(emulator, loss, activation, shape):
     widths, n, T, shared, bias, kind, first_order = shape
     dtype = torch.float32 if activation == "gelu" else torch.float64
@@ -93,9 +99,16 @@ def test_orders_and_devices_change_no_bit(emulator, loss, activation, shape):
     run_all(emulator, BY_TASK, calls(p, kind, first_order))
 
 
-@pytest.mark.parametrize("shape", TILES)
-@pytest.mark.parametrize(("activation", "kind"), [("gelu", "per tensor"), ("tanh", "per element")])
-@pytest.mark.parametrize("loss", LOSSES)
+TILED = [  # with the largest shape, each dtype and kind once
+    pytest.param(loss, activation, kind, shape, id=f"{loss}-{activation}-{kind}-shape{i}")
+    for i, shape in enumerate(TILES)
+    for loss in LOSSES
+    for activation, kind in (("gelu", "per tensor"), ("tanh", "per element"))
+    if i < 2 or (loss == "mse") == (activation == "gelu")
+]
+
+
+@pytest.mark.parametrize(("loss", "activation", "kind", "shape"), TILED)
 def test_orders_change_no_bit_layer_by_layer(emulator, loss, activation, kind, shape):
     widths, n, T = shape
     dtype = torch.float32 if activation == "gelu" else torch.float64
@@ -106,7 +119,7 @@ def test_orders_change_no_bit_layer_by_layer(emulator, loss, activation, kind, s
 
 
 def test_orders_change_no_bit_in_tf32(emulator, allow_tf32):
-    p = problem((2, 66, 3), 9, T=2, dtype=torch.float32)
+    p = problem((2, 66, 3), 9, T=1, dtype=torch.float32)
     run_all(emulator, BY_LAYER, calls(p, "per tensor", False))
 
 
@@ -142,7 +155,7 @@ def test_no_sanitizer_objects(sanitized):
         "no:cacheprovider",
         str(Path(__file__)),
         "-k",
-        "tf32 or ((entropy and gelu) or (mse and tanh)) and not (layer and (shape1 or shape2))",
+        "tf32 or ((entropy and gelu) or (mse and not gelu)) and not (layer and (shape1 or shape2))",
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

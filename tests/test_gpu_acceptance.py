@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
 SMALL = ("--device", "cpu", "--small")
+# A second thread would mostly wait; what the rehearsal would not run is not collected.
+FEW_TESTS = os.environ | {"OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": "--ignore-glob=*/test_[!p]*.py"}
 PARTS = ["build", "tests", "races", "memcheck", "racecheck", "races of what compiles first"]
 STANDINS = """
 import contextlib
@@ -59,11 +62,10 @@ def command(*options):
     return [sys.executable, BENCH / "gpu.py", *options]
 
 
-def in_bench(code, timeout=None):
+def in_bench(code, seconds=300):
     """What the code prints, run in a process that has bench/ on its path."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCH), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-c", STANDINS + code]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    done = forks.run("-c", STANDINS + code, env=env, seconds=seconds)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -71,8 +73,7 @@ def in_bench(code, timeout=None):
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # a second one would mostly wait
-    done = subprocess.run(command(*SMALL, "--results", folder), capture_output=True, text=True, env=one_thread)
+    done = subprocess.run(command(*SMALL, "--results", folder), capture_output=True, text=True, env=FEW_TESTS)
     return done, json.loads((folder / "cpu.json").read_text()), (folder / "cpu.md").read_text()
 
 
@@ -111,7 +112,8 @@ def test_a_part_ends_at_its_limit(tmp_path):
 
 
 def test_what_is_cut_off_leaves_its_files_and_no_process(tmp_path):
-    with subprocess.Popen(command(*SMALL, "--results", tmp_path), stdout=subprocess.DEVNULL) as process:
+    words = command(*SMALL, "--results", tmp_path)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=FEW_TESTS) as process:
         found = tmp_path / "cpu.json"
         while not (found.exists() and json.loads(found.read_text())["races"]):
             assert process.poll() is None
@@ -136,7 +138,7 @@ try:
 except SystemExit as ended:
     print("ended by", ended)
 """
-    assert in_bench(code, timeout=100) == "ended by 1\n"
+    assert in_bench(code, seconds=100) == "ended by 1\n"
 
 
 def test_a_wrong_result_is_told_and_not_timed():
@@ -209,7 +211,7 @@ print([line for line in text.splitlines() if line.startswith("| graphs")][0].cou
 def test_without_a_gpu_the_command_says_so(tmp_path):
     code = "import sys, torch; torch.cuda.is_available = lambda: False; sys.argv = ['gpu.py']; import gpu; gpu.main()"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCH), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = forks.run("-c", code, env=env, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr == "make gpu: there must be a CUDA device that torch sees, got none\n"
 
 
@@ -233,21 +235,8 @@ print("done")
 
 def test_outside_a_gpu_the_tests_of_a_gpu_are_the_same_but_for_their_tensors():
     """FASTMETA_DEVICE=cuda: no emulated kernels, no ext where there is no CUDA C++, Triton for what has it."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        ROOT / "tests",
-        "-m",
-        "not cpu",
-        "--collect-only",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
-    done = subprocess.run(
-        command, env=os.environ | {"FASTMETA_DEVICE": "cuda"}, capture_output=True, text=True, cwd=ROOT
-    )
+    words = ["-m", "pytest", ROOT / "tests", "-m", "not cpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = forks.run(*words, env=os.environ | {"FASTMETA_DEVICE": "cuda"}, cwd=ROOT)
     ids = [line for line in done.stdout.splitlines() if "::" in line]
     assert len(ids) > 1000 and not [i for i in ids if "emulated" in i]
     assert not [i for i in ids if "ext" in i.split("[")[-1] and "proto" in i.split("[")[-1]]

@@ -3,10 +3,10 @@
 import importlib.util
 import itertools
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,5 +170,5 @@ def test_seconds_by_hand():
 def test_the_table_in_the_docs_is_what_the_model_says():
     code = "import model_table as t; text = t.DOCS.read_text(); assert t.BEGIN + t.table() + t.END in text"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCH), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = forks.run("-c", code, env=env)
     assert done.returncode == 0, f"make gpu-model writes tools/gpu.md anew\n{done.stderr}"

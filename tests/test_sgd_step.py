@@ -41,8 +41,9 @@ def test_lists_match_reference(backend, rates, shared, dtype):
         lr = {"number": 0.3, "scalar": t[-1]}.get(rates, list(t[2 * n :]))
         return tuple(fastmeta.sgd_step(list(t[:n]), list(t[n : 2 * n]), lr))
 
-    # the gradient of one rate for a tensor is a single number
-    check_against_reference(fn, draw if rates in ("scalar", "each") else draw(), backend)
+    # the gradient of one rate for a tensor is a single number; in float64 it has all digits
+    many = rates in ("scalar", "each") and dtype != torch.float64 and (backend != "triton" or shared)
+    check_against_reference(fn, draw if many else draw(), backend)
 
 
 @pytest.mark.parametrize("backend", PROTO)

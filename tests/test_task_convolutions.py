@@ -24,8 +24,8 @@ class Grouped(Called):
 
 
 @pytest.fixture(autouse=True)
-def _three_at_once(monkeypatch):
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 3)
+def _two_at_once(monkeypatch):
+    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 2)
 
 
 def network(*convolutions):
@@ -37,7 +37,7 @@ def network(*convolutions):
     return nn.Sequential(model, nn.Linear(features, 3).to(D))
 
 
-def episode(tasks=4):
+def episode(tasks=3):
     return [x for n in (2, 3) for x in (torch.randn(tasks, n, 1, 6, 6, dtype=D), torch.randint(0, 3, (tasks, n)))]
 
 
@@ -93,7 +93,7 @@ def test_no_grouped_convolution_is_left(loss, monkeypatch):
 
     with fastmeta.backend("triton"):
         left, ours = grouped_in(run, monkeypatch)
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 3)
+    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 2)
     with fastmeta.backend("reference"):
         grouped, plain = grouped_in(run, monkeypatch)
     assert left == set() and grouped == set(GROUPS)

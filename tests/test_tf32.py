@@ -1,8 +1,6 @@
 """TF32 in the products of the mlp ops layer by layer on CUDA: only where torch's own products may be in TF32."""
 
-import subprocess
-import sys
-
+import forks
 import pytest
 import torch
 from compare import outputs, values_and_grads
@@ -202,7 +200,7 @@ for first, second, third in itertools.permutations(setters, 3):
 def test_every_interface_in_every_order():
     """The last word about a product counts, said by whichever interface, else what it inherits; of all, in 8 ways each, three at a
     time. In a process of its own: torch cannot go back to where it began."""
-    done = subprocess.run([sys.executable, "-c", SETTERS], capture_output=True, text=True)
+    done = forks.run("-c", SETTERS)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,9 +1,9 @@
 """fastmeta._torch: the private API of PyTorch is looked for at import."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+import forks
 
 from fastmeta import _torch
 
@@ -24,7 +24,7 @@ def test_every_private_name_in_the_sources_is_looked_for():
 
 def test_a_torch_without_one_is_refused_by_its_version():
     code = "import torch; torch.__version__ = '2.99'; del torch._C._any_requires_grad; import fastmeta"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = forks.run("-c", code)
     assert done.returncode == 1
     words = "ImportError: fastmeta: torch must have torch._C._any_requires_grad, which fastmeta uses, got torch 2.99 without it"
     assert words in done.stderr

@@ -78,11 +78,23 @@ def double_backward(s):
     return torch.autograd.grad(dot(grads, s.tangents), inputs, **OPTIONS)
 
 
+@functools.lru_cache(maxsize=1)
+def compiled_scalar(s):
+    """`s.scalar` compiled once for two transforms, and what its second derivative raises: asked for first, because torch says
+    something else after a backward without create_graph."""
+    function, inputs = compiled(s.scalar), leaves(s.tensors)
+    try:
+        grads = torch.autograd.grad(function(*inputs), inputs, create_graph=True, **OPTIONS)
+        dot(grads, s.tangents).backward()
+    except Exception as error:
+        return function, error.with_traceback(None)
+    return function, None
+
+
 def second_backward_of_compiled(s):
-    inputs = leaves(s.tensors)
-    anew = compiled(lambda *t: s.scalar(*t))  # after a backward without create_graph torch says something else
-    grads = torch.autograd.grad(anew(*inputs), inputs, create_graph=True, **OPTIONS)
-    dot(grads, s.tangents).backward()
+    _, error = compiled_scalar(s)
+    if error:
+        raise error
 
 
 class Passing(TorchDispatchMode):
@@ -173,7 +185,7 @@ def ensemble(s):
 class Transform:
     ours: Callable
     truth: Callable
-    compiles: bool = False  # slow: on the default backend alone
+    compiles: bool = False  # or traces: slow, on the default backend alone
     learners_only: bool = False
 
 
@@ -204,7 +216,7 @@ TRANSFORMS = {
     "`vmap(vmap(grad))`": Transform(vmap_of_vmap_of_grad, of_stacked_gradients),
     "`vmap(grad(grad))`": Transform(vmap_of_meta_gradient, of_products),
     "`jvp`": Transform(lambda s: (jvp(s.scalar, s.tensors, s.tangents)[1],), of_slope),
-    "`linearize`": Transform(lambda s: (linearize(s.scalar, *s.tensors)[1](*s.tangents),), of_slope),
+    "`linearize`": compiling(lambda s: (linearize(s.scalar, *s.tensors)[1](*s.tangents),), of_slope),
     "`jvp(grad)`": Transform(lambda s: jvp(s.gradient, s.tensors, s.tangents)[1], of_products),
     "`grad(jvp)`": Transform(
         lambda s: grad(lambda *t: jvp(s.scalar, t, s.tangents)[1], s.every)(*s.tensors), of_products
@@ -219,7 +231,7 @@ TRANSFORMS = {
     "`use_deterministic_algorithms(True)`": Transform(deterministic, of_gradients),
     "`make_fx`": Transform(lambda s: make_fx(s.outputs)(*s.moved[1])(*s.tensors), of_values),
     "`torch.compile`, forward and backward": compiling(
-        lambda s: gradients(compiled(s.scalar), s.tensors), of_gradients
+        lambda s: gradients(compiled_scalar(s)[0], s.tensors), of_gradients
     ),
     "a second derivative of a compiled function": compiling(second_backward_of_compiled, of_products),
     "`torch.compile` of `vmap(grad)`": compiling(
