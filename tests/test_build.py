@@ -1,5 +1,6 @@
 """setup.py: FASTMETA_BUILD chooses what is built, in any folder, and says so where that cannot be."""
 
+import hashlib
 import importlib.util
 import os
 import shlex
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pybind11
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "csrc"))
@@ -170,7 +172,7 @@ def test_which_architectures(monkeypatch, fake_cuda, wanted, asked, seen, found)
 
 
 def test_the_real_sources_in_an_odd_folder(tmp_path):
-    """All of csrc but for one instruction set and without optimisation; the build folder is odd too."""
+    """All of csrc but for one instruction set and without optimisation; the build folder is odd too. Objects are kept."""
     root = tmp_path / ODD
     for name in ("csrc", "fastmeta"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.so"))
@@ -178,7 +180,11 @@ def test_the_real_sources_in_an_odd_folder(tmp_path):
         shutil.copy(ROOT / name, root / name)
     tools = root / "csrc/toolchain.py"
     tools.write_text(tools.read_text().replace('("x86_64", "AMD64")', "()"))
-    cxx = executable(root / "my g++", '#!/bin/sh\nexec g++ "$@" -O0\n')
+    version = subprocess.check_output(["g++", "--version"], text=True)
+    read = b"".join(path.read_bytes() for path in sorted((root / "csrc").rglob("*.*")) if path.is_file())
+    state = hashlib.sha256(repr((version, sys.version, pybind11.__version__, read)).encode()).hexdigest()
+    compiler = shlex.join([sys.executable, str(Path(__file__).with_name("keeping_compiler.py")), state])
+    cxx = executable(root / "my g++", f'#!/bin/sh\nexec {compiler} "$@" -O0\n')
     process = build(root / "out", source=root, CXX=str(cxx), FASTMETA_BUILD="cpu")
     assert process.returncode == 0, process.stderr
     (built,) = (root / "out").glob("fastmeta/_C*.so")

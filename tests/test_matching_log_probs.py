@@ -43,9 +43,12 @@ def test_equals_attention_written_out(backend):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("lead", "Q", "S", "N", "D"), [((), 1, 1, 1, 1), ((2,), 7, 5, 3, 3), ((), 35, 25, 5, 64), ((2, 2), 5, 20, 20, 33)]
+    ("lead", "Q", "S", "N", "D"), [((), 1, 1, 1, 1), ((2,), 7, 5, 3, 3), ((), 75, 25, 5, 64), ((2, 2), 5, 20, 20, 33)]
 )
 def test_matches_reference(backend, metric, dtype, lead, Q, S, N, D):
+    Q = (
+        min(Q, 35) if backend == "triton" else Q
+    )  # the interpreter is slow; more than 64 queries are two groups to "ext"
     labels, scale = every_class(N, *lead, S), 0.3 if dtype.itemsize == 2 else 1
     temperature = {"cosine": 0.3, "euclidean": 1.0, "sqeuclidean": 2.0 * D}[metric]
 

@@ -33,9 +33,12 @@ def test_by_hand():
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 35, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 33)]
+    ("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 75, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 33)]
 )
 def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
+    Q = (
+        min(Q, 35) if backend == "triton" else Q
+    )  # the interpreter is slow; more than 64 queries are two groups to "ext"
     scale = 1 if dtype.itemsize > 2 else 0.3
     tensors = [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, N, D, dtype=dtype)]
     check_against_reference(op(metric, temperature_for(metric, D)), tensors, backend)

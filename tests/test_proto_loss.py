@@ -34,9 +34,12 @@ def test_equals_cross_entropy(reduction):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(
-    ("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 35, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 33)]
+    ("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 75, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 33)]
 )
 def test_matches_reference(backend, metric, reduction, lead, Q, N, D):
+    Q = (
+        min(Q, 35) if backend == "triton" else Q
+    )  # the interpreter is slow; more than 64 queries are two groups to "ext"
     targets = torch.randint(0, N, (*lead, Q))
     for dtype in DTYPES if reduction == "mean" else (torch.float32,):
         scale = 1 if dtype.itemsize > 2 else 0.3
