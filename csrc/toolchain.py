@@ -177,7 +177,7 @@ rule cxx
   depfile = $out.d
   deps = gcc
 rule nvcc
-  command = {compile_cuda} -MD -MF $out.d -c $in -o $out
+  command = {compile_cuda} $flags -MD -MF $out.d -c $in -o $out
   description = compiling $out
   depfile = $out.d
   deps = gcc
