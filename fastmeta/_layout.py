@@ -13,7 +13,7 @@ Layout = tuple[int | None, ...]  # of an op's arguments: the length of a list, N
 
 @functools.lru_cache(maxsize=64)
 def has_lists(cores: tuple[Any, ...]) -> bool:
-    """Whether an op takes lists, by its `cores` (see `_dispatch.call`)."""
+    """Whether an op takes lists, by its `cores` (see `_route.call`)."""
     return any(isinstance(core, tuple) for core in cores)
 
 
