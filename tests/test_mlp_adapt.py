@@ -88,3 +88,16 @@ def test_errors(backend):
     ):
         with pytest.raises(ValueError, match="mlp_adapt: " + message):
             bad(fastmeta.mlp_adapt)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"], indirect=True)
+def test_no_steps_under_vmap_of_a_gradient(backend):
+    params, lr = [torch.randn(1, 3, 2), torch.randn(1, 3)], torch.tensor(0.1)
+    x, y = torch.randn(1, 4, 2), torch.randint(0, 3, (1, 4))
+
+    def total(w, b, lr):
+        return sum(p.square().sum() for p in fastmeta.mlp_adapt([w, b], lr, x, y, steps=0))
+
+    stacks = [torch.stack([t, 2 * t]) for t in (*params, lr)]
+    w, b, rate = torch.vmap(torch.func.grad(total, (0, 1, 2)))(*stacks)
+    torch.testing.assert_close([w, b, rate], [2 * stacks[0], 2 * stacks[1], torch.zeros(2)])

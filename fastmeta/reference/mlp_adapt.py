@@ -56,5 +56,5 @@ def descend(
 
 
 def _own(param: Tensor, lead: Sequence[int], rank: int) -> Tensor:
-    """The parameter with the task axis, a copy for each task."""
-    return param if param.ndim == rank + len(lead) else param.expand(*lead, *param.shape)
+    """The parameter with the task axis, a copy for each task; never the tensor itself, which after no step would be an output."""
+    return param.view_as(param) if param.ndim == rank + len(lead) else param.expand(*lead, *param.shape)
