@@ -113,3 +113,24 @@ def test_errors(backend):
     )  # fmt: skip
     with pytest.raises(TypeError, match=r"conv_forward: blocks\[0\].stride must be an integer, got float"):
         fastmeta.conv_forward(p.params, p.x, blocks=[ConvBlock(stride=1.0)] * 2)
+
+
+@pytest.mark.cpu
+def test_a_bias_before_a_batch_norm_that_is_no_number_reaches_every_gradient():
+    inputs = torch.randn(2, 1, 4, 4)
+    params = [
+        torch.randn(2, 1, 3, 3),
+        torch.tensor([0.0, torch.nan]),
+        torch.ones(2),
+        torch.zeros(2),
+        torch.randn(3, 8),
+        None,
+    ]
+    params = [p if p is None else p.requires_grad_() for p in params]
+    found = {}
+    for backend in ("ext", "reference"):
+        with fastmeta.backend(backend):
+            out = fastmeta.conv_forward(params, inputs, blocks=[fastmeta.ConvBlock()])
+        grads = torch.autograd.grad(out.sum(), [p for p in params if p is not None])
+        found[backend] = [g.isnan() for g in (out, *grads[:3])]
+    assert all(torch.equal(a, b) for a, b in zip(*found.values(), strict=True)), found

@@ -38,7 +38,7 @@ void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, co
   with_group_means<1>(
       block, count, [&](int64_t c, double* square) { square[0] = norm.square[c]; },
       [&](int64_t c, const double* var) {
-        const double s = 1 / std::sqrt(var[0] + block.eps);
+        const double s = 1 / std::sqrt(var[0] + block.eps) + (lost ? 0 * double(lost[c]) : 0);  // gradients too: none is a number
         norm.mean[c] = norm.shift[c];
         norm.s[c] = R(s);
         norm.scale[c] = R(gamma ? gamma[c] * s : s);
