@@ -115,6 +115,17 @@ def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | Non
     return [next(found) if need else None for need in needs]
 
 
+def gradients(
+    outputs: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """torch.autograd.grad, also where outputs depend on nothing: an inner loop gives a frozen parameter back as it is."""
+    moving = [(y, d) for y, d in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    if not moving:
+        return tuple(map(torch.zeros_like, wanted))
+    ys, ds = zip(*moving, strict=True)
+    return torch.autograd.grad(ys, wanted, ds, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+
+
 def _reverse_mode_only() -> bool:
     """Whether the active transforms are torch.func.grad/vjp and vmap alone, which the kernels can serve."""
     return not is_forward_mode() and all(kind in _REVERSE for kind in transforms())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _dispatch
-from ._autograd import Flat, Op, is_autocast, scatter, without_autocast
+from ._autograd import Flat, Op, gradients, is_autocast, scatter, without_autocast
 from ._memory import all_in_memory
 from ._torch import is_batched, is_functional, transforms_active
 
@@ -93,9 +93,7 @@ def _backward(
         ]
         outputs = _forward(name, spec, leaves)
         wanted = [x for x, need in zip(leaves, needs, strict=True) if need and x is not None]
-        moving = [(y, d) for y, d in zip(outputs, cotangents, strict=True) if y.requires_grad]  # a step leaves some as they are
-        ys, ds = [y for y, _ in moving], [d for _, d in moving]
-        grads = torch.autograd.grad(ys, wanted, ds, materialize_grads=True) if moving else [x * 0 for x in wanted]
+        grads = gradients(outputs, wanted, cotangents)
     return _own([g.contiguous() for g in grads], [*cotangents, *inputs])
 
 

@@ -60,13 +60,10 @@ def check_mlp(op: str, params: Any, **examples: Tensor) -> MlpInput:
     """Check parameters and inputs against each other; fold their batch dimensions into one task axis."""
     named = _named(op, params)
     _check.floating(op, **named, **examples)
-    for name, x in examples.items():
-        if x.ndim < 2:
-            raise ValueError(f"{op}: {name} must have at least 2 dimensions, got shape {_check.shape(x)}")
+    _check.at_least(op, 2, **examples)
     ranks = {name: 2 - int(name[7:-1]) % 2 for name in named} | dict.fromkeys(examples, 2)
     for name, p in named.items():
-        if p.ndim < ranks[name]:
-            raise ValueError(f"{op}: {name} must have at least {ranks[name]} dimensions, got shape {_check.shape(p)}")
+        _check.at_least(op, ranks[name], **{name: p})
     lead = _check.leads(op, ranks, **examples, **named)
     _check_widths(op, params, examples)
     folded = [None if p is None else _check.fold(p, lead, 2 - i % 2, shared=True) for i, p in enumerate(params)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._autograd import scatter
+from .._autograd import gradients, scatter
 from ._chain import Noise, noise_of
 
 
@@ -54,15 +54,5 @@ def differentiable(
     fresh = [x.view_as(x) if need else x for x, need in zip(items, needs, strict=True)]  # none depends on another
     wanted = [x for x, need in zip(fresh, needs, strict=True) if need]
     outputs = unrolled(problem, problem.flat(fresh))
-    moving = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not moving:
-        return [torch.zeros_like(x) if need else None for x, need in zip(items, needs, strict=True)]
-    found = torch.autograd.grad(
-        [y for y, _ in moving],
-        wanted,
-        [c for _, c in moving],
-        create_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
+    found = gradients(outputs, wanted, cotangents, create_graph=True)
     return scatter(found, needs)
