@@ -7,6 +7,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
+WITH_TOOLS = PYTHONPATH=tools:examples:csrc $(BIN)/python -m
 
 .PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint tag wheel clean
 
@@ -42,8 +43,8 @@ $(VENV)/installed: $(VENV)/native
 # The libraries that fastmeta.integrations stands in for, for its tests. learn2learn's C files are of an old Cython: they are made anew.
 peers: $(VENV)/peers
 
-$(VENV)/peers: $(VENV)/installed tests/peers.txt
-	$(BIN)/pip install --quiet --no-deps --requirement tests/peers.txt
+$(VENV)/peers: $(VENV)/installed tools/harness/peers.txt
+	$(BIN)/pip install --quiet --no-deps --requirement tools/harness/peers.txt
 	$(BIN)/pip install --quiet cython wheel
 	CFLAGS=-O0 CYTHON_FORCE_REGEN=1 $(BIN)/pip install --quiet --no-deps --use-pep517 --no-build-isolation \
 	    --config-settings=--global-option=build_ext learn2learn==0.2.0
@@ -67,7 +68,7 @@ sanitize: install
 	FASTMETA_SANITIZE=1 FASTMETA_BUILD=cpu $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target build/sanitize .
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=build/sanitize OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest \
-	    -k "not emulated and not triton" $(addprefix tests/test_,$(addsuffix .py,$(SANITIZED)))
+	    -k "not emulated and not triton" $(wildcard $(SANITIZED:%=tests/*/test_%.py))
 
 SANITIZED = conv conv_adapt conv_forward conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
     mlp_hvp mlp_loss mlp_meta_loss mlp_threads nan proto_log_softmax proto_loss prototypes sgd_step
@@ -78,24 +79,24 @@ bench: install
 
 # The table of README.md, from the file that it names.
 bench-tables: install
-	$(BIN)/python bench/result_pages.py
+	$(WITH_TOOLS) pages.result_pages
 
 # The sweeps, in four minutes, to bench/results/scaling; then the pictures and the tables of docs/performance.md, of the file that it names.
 scaling: install
 	$(BIN)/pytest bench/bench_scaling.py --results bench/results/scaling
 
 study: install
-	$(BIN)/python bench/study.py
+	$(WITH_TOOLS) measure.study
 
 accuracy: install
-	$(BIN)/python bench/accuracy.py
+	$(WITH_TOOLS) measure.accuracy
 
 # On a machine with a GPU, by the python that has torch there: no environment of its own.
 gpu:
-	$(PYTHON) bench/gpu.py
+	PYTHONPATH=tools:examples:csrc $(PYTHON) -m gpu.acceptance
 
 gpu-model: install
-	$(BIN)/python bench/model_table.py
+	$(WITH_TOOLS) pages.gpu_table
 
 # The machine code of every GPU kernel, and the Triton kernels in the interpreter; TRITON=3.6: by that release of Triton.
 GATES = $(if $(TRITON),build/triton-$(TRITON),$(VENV))
@@ -113,29 +114,29 @@ build/triton-$(TRITON)/installed: $(VENV)/installed
 	touch $@
 
 gpu-report: install
-	$(BIN)/python tests/gpu_report.py
+	$(WITH_TOOLS) gates.gates_report
 
 # Random problems for so many seconds, against formulas of their own; not in CI. tools/attack/__init__.py says how to read what it finds.
 SECONDS ?= 60
 attack: install
-	$(BIN)/python -m tools.attack --seconds $(SECONDS) $(ATTACK)
+	$(WITH_TOOLS) attack --seconds $(SECONDS) $(ATTACK)
 
 transforms: install
-	$(BIN)/python tests/transform_table.py
+	$(WITH_TOOLS) pages.transform_table
 
 # The tables and pictures of docs/reproductions.md, and README.md's, from examples/results; trains nothing.
 reproductions: install
-	$(BIN)/python examples/reproductions.py
+	$(WITH_TOOLS) pages.reproductions
 
 # The site, in build/site; warnings are errors.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	$(BIN)/python docs/check_links.py build/site
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=tools:csrc $(BIN)/mkdocs build
+	$(BIN)/python tools/pages/check_links.py build/site
 
 # In Chromium, which must be on the path; pictures in build/pictures.
 docs-browser: docs
 	$(BIN)/pip install --quiet playwright
-	mkdir -p build/pictures && $(BIN)/python docs/check_browser.py build/site build/pictures
+	mkdir -p build/pictures && $(BIN)/python tools/pages/check_browser.py build/site build/pictures
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy

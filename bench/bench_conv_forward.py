@@ -1,9 +1,8 @@
 from functools import partial
 
-import flops
-from common import CONV4, by_reference, conv4, on_backends
-
 import fastmeta
+from measure import flops
+from measure.common import CONV4, by_reference, conv4, on_backends
 
 WIDTH, TASKS, IMAGES = 32, 8, 25
 

@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 import torch
-from common import CONV4, conv4, on_backends
 
 import fastmeta
+from measure.common import CONV4, conv4, on_backends
 
 WIDTH, IMAGES = 32, 25
 

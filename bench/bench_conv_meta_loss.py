@@ -1,10 +1,10 @@
 """A meta-iteration of the op alone; bench_learners.py races it against other libraries, in MAML."""
 
-import flops
 import pytest
-from common import CONV4, backward, conv4, on_backends
 
 import fastmeta
+from measure import flops
+from measure.common import CONV4, backward, conv4, on_backends
 
 WIDTH, TASKS, SHOTS, QUERIES, RATE = 32, 8, 5, 75, 0.1
 

@@ -5,11 +5,11 @@ import tempfile
 import time
 from functools import partial
 
-import inner_loops
 import pytest
-from common import in_new_process
 
 import fastmeta
+from measure import inner_loops
+from measure.common import in_new_process
 
 TITLE = "first call in a fresh process, ms (imports excluded)"
 LIMIT = 50  # ms

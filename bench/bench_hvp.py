@@ -1,8 +1,8 @@
-import counts
 import torch
-from common import mlp
 
 import fastmeta
+from measure import counts
+from measure.common import mlp
 
 
 def bench_hvp(race):

@@ -3,15 +3,14 @@
 import sys
 from functools import partial
 
-import inner_loops
-import peers
 import pytest
 import torch
 import torch.nn.functional as F
-from common import imported, on_backends
 
 import fastmeta
 from fastmeta.integrations import accelerate, easyfsl, higher, learn2learn, torchopt
+from measure import inner_loops, peers
+from measure.common import imported, on_backends
 
 SWAPS = {"learn2learn": (learn2learn.algorithms,), "higher": (higher,), "torchopt": (torchopt,)}
 PAIRS = [

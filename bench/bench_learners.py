@@ -4,18 +4,16 @@ import copy
 from functools import partial
 from typing import NamedTuple
 
-import distances
-import inner_loops
-import peers
 import pytest
 import torch
 import torch.nn.functional as F
-from common import compiled, on_backends
 from torch import nn
 from torch.func import functional_call
 
 import fastmeta
 from fastmeta.learners._batch_norm import ExactNorms
+from measure import distances, inner_loops, peers
+from measure.common import compiled, on_backends
 
 TASKS, WAYS, SHOTS, QUERIES, WIDTH = 4, 5, 1, 15, 32
 RATE = 0.1

@@ -1,10 +1,10 @@
-import counts
 import pytest
 import torch
 import torch.nn.functional as F
-from common import compiled, forward_and_backward, on_backends
 
 import fastmeta
+from measure import counts
+from measure.common import compiled, forward_and_backward, on_backends
 
 
 @pytest.mark.parametrize("D", [64, 640])

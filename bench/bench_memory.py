@@ -4,14 +4,13 @@ import sys
 from functools import partial
 
 import bench_learners
-import distances
-import inner_loops
 import pytest
 import torch
-from common import in_new_process
-from peak import peak
 
 import fastmeta
+from measure import distances, inner_loops
+from measure.common import in_new_process
+from measure.peak import peak
 
 TITLE = "peak memory on top of the inputs, MiB (gradients included)"
 SHAPE, WAYS_OF_LOSS = (

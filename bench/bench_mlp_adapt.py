@@ -1,11 +1,10 @@
 from functools import partial
 
-import counts
-import flops
-import inner_loops
 import pytest
-from common import on_backends
-from inner_loops import WORKLOADS
+
+from measure import counts, flops, inner_loops
+from measure.common import on_backends
+from measure.inner_loops import WORKLOADS
 
 
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name.startswith("W")])

@@ -1,8 +1,8 @@
-import counts
 import pytest
-from common import backward, by_reference, mlp, on_backends
 
 import fastmeta
+from measure import counts
+from measure.common import backward, by_reference, mlp, on_backends
 
 
 @pytest.mark.parametrize("widths", [(1, 40, 40, 1), (64, 5)], ids=str)

@@ -1,10 +1,10 @@
 from functools import partial
 
-import counts
 import pytest
-from common import by_reference, mlp, on_backends
 
 import fastmeta
+from measure import counts
+from measure.common import by_reference, mlp, on_backends
 
 
 @pytest.mark.parametrize(("widths", "classes"), [((1, 40, 40, 1), None), ((64, 5), 5)], ids=str)

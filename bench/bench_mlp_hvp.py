@@ -1,13 +1,12 @@
 from functools import partial
 
-import counts
-import flops
 import pytest
 import torch
-from common import compiled, mlp, on_backends
-from inner_loops import forward, layer_inputs, linear, output_gradient, outputs, total_loss
 
 import fastmeta
+from measure import counts, flops
+from measure.common import compiled, mlp, on_backends
+from measure.inner_loops import forward, layer_inputs, linear, output_gradient, outputs, total_loss
 
 WORKLOADS = {  # widths, tasks, examples
     "W6 softmax regression 32 x (25, 640, 5)": ((640, 5), 32, 25),

@@ -1,15 +1,12 @@
 from functools import partial
 
-import counts
-import flops
-import inner_loops
-import peers
 import pytest
 import torch
-from common import on_backends
-from inner_loops import WORKLOADS
 
 import fastmeta
+from measure import counts, flops, inner_loops, peers
+from measure.common import on_backends
+from measure.inner_loops import WORKLOADS
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

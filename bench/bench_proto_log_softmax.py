@@ -1,10 +1,9 @@
-import counts
-import distances
 import pytest
 import torch
-from common import forward_and_backward, on_backends
 
 import fastmeta
+from measure import counts, distances
+from measure.common import forward_and_backward, on_backends
 
 
 @pytest.mark.parametrize("metric", distances.METRICS)

@@ -1,12 +1,11 @@
 from functools import partial
 
-import counts
-import distances
 import pytest
 import torch
-from common import forward_and_backward, imported, on_backends
 
 import fastmeta
+from measure import counts, distances
+from measure.common import forward_and_backward, imported, on_backends
 
 
 @pytest.mark.parametrize("metric", distances.METRICS)

@@ -1,9 +1,9 @@
-import counts
 import pytest
 import torch
-from common import backward, by_reference, on_backends
 
 import fastmeta
+from measure import counts
+from measure.common import backward, by_reference, on_backends
 
 
 @pytest.mark.parametrize("shape", [(1, 25, 5, 64), (32, 25, 5, 640)], ids=str)

@@ -6,18 +6,15 @@ from types import SimpleNamespace
 import bench_learners
 import bench_proto_loss
 import bench_sgd_step
-import distances
-import flops
-import inner_loops
-import noise_scale
 import pytest
 import torch
 from bench_learners import loss_and_gradients
-from common import backward, forward_and_backward
-from dispatched import dispatched
-from resnet12 import WIDTHS, resnet12
 
 import fastmeta
+from measure import distances, flops, inner_loops, noise_scale
+from measure.common import backward, forward_and_backward
+from measure.dispatched import dispatched
+from measure.resnet12 import WIDTHS, resnet12
 
 SLOW = 0.3  # s: a way that takes longer at one size is left out at the larger ones of its sweep
 PLAN = SimpleNamespace(budget=0.3, rounds=3)  # of a point

@@ -1,9 +1,9 @@
-import counts
 import pytest
 import torch
-from common import backward, compiled, on_backends, rotation
 
 import fastmeta
+from measure import counts
+from measure.common import backward, compiled, on_backends, rotation
 
 CONV4 = [s for i in (1, 64, 64, 64) for s in ((64, i, 3, 3), (64,), (64,), (64,))] + [(5, 64), (5,)]
 TASKS = 32

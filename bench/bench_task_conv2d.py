@@ -1,10 +1,10 @@
-import counts
 import pytest
 import torch
 import torch.nn.functional as F
-from common import backward, compiled
 
 import fastmeta
+from measure import counts
+from measure.common import backward, compiled
 
 SHAPES = [(8, 5, 1, 28, 64), (8, 5, 64, 14, 64)]  # T, n, C, pixels of a side, E: layers of a Conv4-64, 5-way 1-shot
 

@@ -6,19 +6,17 @@ import json
 import time
 from pathlib import Path
 
-import peers
 import pytest
-import results
-import roofline
 import torch
-from dispatched import dispatched
-from gpu_race import FIRST, modules
-from machine import file_name
-from peak import peak_of
-from session import THREADS, Session, label
-from timing import SLOW, disagreement, first_call, in_words, per_call, synchronised, turns_of
 
 import fastmeta
+from gpu.race import FIRST, modules
+from measure import peers, results, roofline
+from measure.dispatched import dispatched
+from measure.machine import file_name
+from measure.peak import peak_of
+from measure.session import THREADS, Session, label
+from measure.timing import SLOW, disagreement, first_call, in_words, per_call, synchronised, turns_of
 
 collect_ignore = ["bench_scaling.py"]  # unless it is named: make scaling
 SESSION = pytest.StashKey[Session]()
@@ -205,7 +203,7 @@ def pytest_sessionfinish(session):
         path = folder / f"{file_name(found['machine']['device'])}.json"
         results.write(path, results.as_json(found))
         results.write(path.with_suffix(".md"), results.markdown(found))
-        import plots  # which needs matplotlib
+        from pages import plots  # which needs matplotlib
 
         plots.draw(found, path.with_suffix(""))
     if then := option("compare"):

@@ -3,8 +3,9 @@
 
 #include "build.h"  // of setup.py
 #include "runtime/cpu/kernels.h"
+#include "inner/conv.h"
 #include "inner/mlp.h"
-#include "ops.h"
+#include "inner/network_bindings.h"
 #include "runtime/parallel.h"
 #include "runtime/pybind.h"
 #include "runtime/tensor.h"
@@ -67,36 +68,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("label_out_of_range", &label_out_of_range);
   m.def("empty_class", &empty_class);
 
-  m.def("prototypes_fwd", &prototypes_fwd);
-  m.def("prototypes_bwd", &prototypes_bwd);
-  m.def("proto_log_softmax_fwd", &proto_log_softmax_fwd);
-  m.def("proto_log_softmax_bwd", &proto_log_softmax_bwd);
-  m.def("proto_loss_fwd", &proto_loss_fwd);
-  m.def("proto_loss_bwd", &proto_loss_bwd);
-  m.def("matching_log_probs_fwd", &matching_log_probs_fwd);
-  m.def("matching_log_probs_bwd", &matching_log_probs_bwd);
-  m.def("sgd_step_fwd", &sgd_step_fwd);
-  m.def("sgd_step_bwd", &sgd_step_bwd);
-  m.def("mlp_forward_fwd", &mlp_forward_fwd);
-  m.def("mlp_forward_bwd", &mlp_forward_bwd);
-  m.def("mlp_loss_fwd", &mlp_loss_fwd);
-  m.def("mlp_loss_bwd", &mlp_loss_bwd);
-  m.def("mlp_grad_fwd", &mlp_grad_fwd);
-  m.def("mlp_grad_bwd", &mlp_grad_bwd);
-  m.def("mlp_hvp_fwd", &mlp_hvp_fwd);
-  m.def("mlp_adapt_fwd", &mlp_adapt_fwd);
-  m.def("mlp_adapt_bwd", &mlp_adapt_bwd);
-  m.def("mlp_meta_loss_fwd", &mlp_meta_loss_fwd);
-  m.def("mlp_meta_loss_bwd", &mlp_meta_loss_bwd);
-  m.def("conv_forward_fwd", &conv_forward_fwd);
-  m.def("conv_forward_bwd", &conv_forward_bwd);
-  m.def("conv_loss_fwd", &conv_loss_fwd);
-  m.def("conv_loss_bwd", &conv_loss_bwd);
-  m.def("conv_grad_fwd", &conv_grad_fwd);
-  m.def("conv_grad_bwd", &conv_grad_bwd);
-  m.def("conv_hvp_fwd", &conv_hvp_fwd);
-  m.def("conv_adapt_fwd", &conv_adapt_fwd);
-  m.def("conv_adapt_bwd", &conv_adapt_bwd);
-  m.def("conv_meta_loss_fwd", &conv_meta_loss_fwd);
-  m.def("conv_meta_loss_bwd", &conv_meta_loss_bwd);
+#define FASTMETA_DEFINE(OP)                \
+  m.def(#OP "_fwd", declining<&OP##_fwd>); \
+  m.def(#OP "_bwd", &OP##_bwd)
+  FASTMETA_DEFINE(prototypes);
+  FASTMETA_DEFINE(proto_log_softmax);
+  FASTMETA_DEFINE(proto_loss);
+  FASTMETA_DEFINE(matching_log_probs);
+  FASTMETA_DEFINE(sgd_step);
+  define_network<MlpCall>(m, "mlp");
+  define_network<ConvCall>(m, "conv");
 }

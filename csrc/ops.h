@@ -4,7 +4,8 @@
 //   <op>_fwd(arguments..., needs)                     -> (outputs, saved)
 //   <op>_bwd(cotangents, saved, arguments..., needs)  -> the gradients that are needed
 //
-// `needs`: one bool for each flat input. `saved`: what forward keeps for backward; backward may come without it, as ().
+// `needs`: one bool for each flat input. `saved`: what forward keeps for backward; backward may come without it, as (). A forward that
+// declines its arguments (a TypeError or ValueError in C++) answers the reason, a str: declining() in runtime/pybind.h.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -40,51 +41,44 @@ py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, 
 py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle needs);
 py::tuple sgd_step_bwd(Handle cotangents, Handle saved, Handle params, Handle grads, Handle lr, Handle needs);
 
-py::tuple mlp_forward_fwd(Handle params, Handle inputs, Str activation, Handle needs);
-py::tuple mlp_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Str activation, Handle needs);
+// The ops of networks, mlp_forward_fwd and so on, by the network. Call: MlpCall, whose `network` is the activation, or ConvCall, whose
+// `network` is (stride, padding, norm, eps, relu, pool) of each block.
+class MlpCall;
+class ConvCall;
 
-py::tuple mlp_loss_fwd(Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
-py::tuple mlp_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation, Str loss,
-                       Handle needs);
+template <class Call>
+py::tuple network_forward_fwd(Handle params, Handle inputs, Handle network, Handle needs);
+template <class Call>
+py::tuple network_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle network, Handle needs);
 
-py::tuple mlp_grad_fwd(Handle params, Handle inputs, Handle targets, Str activation, Str loss, Handle needs);
-py::tuple mlp_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Str activation, Str loss,
-                       Handle needs);
+template <class Call>
+py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
+template <class Call>
+py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
+                           Handle needs);
 
-py::tuple mlp_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Str activation, Str loss, Str curvature, Handle needs);
+template <class Call>
+py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
+template <class Call>
+py::tuple network_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
+                           Handle needs);
 
-py::tuple mlp_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Str activation, Str loss,
-                        bool first_order, Handle needs);
-py::tuple mlp_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
-                        Str activation, Str loss, bool first_order, Handle needs);
+template <class Call>
+py::tuple network_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Handle network, Str loss, Str curvature,
+                          Handle needs);
 
-py::tuple mlp_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
-                            Str activation, Str loss, bool first_order, Handle needs);
-py::tuple mlp_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
-                            Handle query_x, Handle query_y, int64_t steps, Str activation, Str loss, bool first_order, Handle needs);
+template <class Call>
+py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle network, Str loss,
+                            bool first_order, Handle needs);
+template <class Call>
+py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
+                            Handle network, Str loss, bool first_order, Handle needs);
 
-// blocks: (stride, padding, norm, eps, relu, pool) of each, see conv_arguments.h.
-py::tuple conv_forward_fwd(Handle params, Handle inputs, Handle blocks, Handle needs);
-py::tuple conv_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle blocks, Handle needs);
-
-py::tuple conv_loss_fwd(Handle params, Handle inputs, Handle targets, Handle blocks, Str loss, Handle needs);
-py::tuple conv_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle blocks, Str loss,
-                        Handle needs);
-
-py::tuple conv_grad_fwd(Handle params, Handle inputs, Handle targets, Handle blocks, Str loss, Handle needs);
-py::tuple conv_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle blocks, Str loss,
-                        Handle needs);
-
-py::tuple conv_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Handle blocks, Str loss, Str curvature, Handle needs);
-
-py::tuple conv_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle blocks, Str loss,
-                         bool first_order, Handle needs);
-py::tuple conv_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
-                         Handle blocks, Str loss, bool first_order, Handle needs);
-
-py::tuple conv_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y, int64_t steps,
-                             Handle blocks, Str loss, bool first_order, Handle needs);
-py::tuple conv_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
-                             Handle query_x, Handle query_y, int64_t steps, Handle blocks, Str loss, bool first_order, Handle needs);
+template <class Call>
+py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
+                                int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
+template <class Call>
+py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
+                                Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
 
 }  // namespace fastmeta

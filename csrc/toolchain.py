@@ -21,7 +21,9 @@ CXX_FLAGS = (  # of -O3 what makes loops faster; the hot ones have vectors of th
 )
 NVCC_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin=-compress-all --threads 2"
 LINK_FLAGS = "-pthread -ldl -Wl,--gc-sections -static-libstdc++ -static-libgcc -s"
-SANITIZE_FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"  # with FASTMETA_SANITIZE, see the Makefile
+SANITIZE_FLAGS = (
+    "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"  # with FASTMETA_SANITIZE, see the Makefile
+)
 ISAS = {
     "avx512": "-march=x86-64-v4 -mprefer-vector-width=512 -ffp-contract=fast",
     "avx2": "-mavx2 -mfma -mbmi2 -ffp-contract=fast",

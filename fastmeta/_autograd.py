@@ -32,8 +32,8 @@ from ._torch import (
 
 Flat = Sequence[Any]  # tensors, None and numbers, in the order of the op's arguments
 Needs = tuple[bool, ...]
-# (flat, needs) -> (outputs, saved) and (cotangents, saved, flat, needs) -> gradients of the inputs that are needed
-Forward = Callable[[Flat, Needs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+# (flat, needs) -> (outputs, saved), or why the kernel declines; (cotangents, saved, flat, needs) -> gradients of the inputs that are needed
+Forward = Callable[[Flat, Needs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | str]
 Backward = Callable[[Flat, Flat, Flat, Needs], tuple[Tensor, ...]]
 # (cotangents, those of order 1, flat, needs of order 1, needs) -> gradients to order 1's cotangents and to the inputs
 Backward2 = Callable[[Flat, Flat, Flat, Needs, Needs], tuple[Tensor, ...]]
@@ -72,14 +72,18 @@ class Op:
             return self.reference(*flat)
         if is_functional():
             return self.transformed.apply(*flat) if _reverse_mode_only() else self.reference(*flat)
-        return self.untransformed(flat)
+        answer = self.untransformed(flat)
+        if isinstance(answer, str):
+            raise ValueError(answer)
+        return answer
 
-    def untransformed(self, flat: Flat) -> tuple[Tensor, ...]:
-        """self(*flat) by the kernel, where neither a transform of torch.func nor forward-mode AD is active."""
+    def untransformed(self, flat: Flat) -> tuple[Tensor, ...] | str:
+        """self(*flat) by the kernel, or why it declines, where neither a transform of torch.func nor forward-mode AD is active."""
         assert self.forward is not None
         if torch.is_grad_enabled() and any_requires_grad(*flat):
             return self.eager.apply(*flat)  # type: ignore[no-any-return]
-        return self.forward(flat, (False,) * len(flat))[0]
+        answer = self.forward(flat, (False,) * len(flat))
+        return answer if isinstance(answer, str) else answer[0]
 
     def _vjp(self, needs: Needs) -> Op:
         """Order 1 for the inputs that `needs` marks: (cotangents, inputs) -> their gradients."""
@@ -136,7 +140,10 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
         @staticmethod
         def forward(ctx: Any, *flat: Any) -> Any:
             assert op.forward is not None
-            outputs, saved = op.forward(flat, ctx.needs_input_grad)
+            answer = op.forward(flat, ctx.needs_input_grad)
+            if isinstance(answer, str):
+                return answer
+            outputs, saved = answer
             ctx.save_for_backward(*[x if isinstance(x, Tensor) else None for x in flat], *saved)
             ctx.numbers, ctx.untouched = [None if isinstance(x, Tensor) else x for x in flat], True
             return outputs

@@ -203,7 +203,9 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     if chosen == "reference":
         return Op(reference, None, None, flat_cores)
     module = _module(name, chosen)
-    fwd: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] | None = getattr(module, f"{name}_fwd", None)
+    fwd: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | str] | None = getattr(
+        module, f"{name}_fwd", None
+    )
     bwd: Callable[..., tuple[Tensor, ...]] | None = getattr(module, f"{name}_bwd", None)
     bwd2: Callable[..., tuple[Tensor, ...]] | None = getattr(module, f"{name}_bwd2", None)
 
@@ -212,7 +214,7 @@ def op_on(name: str, chosen: str, layout: Layout, static: tuple[Any, ...], cores
     # The extension sees to it itself.
     placed = functools.partial(all_in_memory, name) if chosen == "triton" else None
 
-    def forward(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def forward(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | str:
         assert fwd is not None
         flat = placed(flat) if placed else flat
         return fwd(*(unflatten(flat, layout) if lists else flat), *static, needs)

@@ -1,7 +1,7 @@
 """Where the call of an op goes. The first that fits decides:
 
 1. CPU tensors, and nothing looks on (no trace, mode, transform, forward-mode AD, autocast): to the native kernel at once, which checks
-   its arguments itself (`direct`). What it refuses goes on.
+   its arguments itself (`direct`). What it declines goes on.
 2. Wrong arguments: the public function says what must hold.
 3. torch.compile, torch.export, a TorchDispatchMode: into the graph as a node, which comes back here when it runs. Under torch.func too:
    the reference is traced (`_compile.traced`).
@@ -51,7 +51,7 @@ def direct(
 ) -> tuple[Tensor, ...] | None:
     """What the native CPU kernel answers, which checks its arguments itself: the short way for small calls.
 
-    None where the general way has to decide, or to say what is wrong: arguments that the kernel refuses, another device or
+    None where the general way has to decide, or to say what is wrong: arguments that the kernel declines, another device or
     backend, a call that is traced, transformed or under autocast.
     """
     if not is_plain() or torch.is_autocast_enabled("cpu"):
@@ -59,15 +59,13 @@ def direct(
     flat, layout = flatten(args) if has_lists(cores) else (args, (None,) * len(args))
     if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
-    try:
-        op = _native(name, layout, static, cores, forced())  # TypeError where `static` cannot be hashed
-        return op.untransformed(flat) if op else None
-    except (TypeError, ValueError):
-        return None
+    op = _native(name, layout, static, cores, forced())
+    answer = op.untransformed(flat) if op else None
+    return None if isinstance(answer, str) else answer
 
 
 @functools.lru_cache(maxsize=CACHED)
 def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], backend: str) -> Op | None:
-    """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel refuses."""
+    """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel declines."""
     first, why_not, _ = _dispatch._candidates(name, torch.device("cpu"), backend)[0]
     return op_on(name, "ext", layout, static, cores) if first == "ext" and why_not is None else None

@@ -75,7 +75,12 @@ def is_traced() -> bool:
 
 def is_looked_at() -> bool:
     """Whether a call is traced or transformed, so that the values of its tensors must not be looked at."""
-    return torch.compiler.is_compiling() or transforms_active() or torch._C._len_torch_dispatch_stack() > 0 or is_recorded()
+    return (
+        torch.compiler.is_compiling()
+        or transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or is_recorded()
+    )
 
 
 def is_plain() -> bool:

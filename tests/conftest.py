@@ -1,51 +1,6 @@
-"""One process tests every backend that the device has: see device.py."""
+"""One process tests every backend that the device has: harness/device.py."""
 
-import os
+from harness.device import DEVICE  # first: it chooses Triton's interpreter, before anything imports triton
+from harness.fixtures import _fresh, allow_tf32, backend  # noqa: F401
 
-# Triton's interpreter is chosen before anything imports triton.
-from device import CPU_MODULES, DEVICE, tf32_allowed
-
-import emulation  # isort: skip
-import pytest
-import torch
-
-import fastmeta
-
-emulation.install()
-os.environ.pop("PYTEST_XDIST_WORKER", None)  # a pytest that a test starts is no worker
-collect_ignore = [] if DEVICE == "cuda" else ["test_cuda.py"]
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in CPU_MODULES:
-            item.add_marker(pytest.mark.cpu)
-
-
-@pytest.fixture(autouse=True)
-def _fresh(request):
-    """Fixed seeds, new tensors on the tests' device, torch.empty filled with NaN, so that a kernel that forgets an element is
-    seen, and no TF32, which torch allows convolutions from the start."""
-    torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    on_cpu = DEVICE == "cpu" or request.node.get_closest_marker("cpu")
-    torch.set_default_device(None if on_cpu else DEVICE)
-    with tf32_allowed(False):
-        yield
-    torch.set_default_device(None)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def backend(request):
-    """The backend named by the test's parameters, forced: it raises where it cannot run."""
-    with fastmeta.backend(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def allow_tf32(request):
-    """Whether TF32 is allowed during a test: True, or the test's parameter."""
-    allowed = getattr(request, "param", True)
-    with tf32_allowed(allowed):
-        yield allowed
+collect_ignore = [] if DEVICE == "cuda" else ["ops/test_cuda.py"]

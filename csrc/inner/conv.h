@@ -1,6 +1,6 @@
-// What the kernels of convolutional networks are told. Sizes: T tasks, n examples, P parameters of one task.
+// The convolutional network as the kernels see it. Examples: [T, n, in, height, width].
 #pragma once
-#include "inner/mlp.h"
+#include "inner/network.h"
 
 namespace fastmeta {
 
@@ -26,18 +26,9 @@ struct ConvBlock {
   int64_t out_width() const { return conv_width() / pool; }
 };
 
-// The blocks, then a linear layer over all that the last one leaves.
-struct ConvNet {
-  int64_t tasks;
-  int blocks;
-  ConvBlock block[kMaxConvs];
-  int64_t outputs;
-  Loss loss;
-};
-
 // W [out, in, 3, 3], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked for.
 template <class R>
-struct ConvTensors {
+struct ConvParams {
   R* value[kConvTensors] = {};
   int64_t stride[kConvTensors] = {};  // from one task's to the next's; 0: one tensor for all tasks
 
@@ -47,74 +38,40 @@ struct ConvTensors {
     return false;
   }
 };
-template <class R>
-using ConvRates = Rates<R, kConvTensors>;
-template <class R>
-using ConvExamples = MlpExamples<R>;  // x [T, n, in, height, width]; y as there
-template <class R>
-using ConvExampleGrads = MlpExampleGrads<R>;
 
-// The calls are those of mlp.h, field by field.
-template <class R>
-struct ConvForward {
-  ConvNet net;
-  int64_t count = 0;
-  ConvTensors<const R> params;
-  const R* x = nullptr;
-  R* out = nullptr;         // forward, [T, n, outputs]
-  const R* dout = nullptr;  // backward
-  ConvTensors<R> dparams;
-  R* dx = nullptr;
+// The blocks, then a linear layer over all that the last one leaves.
+struct ConvNet {
+  template <class R>
+  using Params = ConvParams<R>;
+  static constexpr int kTensors = kConvTensors;
+
+  int64_t example_size() const { return block[0].in * block[0].height * block[0].width; }
+  int64_t output_size() const { return outputs; }
+  int64_t multiply_adds() const {
+    const ConvBlock& last = block[blocks - 1];
+    int64_t found = outputs * last.out * last.out_height() * last.out_width();
+    for (int l = 0; l < blocks; l++) found += 9 * block[l].in * block[l].out * block[l].conv_height() * block[l].conv_width();
+    return found;
+  }
+
+  int64_t tasks;
+  int blocks;
+  ConvBlock block[kMaxConvs];
+  int64_t outputs;
+  Loss loss;
 };
 
 template <class R>
-struct ConvLoss {
-  ConvNet net;
-  ConvTensors<const R> params;
-  ConvExamples<R> examples;
-  R* loss = nullptr;
-  ConvTensors<R> dparams;
-  ConvExampleGrads<R> grads;
-};
-
+using ConvRates = RatesOf<R, ConvNet>;
 template <class R>
-struct ConvCurvature {
-  ConvNet net;
-  ConvTensors<const R> params, vectors;
-  ConvExamples<R> examples;
-  const R* dloss = nullptr;
-  ConvTensors<R> dparams;
-  ConvExampleGrads<R> grads;
-  bool gauss_newton = false;
-};
-
+using ConvForward = ForwardCall<R, ConvNet>;
 template <class R>
-struct ConvAdapt {
-  ConvNet net;
-  int64_t steps = 0;
-  bool first_order = false;
-  ConvTensors<const R> params;
-  ConvRates<const R> rates;
-  ConvExamples<R> support;
-  ConvTensors<R> adapted;         // forward
-  ConvTensors<const R> dadapted;  // backward
-  ConvTensors<R> dparams;
-  ConvRates<R> drates;
-  ConvExampleGrads<R> support_grads;
-};
-
+using ConvLoss = LossCall<R, ConvNet>;
 template <class R>
-struct ConvMetaLoss {
-  ConvNet net;
-  int64_t steps = 0;
-  bool first_order = false, with_grads = false;
-  ConvTensors<const R> params;
-  ConvRates<const R> rates;
-  ConvExamples<R> support, query;
-  R* loss = nullptr;
-  ConvTensors<R> dparams;
-  ConvRates<R> drates;
-  ConvExampleGrads<R> support_grads, query_grads;
-};
+using ConvCurvature = CurvatureCall<R, ConvNet>;
+template <class R>
+using ConvAdapt = AdaptCall<R, ConvNet>;
+template <class R>
+using ConvMetaLoss = MetaLossCall<R, ConvNet>;
 
 }  // namespace fastmeta

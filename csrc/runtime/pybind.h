@@ -32,6 +32,29 @@ inline void translate(std::exception_ptr error) {
   }
 }
 
+// What function answers, or, where it declines its arguments, the reason as a str: the caller has another way and asks no exception.
+template <auto function, class... Args>
+py::object answer(Args... args) {
+  try {
+    return function(args...);
+  } catch (const py::type_error& e) {
+    return py::owned(PyUnicode_FromString(e.what()));
+  } catch (const py::value_error& e) {
+    return py::owned(PyUnicode_FromString(e.what()));
+  } catch (py::error_already_set& e) {
+    if (!e.matches(PyExc_TypeError) && !e.matches(PyExc_ValueError)) throw;
+    return py::str(e.value());
+  }
+}
+template <auto function>
+struct Declining;
+template <class... Args, py::tuple (*function)(Args...)>
+struct Declining<function> {
+  static py::object call(Args... args) { return answer<function, Args...>(args...); }
+};
+template <auto function>
+constexpr auto declining = &Declining<function>::call;
+
 }  // namespace fastmeta
 
 namespace pybind11::detail {

@@ -85,6 +85,8 @@ class error_already_set : public std::exception {
     PyErr_Fetch(&type, &value, &trace);
     type_ = object::steal(type), value_ = object::steal(value), trace_ = object::steal(trace);
   }
+  bool matches(PyObject* kind) const { return PyErr_GivenExceptionMatches(type_.ptr(), kind); }
+  handle value() const { return value_; }
   void restore() { PyErr_Restore(type_.release().ptr(), value_.release().ptr(), trace_.release().ptr()); }
 
  private:

@@ -93,7 +93,9 @@ def _upright(
         with _drawings.archive(path, op, f"{op}: the archive") as file:
             for key, members in _layout(path, file.members, alphabets).items():
                 if key in found:
-                    raise ValueError(f"{op}: every character must be in one archive, got {'/'.join(key)} again in {path}")
+                    raise ValueError(
+                        f"{op}: every character must be in one archive, got {'/'.join(key)} again in {path}"
+                    )
                 if only is None or key in only:
                     found[key] = _drawings.scaled(file.drawings(members), size)
     for key in only or ():
@@ -115,12 +117,16 @@ def _classes(op: str, classes: Any) -> list[tuple[Character, int]]:
     found = []
     for name in names:
         parts = name.split("/")
-        alphabet, character, turn = parts if len(parts) == 3 else (*parts, "rot000") if len(parts) == 2 else ("", "", "")
+        alphabet, character, turn = (
+            parts if len(parts) == 3 else (*parts, "rot000") if len(parts) == 2 else ("", "", "")
+        )
         if not (alphabet and character and turn in _TURNS):
             raise ValueError(f"{op}: classes must be names <alphabet>/<character>/rot090, got {name!r}")
         found.append(((alphabet, character), _TURNS.index(turn)))
     if not found or len({*found}) < len(found):
-        raise ValueError(f"{op}: classes must name at least one, each once, got {len(found)} with {len({*found})} different")
+        raise ValueError(
+            f"{op}: classes must name at least one, each once, got {len(found)} with {len({*found})} different"
+        )
     return found
 
 

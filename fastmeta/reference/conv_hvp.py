@@ -78,7 +78,13 @@ def tangents_back(
 
 
 def conv_hvp(
-    params: Params, vectors: Params, inputs: Tensor, targets: Tensor, blocks: Sequence[tuple[Any, ...]], loss: str, curvature: str
+    params: Params,
+    vectors: Params,
+    inputs: Tensor,
+    targets: Tensor,
+    blocks: Sequence[tuple[Any, ...]],
+    loss: str,
+    curvature: str,
 ) -> list[Tensor | None]:
     """H v for each task: the forward and backward pass of `conv_grad`, differentiated along v (r...: tangents); "ggn": the
     tangent of dL/dz, sent back through the plain backward pass, J' (H_out (J v))."""

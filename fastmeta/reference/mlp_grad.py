@@ -30,7 +30,9 @@ def output_gradient(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
     """d(task loss)/d(outputs), [T?, n, C]."""
     classes = outputs.shape[-1]
     if loss == "mse":
-        return 2 * (outputs - targets) / max(outputs.shape[-2] * classes, 1)  # not 2 / n: of float32 under torch.jit.trace
+        return (
+            2 * (outputs - targets) / max(outputs.shape[-2] * classes, 1)
+        )  # not 2 / n: of float32 under torch.jit.trace
     counted = targets != IGNORE_INDEX
     # Not F.one_hot: that fails in a vmap of a vjp.
     is_target = targets.unsqueeze(-1) == torch.arange(classes, device=targets.device)

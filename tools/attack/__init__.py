@@ -1,8 +1,8 @@
 """A random attack on fastmeta: problems that no test foresaw, against float64 formulas written apart from the project's own.
 
     make attack SECONDS=600                    # all kinds of cases on two processes
-    python -m tools.attack --only proto_loss   # one op, one learner, "labels", "wrong" or "files"
-    python -m tools.attack --case 1234         # one case again
+    python -m attack --only proto_loss   # one op, one learner, "labels", "wrong" or "files"
+    python -m attack --case 1234         # one case again
 
 A case follows from its token alone, `SEED[-oddity]...[@cap]`: the seed draws everything, a named oddity is left out, no size
 exceeds the cap. A finding prints as
@@ -11,7 +11,7 @@ exceeds the cap. A finding prints as
       3 cases                                    how many cases failed like this
       ext, float32, eager; views: neg; [3, 2]    the smallest of them: backend, dtype, way, oddities, shapes
       0.5 for 0.25, 0.1 allowed                  what came, what the formula says
-      python -m tools.attack --case 1234-values-threads@2
+      python -m attack --case 1234-values-threads@2
 
 Read the last line first: what the token names does not matter to the failure, what the case's description still lists may. A case
 that fails only after others prints all of them, joined by commas; they run in one process.

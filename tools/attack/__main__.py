@@ -1,4 +1,4 @@
-"""`python -m tools.attack`: runs cases for a while and reports; exits with 1 where something was found."""
+"""`python -m attack`: runs cases for a while and reports; exits with 1 where something was found."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Key = tuple[str, str]
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tools.attack", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m attack", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long; shrinking what was found comes on top")
     parser.add_argument("--cases", type=int, help="so many cases in place of a time")
     parser.add_argument("--seed", type=int, default=0, help="of the whole run: case i is SEED * 10^7 + i")
@@ -76,7 +76,7 @@ def report(found: dict[Key, tuple[list[str], Outcome]], counts: Counter[Key], po
     for key, (history, first) in sorted(found.items()):
         token, outcome = shrunk(pool, history, first)
         print(f"\n{key[0]} | {key[1]}\n  {counts[key]} case{'s' * (counts[key] > 1)}\n  {outcome['notes']}")
-        print(f"  {outcome['detail'][:400]}\n  python -m tools.attack --case {token}", flush=True)
+        print(f"  {outcome['detail'][:400]}\n  python -m attack --case {token}", flush=True)
 
 
 def main() -> int:

@@ -46,7 +46,7 @@ void add(const MlpShape& s, const MlpRates<P>& rates, int64_t steps, const char*
 }
 
 template <class R>
-void add(const MlpShape& s, const MlpExamples<R>& examples, const char* inputs, const char* targets) {
+void add(const MlpShape& s, const Examples<R>& examples, const char* inputs, const char* targets) {
   const int64_t count = s.tasks * examples.count;
   add(examples.x, count * s.width[0], inputs);
   if (s.loss == Loss::mse) add(static_cast<const R*>(examples.y), count * s.width[s.layers], targets);
@@ -54,7 +54,7 @@ void add(const MlpShape& s, const MlpExamples<R>& examples, const char* inputs, 
 }
 
 template <class R>
-void add(const MlpShape& s, const MlpExampleGrads<R>& grads, int64_t count, const char* dx, const char* dy) {
+void add(const MlpShape& s, const ExampleGrads<R>& grads, int64_t count, const char* dx, const char* dy) {
   add(grads.dx, s.tasks * count * s.width[0], dx);
   add(grads.dy, s.tasks * count * s.width[s.layers], dy);
 }
@@ -164,20 +164,16 @@ void task_scale(const TaskScale<R>& given) {
   end(cuda::task_scale(p, stream()));
 }
 
-#define EMULATED(NAME, ARGUMENTS) table.NAME = emulated<ARGUMENTS<R>, cuda::NAME<R>, cuda::NAME##_workspace<R>>
+#define EMULATED(NAME, ARGUMENTS) emulated<ARGUMENTS<R>, cuda::mlp_##NAME<R>, cuda::mlp_##NAME##_workspace<R>>
 
 template <class R>
 CpuKernels<R> emulated_table() {
   CpuKernels<R> table{};
   table.task_scale = task_scale<R>;
-  EMULATED(mlp_forward_fwd, MlpForward);
-  EMULATED(mlp_forward_bwd, MlpForward);
-  EMULATED(mlp_loss, MlpLoss);
-  EMULATED(mlp_hvp, MlpCurvature);
-  EMULATED(mlp_adapt_fwd, MlpAdapt);
-  EMULATED(mlp_adapt_bwd, MlpAdapt);
+  table.mlp = {EMULATED(forward_fwd, MlpForward), EMULATED(forward_bwd, MlpForward), EMULATED(loss, MlpLoss),
+               EMULATED(hvp, MlpCurvature),       EMULATED(adapt_fwd, MlpAdapt),     EMULATED(adapt_bwd, MlpAdapt),
+               EMULATED(meta_loss, MlpMetaLoss)};
   table.mlp_adapt_keeps = table.mlp_tf32 = true;
-  EMULATED(mlp_meta_loss, MlpMetaLoss);
   return table;
 }
 

@@ -1,7 +1,5 @@
 // The Python module of the emulated mlp ops, built by the tests: the extension's own functions on the table of launchers.cpp.
-#include "inner/mlp.h"
-#include "ops.h"
-#include "runtime/pybind.h"
+#include "inner/network_bindings.h"
 #include "runtime/tensor.h"
 #include "emulator/emulator.h"
 #include "emulator/requests.h"
@@ -36,16 +34,5 @@ PYBIND11_MODULE(emulated, m) {
     emulation::requests.counting = counting;
   });
   m.def("requests", [] { return emulation::requests.table(); });
-#define FUNCTION(NAME) m.def(#NAME, &NAME)
-  FUNCTION(mlp_forward_fwd);
-  FUNCTION(mlp_forward_bwd);
-  FUNCTION(mlp_loss_fwd);
-  FUNCTION(mlp_loss_bwd);
-  FUNCTION(mlp_grad_fwd);
-  FUNCTION(mlp_grad_bwd);
-  FUNCTION(mlp_hvp_fwd);
-  FUNCTION(mlp_adapt_fwd);
-  FUNCTION(mlp_adapt_bwd);
-  FUNCTION(mlp_meta_loss_fwd);
-  FUNCTION(mlp_meta_loss_bwd);
+  define_network<MlpCall>(m, "mlp");
 }

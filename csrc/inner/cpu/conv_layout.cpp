@@ -6,7 +6,7 @@
 namespace fastmeta::FASTMETA_ISA {
 
 template <class R>
-ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvTensors<const R>& params, bool images) : net(net_) {
+ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params, bool images) : net(net_) {
   for (int64_t stride : params.stride) shared = shared && !stride;
   const auto take = [](int64_t& end, int64_t count) {
     end += count;
@@ -61,7 +61,7 @@ void flip(const ConvLayout<R>& layout, R* block) {
 }
 
 template <class R>
-void load_block(const ConvLayout<R>& layout, const ConvTensors<const R>& from, int64_t task, R* block) {
+void load_block(const ConvLayout<R>& layout, const ConvParams<const R>& from, int64_t task, R* block) {
   const ConvNet& net = layout.net;
   std::memset(block, 0, size_t(layout.size) * sizeof(R));
   layout.for_each_tensor([&](int tensor, int64_t begin, int64_t, int64_t width) {
@@ -75,7 +75,7 @@ void load_block(const ConvLayout<R>& layout, const ConvTensors<const R>& from, i
 }
 
 template <class R>
-void store_block(const ConvLayout<R>& layout, const R* block, const ConvTensors<R>& to, int64_t task) {
+void store_block(const ConvLayout<R>& layout, const R* block, const ConvParams<R>& to, int64_t task) {
   const ConvNet& net = layout.net;
   layout.for_each_tensor([&](int tensor, int64_t begin, int64_t, int64_t width) {
     if (!to.value[tensor]) return;
@@ -87,10 +87,10 @@ void store_block(const ConvLayout<R>& layout, const R* block, const ConvTensors<
   });
 }
 
-#define INSTANTIATE(R)                                                                          \
-  template struct ConvLayout<R>;                                                                \
-  template void load_block<R>(const ConvLayout<R>&, const ConvTensors<const R>&, int64_t, R*);  \
-  template void store_block<R>(const ConvLayout<R>&, const R*, const ConvTensors<R>&, int64_t); \
+#define INSTANTIATE(R)                                                                         \
+  template struct ConvLayout<R>;                                                               \
+  template void load_block<R>(const ConvLayout<R>&, const ConvParams<const R>&, int64_t, R*);  \
+  template void store_block<R>(const ConvLayout<R>&, const R*, const ConvParams<R>&, int64_t); \
   template void flip<R>(const ConvLayout<R>&, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -15,8 +15,6 @@ enum ConvTensor { kWeight, kBias, kGamma, kBeta };
 
 template <class R>
 struct ConvLayout {
-  static constexpr int kTensors = kConvTensors;
-
   struct Block {
     int64_t in, out;                                      // channels of a pixel in memory
     int64_t begin[4];                                     // of W, b, gamma, beta; -1: none
@@ -27,7 +25,7 @@ struct ConvLayout {
   };
 
   // `images`: whether gradients to them are asked for.
-  ConvLayout(const ConvNet& net, const ConvTensors<const R>& params, bool images);
+  ConvLayout(const ConvNet& net, const ConvParams<const R>& params, bool images);
 
   // Calls f(tensor, begin, rows, columns) for every tensor of the parameters.
   template <class F>
@@ -39,6 +37,8 @@ struct ConvLayout {
     if (bias >= 0) f(4 * net.blocks + 1, bias, int64_t(1), net.outputs);
   }
 
+  int64_t padded_outputs() const { return outputs; }
+
   ConvNet net;
   Block block[kMaxConvs];
   int64_t features, outputs;  // of the linear layer, in memory
@@ -49,24 +49,11 @@ struct ConvLayout {
 
 // Block <-> tensors; load_block() flips too; store_block() passes over tensors that are null.
 template <class R>
-void load_block(const ConvLayout<R>& layout, const ConvTensors<const R>& from, int64_t task, R* block);
+void load_block(const ConvLayout<R>& layout, const ConvParams<const R>& from, int64_t task, R* block);
 template <class R>
-void store_block(const ConvLayout<R>& layout, const R* block, const ConvTensors<R>& to, int64_t task);
+void store_block(const ConvLayout<R>& layout, const R* block, const ConvParams<R>& to, int64_t task);
 template <class R>
 void flip(const ConvLayout<R>& layout, R* block);
-
-// Loads one task's parameters after another's into the same block; those that all tasks share, once.
-template <class R>
-class ConvLoader {
- public:
-  void load(const ConvLayout<R>& layout, const ConvTensors<const R>& from, int64_t task, R* block) {
-    if (!loaded_ || !layout.shared) load_block(layout, from, task, block);
-    loaded_ = true;
-  }
-
- private:
-  bool loaded_ = false;
-};
 
 // Elements of a parameter tensor.
 inline int64_t tensor_size(const ConvNet& net, int tensor) {
@@ -80,8 +67,8 @@ inline int64_t tensor_size(const ConvNet& net, int tensor) {
 
 // Rates of each element as tensors of parameters: those at place `at` of the leading axes.
 template <class R, class P>
-ConvTensors<P> rates_at(const ConvLayout<R>& layout, const ConvRates<P>& rates, int64_t at) {
-  ConvTensors<P> found;
+ConvParams<P> rates_at(const ConvLayout<R>& layout, const ConvRates<P>& rates, int64_t at) {
+  ConvParams<P> found;
   for (int i = 0; i < kConvTensors; i++)
     if (rates.value[i]) found.value[i] = rates.value[i] + at * tensor_size(layout.net, i);
   return found;

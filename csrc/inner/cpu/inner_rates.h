@@ -1,7 +1,8 @@
-// The learning rates of an inner loop and the gradients to them, for any layout of one task's parameters in a block:
-// for_each_tensor() and load_block, store_block, and rates_at(), which gives a step's rates of each element as parameters.
+// The learning rates of an inner loop and the gradients to them, for any network: its layout has for_each_tensor(), load_block,
+// store_block, and rates_at(), which gives a step's rates of each element as parameters.
 #pragma once
-#include "inner/cpu/mlp_layout.h"
+#include "inner/cpu/network.h"
+#include "inner/cpu/matmul.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
@@ -20,10 +21,10 @@ R inner_product(const R* a, const R* b, int64_t rows, int64_t width) {
 }
 
 // The learning rates of a call, those of each element as blocks; the same for all tasks.
-template <class R, class L>
+template <class R, class N>
 class InnerRates {
  public:
-  InnerRates(const L& layout, const Rates<const R, L::kTensors>& rates, int64_t steps, Scratch& scratch)
+  InnerRates(const LayoutOf<R, N>& layout, const RatesOf<const R, N>& rates, int64_t steps, Scratch& scratch)
       : layout_(layout), rates_(rates), kinds_(rates.per_step ? steps : 1) {
     blocks_ = rates.per_element ? scratch.take<R>(kinds_ * layout.size) : nullptr;
     for (int64_t k = 0; blocks_ && k < kinds_; k++) load_block(layout, rates_at(layout, rates, k), 0, blocks_ + k * layout.size);
@@ -53,28 +54,28 @@ class InnerRates {
   }
 
  private:
-  const L& layout_;
-  const Rates<const R, L::kTensors>& rates_;
+  const LayoutOf<R, N>& layout_;
+  const RatesOf<const R, N>& rates_;
   int64_t kinds_;  // steps that have rates of their own
   R* blocks_;
 };
 
 // The gradients to the rates, of one task at a time.
-template <class R, class L>
+template <class R, class N>
 class RateGradients {
  public:
-  RateGradients(const L& layout, const Rates<R, L::kTensors>& drates, int64_t steps, Scratch& scratch)
+  RateGradients(const LayoutOf<R, N>& layout, const RatesOf<R, N>& drates, int64_t steps, Scratch& scratch)
       : layout_(layout), drates_(drates), kinds_(drates.per_step ? steps : 1) {
     for (const R* value : drates.value) asked_ = asked_ || value;
     blocks_ = asked_ && drates.per_element ? scratch.take<R>(kinds_ * layout.gradient) : nullptr;
-    sums_ = asked_ ? scratch.take<R>(kinds_ * L::kTensors) : nullptr;
+    sums_ = asked_ ? scratch.take<R>(kinds_ * N::kTensors) : nullptr;
   }
 
   bool asked() const { return asked_; }
 
   void clear() {
     for (int64_t i = 0; blocks_ && i < kinds_ * layout_.gradient; i++) blocks_[i] = 0;
-    for (int64_t i = 0; sums_ && i < kinds_ * L::kTensors; i++) sums_[i] = 0;
+    for (int64_t i = 0; sums_ && i < kinds_ * N::kTensors; i++) sums_[i] = 0;
   }
 
   void add(int64_t k, const R* grad, const R* v) {  // -= grad * v
@@ -94,15 +95,15 @@ class RateGradients {
     for (int64_t k = 0; blocks_ && k < kinds_; k++)
       store_block(layout_, blocks_ + k * layout_.gradient, rates_at(layout_, drates_, task * kinds_ + k), 0);
     for (int64_t k = 0; !blocks_ && k < kinds_; k++)
-      for (int tensor = 0; tensor < L::kTensors; tensor++)
+      for (int tensor = 0; tensor < N::kTensors; tensor++)
         if (drates_.value[tensor]) drates_.value[tensor][task * kinds_ + k] = sums(k)[tensor];
   }
 
  private:
-  R* sums(int64_t k) const { return sums_ + (kinds_ > 1 ? k : 0) * L::kTensors; }
+  R* sums(int64_t k) const { return sums_ + (kinds_ > 1 ? k : 0) * N::kTensors; }
 
-  const L& layout_;
-  const Rates<R, L::kTensors>& drates_;
+  const LayoutOf<R, N>& layout_;
+  const RatesOf<R, N>& drates_;
   int64_t kinds_;
   bool asked_ = false;
   R *blocks_, *sums_;  // rates of each element; of each tensor

@@ -39,15 +39,15 @@ struct Product {
   int64_t ldb, inner;
 };
 
-enum class End { keep, relu, gate };  // gate: 0 where the gate is 0 or less; a NaN lets through
+enum class Epilogue { keep, relu, gate };  // gate: 0 where the gate is 0 or less; a NaN lets through
 
 template <class R>
-struct Target {
+struct Destination {
   R* c;
   int64_t ldc;
   const R* start = nullptr;  // null: 0
   int64_t start_row = 0;     // 0: one row for all of C's
-  End end = End::keep;
+  Epilogue epilogue = Epilogue::keep;
   const R* gate = nullptr;  // rows like C's
 };
 
@@ -59,10 +59,10 @@ FASTMETA_INLINE Vector<R> relu(Vector<R> x) {
 
 // What becomes of a sum at this place of C.
 template <class R>
-FASTMETA_INLINE Vector<R> ended(const Target<R>& t, int64_t at, Vector<R> sum) {
+FASTMETA_INLINE Vector<R> apply_epilogue(const Destination<R>& t, int64_t at, Vector<R> sum) {
   const Vector<R> zero = {};
-  if (t.end == End::relu) return relu<R>(sum);
-  if (t.end == End::gate) return load(t.gate + at) <= zero ? zero : sum;
+  if (t.epilogue == Epilogue::relu) return relu<R>(sum);
+  if (t.epilogue == Epilogue::gate) return load(t.gate + at) <= zero ? zero : sum;
   return sum;
 }
 
@@ -83,7 +83,7 @@ FASTMETA_INLINE void accumulate(Vector<R> (&sum)[M][V], const R* a, int64_t row,
 }
 
 template <class R, int M, int V>
-FASTMETA_INLINE void product_tile(const Target<R>& t, int64_t i, int64_t j, int count, const Product<R>* products) {
+FASTMETA_INLINE void product_tile(const Destination<R>& t, int64_t i, int64_t j, int count, const Product<R>* products) {
   Vector<R> sum[M][V] = {};
   if (t.start)
 #pragma GCC unroll 8
@@ -100,12 +100,12 @@ FASTMETA_INLINE void product_tile(const Target<R>& t, int64_t i, int64_t j, int 
 #pragma GCC unroll 3
     for (int v = 0; v < V; v++) {
       const int64_t at = (i + m) * t.ldc + j + v * kLanes<R>;
-      store(t.c + at, ended(t, at, sum[m][v]));
+      store(t.c + at, apply_epilogue(t, at, sum[m][v]));
     }
 }
 
 template <class R, int V>
-inline void product_panel(const Target<R>& t, int64_t rows, int64_t j, int count, const Product<R>* products) {
+inline void product_panel(const Destination<R>& t, int64_t rows, int64_t j, int count, const Product<R>* products) {
   for_each_part<rows_of<R>(V)>(0, rows, [&](auto part, int64_t i) __attribute__((always_inline)) {
     product_tile<R, decltype(part)::value, V>(t, i, j, count, products);
   });
@@ -113,7 +113,7 @@ inline void product_panel(const Target<R>& t, int64_t rows, int64_t j, int count
 
 // C [rows, columns]; columns rounded up to whole vectors. C may be `start`, but no operand.
 template <class R>
-void products(const Target<R>& t, int64_t rows, int64_t columns, const Product<R>* list, int count) {
+void products(const Destination<R>& t, int64_t rows, int64_t columns, const Product<R>* list, int count) {
   const int64_t vectors = (columns + kLanes<R> - 1) / kLanes<R>;
   for_each_part<kAcross>(0, vectors, [&](auto part, int64_t first) __attribute__((always_inline)) {
     product_panel<R, decltype(part)::value>(t, rows, first * kLanes<R>, count, list);
@@ -121,7 +121,7 @@ void products(const Target<R>& t, int64_t rows, int64_t columns, const Product<R
 }
 
 template <class R, int count>
-inline void products(const Target<R>& t, int64_t rows, int64_t columns, const Product<R> (&list)[count]) {
+inline void products(const Destination<R>& t, int64_t rows, int64_t columns, const Product<R> (&list)[count]) {
   products<R>(t, rows, columns, list, count);
 }
 
@@ -198,28 +198,28 @@ struct Dot {
   int64_t ld, inner;  // of both
 };
 
-// The same with the start, one row, and the end of products. Padding of C becomes 0.
+// The same with the start, one row, and the epilogue of products. Padding of C becomes 0.
 template <class R>
-void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R>* list, int count) {
+void dots(const Destination<R>& t, int64_t rows, int64_t columns, const Dot<R>* list, int count) {
   for (int i = 0; i < count; i++) dots(t.c, t.ldc, list[i].a, list[i].ld, list[i].b, list[i].ld, rows, columns, list[i].inner, i > 0);
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < columns; j += kLanes<R>) {
       R* c = t.c + i * t.ldc + j;
       const Vector<R> sum = first_lanes<R>(load(c), columns - j);
-      store(c, ended(t, i * t.ldc + j, t.start ? sum + load(t.start + j) : sum));
+      store(c, apply_epilogue(t, i * t.ldc + j, t.start ? sum + load(t.start + j) : sum));
     }
 }
 
 template <class R, int count>
-inline void dots(const Target<R>& t, int64_t rows, int64_t columns, const Dot<R> (&list)[count]) {
+inline void dots(const Destination<R>& t, int64_t rows, int64_t columns, const Dot<R> (&list)[count]) {
   dots<R>(t, rows, columns, list, count);
 }
 
 // Compiled once, in matmul.cpp: they expand to many tiles.
 #define FASTMETA_MATMUL(EXTERN, R)                                                                                  \
-  EXTERN template void products<R>(const Target<R>&, int64_t, int64_t, const Product<R>*, int);                     \
+  EXTERN template void products<R>(const Destination<R>&, int64_t, int64_t, const Product<R>*, int);                \
   EXTERN template void dots<R>(R*, int64_t, const R*, int64_t, const R*, int64_t, int64_t, int64_t, int64_t, bool); \
-  EXTERN template void dots<R>(const Target<R>&, int64_t, int64_t, const Dot<R>*, int);
+  EXTERN template void dots<R>(const Destination<R>&, int64_t, int64_t, const Dot<R>*, int);
 FASTMETA_MATMUL(extern, float)
 FASTMETA_MATMUL(extern, double)
 

@@ -11,27 +11,27 @@ namespace {
 template <class R>
 struct Step {
   R *e, *before;  // -alpha d; E_k = the sum of those of the steps before: [S, out]
-  Pass<R> pass;
+  MlpPass<R> pass;
 };
 
 template <class R>
 struct Work {
-  Work(const MlpMetaLoss<R>& c, const Layout<R>& layout, Scratch& scratch)
+  Work(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Scratch& scratch)
       : S(c.support.count),
         Q(c.query.count),
         ld_in(layout.ld[0]),
         ldo(layout.ld[1]),
         ldS(padded<R>(S)),
-        task(c.shape, layout, most(S, Q), true, scratch),
-        query(c.shape, layout, Q, true, false, scratch),
+        network(layout, most(S, Q), S, scratch),
+        query(network, Q, true, false, scratch),
         rates(layout, c.rates, c.steps, scratch),
         drates(layout, c.drates, c.steps, scratch) {
     for (int64_t k = 0; k < c.steps; k++) {
       R *e = scratch.take<R>(S * ldo), *before = scratch.take<R>(S * ldo);
-      steps.push_back({e, before, Pass<R>(c.shape, layout, S, false, false, scratch)});
+      steps.push_back({e, before, MlpPass<R>(network, S, false, false, scratch)});
     }
     theta = scratch.take<R>(layout.size), adapted = scratch.take<R>(layout.size), v = scratch.take<R>(layout.gradient);
-    room = scratch.take<R>(S * ld_in), dx = scratch.take<R>(most(S, Q) * ld_in);
+    room = scratch.take<R>(S * ld_in), dx = scratch.take<R>(S * ld_in);
     gram = scratch.take<R>(S * ldS), to_support = scratch.take<R>(S * ldS);
     moved = scratch.take<R>(S * ldo), u = scratch.take<R>(S * ldo), rd_sum = scratch.take<R>(S * ldo);
     moved_flipped = scratch.take<R>(ldo * ldS), flipped = scratch.take<R>(ldo * ldS);
@@ -40,11 +40,11 @@ struct Work {
   }
 
   int64_t S, Q, ld_in, ldo, ldS;
-  Task<R> task;
-  Pass<R> query;
-  InnerRates<R, Layout<R>> rates;
-  RateGradients<R, Layout<R>> drates;
-  Loader<R> loader;
+  MlpNetwork<R> network;
+  MlpPass<R> query;
+  InnerRates<R, MlpShape> rates;
+  RateGradients<R, MlpShape> drates;
+  Loader<R, MlpShape> loader;
   std::vector<Step<R>> steps;
   const R* a;              // the support's features
   R *theta, *adapted, *v;  // blocks: W_0, W_K, v
@@ -63,11 +63,13 @@ void scale_add(const R* x, R factor, const R* base, int64_t count, R* out) {
 }
 
 template <class R>
-void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
+void evaluate(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, int64_t t) {
   const Layer& head = layout.layer[0];
   const int64_t S = w.S, D = head.in, ldo = w.ldo;
   const void* y = targets_of(c.shape, c.support, t);
-  w.a = load_inputs(c.shape, c.support, t, w.room);
+  const R* inputs = c.support.x + t * S * D;
+  w.a = w.ld_in == D ? inputs : w.room;
+  if (w.a == w.room) load_rows(inputs, S, D, w.room, w.ld_in);
   dots(w.gram, w.ldS, w.a, w.ld_in, w.a, w.ld_in, S, S, D, false);
   std::memset(w.moved, 0, size_t(S * ldo) * sizeof(R));
   std::memset(w.bias, 0, size_t(ldo) * sizeof(R));
@@ -75,8 +77,8 @@ void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int6
     Step<R>& step = w.steps[size_t(k)];
     R* z = step.pass.x[1];
     step.pass.n = S, step.pass.inputs = w.a;
-    if (!k) w.task.forward(w.theta, step.pass);
-    w.task.loss(y, step.pass);
+    if (!k) w.network.forward(w.theta, step.pass);
+    w.network.loss(y, step.pass);
     const R *d = step.pass.d[1], alpha = w.rates.of_tensor(k, 0), beta = w.bias_v ? w.rates.of_tensor(k, 1) : R(0);
     std::memcpy(step.before, w.moved, size_t(S * ldo) * sizeof(R));
     scale_add<R>(d, -alpha, nullptr, S * ldo, step.e);
@@ -91,9 +93,9 @@ void evaluate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int6
   const R* W = w.theta + head.rows;
   products<R>({w.adapted + head.rows, w.ld_in, W, w.ld_in}, head.out, D, {{{w.moved, 1, ldo}, w.a, w.ld_in, S}});
   if (head.bias >= 0) scale_add<R>(w.bias, 1, w.theta + head.bias, ldo, w.adapted + head.bias);
-  w.query.load(c.shape, c.query, t);
-  w.task.forward(w.adapted, w.query);
-  c.loss[t] = w.task.loss(targets_of(c.shape, c.query, t), w.query);
+  w.query.load(w.network, c.query.x + t * w.Q * D, w.Q);
+  w.network.forward(w.adapted, w.query);
+  c.loss[t] = w.network.loss(targets_of(c.shape, c.query, t), w.query);
 }
 
 template <class R>
@@ -110,7 +112,7 @@ void add_rates(const Layer& head, Work<R>& w, int64_t k) {
 }
 
 template <class R>
-void run_chain_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
+void run_chain_by_gram(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, int64_t t) {
   const int64_t S = w.S, ldo = w.ldo, out = layout.layer[0].out;
   std::memset(w.rd_sum, 0, size_t(S * ldo) * sizeof(R));
   std::memset(w.to_support, 0, size_t(S * w.ldS) * sizeof(R));
@@ -118,12 +120,12 @@ void run_chain_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>
     const Step<R>& step = w.steps[size_t(k)];
     if (w.drates.asked()) add_rates(layout.layer[0], w, k);
     if (c.first_order) continue;
-    R* rz = w.task.output_directions();
+    R* rz = w.network.output_directions();
     const R alpha = w.rates.of_tensor(k, 0), beta = w.bias_v ? w.rates.of_tensor(k, 1) : R(0);
     for (int64_t i = 0; i < S; i++)
       for (int64_t j = 0; j < ldo; j++) rz[i * ldo + j] = -alpha * w.u[i * ldo + j] - (w.bias_v ? beta * w.bias_v[j] : R(0));
-    w.task.output_tangent(step.pass, targets_of(c.shape, c.support, t));
-    const R* rd = w.task.output_tangents();
+    w.network.output_tangent(step.pass, targets_of(c.shape, c.support, t));
+    const R* rd = w.network.output_tangents();
     if (c.support_grads.dx) {
       transpose(S, out, step.before, ldo, w.moved_flipped, w.ldS);
       transpose(S, out, w.rd_sum, ldo, w.flipped, w.ldS);
@@ -137,26 +139,20 @@ void run_chain_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>
 }
 
 template <class R>
-void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w, int64_t t) {
+void differentiate(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, int64_t t) {
   const Layer& head = layout.layer[0];
   const int64_t S = w.S, Q = w.Q, D = head.in, out = head.out, ldo = w.ldo, ld_in = w.ld_in;
-  const R *W = w.theta + head.rows, *dq = w.query.d[1];
+  const R* W = w.theta + head.rows;
   R* v = w.v + head.rows;
-  const auto query = examples_of(c.shape, c.query_grads, Q, t), support = examples_of(c.shape, c.support_grads, S, t);
-  w.task.backward(w.adapted, w.query, w.v);
-  if (query.dy) store_negated(dq, Q, out, ldo, query.dy);
-  if (query.dx) {
-    R* dx = ld_in == D ? query.dx : w.dx;
-    w.task.input_gradient(w.adapted, w.query, dx);
-    if (dx == w.dx) store_rows(dx, Q, D, query.dx, ld_in);
-  }
+  const auto query = cleared(c.shape, c.query_grads, t * Q, Q), support = cleared(c.shape, c.support_grads, t * S, S);
+  w.network.backward(w.adapted, w.query, w.v, query.dx);
+  if (query.dy) subtract_rows(w.query.doutputs(), Q, out, ldo, query.dy);
   std::memset(w.u, 0, size_t(S * ldo) * sizeof(R));
   dots<R>(w.u, ldo, w.a, ld_in, v, ld_in, S, out, D, false);
   w.drates.clear();
   run_chain_by_gram(c, layout, w, t);
   w.drates.store(t);
-  if (support.dy) store_negated(w.rd_sum, S, out, ldo, support.dy);
-  if (support.dx && c.first_order) std::memset(support.dx, 0, size_t(S * D) * sizeof(R));
+  if (support.dy) subtract_rows(w.rd_sum, S, out, ldo, support.dy);
   if (support.dx && !c.first_order) {
     R* dx = ld_in == D ? support.dx : w.dx;
     products<R>({dx, ld_in}, S, D,
@@ -170,7 +166,7 @@ void differentiate(const MlpMetaLoss<R>& c, const Layout<R>& layout, Work<R>& w,
 }  // namespace
 
 template <class R>
-bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
+bool gram_pays(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout) {
   if (layout.layers > 1 || !layout.layer[0].dots || c.rates.per_element) return false;
   const int64_t S = c.support.count, in = layout.layer[0].in, out = layout.layer[0].out;
   const int64_t grads = c.with_grads, dx = c.support_grads.dx ? 1 : 0;
@@ -180,7 +176,7 @@ bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
 }
 
 template <class R>
-void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
+void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout) {
   for_each_task<Work<R>>(
       c.shape, most(c.support.count, c.query.count),
       [&](Work<R>& w, int64_t t) {
@@ -191,9 +187,9 @@ void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout) {
       c, layout);
 }
 
-#define INSTANTIATE(R)                                                 \
-  template bool gram_pays<R>(const MlpMetaLoss<R>&, const Layout<R>&); \
-  template void mlp_meta_loss_by_gram<R>(const MlpMetaLoss<R>&, const Layout<R>&);
+#define INSTANTIATE(R)                                                    \
+  template bool gram_pays<R>(const MlpMetaLoss<R>&, const MlpLayout<R>&); \
+  template void mlp_meta_loss_by_gram<R>(const MlpMetaLoss<R>&, const MlpLayout<R>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

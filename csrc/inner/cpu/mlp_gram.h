@@ -6,15 +6,16 @@
 // All that is done at every step has the size of the examples; features are passed over before and after. The query is taken with
 // W_K as it is.
 #pragma once
-#include "inner/cpu/mlp_inner.h"
+#include "inner/cpu/inner_loop.h"
+#include "inner/cpu/mlp_network.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
 // Whether that takes fewer multiply-adds than the steps as they are.
 template <class R>
-bool gram_pays(const MlpMetaLoss<R>& c, const Layout<R>& layout);
+bool gram_pays(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout);
 
 template <class R>
-void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const Layout<R>& layout);
+void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout);
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -6,7 +6,8 @@
 namespace fastmeta::FASTMETA_ISA {
 
 template <class R>
-Layout<R>::Layout(const MlpShape& shape, const MlpParams<const R>& params, bool input_gradients) : layers(shape.layers), shared(true) {
+MlpLayout<R>::MlpLayout(const MlpShape& shape_, const MlpParams<const R>& params, bool input_gradients_)
+    : shape(shape_), layers(shape_.layers), shared(true), input_gradients(input_gradients_) {
   for (int l = 0; l <= layers; l++) ld[l] = padded<R>(shape.width[l]);
   const auto take = [](int64_t& end, int64_t count) {
     end += count;
@@ -45,7 +46,7 @@ void store_rows(const R* from, int64_t rows, int64_t width, R* to, int64_t ld) {
 }
 
 template <class R>
-void flip(const Layout<R>& layout, R* block) {
+void flip(const MlpLayout<R>& layout, R* block) {
   for (int l = 0; l < layout.layers; l++) {
     const Layer& a = layout.layer[l];
     if (a.rows >= 0 && a.columns >= 0) transpose(a.out, a.in, block + a.rows, layout.ld[l], block + a.columns, layout.ld[l + 1]);
@@ -53,7 +54,7 @@ void flip(const Layout<R>& layout, R* block) {
 }
 
 template <class R>
-void load_block(const Layout<R>& layout, const MlpParams<const R>& from, int64_t task, R* block) {
+void load_block(const MlpLayout<R>& layout, const MlpParams<const R>& from, int64_t task, R* block) {
   for (int l = 0; l < layout.layers; l++) {
     const Layer& a = layout.layer[l];
     const R* weight = from.weight[l] + task * from.weight_stride[l];
@@ -65,7 +66,7 @@ void load_block(const Layout<R>& layout, const MlpParams<const R>& from, int64_t
 }
 
 template <class R>
-void store_block(const Layout<R>& layout, const R* block, const MlpParams<R>& to, int64_t task) {
+void store_block(const MlpLayout<R>& layout, const R* block, const MlpParams<R>& to, int64_t task) {
   for (int l = 0; l < layout.layers; l++) {
     const Layer& a = layout.layer[l];
     R* weight = to.weight[l] ? to.weight[l] + task * to.weight_stride[l] : nullptr;
@@ -75,12 +76,12 @@ void store_block(const Layout<R>& layout, const R* block, const MlpParams<R>& to
   }
 }
 
-#define INSTANTIATE(R)                                                                    \
-  template struct Layout<R>;                                                              \
-  template void load_block<R>(const Layout<R>&, const MlpParams<const R>&, int64_t, R*);  \
-  template void store_block<R>(const Layout<R>&, const R*, const MlpParams<R>&, int64_t); \
-  template void flip<R>(const Layout<R>&, R*);                                            \
-  template void load_rows<R>(const R*, int64_t, int64_t, R*, int64_t);                    \
+#define INSTANTIATE(R)                                                                       \
+  template struct MlpLayout<R>;                                                              \
+  template void load_block<R>(const MlpLayout<R>&, const MlpParams<const R>&, int64_t, R*);  \
+  template void store_block<R>(const MlpLayout<R>&, const R*, const MlpParams<R>&, int64_t); \
+  template void flip<R>(const MlpLayout<R>&, R*);                                            \
+  template void load_rows<R>(const R*, int64_t, int64_t, R*, int64_t);                       \
   template void store_rows<R>(const R*, int64_t, int64_t, R*, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -5,7 +5,7 @@
 #pragma once
 #include "inner/mlp.h"
 #include "inner/cpu/matmul.h"
-#include "runtime/cpu/scratch.h"
+#include "inner/cpu/network.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
@@ -22,10 +22,8 @@ struct Layer {
 };
 
 template <class R>
-struct Layout {
-  static constexpr int kTensors = 2 * kMaxLayers;
-
-  Layout(const MlpShape& shape, const MlpParams<const R>& params, bool input_gradients);
+struct MlpLayout {
+  MlpLayout(const MlpShape& shape, const MlpParams<const R>& params, bool input_gradients);
 
   // Calls f(tensor, begin, rows, columns) for every tensor of the parameters in the form of gradients; tensor 2l is W, 2l + 1 b.
   template <class F>
@@ -36,25 +34,29 @@ struct Layout {
     }
   }
 
+  int64_t padded_outputs() const { return ld[layers]; }
+
+  MlpShape shape;
   int layers;
   Layer layer[kMaxLayers];
   int64_t ld[kMaxLayers + 1];  // padded widths
   int64_t gradient = 0;        // numbers of a block of gradients
   int64_t size = 0;            // of a block with both forms
   bool shared;                 // whether all tasks have the same parameters
+  bool input_gradients;        // whether they are asked for
 };
 
 // Block <-> tensors of one task, [T, ...]. load() flips too; store() passes over tensors that are null.
 template <class R>
-void load_block(const Layout<R>& layout, const MlpParams<const R>& from, int64_t task, R* block);
+void load_block(const MlpLayout<R>& layout, const MlpParams<const R>& from, int64_t task, R* block);
 template <class R>
-void store_block(const Layout<R>& layout, const R* block, const MlpParams<R>& to, int64_t task);
+void store_block(const MlpLayout<R>& layout, const R* block, const MlpParams<R>& to, int64_t task);
 template <class R>
-void flip(const Layout<R>& layout, R* block);
+void flip(const MlpLayout<R>& layout, R* block);
 
 // Rates of each element as tensors of parameters: those at place `at` of the leading axes.
 template <class R, class P>
-MlpParams<P> rates_at(const Layout<R>& layout, const MlpRates<P>& rates, int64_t at) {
+MlpParams<P> rates_at(const MlpLayout<R>& layout, const MlpRates<P>& rates, int64_t at) {
   MlpParams<P> found;
   for (int l = 0; l < layout.layers; l++) {
     const Layer& a = layout.layer[l];
@@ -63,19 +65,6 @@ MlpParams<P> rates_at(const Layout<R>& layout, const MlpRates<P>& rates, int64_t
   }
   return found;
 }
-
-// Loads one task's parameters after another's into the same block; those that all tasks share, once.
-template <class R>
-class Loader {
- public:
-  void load(const Layout<R>& layout, const MlpParams<const R>& from, int64_t task, R* block) {
-    if (task_ < 0 || (task_ != task && !layout.shared)) load_block(layout, from, task, block);
-    task_ = task;
-  }
-
- private:
-  int64_t task_ = -1;
-};
 
 // Rows between a tensor [rows, width] and memory with rows of `ld`; padding becomes 0.
 template <class R>

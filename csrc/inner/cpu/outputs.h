@@ -1,6 +1,6 @@
 // The losses: value, gradient and second derivative in a network's outputs, rows of n examples, padded.
 #pragma once
-#include "inner/mlp.h"
+#include "inner/network.h"
 #include "inner/cpu/matmul.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -12,14 +12,6 @@ struct Outputs {
   R scale;         // example_scale of the batch that the rows are, or are a part of
   R* probability;  // [n, ld], cross_entropy: written by loss_of, read by loss_tangent
 };
-
-// The targets of task t, from example `first` on.
-template <class R>
-const void* targets_of(Loss loss, int64_t classes, const MlpExamples<R>& examples, int64_t t, int64_t first = 0) {
-  const int64_t at = t * examples.count + first;
-  if (loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + at;
-  return static_cast<const R*>(examples.y) + at * classes;
-}
 
 // What one example (mse: one number) of n counts in the mean loss, times 2 for mse; 0 where none counts.
 template <class R>

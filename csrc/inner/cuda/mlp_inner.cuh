@@ -14,7 +14,7 @@ struct Inner {
   Task<R>& s;
   const MlpRates<const R>& rates;
   const MlpRates<R>& drates;                 // [T, ...]; null: not asked for
-  const MlpExampleGrads<R>&support, &query;  // of all tasks
+  const ExampleGrads<R>&support, &query;  // of all tasks
   int64_t steps, task;
   bool first_order;
 
@@ -36,7 +36,7 @@ struct Inner {
     }
     R* out = s.cotangent + offset;  // v = g of the query, v -= H (alpha v); alike the examples
     if (!parameter) {
-      const MlpExampleGrads<R> grads = examples_of(s, chain ? support : query, s.n, task);
+      const ExampleGrads<R> grads = examples_of(s, chain ? support : query, s.n, task);
       out = tensor == inputs ? grads.dx : grads.dy;
     }
     return {out, chain ? R(-1) : R(1), chain ? out : nullptr};
@@ -70,7 +70,7 @@ __device__ bool begin_chain(const Inner<R>& inner, int64_t n) {
     zero(dalpha, (drates.per_step ? inner.steps : 1) * (drates.per_element ? int64_t(size) : 1));
     asked = asked || dalpha;
   });
-  const MlpExampleGrads<R> support = examples_of(s, inner.support, n, inner.task);
+  const ExampleGrads<R> support = examples_of(s, inner.support, n, inner.task);
   zero(support.dx, n * s.layer[0].in);
   zero(support.dy, n * s.layer[s.layers - 1].out);
   return asked;

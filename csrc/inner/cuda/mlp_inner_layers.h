@@ -75,8 +75,8 @@ struct Inner {
   Queue& queue;
   Net<R>& net;
   const MlpRates<const R>& rates;
-  const MlpRates<R>& drates;        // [T, ...]; null: not asked for
-  const MlpExampleGrads<R>& grads;  // of the support
+  const MlpRates<R>& drates;     // [T, ...]; null: not asked for
+  const ExampleGrads<R>& grads;  // of the support
   int64_t steps;
   bool first_order;
 

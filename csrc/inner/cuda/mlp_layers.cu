@@ -15,7 +15,7 @@ constexpr int kScaledAtOnce = 1024;  // elements of a block
 template <class R>
 struct OutputArguments {
   Task<R> task;
-  MlpExamples<R> examples;
+  Examples<R> examples;
   Output<R> what;
 };
 

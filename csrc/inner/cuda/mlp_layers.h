@@ -44,7 +44,7 @@ struct Net {
   MlpShape shape;
   Task<R> task;
   MlpParams<const R> params, direction;
-  MlpExamples<R> examples;
+  Examples<R> examples;
   R* partial;  // for the sums of one set of gradients; null without `need.chain`
 };
 

@@ -38,7 +38,7 @@ template <class R>
 Way<MlpLoss<R>> way(const MlpLoss<R>& c) {
   Need need;
   need.loss = true;
-  need.gradient = any_asked(c.dparams) || c.grads.dx || c.grads.dy;
+  need.gradient = c.dparams.any() || c.grads.dx || c.grads.dy;
   return {need, c.examples.count, need.gradient ? loss_kernel<R, true> : loss_kernel<R, false>, by_layer<R>};
 }
 

@@ -143,7 +143,7 @@ struct Asked {
   const MlpParams<R>& dparams;  // [T, ...]
   int64_t task;
   int inputs;                // 2 L
-  MlpExampleGrads<R> grads;  // of this task
+  ExampleGrads<R> grads;  // of this task
 
   __device__ __forceinline__ Sink<R> sink(int tensor, int, int, bool) const {
     if (tensor < inputs) return {tensor_of(dparams, tensor, task)};
@@ -154,7 +154,7 @@ struct Asked {
 
 // Where the gradients to the examples of a task go.
 template <class R>
-__device__ MlpExampleGrads<R> examples_of(const Task<R>& s, const MlpExampleGrads<R>& grads, int64_t n, int64_t task) {
+__device__ ExampleGrads<R> examples_of(const Task<R>& s, const ExampleGrads<R>& grads, int64_t n, int64_t task) {
   return {grads.dx ? grads.dx + task * n * s.layer[0].in : nullptr, grads.dy ? grads.dy + task * n * s.layer[s.layers - 1].out : nullptr};
 }
 

@@ -11,6 +11,17 @@
 
 namespace fastmeta {
 
+template <class R, class N>
+struct NetworkOnCpu {
+  void (*forward_fwd)(const ForwardCall<R, N>&);
+  void (*forward_bwd)(const ForwardCall<R, N>&);
+  void (*loss)(const LossCall<R, N>&);  // the gradient too
+  void (*hvp)(const CurvatureCall<R, N>&);
+  void (*adapt_fwd)(const AdaptCall<R, N>&);
+  void (*adapt_bwd)(const AdaptCall<R, N>&);
+  void (*meta_loss)(const MetaLossCall<R, N>&);
+};
+
 template <class R>
 struct CpuKernels {
   void (*prototypes_fwd)(const Prototypes<R>&);
@@ -23,20 +34,8 @@ struct CpuKernels {
   void (*matching_log_probs_bwd)(const MatchingLogProbs<R>&);
   void (*sgd_step_fwd)(const SgdStep<R>&);
   void (*sgd_step_bwd)(const SgdStep<R>&);
-  void (*mlp_forward_fwd)(const MlpForward<R>&);
-  void (*mlp_forward_bwd)(const MlpForward<R>&);
-  void (*mlp_loss)(const MlpLoss<R>&);
-  void (*mlp_hvp)(const MlpCurvature<R>&);
-  void (*mlp_adapt_fwd)(const MlpAdapt<R>&);
-  void (*mlp_adapt_bwd)(const MlpAdapt<R>&);
-  void (*mlp_meta_loss)(const MlpMetaLoss<R>&);
-  void (*conv_forward_fwd)(const ConvForward<R>&);
-  void (*conv_forward_bwd)(const ConvForward<R>&);
-  void (*conv_loss)(const ConvLoss<R>&);
-  void (*conv_hvp)(const ConvCurvature<R>&);
-  void (*conv_adapt_fwd)(const ConvAdapt<R>&);
-  void (*conv_adapt_bwd)(const ConvAdapt<R>&);
-  void (*conv_meta_loss)(const ConvMetaLoss<R>&);
+  NetworkOnCpu<R, MlpShape> mlp;
+  NetworkOnCpu<R, ConvNet> conv;
   bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
   bool mlp_tf32 = false;         // whether the mlp kernels heed MlpShape::tf32
 };

@@ -16,30 +16,30 @@ DECLARE(matching_log_probs_fwd, MatchingLogProbs)
 DECLARE(matching_log_probs_bwd, MatchingLogProbs)
 DECLARE(sgd_step_fwd, SgdStep)
 DECLARE(sgd_step_bwd, SgdStep)
-DECLARE(mlp_forward_fwd, MlpForward)
-DECLARE(mlp_forward_bwd, MlpForward)
-DECLARE(mlp_loss, MlpLoss)
-DECLARE(mlp_hvp, MlpCurvature)
-DECLARE(mlp_adapt_fwd, MlpAdapt)
-DECLARE(mlp_adapt_bwd, MlpAdapt)
-DECLARE(mlp_meta_loss, MlpMetaLoss)
-DECLARE(conv_forward_fwd, ConvForward)
-DECLARE(conv_forward_bwd, ConvForward)
-DECLARE(conv_loss, ConvLoss)
-DECLARE(conv_hvp, ConvCurvature)
-DECLARE(conv_adapt_fwd, ConvAdapt)
-DECLARE(conv_adapt_bwd, ConvAdapt)
-DECLARE(conv_meta_loss, ConvMetaLoss)
+
+#define DECLARE_OF_NETWORK(NAME, ARGS) \
+  template <class R, class N>          \
+  void network_##NAME(const ARGS<R, N>&);
+DECLARE_OF_NETWORK(forward_fwd, ForwardCall)
+DECLARE_OF_NETWORK(forward_bwd, ForwardCall)
+DECLARE_OF_NETWORK(loss, LossCall)
+DECLARE_OF_NETWORK(hvp, CurvatureCall)
+DECLARE_OF_NETWORK(adapt_fwd, AdaptCall)
+DECLARE_OF_NETWORK(adapt_bwd, AdaptCall)
+DECLARE_OF_NETWORK(meta_loss, MetaLossCall)
+
+template <class R, class N>
+constexpr NetworkOnCpu<R, N> of_network() {
+  return {network_forward_fwd<R, N>, network_forward_bwd<R, N>, network_loss<R, N>,     network_hvp<R, N>,
+          network_adapt_fwd<R, N>,   network_adapt_bwd<R, N>,   network_meta_loss<R, N>};
+}
 
 template <class R>
 constexpr CpuKernels<R> table() {
   return {
-      prototypes_fwd<R>, prototypes_bwd<R>,   proto_log_softmax_fwd<R>,  proto_log_softmax_bwd<R>,
-      proto_loss<R>,     task_scale<R>,       matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
-      sgd_step_fwd<R>,   sgd_step_bwd<R>,     mlp_forward_fwd<R>,        mlp_forward_bwd<R>,
-      mlp_loss<R>,       mlp_hvp<R>,          mlp_adapt_fwd<R>,          mlp_adapt_bwd<R>,
-      mlp_meta_loss<R>,  conv_forward_fwd<R>, conv_forward_bwd<R>,       conv_loss<R>,
-      conv_hvp<R>,       conv_adapt_fwd<R>,   conv_adapt_bwd<R>,         conv_meta_loss<R>,
+      prototypes_fwd<R>, prototypes_bwd<R>, proto_log_softmax_fwd<R>,  proto_log_softmax_bwd<R>,
+      proto_loss<R>,     task_scale<R>,     matching_log_probs_fwd<R>, matching_log_probs_bwd<R>,
+      sgd_step_fwd<R>,   sgd_step_bwd<R>,   of_network<R, MlpShape>(), of_network<R, ConvNet>(),
   };
 }
 

@@ -1,0 +1,64 @@
+#include "inner/conv_call.h"
+
+namespace fastmeta {
+
+ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle blocks, Str loss_)
+    : NetworkCall(op_, inputs_, 3, loss_), shape{} {
+  require_cpu(op, {&inputs});
+  const auto specs = read_list(op, "blocks", blocks);
+  if (specs.empty() || specs.size() > size_t(kMaxConvs)) throw py::value_error(std::string(op) + ": blocks must be 1 to 8");
+  const Tensors given = read_tensors(op, "params", params_);
+  const size_t last = 4 * specs.size();
+  if (given.size() != last + 2 || !given[last] || given[last].dim() < 2 || given[last].size(-2) < 1)
+    throw py::value_error(std::string(op) + ": params must hold 4 for each of blocks and 2 for the linear layer");
+  shape.tasks = tasks, shape.loss = loss;
+  Shape image = example;
+  for (size_t l = 0; l < specs.size(); l++) {
+    read_block(specs[l], given[4 * l], image);
+    const ConvBlock& b = shape.block[l];
+    if (b.norm == ConvNorm::none && (given[4 * l + 2] || given[4 * l + 3]))
+      throw py::value_error(std::string(op) + ": params must have no norm's where there is none");
+    for (size_t i = 0; i < 4; i++) add_param(given[4 * l + i]);
+    image = {b.out, b.out_height(), b.out_width()};
+  }
+  shape.outputs = outputs = given[last].size(-2);
+  for (size_t i = 0; i < 2; i++) add_param(given[last + i]);
+  ConvCall::require_examples(count());
+}
+
+void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image) {
+  const py::tuple fields(py::reinterpret_borrow<py::object>(spec));
+  if (fields.size() != 6) throw py::value_error(std::string(op) + ": blocks must hold 6 numbers each");
+  if (!weight || weight.dim() < 4) throw py::value_error(std::string(op) + ": params must hold kernels [out, in, 3, 3]");
+  ConvBlock& b = shape.block[shape.blocks++];
+  const bool by_groups = is_number(fields[2]);
+  b.in = image[0], b.height = image[1], b.width = image[2], b.out = weight.size(-4);
+  b.stride = fields[0].cast<int64_t>(), b.padding = fields[1].cast<int64_t>();
+  b.norm = by_groups ? ConvNorm::group : fields[2].is_none() ? ConvNorm::none : ConvNorm::batch;
+  b.groups = by_groups ? fields[2].cast<int64_t>() : b.out;
+  b.eps = fields[3].cast<double>(), b.relu = fields[4].cast<bool>(), b.pool = fields[5].cast<int64_t>();
+  const bool known = b.stride >= 1 && b.padding >= 0 && b.padding <= kMostPadding && b.pool >= 1 && b.pool <= kMostPool && b.groups >= 1;
+  const int64_t least = known ? std::min(b.height, b.width) + 2 * b.padding : 0;
+  if (least < 3 || b.in < 1 || b.out < 1 || b.out % b.groups || b.out_height() < 1 || b.out_width() < 1)
+    throw py::value_error(std::string(op) +
+                          ": blocks must have a stride, padding up to 2, groups that divide the channels, pool 1 or 2, and leave a pixel");
+}
+
+void ConvCall::require_examples(int64_t examples) const {
+  for (int l = 0; l < shape.blocks; l++) {
+    const ConvBlock& b = shape.block[l];
+    if (b.norm == ConvNorm::batch && examples * b.conv_height() * b.conv_width() < 2)
+      throw py::value_error(std::string(op) + ": norm must be over more than one value, got a batch of " + std::to_string(examples));
+  }
+}
+
+Shape ConvCall::core(int tensor) const {
+  if (tensor < 4 * shape.blocks) {
+    const ConvBlock& b = shape.block[tensor / 4];
+    return tensor % 4 ? Shape{b.out} : Shape{b.out, b.in, 3, 3};
+  }
+  const ConvBlock& last = shape.block[shape.blocks - 1];
+  return tensor % 4 ? Shape{outputs} : Shape{outputs, last.out * last.out_height() * last.out_width()};
+}
+
+}  // namespace fastmeta

@@ -1,0 +1,237 @@
+// See conv_network.h.
+#include "inner/cpu/conv_network.h"
+
+namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+template <class R>
+R* zeros(int64_t count, Scratch& scratch) {
+  R* found = scratch.take<R>(count);
+  if (found) std::memset(found, 0, size_t(count) * sizeof(R));
+  return found;
+}
+
+}  // namespace
+
+template <class R>
+BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l) {
+  const ConvBlock& b = layout.net.block[l];
+  const int64_t in = layout.block[l].in, to_in = layout.block[l].flipped_in(), out = layout.block[l].out;
+  const int64_t H = b.conv_height(), W = b.conv_width();
+  // The next block's zeros, so that this one writes right into its padded input.
+  const int64_t next = l + 1 < layout.net.blocks ? layout.net.block[l + 1].padding : 0;
+  const int64_t width = b.width + 2 * b.padding, dz_width = b.width + 2, gap = 2 - b.padding;
+  const int64_t out_height = b.out_height(), out_width = b.out_width();
+  pixels = H * W;
+  x_row = width * in, x_size = (b.height + 2 * b.padding) * x_row, x_first = b.padding * (x_row + in);
+  z_size = pixels * out, dense_size = out_height * out_width * out;
+  out_row = (out_width + 2 * next) * out, out_size = (out_height + 2 * next) * out_row, out_first = next * (out_row + out);
+  dz_size = (b.height + 2) * dz_width * out, dz_first = gap * (dz_width + 1) * out;
+  forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, 3 * in, W * out, out};
+  // dz in its zeros (gap), spread by the stride, under the flipped kernel: the full correlation, cut to x without padding.
+  to_x = {b.height, b.width, to_in, dz_width * out, out, dz_width * out, 3 * out, b.width * to_in, to_in};
+  image = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, b.stride * dz_width * out, b.stride * out};
+}
+
+template <class R>
+ConvPass<R>::ConvPass(const ConvNetwork<R>& network, int64_t examples, bool owns, bool, Scratch& scratch) : n(examples) {
+  const ConvLayout<R>& layout = network.layout;
+  const int L = layout.net.blocks;
+  for (int l = 0; l < L; l++) {
+    const BlockShape<R>& shape = network.shapes[size_t(l)];
+    x[l] = l || owns ? zeros<R>(n * shape.x_size, scratch) : nullptr;
+    z[l] = scratch.take<R>(n * shape.z_size);
+    d[l] = scratch.take<R>(n * shape.dense_size), top[l] = scratch.take<R>(n * shape.dense_size);
+    for (int64_t i = 0; i < sets(layout.net.block[l], n); i++) norms[l].emplace_back(layout.block[l].out, scratch);
+  }
+  x[L] = zeros<R>(n * layout.features, scratch);
+  logits = scratch.take<R>(n * layout.outputs), dlogits = scratch.take<R>(n * layout.outputs);
+  probability = scratch.take<R>(n * layout.outputs);
+}
+
+template <class R>
+void ConvPass<R>::load(const ConvNetwork<R>& network, const R* images, int64_t count) {
+  const ConvBlock& b = network.layout.net.block[0];
+  const BlockShape<R>& shape = network.shapes[0];
+  n = count;
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t c = 0; c < b.in; c++)
+      for (int64_t row = 0; row < b.height; row++) {
+        R* to = x[0] + i * shape.x_size + shape.x_first + row * shape.x_row + c;
+        for (int64_t column = 0; column < b.width; column++) to[column * b.in] = *images++;
+      }
+}
+
+template <class R>
+ConvNetwork<R>::ConvNetwork(const ConvLayout<R>& layout_, int64_t examples, int64_t with_tangents, Scratch& scratch) : layout(layout_) {
+  const int L = layout.net.blocks;
+  const int64_t n = with_tangents;
+  for (int l = 0; l < L; l++) {
+    shapes.emplace_back(layout, l);
+    const BlockShape<R>& shape = shapes.back();
+    dz[l] = zeros<R>(shape.dz_size, scratch);
+    rdz[l] = n ? zeros<R>(shape.dz_size, scratch) : nullptr;
+    rx[l] = n && l ? zeros<R>(n * shape.x_size, scratch) : nullptr;
+    rz[l] = n ? scratch.take<R>(n * shape.z_size) : nullptr;
+    rd[l] = n ? scratch.take<R>(n * shape.dense_size) : nullptr;
+    for (int64_t i = 0; n && i < sets(layout.net.block[l], n); i++) tangents[l].emplace_back(layout.block[l].out, scratch);
+  }
+  rx[L] = n ? zeros<R>(n * layout.features, scratch) : nullptr;
+  routputs = scratch.take<R>(n * layout.outputs), rdoutputs = scratch.take<R>(n * layout.outputs);
+  row_sums = scratch.take<R>(padded<R>(examples));
+  const ConvBlock& first = layout.net.block[0];
+  dimage = layout.block[0].flipped < 0 ? nullptr : scratch.take<R>(first.height * first.width * layout.block[0].flipped_in());
+}
+
+template <class R>
+void ConvNetwork<R>::forward(const R* theta, const ConvPass<R>& pass) const {
+  const int L = layout.net.blocks;
+  for (int l = 0; l < L; l++) {
+    const BlockShape<R>& s = shapes[size_t(l)];
+    const bool own = layout.net.block[l].norm == ConvNorm::group;
+    for (int64_t i = 0; i < pass.n; i++) {
+      R* z = pass.z[l] + i * s.z_size;
+      convolve<R>(s.forward, {{pass.x[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(theta, l), z);
+      if (has_norm(l)) add_statistics(s.image, z, own ? 0 : i, pass.norm(l, i));
+    }
+    // Batch norm needs all images before the first goes on.
+    for (const Norm<R>& norm : pass.norms[l])
+      finish_statistics(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(theta, l, kBeta), lost_bias_of(theta, l), norm);
+    for (int64_t i = 0; i < pass.n; i++)
+      forward_image(s.image, pass.z[l] + i * s.z_size, pass.norm(l, i), pass.x[l + 1] + i * s.out_size + s.out_first,
+                    pass.top[l] + i * s.dense_size);
+  }
+  const int64_t F = layout.features;
+  dots<R>({pass.logits, layout.outputs, layout.bias < 0 ? nullptr : theta + layout.bias}, pass.n, layout.net.outputs,
+          {{pass.x[L], theta + layout.weight, F, F}});
+}
+
+template <class R>
+void ConvNetwork<R>::add_image(R* dx) const {
+  const ConvBlock& b = layout.net.block[0];
+  const int64_t pixels = b.height * b.width, in = layout.block[0].flipped_in();
+  for (int64_t c = 0; c < b.in; c++)
+    for (int64_t p = 0; p < pixels; p++) dx[c * pixels + p] += dimage[p * in + c];
+}
+
+template <class R>
+void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* doutputs, R* grad, R* dx) const {
+  const int L = layout.net.blocks;
+  const int64_t n = pass.n, F = layout.features, out = layout.outputs;
+  if (grad) {
+    std::memset(grad, 0, size_t(layout.gradient) * sizeof(R));
+    products<R>({grad + layout.weight, F}, layout.net.outputs, F, {{{doutputs, 1, out}, pass.x[L], F, n}});  // doutputs' x
+  }
+  if (grad && layout.bias >= 0) column_sums(doutputs, out, n, layout.net.outputs, grad + layout.bias);
+  products<R>({pass.d[L - 1], F}, n, F, {{{doutputs, out, 1}, theta + layout.weight, F, layout.net.outputs}});
+  for (int l = L - 1; l >= 0; l--) {
+    const BlockShape<R>& s = shapes[size_t(l)];
+    const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
+    const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
+    for (const Norm<R>& norm : pass.norms[l])
+      for (R* each : {norm.dsum, norm.dproduct}) std::memset(each, 0, size_t(norm.channels) * sizeof(R));
+    for (int64_t i = 0; i < n && has_norm(l); i++) add_gradients(s.image, pass.top[l] + i * s.dense_size, d(i), pass.norm(l, i));
+    for (const Norm<R>& norm : pass.norms[l])
+      finish_gradients(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), norm, of(grad, l, kGamma), of(grad, l, kBeta),
+                       lost_bias_of(grad, l));
+    for (int64_t i = 0; i < n; i++) {
+      R* first = dz[l] + s.dz_first;
+      gradient_image(s.image, z(i), d(i), pass.norm(l, i), first, bias_of(grad, l));
+      ConvShape shape = s.forward;
+      shape.y_row = s.image.dz_row, shape.y_pixel = s.image.dz_pixel;  // where dz lies among its zeros
+      if (grad) correlate<R>(shape, {{pass.x[l] + i * s.x_size, first}}, of(grad, l, kWeight));
+      if (!l && !dx) continue;
+      R* to = l ? pass.d[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
+      convolve<R>(s.to_x, {{dz[l], theta + layout.block[l].flipped}}, nullptr, to);
+      if (!l) add_image(dx + i * layout.net.example_size());
+    }
+  }
+}
+
+template <class R>
+void ConvNetwork<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const void* y) const {
+  const int L = layout.net.blocks;
+  for (int l = 0; l < L; l++) {
+    const BlockShape<R>& s = shapes[size_t(l)];
+    const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
+    for (const Tangents<R>& r : tangents[l])
+      for (R* each : {r.sum, r.product, r.rsum, r.rproduct}) std::memset(each, 0, size_t(layout.block[l].out) * sizeof(R));
+    for (int64_t i = 0; i < pass.n; i++) {
+      R* to = rz[l] + i * s.z_size;  // rz = V * x + W * rx
+      const ConvSource<R> first{pass.x[l] + i * s.x_size, of(v, l, kWeight)};
+      if (l) convolve<R>(s.forward, {first, {rx[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(v, l), to);
+      else convolve<R>(s.forward, {first}, bias_of(v, l), to);
+      if (has_norm(l)) add_tangents(s.image, z(i), to, pass.norm(l, i), of_sets(tangents[l], i));
+    }
+    for (size_t set = 0; set < pass.norms[l].size(); set++)
+      finish_tangents(layout.net.block[l], pixels(l, pass), of(v, l, kGamma), of(v, l, kBeta), lost_bias_of(v, l), pass.norms[l][set],
+                      tangents[l][set]);
+    for (int64_t i = 0; i < pass.n; i++)
+      forward_tangents(s.image, z(i), rz[l] + i * s.z_size, pass.norm(l, i), of_sets(tangents[l], i),
+                       rx[l + 1] + i * s.out_size + s.out_first);
+  }
+  const int64_t F = layout.features;
+  dots<R>({routputs, layout.outputs, layout.bias < 0 ? nullptr : v + layout.bias}, pass.n, layout.net.outputs,
+          {{pass.x[L], v + layout.weight, F, F}, {rx[L], theta + layout.weight, F, F}});
+  loss_tangent(outputs_of(pass), y, routputs, rdoutputs);
+}
+
+template <class R>
+void ConvNetwork<R>::block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const {
+  const BlockShape<R>& s = shapes[size_t(l)];
+  const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
+  const auto tz = [&](int64_t i) { return rz[l] + i * s.z_size; };
+  const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
+  const auto td = [&](int64_t i) { return rd[l] + i * s.dense_size; };
+  const auto r = [&](int64_t i) -> const Tangents<R>& { return of_sets(tangents[l], i); };
+  for (int64_t i = 0; i < pass.n && has_norm(l); i++) add_gradient_tangents(s.image, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i));
+  for (size_t set = 0; set < pass.norms[l].size(); set++)
+    finish_gradient_tangents(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(v, l, kGamma), pass.norms[l][set],
+                             tangents[l][set], of(sum, l, kGamma), of(sum, l, kBeta), lost_bias_of(sum, l));
+  ConvShape shape = s.forward;
+  shape.y_row = s.image.dz_row, shape.y_pixel = s.image.dz_pixel;
+  for (int64_t i = 0; i < pass.n; i++) {
+    R *first = dz[l] + s.dz_first, *rfirst = rdz[l] + s.dz_first;
+    gradient_tangents(s.image, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i), rfirst, bias_of(sum, l));
+    const ConvPair<R> pair{pass.x[l] + i * s.x_size, rfirst};  // rdW = rdz * x + dz * rx
+    R* dw = of(sum, l, kWeight);
+    if (!l) correlate<R>(shape, {pair}, dw);  // the images have no tangents
+    if (!l && !dx) continue;
+    gradient_image<R>(s.image, z(i), d(i), pass.norm(l, i), first, nullptr);
+    if (l) correlate<R>(shape, {pair, {rx[l] + i * s.x_size, first}}, dw);
+    const int64_t flipped = layout.block[l].flipped;
+    R* to = l ? rd[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
+    convolve<R>(s.to_x, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, nullptr, to);  // rdx = W' rdz + V' dz
+    if (!l) add_image(dx + i * layout.net.example_size());
+  }
+}
+
+template <class R>
+void ConvNetwork<R>::curvature(const R* theta, const R* v, const ConvPass<R>& pass, const void* y, R dloss, R* sum, R* dx) const {
+  if (!pass.n) return;  // there is no memory for tangents
+  const int L = layout.net.blocks;
+  const int64_t n = pass.n, F = layout.features, out = layout.outputs, classes = layout.net.outputs;
+  tangents_forward(theta, v, pass, y);
+  for (int64_t i = 0; dloss != 0 && i < n * out; i++) rdoutputs[i] += dloss * pass.dlogits[i];
+  R* w = sum + layout.weight;
+  products<R>({w, F, w, F}, classes, F, {{{rdoutputs, 1, out}, pass.x[L], F, n}, {{pass.dlogits, 1, out}, rx[L], F, n}});
+  if (layout.bias >= 0) column_sums(rdoutputs, out, n, classes, sum + layout.bias, true);
+  products<R>({rd[L - 1], F}, n, F,
+              {{{rdoutputs, out, 1}, theta + layout.weight, F, classes}, {{pass.dlogits, out, 1}, v + layout.weight, F, classes}});
+  for (int l = L - 1; l >= 0; l--) block_tangents(l, theta, v, pass, sum, dx);
+}
+
+template <class R>
+void ConvNetwork<R>::gauss_newton(const R* theta, const R* v, const ConvPass<R>& pass, const void* y, R* product) const {
+  if (pass.n) tangents_forward(theta, v, pass, y);
+  reverse(theta, pass, rdoutputs, product, nullptr);
+}
+
+template struct BlockShape<float>;
+template struct BlockShape<double>;
+template struct ConvPass<float>;
+template struct ConvPass<double>;
+template struct ConvNetwork<float>;
+template struct ConvNetwork<double>;
+
+}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,103 @@
+// The inner loop of one task, theta_{k+1} = theta_k - alpha_k * grad_k, and the chain of Hessian-vector products back through it,
+// v_k = v_{k+1} - H_k (alpha_k * v_{k+1}), for every network. What the steps leave is kept where it is small (kKeptBytes), else computed
+// again on the way back: memory grows with the steps by their parameters alone.
+#pragma once
+#include <vector>
+
+#include "inner/cpu/inner_rates.h"
+#include "inner/cpu/network.h"
+
+namespace fastmeta::FASTMETA_ISA {
+
+constexpr int64_t kKeptBytes = 16 << 20;  // of a thread: a share of the last cache; more comes back from memory as slowly as it is computed
+
+// One task after another on one thread. Call: AdaptCall or MetaLossCall of network N.
+template <class R, class N, class Call>
+class InnerLoop {
+ public:
+  // `examples`: the most that `network` will see.
+  InnerLoop(const Call& call, const LayoutOf<R, N>& layout, int64_t examples, bool backward, Scratch& scratch);
+
+  const R* adapt(int64_t t);      // theta_K of task t, a whole block
+  void differentiate(int64_t t);  // after adapt(), with dL/dtheta_K in `v`: writes the gradients to all that adapt() took
+
+  const bool second_order;
+  Network<R, N> network;
+  R* v;  // a whole block
+
+ private:
+  PassOf<R, N>& pass(int64_t k) { return passes_[size_t(kept_ ? k : 0)]; }
+  R* theta(int64_t k) { return thetas_[size_t(second_order || !k ? k : 1)]; }
+  R* grad(int64_t k) { return grads_[size_t(grads_.size() > 1 ? k : 0)]; }
+  void gradient(int64_t k, const void* y);
+
+  const Call& call_;
+  InnerRates<R, N> rates_;
+  RateGradients<R, N> drates_;
+  Loader<R, N> loader_;
+  std::vector<PassOf<R, N>> passes_;  // of every step, or of one after the other
+  std::vector<R*> thetas_, grads_;    // thetas_: all, or the first and the last
+  bool kept_;
+  R* vec_;  // -alpha v, a whole block
+};
+
+template <class R, class N, class Call>
+InnerLoop<R, N, Call>::InnerLoop(const Call& call, const LayoutOf<R, N>& layout, int64_t examples, bool backward, Scratch& scratch)
+    : second_order(backward && !call.first_order && call.steps),
+      network(layout, examples, second_order ? call.support.count : 0, scratch),
+      call_(call),
+      rates_(layout, call.rates, call.steps, scratch),
+      drates_(layout, call.drates, call.steps, scratch) {
+  const int64_t before = scratch.used();
+  passes_.emplace_back(network, call.support.count, true, second_order, scratch);
+  kept_ = second_order && (scratch.used() - before) * call.steps <= kKeptBytes;
+  for (int64_t k = 1; kept_ && k < call.steps; k++) passes_.emplace_back(network, call.support.count, false, second_order, scratch);
+  for (int64_t k = 0; k <= (second_order ? call.steps : least(call.steps, 1)); k++) thetas_.push_back(scratch.take<R>(layout.size));
+  for (int64_t k = 0; k < (backward && drates_.asked() ? call.steps : 1); k++) grads_.push_back(scratch.take<R>(layout.gradient));
+  v = backward ? scratch.take<R>(layout.size) : nullptr;
+  vec_ = second_order ? scratch.take<R>(layout.size) : nullptr;
+}
+
+template <class R, class N, class Call>
+void InnerLoop<R, N, Call>::gradient(int64_t k, const void* y) {
+  network.forward(theta(k), pass(k));
+  network.loss(y, pass(k));
+  network.backward(theta(k), pass(k), grad(k), nullptr);
+}
+
+template <class R, class N, class Call>
+const R* InnerLoop<R, N, Call>::adapt(int64_t t) {
+  const void* y = targets_of(call_.shape, call_.support, t);
+  const int64_t n = call_.support.count;
+  loader_.load(network.layout, call_.params, t, theta(0));
+  passes_[0].load(network, call_.support.x + t * n * call_.shape.example_size(), n);
+  for (PassOf<R, N>& each : passes_) each.share_inputs(passes_[0]);
+  for (int64_t k = 0; k < call_.steps; k++) {
+    gradient(k, y);
+    rates_.descend(k, theta(k), grad(k), theta(k + 1));
+    flip(network.layout, theta(k + 1));
+  }
+  return theta(call_.steps);
+}
+
+template <class R, class N, class Call>
+void InnerLoop<R, N, Call>::differentiate(int64_t t) {
+  const N& shape = call_.shape;
+  const int64_t n = call_.support.count;
+  const void* y = targets_of(shape, call_.support, t);
+  const auto grads = cleared(shape, call_.support_grads, t * n, n);
+  drates_.clear();
+  for (int64_t k = call_.steps - 1; k >= 0; k--) {
+    if (drates_.asked()) drates_.add(k, grad(k), v);
+    if (!second_order) continue;
+    if (!kept_ && k + 1 < call_.steps) gradient(k, y);
+    rates_.descend(k, nullptr, v, vec_);
+    flip(network.layout, vec_);
+    network.curvature(theta(k), vec_, pass(k), y, R(0), v, grads.dx);
+    if (grads.dy) subtract_rows(network.output_tangents(), n, shape.output_size(), network.layout.padded_outputs(), grads.dy);
+  }
+  drates_.store(t);
+  store_block(network.layout, v, call_.dparams, t);
+}
+
+}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,115 @@
+// A network on the CPU: of one task, on one thread, in scratch memory that stays in cache. It is four functions of the parameters theta,
+// a block (its layout says what lies where), and of a pass, which holds n examples and what the functions leave:
+//
+//   forward(theta, pass)                          the outputs
+//   loss(y, pass)                                 -> the mean loss of the outputs; its gradient to them
+//   backward(theta, pass, grad, dx)               grad = J' doutputs; dx += the gradient to the inputs
+//   curvature(theta, v, pass, y, dloss, sum, dx)  after backward: sum += H v + dloss grad; dx += the same derivative to the inputs;
+//                                                 output_tangents() = the tangents of doutputs, plus dloss doutputs
+//
+// and gauss_newton(theta, v, pass, y, product), product = J' H_out J v. MlpNetwork and ConvNetwork are such. What is below, the inner loop
+// (inner_loop.h) and the ops know no more of a network, so that they are written once.
+#pragma once
+#include <cstring>
+
+#include "inner/network.h"
+#include "runtime/cpu/scratch.h"
+#include "runtime/parallel.h"
+
+namespace fastmeta::FASTMETA_ISA {
+
+template <class R, class N>
+struct NetworkOf;  // type: the network that N describes
+template <class R, class N>
+using Network = typename NetworkOf<R, N>::type;
+template <class R, class N>
+using LayoutOf = typename Network<R, N>::Layout;
+template <class R, class N>
+using PassOf = typename Network<R, N>::Pass;
+
+// Loads one task's parameters after another's into the same block; those that all tasks share, once.
+template <class R, class N>
+class Loader {
+ public:
+  void load(const LayoutOf<R, N>& layout, const ParamsOf<const R, N>& from, int64_t task, R* block) {
+    if (task_ < 0 || (task_ != task && !layout.shared)) load_block(layout, from, task, block);
+    task_ = task;
+  }
+
+ private:
+  int64_t task_ = -1;
+};
+
+// The targets from an example on, counted through all tasks.
+template <class R, class N>
+const void* targets_at(const N& shape, const Examples<R>& examples, int64_t example) {
+  if (shape.loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + example;
+  return static_cast<const R*>(examples.y) + example * shape.output_size();
+}
+template <class R, class N>
+const void* targets_of(const N& shape, const Examples<R>& examples, int64_t t) {
+  return targets_at(shape, examples, t * examples.count);
+}
+
+// Where the gradients to `count` examples go, from one on, counted through all tasks: zeros, which the passes add to.
+template <class R, class N>
+ExampleGrads<R> cleared(const N& shape, const ExampleGrads<R>& grads, int64_t example, int64_t count) {
+  const int64_t in = shape.example_size(), out = shape.output_size();
+  const ExampleGrads<R> found{grads.dx ? grads.dx + example * in : nullptr, grads.dy ? grads.dy + example * out : nullptr};
+  if (found.dx) std::memset(found.dx, 0, size_t(count * in) * sizeof(R));
+  if (found.dy) std::memset(found.dy, 0, size_t(count * out) * sizeof(R));
+  return found;
+}
+
+// The gradient to the targets of mse, [n, outputs], -= the one to the outputs, or its tangents: rows of `ld`.
+template <class R>
+void subtract_rows(const R* rows, int64_t n, int64_t width, int64_t ld, R* dy) {
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < width; j++) dy[i * width + j] -= rows[i * ld + j];
+}
+
+// A network, its parameters and one pass.
+template <class R, class N>
+struct Evaluation {
+  Evaluation(const LayoutOf<R, N>& layout, int64_t examples, bool backward, bool second_order, Scratch& scratch)
+      : network(layout, examples, second_order ? examples : 0, scratch), pass(network, examples, true, second_order, scratch) {
+    theta = scratch.take<R>(layout.size);
+    grad = backward ? scratch.take<R>(layout.gradient) : nullptr;
+  }
+
+  // Of `count` examples of task t, from x on.
+  void forward(const ParamsOf<const R, N>& params, int64_t t, const R* x, int64_t count) {
+    loader.load(network.layout, params, t, theta);
+    pass.load(network, x, count);
+    network.forward(theta, pass);
+  }
+
+  Network<R, N> network;
+  PassOf<R, N> pass;
+  Loader<R, N> loader;
+  R *theta, *grad;
+};
+
+constexpr int64_t kTaskGrain = 20000;  // multiply-adds of a forward pass below which a second thread does not pay
+
+// Calls f(work, i) for every i < count, several on each thread, each thread with a Work(args..., scratch) of its own. `cost`:
+// multiply-adds of a forward pass for one i.
+template <class Work, class F, class... Args>
+void for_each_share(int64_t count, int64_t cost, F&& f, const Args&... args) {
+  Scratch measure(nullptr);
+  const Work sizes(args..., measure);
+  const int64_t bytes = measure.used();
+  parallel_for(count, 1 + kTaskGrain / (1 + cost), [&](int64_t begin, int64_t end) {
+    Scratch scratch(thread_arena(size_t(bytes)));
+    Work work(args..., scratch);
+    for (int64_t i = begin; i < end; i++) f(work, i);
+  });
+}
+
+// Calls f(work, t) for every task t of `examples` each.
+template <class Work, class N, class F, class... Args>
+void for_each_task(const N& shape, int64_t examples, F&& f, const Args&... args) {
+  for_each_share<Work>(shape.tasks, examples * shape.multiply_adds(), f, args...);
+}
+
+}  // namespace fastmeta::FASTMETA_ISA

@@ -1,0 +1,47 @@
+// The MLP that the arguments of an mlp op are, and its kernels.
+#pragma once
+#include "inner/network_call.h"
+#include "runtime/cpu/kernels.h"
+
+namespace fastmeta {
+
+class MlpCall : public NetworkCall {
+ public:
+  using Network = MlpShape;
+  static constexpr OpNames kOps{"mlp_forward", "mlp_loss", "mlp_grad", "mlp_hvp", "mlp_adapt", "mlp_meta_loss"};
+
+  MlpCall(const char* op, Handle params, Handle inputs, Handle activation, Str loss = "mse");
+
+  Shape core(int tensor) const override;
+
+  MlpShape shape;
+};
+
+template <class R>
+MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
+  MlpParams<R> found;
+  for (size_t i = 0; i < tensors.size(); i++) {
+    if (!tensors[i]) continue;
+    (i % 2 ? found.bias[i / 2] : found.weight[i / 2]) = tensors[i].data<R>();
+    (i % 2 ? found.bias_stride[i / 2] : found.weight_stride[i / 2]) = call.stride(tensors[i], i);
+  }
+  return found;
+}
+
+template <class R>
+NetworkKernels<R, MlpShape> kernels(const MlpCall&) {
+  const NetworkOnCpu<R, MlpShape>& on_cpu = cpu<R>().mlp;
+#ifdef FASTMETA_CUDA
+#define FASTMETA_KERNEL(NAME) {on_cpu.NAME, &cuda::mlp_##NAME<R>, &cuda::mlp_##NAME##_workspace<R>}
+#else
+#define FASTMETA_KERNEL(NAME) \
+  {                           \
+    on_cpu.NAME               \
+  }
+#endif
+  return {FASTMETA_KERNEL(forward_fwd), FASTMETA_KERNEL(forward_bwd), FASTMETA_KERNEL(loss),      FASTMETA_KERNEL(hvp),
+          FASTMETA_KERNEL(adapt_fwd),   FASTMETA_KERNEL(adapt_bwd),   FASTMETA_KERNEL(meta_loss), cpu<R>().mlp_adapt_keeps};
+#undef FASTMETA_KERNEL
+}
+
+}  // namespace fastmeta

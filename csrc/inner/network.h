@@ -1,0 +1,105 @@
+// What a kernel of a network is told, on every device. Sizes: T tasks, n examples, K inner steps.
+//
+// N is the network: MlpShape (mlp.h) or ConvNet (conv.h). It says what one task's parameters are (Params, kTensors), how many numbers
+// an example has (example_size()), how many its output (output_size()), what a forward pass of it costs (multiply_adds()), and the loss.
+#pragma once
+#include <cstdint>
+
+namespace fastmeta {
+
+enum class Loss : int { cross_entropy, mse };
+constexpr int64_t kIgnoreIndex = -100;
+
+// Examples of all tasks: x [T, n, ...]; y int64 [T, n] for cross_entropy, R [T, n, outputs] for mse.
+template <class R>
+struct Examples {
+  int64_t count = 0;
+  const R* x = nullptr;
+  const void* y = nullptr;
+};
+
+// Gradients to the examples, one value for each of theirs; null where not asked for.
+template <class R>
+struct ExampleGrads {
+  R* dx = nullptr;
+  R* dy = nullptr;  // mse only
+};
+
+// Learning rates: one tensor for all parameters (shared) or one per parameter tensor. Each is [steps or 1, size], size = 1 or the
+// elements of the parameter tensor.
+template <class R, int tensors>
+struct Rates {
+  R* value[tensors] = {};
+  bool shared = true, per_element = false, per_step = false;
+};
+
+template <class R, class N>
+using ParamsOf = typename N::template Params<R>;
+template <class R, class N>
+using RatesOf = Rates<R, N::kTensors>;
+
+template <class R, class N>
+struct ForwardCall {  // out = network(x); with dout given: dparams, dx
+  N shape;
+  int64_t count = 0;
+  ParamsOf<const R, N> params;
+  const R* x = nullptr;
+  R* out = nullptr;         // forward, [T, n, outputs]
+  const R* dout = nullptr;  // backward
+  ParamsOf<R, N> dparams;   // per task, [T, ...]
+  R* dx = nullptr;
+};
+
+template <class R, class N>
+struct LossCall {  // loss [T], and the gradients of each task's loss that are asked for
+  N shape;
+  ParamsOf<const R, N> params;
+  Examples<R> examples;
+  R* loss = nullptr;
+  ParamsOf<R, N> dparams;
+  ExampleGrads<R> grads;
+};
+
+template <class R, class N>
+struct CurvatureCall {  // the gradients of dloss . loss + <vectors, dloss/dparams>: dloss * g + H v, and its mixed terms; or J' H_out J v
+  N shape;
+  ParamsOf<const R, N> params, vectors;
+  Examples<R> examples;
+  const R* dloss = nullptr;  // [T], or null for 0
+  ParamsOf<R, N> dparams;
+  ExampleGrads<R> grads;
+  bool gauss_newton = false;  // the Hessian of the loss in the outputs only, between J' and J: with dloss and grads null
+};
+
+template <class R, class N>
+struct AdaptCall {  // K inner steps; backward: the chain of Hessian-vector products
+  N shape;
+  int64_t steps = 0;
+  bool first_order = false;
+  ParamsOf<const R, N> params;
+  RatesOf<const R, N> rates;
+  Examples<R> support;
+  R* trajectory =
+      nullptr;             // CUDA, [T, K, P]: the parameters before each step, one tensor of one task after another; may be null in forward
+  ParamsOf<R, N> adapted;  // forward: [T, ...]
+  ParamsOf<const R, N> dadapted;  // backward
+  ParamsOf<R, N> dparams;
+  RatesOf<R, N> drates;  // per task, [T, steps or 1, size]
+  ExampleGrads<R> support_grads;
+};
+
+template <class R, class N>
+struct MetaLossCall {  // adaptation and query loss [T]; with gradients asked for, the whole meta-gradient of each task's loss
+  N shape;
+  int64_t steps = 0;
+  bool first_order = false, with_grads = false;
+  ParamsOf<const R, N> params;
+  RatesOf<const R, N> rates;
+  Examples<R> support, query;
+  R* loss = nullptr;
+  ParamsOf<R, N> dparams;
+  RatesOf<R, N> drates;
+  ExampleGrads<R> support_grads, query_grads;
+};
+
+}  // namespace fastmeta

@@ -1,0 +1,147 @@
+// What the Python-facing functions of networks share: reading their arguments, the gradients that are asked for, and the launch.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "inner/network.h"
+#include "ops.h"
+#include "runtime/arguments.h"
+#include "runtime/tensor.h"
+#ifdef FASTMETA_CUDA
+#include "runtime/cuda/kernels.h"
+#endif
+
+namespace fastmeta {
+
+using Tensors = std::vector<Tensor>;
+
+// The ops of a network, as messages name them.
+struct OpNames {
+  const char *forward, *loss, *grad, *hvp, *adapt, *meta_loss;
+};
+
+// The parameters and the inputs of a call, checked against each other by the class that knows the network.
+class NetworkCall {
+ public:
+  NetworkCall(const NetworkCall&) = delete;
+
+  const char* op;
+  Loss loss;
+  Tensors params;  // empty where there is none, such as a bias
+  Tensor inputs;
+  bool batched;  // whether there is a task axis
+  int64_t tasks, outputs = 0;
+  Shape example;  // the shape of one
+
+  int64_t count() const { return count_of(inputs); }
+  int64_t count_of(const Tensor& examples) const { return examples.size(-1 - int64_t(example.size())); }
+
+  // A list in the structure of params, each with the full shape (task axis where batched).
+  Tensors like_params(Handle list, const char* name) const;
+  // The cotangents of outputs that are `first` others and then one for each parameter.
+  Tensors cotangents_of_params(Handle cotangents, size_t first = 0) const;
+  // One for all parameters or one for each, all of one kind: numbers (which become tensors), (), or the parameter's own shape
+  // without tasks; each also [steps, ...]. Without `values` the tensors of numbers hold nothing.
+  Tensors rates(Handle list, int64_t steps, bool values = true) const;
+  Tensor examples(Handle x, const char* name) const;
+  Tensor targets(Handle y, const char* name, int64_t count) const;
+
+  Shape with_tasks(Shape core) const { return fastmeta::with_tasks(batched, tasks, std::move(core)); }
+  virtual Shape core(int tensor) const = 0;  // of one task's parameter
+  // ValueError where the network has no output for a batch of so many.
+  virtual void require_examples(int64_t) const {}
+  Tensors empty_params() const;  // one for each parameter, with the task axis
+  // Elements from one task's to the next's in a tensor like parameter `i`; 0: one for all tasks.
+  int64_t stride(const Tensor& tensor, size_t i) const;
+
+ protected:
+  NetworkCall(const char* op, Handle inputs, int64_t example_rank, Str loss);
+  ~NetworkCall() = default;
+  void add_param(const Tensor& p);  // the next one; ValueError unless it has its core's shape, with or without tasks
+
+ private:
+  Tensor rate(Handle item, const Shape& expected, bool values) const;
+};
+
+// The kernels' view of rates, or of gradients to them, [T, steps or 1, size]: `values`, each of the kind that `rates` has.
+template <class R, int tensors>
+void set_rates(Rates<R, tensors>& to, const Tensors& rates, const Tensors& values) {
+  to.shared = rates.size() == 1, to.per_element = rates[0].dim() > 1, to.per_step = rates[0].dim() % 2 == 1;
+  for (size_t i = 0; i < values.size(); i++) to.value[i] = values[i].data<R>();
+}
+
+// The kernels' view of a batch of examples.
+template <class R>
+Examples<R> examples(const NetworkCall& call, const Tensor& x, const Tensor& y) {
+  return {call.count_of(x), x.data<R>(), y.data<void>()};
+}
+
+// The gradients that a kernel writes, one for each flat input that needs one, made per task. On a CPU those that will be summed
+// over tasks lie in one tensor, the first of `made`: to make a tensor takes longer than to write a small gradient.
+class Gradients {
+ public:
+  Gradients(const NetworkCall& call, Handle needs, Tensors rates = {});
+
+  // For the next flat inputs, in order: empty tensors where no gradient is needed.
+  Tensors for_params();
+  Tensors for_rates();
+  Tensor for_examples(const Tensor& x);  // targets too
+  bool any() const { return together_ || !made_.empty(); }
+  py::tuple made() const;
+
+  // What `made` gave, each times its task's `dloss` ([T], or () without tasks; empty: 1) and summed over tasks, in order, where the
+  // input is shared by them.
+  py::tuple finish(Handle made, const Tensor& dloss) const;
+
+ private:
+  Shape core(size_t i) const;  // of flat input i: a parameter or a rate
+  bool is_summed(size_t i) const;
+  bool is_together(size_t i) const { return total_ && is_summed(i); }
+  Tensor next(const Shape& core);
+
+  const NetworkCall& call_;
+  Tensors rates_;
+  std::vector<bool> needs_;
+  Tensor together_;               // of those that are summed
+  Tensors made_;                  // the others
+  int64_t total_ = 0, used_ = 0;  // elements of together_
+  size_t next_ = 0;
+};
+
+// One kernel on both devices; the CUDA one null where there is none.
+template <class Args>
+struct Kernel {
+  void (*on_cpu)(const Args&);
+  const char* (*on_cuda)(const Args&, void* workspace, void* stream) = nullptr;
+  int64_t (*workspace)(const Args&) = nullptr;  // in bytes
+};
+template <class R, class N>
+struct NetworkKernels {
+  Kernel<ForwardCall<R, N>> forward_fwd, forward_bwd;
+  Kernel<LossCall<R, N>> loss;
+  Kernel<CurvatureCall<R, N>> hvp;
+  Kernel<AdaptCall<R, N>> adapt_fwd, adapt_bwd;
+  Kernel<MetaLossCall<R, N>> meta_loss;
+  bool keeps_trajectory = false;  // whether adapt_bwd takes the trajectory that adapt_fwd wrote, on a CPU
+};
+
+// Runs the kernel of the tensors' device. RuntimeError with CUDA's message where a launch fails.
+template <class Args>
+void launch(const NetworkCall& call, const Args& args, Kernel<Args> kernel) {
+  if (!call.inputs.on_cuda()) {
+    py::gil_scoped_release release;
+    return kernel.on_cpu(args);
+  }
+  if (!kernel.on_cuda) throw std::runtime_error(std::string(call.op) + ": the extension must be built with CUDA, got CUDA tensors");
+#ifdef FASTMETA_CUDA
+  if (!call.tasks) return;
+  cuda::DeviceGuard guard(call.inputs.device_index());
+  Tensor memory = call.inputs.empty({(kernel.workspace(args) + 7) / 8 * (8 / call.inputs.item_size())});
+  require_launched(call.op, kernel.on_cuda(args, memory.data<void>(), current_stream(call.inputs)));
+#endif
+}
+
+// The one cotangent of a loss: [T], or () without tasks.
+Tensor loss_cotangent(const NetworkCall& call, Handle cotangents);
+
+}  // namespace fastmeta

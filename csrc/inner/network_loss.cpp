@@ -1,0 +1,39 @@
+#include "inner/conv_call.h"
+#include "inner/mlp_call.h"
+
+namespace fastmeta {
+
+template <class Call>
+py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs) {
+  const Call call(Call::kOps.loss, params, inputs, network, loss);
+  const Tensor y = call.targets(targets, "targets", call.count()), value = call.inputs.empty(call.with_tasks({}));
+  Gradients grads(call, needs);
+  const Tensors dparams = grads.for_params();
+  const Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
+  by_dtype(value.dtype(), [&](auto zero) {
+    using R = decltype(zero);
+    LossCall<R, typename Call::Network> args{call.shape, pointers<const R>(call, call.params), examples<R>(call, call.inputs, y)};
+    args.loss = value.data<R>();
+    args.dparams = pointers<R>(call, dparams);
+    args.grads = {dx.data<R>(), dy.data<R>()};
+    launch(call, args, kernels<R>(call).loss);
+  });
+  return py::make_tuple(py::make_tuple(value.object()), grads.made());
+}
+
+template <class Call>
+py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
+                           Handle needs) {
+  const Call call(Call::kOps.loss, params, inputs, network, loss);
+  py::object made = py::reinterpret_borrow<py::object>(saved);
+  if (!py::len(made)) made = network_loss_fwd<Call>(params, inputs, targets, network, loss, needs)[1];
+  return Gradients(call, needs).finish(made, loss_cotangent(call, cotangents));
+}
+
+#define INSTANTIATE(CALL)                                                                 \
+  template py::tuple network_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Str, Handle); \
+  template py::tuple network_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Str, Handle);
+INSTANTIATE(MlpCall)
+INSTANTIATE(ConvCall)
+
+}  // namespace fastmeta

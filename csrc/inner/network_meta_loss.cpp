@@ -1,0 +1,50 @@
+#include "inner/conv_call.h"
+#include "inner/mlp_call.h"
+
+namespace fastmeta {
+
+template <class Call>
+py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
+                                int64_t steps, Handle network, Str loss, bool first_order, Handle needs) {
+  const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
+  const Tensors alpha = call.rates(rates, steps);
+  const Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
+  const Tensor sy = call.targets(support_y, "support_y", call.count()), qy = call.targets(query_y, "query_y", call.count_of(qx));
+  Gradients grads(call, needs, alpha);
+  const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
+  const Tensor dsx = grads.for_examples(call.inputs), dsy = grads.for_examples(sy);
+  const Tensor dqx = grads.for_examples(qx), dqy = grads.for_examples(qy);
+  by_dtype(value.dtype(), [&](auto zero) {
+    using R = decltype(zero);
+    MetaLossCall<R, typename Call::Network> args{call.shape, steps, first_order, grads.any(), pointers<const R>(call, call.params)};
+    set_rates(args.rates, alpha, alpha);
+    args.support = examples<R>(call, call.inputs, sy);
+    args.query = examples<R>(call, qx, qy);
+    args.loss = value.data<R>();
+    args.dparams = pointers<R>(call, dparams);
+    set_rates(args.drates, alpha, dalpha);
+    args.support_grads = {dsx.data<R>(), dsy.data<R>()};
+    args.query_grads = {dqx.data<R>(), dqy.data<R>()};
+    launch(call, args, kernels<R>(call).meta_loss);
+  });
+  return py::make_tuple(py::make_tuple(value.object()), grads.made());
+}
+
+template <class Call>
+py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
+                                Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order, Handle needs) {
+  const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
+  py::object made = py::reinterpret_borrow<py::object>(saved);
+  if (!py::len(made))
+    made = network_meta_loss_fwd<Call>(params, rates, support_x, support_y, query_x, query_y, steps, network, loss, first_order, needs)[1];
+  return Gradients(call, needs, call.rates(rates, steps, false)).finish(made, loss_cotangent(call, cotangents));
+}
+
+#define INSTANTIATE(CALL)                                                                                                              \
+  template py::tuple network_meta_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle);  \
+  template py::tuple network_meta_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, \
+                                                 bool, Handle);
+INSTANTIATE(MlpCall)
+INSTANTIATE(ConvCall)
+
+}  // namespace fastmeta

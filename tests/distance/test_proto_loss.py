@@ -1,0 +1,206 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastmeta
+from harness.cases import DTYPES, PROTO, randn
+from harness.compare import check_against_reference, check_threads, values_and_grads
+from harness.temperatures import temperature_for
+
+METRICS = ("euclidean", "sqeuclidean")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def op(targets, **options):
+    return lambda q, c: fastmeta.proto_loss(q, c, targets, **options)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_equals_cross_entropy(reduction):
+    """The negative distances as logits of PyTorch's own cross-entropy, which reduces over one task as this op does."""
+    q, c, targets = randn(6, 3), randn(4, 3), torch.tensor([0, 3, -100, 1, 2, 2])
+    for metric, power in (("euclidean", 1), ("sqeuclidean", 2)):
+        logits = -(torch.cdist(q, c) ** power) / 0.5
+        ours = fastmeta.proto_loss(q, c, targets, metric=metric, temperature=0.5, reduction=reduction)
+        torch.testing.assert_close(ours, F.cross_entropy(logits, targets, reduction=reduction))
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 75, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 33)]
+)
+def test_matches_reference(backend, metric, reduction, lead, Q, N, D):
+    Q = (
+        min(Q, 35) if backend == "triton" else Q
+    )  # the interpreter is slow; more than 64 queries are two groups to "ext"
+    targets = torch.randint(0, N, (*lead, Q))
+    for dtype in DTYPES if reduction == "mean" else (torch.float32,):
+        scale = 1 if dtype.itemsize > 2 else 0.3
+        tensors = [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, N, D, dtype=dtype)]
+        check_against_reference(
+            op(targets, metric=metric, reduction=reduction, temperature=temperature_for(metric, D)),
+            tensors,
+            backend,
+        )
+
+
+@pytest.mark.parametrize("backend", PROTO)
+def test_ignored_shared_strided_and_empty(backend):
+    targets = torch.tensor([[0, -100, 1], [-100, -100, -100]])
+    check_against_reference(op(targets), [randn(2, 3, 4), randn(2, 4)], backend)
+    check_against_reference(op(targets, reduction="none"), [randn(2, 3, 4), randn(2, 2, 4)], backend)
+    check_against_reference(op(targets + 101, ignore_index=1), [randn(2, 3, 4), randn(105, 4)], backend)
+    check_against_reference(lambda q, c: op(targets[0])(q.mT, c[::2]), [randn(4, 3), randn(4, 4)], backend)
+    check_against_reference(op(targets[:, :0]), [randn(2, 0, 4), randn(2, 4)], backend)
+    with fastmeta.backend(backend):
+        assert fastmeta.proto_loss(torch.ones(2, 3, 4), torch.ones(2, 4), targets)[1] == 0
+
+
+@pytest.mark.cpu
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from((*METRICS, "cosine")),
+    st.sampled_from(REDUCTIONS),
+    st.integers(1, 3),
+    st.integers(1, 90),
+    st.integers(1, 40),
+    st.integers(1, 70),
+    st.integers(0, 2**31),
+)
+def test_any_shape(metric, reduction, T, Q, N, D, seed):
+    torch.manual_seed(seed)
+    D += metric == "cosine"  # in one dimension a cosine is constant: its gradient, 0, has no digits
+    targets = torch.randint(0, N, (T, Q))
+    targets[torch.rand(T, Q) < 0.2] = -100
+
+    def draw():
+        return [randn(T, Q, D, dtype=torch.float32), randn(T, N, D, dtype=torch.float32)]
+
+    options = {"metric": metric, "reduction": reduction, "temperature": temperature_for(metric, D)}
+    check_against_reference(op(targets, **options), draw, "ext")
+
+
+MEMORY = """
+import torch, fastmeta
+
+def status(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
+
+def both_ways(Q, N, D):
+    tensors = torch.randn(1, Q, D, requires_grad=True), torch.randn(1, N, D, requires_grad=True)
+    before = status("VmRSS")
+    torch.autograd.grad(fastmeta.proto_loss(*tensors, torch.zeros(1, Q, dtype=torch.int64)).sum(), tensors)
+    return status("VmHWM") - before - sum(t.nbytes for t in tensors)
+
+torch.set_num_threads(2)  # their scratch grows with N
+with fastmeta.backend("ext"):
+    both_ways(4, 3, 2)
+    print(both_ways(2048, 100_000, 8))
+"""
+
+
+@pytest.mark.cpu
+def test_memory_does_not_grow_with_pairs():
+    """1e5 prototypes, in a process of its own: less than a quarter of the [Q, N] matrix beside inputs and gradients."""
+    found = subprocess.run([sys.executable, "-c", MEMORY], stdout=subprocess.PIPE, text=True, check=True)
+    assert int(found.stdout) < 2048 * 100_000 * 4 / 4
+
+
+@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("metric", METRICS)
+def test_proto_maml(backend, metric):
+    """A linear encoder adapted by two steps on the support's loss, then the query's: meta-gradient as by the plain formula."""
+    S, Q, N, D, C = 4, 3, 2, 3, 2
+    support, query = randn(S, D), randn(Q, D)
+    labels, targets = torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 1])
+
+    def plain(query, prototypes, targets):
+        square = (query.unsqueeze(1) - prototypes).square().sum(-1)
+        return F.cross_entropy(-(square if metric == "sqeuclidean" else square.sqrt()), targets)
+
+    def ours(query, prototypes, targets):
+        return fastmeta.proto_loss(query, prototypes, targets, metric=metric)
+
+    def meta_gradient(loss, weight):
+        def centres(w):
+            return torch.stack([(support[labels == n] @ w).mean(0) for n in range(N)])
+
+        w = weight
+        for _ in range(2):
+            (g,) = torch.autograd.grad(loss(support @ w, centres(w), labels), w, create_graph=True)
+            w = w - 0.1 * g
+        value = loss(query @ w, centres(w), targets)
+        return value.detach(), torch.autograd.grad(value, weight)[0]
+
+    weight = randn(D, C).requires_grad_()
+    expected = meta_gradient(plain, weight)
+    with fastmeta.backend(backend):
+        torch.testing.assert_close(meta_gradient(ours, weight), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_threads_do_not_change_a_bit(reduction):
+    q, c = randn(4, 300, 64, dtype=torch.float32), randn(4, 20, 64, dtype=torch.float32)
+    targets = torch.randint(0, 20, (4, 300))
+    check_threads(lambda: values_and_grads(op(targets, reduction=reduction), [q, c]))
+
+
+@pytest.mark.cpu
+def test_errors():
+    q, c, targets = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"proto_loss: targets must be in \[0, 2\) or ignore_index=-100, got 2"):
+        fastmeta.proto_loss(q, c, targets + 1)
+    with pytest.raises(ValueError, match=r"proto_loss: targets must have shape \[4\], got \[3\]"):
+        fastmeta.proto_loss(q, c, targets[:3])
+    with pytest.raises(ValueError, match="proto_loss: reduction must be one of 'mean', 'sum', 'none', got 'max'"):
+        fastmeta.proto_loss(q, c, targets, reduction="max")
+    with pytest.raises(TypeError, match="proto_loss: targets must be int64 class indices, got torch.int32"):
+        fastmeta.proto_loss(q, c, targets.int())
+
+
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
+def test_a_learned_temperature_may_have_any_shape_of_one_element(backend):
+    q, c, targets = randn(2, 4, 3), randn(2, 3, 3), torch.randint(0, 3, (2, 4))
+    labels = torch.arange(3).expand(2, 3)
+    ops = (
+        lambda t: fastmeta.proto_loss(q, c, targets, temperature=t),
+        lambda t: fastmeta.proto_log_softmax(q, c, temperature=t)[..., 0],
+        lambda t: fastmeta.matching_log_probs(q, c, labels, 3, temperature=t)[..., 0],
+    )
+    for f in ops:
+        grads = []
+        for shape in ((), (1,), (1, 1)):
+            temperature = torch.full(shape, 2.0, dtype=q.dtype, requires_grad=True)
+            f(temperature).sum().backward()
+            assert temperature.grad.shape == shape and temperature.grad.count_nonzero()
+            grads.append(temperature.grad.flatten())
+        assert torch.equal(grads[0], grads[1][0:1]) and torch.equal(grads[0], grads[2])
+
+
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_target_that_may_not_be_looked_at_gives_nan_and_nan_gradients_if_it_is_out_of_range(
+    backend, metric, reduction
+):
+    q, c = randn(2, 4, 3), randn(2, 3, 3)
+    targets = torch.tensor([[0, 1, 2, -100], [2, 3, 0, -1]])
+
+    def loss(q, c):
+        losses = fastmeta.proto_loss(q, c, targets, metric=metric, reduction=reduction)
+        return losses.sum(), losses
+
+    (dq, dc), losses = torch.func.grad(loss, (0, 1), has_aux=True)(q, c)
+    assert losses.isnan().tolist() == (
+        [False, True] if reduction == "mean" else [[False] * 4, [False, True, False, True]]
+    )
+    assert dq.isnan().all(-1).tolist() == dq.isnan().any(-1).tolist() == [[False] * 4, [False, True, False, True]]
+    assert dc.isnan().flatten(1).all(-1).tolist() == dc.isnan().flatten(1).any(-1).tolist() == [False, True]

@@ -1,0 +1,163 @@
+"""What the other tests of the distance ops do not reach in the Triton kernels: many columns, several programs to one result."""
+
+import gc
+
+import pytest
+import torch
+
+import fastmeta
+from harness.cases import BACKENDS, case, randn
+from harness.compare import check_against_reference, values_and_grads
+from harness.temperatures import temperature_for
+
+pytest.importorskip("triton")
+METRICS = ("euclidean", "sqeuclidean", "cosine")
+SCALE = {"euclidean": 1.0, "sqeuclidean": 50.0, "cosine": 0.3}  # temperatures that keep logits near 1
+
+
+def ops(metric, rows, columns):
+    """The three ops of [rows, D] and [columns, D]."""
+    targets, labels, options = torch.arange(rows) % columns, torch.arange(columns) % 3, {"metric": metric}
+    options["temperature"] = SCALE[metric]
+    return (
+        lambda q, c: fastmeta.proto_log_softmax(q, c, **options),
+        lambda q, c: fastmeta.proto_loss(q, c, targets, **options),
+        lambda q, s: fastmeta.matching_log_probs(q, s, labels, 3, **options),
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_query_expanded_over_tasks_that_share_the_other_side(metric):
+    targets, labels = torch.arange(3)[:, None], torch.tensor([0, 1, 2, 0])
+    options = {"metric": metric, "temperature": SCALE[metric]}
+    for fn in (
+        lambda q, c: fastmeta.proto_log_softmax(q.expand(3, 1, 5), c, **options),
+        lambda q, c: fastmeta.proto_loss(q.expand(3, 1, 5), c, targets, **options),
+        lambda q, c: fastmeta.matching_log_probs(q.expand(3, 1, 5), c, labels, 3, **options),
+    ):
+        check_against_reference(fn, [randn(1, 5), randn(4, 5)], "triton")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_many_columns(metric, dtype):
+    """One over a block of queries, of features and of columns; in float32 over two of columns."""
+    rows, columns, features = (33, 65, 33) if dtype == torch.float32 else (17, 33, 65)
+    for fn in ops(metric, rows, columns):
+        tensors = [randn(rows, features, dtype=dtype), randn(columns, features, dtype=dtype)]
+        check_against_reference(fn, tensors, "triton")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+def test_many_columns_far_from_the_origin(metric):
+    """An offset of all features, an outlier, a coincident pair and one that nearly is. The outlier's distances have their last
+    bit at 0.03: its gradients are right because backward finds them with the same bits as forward."""
+
+    def draw():
+        query, prototypes = randn(9, 20, dtype=torch.float32), randn(40, 20, dtype=torch.float32)
+        query[0], query[1], query[2] = prototypes[0], prototypes[39] + 1e-3, 100 * query[2]
+        return [query + 1e4, prototypes + 1e4]
+
+    check_against_reference(ops(metric, 9, 40)[1], draw, "triton")
+    query, prototypes = draw()
+    with fastmeta.backend("triton"):
+        assert fastmeta.proto_log_softmax(query[:1], prototypes, metric=metric, temperature=1e-3)[0, 0] == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_infinity_and_nan_with_many_columns(metric):
+    """An infinite prototype is infinitely far; a NaN spoils its own query alone."""
+    query, prototypes = randn(4, 16).float(), randn(40, 16).float()
+    query[1, 2] = torch.nan
+    if metric != "cosine":
+        prototypes[3, 0] = torch.inf
+    with fastmeta.backend("triton"):
+        out = fastmeta.proto_log_softmax(query, prototypes, metric=metric)
+    assert out.isnan().all(-1).tolist() == out.isnan().any(-1).tolist() == [False, True, False, False]
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(out, fastmeta.proto_log_softmax(query, prototypes, metric=metric), equal_nan=True)
+
+
+@pytest.mark.parametrize("columns", [5, 40])
+def test_the_cosine_of_an_infinite_vector_is_no_number(columns):
+    """As in the reference: it has no direction. A zero vector's is 0."""
+    draw = randn(3, 16).float(), randn(columns, 16).float()
+    for value in (torch.inf, 0.0):
+        query, prototypes = (t.clone() for t in draw)
+        query[1], prototypes[2] = value, value
+        found = []
+        for backend in ("triton", "reference"):
+            with fastmeta.backend(backend):
+                out = fastmeta.proto_log_softmax(query, prototypes, metric="cosine")
+            found.append(out)
+        torch.testing.assert_close(*found, equal_nan=True)
+        assert found[0].isnan().all() if value else found[0].isfinite().all()
+
+
+def test_tf32(allow_tf32):
+    """Rounded operands, exact sums: distances of 11-bit numbers, but coincident points at 0."""
+    query, prototypes = randn(5, 48).float(), randn(40, 48).float()
+    query[0] = prototypes[7]
+    with fastmeta.backend("triton"):
+        ours = values_and_grads(ops("sqeuclidean", 5, 40)[0], [query, prototypes])
+        assert fastmeta.proto_log_softmax(query[:1], prototypes, temperature=1e-3)[0, 7] == 0
+    truth = values_and_grads(ops("sqeuclidean", 5, 40)[0], [query.double(), prototypes.double()])
+    for found, expected in zip(ours, truth, strict=True):
+        error, size = (x.double().square().mean().sqrt() for x in (found - expected, expected))
+        assert 1e-7 * size < error < 2e-3 * size
+
+
+@pytest.mark.parametrize("rows", [70, 300])
+def test_programs_that_share_a_result(rows):
+    """Several own the queries of a task's loss, and of a prototype's gradient; nothing depends on the order in which they arrive."""
+    targets = torch.randint(0, 5, (2, rows))
+    targets[0, :9] = -100
+    for reduction in ("mean", "sum"):
+        check_against_reference(
+            lambda q, c, r=reduction: fastmeta.proto_loss(q, c, targets, reduction=r),
+            [randn(2, rows, 16, dtype=torch.float32), randn(2, 5, 16, dtype=torch.float32)],
+            "triton",
+        )
+
+
+def test_no_tensor_outlives_a_call():
+    """What a call leaves in memory, a CUDA graph's pool may give to another; then the next call finds anything there."""
+    targets = torch.arange(300) % 5
+    gc.collect()
+    before = {id(x) for x in gc.get_objects() if issubclass(type(x), torch.Tensor)}
+    for op in (op for op, backends in BACKENDS.items() if "triton" in backends):
+        c = case(op, dtype=torch.float32)
+        with fastmeta.backend("triton"):
+            values_and_grads(c.fn, c.tensors)
+    with fastmeta.backend("triton"):  # several programs to one result
+        values_and_grads(lambda q, p: fastmeta.proto_loss(q, p, targets), [randn(300, 4), randn(5, 4)])
+    del c
+    gc.collect()
+    left = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor) and id(x) not in before]
+    assert [(x.shape, x.dtype) for x in left] == []
+
+
+def test_a_label_out_of_range_and_an_empty_class():
+    """As on CUDA, where the op does not look: NaN for the task, gradients too; -inf, and no gradient from it."""
+    from fastmeta.kernels.matching_log_probs import matching_log_probs_bwd, matching_log_probs_fwd
+
+    query, support, needs = randn(2, 3, 4), randn(2, 3, 4), (True, True, False, False)
+    labels = torch.tensor([[0, 1, 3], [0, 2, 0]])
+    inputs = query, support, labels, 0.5, 3, "euclidean"
+    (out,), saved = matching_log_probs_fwd(*inputs, needs)
+    assert out[0].isnan().all() and (out[1, :, 1] == -torch.inf).all() and out[1, :, ::2].isfinite().all()
+    for grad in matching_log_probs_bwd((torch.ones_like(out),), saved, *inputs, needs):
+        assert grad[0].isnan().all() and grad[1].isfinite().all()
+
+
+def test_temperature_of_many_columns():
+    def draw(metric):
+        temperature = torch.tensor(temperature_for(metric, 17))
+        return [randn(5, 17, dtype=torch.float32), randn(40, 17, dtype=torch.float32), temperature]
+
+    for metric in METRICS:
+        check_against_reference(
+            lambda q, c, t, m=metric: fastmeta.proto_loss(q, c, torch.arange(5), metric=m, temperature=t),
+            lambda m=metric: draw(m),
+            "triton",
+        )

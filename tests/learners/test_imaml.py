@@ -1,0 +1,114 @@
+"""IMAML against closed forms, and its way back against finite differences of the optimum."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastmeta
+from fastmeta.learners._conjugate_gradient import conjugate_gradient
+from harness.learner_cases import moved_loss
+
+D = torch.float64
+MODELS = {
+    "native": lambda width, outputs: nn.Linear(width, outputs),
+    "general": lambda width, outputs: nn.Sequential(nn.Sequential(nn.Linear(width, outputs))),
+}
+
+
+def test_conjugate_gradient():
+    """Solved in as many steps as there are unknowns; 0 for b = 0, and where A is not positive definite."""
+    root, b = torch.randn(4, 6, 6, dtype=D), torch.randn(4, 6, dtype=D)
+    a = root @ root.mT + torch.eye(6, dtype=D)
+    b[1], a[2] = 0, -a[2]
+    x = conjugate_gradient(lambda v: (a @ v.unsqueeze(2)).squeeze(2), b, 20)
+    torch.testing.assert_close(x[[0, 1, 3]], torch.linalg.solve(a, b)[[0, 1, 3]], rtol=1e-9, atol=1e-9)
+    assert not x[1].any() and not x[2].any()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("tasks", [1, 5])
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_linear_regression_equals_the_closed_form(kind, tasks, chunk):
+    """The optimum, the loss there and all gradients by solving linear systems."""
+    strength, width = 0.7, 4
+    model = MODELS[kind](width, 1).to(D)
+    learner = fastmeta.IMAML(model, 0.1, 800, strength=strength, cg_steps=12, loss="mse", task_chunk=chunk)
+    assert (learner._plan().mlp is not None) == (kind == "native")
+    xs, xq = (torch.randn(tasks, n, width, dtype=D, requires_grad=True) for n in (6, 7))
+    ys, yq = (torch.randn(tasks, n, 1, dtype=D, requires_grad=True) for n in (6, 7))
+    weight, bias = model.parameters()
+
+    def wide(x):
+        return torch.cat([x, torch.ones_like(x[..., :1])], -1)
+
+    theta = torch.cat([weight, bias.unsqueeze(1)], 1).mT
+    a = 2 / 6 * wide(xs).mT @ wide(xs) + strength * torch.eye(width + 1, dtype=D)
+    phi = torch.linalg.solve(a, 2 / 6 * wide(xs).mT @ ys + strength * theta)
+    outputs = wide(xq) @ phi
+    closed = (outputs - yq).square().mean((1, 2))
+    torch.testing.assert_close(learner(xs, ys, xq), outputs, rtol=1e-9, atol=1e-9)
+    ours, inputs, scale = learner.loss(xs, ys, xq, yq), [weight, bias, xs, ys, xq, yq], torch.rand(tasks, dtype=D)
+    torch.testing.assert_close(ours, closed, rtol=1e-9, atol=1e-9)
+    expected = torch.autograd.grad((closed * scale).sum(), inputs)
+    for found, truth in zip(torch.autograd.grad((ours * scale).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(found, truth, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("adapt", [None, ["2"]])
+def test_meta_gradient_by_finite_differences(adapt):
+    """Of the optimum of a net with hidden units, found to rounding; parameters that stay are trained too."""
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)
+    learner = fastmeta.IMAML(net, 0.4, 400, strength=1.0, cg_steps=60, adapt=adapt)
+    y = torch.tensor([0, 1, 2, 0]).expand(4, 4)
+    data = (torch.randn(4, 4, 3, dtype=D), y, torch.randn(4, 4, 3, dtype=D), y)
+    params = list(learner.parameters())
+    grads = torch.autograd.grad(learner.loss(*data).sum(), params)
+    directions = [torch.randn_like(p) for p in params]
+
+    forth, back = (moved_loss(learner, data, directions, h) for h in (1e-5, -1e-5))
+    numeric = (forth - back) / 2e-5
+    analytic = sum((g * d).sum() for g, d in zip(grads, directions, strict=True))
+    torch.testing.assert_close(analytic, numeric, rtol=1e-7, atol=1e-9)
+
+
+def test_native_and_general_agree():
+    nets = [nn.Sequential(nn.Linear(3, 5), nn.Sigmoid(), nn.Linear(5, 3, bias=False)).to(D) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    data = (
+        torch.randn(5, 6, 3, dtype=D),
+        torch.randint(0, 3, (5, 6)),
+        torch.randn(5, 7, 3, dtype=D),
+        torch.randint(0, 3, (5, 7)),
+    )
+    learners = [
+        fastmeta.IMAML(net, 0.1, 4, loss=loss)
+        for net, loss in zip(nets, ("cross_entropy", F.cross_entropy), strict=True)
+    ]
+    results = []
+    for learner in learners:
+        losses = learner.loss(*data)
+        results.append((losses, learner(*data[:3]), torch.autograd.grad(losses.sum(), list(learner.parameters()))))
+    assert learners[0]._plan().mlp is not None and learners[1]._plan().mlp is None
+    torch.testing.assert_close(*results)
+
+
+def test_without_gradients_and_loud_where_it_cannot():
+    learner = fastmeta.IMAML(MODELS["general"](3, 2).to(D), 0.1, 2)
+    data = (
+        torch.randn(2, 4, 3, dtype=D),
+        torch.randint(0, 2, (2, 4)),
+        torch.randn(2, 4, 3, dtype=D),
+        torch.randint(0, 2, (2, 4)),
+    )
+    params = list(learner.parameters())
+    with torch.no_grad():
+        assert not learner.loss(*data).requires_grad
+    with pytest.raises(RuntimeError, match="IMAML: the meta-gradient must be of first order, got create_graph=True"):
+        torch.autograd.grad(learner.loss(*data).sum(), params, create_graph=True)
+    with pytest.raises(RuntimeError, match="IMAML: must run outside torch.func"):
+        torch.func.grad(lambda x: learner.loss(x, *data[1:]).sum())(data[0])
+    with pytest.raises(ValueError, match="IMAML: strength must be positive and finite, got 0"):
+        fastmeta.IMAML(learner.model, strength=0)
+    with pytest.raises(ValueError, match="IMAML: cg_steps must be a whole number, 1 or more, got 0"):
+        fastmeta.IMAML(learner.model, cg_steps=0)

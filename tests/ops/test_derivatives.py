@@ -1,0 +1,114 @@
+"""Every op on every backend: derivatives of first, second and third order, and a second inner step through the first."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+import fastmeta
+from harness.cases import EVERYWHERE, case
+from harness.compare import outputs
+from harness.device import DEVICE
+
+SLOW = ("triton", "emulated") if DEVICE == "cpu" else ()  # along a random direction, not for each number by itself
+everywhere = pytest.mark.parametrize(("op", "backend"), EVERYWHERE, indirect=["backend"])
+
+
+@everywhere
+@pytest.mark.parametrize("tasks", [None, 2])
+def test_first_order(op, backend, tasks):
+    c = case(op, tasks)
+    assert gradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=backend in SLOW)
+
+
+@everywhere
+def test_second_order(op, backend):
+    c = case(op, None)
+    assert gradgradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=backend in SLOW)
+
+
+@everywhere
+def test_third_order_equals_the_references(op, backend):
+    c = case(op)
+
+    def third(*tensors):
+        value = sum(y.sin().sum() for y in outputs(c.fn(*tensors)))
+        for _ in range(2):
+            grads = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True, materialize_grads=True)
+            value = sum(g.sin().sum() for g in grads)
+        return torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
+
+    tensors = [t.requires_grad_() for t in c.tensors]
+    ours = third(*tensors)
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(ours, third(*tensors))
+
+
+@everywhere
+def test_two_inner_steps_by_hand(op, backend):
+    """MAML around the op: the gradient of a gradient step through the op, twice."""
+    c = case(op)
+
+    def meta_gradient(tensors):
+        start = tensors[0]
+        theta = start
+        for _ in range(2):
+            inner = sum(y.square().sum() for y in outputs(c.fn(theta, *tensors[1:])))
+            (g,) = torch.autograd.grad(inner, theta, create_graph=True)
+            theta = theta - 0.05 * g
+        outer = sum(y.square().sum() for y in outputs(c.fn(theta, *tensors[1:])))
+        return torch.autograd.grad(outer, tensors, allow_unused=True, materialize_grads=True)
+
+    tensors = [t.requires_grad_() for t in c.tensors]
+    ours = meta_gradient(tensors)
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(ours, meta_gradient(tensors))
+
+
+@everywhere
+def test_the_backend_of_forward_serves_backward(op, backend):
+    c = case(op)
+    tensors = [t.requires_grad_() for t in c.tensors]
+    with fastmeta.backend(backend):
+        found = outputs(c.fn(*tensors))
+    with fastmeta.backend("auto"):
+        later = torch.autograd.grad(found, tensors, [torch.ones_like(y) for y in found], allow_unused=True)
+    with fastmeta.backend(backend):
+        again = outputs(c.fn(*tensors))
+        at_once = torch.autograd.grad(again, tensors, [torch.ones_like(y) for y in again], allow_unused=True)
+    for a, b in zip(later, at_once, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert torch.equal(a, b)  # bit for bit: the same kernels ran
+
+
+@everywhere
+@pytest.mark.parametrize("order", [1, 2])
+def test_new_tensors_are_made_where_the_inputs_are(op, backend, order):
+    """Not on the default device, which here holds no numbers."""
+    c = case(op)
+    tensors = [t.requires_grad_() for t in c.tensors]
+    with torch.device("meta"):
+        grads = outputs(c.fn(*tensors))
+        for _ in range(order):
+            value = sum(y.sin().sum() for y in grads)
+            grads = torch.autograd.grad(
+                value, tensors, create_graph=order > 1, allow_unused=True, materialize_grads=True
+            )
+    assert all(g.device == t.device for g, t in zip(grads, tensors, strict=True))
+
+
+@everywhere
+def test_gradients_only_where_asked(op, backend):
+    """Asking for one tensor's gradient gives what asking for all gives."""
+    c = case(op)
+    tensors = [t.requires_grad_() for t in c.tensors]
+    found = outputs(c.fn(*tensors))
+    every = torch.autograd.grad(found, tensors, [torch.ones_like(y) for y in found], allow_unused=True)
+    for i, expected in enumerate(every):
+        alone = [t.detach().requires_grad_(j == i) for j, t in enumerate(tensors)]
+        found = [y for y in outputs(c.fn(*alone)) if y.requires_grad]
+        if not found:
+            assert expected is None or not expected.any()
+            continue
+        (grad,) = torch.autograd.grad(found, [alone[i]], [torch.ones_like(y) for y in found])
+        torch.testing.assert_close(grad, expected)

@@ -1,0 +1,292 @@
+"""Every op and every learner under every transform: each cell of the table in docs/transforms.md (transform_table.py)."""
+
+import re
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.func import grad, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastmeta
+from harness.cases import BACKENDS, EVERYWHERE, VARIANTS, Case, case, randn
+from harness.compare import outputs, values_and_grads
+from harness.learner_cases import learner_case
+from harness.transform_truths import OPS, SUBJECTS, dot, of_values, subject, truth
+from harness.transforms import TRANSFORMS
+from pages.transform_table import CELLS, PAGE, RAISES, page
+
+everywhere = pytest.mark.parametrize(("op", "backend"), EVERYWHERE, indirect=["backend"])
+NATIVE = [(op, backend) for op, backend in EVERYWHERE if op != "hvp" and backend != "reference"]
+ON_EVERY_BACKEND = (  # the others run on the default one and, unless they compile, on the reference
+    "`is_grads_batched`", "`vmap`, one tensor", "`vmap(vmap(grad))`", "`vmap(grad(grad))`", "`jvp(grad)`", "`make_fx`",
+    "`torch.compile`, forward and backward",
+)  # fmt: skip
+
+
+def backends(name, transform):
+    if name not in OPS:
+        return ["auto"]
+    if transform in ON_EVERY_BACKEND:
+        return (BACKENDS | VARIANTS)[name]
+    return ["auto"] if TRANSFORMS[transform].compiles else ["auto", "reference"]
+
+
+@pytest.mark.parametrize(
+    ("name", "transform", "backend"),
+    [(name, transform, backend) for name, transform in CELLS for backend in backends(name, transform)],
+    indirect=["backend"],
+)
+def test_cell(name, transform, backend):
+    """It gives the same numbers as plain autograd and central differences on the reference, or raises what the table says."""
+    run, s = TRANSFORMS[transform], subject(name)
+    if message := RAISES[name].get(transform):
+        with pytest.raises(Exception, match=re.escape(message)):
+            run.ours(s)
+        return
+    expected = truth(name, run.truth)
+    torch.testing.assert_close([x.detach() for x in outputs(run.ours(s))], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.cpu
+def test_the_page_is_not_stale():
+    assert PAGE.read_text() == page(), "docs/transforms.md: run make transforms"
+
+
+def scalar(c):
+    return lambda *tensors: sum(y.sin().sum() for y in outputs(c.fn(*tensors)))
+
+
+class OwnMemory(TorchDispatchMode):
+    """What an opaque node returns must not share memory with what it got, nor one output with another: Inductor reuses it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        outputs = func(*args, **(kwargs or {}))
+        if func.namespace == "fastmeta":
+            places = [
+                x.untyped_storage().data_ptr() for x in tree_leaves((args, outputs)) if isinstance(x, torch.Tensor)
+            ]
+            made = places[len(places) - len(outputs) :]
+            self.seen.append(func.__name__)
+            self.calls.append((func, args))
+            assert len(set(made)) == len(made) and not set(made) & set(places[: len(places) - len(made)]), func
+        return outputs
+
+
+@pytest.mark.parametrize(("op", "backend"), NATIVE, indirect=["backend"])
+def test_opaque_nodes_own_their_memory(op, backend):
+    c, mode = case(op), OwnMemory()
+    mode.seen, mode.calls = [], []
+    with mode:
+        values_and_grads(scalar(c), c.tensors)
+    assert [name.split(".")[0] for name in mode.seen] == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss"])
+def test_compile_with_inductor(op):
+    torch._dynamo.reset()
+    c = case(op)
+    compiled = torch.compile(scalar(c), fullgraph=True)
+    torch.testing.assert_close(values_and_grads(compiled, c.tensors), values_and_grads(scalar(c), c.tensors))
+
+
+@pytest.mark.parametrize(
+    ("op", "backend"), [x for x in EVERYWHERE if x[0] != "hvp"], indirect=["backend"]
+)  # hvp: fn decides
+def test_autocast(op, backend):
+    """Under autocast ops compute in float32 and give float32, whatever precision arrives."""
+    c = case(op, dtype=torch.float32)
+    low = [t.bfloat16() if i % 2 else t for i, t in enumerate(c.tensors)]
+    expected = values_and_grads(scalar(c), [t.float() for t in low])
+    leaves = [t.requires_grad_() for t in low]
+    with torch.autocast(low[0].device.type, torch.bfloat16):
+        found = outputs(c.fn(*leaves))
+        loss = scalar(c)(*leaves)
+    assert all(y.dtype == torch.float32 for y in found)
+    torch.testing.assert_close(loss, expected[0])
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    for grad_, leaf, exact in zip(grads, leaves, expected[1:], strict=True):
+        assert grad_.dtype == leaf.dtype
+        tolerance = {"rtol": 1e-2, "atol": 1e-2} if leaf.dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+        torch.testing.assert_close(grad_.float(), exact, **tolerance)
+
+
+@pytest.mark.parametrize("name", ["prototypes", "mlp_loss", "ProtoNet"])
+def test_compile_without_gradients(name):
+    torch._dynamo.reset()
+    s = subject(name)
+    with torch.no_grad():
+        found = torch.compile(s.outputs, fullgraph=True, backend="aot_eager")(*s.tensors)
+    torch.testing.assert_close(list(found), truth(name, of_values))
+
+
+@pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss", "mlp_hvp"])
+def test_opcheck(op):
+    """The two opaque nodes that all ops share: schema, fake tensors, registration, tracing."""
+    c, mode = case(op), OwnMemory()
+    mode.seen, mode.calls = [], []
+    with mode:
+        values_and_grads(scalar(c), c.tensors)
+    assert len(mode.calls) == 2
+    leaf = lambda x: x.detach().requires_grad_(x.is_floating_point())  # noqa: E731
+    for (node, args), of_inputs in zip(mode.calls, (leaf, torch.Tensor.detach), strict=True):  # no second derivative
+        checked = torch.library.opcheck(node, tree_map_only(torch.Tensor, of_inputs, args))
+        assert set(checked.values()) == {"SUCCESS"} and len(checked) == 4
+
+
+def labelled(name, labels):
+    """An op that takes labels, as a function of its first tensor and them."""
+    torch.manual_seed(1)
+    params, c = [randn(3, 2), randn(3)], randn(3, 2)
+    of_conv, conv = (
+        [randn(3, 2, 3, 3), *[None] * 3, randn(3, 3), None],
+        {"blocks": [fastmeta.ConvBlock(1, 0, None, pool=1)]},
+    )
+
+    def image(x):
+        return x[..., None, None].expand(*x.shape, 3, 3)
+
+    calls = {
+        "prototypes": lambda x, y: fastmeta.prototypes(x, y, 3),
+        "proto_loss": lambda x, y: fastmeta.proto_loss(x, c, y),
+        "matching_log_probs": lambda x, y: fastmeta.matching_log_probs(c, x, y, 3),
+        "mlp_loss": lambda x, y: fastmeta.mlp_loss(params, x, y),
+        "mlp_grad": lambda x, y: fastmeta.mlp_grad(params, x, y)[1],
+        "mlp_hvp": lambda x, y: fastmeta.mlp_hvp(params, params, x, y),
+        "mlp_adapt": lambda x, y: fastmeta.mlp_adapt(params, 0.1, x, y, steps=2),
+        "mlp_meta_loss": lambda x, y: fastmeta.mlp_meta_loss(params, 0.1, x, y, x, y, steps=2),
+        "conv_loss": lambda x, y: fastmeta.conv_loss(of_conv, image(x), y, **conv),
+        "conv_grad": lambda x, y: fastmeta.conv_grad(of_conv, image(x), y, **conv)[1],
+        "conv_hvp": lambda x, y: fastmeta.conv_hvp(of_conv, of_conv, image(x), y, **conv),
+        "conv_adapt": lambda x, y: fastmeta.conv_adapt(of_conv, 0.1, image(x), y, steps=2, **conv),
+        "conv_meta_loss": lambda x, y: fastmeta.conv_meta_loss(of_conv, 0.1, image(x), y, image(x), y, steps=2, **conv),
+    }
+    return Case(calls[name], [randn(*labels.shape, 2), labels])
+
+
+LABELLED = [(op, backend) for op, backend in EVERYWHERE if op in ["prototypes", "proto_loss", "matching_log_probs"]]
+LABELLED += [
+    (op, backend)
+    for op, backend in EVERYWHERE
+    if op.startswith(("mlp_", "conv_")) and op in BACKENDS and not op.endswith("_forward")
+]
+
+
+@pytest.mark.parametrize(("op", "backend"), LABELLED, indirect=["backend"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_vmap_over_labels(op, backend, shared):
+    """Labels of each row; `shared`: all rows have the same inputs, so that the labels alone are mapped."""
+    c = labelled(op, torch.tensor([[0, 1, 2, 1], [2, 2, 1, 0]]))
+    x, y = c.tensors
+    transformed = grad(lambda x, y: sum(out.sin().sum() for out in outputs(c.fn(x, y))))
+    found = vmap(transformed, (None if shared else 0, 0))(x[0] if shared else x, y)
+    with fastmeta.backend("reference"):
+        expected = torch.stack([transformed(x[0 if shared else i], y[i]) for i in range(2)])
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("learner", ["MAML", "MAML (any module)"])
+def test_first_order_is_first_order_everywhere(learner):
+    """What `first_order` leaves out, forward mode leaves out too."""
+    c = learner_case(learner)
+    c.loss.learner.first_order = True
+    tensors = [t.requires_grad_() for t in c.tensors]
+    tangents = tuple(torch.randn_like(t) for t in tensors)
+    plain = torch.autograd.grad(c.fn(*tensors).sum(), tensors, allow_unused=True, materialize_grads=True)
+    along = jvp(lambda *t: c.fn(*t).sum(), tuple(t.detach() for t in tensors), tangents)[1]
+    torch.testing.assert_close(along, dot(plain, tangents))
+    c.loss.learner.first_order = False
+    exact = torch.autograd.grad(c.fn(*tensors).sum(), tensors, allow_unused=True, materialize_grads=True)
+    assert abs(dot(exact, tangents) - along) > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if name not in OPS])
+def test_autocast_of_learners(name):
+    """Ops compute in float32, the layers around them in bfloat16: near to float32, gradients in the parameters' dtype."""
+    c = learner_case(name, torch.float32)
+    exact = values_and_grads(lambda *t: c.fn(*t).sum(), c.tensors)
+    with torch.autocast(c.tensors[0].device.type, torch.bfloat16):
+        found = values_and_grads(lambda *t: c.fn(*t).sum(), c.tensors)
+    for a, b in zip(found, exact, strict=True):
+        assert a.dtype == torch.float32 and (a - b).norm() <= 0.1 * b.norm() + 0.02, (a, b)
+
+
+def compiled_of_row(f):
+    whole = torch.compile(f, fullgraph=True, backend="aot_eager")
+    return lambda x, y: whole(x[0], y[0])
+
+
+@pytest.mark.parametrize("transform", [vmap, compiled_of_row])
+def test_the_number_of_classes_must_be_known(transform):
+    """Where the labels cannot be looked at."""
+    torch._dynamo.reset()
+    learner, x, y = (
+        fastmeta.ProtoNet(torch.nn.Linear(2, 2)),
+        torch.randn(1, 2, 4, 2),
+        torch.tensor([[[0, 1, 1, 0]] * 2]),
+    )
+    with pytest.raises(Exception, match="item|data-dependent"):
+        transform(lambda x, y: learner.loss(x, y, x, y))(x, y)
+
+
+@pytest.mark.parametrize("inside", ["forward", "gradient", "both"])
+def test_a_second_derivative_of_a_node(inside):
+    """Whichever part a mode sees, such as FlopCounterMode, and of the gradient's own node."""
+    c = case("mlp_loss")
+    tensors = [t.requires_grad_() for t in c.tensors]
+
+    def gradient():
+        with FlopCounterMode(display=False) if inside != "gradient" else nullcontext():
+            value = scalar(c)(*tensors)
+        with FlopCounterMode(display=False) if inside != "forward" else nullcontext():
+            return torch.autograd.grad(value, tensors, create_graph=True)
+
+    def second(grads):
+        return torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors)
+
+    expected = second(torch.autograd.grad(scalar(c)(*tensors), tensors, create_graph=True))
+    torch.testing.assert_close(second(gradient()), expected)
+
+
+def test_a_second_derivative_of_a_traced_gradient():
+    """make_fx leaves the gradient's node in the graph, which is differentiated then."""
+    c = case("mlp_loss")
+
+    def gradient(*tensors):
+        return torch.autograd.grad(scalar(c)(*tensors), tensors)
+
+    tensors = [t.requires_grad_() for t in c.tensors]
+    traced = make_fx(gradient)(*tensors)
+    assert "torch.ops.fastmeta.backward" in traced.code
+    ours = torch.autograd.grad(sum(g.sin().sum() for g in traced(*tensors)), tensors)
+    grads = torch.autograd.grad(scalar(c)(*tensors), tensors, create_graph=True)
+    expected = torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors)
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("op", [op for op in OPS if op != "hvp"])
+def test_jit_trace(op):
+    """It records the reference: the kernels' memory would be a constant."""
+    first, second, third = subject(op).moved
+    traced = torch.jit.trace(subject(op).outputs, first)
+    for tensors in (second, third):
+        torch.testing.assert_close(traced(*tensors), subject(op).outputs(*tensors), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_jit_trace_of_learners():
+    x, y = torch.randn(2, 6, 3), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
+    head, body = torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.0))
+    for learner in (fastmeta.MAML(head, steps=2), fastmeta.ProtoNet(head, num_classes=3)):
+        traced = torch.jit.trace(learner, (x, y, x, y))
+        torch.testing.assert_close(traced(-x, y, x, y), learner(-x, y, x, y))
+    for learner in (fastmeta.MAML(body, steps=2), fastmeta.Reptile(head), fastmeta.IMAML(head)):
+        name = type(learner).__name__
+        with pytest.raises(RuntimeError, match=f"{name}: must run outside torch.jit.trace, got a call inside"):
+            torch.jit.trace(learner, (x, y, x, y))
+    with pytest.raises(RuntimeError, match="hvp: must run outside torch.jit.trace, got a call inside"):
+        torch.jit.trace(lambda w: fastmeta.hvp(lambda p: p.sin().sum(), w, w), (x,))

@@ -1,0 +1,142 @@
+"""How the warps of the CUDA kernels reach memory, counted by the emulator (tools/emulator/requests.h) as they run on small
+problems: 32-byte sectors for each request to global memory, wavefronts for each to shared memory, and what would be least."""
+
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+import fastmeta
+from emulator import emulation
+from gates.cuda_gates import short_name
+from harness.compare import values_and_grads
+from harness.device import tf32_allowed
+from harness.mlp_calls import every
+from harness.mlp_cases import problem
+
+MAIN = 0.05  # a line of the source with this share of its kernel's sectors, or wavefronts, belongs to a main loop
+BOUND = 2.0  # times the least
+EXCEPTIONS = {  # function, direction: why
+    (
+        "linear",
+        "store",
+    ): "once for every K / 16 loads, a product along the inner dimension K ends on lanes whose rows lie far apart",
+    (
+        "Part",
+        "load",
+    ): "rows that are no multiple of 16 bytes apart come number by number; the four requests of a lane for its 16 bytes"
+    " meet the same sectors, which the first has brought into L1",
+}
+WAYS = (  # backend, rates, whether TF32 is allowed, which ops (of mlp_calls.every): tasks in blocks of their own, layers in tiles, on
+    # tensor cores too, and what sums the gradients of a rate for all
+    ("emulated", "per element", False, slice(None)),
+    ("emulated-layers", "per element", False, slice(None)),
+    ("emulated-layers", "per element", True, slice(None)),
+    ("emulated-layers", "scalar", False, slice(-1, None)),
+)
+PROBLEMS = (  # widths, examples, loss, dtype: a head of a hidden layer, and the MLP that fits sinusoids
+    ((100, 64, 10), 25, "cross_entropy", torch.float32),
+    ((1, 40, 40, 1), 10, "mse", torch.float32),
+    ((40, 64, 10), 9, "cross_entropy", torch.float64),
+)
+
+
+@dataclass
+class Line:
+    """The accesses of a kernel at one line of the source."""
+
+    kernel: str
+    memory: str  # global or shared
+    direction: str  # load or store
+    function: str
+    line: str
+    requests: int = 0
+    cost: int = 0  # sectors or wavefronts
+    least: int = 0
+
+    def excess(self) -> float:
+        return self.cost / max(self.least, 1)
+
+
+def lines_of(library: str, table: str) -> list[Line]:
+    """Those of a table of the emulator, whose code is in `library`."""
+    numbers = [int(word) for word in table.split()]
+    rows = [numbers[i : i + 7] for i in range(0, len(numbers), 7)]
+    places = sorted({row[0] for row in rows} | {row[1] - 1 for row in rows})  # in the call, not behind it
+    text = subprocess.run(
+        ["addr2line", "-f", "-C", "-s", "-e", library],
+        input="".join(f"{place:#x}\n" for place in places),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    names = {
+        place: (function, line.split(" (")[0])
+        for place, function, line in zip(places, text[::2], text[1::2], strict=True)
+    }
+    found: dict[tuple[str, ...], Line] = {}
+    for kernel, site, shared, writes, *sums in rows:
+        function, line = names[site - 1]
+        key = (
+            short_name(names[kernel][0]),
+            "shared" if shared else "global",
+            "store" if writes else "load",
+            short_name(function).split("<")[0],
+            line,
+        )
+        entry = found.setdefault(key, Line(*key))
+        entry.requests, entry.cost, entry.least = (
+            x + y for x, y in zip((entry.requests, entry.cost, entry.least), sums, strict=True)
+        )
+    return list(found.values())
+
+
+def counted(run: Callable[[], object]) -> list[Line]:
+    """What the emulated kernels do while `run` runs."""
+    emulator = emulation.module()
+    emulator.count_requests(True)
+    try:
+        run()
+        table = emulator.requests()
+    finally:
+        emulator.count_requests(False)
+    return lines_of(emulator.__file__, table)
+
+
+def of_all_ops(widths, n, loss, dtype) -> list[Line]:
+    """Every op with all its gradients, in each way."""
+    torch.manual_seed(0)
+    p = problem(widths, n, T=1, loss=loss, activation="relu", dtype=dtype)
+
+    def run():
+        for backend, rates, tf32, ops in WAYS:
+            if tf32 and dtype != torch.float32:
+                continue
+            with fastmeta.backend(backend), tf32_allowed(tf32):
+                for fn, tensors in every(p, rates, False)[ops]:
+                    fn(*tensors)
+                    values_and_grads(fn, tensors)
+
+    return counted(run)
+
+
+def by_kernel(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:
+    """Of each kernel and kind of memory."""
+    found = defaultdict(list)
+    for line in lines:
+        found[line.kernel, line.memory].append(line)
+    return found
+
+
+def wasteful(lines: list[Line]) -> list[Line]:
+    """The lines of main loops that take more than BOUND times the least, but for EXCEPTIONS."""
+    return [
+        line
+        for of_kernel in by_kernel(lines).values()
+        for line in of_kernel
+        if line.cost >= MAIN * sum(x.cost for x in of_kernel)
+        and line.excess() > BOUND
+        and (line.function, line.direction) not in EXCEPTIONS
+    ]

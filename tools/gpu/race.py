@@ -1,0 +1,201 @@
+"""Races every op and learner on one device, by the bench_*.py of this folder: a JSON line for each group as soon as it is done.
+
+    python bench/gpu_race.py cuda --seconds 60 [--compile] [--small]
+
+Every way is checked before it is timed; on a GPU each is captured into a CUDA graph too, which is checked like it. --compile races
+what compiles first, and nothing else; a group begins only while there are seconds left, so that what came is whole.
+"""
+
+import argparse
+import contextlib
+import functools
+import gc
+import importlib
+import inspect
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from collections import defaultdict
+
+import torch
+
+from fastmeta import _dispatch, reference
+from gpu import model
+from gpu.report import IN_GRAPH
+from measure import roofline
+from measure.inner_loops import INDUCTOR
+from measure.recorded import in_float64
+from measure.timing import captured, disagreement, in_words, per_call, turns_of
+
+FIRST = ("mlp_meta_loss", "proto_loss", "learners", "mlp_hvp", "sgd_step")  # the most telling ones
+OURS = "fastmeta"
+BUDGET, SMALL_BUDGET = 0.4, 0.02  # s for a group
+MIN_ROUNDS = 5
+
+
+def modules():
+    """Names of bench_<name>.py that race ops on any device: those of ops, and of learners."""
+    names = [*(op for op in sorted(reference.__all__)), "learners"]
+    return [*FIRST, *(name for name in names if name not in FIRST)]
+
+
+def calls(name):
+    """(function, arguments) of every call that pytest would make of bench_<name>.py."""
+    module = importlib.import_module(f"bench_{name}")
+    for function in vars(module).values():
+        if inspect.isfunction(function) and function.__name__.startswith("bench_"):
+            marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
+            for values in itertools.product(*(mark.args[1] for mark in marks)):
+                yield function, _arguments(marks, values)
+
+
+def _arguments(marks, values):
+    found = {}
+    for mark, value in zip(marks, values, strict=True):
+        names = mark.args[0]
+        if isinstance(names, str):
+            found[names] = value
+        else:
+            found |= dict(zip(names, value, strict=True))
+    return found
+
+
+class Race:
+    """The `race` of conftest.py on one device; what came of a group goes to `emit`. Medians, of contenders in turns."""
+
+    def __init__(self, device, emit, *, end=math.inf, compiling=False, small=False):
+        self.device, self.emit, self.end, self.compiling, self.small = device, emit, end, compiling, small
+        self.truth = None  # of the bench that is called next; the reference where there is none
+
+    def __call__(self, group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, **_):
+        expected = (self.truth or contenders["reference"])()
+        torch.set_default_device(None)  # a default device costs every call of torch, ours and the others'
+        torch._dynamo.reset()
+        ways = (compiled or {}) if self.compiling else {OURS: contenders["ext"], **contenders, **(also or {})}
+        ways = {
+            name: fn for name, fn in ways.items() if name != "ext" and not name.endswith(tuple(filter(None, INDUCTOR)))
+        }
+        if not ways:
+            return
+        runs, reasons = self.checked(ways, expected)
+        found = {"group": group, "ours": [OURS, *(also or {})], "not timed": reasons, "seconds": self.medians(runs)}
+        if floor:
+            found["floor"] = roofline.floor(*floor, device=self.device)
+        card = model.card_like(torch.cuda.get_device_name()) if self.device == "cuda" else None
+        if launches and card:
+            found["predicted"] = {way: model.seconds(card, launches, way) for way in model.LATENCY}
+        self.emit(found)
+
+    def medians(self, runs):
+        if not runs:
+            return {}
+        turns = turns_of(runs, SMALL_BUDGET if self.small else BUDGET, MIN_ROUNDS)
+        times = defaultdict(list)
+        for turn in range(turns.rounds):
+            for name, fn in runs.items():
+                if turn % turns.every[name] == 0:
+                    fn()  # brings its own memory back into cache
+                    times[name].append(per_call(fn, turns.calls[name]))
+        return {name: statistics.median(of_turns) for name, of_turns in times.items()}
+
+    def checked(self, ways, expected):
+        """The ways that give what is expected, eager and as CUDA graphs, and for the others what is wrong with them."""
+        runs, reasons = {}, {}
+        for name, fn in ways.items():
+            if time.perf_counter() > self.end:
+                reasons[name] = "there was no time left"
+                continue
+            self.check(name, lambda fn=fn: fn, expected, runs, reasons)
+            if self.device == "cuda" and name in runs:
+                self.check(name + IN_GRAPH, functools.partial(captured, fn), expected, runs, reasons)
+        return runs, reasons
+
+    def check(self, name, make, expected, runs, reasons):
+        try:
+            fn = make()
+            wrong = disagreement(fn(), expected)
+        except Exception as error:  # of whatever library
+            wrong = in_words(error)
+        if wrong is None:
+            runs[name] = fn
+        else:
+            reasons[name] = wrong
+
+
+def without_kernels(device):
+    """Ops that would run on the reference, with each backend's reason."""
+    of_device = torch.empty(0, device=device).device
+    reasons, none_meant = {}, {"hvp", "task_conv2d"} if device == "cpu" else {"hvp"}
+    for op in sorted(set(reference.__all__) - none_meant):
+        of_op = {
+            name: _dispatch.unavailable(op, name, of_device) for name in _dispatch.ORDER[device] if name != "reference"
+        }
+        if all(of_op.values()):
+            reasons[op] = of_op
+    return reasons
+
+
+def in_order():
+    """Every module's first call, then the others."""
+    of_modules = [list(calls(name)) for name in modules()]
+    return [found[0] for found in of_modules] + [call for found in of_modules for call in found[1:]]
+
+
+def race_all(race):
+    """Calls every bench until the time is over; the names of those left."""
+    left, found = [], in_order()
+    if race.small:
+        found = found[: len(modules())]
+        if race.compiling:
+            found = [found[modules().index("prototypes")]]  # which compiles in seconds
+    for function, arguments in found:
+        label = " ".join([function.__name__, *map(str, arguments.values())])
+        if time.perf_counter() > race.end:
+            left.append(label)
+            continue
+        torch.manual_seed(0)
+        torch.set_default_device(race.device)
+        race.truth = functools.partial(in_float64, function, arguments)
+        try:
+            function(race, **arguments)
+        except Exception as error:  # the truth itself
+            race.emit({"group": label, "error": in_words(error)})
+        torch.set_default_device(None)
+        gc.collect()  # graphs and their memory
+    return left
+
+
+def emit(found):
+    print(json.dumps(found), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("device")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    device = options.device
+    missing = without_kernels(device)
+    if missing:
+        sys.exit(f"ops without a kernel on {device}: {missing}")
+    end = time.perf_counter() + options.seconds
+    race = Race(device, emit, end=end, compiling=options.compile, small=options.small)
+    with on_a_stream(device):
+        if not options.small:
+            bandwidth, rate = roofline.rates(None, device)
+            emit({"bytes per second": bandwidth, "flop per second": rate})
+        emit({"left": race_all(race)})
+
+
+def on_a_stream(device):
+    """On a GPU everything runs on one stream other than the default: see timing.captured."""
+    return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else contextlib.nullcontext()
+
+
+if __name__ == "__main__":
+    main()

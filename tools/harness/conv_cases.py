@@ -1,0 +1,179 @@
+"""Random convolutional networks and tasks for the tests of the conv ops, and the same networks out of torch's modules."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fastmeta import ConvBlock
+from harness import mlp_cases
+from harness.mlp_cases import LOSSES
+
+D = torch.float64
+KINDS = {
+    "Conv4": (ConvBlock(), ConvBlock()),
+    "group norm": (ConvBlock(norm=2), ConvBlock(norm=4, pool=1)),
+    "no norm": (ConvBlock(norm=None), ConvBlock(norm=None, relu=False)),
+    "strides": (ConvBlock(stride=2, pool=1), ConvBlock(stride=3, padding=2, pool=1)),
+    "one block": (ConvBlock(padding=0, eps=0.1),),
+    "beyond the kernels": (ConvBlock(padding=3, pool=3), ConvBlock()),
+}
+NATIVE_KINDS = [kind for kind in KINDS if kind != "beyond the kernels"]
+both = pytest.mark.parametrize("backend", ["auto", "reference"], indirect=True)
+ext = pytest.mark.parametrize("backend", ["ext"], indirect=True)
+kinds = pytest.mark.parametrize("kind", KINDS)
+native_kinds = pytest.mark.parametrize("kind", NATIVE_KINDS)
+losses = pytest.mark.parametrize("loss", LOSSES)
+
+
+@dataclass(repr=False)
+class Problem:
+    """A network with T tasks of n examples. Functions of it take flat tensors; `tree` puts them back into a parameter list."""
+
+    blocks: tuple[ConvBlock, ...]
+    params: list[Tensor | None]
+    x: Tensor
+    y: Tensor
+    loss: str
+    shared: bool
+
+    @property
+    def flat(self) -> list[Tensor]:
+        return [p for p in self.params if p is not None]
+
+    def tree(self, tensors):
+        remaining = iter(tensors)
+        return [None if p is None else next(remaining) for p in self.params]
+
+    def core(self, p: Tensor) -> torch.Size:
+        return p.shape if self.shared else p.shape[1:]
+
+    def of_task(self, t: int) -> list[Tensor | None]:
+        return [p if p is None or self.shared else p[t] for p in self.params]
+
+    def vectors(self) -> list[Tensor]:
+        return [torch.randn(self.x.shape[0], *self.core(p), dtype=p.dtype) for p in self.flat]
+
+    def like_x(self, n: int) -> Tensor:
+        return torch.randn(self.x.shape[0], n, *self.x.shape[2:], dtype=self.x.dtype)
+
+    def targets(self, n: int) -> Tensor:
+        T, ways = self.x.shape[0], self.params[-2].shape[-2]
+        if self.loss == "mse":
+            return torch.randn(T, n, ways, dtype=self.x.dtype)
+        y = torch.randint(0, ways, (T, n))
+        y[torch.rand(T, n) < 0.15] = -100
+        return y
+
+    def options(self):
+        return {"blocks": self.blocks, "loss": self.loss}
+
+    def __repr__(self) -> str:
+        shapes = [None if p is None else tuple(p.shape) for p in self.params]
+        return f"Problem({self.blocks}, {shapes}, {tuple(self.x.shape)}, {self.loss!r}, shared={self.shared})"
+
+
+def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, loss="cross_entropy", shared=True,
+            bias=True, affine=True, dtype=D) -> Problem:  # fmt: skip
+    """`blocks`: of KINDS, or such a tuple. ValueError where they leave no pixel."""
+    blocks = KINDS.get(blocks, blocks)
+    lead = () if shared else (T,)
+
+    def drawn(*shape, around=0.0, by=0.5):
+        return torch.randn(*lead, *shape, dtype=dtype) * by + around
+
+    params: list[Tensor | None] = []
+    into, side = inputs, size
+    for block in blocks:
+        params += [drawn(channels, into, 3, 3, by=(9 * into) ** -0.5), drawn(channels) if bias else None]
+        has_affine = affine and block.norm is not None
+        params += [drawn(channels, around=1.0), drawn(channels)] if has_affine else [None, None]
+        side = ((side + 2 * block.padding - 3) // block.stride + 1) // block.pool
+        if side < 1:
+            raise ValueError("no pixel is left")
+        into = channels
+    features = channels * side * side
+    params += [drawn(ways, features, by=features**-0.5), drawn(ways) if bias else None]
+    p = Problem(blocks, params, torch.randn(T, n, inputs, size, size, dtype=dtype), torch.empty(0), loss, shared)
+    p.y = p.targets(n)
+    return p
+
+
+@st.composite
+def problems(draw):
+    """What the native kernels take."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    channels = draw(st.integers(1, 20))
+    norms = ["batch", None, *(g for g in (1, 2, 3) if channels % g == 0)]
+    blocks = tuple(
+        ConvBlock(
+            draw(st.integers(1, 3)),
+            draw(st.integers(0, 2)),
+            draw(st.sampled_from(norms)),
+            0.1,  # few numbers may have a variance near 0
+            draw(st.booleans()),
+            draw(st.integers(1, 2)),
+        )
+        for _ in range(draw(st.integers(1, 3)))
+    )
+    n = draw(st.integers(2 if any(block.norm == "batch" for block in blocks) else 0, 5))
+    sizes = [size for size in range(3, 40) if _fits(blocks, size)]
+    assume(sizes)
+    options = {"channels": channels, "inputs": draw(st.integers(1, 9)), "size": draw(st.sampled_from(sizes[:8]))}
+    return problem(
+        blocks, n, **options, ways=draw(st.integers(1, 6)), T=draw(st.integers(1, 4)), loss=draw(st.sampled_from(LOSSES)),
+        shared=draw(st.booleans()), bias=draw(st.booleans()), affine=draw(st.booleans()),
+    )  # fmt: skip
+
+
+def rates_of(p: Problem, kind: str, steps: int) -> list[Tensor]:
+    """Those of the mlp ops, smaller for many features, on which larger steps would run away."""
+    features = p.params[-2].shape[-1]
+    return [rate * min(1, 10 / features) for rate in mlp_cases.rates_of(p, kind, steps)]
+
+
+def _fits(blocks, size):
+    for block in blocks:
+        size = ((size + 2 * block.padding - 3) // block.stride + 1) // block.pool
+        if size < 1:
+            return False
+    return True
+
+
+def module(p: Problem, t: int) -> nn.Sequential:
+    """The network of task t out of torch's modules, with its values."""
+    layers: list[nn.Module] = []
+    params = p.of_task(t)
+    for i, block in enumerate(p.blocks):
+        weight, bias, gamma, _ = params[4 * i : 4 * i + 4]
+        out, into = weight.shape[:2]
+        affine = gamma is not None
+        layers.append(nn.Conv2d(into, out, 3, block.stride, block.padding, bias=bias is not None))
+        if block.norm == "batch":
+            layers.append(nn.BatchNorm2d(out, block.eps, affine=affine, track_running_stats=False))
+        elif block.norm is not None:
+            layers.append(nn.GroupNorm(block.norm, out, block.eps, affine=affine))
+        layers += [nn.ReLU()] if block.relu else []
+        layers += [nn.MaxPool2d(block.pool)] if block.pool > 1 else []
+    ways, features = params[-2].shape
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, ways, bias=params[-1] is not None)).to(p.x.dtype)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), (v for v in params if v is not None), strict=True):
+            parameter.copy_(value)
+    return model
+
+
+def task_loss(outputs: Tensor, y: Tensor) -> Tensor:
+    if y.is_floating_point():
+        return nn.functional.mse_loss(outputs, y)
+    return nn.functional.cross_entropy(outputs, y) if (y != -100).any() else outputs.sum() * 0
+
+
+def same(ours, theirs):
+    """In float64."""
+    scale = max(1.0, *(x.abs().max().item() for x in theirs if x.numel()))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape and (a - b).abs().max() <= 1e-10 * scale

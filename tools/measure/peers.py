@@ -1,0 +1,152 @@
+"""Meta-iterations of MAML and Meta-SGD by the libraries that have them, task after task, as their documentation shows."""
+
+import copy
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from measure.common import imported, pairs, why_missing
+
+LOSSES = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+
+
+def contenders(arguments, steps, loss):
+    """{name: a meta-iteration} by each library that is installed and has such rates."""
+    found = {name: contender(name, modules, arguments, steps, loss) for name in WAYS if (modules := installed(name))}
+    return {name: run for name, run in found.items() if run}
+
+
+def contender(name, modules, arguments, steps, loss):
+    """A meta-iteration in a library's language on `modules`: its own, or those of fastmeta.integrations. None: it has no such rates."""
+    return WAYS[name](modules, arguments, steps, LOSSES[loss])
+
+
+def missing():
+    """{library: why it cannot be imported}, of all that race in some bench."""
+    found = {name: next(filter(None, map(why_missing, modules)), None) for name, modules in MODULES.items()}
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def by_learn2learn(modules, arguments, steps, loss):
+    (algorithms,) = modules
+    model = mlp(arguments.params)
+    if isinstance(arguments.lr, float):
+        learner, rates = algorithms.MAML(model, arguments.lr), []
+    else:
+        rates = nn.ParameterList([nn.Parameter(rate.detach()) for rate in arguments.lr])
+        learner = algorithms.MetaSGD(model, lrs=rates)
+
+    def of_task(support_x, support_y, query_x, query_y):
+        clone = learner.clone()
+        for _ in range(steps):
+            clone.adapt(loss(clone(support_x), support_y))
+        return loss(clone(query_x), query_y)
+
+    return mean_over_tasks(of_task, arguments, [*model.parameters(), *rates])
+
+
+def by_higher(modules, arguments, steps, loss):
+    (higher,) = modules
+    model = mlp(arguments.params)
+    params = list(model.parameters())
+    rates = [arguments.lr] * len(params) if isinstance(arguments.lr, float) else arguments.lr
+    optimizer = torch.optim.SGD([{"params": [p]} for p in params], lr=1.0)
+
+    def of_task(support_x, support_y, query_x, query_y):
+        override = {"lr": list(rates)}
+        with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False, override=override) as (net, sgd):
+            for _ in range(steps):
+                sgd.step(loss(net(support_x), support_y))
+            return loss(net(query_x), query_y)
+
+    return mean_over_tasks(of_task, arguments, [*params, *learned(arguments.lr)])
+
+
+def by_torchopt(modules, arguments, steps, loss):
+    (torchopt,) = modules
+    if not isinstance(arguments.lr, float):
+        return None
+    model = mlp(arguments.params)
+    params, sgd = list(model.parameters()), torchopt.MetaSGD(model, lr=arguments.lr)
+    initial = [torchopt.extract_state_dict(part, by="reference") for part in (model, sgd)]
+
+    def of_task(support_x, support_y, query_x, query_y):
+        for _ in range(steps):
+            sgd.step(loss(model(support_x), support_y))
+        value = loss(model(query_x), query_y)
+        for part, state in zip((model, sgd), initial, strict=True):
+            torchopt.recover_state_dict(part, state)
+        return value
+
+    return mean_over_tasks(of_task, arguments, params)
+
+
+def by_torchmeta(libraries, arguments, steps, loss):
+    if isinstance(arguments.params, nn.Module):  # which would have to be written in its own layers
+        return None
+    modules, gradient_based = libraries
+    model = mlp(arguments.params, modules.MetaLinear, modules.MetaSequential)
+    names = [name for name, _ in model.meta_named_parameters()]
+    rate = arguments.lr if isinstance(arguments.lr, float) else OrderedDict(zip(names, arguments.lr, strict=True))
+
+    def of_task(support_x, support_y, query_x, query_y):
+        params = None
+        for _ in range(steps):
+            value = loss(model(support_x, params=params), support_y)
+            params = gradient_based.gradient_update_parameters(model, value, params=params, step_size=rate)
+        return loss(model(query_x, params=params), query_y)
+
+    return mean_over_tasks(of_task, arguments, [*model.parameters(), *learned(arguments.lr)])
+
+
+WAYS = {
+    "learn2learn": by_learn2learn,
+    "higher": by_higher,
+    "torchopt": by_torchopt,
+    "torchmeta": by_torchmeta,
+}
+MODULES = {
+    "learn2learn": ["learn2learn.algorithms"],
+    "higher": ["higher"],
+    "torchopt": ["torchopt"],
+    "torchmeta": ["torchmeta.modules", "torchmeta.utils.gradient_based"],
+    "easyfsl": ["easyfsl.methods"],  # races in distances.py, as KeOps does
+    "pykeops": ["pykeops.torch"],
+}
+
+
+def mlp(params, linear=nn.Linear, sequential=nn.Sequential):
+    """A model whose parameters, in the order of `params`, share their memory; a model instead of `params`: one like it."""
+    if isinstance(params, nn.Module):
+        return copy.deepcopy(params)
+    modules = []
+    for weight, bias in pairs(params):
+        layer = linear(*reversed(weight.shape))
+        layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+        modules += [layer, nn.ReLU()]
+    return sequential(*modules[:-1])
+
+
+def learned(tree):
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor) and t.requires_grad]
+
+
+def mean_over_tasks(of_task, arguments, leaves):
+    """The mean query loss and its gradients to `leaves`, and to the inputs that need them."""
+    leaves = [*leaves, *learned(arguments[2:])]
+
+    def run():
+        losses = [of_task(*task) for task in zip(*arguments[2:], strict=True)]
+        value = torch.stack(losses).mean()
+        return value.detach(), *torch.autograd.grad(value, leaves)
+
+    return run
+
+
+def installed(name):
+    """What is used of a library; () where it is not installed."""
+    found = [imported(module) for module in MODULES[name]]
+    return () if None in found else found

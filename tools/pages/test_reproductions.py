@@ -1,0 +1,181 @@
+"""The commands of docs/reproductions.md: what they put into the files of results, and that pages and pictures are those files'."""
+
+import importlib
+import math
+import re
+import sys
+import types
+
+import pytest
+import torch
+
+from harness.archives import characters, drawing, write
+from harness.places import ROOT
+
+EXAMPLES = ROOT / "examples"
+MODULES = ("lake", "learners", "omniglot", "records", "reproductions", "sinusoid")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """The examples as modules, on one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        for name in (*MODULES, "common", "few_shot", "figures", "persist"):
+            patch.delitem(sys.modules, name, raising=False)  # another folder's
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def omniglot(examples, tmp_path_factory):
+    """Runs the command, with a tiny budget, on archives of 5 and 3 small alphabets; the rows of its file of results."""
+    root = tmp_path_factory.mktemp("omniglot")
+    small1 = {f"Alphabet{n}": 5 for n in range(5)}
+    for archive, layout in (
+        ("images_background_small1", small1),
+        ("images_background_small2", dict.fromkeys(examples.omniglot.UNSEEN, 7)),
+    ):
+        write(root, archive, characters(archive, layout))
+
+    def run(out, *words):
+        common = ["--root", root, "--hidden", 4, "--tasks", 2, "--steps", 2, "--eval-tasks", 4, "--results", out]
+        args = examples.omniglot.options().parse_args([*map(str, (*common, *words))])
+        torch.manual_seed(args.seed)
+        examples.omniglot.main(args)
+        return examples.records.load(out)
+
+    run.root = root
+    return run
+
+
+def test_every_learner_gets_a_row(examples, omniglot, tmp_path):
+    out, saved = tmp_path / "new" / "results.json", tmp_path / "protonet.pt"
+    omniglot(out, "--learner", "protonet", "--ways", 3, 5, "--shots", 1, 2, "--save", saved)
+    for learner in examples.omniglot.RECIPES:
+        if learner != "protonet":
+            omniglot(out, "--learner", learner, *(["--embedding", saved] if learner == "leo" else []))
+    rows = examples.records.load(out)
+    assert [(row["ways"], row["shots"]) for row in rows[:4]] == [(3, 1), (3, 2), (5, 1), (5, 2)]
+    assert [row["learner"] for row in rows[4:]] == [name for name in examples.omniglot.RECIPES if name != "protonet"]
+    assert {*examples.omniglot.RECIPES} == {*examples.learners.OF_IMAGES} == {*examples.reproductions.NAMES}
+    for row in rows:
+        mean, half_width = row["accuracy"]
+        assert 0 <= mean <= 100 and math.isfinite(half_width) and row["seconds"] >= 0 and row["network"] == "Conv4-4"
+        assert row["recipe"]["tasks"] == row["recipe"]["steps"] == 2
+    assert rows[-1]["learner"] == "leo" and rows[-1]["embedding"]["learner"] == "protonet"
+
+
+def test_a_repeated_training_is_the_same_and_takes_the_place_of_its_row(omniglot, tmp_path):
+    first, again, other = (
+        omniglot(tmp_path / "results.json", "--learner", "maml", "--seed", seed) for seed in (0, 0, 1)
+    )
+    assert [row["seed"] for row in other] == [0, 1] and len(again) == 1
+    assert first[0] | {"seconds": 0} == again[0] | {"seconds": 0}
+
+
+def test_leo_leaves_the_embedding_as_it_was(examples, omniglot, tmp_path):
+    omniglot(tmp_path / "results.json", "--learner", "protonet", "--save", tmp_path / "protonet.pt")
+    options = ["--learner", "leo", "--embedding", tmp_path / "protonet.pt", "--save", tmp_path / "leo.pt"]
+    omniglot(tmp_path / "results.json", *options)
+    encoder, leo = (examples.omniglot.load(tmp_path / f"{name}.pt")[0] for name in ("protonet", "leo"))
+    for name, value in encoder.encoder.state_dict().items():
+        assert torch.equal(value, leo.embedding.state_dict()[name]), name
+
+
+def test_one_training_is_for_one_number_of_ways(omniglot, tmp_path):
+    with pytest.raises(ValueError, match=r"maml is trained for one number .*, got --ways \[3, 5\] --shots \[1\]"):
+        omniglot(tmp_path / "results.json", "--learner", "maml", "--ways", 3, 5)
+
+
+def run_of_lake(number, answers):
+    """`answers`: of each new drawing, the class of its label; it is drawn as the class of its own number."""
+    name = f"run{number:02}"
+    drawn = [drawing(way // 7, way % 7) for way in range(20)]
+    training = {f"{name}/training/class{way + 1:02}.png": image for way, image in enumerate(drawn)}
+    test = {f"{name}/test/item{item + 1:02}.png": image for item, image in enumerate(drawn)}
+    lines = [
+        f"{name}/test/item{item + 1:02}.png {name}/training/class{way + 1:02}.png" for item, way in enumerate(answers)
+    ]
+    return training | test | {f"{name}/class_labels.txt": "\n".join(lines).encode()}
+
+
+@pytest.fixture
+def lake(examples, omniglot):
+    """Runs lake.py on an archive of the official layout."""
+
+    def run(runs, *words):
+        args = examples.lake.options().parse_args([*map(str, ("--runs", runs, *words))])
+        torch.manual_seed(args.seed)
+        examples.lake.main(args)
+
+    return run
+
+
+def test_lake_counts_the_wrong_answers_of_each_run(examples, omniglot, lake, tmp_path, capsys):
+    omniglot(tmp_path / "x.json", "--learner", "protonet", "--save", tmp_path / "protonet.pt")
+    right, five_wrong = list(range(20)), [1, 2, 3, 4, 0, *range(5, 20)]
+    members = run_of_lake(1, right) | run_of_lake(2, five_wrong)
+    for folder in ("", "all_runs/"):  # at the archive's root, or in a folder
+        path = write(tmp_path, "all_runs", {folder + name: data for name, data in members.items()})
+        lake(path, "--trained", tmp_path / "protonet.pt", "--results", tmp_path / "lake.json")
+        text = capsys.readouterr().out
+        assert re.findall(r"^(run\d+) +(\d+) %$", text, re.M) == [("run01", "0"), ("run02", "25")]
+        assert "protonet: 12.5 ± " in text and "% wrong in 2 runs" in text
+    (row,) = examples.records.load(tmp_path / "lake.json")
+    assert row["error"][0] == 12.5 and row["runs"] == 2
+
+
+def test_lake_trains_a_learner_where_none_is_given(omniglot, lake, tmp_path, capsys):
+    path = write(tmp_path, "all_runs", run_of_lake(1, range(20)) | run_of_lake(2, range(20)))
+    budget = ["--hidden", 4, "--tasks", 1, "--steps", 1]
+    lake(path, "--root", omniglot.root, "--learner", "maml", *budget)
+    assert "maml: " in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_the_runs_is_said(omniglot, lake, tmp_path):
+    omniglot(tmp_path / "x.json", "--learner", "maml", "--ways", 5, "--save", tmp_path / "maml.pt")
+    run = run_of_lake(1, range(20))
+    missing = {name: data for name, data in run.items() if "item07" not in name}
+    for members, said in (
+        ({"readme": b""}, "--runs must hold runNN/class_labels.txt, got none"),
+        (run_of_lake(1, [0] * 20), "--runs must pair 20 drawings with 20 classes"),
+        (missing, "--runs must hold every drawing of run01/class_labels.txt, got none: .*item07"),
+        (run, "--trained must have 20 outputs, got a maml of 5"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            lake(write(tmp_path, "all_runs", members), "--trained", tmp_path / "maml.pt")
+    (tmp_path / "broken.zip").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match="--runs must be a sound zip file"):
+        lake(tmp_path / "broken.zip", "--trained", tmp_path / "maml.pt")
+
+
+def test_sinusoids_get_a_row(examples, tmp_path):
+    out = tmp_path / "results.json"
+    words = ["--steps", "3", "--tasks", "4", "--eval-tasks", "20", "--results", str(out)]
+    for learner in ("maml", "meta-sgd"):
+        examples.sinusoid.main(examples.sinusoid.options().parse_args([*words, "--learner", learner]))
+    rows = examples.records.load(out)
+    assert [row["learner"] for row in rows] == ["maml", "meta-sgd"]
+    assert all(list(row["mse"]) == ["0", "1", "5", "10"] for row in rows)
+
+
+def test_the_pages_are_those_of_the_results(examples):
+    for page, text in examples.reproductions.pages().items():
+        assert page.read_text() == text, f"{page.name}: make reproductions"
+
+
+def texts(path):
+    return re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
+
+
+def test_the_pictures_are_those_of_the_results(examples, tmp_path):
+    """By their texts, numbers among them: the lines depend on matplotlib's version."""
+    examples.reproductions.draw(tmp_path)
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn == sorted(path.name for path in (ROOT / "docs/pictures").iterdir())
+    for name in drawn:
+        assert len(texts(tmp_path / name)) > 10
+        assert texts(tmp_path / name) == texts(ROOT / "docs/pictures" / name), f"{name}: make reproductions"
