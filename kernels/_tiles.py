@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,8 +48,9 @@ def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:
     return {**options, "BLOCK_E": power_of_two(query.shape[2], 16, widest), "TIGHT": query.element_size() == 2}
 
 
-def temperature_arguments(temperature: float | Tensor) -> tuple[Tensor | None, float]:
-    return (temperature, 1.0) if isinstance(temperature, Tensor) else (None, temperature)
+def temperature_arguments(temperature: float | Tensor) -> dict[str, Any]:
+    tensor, value = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, temperature)
+    return {"temperature_tensor": tensor, "temperature_value": value}
 
 
 def kept_tensors(query: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor | None, ...]:
@@ -58,6 +60,10 @@ def kept_tensors(query: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor
     if metric != "cosine":
         return nearest, torch.empty_like(nearest), None, None
     return nearest, torch.empty_like(nearest), torch.empty_like(nearest), nearest.new_empty(prototypes.shape[:2])
+
+
+def kept_arguments(kept: Sequence[Tensor | None]) -> dict[str, Any]:
+    return dict(zip(("nearest", "log_sum", "query_scale", "prototype_scale"), kept, strict=True))
 
 
 def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ._distance import INFINITY, accurate_log, distance_block, load_rate, online_log_sum_exp, row_scale
 from ._distance_bwd import distance_gradients
 from ._launch import accumulator, dense, launch, power_of_two, task_rows, triton_dtype
-from ._tiles import kept_tensors, temperature_arguments, tile_options
+from ._tiles import kept_arguments, kept_tensors, temperature_arguments, tile_options
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def _matching_log_probs_fwd_kernel(
     nearest,
     log_sum,
     query_scale,
-    support_scale,
+    prototype_scale,
     query_stride,
     support_stride,
     row_stride,
@@ -94,8 +94,8 @@ def _matching_log_probs_fwd_kernel(
         class_least, class_total = _class_log_sum_exp(
             class_least, class_total, distance, member, first, classes, rate, BLOCK_C
         )
-        if support_scale is not None:
-            tl.store(support_scale + task * row_stride + s, s_scale, s < tl.where(q_block + first == 0, S, 0))
+        if prototype_scale is not None:
+            tl.store(prototype_scale + task * row_stride + s, s_scale, s < tl.where(q_block + first == 0, S, 0))
     k = first + tl.arange(0, BLOCK_C)
     out = (least[:, None] - class_least) * rate + accurate_log(class_total) - accurate_log(total)[:, None]
     inside = (q[:, None] < Q) & (k[None, :] < N)
@@ -128,20 +128,20 @@ def matching_log_probs_fwd(
         _matching_log_probs_fwd_kernel,
         tasks * triton.cdiv(queries, options["BLOCK_Q"]) * triton.cdiv(num_classes, block_c),
         query,
-        q,
-        s,
-        labels.contiguous(),
-        *temperature_arguments(temperature),
-        log_probs,
-        kept_log_probs,
-        *kept,
-        task_rows(q),
-        task_rows(s),
-        examples if len(s) > 1 else 0,
-        queries,
-        examples,
-        num_classes,
-        features,
+        query=q,
+        support=s,
+        labels=labels.contiguous(),
+        **temperature_arguments(temperature),
+        log_probs=log_probs,
+        kept_log_probs=kept_log_probs,
+        **kept_arguments(kept),
+        query_stride=task_rows(q),
+        support_stride=task_rows(s),
+        row_stride=examples if len(s) > 1 else 0,
+        Q=queries,
+        S=examples,
+        N=num_classes,
+        D=features,
         dtype=triton_dtype(query),
         METRIC=metric,
         BLOCK_C=block_c,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ._distance import INFINITY, accurate_log, distance_block, load_rate, online_log_sum_exp, row_scale
 from ._distance_bwd import distance_gradients
 from ._launch import accumulator, dense, launch, task_rows, triton_dtype
-from ._tiles import kept_tensors, temperature_arguments, tile_options
+from ._tiles import kept_arguments, kept_tensors, temperature_arguments, tile_options
 
 
 @triton.jit(do_not_specialize=("query_stride", "prototypes_stride", "scale_stride", "Q", "N"))
@@ -104,18 +104,18 @@ def proto_log_softmax_fwd(
         _proto_log_softmax_fwd_kernel,
         tasks * triton.cdiv(queries, options["BLOCK_Q"]),
         query,
-        q,
-        c,
-        *temperature_arguments(temperature),
-        log_probs,
-        distances,
-        *kept,
-        task_rows(q),
-        task_rows(c),
-        ways if len(c) > 1 else 0,
-        queries,
-        ways,
-        features,
+        query=q,
+        prototypes=c,
+        **temperature_arguments(temperature),
+        log_probs=log_probs,
+        distances=distances,
+        **kept_arguments(kept),
+        query_stride=task_rows(q),
+        prototypes_stride=task_rows(c),
+        scale_stride=ways if len(c) > 1 else 0,
+        Q=queries,
+        N=ways,
+        D=features,
         dtype=triton_dtype(query),
         METRIC=metric,
         ONE_BLOCK=one_block,

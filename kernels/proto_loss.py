@@ -16,7 +16,7 @@ from torch import Tensor
 from ._distance import INFINITY, accurate_log, distance_block, divide, load_rate, online_log_sum_exp, row_scale
 from ._distance_bwd import distance_gradients
 from ._launch import accumulator, counters, dense, launch, task_rows, triton_dtype
-from ._tiles import kept_tensors, temperature_arguments, tile_options
+from ._tiles import kept_arguments, kept_tensors, temperature_arguments, tile_options
 
 
 @triton.jit(do_not_specialize=("query_stride", "prototypes_stride", "scale_stride", "Q", "N", "ignore_index"))
@@ -138,22 +138,22 @@ def proto_loss_fwd(
         _proto_loss_fwd_kernel,
         tasks * blocks,
         query,
-        q,
-        c,
-        targets.contiguous(),
-        *temperature_arguments(temperature),
-        losses,
-        parts,
-        None if parts is None else counters(query, tasks),
-        counts,
-        *kept,
-        task_rows(q),
-        task_rows(c),
-        ways if len(c) > 1 else 0,
-        queries,
-        ways,
-        features,
-        ignore_index,
+        query=q,
+        prototypes=c,
+        targets=targets.contiguous(),
+        **temperature_arguments(temperature),
+        losses=losses,
+        parts=parts,
+        counter=None if parts is None else counters(query, tasks),
+        counts=counts,
+        **kept_arguments(kept),
+        query_stride=task_rows(q),
+        prototypes_stride=task_rows(c),
+        scale_stride=ways if len(c) > 1 else 0,
+        Q=queries,
+        N=ways,
+        D=features,
+        ignore_index=ignore_index,
         dtype=triton_dtype(query),
         METRIC=metric,
         MEAN=reduction == "mean",
