@@ -17,7 +17,8 @@ constexpr int64_t padded(int64_t width) {
   return (width + kLanes<R> - 1) / kLanes<R> * kLanes<R>;
 }
 
-// Vectors across a tile of products, and its rows: as many as leave registers for the vectors of B and the number from A.
+// Vectors across a tile of products, and its rows: as many as leave registers for the vectors of B and the number from A. Of the shapes
+// that do, these were the fastest on an AMD EPYC, AVX2 and AVX-512, 2026-11-25.
 constexpr int kAcross = 3;
 template <class R>
 constexpr int rows_of(int across) {

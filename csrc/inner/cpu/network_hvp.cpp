@@ -8,7 +8,8 @@
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-constexpr int64_t kFewTasks = 8, kPart = 32;  // parts of tasks in all; examples in a part, at least
+// Parts of tasks in all, and examples in a part, at least: enough for 8 threads, long enough for a product (not tuned further).
+constexpr int64_t kFewTasks = 8, kPart = 32;
 
 // Into how many parts a task's examples are split: the same for any number of threads, so that sums are too.
 template <class R, class N>

@@ -14,6 +14,7 @@ namespace fastmeta::cuda {
 
 constexpr int kWarp = 32, kGroup = 16;
 constexpr unsigned kAllLanes = 0xffffffffu;
+// From the registers and bank conflicts that the gates count, not from a GPU (2026-11-24).
 constexpr int kShortSum = 64;    // long sums are sums of short ones, so that errors do not grow with their length
 constexpr int kMinDot = kGroup;  // inner dimension from which lanes share it; below, strided columns conflict little
 

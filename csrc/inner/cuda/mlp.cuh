@@ -5,6 +5,20 @@
 // size does not depend on the number of tasks, so that it stays in L2. Parameters, directions and inputs that are only read
 // and do not fit are read where they are. Every phase ends with a barrier; sums run in a fixed order. One task costs n P
 // multiply-adds forward, 2 n P backward, and twice that again for the tangents.
+//
+// Words of the CUDA kernels:
+//   task      one task's network, parameters and examples; by task, a block owns it, else all tasks go through a layer together
+//   need      what an op does with a task, from which the arrays of a block follow: Need
+//   arena     a block's memory in pieces, shared memory first, then its slice of the workspace: Arena
+//   layer     a layer of one task with its arrays: x inputs, z before the activation, a after it; slope and curve, the
+//             activation's derivatives; d = dL/dz; r before a name: its tangent along the direction v
+//   pass      forward or backward over all layers, alone or with tangents: mlp_passes.cuh
+//   stage     a pass of the inner loop: descend (a step), query (the loss after all steps), chain (a step back): mlp_inner.cuh
+//   sink      where an element of a gradient goes: into memory, added to a base, times a rate, or into a sum: mlp_gradient_sink.cuh
+//   tile      64 x 64 numbers of a product that a block of 128 threads owns, layer by layer: mlp_tiles.cuh
+//   slice     16 columns of A and rows of B for a tile, in shared memory: mlp_tile_memory.cuh
+//   store     what becomes of a tile's sums: activation, gate, sink: mlp_stores.cuh
+//   by task / by layer   the two ways of a call, and how one is chosen: mlp_launch.cuh
 #pragma once
 #include "inner/mlp.h"
 #include "inner/cuda/matmul.cuh"

@@ -13,7 +13,7 @@ template <class R>
 struct Inner {
   Task<R>& s;
   const MlpRates<const R>& rates;
-  const MlpRates<R>& drates;                 // [T, ...]; null: not asked for
+  const MlpRates<R>& drates;              // [T, ...]; null: not asked for
   const ExampleGrads<R>&support, &query;  // of all tasks
   int64_t steps, task;
   bool first_order;

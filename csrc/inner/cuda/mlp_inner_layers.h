@@ -104,7 +104,7 @@ struct Inner {
     net.params = theta;
     net.direction = as_const(direction);
     forward(queue, net, tangent);
-    const Slices<R> to_y{dy, n * net.shape.width[net.task.layers]}, to_x{dx, n * net.shape.width[0]};
+    const TaskTensor<R> to_y{dy, n * net.shape.width[net.task.layers]}, to_x{dx, n * net.shape.width[0]};
     output(queue, net, {nullptr, {to_y, R(-1), {first ? nullptr : dy, to_y.stride}}, tangent});
     backward(queue, net, tangent);
     rate_gradients(step, v, first || drates.per_step);
@@ -139,7 +139,7 @@ struct Inner {
     for_each_tensor(net.task, [&](int tensor, int, int size) {
       R* dalpha = rates_of(drates, tensor, size, step, steps, 0);
       const int64_t stride = (drates.per_step ? steps : 1) * size;
-      Target<R>& target = to.of[tensor];
+      Sinks<R>& target = to.of[tensor];
       target.scale = R(-1);
       target.factor = slices_of(v, tensor);
       target.per_element = true;

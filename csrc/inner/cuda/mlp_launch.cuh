@@ -10,6 +10,7 @@
 
 namespace fastmeta::cuda {
 
+// No GPU has measured these: they follow from registers, shared memory and the estimates above (2026-11-25, tools/gpu.md).
 constexpr int kThreadsPerMultiprocessor = 512;  // 128 registers each
 constexpr int64_t kSmallTask = 1024;            // elements of the largest matrix product below which half the threads do
 constexpr int64_t kLargeTask = 1 << 20;         // multiply-adds of a pass from which few tasks go by layer

@@ -52,7 +52,7 @@ struct RateSums {
   int64_t tiles, of_layer[kMaxLayers];
   int layers;
   bool shared, first;
-  Slices<R> drate[2 * kMaxLayers];
+  TaskTensor<R> drate[2 * kMaxLayers];
 };
 
 template <class R>
@@ -109,7 +109,7 @@ void multiply(Queue& queue, const MlpShape& shape, const Product<R, Store>& prod
 
 // The inputs of a layer, and their tangent, of which the first layer has none.
 template <class R>
-Slices<const R> inputs(const Net<R>& net, int layer, bool tangent = false) {
+TaskTensor<const R> inputs(const Net<R>& net, int layer, bool tangent = false) {
   const int64_t n = net.examples.count;
   if (!layer) return {net.examples.x, n * net.task.layer[0].in};
   const Layer<R>& below = net.task.layer[layer - 1];
@@ -166,7 +166,7 @@ void backward(Queue& queue, const Net<R>& net, bool tangent) {
   const int n = int(net.examples.count);
   for (int l = net.task.layers - 1; l > 0; l--) {
     const Layer<R>&y = net.task.layer[l], &below = net.task.layer[l - 1];
-    const Slices<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
+    const TaskTensor<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
     multiply<Form::backward>(queue, net.shape,
                              Product<R, Gated<R>>{n,
                                                   y.in,
@@ -195,7 +195,7 @@ void output(Queue& queue, const Net<R>& net, const Output<R>& what) {
 }
 
 template <class R>
-void sum_rates(Queue& queue, const Net<R>& net, const Products<R, Sunk<R>>& products, const Sums<R>& sums) {
+void sum_rates(Queue& queue, const Net<R>& net, const Products<R, IntoSink<R>>& products, const Sums<R>& sums) {
   const MlpRates<R>& drates = sums.drates;
   RateSums<R> c{products.partial, products.tiles, {}, products.count, drates.shared, sums.first, {}};
   for (int l = 0; l < products.count; l++) c.of_layer[l] = products.item[l].tiles();
@@ -207,15 +207,15 @@ void sum_rates(Queue& queue, const Net<R>& net, const Products<R, Sunk<R>>& prod
 template <class R>
 void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& targets, const Sums<R>& sums) {
   const int n = int(net.examples.count), inputs_tensor = 2 * net.task.layers;
-  Products<R, Sunk<R>> products{0, 0, nullptr, {}};
+  Products<R, IntoSink<R>> products{0, 0, nullptr, {}};
   bool summed = false;
   for (int tensor = 0; tensor < inputs_tensor; tensor++) summed = summed || targets.of[tensor].sums;
   for (int l = 0; l < net.task.layers; l++) {
     const Layer<R>& y = net.task.layer[l];
-    const Target<R>&of_weight = targets.of[2 * l], &of_bias = targets.of[2 * l + 1];
+    const Sinks<R>&of_weight = targets.of[2 * l], &of_bias = targets.of[2 * l + 1];
     if (!of_weight.asked() && !of_bias.asked() && !summed) continue;
-    const Slices<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
-    Product<R, Sunk<R>> p{y.out, y.in, n, tangent && l ? 2 : 1, {tangent ? rd : d, d}, {inputs(net, l)}, {of_weight}, of_bias};
+    const TaskTensor<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
+    Product<R, IntoSink<R>> p{y.out, y.in, n, tangent && l ? 2 : 1, {tangent ? rd : d, d}, {inputs(net, l)}, {of_weight}, of_bias};
     p.b[1] = inputs(net, l, true);
     products.item[products.count++] = p;
   }
@@ -224,9 +224,9 @@ void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& 
   if (summed) sum_rates(queue, net, products, sums);
   if (!targets.of[inputs_tensor].asked()) return;
   const Layer<R>& y = net.task.layer[0];
-  const Slices<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
-  Product<R, Sunk<R>> p{n, y.in, y.out, tangent ? 2 : 1, {tangent ? rd : d, d}, {slices_of(net.params, 0)}, {targets.of[inputs_tensor]},
-                        {}};
+  const TaskTensor<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
+  Product<R, IntoSink<R>> p{n, y.in, y.out, tangent ? 2 : 1, {tangent ? rd : d, d}, {slices_of(net.params, 0)}, {targets.of[inputs_tensor]},
+                            {}};
   p.b[1] = slices_of(net.direction, 0);
   multiply<Form::backward>(queue, net.shape, p);
 }

@@ -2,7 +2,7 @@
 // mlp_layers.cu. A pass costs a launch for each layer (two with tangents); the gradients of all parameters are one.
 #pragma once
 #include "inner/cuda/mlp.cuh"
-#include "inner/cuda/mlp_sink.cuh"
+#include "inner/cuda/mlp_gradient_sink.cuh"
 
 namespace fastmeta::cuda {
 
@@ -33,9 +33,9 @@ class Queue {
 namespace layerwise {
 
 template <class P>
-Slices<P> slices_of(const MlpParams<P>& params, int tensor) {
+TaskTensor<P> slices_of(const MlpParams<P>& params, int tensor) {
   const int l = tensor / 2;
-  return tensor % 2 ? Slices<P>{params.bias[l], params.bias_stride[l]} : Slices<P>{params.weight[l], params.weight_stride[l]};
+  return tensor % 2 ? TaskTensor<P>{params.bias[l], params.bias_stride[l]} : TaskTensor<P>{params.weight[l], params.weight_stride[l]};
 }
 
 // What the passes work on. The arrays of task.layer are those of all tasks, [T, n, width]; parameters lie in params.
@@ -62,7 +62,7 @@ void backward(Queue& queue, const Net<R>& net, bool tangent = false);
 template <class R>
 struct Output {
   R* loss = nullptr;  // [T]; null: not asked for
-  Target<R> dy;       // takes -d, or with `tangent` -rd
+  Sinks<R> dy;        // takes -d, or with `tangent` -rd
   bool tangent = false;
   const R* dloss = nullptr;  // [T]; null: 0
 };
@@ -72,7 +72,7 @@ void output(Queue& queue, const Net<R>& net, const Output<R>& what);
 // Of every parameter tensor, 2 l for W of layer l and 2 l + 1 for b, and of the inputs, 2 L.
 template <class R>
 struct Targets {
-  Target<R> of[2 * kMaxLayers + 1];
+  Sinks<R> of[2 * kMaxLayers + 1];
 };
 
 // The gradients that a caller asks for; and those to mse's targets.
@@ -85,7 +85,7 @@ Targets<R> asked(const Net<R>& net, const MlpParams<R>& dparams, R* dx) {
 }
 
 template <class R>
-Target<R> of_targets(const Net<R>& net, R* dy) {
+Sinks<R> of_targets(const Net<R>& net, R* dy) {
   return {{dy, net.examples.count * net.shape.width[net.shape.layers]}};
 }
 
@@ -102,8 +102,8 @@ void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& 
 // out = factor in; no factor: 1; no in: 0.
 template <class R>
 struct Scaled {
-  Slices<R> out;
-  Slices<const R> in, factor;
+  TaskTensor<R> out;
+  TaskTensor<const R> in, factor;
   bool per_element;
   int64_t size;
 };

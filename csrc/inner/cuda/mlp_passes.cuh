@@ -3,7 +3,7 @@
 // function would spend a quarter of a product's instructions on the memory descriptor.
 #pragma once
 #include "inner/cuda/mlp_output.cuh"
-#include "inner/cuda/mlp_sink.cuh"
+#include "inner/cuda/mlp_gradient_sink.cuh"
 
 namespace fastmeta::cuda {
 
@@ -142,7 +142,7 @@ template <class R>
 struct Asked {
   const MlpParams<R>& dparams;  // [T, ...]
   int64_t task;
-  int inputs;                // 2 L
+  int inputs;             // 2 L
   ExampleGrads<R> grads;  // of this task
 
   __device__ __forceinline__ Sink<R> sink(int tensor, int, int, bool) const {

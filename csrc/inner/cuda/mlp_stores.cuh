@@ -1,14 +1,14 @@
 // What becomes of the sums of a product in tiles: store.of(task, size of C)(element, column, sum, thread's sum), once for each.
 #pragma once
 #include "inner/cuda/mlp_output.cuh"
-#include "inner/cuda/mlp_sink.cuh"
+#include "inner/cuda/mlp_gradient_sink.cuh"
 
 namespace fastmeta::cuda {
 
 // z -> a = activation(z + bias); slope, curve where asked for. Arrays of all tasks, as those of the other stores.
 template <class R>
 struct Activated {
-  Slices<const R> bias;
+  TaskTensor<const R> bias;
   R *a, *slope, *curve;
   Activation kind;
 
@@ -25,7 +25,7 @@ struct Activated {
 // rz -> ra = slope (rz + bias); bend = curve (rz + bias), in the place of curve.
 template <class R>
 struct ActivatedTangent {
-  Slices<const R> bias;
+  TaskTensor<const R> bias;
   const R* slope;  // null in the last layer
   R *ra, *bend;
   Activation kind;
@@ -70,8 +70,8 @@ struct GatedTangent {
 
 // A gradient goes where a sink takes it; one that is not asked for into the thread's sum.
 template <class R>
-struct Sunk {
-  Target<R> target;
+struct IntoSink {
+  Sinks<R> target;
 
   __device__ auto of(int64_t task, int64_t) const {
     Sink<R> sink = target.of(task);

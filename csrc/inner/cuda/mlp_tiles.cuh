@@ -3,11 +3,11 @@
 //
 // A block of 128 threads owns a tile of one task's C, in registers. Slices of A and B, 16 deep, go through shared memory, with
 // 128-bit loads where the matrix allows them: the next one is on its way in registers while the threads multiply the last
-// (mlp_slices.cuh), so that a slice costs one barrier. There it lies as [depth][row], its rows permuted so that writing it, along
+// (mlp_tile_memory.cuh), so that a slice costs one barrier. There it lies as [depth][row], its rows permuted so that writing it, along
 // the rows or along the depth, meets no bank twice. Elements of A come N / 64 times, those of B M / 64 times, from L2. Every sum
 // runs along the inner dimension, in one order. What becomes of it: mlp_stores.cuh.
 #pragma once
-#include "inner/cuda/mlp_slices.cuh"
+#include "inner/cuda/mlp_tile_memory.cuh"
 #include "inner/cuda/mlp_stores.cuh"
 
 namespace fastmeta::cuda {
@@ -24,9 +24,9 @@ enum class Form { forward, backward, weights };
 template <class R, class Store>
 struct Product {
   int M, N, K, pieces;  // pieces: the number of products in the sum
-  Slices<const R> a[2], b[2];
+  TaskTensor<const R> a[2], b[2];
   Store store;
-  Target<R> bias;  // weights: of the sums over K of A_1
+  Sinks<R> bias;  // weights: of the sums over K of A_1
 
   __host__ __device__ int64_t tiles() const { return tiles_of(M, N); }
 };

@@ -5,7 +5,8 @@
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-constexpr int64_t kPart = 512;
+// Measured on an AMD EPYC, 2 cores, AVX-512, 2026-11-24.
+constexpr int64_t kPart = 512;      // elements
 constexpr int64_t kPartGrain = 32;  // parts that are worth another thread
 
 template <class R>

@@ -23,7 +23,7 @@ struct Sink {
 
 // A tensor of every task; stride 0: one for all.
 template <class P>
-struct Slices {
+struct TaskTensor {
   P* data = nullptr;
   int64_t stride = 0;
 
@@ -32,10 +32,10 @@ struct Slices {
 
 // The sinks of all tasks.
 template <class R>
-struct Target {
-  Slices<R> out;
+struct Sinks {
+  TaskTensor<R> out;
   R scale = 1;
-  Slices<const R> base, factor;
+  TaskTensor<const R> base, factor;
   bool per_element = false, sums = false;
 
   __host__ __device__ bool asked() const { return out.data || sums; }

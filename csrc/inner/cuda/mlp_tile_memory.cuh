@@ -7,6 +7,7 @@
 
 namespace fastmeta::cuda {
 
+// From the registers, memory requests and bank conflicts that the gates count, not from a GPU (2026-11-25).
 constexpr int kTileSide = 64, kDepth = 16, kTileThreads = 128;
 constexpr int kPitch = kTileSide + 8;  // of a slice in shared memory
 
