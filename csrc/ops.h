@@ -6,6 +6,10 @@
 //
 // `needs`: one bool for each flat input. `saved`: what forward keeps for backward; backward may come without it, as (). A forward that
 // declines its arguments (a TypeError or ValueError in C++) answers the reason, a str: declining() in runtime/pybind.h.
+//
+// A loss whose forward finds the gradients too has both in one call:
+//
+//   <op>_value_and_grad(arguments..., needs)      -> (outputs, the gradients of their sum that are needed), or the reason
 #pragma once
 #include <cstdint>
 #include <string>
@@ -33,6 +37,9 @@ py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle
 py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
                          int64_t ignore_index, Str reduction, Handle needs);
 
+py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
+                                    Str reduction, Handle needs);
+
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
                                  Handle needs);
 py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, Handle support, Handle labels, Handle temperature,
@@ -56,6 +63,8 @@ py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle 
 template <class Call>
 py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
                            Handle needs);
+template <class Call>
+py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
 
 template <class Call>
 py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
@@ -80,5 +89,8 @@ py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, H
 template <class Call>
 py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
                                 Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
+template <class Call>
+py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
+                                           int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
 
 }  // namespace fastmeta

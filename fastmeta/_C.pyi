@@ -39,6 +39,17 @@ def proto_loss_fwd(
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
+def proto_loss_value_and_grad(
+    query: Any,
+    prototypes: Any,
+    targets: Any,
+    temperature: Any,
+    metric: str,
+    ignore_index: int,
+    reduction: str,
+    needs: Any,
+    /,
+) -> tuple[Any, ...] | str: ...
 def proto_loss_bwd(
     cotangents: Any,
     saved: Any,
@@ -74,6 +85,9 @@ def mlp_forward_bwd(
     cotangents: Any, saved: Any, params: Any, inputs: Any, activation: Any, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def mlp_loss_fwd(
+    params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
+) -> tuple[Any, ...] | str: ...
+def mlp_loss_value_and_grad(
     params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def mlp_loss_bwd(
@@ -128,6 +142,20 @@ def mlp_meta_loss_fwd(
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
+def mlp_meta_loss_value_and_grad(
+    params: Any,
+    rates: Any,
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    steps: int,
+    activation: Any,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...] | str: ...
 def mlp_meta_loss_bwd(
     cotangents: Any,
     saved: Any,
@@ -149,6 +177,9 @@ def conv_forward_bwd(
     cotangents: Any, saved: Any, params: Any, inputs: Any, blocks: Any, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def conv_loss_fwd(
+    params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
+) -> tuple[Any, ...] | str: ...
+def conv_loss_value_and_grad(
     params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def conv_loss_bwd(
@@ -190,6 +221,20 @@ def conv_adapt_bwd(
     /,
 ) -> tuple[Any, ...]: ...
 def conv_meta_loss_fwd(
+    params: Any,
+    rates: Any,
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    steps: int,
+    blocks: Any,
+    loss: str,
+    first_order: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...] | str: ...
+def conv_meta_loss_value_and_grad(
     params: Any,
     rates: Any,
     support_x: Any,

@@ -32,6 +32,7 @@ from .learners.proto_maml import ProtoMAML
 from .learners.protonet import ProtoNet
 from .learners.reptile import Reptile
 from .types import ConvBlock
+from .value_and_grad import value_and_grad
 
 __version__ = "0.1.0"
 
@@ -68,4 +69,5 @@ __all__ = [
     "sgd_step",
     "task_conv2d",
     "use_batch_statistics",
+    "value_and_grad",
 ]

@@ -15,7 +15,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,8 +61,54 @@ def direct(
     if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
         return None
     op = _native(name, layout, static, cores, forced())
-    answer = op.untransformed(flat) if op else None
+    if op is None:
+        return None
+    answer = op.untransformed(flat) if _asked.places is None else _asked.answer(name, args, static)
     return None if isinstance(answer, str) else answer
+
+
+class _Asked(threading.local):
+    """What `with_gradients` asks of the op that it calls: gradients to the arguments at `places`."""
+
+    places: tuple[int, ...] | None = None
+    gradients: list[Any] | None = None
+
+    def answer(self, name: str, args: tuple[Any, ...], static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
+        assert self.places is not None
+        needs: list[bool] = []
+        for i, x in enumerate(args):
+            wanted = i in self.places
+            needs += [wanted and y is not None for y in x] if isinstance(x, list | tuple) else [wanted]
+        answer = getattr(_dispatch._module(name, "ext"), f"{name}_value_and_grad")(*args, *static, tuple(needs))
+        if isinstance(answer, str):
+            return answer
+        outputs, found = answer
+        remaining = iter(found)
+        self.gradients = [
+            [None if y is None else next(remaining) for y in x] if isinstance(x, list | tuple) else next(remaining)
+            for x in (args[i] for i in sorted(self.places))
+        ]
+        return outputs  # type: ignore[no-any-return]
+
+
+_asked = _Asked()
+
+
+def with_gradients(
+    places: tuple[int, ...], op: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Any, list[Any] | None]:
+    """op(*args, **kwargs), of an op with a native `<op>_value_and_grad`, and the gradients of its sum to the arguments at `places`;
+    None in their place where the call did not go to the native kernel at once."""
+    _asked.places, _asked.gradients = places, None
+    try:
+        value = op(*args, **kwargs)
+        found = _asked.gradients
+    finally:
+        _asked.places = _asked.gradients = None
+    if found is None:
+        return value, None
+    order = sorted(places)
+    return value, [found[order.index(i)] for i in places]
 
 
 @functools.lru_cache(maxsize=CACHED)

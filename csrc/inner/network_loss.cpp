@@ -2,12 +2,12 @@
 #include "inner/mlp_call.h"
 
 namespace fastmeta {
+namespace {
 
+// The losses; and into `grads` each task's gradients that are asked for.
 template <class Call>
-py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs) {
-  const Call call(Call::kOps.loss, params, inputs, network, loss);
+Tensor losses(const Call& call, Handle targets, Gradients& grads) {
   const Tensor y = call.targets(targets, "targets", call.count()), value = call.inputs.empty(call.with_tasks({}));
-  Gradients grads(call, needs);
   const Tensors dparams = grads.for_params();
   const Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
   by_dtype(value.dtype(), [&](auto zero) {
@@ -18,7 +18,25 @@ py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle 
     args.grads = {dx.data<R>(), dy.data<R>()};
     launch(call, args, kernels<R>(call).loss);
   });
+  return value;
+}
+
+}  // namespace
+
+template <class Call>
+py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs) {
+  const Call call(Call::kOps.loss, params, inputs, network, loss);
+  Gradients grads(call, needs);
+  const Tensor value = losses(call, targets, grads);
   return py::make_tuple(py::make_tuple(value.object()), grads.made());
+}
+
+template <class Call>
+py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs) {
+  const Call call(Call::kOps.loss, params, inputs, network, loss);
+  Gradients grads(call, needs);
+  const Tensor value = losses(call, targets, grads);
+  return py::make_tuple(py::make_tuple(value.object()), grads.finish(grads.made(), Tensor()));
 }
 
 template <class Call>
@@ -30,9 +48,10 @@ py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handl
   return Gradients(call, needs).finish(made, loss_cotangent(call, cotangents));
 }
 
-#define INSTANTIATE(CALL)                                                                 \
-  template py::tuple network_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Str, Handle); \
-  template py::tuple network_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Str, Handle);
+#define INSTANTIATE(CALL)                                                                                 \
+  template py::tuple network_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Str, Handle);                 \
+  template py::tuple network_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Str, Handle); \
+  template py::tuple network_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Str, Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

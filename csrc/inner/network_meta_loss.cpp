@@ -2,15 +2,14 @@
 #include "inner/mlp_call.h"
 
 namespace fastmeta {
+namespace {
 
+// The query losses; and into `grads` each task's meta-gradients that are asked for.
 template <class Call>
-py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                int64_t steps, Handle network, Str loss, bool first_order, Handle needs) {
-  const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
-  const Tensors alpha = call.rates(rates, steps);
+Tensor losses(const Call& call, const Tensors& alpha, Handle support_y, Handle query_x, Handle query_y, int64_t steps, bool first_order,
+              Gradients& grads) {
   const Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
   const Tensor sy = call.targets(support_y, "support_y", call.count()), qy = call.targets(query_y, "query_y", call.count_of(qx));
-  Gradients grads(call, needs, alpha);
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
   const Tensor dsx = grads.for_examples(call.inputs), dsy = grads.for_examples(sy);
   const Tensor dqx = grads.for_examples(qx), dqy = grads.for_examples(qy);
@@ -27,7 +26,29 @@ py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, H
     args.query_grads = {dqx.data<R>(), dqy.data<R>()};
     launch(call, args, kernels<R>(call).meta_loss);
   });
+  return value;
+}
+
+}  // namespace
+
+template <class Call>
+py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
+                                int64_t steps, Handle network, Str loss, bool first_order, Handle needs) {
+  const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
+  const Tensors alpha = call.rates(rates, steps);
+  Gradients grads(call, needs, alpha);
+  const Tensor value = losses(call, alpha, support_y, query_x, query_y, steps, first_order, grads);
   return py::make_tuple(py::make_tuple(value.object()), grads.made());
+}
+
+template <class Call>
+py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
+                                           int64_t steps, Handle network, Str loss, bool first_order, Handle needs) {
+  const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
+  const Tensors alpha = call.rates(rates, steps);
+  Gradients grads(call, needs, alpha);
+  const Tensor value = losses(call, alpha, support_y, query_x, query_y, steps, first_order, grads);
+  return py::make_tuple(py::make_tuple(value.object()), grads.finish(grads.made(), Tensor()));
 }
 
 template <class Call>
@@ -40,10 +61,12 @@ py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, 
   return Gradients(call, needs, call.rates(rates, steps, false)).finish(made, loss_cotangent(call, cotangents));
 }
 
-#define INSTANTIATE(CALL)                                                                                                              \
-  template py::tuple network_meta_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle);  \
-  template py::tuple network_meta_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, \
-                                                 bool, Handle);
+#define INSTANTIATE(CALL)                                                                                                               \
+  template py::tuple network_meta_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle);   \
+  template py::tuple network_meta_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str,  \
+                                                 bool, Handle);                                                                         \
+  template py::tuple network_meta_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, \
+                                                            Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

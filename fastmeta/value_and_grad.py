@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from . import _check
+from . import reference as references
+from ._autograd import gradients
+from ._layout import flatten, tensors_of, unflatten
+from ._route import with_gradients
+from ._torch import any_requires_grad, is_plain
+
+NAME = "value_and_grad"
+FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")  # with a native <op>_value_and_grad
+
+
+def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
+    """A function that returns op(*args, **kwargs) and the gradients of its sum, as jax.value_and_grad does.
+
+    `op`: an op of fastmeta. `argnums`: which of the positional arguments the gradients are to. One number gives the gradient to that
+    argument, a sequence gives a tuple. A list argument, such as `params`, gives a list, None where it has None. The value keeps
+    the op's shape, `[T]` for a loss of T tasks: the tasks are independent, so the gradients of the sum hold each task's own.
+
+    On a CPU, `proto_loss`, `mlp_loss`, `mlp_meta_loss`, `conv_loss` and `conv_meta_loss` find both in one native call, and autograd
+    takes no part. The results then need no gradient. Where grad mode is on and an argument requires grad, they stay
+    differentiable, through autograd. Under torch.func, torch.compile and autocast the call goes through torch.func.vjp.
+
+    Errors: TypeError for another function, and for an argument that is no tensor of floating point; ValueError for a number that
+    is no argument's; else as the op. Source: the idiom is JAX's.
+
+    ```python
+    import torch
+    import fastmeta
+
+    loss_and_grad = fastmeta.value_and_grad(fastmeta.proto_loss, argnums=(0, 1))
+    query, prototypes = torch.randn(32, 75, 64), torch.randn(32, 5, 64)
+    targets = torch.randint(0, 5, (32, 75))
+    losses, (dquery, dprototypes) = loss_and_grad(query, prototypes, targets)
+    ```
+    """
+    name = getattr(op, "__name__", "")
+    if name not in references.__all__ or getattr(op, "__module__", "") not in (
+        f"fastmeta.distance.{name}",
+        f"fastmeta.inner.{name}",
+    ):
+        raise TypeError(f"{NAME}: op must be an op of fastmeta, got {_check.brief(op)}")
+    one = not isinstance(argnums, list | tuple)
+    numbers: list[Any] = [argnums] if one else list(argnums)  # type: ignore[arg-type]
+    places = tuple(_check.integer(NAME, "argnums", i, 0, 31) for i in numbers)
+    if len(set(places)) < max(len(places), 1):
+        raise ValueError(f"{NAME}: argnums must be at least one number, each another, got {argnums}")
+
+    def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        wanted = _wanted(name, places, args)
+        value, grads = None, None
+        if name in FUSED and is_plain() and not _stays_differentiable(args, kwargs):
+            value, grads = with_gradients(places, op, args, kwargs)
+        if grads is None:
+            value, grads = _by_autograd(op, places, wanted, args, kwargs)
+        # One rate for all goes to the op as a list of one.
+        found = tuple(
+            g[0] if isinstance(g, list) and isinstance(x, Tensor) else g for g, x in zip(grads, wanted, strict=True)
+        )
+        return value, found[0] if one else found
+
+    return run
+
+
+def _wanted(name: str, places: Sequence[int], args: Sequence[Any]) -> list[Any]:
+    """The arguments that the gradients are to, each a tensor or a list of tensors and None."""
+    if max(places) >= len(args):
+        raise ValueError(
+            f"{NAME}: argnums must be of positional arguments, got {max(places)} for the {len(args)} of {name}"
+        )
+    wanted = [args[i] for i in places]
+    for place, x in zip(places, wanted, strict=True):
+        items = x if isinstance(x, list | tuple) else [x]
+        for item in items:
+            if not (isinstance(item, Tensor) and item.is_floating_point()) and (item is not None or x is None):
+                raise TypeError(
+                    f"{NAME}: argument {place} of {name} must be of tensors of floating point, got {_check.brief(item)}"
+                )
+    return wanted
+
+
+def _stays_differentiable(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    return torch.is_grad_enabled() and any_requires_grad(*flatten((*args, *kwargs.values()))[0])
+
+
+def _by_autograd(
+    op: Callable[..., Any], places: Sequence[int], wanted: Sequence[Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Any, list[Any]]:
+    """The same for every op and wherever it is called: by torch.autograd, under transforms and tracing by torch.func."""
+    flat, layout = flatten(wanted)
+    there = [i for i, x in enumerate(flat) if x is not None]
+
+    def outputs_of(*tensors: Tensor) -> Any:
+        filled = list(flat)
+        for i, x in zip(there, tensors, strict=True):
+            filled[i] = x
+        given = list(args)
+        for place, x in zip(places, unflatten(filled, layout), strict=True):
+            given[place] = x
+        return op(*given, **kwargs)
+
+    tensors = [flat[i] for i in there]
+    if is_plain():
+        stays = _stays_differentiable(args, kwargs)
+        own = [x.view_as(x) if stays and x.requires_grad else x.detach().requires_grad_() for x in tensors]
+        with torch.enable_grad():
+            value = outputs_of(*own)
+            outputs = tensors_of(value)
+            found = gradients(outputs, own, [torch.ones_like(y) for y in outputs], create_graph=stays)
+        value = value if stays else tree_map_only(Tensor, Tensor.detach, value)
+    else:
+        value, pullback, *_ = torch.func.vjp(outputs_of, *tensors)
+        found = pullback(tree_map_only(Tensor, torch.ones_like, value))
+    grads: list[Any] = [None] * len(flat)
+    for i, g in zip(there, found, strict=True):
+        grads[i] = g
+    return value, unflatten(grads, layout)
