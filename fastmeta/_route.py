@@ -26,7 +26,7 @@ from . import _dispatch
 from ._autograd import Op, is_autocast
 from ._compile import traced
 from ._dispatch import CACHED, LOW_PRECISION, forced, op_on, run
-from ._layout import Layout, flatten, has_lists
+from ._layout import Layout, flatten, has_lists, unflatten
 from ._torch import is_plain, is_traced
 
 
@@ -63,7 +63,7 @@ def direct(
     op = _native(name, layout, static, cores, forced())
     if op is None:
         return None
-    answer = op.untransformed(flat) if _asked.places is None else _asked.answer(name, args, static)
+    answer = op.untransformed(flat) if _asked.places is None else _asked.answer(name, flat, layout, static)
     return None if isinstance(answer, str) else answer
 
 
@@ -73,22 +73,38 @@ class _Asked(threading.local):
     places: tuple[int, ...] | None = None
     gradients: list[Any] | None = None
 
-    def answer(self, name: str, args: tuple[Any, ...], static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
-        assert self.places is not None
-        needs: list[bool] = []
-        for i, x in enumerate(args):
-            wanted = i in self.places
-            needs += [wanted and y is not None for y in x] if isinstance(x, list | tuple) else [wanted]
-        answer = getattr(_dispatch._module(name, "ext"), f"{name}_value_and_grad")(*args, *static, tuple(needs))
+    def answer(
+        self, name: str, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
+    ) -> tuple[Tensor, ...] | str:
+        native, needs, listed = _with_gradients(name, layout, self.places, tuple([x is None for x in flat]))
+        args = unflatten(flat, layout) if listed else flat
+        answer = native(*args, *static, needs)
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        remaining = iter(found)
-        self.gradients = [
-            [None if y is None else next(remaining) for y in x] if isinstance(x, list | tuple) else next(remaining)
-            for x in (args[i] for i in sorted(self.places))
-        ]
+        self.gradients = _in_lists(found, args, self.places) if listed else list(found)
         return outputs  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _with_gradients(
+    name: str, layout: Layout, places: tuple[int, ...] | None, absent: tuple[bool, ...]
+) -> tuple[Callable[..., Any], tuple[bool, ...], bool]:
+    """The kernel that finds the gradients too, which of the flat arguments need one, and whether there are lists."""
+    assert places is not None
+    wanted = [i in places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
+    needs = tuple(need and not none for need, none in zip(wanted, absent, strict=True))
+    native = getattr(_dispatch._module(name, "ext"), f"{name}_value_and_grad")
+    return native, needs, any(length is not None for length in layout)
+
+
+def _in_lists(found: Sequence[Tensor], args: Sequence[Any], places: tuple[int, ...] | None) -> list[Any]:
+    """The gradients, in the order of the arguments, as these are: a list for a list, None for None."""
+    remaining = iter(found)
+    return [
+        [None if y is None else next(remaining) for y in x] if isinstance(x, list) else next(remaining)
+        for x in (args[i] for i in sorted(places or ()))
+    ]
 
 
 _asked = _Asked()
@@ -105,8 +121,8 @@ def with_gradients(
         found = _asked.gradients
     finally:
         _asked.places = _asked.gradients = None
-    if found is None:
-        return value, None
+    if found is None or len(places) == 1:
+        return value, found
     order = sorted(places)
     return value, [found[order.index(i)] for i in places]
 

@@ -54,10 +54,12 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     if len(set(places)) < max(len(places), 1):
         raise ValueError(f"{NAME}: argnums must be at least one number, each another, got {argnums}")
 
+    fused = name in FUSED
+
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         wanted = _wanted(name, places, args)
         value, grads = None, None
-        if name in FUSED and is_plain() and not _stays_differentiable(args, kwargs):
+        if fused and is_plain() and not _stays_differentiable(args, kwargs):
             value, grads = with_gradients(places, op, args, kwargs)
         if grads is None:
             value, grads = _by_autograd(op, places, wanted, args, kwargs)
