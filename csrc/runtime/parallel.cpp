@@ -2,7 +2,9 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <strings.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -35,9 +37,16 @@ int visit(dl_phdr_info* info, size_t, void* data) {
   return 0;
 }
 
+// Where OpenMP ties threads to cores, this process's first thread is tied too, and every thread that it makes would share its core: then
+// OpenMP's own threads take a job.
+bool ties_threads() {
+  const char* bind = std::getenv("OMP_PROC_BIND");
+  return (bind && strcasecmp(bind, "false")) || std::getenv("GOMP_CPU_AFFINITY") || std::getenv("KMP_AFFINITY");
+}
+
 struct Job {
-  int64_t count, grain;
-  void (*body)(void*, int64_t, int64_t);
+  int64_t count;
+  void (*body)(void*, Ranges&);
   void* context;
   std::mutex mutex = {};
   std::exception_ptr error = nullptr;
@@ -45,10 +54,10 @@ struct Job {
 
 void run_share(void* data) {
   auto* job = static_cast<Job*>(data);
-  int64_t threads = omp_num_threads(), chunk = (job->count + threads - 1) / threads;
-  int64_t begin = omp_thread_num() * chunk, end = begin + chunk < job->count ? begin + chunk : job->count;
+  const int64_t threads = omp_num_threads(), chunk = (job->count + threads - 1) / threads, begin = omp_thread_num() * chunk;
+  OneRange range(begin, begin + chunk < job->count ? begin + chunk : job->count);
   try {
-    if (begin < end) job->body(job->context, begin, end);
+    job->body(job->context, range);
   } catch (...) {  // must not leave the thread
     const std::lock_guard<std::mutex> lock(job->mutex);
     job->error = std::current_exception();
@@ -77,13 +86,14 @@ const char* init_parallel(const char* prefix) {
 
 int num_threads() { return gomp_parallel ? omp_max_threads() : 1; }
 
-void parallel_run(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
+void parallel_run(int64_t count, int64_t grain, void (*body)(void*, Ranges&), void* context) {
+  static const bool tied = ties_threads();
   if (count <= 0) return;
-  int64_t threads = gomp_parallel && count > grain && !omp_in_parallel() ? omp_max_threads() : 1;
-  int64_t shares = grain > 1 ? (count + grain - 1) / grain : count;
+  const int64_t shares = grain > 1 ? (count + grain - 1) / grain : count;
+  int64_t threads = gomp_parallel && shares > 1 && !omp_in_parallel() ? omp_max_threads() : 1;
   if (shares < threads) threads = shares;
-  if (threads <= 1) return body(context, 0, count);
-  Job job{count, grain, body, context};
+  if (threads <= 1 || !tied) return pool_run(int(threads), count, grain, body, context);
+  Job job{count, body, context};
   gomp_parallel(run_share, &job, unsigned(threads), 0);
   if (job.error) std::rethrow_exception(job.error);
 }

@@ -136,5 +136,5 @@ def test_errors(backend):
         fastmeta.mlp_hvp(p.params, [vectors[0][:, :2], *vectors[1:]], p.x, p.y)
     with pytest.raises(ValueError, match="mlp_hvp: curvature must be one of 'hessian', 'ggn', got 'fisher'"):
         fastmeta.mlp_hvp(p.params, vectors, p.x, p.y, curvature="fisher")
-    with pytest.raises(ValueError, match="mlp_hvp: curvature must be"):
-        _C.mlp_hvp_fwd(p.params, vectors_of(p), p.x, p.y, "tanh", "cross_entropy", "fisher", ())
+    declined = _C.mlp_hvp_fwd(p.params, vectors_of(p), p.x, p.y, "tanh", "cross_entropy", "fisher", ())
+    assert declined.startswith("mlp_hvp: curvature must be")

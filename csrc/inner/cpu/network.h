@@ -100,10 +100,14 @@ void for_each_share(int64_t count, int64_t cost, F&& f, const Args&... args) {
   Scratch measure(nullptr);
   const Work sizes(args..., measure);
   const int64_t bytes = measure.used();
-  parallel_for(count, 1 + kTaskGrain / (1 + cost), [&](int64_t begin, int64_t end) {
+  parallel_ranges(count, 1 + kTaskGrain / (1 + cost), [&](Ranges& ranges) {
+    int64_t begin, end;
+    if (!ranges.next(begin, end)) return;
     Scratch scratch(thread_arena(size_t(bytes)));
     Work work(args..., scratch);
-    for (int64_t i = begin; i < end; i++) f(work, i);
+    do {
+      for (int64_t i = begin; i < end; i++) f(work, i);
+    } while (ranges.next(begin, end));
   });
 }
 
