@@ -33,6 +33,10 @@ class TaskGenerator:
         (self.count,) = _check.positive(op, count=count)
         self._drawn = 0  # numbers of each task
 
+    def _numbers(self, device: torch.device) -> Tensor:
+        """Of the tasks, [count]."""
+        return torch.arange(self.first, self.first + self.count, device=device)
+
     def rand(self, *shape: int, device: torch.device | str | None = None) -> Tensor:
         """Uniform in [0, 1), float64, multiples of 2**-53, [count, ...]; ValueError for another first size."""
         op = "TaskGenerator"
@@ -44,12 +48,24 @@ class TaskGenerator:
         for size in shape[1:]:
             each *= size
         _check.room(op, "shape", self.count * each)
-        tasks = torch.arange(self.first, self.first + self.count, device=where)
+        tasks = self._numbers(where)
         places = torch.arange(self._drawn, self._drawn + each, device=where)
         self._drawn += each
         states = _output(_output(torch.tensor(_signed(self.seed), device=where), 0), tasks)
         bits = _output(states[:, None], places)  # [count, each]
         return (_shifted(bits, 11).to(torch.float64) / 2**53).view(shape)
+
+
+class Blocks(TaskGenerator):
+    """`blocks` times `count` tasks: from `first` on, and `apart` tasks further each time."""
+
+    def __init__(self, seed: int, first: int, count: int, blocks: int, apart: int) -> None:
+        super().__init__(seed, first, count * blocks)
+        self._of_block, self._apart = count, apart
+
+    def _numbers(self, device: torch.device) -> Tensor:
+        starts = torch.arange(0, self.count // self._of_block * self._apart, self._apart, device=device)
+        return (starts[:, None] + torch.arange(self.first, self.first + self._of_block, device=device)).flatten()
 
 
 def place(op: str, generator: Any, device: torch.device | None, tasks: int) -> torch.device:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ..types import Draw
 from . import _check
 from .episodes import Episodes
-from .task_generator import LAST, TaskGenerator
+from .task_generator import LAST, Blocks, TaskGenerator
 
 
 class TaskSampler:
@@ -61,6 +61,26 @@ class TaskSampler:
         generator = TaskGenerator(self.seed, self._next + self.rank * count, count)
         self._next += self.tasks
         return self.draw(count, generator)
+
+    def batches(self, chunk: int = 64) -> Iterator[Episodes]:
+        """The same meta-batches, `chunk` of them drawn in one call, which takes little longer than one of a small problem. They are views
+        of what was drawn. The sequence of tasks goes on with each that is taken, so `state_dict` and `next(sampler)` are as ever;
+        after a jump in it the next chunk is drawn anew. `draw` must make each task of that task's own numbers alone, as all of
+        fastmeta.data does. Errors: ValueError for a chunk below 1."""
+        (chunk,) = _check.positive("TaskSampler.batches", chunk=chunk)
+        count = self.tasks // self.world_size
+        drawn: Iterator[Episodes] = iter(())
+        expected = -1
+        while True:
+            batch = next(drawn, None) if self._next == expected else None
+            if batch is None:
+                first = self._next + self.rank * count
+                many = self.draw(count * chunk, Blocks(self.seed, first, count, chunk, self.tasks))
+                drawn = (Episodes(*parts) for parts in zip(*(z.split(count) for z in many), strict=True))
+                batch = next(drawn)
+            self._next += self.tasks
+            expected = self._next
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed, "next": self._next}
