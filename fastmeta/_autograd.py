@@ -23,11 +23,12 @@ from torch import Tensor
 from ._torch import (
     Transform,
     any_requires_grad,
-    is_batched,
+    is_batched_cotangent,
     is_forward_mode,
     is_functional,
     transforms,
     transforms_active,
+    without_subclasses,
 )
 
 Flat = Sequence[Any]  # tensors, None and numbers, in the order of the op's arguments
@@ -153,9 +154,9 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
             needs = ctx.needs_input_grad
             kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
             inputs = [number if x is None else x for x, number in zip(kept, ctx.numbers, strict=False)]
-            if any(map(is_batched, cotangents)):
+            if any(map(is_batched_cotangent, cotangents)):
                 # A subclass converts what comes out, for which torch has no rule here.
-                with without_autocast(cotangents[0]), torch._C.DisableTorchFunctionSubclass():
+                with without_autocast(cotangents[0]), without_subclasses():
                     grads = op.vjp(needs).reference(*cotangents, *inputs)
             elif op.backward and not torch.is_grad_enabled() and not transforms_active():
                 # A kernel never asks for autocast.
