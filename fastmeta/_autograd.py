@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._memory import in_memory
 from ._torch import (
     Transform,
     any_requires_grad,
@@ -75,7 +76,8 @@ class Op:
             return self.transformed.apply(*flat) if _reverse_mode_only() else self.reference(*flat)
         answer = self.untransformed(flat)
         if isinstance(answer, str):
-            raise ValueError(answer)
+            elsewhere = any(isinstance(x, Tensor) and in_memory(x) is None for x in flat)
+            raise (TypeError if elsewhere else ValueError)(answer)
         return answer
 
     def untransformed(self, flat: Flat) -> tuple[Tensor, ...] | str:
