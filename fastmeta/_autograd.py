@@ -123,14 +123,21 @@ def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | Non
 
 
 def gradients(
-    outputs: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor], create_graph: bool = False
+    outputs: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    cotangents: Sequence[Tensor] | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
 ) -> tuple[Tensor, ...]:
     """torch.autograd.grad, also where outputs depend on nothing: an inner loop gives a frozen parameter back as it is."""
-    moving = [(y, d) for y, d in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not moving:
+    places = [i for i, y in enumerate(outputs) if y.requires_grad]
+    if not places or not wanted:
         return tuple(map(torch.zeros_like, wanted))
-    ys, ds = zip(*moving, strict=True)
-    return torch.autograd.grad(ys, wanted, ds, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(
+        [outputs[i] for i in places], wanted, None if cotangents is None else [cotangents[i] for i in places],
+        retain_graph, create_graph, allow_unused=True, materialize_grads=True,
+    )  # fmt: skip
 
 
 def _reverse_mode_only() -> bool:
