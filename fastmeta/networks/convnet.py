@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._route import direct
 from ..inner._conv import Blocks, cores
-from ..inner._mlp import in_order, listed
+from ..inner._network import in_order, listed
 from ..types import ConvBlock
 from .batch_norm import has_running_statistics
 from .fused import Fused, parameters_of
