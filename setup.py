@@ -149,6 +149,7 @@ if __name__ == "__main__":
             "fastmeta.integrations.torchopt",
             "fastmeta.kernels",
             "fastmeta.learners",
+            "fastmeta.networks",
             "fastmeta.reference",
         ],
         package_dir={"fastmeta.kernels": "kernels"},

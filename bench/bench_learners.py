@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fastmeta
-from fastmeta.learners._batch_norm import ExactNorms
+from fastmeta.networks.batch_norm import ExactNorms
 from measure import distances, inner_loops, peers
 from measure.common import compiled, on_backends
 

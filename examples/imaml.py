@@ -17,7 +17,7 @@ from common import Estimate, arguments, count, mlp, print_table, run, train
 from torch import Tensor, nn
 
 import fastmeta
-from fastmeta.learners._conjugate_gradient import conjugate_gradient
+from fastmeta.learners.imaml import conjugate_gradient
 
 
 def flat(params: Sequence[Tensor]) -> Tensor:

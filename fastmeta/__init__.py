@@ -21,7 +21,6 @@ from .inner.mlp_loss import mlp_loss
 from .inner.mlp_meta_loss import mlp_meta_loss
 from .inner.sgd_step import sgd_step
 from .inner.task_conv2d import task_conv2d
-from .learners._batch_norm import use_batch_statistics
 from .learners.anil import ANIL
 from .learners.imaml import IMAML
 from .learners.leo import LEO
@@ -31,6 +30,7 @@ from .learners.meta_sgd import MetaSGD
 from .learners.proto_maml import ProtoMAML
 from .learners.protonet import ProtoNet
 from .learners.reptile import Reptile
+from .networks.batch_norm import use_batch_statistics
 from .types import ConvBlock
 from .value_and_grad import value_and_grad
 

@@ -20,14 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._memory import in_memory
 from ._torch import (
     Transform,
     any_requires_grad,
-    is_batched,
+    is_batched_cotangent,
     is_forward_mode,
     is_functional,
     transforms,
     transforms_active,
+    without_subclasses,
 )
 
 Flat = Sequence[Any]  # tensors, None and numbers, in the order of the op's arguments
@@ -74,7 +76,8 @@ class Op:
             return self.transformed.apply(*flat) if _reverse_mode_only() else self.reference(*flat)
         answer = self.untransformed(flat)
         if isinstance(answer, str):
-            raise ValueError(answer)
+            elsewhere = any(isinstance(x, Tensor) and in_memory(x) is None for x in flat)
+            raise (TypeError if elsewhere else ValueError)(answer)
         return answer
 
     def untransformed(self, flat: Flat) -> tuple[Tensor, ...] | str:
@@ -120,14 +123,21 @@ def scatter(grads: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor | Non
 
 
 def gradients(
-    outputs: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor], create_graph: bool = False
+    outputs: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    cotangents: Sequence[Tensor] | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
 ) -> tuple[Tensor, ...]:
     """torch.autograd.grad, also where outputs depend on nothing: an inner loop gives a frozen parameter back as it is."""
-    moving = [(y, d) for y, d in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not moving:
+    places = [i for i, y in enumerate(outputs) if y.requires_grad]
+    if not places or not wanted:
         return tuple(map(torch.zeros_like, wanted))
-    ys, ds = zip(*moving, strict=True)
-    return torch.autograd.grad(ys, wanted, ds, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(
+        [outputs[i] for i in places], wanted, None if cotangents is None else [cotangents[i] for i in places],
+        retain_graph, create_graph, allow_unused=True, materialize_grads=True,
+    )  # fmt: skip
 
 
 def _reverse_mode_only() -> bool:
@@ -153,9 +163,9 @@ def _eager(op: Op) -> type[torch.autograd.Function]:
             needs = ctx.needs_input_grad
             kept = ctx.saved_tensors  # once: a checkpoint recomputes at every access
             inputs = [number if x is None else x for x, number in zip(kept, ctx.numbers, strict=False)]
-            if any(map(is_batched, cotangents)):
+            if any(map(is_batched_cotangent, cotangents)):
                 # A subclass converts what comes out, for which torch has no rule here.
-                with without_autocast(cotangents[0]), torch._C.DisableTorchFunctionSubclass():
+                with without_autocast(cotangents[0]), without_subclasses():
                     grads = op.vjp(needs).reference(*cotangents, *inputs)
             elif op.backward and not torch.is_grad_enabled() and not transforms_active():
                 # A kernel never asks for autocast.

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from ._autograd import is_autocast
-from ._torch import is_looked_at
+from ._torch import NO_DISPATCH, is_looked_at
 
 INFINITY = float("inf")
 MOST_CLASSES = 2**31 - 1
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-_NO_DISPATCH = torch._C._disabled_torch_dispatch_impl  # of a tensor whose values are in its own memory
 
 
 def shape(x: Tensor) -> list[int]:
@@ -176,7 +174,7 @@ def every_class(op: str, x: Tensor, num_classes: int) -> None:
 def _visible(x: Tensor) -> bool:
     """Whether the values may be looked at: a CUDA tensor would have to wait for the device, so there the kernels answer with
     NaN."""
-    return not is_looked_at() and x.is_cpu and type(x).__torch_dispatch__ is _NO_DISPATCH
+    return not is_looked_at() and x.is_cpu and type(x).__torch_dispatch__ is NO_DISPATCH
 
 
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:

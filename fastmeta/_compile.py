@@ -8,7 +8,6 @@ reference makes of it.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from . import _dispatch
 from ._autograd import Flat, Op, gradients, is_autocast, scatter, without_autocast
 from ._memory import all_in_memory
-from ._torch import is_batched, is_functional, transforms_active
+from ._torch import at_top_level, below_autograd, is_batched_cotangent, is_functional, transforms_active
 
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
@@ -56,14 +55,14 @@ class Traced(torch.autograd.Function):
     def forward(ctx: Any, name: str, spec: str, *inputs: Tensor | None) -> Any:
         ctx.save_for_backward(*inputs)
         ctx.op = name, spec
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return tuple(torch.ops.fastmeta.forward(name, spec, list(inputs)))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         (name, spec), inputs, needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[2:])
         cotangents = tuple(d.resolve_conj().resolve_neg() for d in cotangents)
-        if transforms_active() or any(map(is_batched, cotangents)):
+        if transforms_active() or any(map(is_batched_cotangent, cotangents)):
             grads = _by_reference(name, spec, cotangents, inputs, needs)
         else:
             grads = torch.ops.fastmeta.backward(name, spec, list(cotangents), list(inputs), needs)
@@ -86,7 +85,7 @@ def _backward(
     name: str, spec: str, cotangents: list[Tensor], inputs: list[Tensor | None], needs: list[bool]
 ) -> list[Tensor]:
     cotangents = all_in_memory(name, cotangents)
-    with torch.enable_grad(), _at_top_level():
+    with torch.enable_grad(), at_top_level():
         leaves = [
             x if x is None or not x.is_floating_point() else x.detach().requires_grad_(need)
             for x, need in zip(inputs, needs, strict=True)
@@ -95,19 +94,6 @@ def _backward(
         wanted = [x for x, need in zip(leaves, needs, strict=True) if need and x is not None]
         grads = gradients(outputs, wanted, cotangents)
     return _own([g.contiguous() for g in grads], [*cotangents, *inputs])
-
-
-def _at_top_level() -> contextlib.AbstractContextManager[None]:
-    """A node runs below autograd, under a dispatch mode below torch.func too; a reference's derivatives need both."""
-    keys = torch._C.DispatchKey
-    excluded = torch._C._dispatch_tls_local_exclude_set()
-    for key in (
-        keys.AutogradOther, keys.AutogradFunctionality, keys.ADInplaceOrView, keys.PythonTLSSnapshot,
-        keys.FuncTorchDynamicLayerFrontMode, keys.FuncTorchDynamicLayerBackMode,
-        keys.FuncTorchGradWrapper, keys.FuncTorchBatched, keys.FuncTorchVmapMode,
-    ):  # fmt: skip
-        excluded = excluded.remove(key)
-    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
 
 
 def _own(outputs: Sequence[Tensor], inputs: Sequence[Tensor | None]) -> list[Tensor]:
@@ -126,7 +112,7 @@ def _differentiable_backward(
 ) -> list[Tensor]:
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*cotangents, *inputs)):
         return list(_by_reference(name, spec, cotangents, inputs, needs))
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         grads: list[Tensor] = torch.ops.fastmeta.backward(name, spec, cotangents, inputs, needs)
         return grads
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ._torch import NO_DISPATCH, is_zeros, keys_and_addresses, lazy_tensors
 
 PLAIN_KEYS = ("CPU", "CUDA", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA", "ADInplaceOrView")
 
@@ -17,9 +17,9 @@ PLAIN_KEYS = ("CPU", "CUDA", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "Auto
 def in_memory(x: Tensor) -> Tensor | None:
     """`x` with its values in its memory, where torch has left a negation, a conjugation or zeros for later. None for a subclass
     that keeps its values in its own way."""
-    if type(x).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl or x.layout is not torch.strided:
+    if type(x).__torch_dispatch__ is not NO_DISPATCH or x.layout is not torch.strided:
         return None
-    if x._is_zerotensor():
+    if is_zeros(x):
         return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
     return x.resolve_conj().resolve_neg()
 
@@ -29,18 +29,14 @@ def key_places() -> tuple[int, int, int]:
     the C++ one lies, how far behind it the keys, and the keys of plain tensors. To ask a tensor's methods would take longer
     than all other checks. Looked for in tensors whose keys torch tells; where they are not found, (-1, -1, 0): then they are asked.
     """
-    private: Any = torch._C
-    plain = torch.empty(1, device="cpu")
-    known = [plain, plain.to("meta"), torch._neg_view(plain), torch._efficientzerotensor((1,), device="cpu")]
-    try:
-        keys = [private._dispatch_keys(x).raw_repr() for x in known]
-        kinds = [private.DispatchKeySet(getattr(private.DispatchKey, name)).raw_repr() for name in PLAIN_KEYS]
-        addresses = [x._cdata for x in known]
-    except AttributeError:
+    tensors = lazy_tensors()
+    told = keys_and_addresses(tensors, PLAIN_KEYS)
+    if told is None:
         return -1, -1, 0
-    impl = _find([id(x) for x in known], addresses, Tensor.__basicsize__)
+    keys, of_plain, addresses = told
+    impl = _find([id(x) for x in tensors], addresses, Tensor.__basicsize__)
     behind = _find(addresses, keys, 192)
-    return (impl, behind, functools.reduce(operator.or_, kinds)) if impl >= 0 and behind >= 0 else (-1, -1, 0)
+    return (impl, behind, of_plain) if impl >= 0 and behind >= 0 else (-1, -1, 0)
 
 
 def _find(addresses: list[int], values: list[int], size: int) -> int:

@@ -130,5 +130,7 @@ def with_gradients(
 @functools.lru_cache(maxsize=CACHED)
 def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], backend: str) -> Op | None:
     """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel declines."""
+    if any(length is not None and isinstance(core, int) for length, core in zip(layout, cores, strict=True)):
+        return None  # a list in the place of a tensor
     first, why_not, _ = _dispatch._candidates(name, torch.device("cpu"), backend)[0]
     return op_on(name, "ext", layout, static, cores) if first == "ext" and why_not is None else None

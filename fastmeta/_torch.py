@@ -1,8 +1,16 @@
-"""PyTorch's private names that fastmeta uses, looked for when it is imported: a torch without one is refused by its version.
-And what a call is under, as they tell."""
+"""PyTorch's private names that fastmeta uses, under names that say what for. They are looked for when it is imported: a torch without
+one is refused by its version. And what a call is under, as they tell."""
+
+import contextlib
+import functools
+import operator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils import _pytree
 
 TESTED = "2.13"  # what CI runs
 NAMES = (
@@ -23,11 +31,26 @@ NAMES = (
     "_C._functorch.is_legacy_batchedtensor",
     "_C._is_tracing",
     "_C._len_torch_dispatch_stack",
+    "Tensor._is_zerotensor",
     "_efficientzerotensor",
     "_has_compatible_shallow_copy_type",
     "_neg_view",
     "autograd.forward_ad._current_level",
+    "nn.modules.batchnorm._BatchNorm",
+    "nn.modules.batchnorm._NormBase",
+    "nn.modules.module._global_backward_hooks",
+    "nn.modules.module._global_backward_pre_hooks",
+    "nn.modules.module._global_forward_hooks",
+    "nn.modules.module._global_forward_pre_hooks",
+    "utils._pytree.tree_flatten",
+    "utils._pytree.tree_leaves",
+    "utils._pytree.tree_map",
+    "utils._pytree.tree_map_only",
 )
+# What a module keeps, by its attributes.
+CHILDREN, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOK_ENDINGS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # how the names of its dicts of hooks end
 
 
 def check() -> None:
@@ -41,6 +64,12 @@ def check() -> None:
                     f"torch {TESTED} is what fastmeta is tested with"
                 )
             found = getattr(found, part)
+    for name in (CHILDREN, PARAMETERS, BUFFERS, *HOOKS):
+        if not hasattr(nn.Module(), name):
+            raise ImportError(
+                f"fastmeta: a module must have {name}, which fastmeta uses, got torch {torch.__version__} without it; "
+                f"torch {TESTED} is what fastmeta is tested with"
+            )
 
 
 check()
@@ -48,8 +77,34 @@ check()
 transforms_active = torch._C._are_functorch_transforms_active  # of torch.func
 any_requires_grad = torch._C._any_requires_grad
 is_recorded = torch._C._is_tracing  # by torch.jit.trace
-is_batched = torch._C._functorch.is_legacy_batchedtensor  # a cotangent of is_grads_batched=True; no transform is active
+is_batched_cotangent = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched=True; no transform is active
+is_of_vmap = torch._C._functorch.is_batchedtensor  # a tensor inside torch.vmap that has its axis
 
+NO_DISPATCH = torch._C._disabled_torch_dispatch_impl  # of a class whose tensors have their values in their own memory
+is_zeros = Tensor._is_zerotensor  # zeros without memory
+takes_data_of = torch._has_compatible_shallow_copy_type  # whether x.data = y keeps x
+# What torch.vmap hides of a tensor: its place in autograd's graph.
+_tensor: Any = Tensor
+GRAPH_QUESTIONS = (
+    _tensor.requires_grad.__get__, _tensor.grad_fn.__get__, _tensor.is_leaf.__get__,
+    _tensor.register_hook, _tensor.retain_grad,
+)  # fmt: skip
+
+below_autograd = torch._C._AutoDispatchBelowAutograd  # a context
+without_subclasses = torch._C.DisableTorchFunctionSubclass  # a context
+
+AnyNorm = nn.modules.batchnorm._NormBase  # batch and instance norm
+AnyBatchNorm = nn.modules.batchnorm._BatchNorm
+_modules: Any = nn.modules.module
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    _modules._global_forward_hooks,
+    _modules._global_forward_pre_hooks,
+    _modules._global_backward_hooks,
+    _modules._global_backward_pre_hooks,
+)
+
+tree_flatten, tree_leaves = _pytree.tree_flatten, _pytree.tree_leaves
+tree_map, tree_map_only = _pytree.tree_map, _pytree.tree_map_only
 
 Transform = torch._C._functorch.TransformType
 
@@ -86,3 +141,45 @@ def is_looked_at() -> bool:
 def is_plain() -> bool:
     """Whether there is nothing of all this."""
     return not (is_looked_at() or forward_ad._current_level >= 0)
+
+
+@contextlib.contextmanager
+def without_slow_vmap() -> Iterator[None]:
+    """An operator without a rule for torch.vmap raises, instead of running in a loop of vmap's own."""
+    functorch: Any = torch._C._functorch
+    allowed = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(False)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(allowed)
+
+
+def at_top_level() -> contextlib.AbstractContextManager[None]:
+    """A node runs below autograd, under a dispatch mode below torch.func too; a reference's derivatives need both."""
+    keys = torch._C.DispatchKey
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in (
+        keys.AutogradOther, keys.AutogradFunctionality, keys.ADInplaceOrView, keys.PythonTLSSnapshot,
+        keys.FuncTorchDynamicLayerFrontMode, keys.FuncTorchDynamicLayerBackMode,
+        keys.FuncTorchGradWrapper, keys.FuncTorchBatched, keys.FuncTorchVmapMode,
+    ):  # fmt: skip
+        excluded = excluded.remove(key)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+
+
+def lazy_tensors() -> list[Tensor]:
+    """One of each kind by its dispatch keys: plain, without memory, a negation left for later, zeros left for later."""
+    plain = torch.empty(1, device="cpu")
+    return [plain, plain.to("meta"), torch._neg_view(plain), torch._efficientzerotensor((1,), device="cpu")]
+
+
+def keys_and_addresses(tensors: list[Tensor], names: tuple[str, ...]) -> tuple[list[int], int, list[int]] | None:
+    """The dispatch keys of the tensors, those of `names`, and where the C++ objects of the tensors lie; None where torch does not tell."""
+    private: Any = torch._C
+    try:
+        keys = [private._dispatch_keys(x).raw_repr() for x in tensors]
+        kinds = [private.DispatchKeySet(getattr(private.DispatchKey, name)).raw_repr() for name in names]
+        return keys, functools.reduce(operator.or_, kinds), [x._cdata for x in tensors]
+    except AttributeError:
+        return None

@@ -1,4 +1,4 @@
-"""What the conv ops check and bring into canonical form alike."""
+"""What the conv ops check and bring into canonical form, beside `_network`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _check
 from ..types import ConvBlock
-from ._mlp import LOSSES, MlpInput
+from ._network import LOSSES, NetworkInput, came, check_tensors, check_weights, folded
 
 EXAMPLE_RANK = 4  # [n, channels, height, width]
 MOST_PIXELS = 4096  # of a stride, a padding or a window
@@ -52,40 +52,23 @@ def param_ranks(blocks: int) -> tuple[int, ...]:
     return (*((4, 1, 1, 1) * blocks), 2, 1)
 
 
-def check_conv(op: str, params: Any, blocks: Blocks, **examples: Tensor) -> MlpInput:
+def check_conv(op: str, params: Any, blocks: Blocks, **examples: Tensor) -> NetworkInput:
     """Check parameters and images against each other; fold their batch dimensions into one task axis."""
     ranks = param_ranks(len(blocks))
-    named = _named(op, params, blocks)
-    _check.floating(op, **named, **examples)
-    _check.at_least(op, EXAMPLE_RANK, **examples)
-    of_named = {name: ranks[int(name[7:-1])] for name in named}
-    for name, p in named.items():
-        _check.at_least(op, of_named[name], **{name: p})
-    lead = _check.leads(op, of_named | dict.fromkeys(examples, EXAMPLE_RANK), **examples, **named)
-    for name, x in examples.items():
-        _check_sizes(op, name, x, params, blocks)
-    folded = [
-        None if p is None else _check.fold(p, lead, rank, shared=True) for p, rank in zip(params, ranks, strict=True)
-    ]
-    return MlpInput(lead, folded, {name: _check.fold(x, lead, EXAMPLE_RANK) for name, x in examples.items()}, ranks)
-
-
-def _named(op: str, params: Any, blocks: Blocks) -> dict[str, Tensor]:
-    count = len(param_ranks(len(blocks)))
-    if not isinstance(params, list | tuple) or len(params) != count:
-        came = f"{len(params)} entries" if isinstance(params, list | tuple) else type(params).__name__
+    if not isinstance(params, list | tuple) or len(params) != len(ranks):
         raise ValueError(
-            f"{op}: params must be a sequence of {count}, [weight, bias, gamma, beta] of each of {len(blocks)} blocks and "
-            f"[weight, bias] of the linear layer, got {came}"
+            f"{op}: params must be a sequence of {len(ranks)}, [weight, bias, gamma, beta] of each of {len(blocks)} blocks and "
+            f"[weight, bias] of the linear layer, got {came(params)}"
         )
-    for i in range(0, count, 4):
-        if params[i] is None:
-            raise ValueError(f"{op}: params[{i}] must be a weight, got None")
+    check_weights(op, params, range(0, len(ranks), 4))
     for i, block in enumerate(blocks):
         for place in (4 * i + 2, 4 * i + 3):
             if block[2] is None and params[place] is not None:
                 raise ValueError(f"{op}: params[{place}] must be None, as blocks[{i}] has no norm, got a tensor")
-    return {f"params[{i}]": p for i, p in enumerate(params) if p is not None}
+    lead = check_tensors(op, params, ranks, examples, EXAMPLE_RANK)
+    for name, x in examples.items():
+        _check_sizes(op, name, x, params, blocks)
+    return folded(params, lead, ranks, examples, EXAMPLE_RANK)
 
 
 def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None], blocks: Blocks) -> None:

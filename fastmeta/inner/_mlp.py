@@ -1,83 +1,32 @@
-"""What the mlp ops check and bring into canonical form alike."""
+"""What the mlp ops check and bring into canonical form, beside `_network`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from .. import _check
+from ._network import LOSSES, NetworkInput, came, check_tensors, check_weights, folded
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
-LOSSES = ("cross_entropy", "mse")
-IGNORE_INDEX = -100
-MOST_STEPS = 1_000_000
 PARAM_CORES = (2, 1)
-Param = TypeVar("Param", Tensor, Tensor | None)  # an entry of params: a list without None gives one without None
-
-
-@dataclass
-class MlpInput:
-    lead: list[int]  # batch dimensions
-    params: list[Tensor | None]  # with one task axis, or shared without
-    examples: dict[str, Tensor]  # with one task axis where there are batch dimensions
-    ranks: Sequence[int] = PARAM_CORES  # of one task's parameters, in turn
-
-    def rank(self, i: int) -> int:
-        return self.ranks[i % len(self.ranks)]
-
-    def targets(self, op: str, name: str, targets: Any, count: int, loss: str) -> Tensor:
-        """Check the targets of inputs with `count` examples a task, and fold them."""
-        like = self.params[0]
-        assert like is not None
-        core = [count] if loss == "cross_entropy" else [count, self.width]
-        shared = isinstance(targets, Tensor) and targets.ndim == len(core)
-        shape = core if shared else [*self.lead, *core]
-        if loss == "cross_entropy":
-            _check.labels(op, name, targets, shape, like.device)
-            _check.label_range(op, name, targets, self.width, IGNORE_INDEX)
-        else:
-            _check.floating(op, **{"params[0]": like, name: targets})
-            if list(targets.shape) != shape:
-                raise ValueError(f"{op}: {name} must have shape {shape}, got {_check.shape(targets)}")
-        return _check.fold(targets, self.lead, len(core))
-
-    @property
-    def width(self) -> int:
-        """The number of outputs."""
-        weight = self.params[-2]
-        assert weight is not None
-        return weight.shape[-2]
+EXAMPLE_RANK = 2  # [n, features]
 
 
 def check_loss(op: str, activation: Any, loss: Any) -> tuple[Any, Any]:
     return _check.one_of(op, "activation", activation, ACTIVATIONS), _check.one_of(op, "loss", loss, LOSSES)
 
 
-def check_mlp(op: str, params: Any, **examples: Tensor) -> MlpInput:
+def check_mlp(op: str, params: Any, **examples: Tensor) -> NetworkInput:
     """Check parameters and inputs against each other; fold their batch dimensions into one task axis."""
-    named = _named(op, params)
-    _check.floating(op, **named, **examples)
-    _check.at_least(op, 2, **examples)
-    ranks = {name: 2 - int(name[7:-1]) % 2 for name in named} | dict.fromkeys(examples, 2)
-    for name, p in named.items():
-        _check.at_least(op, ranks[name], **{name: p})
-    lead = _check.leads(op, ranks, **examples, **named)
-    _check_widths(op, params, examples)
-    folded = [None if p is None else _check.fold(p, lead, 2 - i % 2, shared=True) for i, p in enumerate(params)]
-    return MlpInput(lead, folded, {name: _check.fold(x, lead, 2) for name, x in examples.items()})
-
-
-def _named(op: str, params: Any) -> dict[str, Tensor]:
     if not isinstance(params, list | tuple) or len(params) < 2 or len(params) % 2:
-        came = f"{len(params)} entries" if isinstance(params, list | tuple) else type(params).__name__
-        raise ValueError(f"{op}: params must be a sequence [W1, b1, W2, b2, ...], got {came}")
-    for i in range(0, len(params), 2):
-        if params[i] is None:
-            raise ValueError(f"{op}: params[{i}] must be a weight, got None")
-    return {f"params[{i}]": p for i, p in enumerate(params) if p is not None}
+        raise ValueError(f"{op}: params must be a sequence [W1, b1, W2, b2, ...], got {came(params)}")
+    check_weights(op, params, range(0, len(params), 2))
+    lead = check_tensors(op, params, PARAM_CORES, examples, EXAMPLE_RANK)
+    _check_widths(op, params, examples)
+    return folded(params, lead, PARAM_CORES, examples, EXAMPLE_RANK)
 
 
 def _check_widths(op: str, params: Sequence[Tensor | None], examples: dict[str, Tensor]) -> None:
@@ -99,97 +48,3 @@ def _check_widths(op: str, params: Sequence[Tensor | None], examples: dict[str, 
             raise ValueError(f"{op}: params[{i}] must have at least one output, got shape {_check.shape(weight)}")
         if bias is not None and bias.shape[-1] != width:
             raise ValueError(f"{op}: params[{i + 1}] must have {width} entries, got shape {_check.shape(bias)}")
-
-
-def check_like_params(
-    op: str, name: str, tree: Any, mlp: MlpInput, params: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """A sequence in the structure of `params` with the full shape of each (all tasks): folded."""
-    if not isinstance(tree, list | tuple) or len(tree) != len(params):
-        came = len(tree) if isinstance(tree, list | tuple) else type(tree).__name__
-        raise ValueError(f"{op}: {name} must be a sequence of {len(params)} entries like params, got {came}")
-    folded: list[Tensor | None] = []
-    for i, (v, p) in enumerate(zip(tree, params, strict=True)):
-        if p is None:
-            if v is not None:
-                raise ValueError(f"{op}: {name}[{i}] must be None as params[{i}], got a tensor")
-            folded.append(None)
-            continue
-        _check.floating(op, **{f"params[{i}]": p, f"{name}[{i}]": v})
-        core = list(p.shape[p.ndim - mlp.rank(i) :])
-        if list(v.shape) not in (core, [*mlp.lead, *core]):
-            raise ValueError(f"{op}: {name}[{i}] must have shape {[*mlp.lead, *core]}, got {_check.shape(v)}")
-        folded.append(_check.fold(v, mlp.lead, mlp.rank(i)))
-    return folded
-
-
-def like_params(flat: Sequence[Tensor], mlp: MlpInput) -> list[Any]:
-    """Flat outputs as a list like params, their task axis unfolded."""
-    return in_order([_check.unfold(x, mlp.lead) for x in flat], mlp.params)
-
-
-def check_rates(
-    op: str, lr: Any, params: Sequence[Tensor | None], steps: int, ranks: Sequence[int] = PARAM_CORES
-) -> list[Any]:
-    """Rates as the kernels take them: a list of one for all, or of one for each parameter.
-
-    One for all: a number, a 0-dim tensor, or `[steps]`. A sequence, all of one kind, which the first tells: numbers or 0-dim
-    tensors, `[steps]`, the parameter's shape (without task axis), or `[steps, *shape]`.
-    """
-    if not isinstance(lr, list | tuple):
-        return [_rate(op, "lr", lr, (), steps, params)]
-    if len(lr) != len(params):
-        raise ValueError(f"{op}: lr must have one entry for each of the {len(params)} params, got {len(lr)}")
-    per_element = isinstance(lr[0], Tensor) and lr[0].ndim >= 2
-    per_step = isinstance(lr[0], Tensor) and lr[0].ndim % 2 == 1  # a weight's rank is even
-    rates: list[Any] = []
-    for i, (rate, p) in enumerate(zip(lr, params, strict=True)):
-        if p is None:
-            if isinstance(rate, Tensor):
-                raise ValueError(f"{op}: lr[{i}] must be None as params[{i}], got a tensor")
-            rates.append(None)
-            continue
-        if isinstance(rate, Tensor):
-            _check.dense(op, f"lr[{i}]", rate)
-        core = tuple(p.shape[p.ndim - ranks[i % len(ranks)] :]) if per_element else ()
-        if (rate.ndim if isinstance(rate, Tensor) else 0) != len(core) + per_step:
-            raise ValueError(f"{op}: lr[{i}] must be of one kind with lr[0], {_kind(lr[0])}, got {_kind(rate)}")
-        rates.append(_rate(op, f"lr[{i}]", rate, core, steps, params))
-    return rates
-
-
-def _kind(rate: Any) -> str:
-    return f"shape {_check.shape(rate)}" if isinstance(rate, Tensor) else type(rate).__name__
-
-
-def _rate(op: str, name: str, rate: Any, core: tuple[int, ...], steps: int, params: Sequence[Tensor | None]) -> Any:
-    if isinstance(rate, Tensor):
-        _check.floating(op, **{"params[0]": params[0], name: rate})
-        if rate.shape not in (core, (steps, *core)):
-            raise ValueError(f"{op}: {name} must have shape {list(core)} or {[steps, *core]}, got {_check.shape(rate)}")
-    return _check.rate(op, name, rate)
-
-
-def in_order(flat: Sequence[Tensor], params: Sequence[Tensor | None]) -> list[Any]:
-    """Flat outputs as a list like params."""
-    remaining = iter(flat)
-    return [None if p is None else next(remaining) for p in params]
-
-
-def listed(lr: Any, params: Any) -> Sequence[Any]:
-    """One rate for all as a sequence; one for each parameter as it is."""
-    each = isinstance(lr, list | tuple) and isinstance(params, list | tuple) and len(lr) == len(params)
-    return lr if each else (lr,)
-
-
-def refuse_labels(op: str, loss: str, params: Sequence[Tensor | None], **labels: Tensor) -> None:
-    """ValueError for a class that the outputs do not have."""
-    if loss == "cross_entropy":
-        weight = params[-2]
-        assert weight is not None
-        for name, x in labels.items():
-            _check.refuse_label_out_of_range(op, name, x, weight.shape[-2], IGNORE_INDEX)
-
-
-def check_steps(op: str, steps: Any) -> int:
-    return _check.integer(op, "steps", steps, 0, MOST_STEPS)

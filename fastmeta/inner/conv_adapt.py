@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Loss, Rate
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._mlp import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
+from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
 
 
 def conv_adapt(

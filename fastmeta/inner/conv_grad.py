@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Loss
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._mlp import Param, in_order, like_params, refuse_labels
+from ._network import Param, in_order, like_params, refuse_labels
 
 
 def conv_grad(

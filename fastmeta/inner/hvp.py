@@ -5,10 +5,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from .. import _check
 from .._dispatch import refuse_export
+from .._torch import tree_flatten
 from ..reference.hvp import hvp as reference
 
 Params = TypeVar("Params")
@@ -43,8 +43,8 @@ def hvp(fn: Callable[[Params], Tensor], params: Params, vectors: Vectors) -> Vec
     refuse_export("hvp")
     if not callable(fn):
         raise TypeError(f"hvp: fn must be a function, got {type(fn).__name__}")
-    leaves, structure = _pytree.tree_flatten(params)
-    others, other_structure = _pytree.tree_flatten(vectors)
+    leaves, structure = tree_flatten(params)
+    others, other_structure = tree_flatten(vectors)
     if structure != other_structure:
         raise ValueError(f"hvp: vectors must have the structure of params, {structure}, got {other_structure}")
     if not leaves:

@@ -7,18 +7,8 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
-from ._mlp import (
-    PARAM_CORES,
-    Param,
-    check_loss,
-    check_mlp,
-    check_rates,
-    check_steps,
-    in_order,
-    like_params,
-    listed,
-    refuse_labels,
-)
+from ._mlp import PARAM_CORES, check_loss, check_mlp
+from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1),
@@ -75,7 +65,7 @@ def mlp_adapt(
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
-    rates = check_rates(op, lr, params, steps)
+    rates = check_rates(op, lr, params, steps, mlp.ranks)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
     args = (mlp.params, rates, mlp.examples["inputs"], folded)
     return like_params(call(op, args, static, CORES[loss]), mlp)

@@ -7,7 +7,8 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
-from ._mlp import Param, check_loss, check_mlp, in_order, like_params, refuse_labels
+from ._mlp import check_loss, check_mlp
+from ._network import Param, in_order, like_params, refuse_labels
 from .mlp_loss import CORES
 
 

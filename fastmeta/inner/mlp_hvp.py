@@ -7,7 +7,8 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Curvature, Loss
-from ._mlp import PARAM_CORES, Param, check_like_params, check_loss, check_mlp, in_order, like_params, refuse_labels
+from ._mlp import PARAM_CORES, check_loss, check_mlp
+from ._network import Param, check_like_params, in_order, like_params, refuse_labels
 
 CURVATURES = ("hessian", "ggn")
 CORES = {

@@ -7,7 +7,8 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
-from ._mlp import PARAM_CORES, check_loss, check_mlp, refuse_labels
+from ._mlp import PARAM_CORES, check_loss, check_mlp
+from ._network import refuse_labels
 
 CORES = {"cross_entropy": (PARAM_CORES, 2, 1), "mse": (PARAM_CORES, 2, 2)}
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
-from ._mlp import PARAM_CORES, check_loss, check_mlp, check_rates, check_steps, listed, refuse_labels
+from ._mlp import PARAM_CORES, check_loss, check_mlp
+from ._network import check_rates, check_steps, listed, refuse_labels
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1),
@@ -61,7 +62,7 @@ def mlp_meta_loss(
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
         return found[0]
     mlp = check_mlp(op, params, support_x=support_x, query_x=query_x)
-    rates = check_rates(op, lr, params, steps)
+    rates = check_rates(op, lr, params, steps, mlp.ranks)
     args = (
         mlp.params,
         rates,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._torch import BUFFERS, CHILDREN, PARAMETERS
 from ..inner.sgd_step import sgd_step
 
 SMALL = 1 << 15  # elements: up to here PyTorch's operation for each tensor costs less than one op for all
@@ -71,7 +72,7 @@ def root(x: Tensor) -> Tensor:
 
 def containers(module: nn.Module) -> list[Container]:
     """Where a module and its submodules hold their parameters and buffers."""
-    return [held for part in module.modules() for held in (part._parameters, part._buffers)]
+    return [getattr(part, kept) for part in module.modules() for kept in (PARAMETERS, BUFFERS)]
 
 
 def put(containers: Iterable[Container], old: Iterable[Tensor], new: Iterable[Tensor]) -> None:
@@ -113,9 +114,9 @@ def copy_of(
         kind: type[nn.Module] = type(part)
         modules[id(part)] = clone = kind.__new__(kind)
         clone.__dict__.update(part.__dict__)
-        clone.__dict__["_parameters"] = {name: once(p, parameter) for name, p in part._parameters.items()}
-        clone.__dict__["_buffers"] = {name: once(b, buffer) for name, b in part._buffers.items()}
-        clone.__dict__["_modules"] = {name: copied(m) for name, m in part._modules.items()}
+        clone.__dict__[PARAMETERS] = {name: once(p, parameter) for name, p in getattr(part, PARAMETERS).items()}
+        clone.__dict__[BUFFERS] = {name: once(b, buffer) for name, b in getattr(part, BUFFERS).items()}
+        clone.__dict__[CHILDREN] = {name: copied(m) for name, m in getattr(part, CHILDREN).items()}
         return clone
 
     found: Module = copied(module)

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .. import _check
 
-IGNORE_INDEX = -100
-
 
 def check_episode(
     name: str, loss: object, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None
@@ -77,13 +75,6 @@ def _check_targets(name: str, loss: object, label: str, y: Tensor, of_inputs: Se
             raise ValueError(f"{name}: {label} must have shape {list(of_inputs[:2])}, got {list(y.shape)}")
     elif loss == "mse" and not y.is_floating_point():
         raise TypeError(f"{name}: {label} must be floating numbers, got {y.dtype}")
-
-
-def check_classes(name: str, classes: int, support_y: Tensor, query_y: Tensor | None = None) -> None:
-    """ValueError for a label outside [0, classes) that is not -100, where it may be looked at; elsewhere it ends in NaN."""
-    for label, y in (("support_y", support_y), ("query_y", query_y)):
-        if y is not None:
-            _check.label_range(name, label, y, classes, IGNORE_INDEX)
 
 
 def ways_of(name: str, num_classes: int | None, support_y: Tensor) -> int:

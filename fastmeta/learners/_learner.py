@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .._torch import takes_data_of
+from ..networks.recognise import Plan
+from ..networks.users_model import Loss, Task
 from ._episode import check_episode, of_no_tasks
-from ._plan import Plan
-from ._task import Loss, Task
-
-Found = TypeVar("Found")
 
 
 class Learner(nn.Module):
@@ -75,7 +74,7 @@ class Learner(nn.Module):
         for name, x in self.__dict__.items():
             if isinstance(x, Tensor) and x.grad_fn is None:
                 moved = fn(x.detach())
-                if x.requires_grad and torch._has_compatible_shallow_copy_type(x, moved):
+                if x.requires_grad and takes_data_of(x, moved):
                     x.data = moved  # whoever trains it holds this very tensor
                     if x.grad is not None:
                         x.grad = fn(x.grad)
@@ -121,20 +120,3 @@ class Looking(Learner):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
-
-
-# The learner's arguments by the names that ops have for them.
-OF_SUPPORT = {"inputs": "support_x", "targets": "support_y", "labels": "support_y", "support": "the encoder's output"}
-OF_FEATURES = {"query": "the encoder's output", "targets": "query_y"}
-
-
-def ask(learner: str, op: Callable[..., Found], renamed: Mapping[str, str], *args: Any, **options: Any) -> Found:
-    """op(*args, **options), whose errors name the learner and, by `renamed`, its arguments."""
-    try:
-        return op(*args, **options)
-    except (TypeError, ValueError) as error:
-        begin, _, rest = str(error).partition(": ")
-        if begin != op.__name__:
-            raise
-        first, _, others = rest.partition(" ")
-        raise type(error)(f"{learner}: {renamed.get(first, first)} {others}") from None

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..networks.batch_norm import features_of_tasks
 from ..types import Loss
 from . import _arguments
-from ._batch_norm import features_of_tasks
 from .maml import MAML
 
 

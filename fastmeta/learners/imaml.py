@@ -7,19 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._autograd import scatter
+from .._autograd import gradients, scatter
 from .._torch import transforms_active
-from ..inner.mlp_grad import mlp_grad
+from ..networks.chain import InnerLoop, leaf
+from ..networks.inner_problem import Flat, Problem
+from ..networks.meta_gradient import needs_gradient, refuse_changed, remember, remembered
+from ..networks.network import Network, refuse
+from ..networks.recognise import Plan
 from ..types import Loss
 from . import _arguments
-from ._chain import InnerLoop, gradients, leaf
-from ._conjugate_gradient import conjugate_gradient
-from ._engine import needs_gradient, of_query, run
-from ._learner import OF_SUPPORT, ask
-from ._mlp import Mlp
-from ._plan import Plan
-from ._problem import Flat, Problem
-from ._remember import refuse_changed, remember, remembered
 from .maml import MAML
 
 
@@ -74,9 +70,8 @@ class IMAML(MAML):
         return self._on_query(support_x, support_y, query_x, query_y)
 
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
-        plan, lr = self._plan(), _arguments.number(self._name, "lr", self.lr)
-        mlp = plan.mlp if plan.mlp is not None and plan.mlp.takes(support_x, query[0]) else None
-        proximal = Proximal(lr, float(self.strength), self.cg_steps, str(self.inner_loss), mlp)
+        network, lr = self._plan().network, _arguments.number(self._name, "lr", self.lr)
+        proximal = Proximal(network, lr, float(self.strength), self.cg_steps)
 
         def solved(problem: Problem, flat: Flat) -> Tensor:
             support = flat._replace(data=flat.data[:2])
@@ -84,20 +79,19 @@ class IMAML(MAML):
                 phi = Optimum.apply(proximal, problem, *support.items())
             else:
                 phi = proximal.optimum(problem, support)
-            return of_query(problem, phi, flat)
+            return problem.on_query(phi, flat)
 
-        return run(solved, refuse, self._problem(plan, lr), lr, (support_x, support_y, *query))
+        return network.run(solved, refuse, lr, (support_x, support_y, *query))
 
 
 @dataclass(frozen=True)
 class Proximal:
     """The inner problem as it is when the learner is called."""
 
+    network: Network
     lr: float
     strength: float
     cg_steps: int
-    loss: str
-    mlp: Mlp | None  # what runs natively
 
     def optimum(self, problem: Problem, flat: Flat) -> tuple[Tensor, ...]:
         """phi, [T, ...]."""
@@ -106,24 +100,11 @@ class Proximal:
             inner = InnerLoop(problem, part, problem.flat([False] * len(flat.items())))
             phi = [p.detach() for p in part.theta]
             for _ in range(problem.steps):
-                slopes = self._slopes(inner, [leaf(p, True) for p in phi], create_graph=False)
+                slopes = self.network.gradients(inner, [leaf(p, True) for p in phi], create_graph=False)
                 pulled = zip(phi, slopes, part.theta, strict=True)
                 phi = [p - self.lr * (g + self.strength * (p - start.detach())) for p, g, start in pulled]
             found.append(phi)
         return tuple(problem.join(p) for p in zip(*found, strict=True))
-
-    def _slopes(self, inner: InnerLoop, phi: Sequence[Tensor], *, create_graph: bool) -> list[Tensor]:
-        """dL_support/dphi, like phi."""
-        mlp = self.mlp
-        if mlp is None or not inner.several:
-            return inner.gradients(phi, create_graph)
-        x, y = inner.support
-        with torch.set_grad_enabled(create_graph):
-            _, grads = ask(
-                inner.problem.learner, mlp_grad, OF_SUPPORT, mlp.spread(list(phi)), mlp.flat(x), y,
-                activation=mlp.activation, loss=self.loss,
-            )  # fmt: skip
-        return [g for g in grads if g is not None]
 
     def pulled_back(
         self, problem: Problem, part: Flat, needs: Flat, phi: Sequence[Tensor], dphi: Sequence[Tensor]
@@ -132,7 +113,7 @@ class Proximal:
         -d/dx [u . dL/dphi] to whatever else the loss depends on."""
         inner = InnerLoop(problem, part, needs)
         at = [leaf(p, True) for p in phi]
-        slopes = self._slopes(inner, at, create_graph=True)
+        slopes = self.network.gradients(inner, at, create_graph=True)
         tasks = len(part.data[0]) if inner.several else 1
 
         def rows(tensors: Sequence[Tensor]) -> Tensor:
@@ -178,7 +159,22 @@ class Optimum(torch.autograd.Function):
         return None, None, *scatter(problem.summed(grads, needs, data=2), needs)
 
 
-def refuse(problem: Problem, flat: Flat) -> Tensor:
-    raise RuntimeError(
-        f"{problem.learner}: must run outside torch.func, forward-mode AD and torch.compile, got a call inside"
-    )
+def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
+    """x with A x = b for every task, [T, P], from 0 in at most `steps` steps; product(v) = A v, A symmetric.
+
+    A task stops where it is solved up to rounding, and where a direction shows that its A is not positive definite. NaN in A or b
+    gives NaN.
+    Source: Hestenes and Stiefel 1952, J. Res. NBS 49(6).
+    """
+    x, residual, direction = torch.zeros_like(b), b, b
+    size = b.square().sum(1, keepdim=True)
+    solved, going = size * torch.finfo(b.dtype).eps ** 2, size != 0
+    for _ in range(steps):
+        image = product(direction)
+        bend = (direction * image).sum(1, keepdim=True)
+        going = going & ~(size <= solved) & ~(bend <= 0)  # NaN goes on
+        rate = torch.where(going, size / bend, 0)
+        x, residual = x + rate * direction, residual - rate * image
+        before, size = size, residual.square().sum(1, keepdim=True)
+        direction = residual + torch.where(going, size / before, 0) * direction
+    return x

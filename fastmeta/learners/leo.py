@@ -9,15 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _check
+from .._ask import OF_SUPPORT, ask
 from ..distance.prototypes import prototypes
 from ..inner.mlp_adapt import mlp_adapt
 from ..inner.mlp_forward import mlp_forward
 from ..inner.mlp_grad import mlp_grad
 from ..inner.mlp_meta_loss import mlp_meta_loss
+from ..networks.users_model import is_linear
+from ..reference.mlp_loss import IGNORE_INDEX
 from . import _arguments
-from ._episode import IGNORE_INDEX, known_ways, ways_of
-from ._learner import OF_SUPPORT, Learner, ask
-from ._seen import is_linear
+from ._episode import known_ways, ways_of
+from ._learner import Learner
 
 LOG2 = math.log(2)
 

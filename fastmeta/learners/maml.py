@@ -8,18 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..inner.mlp_adapt import mlp_adapt
-from ..inner.mlp_forward import mlp_forward
-from ..inner.mlp_meta_loss import mlp_meta_loss
+from .._torch import CHILDREN
+from ..networks.chain import noise_of, restore
+from ..networks.recognise import Plan, look
+from ..networks.users_model import LOSSES
 from ..types import Loss
 from . import _arguments
-from ._chain import noise_of, restore
-from ._engine import on_query
-from ._episode import check_classes
-from ._learner import OF_SUPPORT, Looking, ask
-from ._plan import Plan, look
-from ._problem import Problem, problem_of
-from ._task import LOSSES
+from ._learner import Looking
 
 
 class MAML(Looking):
@@ -102,7 +97,7 @@ class MAML(Looking):
 
     def _settings(self) -> tuple[Any, ...]:
         own = self.__dict__
-        modules = own["_modules"]
+        modules = own[CHILDREN]
         loss = own.get("inner_loss", modules.get("inner_loss"))
         model = modules.get("model")
         return model, loss, self._adapt, self.steps, self.task_chunk, self.first_order, own.get("lr")
@@ -117,43 +112,19 @@ class MAML(Looking):
         _arguments.flag(name, "first_order", first_order)
         if "lr" in self.__dict__:
             _arguments.learning_rate(name, lr)
-        return look(name, self._task_of(model, loss), adapt, settings, self._kept, self._trained)
+        return look(
+            name, self._task_of(model, loss), adapt, settings, self._kept, self._trained, steps=steps, first_order=first_order,
+            task_chunk=task_chunk,
+        )  # fmt: skip
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        plan, rates = self._plan(), self.rates()
-        mlp = plan.mlp
-        if mlp is None or not mlp.takes(support_x, query_x):
-            found = self._by_kernels(plan, rates, support_x, support_y, query_x)
-            return (
-                on_query(self._problem(plan, rates), rates, support_x, support_y, query_x) if found is None else found
-            )
-        params = ask(
-            self._name, mlp_adapt, OF_SUPPORT, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, steps=self.steps,
-            activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
-        )  # fmt: skip
-        return ask(self._name, mlp_forward, {"inputs": "query_x"}, params, mlp.flat(query_x), activation=mlp.activation)
+        network = self._plan().network
+        return network.predict(self.rates(), support_x, support_y, query_x)
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        plan, rates = self._plan(), self.rates()
-        mlp = plan.mlp
-        if self.loss_weights is not None or mlp is None or not mlp.takes(support_x, query_x):
-            data = (support_x, support_y, query_x, query_y)
-            found = None if self.loss_weights is not None else self._by_kernels(plan, rates, *data)
-            return on_query(self._problem(plan, rates), rates, *data) if found is None else found
-        return ask(
-            self._name, mlp_meta_loss, {}, mlp.params, mlp.spread(rates), mlp.flat(support_x), support_y, mlp.flat(query_x),
-            query_y, steps=self.steps, activation=mlp.activation, loss=self.inner_loss, first_order=self.first_order,
-        )  # fmt: skip
-
-    def _by_kernels(self, plan: Plan, rates: Any, *data: Tensor) -> Tensor | None:
-        """The query's outputs, or with its targets the losses, of a convolutional network that the native kernels take."""
-        if plan.net is None:
-            return None
-        run = plan.net.predict if len(data) == 3 else plan.net.meta_loss
-        found = run(rates, data, self.steps, self.inner_loss, self.first_order)
-        if found is not None and plan.classes is not None:
-            check_classes(self._name, plan.classes, *data[1::2])
-        return found
+        network = self._plan().network
+        weights = None if self.loss_weights is None else self._weights()
+        return network.losses(self.rates(), support_x, support_y, query_x, query_y, weights)
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         x = query_x.new_zeros(query_x.shape[1:])
@@ -181,10 +152,3 @@ class MAML(Looking):
                 f"{self.steps} steps"
             )
         return tuple(map(float, weights))
-
-    def _problem(self, plan: Plan, rates: Any) -> Problem:
-        """What the general engine solves."""
-        return problem_of(
-            self._name, plan, rates=rates, steps=self.steps, first_order=self.first_order, task_chunk=self.task_chunk,
-            weights=self._weights(),
-        )  # fmt: skip

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
+from .._ask import OF_FEATURES, OF_SUPPORT, ask
 from ..distance.matching_log_probs import matching_log_probs
 from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
 from ..types import Metric
 from . import _arguments
 from ._episode import known_ways, ways_of
-from ._learner import OF_FEATURES, OF_SUPPORT, Learner, ask
+from ._learner import Learner
 from .protonet import features_of_both
 
 

@@ -6,15 +6,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._ask import OF_SUPPORT, ask
+from .._torch import CHILDREN
 from ..distance.prototypes import prototypes
+from ..networks.batch_norm import features_of_tasks
+from ..networks.inner_problem import check_classes
+from ..networks.recognise import Plan, look
+from ..networks.users_model import Bare
 from . import _arguments
-from ._batch_norm import features_of_tasks
-from ._engine import on_query
-from ._episode import check_classes
-from ._learner import OF_SUPPORT, Looking, ask
-from ._plan import Plan, look
-from ._problem import problem_of
-from ._task import Bare
+from ._learner import Looking
 
 
 class ProtoMAML(Looking):
@@ -53,7 +53,7 @@ class ProtoMAML(Looking):
 
     def _settings(self) -> tuple[Any, ...]:
         own = self.__dict__
-        return own["_modules"].get("encoder"), self.ways, self.steps, self.task_chunk, self.first_order, own.get("lr")
+        return own[CHILDREN].get("encoder"), self.ways, self.steps, self.task_chunk, self.first_order, own.get("lr")
 
     def _look(self, settings: tuple[Any, ...]) -> Plan:
         name, (encoder, ways, steps, task_chunk, first_order, lr) = self._name, settings
@@ -67,7 +67,17 @@ class ProtoMAML(Looking):
         if self._model[0].encoder is not encoder:
             self._model = (Classifier(encoder),)
         task = self._task_of(self._model[0], "cross_entropy")
-        return look(name, task, None, settings, self._kept, self._trained)
+        return look(
+            name,
+            task,
+            None,
+            settings,
+            self._kept,
+            self._trained,
+            steps=steps,
+            first_order=first_order,
+            task_chunk=task_chunk,
+        )
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         return self._on_query(support_x, support_y, query_x)
@@ -77,12 +87,8 @@ class ProtoMAML(Looking):
 
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
         check_classes(self._name, self.ways, support_y, *query[1:])
-        problem = problem_of(
-            self._name, self._plan(), rates=self.lr, steps=self.steps, first_order=self.first_order,
-            task_chunk=self.task_chunk, of_tasks=2,
-        )  # fmt: skip
-        start = self._head(support_x, support_y)
-        return on_query(problem, self.lr, support_x, support_y, *query, start=start)
+        network, start = self._plan().network, self._head(support_x, support_y)
+        return network.on_query(self.lr, (support_x, support_y, *query), start=start)
 
     def _head(self, support_x: Tensor, support_y: Tensor) -> Sequence[Tensor]:
         """W [T, N, D] and b [T, N] before the first step."""

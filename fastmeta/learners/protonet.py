@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .._ask import OF_FEATURES, OF_SUPPORT, ask
 from ..distance.proto_log_softmax import proto_log_softmax
 from ..distance.proto_loss import proto_loss
 from ..distance.prototypes import prototypes
 from ..types import Metric
 from . import _arguments
 from ._episode import known_ways, ways_of
-from ._learner import OF_FEATURES, OF_SUPPORT, Learner, ask
+from ._learner import Learner
 
 
 class ProtoNet(Learner):

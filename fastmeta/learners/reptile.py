@@ -6,17 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..inner.mlp_adapt import mlp_adapt
-from ..inner.sgd_step import sgd_step
+from ..networks.inner_problem import Flat, Problem
+from ..networks.network import refuse
+from ..networks.recognise import Plan
 from ..types import Loss
 from . import _arguments
-from ._chain import InnerLoop
-from ._engine import of_query, run
-from ._learner import OF_SUPPORT, ask
-from ._mlp import Mlp
-from ._plan import Plan
-from ._problem import Flat, Problem
-from .imaml import refuse
 from .maml import MAML
 
 OPTIMISERS = ("sgd", "adam")
@@ -72,35 +66,15 @@ class Reptile(MAML):
         return self._on_query(support_x, support_y, query_x, query_y)
 
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
-        plan, lr = self._plan(), _arguments.number(self._name, "lr", self.lr)
-        mlp = plan.mlp if plan.mlp is not None and plan.mlp.takes(support_x, query[0]) else None
+        network, lr = self._plan().network, _arguments.number(self._name, "lr", self.lr)
 
         def evaluated(problem: Problem, flat: Flat) -> Tensor:
             with torch.no_grad():
-                native = mlp is not None and self.optimiser == "sgd"
-                phi = self._native(mlp, flat, lr) if native else self._phi(problem, flat)  # type: ignore[arg-type]
-                found = of_query(problem, phi, flat)
+                phi = network.adapt(problem, flat, Adam if self.optimiser == "adam" else None)
+                found = problem.on_query(phi, flat)
             return Towards.apply(found, len(phi), *flat.theta, *phi) if torch.is_grad_enabled() else found
 
-        return run(evaluated, refuse, self._problem(plan, lr), lr, (support_x, support_y, *query))
-
-    def _native(self, mlp: Mlp, flat: Flat, lr: float) -> list[Tensor]:
-        x, y = flat.data[:2]
-        phi = ask(
-            self._name, mlp_adapt, OF_SUPPORT, mlp.spread(list(flat.theta)), lr, mlp.flat(x), y,
-            steps=self.steps, activation=mlp.activation, loss=str(self.inner_loss),
-        )  # fmt: skip
-        return [p for p in phi if p is not None]
-
-    def _phi(self, problem: Problem, flat: Flat) -> list[Tensor]:
-        """[T, ...] of each adapted parameter."""
-        support = flat._replace(data=flat.data[:2])
-        needs = problem.flat([False] * len(support.items()))
-        found = []
-        for part in problem.parts(support):
-            update = Adam() if self.optimiser == "adam" else sgd_step
-            found.append(InnerLoop(problem, part, needs).descend(update=update))
-        return [problem.join(p) for p in zip(*found, strict=True)]
+        return network.run(evaluated, refuse, lr, (support_x, support_y, *query))
 
 
 class Adam:

@@ -8,6 +8,8 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
 import fastmeta
+from fastmeta.networks.convnet import ConvNet
+from fastmeta.networks.mlp import Mlp
 from harness.learner_cases import general
 from harness.plain_loops import D, same_gradients
 from harness.small_models import WEIGHTS, episode, mlp, same_as_the_plain_loop
@@ -76,7 +78,7 @@ def change(model, kind):
 def test_maml_trains_the_model_as_it_is(kind, when):
     data, learner = episode(), fastmeta.MAML(change(mlp(), kind) if when == "before" else mlp(), 0.1, 2)
     if when == "after":
-        assert learner._plan().mlp is not None
+        assert isinstance(learner._plan().network, Mlp)
         before = learner.loss(*data)
         change(learner.model, kind)
         if "order" not in kind and "from a hook" not in kind and "frozen" not in kind and "more" not in kind:
@@ -135,7 +137,7 @@ def test_the_others_too(name, kind):
 
 def test_convolutions_too():
     learner, data = fastmeta.MAML(convnet(), 0.1, 2), episode(images=True)
-    assert learner._plan().net is not None
+    assert isinstance(learner._plan().network, ConvNet)
     for changed in (
         lambda m: m.__setitem__(-1, nn.Linear(36, 3).to(D)),
         lambda m: setattr(m[1], "eps", 0.5),

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastmeta
 from fastmeta import _C
-from fastmeta.learners import _conv
+from fastmeta.networks import convnet
 from harness.compare import check_against_reference, check_threads
 from harness.conv_networks import D, Losses, episode, network
 from harness.learner_cases import general
@@ -19,7 +19,7 @@ from harness.learner_cases import general
 
 def check(learner, data, dtype=D):
     """Losses and all gradients as on the backend "reference", the general engine; in float32 with eight draws of the images."""
-    assert learner._plan().net is not None
+    assert isinstance(learner._plan().network, convnet.ConvNet)
     values = [p.detach().to(dtype) for p in learner.parameters()]
     images = [data[0].to(dtype), data[2].to(dtype)]
     losses = Losses(learner, data)
@@ -37,14 +37,14 @@ def check(learner, data, dtype=D):
 @pytest.fixture
 def calls(monkeypatch):
     """The ops whose native kernels ran."""
-    direct, ran = _conv.direct, []
+    direct, ran = convnet.direct, []
 
     def counted(name, *args):
         found = direct(name, *args)
         ran.extend([name] if found is not None else [])
         return found
 
-    monkeypatch.setattr(_conv, "direct", counted)
+    monkeypatch.setattr(convnet, "direct", counted)
     return ran
 
 
@@ -250,12 +250,12 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_networks_are_not_taken(kind):
-    assert fastmeta.MAML(network())._plan().net is not None
+    assert isinstance(fastmeta.MAML(network())._plan().network, convnet.ConvNet)
     if kind == "running statistics":
         with pytest.raises(ValueError, match="MAML: batch norm must use the statistics of each batch"):
             fastmeta.MAML(OTHERS[kind]())
         return
-    assert fastmeta.MAML(OTHERS[kind]())._plan().net is None
+    assert not isinstance(fastmeta.MAML(OTHERS[kind]())._plan().network, convnet.ConvNet)
 
 
 def test_calls_that_the_kernel_cannot_take_run_in_the_general_engine(calls):

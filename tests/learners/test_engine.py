@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastmeta
-from fastmeta.learners import _at_once, _engine
+from fastmeta.networks import meta_gradient, tasks_at_once
+from fastmeta.networks.mlp import Mlp
 from harness.learner_cases import loss_by_params
 from harness.plain_loops import WEIGHTS, D, episode, plain_losses, same_gradients
 
@@ -66,7 +67,7 @@ MODELS = {
 
 @pytest.fixture(params=[1, 3], ids=["one by one", "several at once"])
 def at_once(request, monkeypatch):
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: request.param)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: request.param)
     return request.param
 
 
@@ -83,7 +84,7 @@ def test_meta_gradients_of_any_module(kind, steps, first_order, at_once):
         fastmeta.MAML(model_of(kind), nn.Parameter(torch.rand(steps, dtype=D)), steps, first_order=first_order),
         fastmeta.MetaSGD(model_of(kind), 0.3, steps, first_order=first_order),
     ):
-        assert learner._plan().mlp is None
+        assert not isinstance(learner._plan().network, Mlp)
         data = episode()
         sx, sy, qx, qy = data
         inputs = [*learner.parameters(), sx.requires_grad_(), qx.requires_grad_()]
@@ -139,7 +140,7 @@ def test_weights_of_the_steps_are_checked_and_may_change():
 
 @pytest.mark.parametrize("graphs", [0, 1, 2, 5])
 def test_graphs_that_stay_change_nothing(graphs, at_once, monkeypatch):
-    monkeypatch.setattr(_engine, "graphs_kept", lambda problem, flat: graphs)
+    monkeypatch.setattr(meta_gradient, "graphs_kept", lambda problem, flat: graphs)
     learner, data = fastmeta.MetaSGD(model_of("batch norm"), 0.3, 3), episode()
     same_gradients(learner.loss(*data), plain_losses(learner, *data), list(learner.parameters()), WEIGHTS)
 
@@ -314,7 +315,7 @@ class Branches(nn.Module):
 
 @pytest.mark.parametrize("layer", [Cubed, Branches])
 def test_models_that_vmap_refuses_run_one_by_one(layer, monkeypatch):
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 4)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: 4)
     net = nn.Sequential(nn.Linear(6, 5), layer(), nn.Linear(5, 3)).to(D)
     learner, data = fastmeta.MAML(net, 0.1, 2), episode()
     for _ in range(2):
@@ -323,7 +324,7 @@ def test_models_that_vmap_refuses_run_one_by_one(layer, monkeypatch):
 
 
 def test_a_wrong_call_does_not_change_the_way(monkeypatch):
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 4)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: 4)
     learner = fastmeta.MAML(model_of("layer norm"), 0.1, 2)
     with pytest.raises(RuntimeError, match="size|shapes cannot be multiplied"):
         learner(torch.randn(4, 6, 7, dtype=D), torch.zeros(4, 6, dtype=torch.int64), torch.randn(4, 7, 7, dtype=D))
@@ -362,8 +363,8 @@ def test_no_gradient_keeps_no_graph(at_once):
 
 def test_graphs_do_not_grow_with_the_steps(monkeypatch):
     """The largest number of elements that graphs hold at a time, but for the parameters of each step."""
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 1)
-    monkeypatch.setattr(_engine, "graphs_kept", lambda problem, flat: 1)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: 1)
+    monkeypatch.setattr(meta_gradient, "graphs_kept", lambda problem, flat: 1)
 
     def most_held(steps):
         held, most = 0, 0

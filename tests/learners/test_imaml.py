@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastmeta
-from fastmeta.learners._conjugate_gradient import conjugate_gradient
+from fastmeta.learners.imaml import conjugate_gradient
+from fastmeta.networks.mlp import Mlp
 from harness.learner_cases import moved_loss
 
 D = torch.float64
@@ -34,7 +35,7 @@ def test_linear_regression_equals_the_closed_form(kind, tasks, chunk):
     strength, width = 0.7, 4
     model = MODELS[kind](width, 1).to(D)
     learner = fastmeta.IMAML(model, 0.1, 800, strength=strength, cg_steps=12, loss="mse", task_chunk=chunk)
-    assert (learner._plan().mlp is not None) == (kind == "native")
+    assert isinstance(learner._plan().network, Mlp) == (kind == "native")
     xs, xq = (torch.randn(tasks, n, width, dtype=D, requires_grad=True) for n in (6, 7))
     ys, yq = (torch.randn(tasks, n, 1, dtype=D, requires_grad=True) for n in (6, 7))
     weight, bias = model.parameters()
@@ -89,7 +90,7 @@ def test_native_and_general_agree():
     for learner in learners:
         losses = learner.loss(*data)
         results.append((losses, learner(*data[:3]), torch.autograd.grad(losses.sum(), list(learner.parameters()))))
-    assert learners[0]._plan().mlp is not None and learners[1]._plan().mlp is None
+    assert isinstance(learners[0]._plan().network, Mlp) and not isinstance(learners[1]._plan().network, Mlp)
     torch.testing.assert_close(*results)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fastmeta
+from fastmeta.networks.mlp import Mlp
 from harness.learner_cases import Unknown
 from harness.plain_loops import plain_losses, same_gradients
 from harness.small_models import WEIGHTS, D, episode, mlp, same_as_the_plain_loop
@@ -36,7 +37,7 @@ def test_attributes_may_be_assigned():
     same_as_the_plain_loop(learner, data)
     learner.adapted = None
     learner.model, learner.steps, learner.lr, learner.first_order = mlp(), 3, 0.3, True
-    assert learner._plan().mlp is not None
+    assert isinstance(learner._plan().network, Mlp)
     same_as_the_plain_loop(learner, data)
     scores = lambda outputs, y: (outputs.gather(1, y[:, None]) - 1).square().mean()  # noqa: E731
     learner.inner_loss = scores

@@ -8,7 +8,8 @@ from torch.func import functional_call
 
 import fastmeta
 from fastmeta import _check
-from fastmeta.learners import _at_once, _episode
+from fastmeta.learners import _episode
+from fastmeta.networks import tasks_at_once
 from harness.learner_cases import ALL, FIRST_ORDER, Loss, N, data_of, encoder, episode, made, says
 
 D = torch.float64
@@ -89,7 +90,7 @@ def test_on_a_device_that_would_have_to_wait(name, which, at_once, monkeypatch):
     monkeypatch.setattr(_check, "_visible", lambda x: False)
     for function in ("refuse_label_out_of_range", "refuse_empty_class"):
         monkeypatch.setattr(_check, function, lambda *args: None)
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: at_once)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: at_once)
     learner, data = made(name), data_of(name)
     data[which] = data[which].clone()
     data[which][1, 2] = 7

@@ -10,7 +10,8 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 import fastmeta
-from fastmeta.learners._batch_norm import ExactNorms
+from fastmeta.networks.batch_norm import ExactNorms
+from fastmeta.networks.mlp import Mlp
 from harness.learner_cases import general, moved_loss
 
 D = torch.float64
@@ -132,7 +133,7 @@ def test_fused_and_general_engines_agree(loss):
     sx, sy, qx, qy = episode(mlp)
     if loss == "mse":
         sy, qy = torch.randn(2, 6, 3, dtype=D), torch.randn(2, 6, 3, dtype=D)
-    assert learner._plan().mlp is not None and other._plan().mlp is None
+    assert isinstance(learner._plan().network, Mlp) and not isinstance(other._plan().network, Mlp)
     torch.testing.assert_close(learner(sx, sy, qx), other(sx, sy, qx))
     torch.testing.assert_close(learner.loss(sx, sy, qx, qy), other.loss(sx, sy, qx, qy))
 
@@ -164,7 +165,7 @@ def plain_anil_loss(learner, sx, sy, qx, qy):
 def test_anil_equals_plain_autograd(kind, first_order, backend):
     rates = nn.Parameter(torch.tensor([0.1, 0.3, 0.2], dtype=D))
     learner = fastmeta.ANIL(*anil(kind), rates, 3, first_order=first_order)
-    assert learner._plan().mlp is not None  # the head runs on the fused op
+    assert isinstance(learner._plan().network, Mlp)  # the head runs on the fused op
     data, params = episode(kind), list(learner.parameters())
     ours, plain = learner.loss(*data), plain_anil_loss(learner, *data)
     torch.testing.assert_close(ours, plain)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fastmeta
-from fastmeta.learners import _at_once
+from fastmeta.networks import tasks_at_once
 
 D = torch.float64
 ENCODERS = {
@@ -53,7 +53,7 @@ def plain_losses(learner, sx, sy, qx, qy):
 
 @pytest.fixture(params=[1, 3], ids=["one by one", "several at once"])
 def at_once(request, monkeypatch):
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: request.param)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: request.param)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastmeta
-from fastmeta.learners import _at_once
+from fastmeta.networks import tasks_at_once
 from harness.dispatched_names import Called
 from harness.plain_loops import WEIGHTS, D, plain_losses, same_gradients
 
@@ -25,7 +25,7 @@ class Grouped(Called):
 
 @pytest.fixture(autouse=True)
 def _two_at_once(monkeypatch):
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 2)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: 2)
 
 
 def network(*convolutions):
@@ -93,7 +93,7 @@ def test_no_grouped_convolution_is_left(loss, monkeypatch):
 
     with fastmeta.backend("triton"):
         left, ours = grouped_in(run, monkeypatch)
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 2)
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: 2)
     with fastmeta.backend("reference"):
         grouped, plain = grouped_in(run, monkeypatch)
     assert left == set() and grouped == set(GROUPS)

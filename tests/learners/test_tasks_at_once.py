@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 import fastmeta
-from fastmeta.learners import _at_once, _engine
-from fastmeta.learners._seen import is_batched
+from fastmeta.networks import meta_gradient, tasks_at_once
+from fastmeta.networks.tasks_at_once import is_batched
 from harness.plain_loops import WEIGHTS, D, episode, plain_losses, same_gradients
 
 
 @pytest.fixture(autouse=True)
 def _four_at_once(monkeypatch):
-    monkeypatch.setattr(_at_once, "tasks_at_once", lambda problem, flat: 4)
-    monkeypatch.setattr(_engine, "graphs_kept", lambda problem, flat: 1)  # its look at one task is none of ours
+    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: 4)
+    monkeypatch.setattr(meta_gradient, "graphs_kept", lambda problem, flat: 1)  # its look at one task is none of ours
 
 
 class Layer(nn.Module):

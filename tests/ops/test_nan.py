@@ -8,7 +8,6 @@ from torch.func import functional_call
 import fastmeta
 from fastmeta import _C
 from fastmeta._dispatch import tensors_of
-from fastmeta.learners._conv import as_convnet
 from harness.compare import values_and_grads
 from harness.conv_networks import Losses, episode, network
 from harness.nan_cases import (
@@ -132,7 +131,7 @@ def test_the_convolutional_kernel_reads_no_place_that_a_wrong_label_names(which,
     model = network(1, 4, 6, norm=False)
     data = episode(model, 6, tasks=2)
     data[1 if which == "support" else 3][1, 2] = wrong
-    net = as_convnet(model, len([*model.parameters()]))
+    net = fastmeta.MAML(model)._plan().network
     rates = [torch.tensor(0.1, dtype=D)]
     of_tasks = [p if p is None else p.detach().expand(2, *p.shape) for p in net.params]
     needs = (*(p is not None for p in of_tasks), True, False, False, False, False)

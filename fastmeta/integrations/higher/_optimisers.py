@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
+from ..._torch import tree_map_only
 from .. import _arguments
 from .._steps import active, root, stepped
 

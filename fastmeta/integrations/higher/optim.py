@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from ..._torch import tree_leaves, tree_map
 from .. import _arguments
 from ._optimisers import DifferentiableAdam, DifferentiableOptimizer, DifferentiableSGD, GradCallback, Override
 from .patch import _MonkeyPatchBase

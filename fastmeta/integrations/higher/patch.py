@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS
 from .. import _arguments
 from .._steps import Container, copy_of
 
 __all__ = ["monkeypatch"]
 __getattr__ = _arguments.missing("higher.patch", __all__)
-HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # how nn.Module names its dicts of them
 
 
 def monkeypatch(
@@ -38,7 +38,7 @@ def monkeypatch(
     kind: type = type(module)
     fmodel.__class__ = _functional(kind)
     for part in fmodel.modules():  # a hook put on the copy is not one of the model
-        part.__dict__.update({name: held.copy() for name, held in vars(part).items() if name.endswith(HOOKS)})
+        part.__dict__.update({name: held.copy() for name, held in vars(part).items() if name.endswith(HOOK_ENDINGS)})
     fmodel._places = _places(fmodel)
     fmodel.track_higher_grads = track_higher_grads
     fmodel._fast_params = [list(nn.Module.parameters(fmodel))]
@@ -49,9 +49,10 @@ def _places(module: nn.Module) -> list[list[tuple[Container, str]]]:
     """Where each parameter lies, in the order of parameters(): more than one place where modules share it."""
     found: dict[int, list[tuple[Container, str]]] = {}
     for part in module.modules():
-        for name, p in part._parameters.items():
+        held: Container = getattr(part, PARAMETERS)
+        for name, p in held.items():
             if p is not None:
-                found.setdefault(id(p), []).append((part._parameters, name))
+                found.setdefault(id(p), []).append((held, name))
     return list(found.values())
 
 
@@ -120,7 +121,8 @@ class _MonkeyPatchBase(nn.Module):
         self._fast_params[-1] = [fn(p) for p in self.fast_params]
         self._put(self.fast_params)
         for part in self.modules():
-            part._buffers.update({name: b if b is None else fn(b) for name, b in part._buffers.items()})
+            buffers: Container = getattr(part, BUFFERS)
+            buffers.update({name: b if b is None else fn(b) for name, b in buffers.items()})
         return self
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from ..._torch import tree_leaves
 from .. import _arguments
 from ._optimisers import fresh
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..._torch import PARAMETERS
 from .. import _arguments
 from .._steps import Container, active, put, root, stepped
 
@@ -39,7 +40,7 @@ class MetaOptimizer:
 
     def add_param_group(self, module: nn.Module) -> None:
         _arguments.module(type(self).__name__, "module", module)
-        self.param_containers_groups.append(tuple(parts_of(module, "_parameters")))
+        self.param_containers_groups.append(tuple(parts_of(module, PARAMETERS)))
         self.state_groups.append({})
 
     def step(self, loss: Tensor) -> None:
@@ -171,5 +172,5 @@ def step_on(
 
 
 def parts_of(module: nn.Module, kind: str) -> list[Container]:
-    """The containers "_parameters" or "_buffers" of a module and its submodules that hold any."""
+    """The containers PARAMETERS or BUFFERS of a module and its submodules that hold any."""
     return [held for part in module.modules() if (held := getattr(part, kind))]

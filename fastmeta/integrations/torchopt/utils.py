@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from ..._torch import BUFFERS, PARAMETERS, tree_map_only
 from .. import _arguments
 from .optim import MetaOptimizer, parts_of
 
@@ -54,8 +54,8 @@ def extract_state_dict(
     if isinstance(target, MetaOptimizer):
         return tree_map_only(Tensor, kept, target.state_dict())
     of_buffer = _once(lambda b: _leaf(b, device)) if detach_buffers else kept
-    buffers = _held(target, "_buffers", of_buffer) if with_buffers else ()
-    return ModuleState(_held(target, "_parameters", kept), buffers, None, detach_buffers)
+    buffers = _held(target, BUFFERS, of_buffer) if with_buffers else ()
+    return ModuleState(_held(target, PARAMETERS, kept), buffers, None, detach_buffers)
 
 
 def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
@@ -66,7 +66,7 @@ def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
     if not isinstance(state, ModuleState):
         raise TypeError(f"recover_state_dict: state must be that of a module, got {type(state).__name__}")
     buffers = tree_map_only(Tensor, _once(_leaf), state.buffers) if state.detach_buffers else state.buffers
-    for kind, kept in (("_parameters", state.params), ("_buffers", buffers)):
+    for kind, kept in ((PARAMETERS, state.params), (BUFFERS, buffers)):
         parts = parts_of(target, kind)
         if kept and len(kept) != len(parts):
             raise ValueError(
@@ -92,7 +92,7 @@ def module_clone(
         raise NotImplementedError("module_clone: target must be a module or a tree of tensors, got an optimiser")
     if not isinstance(target, nn.Module):
         return tree_map_only(Tensor, _once(_kept("module_clone", by, device)), target)
-    tensors = [t for kind in ("_parameters", "_buffers") for held in parts_of(target, kind) for t in held.values()]
+    tensors = [t for kind in (PARAMETERS, BUFFERS) for held in parts_of(target, kind) for t in held.values()]
     cloned = copy.deepcopy(target, {id(t): t for t in tensors})
     recover_state_dict(cloned, extract_state_dict(target, by=by, device=device, detach_buffers=detach_buffers))
     return cloned

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from ...._torch import CHILDREN
+
 
 class BaseLearner(nn.Module):
     """A model in the attribute `module`, whose other attributes are to be had here too."""
@@ -18,7 +20,7 @@ class BaseLearner(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            module = self.__dict__.get("_modules", {}).get("module")
+            module = self.__dict__.get(CHILDREN, {}).get("module")
             if module is None:
                 raise
             return getattr(module, name)

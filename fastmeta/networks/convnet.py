@@ -1,4 +1,4 @@
-"""Recognises the models that the fused conv ops run."""
+"""The models that the conv ops run."""
 
 from __future__ import annotations
 
@@ -9,53 +9,71 @@ from torch import Tensor, nn
 
 from .._route import direct
 from ..inner._conv import Blocks, cores
-from ..inner._mlp import in_order, listed
+from ..inner._network import in_order, listed
 from ..types import ConvBlock
-from ._batch_norm import has_running_statistics
-from ._mlp import FusedModel, parameters_of
+from .batch_norm import has_running_statistics
+from .fused import Fused, parameters_of
+from .inner_problem import check_classes
 
 
 @dataclass
-class ConvNet(FusedModel):
+class ConvNet(Fused):
     """Blocks of Conv2d 3x3, a norm (BatchNorm2d on batch statistics, GroupNorm), ReLU, MaxPool2d(2), all but the first optional;
-    Flatten; Linear. It runs on native kernels alone: None where they do not take a call, which the general engine then does better
-    than the ops' reference."""
+    Flatten; Linear. It runs on native kernels alone: where they do not take a call, autograd does better than the ops' reference."""
 
     blocks: Blocks
 
-    def meta_loss(
-        self, rates: Any, data: tuple[Tensor, ...], steps: int, loss: Any, first_order: bool
-    ) -> Tensor | None:
-        """The query loss of each task, [T]."""
-        if data[0].ndim != 5:  # [n, ...] would be one task
-            return None
-        lr = listed(self.spread(rates), self.params)
-        found = direct(
-            "conv_meta_loss", (self.params, lr, *data), (steps, self.blocks, loss, first_order),
-            cores(len(self.blocks), loss, 2, before="rates"),
-        )  # fmt: skip
-        return None if found is None else found[0]
+    def losses(
+        self,
+        rates: Any,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+        weights: tuple[float, ...] | None = None,
+    ) -> Tensor:
+        data = (support_x, support_y, query_x, query_y)
+        found = None
+        if weights is None and support_x.ndim == 5:  # [n, ...] would be one task
+            found = direct("conv_meta_loss", (self.params, self._rates(rates), *data), self._static(), self._cores(2))
+        if found is None:
+            return super().losses(rates, *data, weights)
+        self._check_labels(support_y, query_y)
+        return found[0]
 
-    def predict(self, rates: Any, data: tuple[Tensor, ...], steps: int, loss: Any, first_order: bool) -> Tensor | None:
-        """The outputs for the query, [T, Q, outputs], of the parameters adapted to the support."""
-        if data[0].ndim != 5:
-            return None
-        lr = listed(self.spread(rates), self.params)
-        adapted = direct(
-            "conv_adapt", (self.params, lr, *data[:2]), (steps, self.blocks, loss, first_order),
-            cores(len(self.blocks), loss, before="rates"),
-        )  # fmt: skip
-        if adapted is None:
-            return None
-        found = direct(
-            "conv_forward", (in_order(adapted, self.params), data[2]), (self.blocks,), cores(len(self.blocks), None)
-        )
-        return None if found is None else found[0]
+    def predict(self, rates: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        found = None
+        if support_x.ndim == 5:
+            found = direct(
+                "conv_adapt", (self.params, self._rates(rates), support_x, support_y), self._static(), self._cores(1)
+            )
+        if found is not None:
+            found = direct(
+                "conv_forward", (in_order(found, self.params), query_x), (self.blocks,), cores(len(self.blocks), None)
+            )
+        if found is None:
+            return super().predict(rates, support_x, support_y, query_x)
+        self._check_labels(support_y)
+        return found[0]
+
+    def _rates(self, rates: Any) -> Any:
+        return listed(self.spread(rates), self.params)
+
+    def _cores(self, examples: int) -> tuple[Any, ...]:
+        return cores(len(self.blocks), str(self.task.loss), examples, before="rates")
+
+    def _static(self) -> tuple[Any, ...]:
+        return self.steps, self.blocks, self.task.loss, self.first_order
+
+    def _check_labels(self, *targets: Tensor) -> None:
+        """What `direct` leaves out."""
+        if self.classes is not None:
+            check_classes(self.learner, self.classes, *targets)
 
 
-def as_convnet(model: nn.Module, adapted: int) -> ConvNet | None:
-    """The network that `model` is, or None: an nn.Sequential, perhaps of such, `_seen.is_plain`, all its parameters, `adapted` of
-    them, adapted and no two the same."""
+def convnet_parts(model: nn.Module, adapted: int) -> tuple[list[Tensor | None], Blocks] | None:
+    """What makes `model` a ConvNet, or None: an nn.Sequential, perhaps of such, `users_model.is_plain`, all its parameters, `adapted`
+    of them, adapted and no two the same."""
     modules = _flat(model)
     blocks: list[ConvBlock] = []
     params: list[Tensor | None] = []
@@ -70,7 +88,7 @@ def as_convnet(model: nn.Module, adapted: int) -> ConvNet | None:
         return None
     params += parameters_of(modules[1])
     here = [p is not None for p in params]
-    return ConvNet(params, tuple(map(tuple, blocks))) if adapted == sum(here) and all(here[::4]) else None
+    return (params, tuple(map(tuple, blocks))) if adapted == sum(here) and all(here[::4]) else None
 
 
 def _flat(model: nn.Module) -> list[Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._dispatch import forced
+from .._torch import is_of_vmap
 from ..inner.task_conv2d import task_conv2d
 
 
@@ -36,7 +37,7 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     step, border = _both(stride), _border(padding, weight)
-    of_tasks = torch._C._functorch.is_batchedtensor(weight) and input.ndim == 4
+    of_tasks = is_of_vmap(weight) and input.ndim == 4
     if not of_tasks or step is None or border is None or _both(dilation) != 1 or groups != 1:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     device = input.device.type

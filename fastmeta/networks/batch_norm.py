@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._torch import AnyBatchNorm, AnyNorm
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -19,20 +21,20 @@ def use_batch_statistics(model: Model) -> Model:
     MAML and its relatives need this: running statistics would be averages over tasks and inner steps. Weights and biases stay.
     """
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and has_running_statistics(module):
+        if isinstance(module, AnyNorm) and has_running_statistics(module):
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
     return model
 
 
-def has_running_statistics(norm: nn.modules.batchnorm._NormBase) -> bool:
+def has_running_statistics(norm: AnyNorm) -> bool:
     return norm.track_running_stats or norm.running_mean is not None or norm.running_var is not None
 
 
 def refuse_running_statistics(name: str, model: nn.Module) -> None:
     """ValueError where batch norm would average its statistics over tasks and steps."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and has_running_statistics(module):
+        if isinstance(module, AnyNorm) and has_running_statistics(module):
             raise ValueError(
                 f"{name}: batch norm must use the statistics of each batch, got running statistics in {path!r}: build it with "
                 "track_running_stats=False, or call fastmeta.use_batch_statistics(model)"
@@ -41,10 +43,7 @@ def refuse_running_statistics(name: str, model: nn.Module) -> None:
 
 def features_of_tasks(body: nn.Module, x: Tensor) -> Tensor:
     """body of x [T, n, ...], all tasks as one batch; one after the other where batch norm must not mix them."""
-    mixes = any(
-        isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or not m.track_running_stats)
-        for m in body.modules()
-    )
+    mixes = any(isinstance(m, AnyBatchNorm) and (m.training or not m.track_running_stats) for m in body.modules())
     if mixes and len(x):
         return torch.stack([body(of_task) for of_task in x])
     features: Tensor = body(x.flatten(0, 1)).unflatten(0, x.shape[:2])

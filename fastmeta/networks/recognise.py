@@ -1,4 +1,4 @@
-"""How a learner runs its network: found when it is called, and kept as long as network and settings stay what they are."""
+"""Which network is this? Asked when a learner is called, and known as long as the model and the settings stay what they are."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import Any
 
 import torch
 
-from ._batch_norm import refuse_running_statistics
-from ._conv import ConvNet, as_convnet
-from ._mlp import Mlp, as_mlp
-from ._seen import Seen, is_plain, stands_in
-from ._task import Task
+from .any_module import AnyModule
+from .batch_norm import refuse_running_statistics
+from .convnet import ConvNet, convnet_parts
+from .mlp import Mlp, mlp_parts
+from .users_model import Seen, Task, is_plain, stands_in
+
+# Each with what makes a model one: (model, how many of its parameters are adapted) -> what the network has beyond AnyModule, or None.
+KINDS: tuple[tuple[Any, Any], ...] = ((Mlp, mlp_parts), (ConvNet, convnet_parts))
 
 
 @dataclass
 class Plan:
-    task: Task
-    adapted: list[str]  # names of the model's parameters
-    mlp: Mlp | None
-    net: ConvNet | None
-    seen: Seen | None  # None inside torch.compile, which looks again when it compiles
-    settings: tuple[Any, ...]
-    trained: dict[str, bool]  # which parameters are
+    """How a learner runs its network."""
 
-    def holds(self, settings: tuple[Any, ...]) -> bool:
-        seen = self.seen
-        return seen is not None and all(map(is_, settings, self.settings)) and seen.same_parameters() and seen.holds()
+    network: AnyModule
+    settings: tuple[Any, ...]
+    trained: dict[str, bool]  # which of the model's parameters are
 
     @property
-    def classes(self) -> int | None:
-        """How many the outputs have, where a kernel's network says so; None for another loss than cross-entropy too."""
-        if self.task.loss != "cross_entropy" or (self.mlp is None and self.net is None):
-            return None
-        weights = [p for p in self.task.model.parameters() if p.ndim > 1]
-        return weights[-1].shape[0]
+    def seen(self) -> Seen | None:
+        return self.network.seen
+
+    @property
+    def adapted(self) -> list[str]:
+        return self.network.adapted
+
+    def holds(self, settings: tuple[Any, ...]) -> bool:
+        seen = self.network.seen
+        return seen is not None and all(map(is_, settings, self.settings)) and seen.same_parameters() and seen.holds()
 
     @property
     def lasts(self) -> bool:
@@ -51,20 +52,28 @@ def look(
     settings: tuple[Any, ...],
     before: Plan | None,
     known: dict[str, bool],
+    *,
+    steps: int,
+    first_order: bool,
+    task_chunk: int | None,
 ) -> Plan:
     """`adapt`: see `adapted_names`. `before`: the last plan, from which an unchanged network takes what was learned of it.
     `known`: which parameters were trained then, for those in whose place a tensor stands now."""
-    model, loss = task.model, task.loss
+    model = task.model
     refuse_running_statistics(learner, model)
     trained = {path: known.get(path, True) if stands_in(p) else p.requires_grad for path, p in model.named_parameters()}
     adapted = adapted_names(learner, trained, adapt, first=not known)
-    whole = isinstance(loss, str) and len(adapted) == len(trained) and is_plain(model)
-    mlp, net = (as_mlp(model, len(adapted)), as_convnet(model, len(adapted))) if whole else (None, None)
     seen = None if torch.compiler.is_compiling() else Seen(*task.children())
-    old = before.seen if before is not None and before.task is task else None
+    old = before.seen if before is not None and before.network.task is task else None
     if seen is not None and old is not None and old.holds():
         seen.learned = old.learned
-    return Plan(task, adapted, mlp, net, seen, settings, trained)
+    common = (learner, task, adapted, seen, steps, first_order, task_chunk)
+    whole = isinstance(task.loss, str) and len(adapted) == len(trained) and is_plain(model)
+    for kind, parts_of in KINDS if whole else ():
+        parts = parts_of(model, len(adapted))
+        if parts is not None:
+            return Plan(kind(*common, *parts), settings, trained)
+    return Plan(AnyModule(*common), settings, trained)
 
 
 def adapted_names(learner: str, trained: dict[str, bool], adapt: Sequence[str] | None, first: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Inner SGD task by task through autograd or torch.func, as a paper writes it: the engine's reference, of every order."""
+"""Inner SGD task by task through autograd or torch.func, as a paper writes it: what `chain` is held against, of every order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .._torch import is_functional
 from ..inner.sgd_step import sgd_step
-from ._batch_norm import ExactNorms
-from ._chain import twice_differentiable
-from ._problem import Flat, Problem
+from .batch_norm import ExactNorms
+from .chain import twice_differentiable
+from .inner_problem import Flat, Problem
 
 
 def adapted(problem: Problem, flat: Flat) -> tuple[Tensor, ...]:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._autograd import gradients
 from ..inner.sgd_step import sgd_step
-from ._problem import Flat, Problem
+from .inner_problem import Flat, Problem
 
 Update = Callable[[list[Tensor], list[Tensor], Any], Sequence[Tensor]]
 Noise = tuple[Tensor, torch.device, Tensor | None]  # the CPU's; a CUDA device's
@@ -65,7 +66,7 @@ class InnerLoop:
             total = self.losses(theta, self.support).sum()
             if check:
                 refuse_captured(total, [*theta, *self.others])
-            return gradients(total, theta, create_graph=create_graph)
+            return list(gradients([total], theta, create_graph=create_graph))
 
     def descend(self, *, graphs: int = 0, check: bool = False, update: Update = sgd_step) -> list[Tensor]:
         """theta_K. `graphs`: of how many last steps the graphs stay, so that the way back has less to do again. `check`: raise
@@ -144,26 +145,6 @@ def leaf(x: Tensor, wants_gradient: bool) -> Tensor:
     return x.detach().requires_grad_() if wants_gradient else x.detach()
 
 
-def gradients(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    cotangents: Sequence[Tensor] | None = None,
-    *,
-    create_graph: bool = False,
-    retain_graph: bool | None = None,
-) -> list[Tensor]:
-    """torch.autograd.grad, but 0 for an input that no output depends on."""
-    outputs = [outputs] if isinstance(outputs, Tensor) else outputs
-    places = [i for i, y in enumerate(outputs) if y.requires_grad]
-    if not places or not inputs:
-        return [torch.zeros_like(x) for x in inputs]
-    found = torch.autograd.grad(
-        [outputs[i] for i in places], inputs, None if cotangents is None else [cotangents[i] for i in places],
-        retain_graph, create_graph, allow_unused=True, materialize_grads=True,
-    )  # fmt: skip
-    return list(found)
-
-
 def refuse_captured(loss: Tensor, known: Sequence[Tensor]) -> None:
     """Captured, where the graph of `loss` ends in a tensor that is not among `known`."""
     waiting, seen = [loss.grad_fn], set()
@@ -188,3 +169,12 @@ def restore(noise: Noise) -> None:
     torch.set_rng_state(cpu)
     if cuda is not None:
         torch.cuda.set_rng_state(cuda, device)
+
+
+def drew(before: Noise, like: Tensor) -> bool:
+    """Whether random numbers have been drawn since."""
+    (cpu, _, cuda), (cpu_before, _, cuda_before) = noise_of(like), before
+    same = torch.equal(cpu, cpu_before)
+    if cuda is not None and cuda_before is not None:
+        same = same and torch.equal(cuda, cuda_before)
+    return not same

@@ -1,8 +1,9 @@
-"""What was seen of a network. A comparison that costs microseconds tells whether all of it still holds."""
+"""The user's model: with its loss, on the examples of one task (`Task`), and what was seen of it (`Seen`). A comparison that costs
+microseconds tells whether all of it still holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from operator import attrgetter, is_, methodcaller
@@ -10,28 +11,79 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _module
-from torch.nn.modules.batchnorm import _NormBase
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
-    _module._global_forward_hooks,
-    _module._global_forward_pre_hooks,
-    _module._global_backward_hooks,
-    _module._global_backward_pre_hooks,
-)
+from .._torch import BUFFERS, CHILDREN, GLOBAL_HOOKS, HOOKS, PARAMETERS, AnyNorm
+from ..reference.mlp_loss import task_loss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSSES = ("cross_entropy", "mse")
 # The layers that a kernel knows, and what they run; those whose options matter to it.
 KNOWN = (
     nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.Identity,
     nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d,
 )  # fmt: skip
 FORWARD: dict[Any, Any] = {kind: kind.forward for kind in KNOWN}
-WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, _NormBase)
+WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, AnyNorm)
 
 FORWARDS = repeat("forward")
 _values = methodcaller("values")
 _trained = attrgetter("requires_grad")
 _trains = attrgetter("training")
+
+
+class Bare(nn.Module):
+    """A module of ours around the user's, of which no global hook of modules is to hear."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+
+class Task(Bare):
+    """x -> the model's outputs; (x, y) -> their loss. One module, so that a loss may have parameters of its own."""
+
+    def __init__(self, learner: str, model: nn.Module, loss: str | Loss) -> None:
+        super().__init__()
+        self.learner, self.model, self.loss = learner, model, loss
+        self.classes: list[int] = []  # of the outputs that cross-entropy has seen last
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        outputs = self.model(x)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"{self.learner}: model must return a tensor, got {type(outputs).__name__}")
+        if self.loss == "cross_entropy":
+            self._check_logits(outputs)
+        if y is None:
+            return outputs
+        if isinstance(self.loss, str):
+            if self.loss == "mse":
+                self._check_numbers(outputs, y)
+            return task_loss(outputs, y, self.loss)
+        return self._of_function(self.loss(outputs, y))
+
+    def _check_logits(self, outputs: Tensor) -> None:
+        if outputs.ndim != 2 or not outputs.is_floating_point():
+            raise ValueError(
+                f"{self.learner}: for cross-entropy the model must return floating outputs [n, classes], "
+                f"got {outputs.dtype} of shape {list(outputs.shape)}"
+            )
+        if not torch.compiler.is_compiling():
+            self.classes[:] = [outputs.shape[1]]
+
+    def _check_numbers(self, outputs: Tensor, y: Tensor) -> None:
+        if outputs.shape != y.shape:
+            raise ValueError(
+                f"{self.learner}: targets must have the shape of a task's outputs, {list(outputs.shape)}, got {list(y.shape)}"
+            )
+        if outputs.dtype != y.dtype and not torch.is_autocast_enabled(y.device.type):
+            raise TypeError(
+                f"{self.learner}: targets must have the dtype of the outputs, {outputs.dtype}, got {y.dtype}"
+            )
+
+    def _of_function(self, found: Any) -> Tensor:
+        if not isinstance(found, Tensor) or found.ndim:
+            came = f"shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{self.learner}: loss must return a 0-dim tensor for the examples of a task, got {came}")
+        return found
 
 
 def _forward(kind: type) -> Any:
@@ -59,11 +111,11 @@ class Seen:
         self.runs = [*map(_forward, self.classes)]
         self.own = [m.__dict__ for m in modules]
         self.own_runs = [*map(dict.get, self.own, FORWARDS)]
-        watched = [getattr(m, name) for m in modules for name in ("_modules", *HOOKS)]
-        watched += [m._buffers for m in modules if isinstance(m, _NormBase)]
+        watched = [getattr(m, name) for m in modules for name in (CHILDREN, *HOOKS)]
+        watched += [getattr(m, BUFFERS) for m in modules if isinstance(m, AnyNorm)]
         watched += [m.__dict__ for m in modules if isinstance(m, WITH_OPTIONS)]
         watched = [d for d in (*watched, *GLOBAL_HOOKS) if isinstance(d, dict)]
-        slots = [m._parameters for m in modules]
+        slots = [getattr(m, PARAMETERS) for m in modules]
         self.empty = [d for d in (*watched, *slots) if not d]
         self.filled = [d for d in watched if d]
         self.contents = [*map(dict, self.filled)]
@@ -71,7 +123,7 @@ class Seen:
         self.parameters = values_of(self.slots)
         self.tensors = [p for p in self.parameters if p is not None]
         self.trained = [*map(_trained, self.tensors)]
-        self.buffers = values_of([m._buffers for m in modules])
+        self.buffers = self.buffers_now()
         self.modes = self.modes_now()
         self.learned = Learned()
 
@@ -96,9 +148,12 @@ class Seen:
         """Whether the same runs again: the network, each module in its mode, and, where tensors stood in for parameters during the
         call, the buffers that it had then."""
         apart = any(map(stands_in, self.tensors))
-        if apart and not same_objects(values_of([m._buffers for m in self.modules]), self.buffers):
+        if apart and not same_objects(self.buffers_now(), self.buffers):
             return False
         return self.holds() and self.modes_now() == self.modes
+
+    def buffers_now(self) -> list[Any]:
+        return values_of([getattr(m, BUFFERS) for m in self.modules])
 
     def modes_now(self) -> list[bool]:
         """Which modules are in training mode."""
@@ -121,7 +176,7 @@ def is_plain(model: nn.Module) -> bool:
         kind = type(m)
         if kind not in FORWARD or kind.forward is not FORWARD[kind] or "forward" in m.__dict__:
             return False
-        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+        if any(getattr(m, hooks) for hooks in HOOKS):
             return False
     return True
 
@@ -134,7 +189,3 @@ def is_linear(model: nn.Module) -> bool:
 def stands_in(p: Tensor) -> bool:
     """Whether torch.func.functional_call, or the like, has put a tensor in a parameter's place."""
     return not isinstance(p, nn.Parameter)
-
-
-def is_batched(x: Any) -> bool:
-    return isinstance(x, Tensor) and torch._C._functorch.is_batchedtensor(x)

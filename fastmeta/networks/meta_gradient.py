@@ -1,8 +1,5 @@
-"""The inner loop of any module, with its meta-gradient: task by task or several tasks at once, no graph over the steps.
-
-The two Functions compute by `InnerLoop`. Where a gradient's own graph is asked for, under torch.func, forward-mode AD and
-torch.compile, and where the loss depends on tensors of its own, `_unrolled` takes their place.
-"""
+"""The meta-gradient of any module, as autograd's Functions. They compute by the chain; where a gradient's own graph is asked for,
+`unrolled` takes their place."""
 
 from __future__ import annotations
 
@@ -11,102 +8,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
-from .._autograd import scatter
-from .._dispatch import refuse_export
-from .._torch import any_requires_grad, is_functional
+from .._autograd import gradients, scatter
+from .._torch import any_requires_grad
 from ..inner.sgd_step import sgd_step
-from . import _unrolled
-from ._at_once import run_at_once
-from ._chain import Captured, InnerLoop, Step, gradients, leaf, noise_of, refuse_captured
-from ._cost import graphs_kept
-from ._episode import check_classes
-from ._problem import Flat, Problem
-from ._remember import differentiable, drew, refuse_changed, remember, remembered
+from . import unrolled
+from .chain import InnerLoop, Step, drew, leaf, noise_of, refuse_captured
+from .inner_problem import Flat, Problem
+from .tasks_at_once import graphs_kept
 
 
-def on_query(problem: Problem, rates: Any, *data: Tensor, start: Sequence[Tensor] = ()) -> Tensor:
-    """After the inner steps on data[:2] each task's outputs for the query data[2], [T, Q, ...], or, with its targets data[3],
-    the loss [T]. `start`: what the last of the adapted parameters start from, [T, ...]."""
-    return run(_losses if len(data) == 4 else _outputs, _unrolled.on_query, problem, rates, data, start)
-
-
-def run(
-    function: Callable[[Problem, Flat], Tensor],
-    unrolled: Callable[[Problem, Flat], Tensor],
-    problem: Problem,
-    rates: Any,
-    data: tuple[Tensor, ...],
-    start: Sequence[Tensor] = (),
-) -> Tensor:
-    """`function` with the best `at_once`; `unrolled` where it cannot run."""
-    refuse_export(problem.learner)
-    plan = problem.plan
-    params = dict(plan.task.named_parameters())
-    own = problem.adapted[: len(problem.adapted) - len(start)]
-    theta, shared = (*(params[path] for path in own), *start), tuple(params[path] for path in problem.shared)
-    flat = Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
-    if is_functional() or torch.compiler.is_compiling():
-        return unrolled(problem, flat)
-    classes = plan.classes
-    if classes is not None:  # a kernel's network says it before it runs
-        check_classes(problem.learner, classes, *data[1::2])
-    if torch.is_inference_mode_enabled():  # there not even an inner loop has a gradient
-        with torch.inference_mode(False), torch.no_grad():
-            found = _by_autograd(function, unrolled, problem, Flat(*tree_map_only(Tensor, _ordinary, tuple(flat))))
-    else:
-        found = _by_autograd(function, unrolled, problem, flat)
-    if classes is None and plan.task.classes:
-        check_classes(problem.learner, plan.task.classes[0], *data[1::2])
-    return found
-
-
-def _by_autograd(
-    function: Callable[[Problem, Flat], Tensor],
-    unrolled: Callable[[Problem, Flat], Tensor],
-    problem: Problem,
-    flat: Flat,
-) -> Tensor:
-    try:
-        return run_at_once(function, problem, flat)
-    except Captured:
-        return unrolled(problem, flat)
-
-
-def _ordinary(x: Tensor) -> Tensor:
-    """`x` as a tensor that autograd takes."""
-    return x.clone() if x.is_inference() else x
-
-
-def _losses(problem: Problem, flat: Flat) -> Tensor:
+def query_losses(problem: Problem, flat: Flat) -> Tensor:
+    """[T], after the inner steps."""
     if needs_gradient(flat):
         losses: Tensor = MetaLoss.apply(problem, *flat.items())
         return losses
     return _meta_losses(problem, flat, problem.flat([False] * len(flat.items())))[0]
 
 
-def _outputs(problem: Problem, flat: Flat) -> Tensor:
+def query_outputs(problem: Problem, flat: Flat) -> Tensor:
+    """[T, Q, ...], after the inner steps."""
     support = flat._replace(data=flat.data[:2])
     if needs_gradient(support):
         theta = Adapt.apply(problem, *support.items())
     else:
         theta = adapted(problem, support, problem.flat([False] * len(support.items())))[0]
-    return of_query(problem, theta, flat)
+    return problem.on_query(theta, flat)
 
 
 def needs_gradient(flat: Flat) -> bool:
     return torch.is_grad_enabled() and any_requires_grad(*flat.items())
-
-
-def of_query(problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
-    """[T, Q, ...] outputs, or [T] losses where the query has targets, of the parameters theta [T, ...]."""
-    query = flat.data[2:]
-    if problem.at_once > 1:
-        return problem.call_tasks(theta, flat.shared, *query, own=False)
-    tasks = zip(*theta, *query, strict=True)
-    n = len(theta)
-    return torch.stack([problem.call(of_task[:n], flat.shared, *of_task[n:]) for of_task in tasks])
 
 
 def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, list[list[Tensor]]]:
@@ -152,7 +83,7 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bo
             inputs = [*theta, *inner.others, *wanted]
             if check:
                 refuse_captured(losses, inputs)
-            found = gradients(losses.sum(), inputs)
+            found = gradients([losses.sum()], inputs)
         joining[k] = found[: len(theta)]
         rest.append(found[len(theta) :])
     if not differentiated:
@@ -189,7 +120,7 @@ class MetaLoss(torch.autograd.Function):
         items, grads = remembered(ctx)
         if torch.is_grad_enabled():
             refuse_changed(problem)
-            return None, *differentiable(ctx, lambda *args: (_unrolled.on_query(*args),), items, (dlosses,))
+            return None, *differentiable(ctx, lambda *args: (unrolled.on_query(*args),), items, (dlosses,))
         scales = problem.split(dlosses)
         places = [i for i, need in enumerate(needs) if need]
         found = []
@@ -225,7 +156,7 @@ class Adapt(torch.autograd.Function):
         items, trajectory = remembered(ctx)
         refuse_changed(problem)
         if torch.is_grad_enabled():
-            return None, *differentiable(ctx, _unrolled.adapted, items, dadapted)
+            return None, *differentiable(ctx, unrolled.adapted, items, dadapted)
         flat, thetas, grads = problem.flat(items), iter(trajectory), []
         cotangents = zip(*(problem.split(d) for d in dadapted), strict=True)
         with torch.autocast(*ctx.autocast):
@@ -234,3 +165,40 @@ class Adapt(torch.autograd.Function):
                 inner.taken = [Step([leaf(next(thetas), True) for _ in flat.theta], noise) for noise in noises]
                 grads.append(inner.back(v, [torch.zeros_like(x) for x in inner.others]))
         return None, *scatter(problem.summed(grads, needs, data=2), needs)
+
+
+def remember(ctx: Any, items: Sequence[Any], others: Sequence[Tensor]) -> None:
+    ctx.numbers = [None if isinstance(x, Tensor) else x for x in items]
+    ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in items), *others)
+
+
+def remembered(ctx: Any) -> tuple[list[Any], list[Tensor]]:
+    """The items, and the others."""
+    kept = list(ctx.saved_tensors)  # once: a checkpoint recomputes at every access
+    count = len(ctx.numbers)
+    return [x if n is None else n for x, n in zip(kept[:count], ctx.numbers, strict=True)], kept[count:]
+
+
+def refuse_changed(problem: Problem) -> None:
+    """RuntimeError where what is computed again on the way back would be computed by another network than on the way there."""
+    seen = problem.seen
+    if seen is not None and not seen.same_run():
+        raise RuntimeError(
+            f"{problem.learner}: the model must stay as it is until the way back, got one that was changed after the forward pass"
+        )
+
+
+def differentiable(
+    ctx: Any, function: Callable[..., Any], items: Sequence[Any], cotangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradients with a graph of their own."""
+    problem, needs = ctx.problem, ctx.needs_input_grad[1:]
+    if ctx.drew:
+        raise RuntimeError(
+            f"{problem.learner}: a derivative of the meta-gradient needs a model that draws no random numbers, got one that does"
+        )
+    fresh = [x.view_as(x) if need else x for x, need in zip(items, needs, strict=True)]  # none depends on another
+    wanted = [x for x, need in zip(fresh, needs, strict=True) if need]
+    outputs = function(problem, problem.flat(fresh))
+    found = gradients(outputs, wanted, cotangents, create_graph=True)
+    return scatter(found, needs)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from .. import _check
-from ._convolution import task_convolutions
-from ._seen import stands_in
-
-if TYPE_CHECKING:
-    from ._plan import Plan
+from ..reference.mlp_loss import IGNORE_INDEX
+from .task_convolutions import task_convolutions
+from .users_model import Seen, Task, stands_in
 
 
 class Flat(NamedTuple):
@@ -47,7 +45,8 @@ class Problem:
     """`adapted` parameters change in the inner loop; `shared` ones are trained too, but stay."""
 
     learner: str
-    plan: Plan
+    task: Task
+    seen: Seen | None
     adapted: tuple[str, ...]
     shared: tuple[str, ...]
     rate_axes: tuple[int, ...]  # of each rate, beside [steps]: one rate for all, or one like each adapted parameter
@@ -60,7 +59,7 @@ class Problem:
     def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
         """The outputs of one task for (x), its loss for (x, y)."""
         values = dict(zip((*self.adapted, *self.shared), (*adapted, *shared), strict=True))
-        found: Tensor = functional_call(self.plan.task, values, inputs)
+        found: Tensor = functional_call(self.task, values, inputs)
         return found
 
     def call_tasks(
@@ -70,6 +69,22 @@ class Problem:
         with task_convolutions(inputs[0]):
             axes = (0, 0 if own else None, *[0] * len(inputs))
             return torch.vmap(self.call, axes, randomness="different")(list(adapted), list(shared), *inputs)
+
+    def on_query(self, theta: Sequence[Tensor], flat: Flat) -> Tensor:
+        """[T, Q, ...] outputs, or [T] losses where the query has targets, of the parameters theta [T, ...]."""
+        query = flat.data[2:]
+        if self.at_once > 1:
+            return self.call_tasks(theta, flat.shared, *query, own=False)
+        tasks = zip(*theta, *query, strict=True)
+        n = len(theta)
+        return torch.stack([self.call(of_task[:n], flat.shared, *of_task[n:]) for of_task in tasks])
+
+    def all_of(self, rates: Any, data: tuple[Tensor, ...], start: Sequence[Tensor]) -> Flat:
+        """All that the losses depend on now; `start`: what the last of the adapted parameters start from, [T, ...]."""
+        params = dict(self.task.named_parameters())
+        own = self.adapted[: len(self.adapted) - len(start)]
+        theta, shared = (*(params[path] for path in own), *start), tuple(params[path] for path in self.shared)
+        return Flat(theta, shared, tuple(rates) if isinstance(rates, list) else (rates,), data)
 
     def flat(self, items: Sequence[Any]) -> Flat:
         """`items` as `Flat.items` lists them."""
@@ -115,7 +130,9 @@ class Problem:
 
 def problem_of(
     learner: str,
-    plan: Plan,
+    task: Task,
+    seen: Seen | None,
+    changing_of_model: Sequence[str],
     *,
     rates: Any,
     steps: int,
@@ -124,17 +141,25 @@ def problem_of(
     of_tasks: int = 0,
     weights: tuple[float, ...] | None = None,
 ) -> Problem:
-    """`rates`: one for all of the adapted parameters, or a list with one like each."""
-    params = dict(plan.task.named_parameters())
+    """`changing_of_model`: the adapted parameters by their names in the model. `rates`: one for all of them, or a list with one like
+    each."""
+    params = dict(task.named_parameters())
     refuse_sharded(learner, params)
-    chosen = {f"model.{path}" for path in plan.adapted}
+    chosen = {f"model.{path}" for path in changing_of_model}
     changing = tuple(path for path in params if path in chosen)
     staying = tuple(path for path, p in params.items() if path not in chosen and (p.requires_grad or stands_in(p)))
     check_rates(learner, rates, {path: params[path] for path in changing[: len(changing) - of_tasks]}, steps)
     axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
     return Problem(
-        learner, plan, changing, staying, axes, steps, first_order, of_tasks, weights, at_once=task_chunk or 0
+        learner, task, seen, changing, staying, axes, steps, first_order, of_tasks, weights, at_once=task_chunk or 0
     )
+
+
+def check_classes(learner: str, classes: int, support_y: Tensor, query_y: Tensor | None = None) -> None:
+    """ValueError for a label outside [0, classes) that is not -100, where it may be looked at; elsewhere it ends in NaN."""
+    for label, y in (("support_y", support_y), ("query_y", query_y)):
+        if y is not None:
+            _check.label_range(learner, label, y, classes, IGNORE_INDEX)
 
 
 def refuse_sharded(learner: str, params: Mapping[str, Tensor]) -> None:

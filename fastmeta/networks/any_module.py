@@ -1,0 +1,54 @@
+"""Any module, by autograd: several tasks at once or one by one, no graph over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..inner.sgd_step import sgd_step
+from . import unrolled
+from .chain import InnerLoop, Update
+from .inner_problem import Flat, Problem
+from .meta_gradient import query_losses, query_outputs
+from .network import Network
+
+
+class AnyModule(Network):
+    def losses(
+        self,
+        rates: Any,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+        weights: tuple[float, ...] | None = None,
+    ) -> Tensor:
+        return self.on_query(rates, (support_x, support_y, query_x, query_y), weights)
+
+    def predict(self, rates: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        return self.on_query(rates, (support_x, support_y, query_x))
+
+    def on_query(
+        self,
+        rates: Any,
+        data: tuple[Tensor, ...],
+        weights: tuple[float, ...] | None = None,
+        start: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """`losses` of four tensors, `predict` of three. `start`: see `run`."""
+        solve = query_losses if len(data) == 4 else query_outputs
+        return self.run(solve, unrolled.on_query, rates, data, weights, start)
+
+    def adapt(self, problem: Problem, flat: Flat, optimiser: Callable[[], Update] | None = None) -> list[Tensor]:
+        support = flat._replace(data=flat.data[:2])
+        needs = problem.flat([False] * len(support.items()))
+        found = []
+        for part in problem.parts(support):
+            update = sgd_step if optimiser is None else optimiser()
+            found.append(InnerLoop(problem, part, needs).descend(update=update))
+        return [problem.join(p) for p in zip(*found, strict=True)]
+
+    def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
+        return inner.gradients(theta, create_graph)

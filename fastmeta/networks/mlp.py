@@ -1,0 +1,114 @@
+"""The models that the mlp ops run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._ask import OF_SUPPORT, ask
+from ..inner.mlp_adapt import mlp_adapt
+from ..inner.mlp_forward import mlp_forward
+from ..inner.mlp_grad import mlp_grad
+from ..inner.mlp_meta_loss import mlp_meta_loss
+from .chain import InnerLoop, Update
+from .fused import Fused, parameters_of
+from .inner_problem import Flat, Problem
+
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.GELU: "gelu",
+    nn.Sigmoid: "sigmoid",
+    nn.Identity: "identity",
+}
+
+
+@dataclass
+class Mlp(Fused):
+    """Flatten, Linear and one kind of activation in turn; Flatten may be absent. Its ops run on every device and under transforms."""
+
+    activation: str
+    flattens: bool
+
+    def losses(
+        self,
+        rates: Any,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+        weights: tuple[float, ...] | None = None,
+    ) -> Tensor:
+        if weights is not None or not self.takes(support_x, query_x):
+            return super().losses(rates, support_x, support_y, query_x, query_y, weights)
+        return ask(
+            self.learner, mlp_meta_loss, {}, self.params, self.spread(rates), self.flat(support_x), support_y,
+            self.flat(query_x), query_y, steps=self.steps, activation=self.activation, loss=self.task.loss,
+            first_order=self.first_order,
+        )  # fmt: skip
+
+    def predict(self, rates: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        if not self.takes(support_x, query_x):
+            return super().predict(rates, support_x, support_y, query_x)
+        params = ask(
+            self.learner, mlp_adapt, OF_SUPPORT, self.params, self.spread(rates), self.flat(support_x), support_y,
+            steps=self.steps, activation=self.activation, loss=self.task.loss, first_order=self.first_order,
+        )  # fmt: skip
+        x = self.flat(query_x)
+        return ask(self.learner, mlp_forward, {"inputs": "query_x"}, params, x, activation=self.activation)
+
+    def adapt(self, problem: Problem, flat: Flat, optimiser: Callable[[], Update] | None = None) -> list[Tensor]:
+        x, y, query_x = flat.data[:3]
+        if optimiser is not None or not self.takes(x, query_x):
+            return super().adapt(problem, flat, optimiser)
+        rates = flat.rates[0] if problem.rate_axes == (0,) else self.spread(list(flat.rates))
+        adapted = ask(
+            self.learner, mlp_adapt, OF_SUPPORT, self.spread(list(flat.theta)), rates, self.flat(x), y, steps=self.steps,
+            activation=self.activation, loss=self.task.loss,
+        )  # fmt: skip
+        return [p for p in adapted if p is not None]
+
+    def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
+        x, y = inner.support
+        if not inner.several or not self.takes(x, x):
+            return super().gradients(inner, theta, create_graph)
+        with torch.set_grad_enabled(create_graph):
+            _, grads = ask(
+                self.learner, mlp_grad, OF_SUPPORT, self.spread(list(theta)), self.flat(x), y, activation=self.activation,
+                loss=self.task.loss,
+            )  # fmt: skip
+        return [g for g in grads if g is not None]
+
+    def takes(self, support_x: Tensor, query_x: Tensor) -> bool:
+        """Whether the model maps these inputs `[T, n, ...]` example by example."""
+        return self.flattens or support_x.ndim == query_x.ndim == 3
+
+    def flat(self, x: Tensor) -> Tensor:
+        return x.flatten(2) if self.flattens else x
+
+
+def mlp_parts(model: nn.Module, adapted: int) -> tuple[list[Tensor | None], str, bool] | None:
+    """What makes `model` an Mlp, or None: Sequential(Flatten?, Linear, activation, Linear, ...), `users_model.is_plain`, all its
+    parameters, `adapted` of them, adapted and no two the same."""
+    layers: Sequence[nn.Module] = list(model) if type(model) is nn.Sequential else [model]
+    flattens = bool(layers) and type(layers[0]) is nn.Flatten
+    if flattens:
+        first: Any = layers[0]
+        if (first.start_dim, first.end_dim) != (1, -1):
+            return None
+        layers = layers[1:]
+    linears, between = list(layers[::2]), list(layers[1::2])
+    if len(linears) != len(between) + 1 or not all(type(m) is nn.Linear for m in linears):
+        return None
+    kinds = {ACTIVATIONS.get(type(m)) for m in between}
+    if len(kinds) > 1 or None in kinds or any(type(m) is nn.GELU and m.approximate != "none" for m in between):
+        return None
+    params = [p for m in linears for p in parameters_of(m)]
+    here = [p is not None for p in params]
+    if adapted != sum(here) or not all(here[::2]):  # fewer: frozen, or shared by two layers
+        return None
+    return params, next(iter(kinds), None) or "relu", flattens
