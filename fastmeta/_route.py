@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,20 +64,21 @@ def direct(
     op = _native(name, layout, static, cores, forced())
     if op is None:
         return None
-    answer = op.untransformed(flat) if _asked.places is None else _asked.answer(name, flat, layout, static)
+    answer = op.untransformed(flat) if _asked.op != name else _asked.answer(flat, layout, static)
     return None if isinstance(answer, str) else answer
 
 
 class _Asked(threading.local):
-    """What `with_gradients` asks of the op that it calls: gradients to the arguments at `places`."""
+    """What `with_gradients` asks of an op that is called: gradients to its arguments at `places`."""
 
-    places: tuple[int, ...] | None = None
+    op: str | None = None
+    places: tuple[int, ...] = ()
     gradients: list[Any] | None = None
 
-    def answer(
-        self, name: str, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
-    ) -> tuple[Tensor, ...] | str:
-        native, needs, listed = _with_gradients(name, layout, self.places, tuple([x is None for x in flat]))
+    def answer(self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
+        assert self.op is not None
+        tensors = tuple([isinstance(x, Tensor) for x in flat])
+        native, needs, listed = _with_gradients(self.op, layout, self.places, tensors)
         args = unflatten(flat, layout) if listed else flat
         answer = native(*args, *static, needs)
         if isinstance(answer, str):
@@ -88,22 +90,21 @@ class _Asked(threading.local):
 
 @functools.lru_cache(maxsize=CACHED)
 def _with_gradients(
-    name: str, layout: Layout, places: tuple[int, ...] | None, absent: tuple[bool, ...]
+    name: str, layout: Layout, places: tuple[int, ...], tensors: tuple[bool, ...]
 ) -> tuple[Callable[..., Any], tuple[bool, ...], bool]:
     """The kernel that finds the gradients too, which of the flat arguments need one, and whether there are lists."""
-    assert places is not None
     wanted = [i in places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
-    needs = tuple(need and not none for need, none in zip(wanted, absent, strict=True))
+    needs = tuple(map(operator.and_, wanted, tensors))
     native = getattr(_dispatch._module(name, "ext"), f"{name}_value_and_grad")
     return native, needs, any(length is not None for length in layout)
 
 
-def _in_lists(found: Sequence[Tensor], args: Sequence[Any], places: tuple[int, ...] | None) -> list[Any]:
-    """The gradients, in the order of the arguments, as these are: a list for a list, None for None."""
+def _in_lists(found: Sequence[Tensor], args: Sequence[Any], places: tuple[int, ...]) -> list[Any]:
+    """The gradients, in the order of the arguments, as these are: a list for a list, None for what is no tensor."""
     remaining = iter(found)
     return [
-        [None if y is None else next(remaining) for y in x] if isinstance(x, list) else next(remaining)
-        for x in (args[i] for i in sorted(places or ()))
+        [next(remaining) if isinstance(y, Tensor) else None for y in x] if isinstance(x, list) else next(remaining)
+        for x in (args[i] for i in sorted(places))
     ]
 
 
@@ -111,16 +112,17 @@ _asked = _Asked()
 
 
 def with_gradients(
-    places: tuple[int, ...], op: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    name: str, places: tuple[int, ...], fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Any, list[Any] | None]:
-    """op(*args, **kwargs), of an op with a native `<op>_value_and_grad`, and the gradients of its sum to the arguments at `places`;
-    None in their place where the call did not go to the native kernel at once."""
-    _asked.places, _asked.gradients = places, None
+    """fn(*args, **kwargs), which calls op `name`, one with a native `<op>_value_and_grad`; and the gradients of the sum of the op's
+    outputs to its arguments at `places`. These outputs then have no graph. None in place of the gradients where the op did not go to
+    the native kernel at once."""
+    _asked.op, _asked.places, _asked.gradients = name, places, None
     try:
-        value = op(*args, **kwargs)
+        value = fn(*args, **kwargs)
         found = _asked.gradients
     finally:
-        _asked.places = _asked.gradients = None
+        _asked.op = _asked.gradients = None
     if found is None or len(places) == 1:
         return value, found
     order = sorted(places)

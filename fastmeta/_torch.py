@@ -31,8 +31,12 @@ NAMES = (
     "_C._functorch.is_legacy_batchedtensor",
     "_C._is_tracing",
     "_C._len_torch_dispatch_stack",
+    "Tensor._backward_hooks",
     "Tensor._is_zerotensor",
+    "Tensor._post_accumulate_grad_hooks",
     "_efficientzerotensor",
+    "_foreach_add_",
+    "_foreach_mul_",
     "_has_compatible_shallow_copy_type",
     "_neg_view",
     "autograd.forward_ad._current_level",
@@ -183,3 +187,20 @@ def keys_and_addresses(tensors: list[Tensor], names: tuple[str, ...]) -> tuple[l
         return keys, functools.reduce(operator.or_, kinds), [x._cdata for x in tensors]
     except AttributeError:
         return None
+
+
+def has_gradient_hooks(p: Tensor) -> bool:
+    """Whether autograd calls somebody when it has a gradient to `p`."""
+    return bool(p._backward_hooks) or bool(p._post_accumulate_grad_hooks)
+
+
+def accumulate(leaves: list[Tensor], gradients: list[Tensor], scale: float) -> None:
+    """Adds scale * gradients to `.grad` of leaves, as autograd does. The gradients are given away."""
+    with torch.no_grad():
+        torch._foreach_mul_(gradients, scale)
+        old = [(p.grad, g) for p, g in zip(leaves, gradients, strict=True) if p.grad is not None]
+        if old:
+            torch._foreach_add_([before for before, _ in old], tuple(g for _, g in old))
+        for p, g in zip(leaves, gradients, strict=True):
+            if p.grad is None:
+                p.grad = g

@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from . import _check
 from . import reference as references
 from ._autograd import gradients
 from ._layout import flatten, tensors_of, unflatten
 from ._route import with_gradients
-from ._torch import any_requires_grad, is_plain
+from ._torch import any_requires_grad, is_plain, tree_map_only
 
 NAME = "value_and_grad"
 FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")  # with a native <op>_value_and_grad
@@ -60,7 +59,7 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
         wanted = _wanted(name, places, args)
         value, grads = None, None
         if fused and is_plain() and not _stays_differentiable(args, kwargs):
-            value, grads = with_gradients(places, op, args, kwargs)
+            value, grads = with_gradients(name, places, op, args, kwargs)
         if grads is None:
             value, grads = _by_autograd(op, places, wanted, args, kwargs)
         # One rate for all goes to the op as a list of one.

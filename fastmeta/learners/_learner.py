@@ -43,6 +43,25 @@ class Learner(nn.Module):
             return of_no_tasks([0], self._reached(support_x, support_y, query_x, query_y))
         return self._losses(support_x, support_y, query_x, query_y)
 
+    def backward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """The losses [T], without a graph; adds the gradient of their mean to `.grad` of what it depends on, as
+        `loss(...).mean().backward()` does. Where the native kernels run a whole inner loop, autograd takes no part.
+
+        For training loops of one process: DistributedDataParallel and FSDP average gradients in a backward of their own, so there
+        call the wrapped learner and `.mean().backward()`. Hooks on parameters are called. Errors: RuntimeError under
+        torch.no_grad; else as `loss`.
+        """
+        if not torch.is_grad_enabled():
+            raise RuntimeError(f"{self._name}: backward must run with grad mode on, got it off")
+        losses = self._backward(support_x, support_y, query_x, query_y)
+        if losses.requires_grad:
+            (losses.mean() if losses.numel() else losses.sum()).backward()
+        return losses.detach()
+
+    def _backward(self, *data: Tensor) -> Tensor:
+        """The losses; without a graph where their gradient has been taken."""
+        return self.loss(*data)
+
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         raise NotImplementedError
 

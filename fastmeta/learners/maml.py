@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import CHILDREN
+from .._layout import tensors_of
+from .._route import with_gradients
+from .._torch import CHILDREN, accumulate, has_gradient_hooks, is_plain
 from ..networks.chain import noise_of, restore
 from ..networks.recognise import Plan, look
 from ..networks.users_model import LOSSES
@@ -125,6 +127,23 @@ class MAML(Looking):
         network = self._plan().network
         weights = None if self.loss_weights is None else self._weights()
         return network.losses(self.rates(), support_x, support_y, query_x, query_y, weights)
+
+    def _backward(self, *data: Tensor) -> Tensor:
+        network, rates = self._plan().network, self.rates()
+        ours = getattr(self.loss, "__func__", None) is Looking.loss and type(self)._losses is MAML._losses
+        op = network.meta_loss_op if ours and self.loss_weights is None and is_plain() else None
+        if op is None or any(isinstance(x, Tensor) and x.requires_grad for x in data):
+            return self.loss(*data)
+        learned = [
+            x for x in (rates if isinstance(rates, list) else [rates]) if isinstance(x, Tensor) and x.requires_grad
+        ]
+        leaves = [*network.leaves, *learned]
+        if any(not x.is_leaf or has_gradient_hooks(x) for x in leaves):
+            return self.loss(*data)
+        losses, grads = with_gradients(op, (0, 1) if learned else (0,), self.loss, data, {})
+        if grads is not None:
+            accumulate(leaves, list(tensors_of(grads)), 1 / losses.shape[0])
+        return losses  # type: ignore[no-any-return]
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         x = query_x.new_zeros(query_x.shape[1:])

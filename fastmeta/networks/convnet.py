@@ -23,6 +23,10 @@ class ConvNet(Fused):
 
     blocks: Blocks
 
+    @property
+    def meta_loss_op(self) -> str:
+        return "conv_meta_loss"
+
     def losses(
         self,
         rates: Any,

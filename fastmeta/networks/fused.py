@@ -23,6 +23,10 @@ class Fused(AnyModule):
         return [None if p is None else next(remaining) for p in self.params]
 
     @property
+    def leaves(self) -> list[Tensor]:
+        return [p for p in self.params if p is not None]
+
+    @property
     def classes(self) -> int | None:
         weight = self.params[-2]
         assert weight is not None

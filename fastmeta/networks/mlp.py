@@ -34,6 +34,10 @@ class Mlp(Fused):
     activation: str
     flattens: bool
 
+    @property
+    def meta_loss_op(self) -> str:
+        return "mlp_meta_loss"
+
     def losses(
         self,
         rates: Any,

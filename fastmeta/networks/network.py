@@ -60,6 +60,15 @@ class Network:
         raise NotImplementedError
 
     @property
+    def meta_loss_op(self) -> str | None:
+        """The op that `losses` is, of `leaves` and rates first, where it is one."""
+        return None
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        raise NotImplementedError
+
+    @property
     def classes(self) -> int | None:
         """How many the outputs have, for cross-entropy, where that can be told before the network runs."""
         return None

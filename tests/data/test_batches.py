@@ -16,7 +16,9 @@ def sinusoids(**options):
 
 def glyphs(**options):
     images = torch.arange(7 * 5 * 4, dtype=torch.uint8).view(7, 5, 1, 2, 2)
-    return TaskSampler(lambda count, generator: sample_episodes(images, count, 3, 1, 2, generator=generator), 4, **options)
+    return TaskSampler(
+        lambda count, generator: sample_episodes(images, count, 3, 1, 2, generator=generator), 4, **options
+    )
 
 
 def same(batch, other):
