@@ -31,6 +31,7 @@ from .learners.proto_maml import ProtoMAML
 from .learners.protonet import ProtoNet
 from .learners.reptile import Reptile
 from .networks.batch_norm import use_batch_statistics
+from .training import Estimate, evaluate, fit
 from .types import ConvBlock
 from .value_and_grad import value_and_grad
 
@@ -42,6 +43,7 @@ __all__ = [
     "LEO",
     "MAML",
     "ConvBlock",
+    "Estimate",
     "FullContext",
     "MatchingNet",
     "MetaSGD",
@@ -55,6 +57,8 @@ __all__ = [
     "conv_hvp",
     "conv_loss",
     "conv_meta_loss",
+    "evaluate",
+    "fit",
     "hvp",
     "matching_log_probs",
     "mlp_adapt",
