@@ -14,10 +14,10 @@ from ..networks.recognise import Plan, look
 from ..networks.users_model import LOSSES
 from ..types import Loss
 from . import _arguments
-from ._learner import Looking
+from ._learner import NetworkLearner
 
 
-class MAML(Looking):
+class MAML(NetworkLearner):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
     `model`: any module `[n, ...] -> [n, ...]`. Two kinds run all tasks in one native call. One is an `nn.Sequential` of
