@@ -119,12 +119,12 @@ class MAML(NetworkLearner):
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         network = self._plan().network
-        return network.predict(self.rates(), support_x, support_y, query_x)
+        return network.predict(self.rates(), (support_x, support_y, query_x))
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         network = self._plan().network
         weights = None if self.loss_weights is None else self._weights()
-        return network.losses(self.rates(), support_x, support_y, query_x, query_y, weights)
+        return network.losses(self.rates(), (support_x, support_y, query_x, query_y), weights)
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         x = query_x.new_zeros(query_x.shape[1:])
