@@ -102,8 +102,8 @@ class Learner(nn.Module):
         return self
 
 
-class Looking(Learner):
-    """A learner that runs its network by a plan, made anew where the network or a setting has changed since the last call."""
+class NetworkLearner(Learner):
+    """A learner of a network, which is recognised anew where it or a setting has changed since the last call."""
 
     _kept: Plan | None = None
 

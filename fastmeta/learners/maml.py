@@ -16,10 +16,10 @@ from ..networks.recognise import Plan, look
 from ..networks.users_model import LOSSES
 from ..types import Loss
 from . import _arguments
-from ._learner import Looking
+from ._learner import Learner, NetworkLearner
 
 
-class MAML(Looking):
+class MAML(NetworkLearner):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
     `model`: any module `[n, ...] -> [n, ...]`. Two kinds run all tasks in one native call. One is an `nn.Sequential` of
@@ -121,16 +121,16 @@ class MAML(Looking):
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         network = self._plan().network
-        return network.predict(self.rates(), support_x, support_y, query_x)
+        return network.predict(self.rates(), (support_x, support_y, query_x))
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         network = self._plan().network
         weights = None if self.loss_weights is None else self._weights()
-        return network.losses(self.rates(), support_x, support_y, query_x, query_y, weights)
+        return network.losses(self.rates(), (support_x, support_y, query_x, query_y), weights)
 
     def _backward(self, *data: Tensor) -> Tensor:
         network, rates = self._plan().network, self.rates()
-        ours = getattr(self.loss, "__func__", None) is Looking.loss and type(self)._losses is MAML._losses
+        ours = getattr(self.loss, "__func__", None) is Learner.loss and type(self)._losses is MAML._losses
         op = network.meta_loss_op if ours and self.loss_weights is None and is_plain() else None
         if op is None or any(isinstance(x, Tensor) and x.requires_grad for x in data):
             return self.loss(*data)

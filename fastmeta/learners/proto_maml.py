@@ -14,10 +14,10 @@ from ..networks.inner_problem import check_classes
 from ..networks.recognise import Plan, look
 from ..networks.users_model import Bare
 from . import _arguments
-from ._learner import Looking
+from ._learner import NetworkLearner
 
 
-class ProtoMAML(Looking):
+class ProtoMAML(NetworkLearner):
     r"""MAML whose linear head starts, in every task, as the classifier of its prototypes: W_k = 2 c_k, b_k = -|c_k|^2.
 
     c_k is the mean of the encoder's features over the support of class k. So before the first step the outputs are those of

@@ -12,32 +12,24 @@ from . import unrolled
 from .chain import InnerLoop, Update
 from .inner_problem import Flat, Problem
 from .meta_gradient import query_losses, query_outputs
-from .network import Network
+from .network import Data, Network
 
 
 class AnyModule(Network):
-    def losses(
-        self,
-        rates: Any,
-        support_x: Tensor,
-        support_y: Tensor,
-        query_x: Tensor,
-        query_y: Tensor,
-        weights: tuple[float, ...] | None = None,
-    ) -> Tensor:
-        return self.on_query(rates, (support_x, support_y, query_x, query_y), weights)
+    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
+        return self.on_query(rates, data, weights)
 
-    def predict(self, rates: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        return self.on_query(rates, (support_x, support_y, query_x))
+    def predict(self, rates: Any, data: Data) -> Tensor:
+        return self.on_query(rates, data)
 
     def on_query(
         self,
         rates: Any,
-        data: tuple[Tensor, ...],
+        data: Data,
         weights: tuple[float, ...] | None = None,
         start: Sequence[Tensor] = (),
     ) -> Tensor:
-        """`losses` of four tensors, `predict` of three. `start`: see `run`."""
+        """`losses` where `data` has query_y, else `predict`. `start`: see `run`."""
         solve = query_losses if len(data) == 4 else query_outputs
         return self.run(solve, unrolled.on_query, rates, data, weights, start)
 

@@ -14,6 +14,7 @@ from ..types import ConvBlock
 from .batch_norm import has_running_statistics
 from .fused import Fused, parameters_of
 from .inner_problem import check_classes
+from .network import Data
 
 
 @dataclass
@@ -27,37 +28,26 @@ class ConvNet(Fused):
     def meta_loss_op(self) -> str:
         return "conv_meta_loss"
 
-    def losses(
-        self,
-        rates: Any,
-        support_x: Tensor,
-        support_y: Tensor,
-        query_x: Tensor,
-        query_y: Tensor,
-        weights: tuple[float, ...] | None = None,
-    ) -> Tensor:
-        data = (support_x, support_y, query_x, query_y)
+    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
         found = None
-        if weights is None and support_x.ndim == 5:  # [n, ...] would be one task
+        if weights is None and data[0].ndim == 5:  # [n, ...] would be one task
             found = direct("conv_meta_loss", (self.params, self._rates(rates), *data), self._static(), self._cores(2))
         if found is None:
-            return super().losses(rates, *data, weights)
-        self._check_labels(support_y, query_y)
+            return super().losses(rates, data, weights)
+        self._check_labels(data[1], data[3])
         return found[0]
 
-    def predict(self, rates: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def predict(self, rates: Any, data: Data) -> Tensor:
         found = None
-        if support_x.ndim == 5:
-            found = direct(
-                "conv_adapt", (self.params, self._rates(rates), support_x, support_y), self._static(), self._cores(1)
-            )
+        if data[0].ndim == 5:
+            found = direct("conv_adapt", (self.params, self._rates(rates), *data[:2]), self._static(), self._cores(1))
         if found is not None:
             found = direct(
-                "conv_forward", (in_order(found, self.params), query_x), (self.blocks,), cores(len(self.blocks), None)
+                "conv_forward", (in_order(found, self.params), data[2]), (self.blocks,), cores(len(self.blocks), None)
             )
         if found is None:
-            return super().predict(rates, support_x, support_y, query_x)
-        self._check_labels(support_y)
+            return super().predict(rates, data)
+        self._check_labels(data[1])
         return found[0]
 
     def _rates(self, rates: Any) -> Any:

@@ -17,6 +17,7 @@ from ..inner.mlp_meta_loss import mlp_meta_loss
 from .chain import InnerLoop, Update
 from .fused import Fused, parameters_of
 from .inner_problem import Flat, Problem
+from .network import Data
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -38,26 +39,20 @@ class Mlp(Fused):
     def meta_loss_op(self) -> str:
         return "mlp_meta_loss"
 
-    def losses(
-        self,
-        rates: Any,
-        support_x: Tensor,
-        support_y: Tensor,
-        query_x: Tensor,
-        query_y: Tensor,
-        weights: tuple[float, ...] | None = None,
-    ) -> Tensor:
+    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
+        support_x, support_y, query_x, query_y = data
         if weights is not None or not self.takes(support_x, query_x):
-            return super().losses(rates, support_x, support_y, query_x, query_y, weights)
+            return super().losses(rates, data, weights)
         return ask(
             self.learner, mlp_meta_loss, {}, self.params, self.spread(rates), self.flat(support_x), support_y,
             self.flat(query_x), query_y, steps=self.steps, activation=self.activation, loss=self.task.loss,
             first_order=self.first_order,
         )  # fmt: skip
 
-    def predict(self, rates: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def predict(self, rates: Any, data: Data) -> Tensor:
+        support_x, support_y, query_x = data
         if not self.takes(support_x, query_x):
-            return super().predict(rates, support_x, support_y, query_x)
+            return super().predict(rates, data)
         params = ask(
             self.learner, mlp_adapt, OF_SUPPORT, self.params, self.spread(rates), self.flat(support_x), support_y,
             steps=self.steps, activation=self.activation, loss=self.task.loss, first_order=self.first_order,

@@ -16,6 +16,7 @@ from .inner_problem import Flat, Problem, check_classes, problem_of
 from .tasks_at_once import run_at_once
 from .users_model import Seen, Task
 
+Data = tuple[Tensor, ...]  # of a batch of tasks: support_x, support_y, query_x, and for a loss query_y
 Solve = Callable[[Problem, Flat], Tensor]
 
 
@@ -35,19 +36,11 @@ class Network:
     first_order: bool
     task_chunk: int | None
 
-    def losses(
-        self,
-        rates: Any,
-        support_x: Tensor,
-        support_y: Tensor,
-        query_x: Tensor,
-        query_y: Tensor,
-        weights: tuple[float, ...] | None = None,
-    ) -> Tensor:
+    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
         """The query loss after the inner steps, [T]; with weights the weighted sum of those after each step."""
         raise NotImplementedError
 
-    def predict(self, rates: Any, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    def predict(self, rates: Any, data: Data) -> Tensor:
         """The outputs for the query after the inner steps, [T, Q, ...]."""
         raise NotImplementedError
 
@@ -78,11 +71,11 @@ class Network:
         solve: Solve,
         unrolled: Solve,
         rates: Any,
-        data: tuple[Tensor, ...],
+        data: Data,
         weights: tuple[float, ...] | None = None,
         start: Sequence[Tensor] = (),
     ) -> Tensor:
-        """`solve` on (support_x, support_y, query_x[, query_y]), with as many tasks at once as is best; `unrolled` where it cannot
+        """`solve` on `data`, with as many tasks at once as is best; `unrolled` where it cannot
         run. `start`: what the last of the adapted parameters start from, [T, ...]."""
         problem = problem_of(
             self.learner, self.task, self.seen, self.adapted, rates=rates, steps=self.steps, first_order=self.first_order,

@@ -29,9 +29,8 @@ REFUSAL = re.compile(
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 AT_ONCE = 56 << 20  # bytes of a CPU's caches and pages that several tasks share without losing more than they win
 FEWEST = 4  # tasks at once that are faster than one by one
-OF_PARAMETERS = (
-    6  # arrays like the parameters that a task holds: before and after a step, gradient, direction, product, v
-)
+# Arrays like the parameters that a task holds: before and after a step, gradient, direction, product, v.
+OF_PARAMETERS = 6
 OF_GRADIENT = 3  # an example's graph, with that of its gradient, over its graph for the loss alone
 
 
