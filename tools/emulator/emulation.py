@@ -100,10 +100,7 @@ def compile_module(build: str) -> Path:
     )
     python = (f"-I{sysconfig.get_paths()['include']}", f"-I{pybind11.get_include()}", "-DFASTMETA_ISA=baseline")
     at_once = (word for name in (*HOST, *ops) for word in ("-include", f"{SOURCES / name}.cpp"))  # pybind11 is long
-    host = {
-        EMULATOR / "module.cpp": ("-O0", "-fopenmp-simd", *python, *at_once),
-        EMULATOR / "launchers.cpp": ("-O1",),
-    }
+    host = {EMULATOR / "module.cpp": ("-O0", "-fopenmp-simd", *python, *at_once), EMULATOR / "launchers.cpp": ("-O1",)}
     return library(build, kernels, host)
 
 

@@ -102,12 +102,7 @@ def by_torchmeta(libraries, arguments, steps, loss):
     return mean_over_tasks(of_task, arguments, [*model.parameters(), *learned(arguments.lr)])
 
 
-WAYS = {
-    "learn2learn": by_learn2learn,
-    "higher": by_higher,
-    "torchopt": by_torchopt,
-    "torchmeta": by_torchmeta,
-}
+WAYS = {"learn2learn": by_learn2learn, "higher": by_higher, "torchopt": by_torchopt, "torchmeta": by_torchmeta}
 MODULES = {
     "learn2learn": ["learn2learn.algorithms"],
     "higher": ["higher"],
