@@ -10,13 +10,11 @@ import pytest
 import torch
 
 import fastmeta
-from gpu.race import FIRST, modules
-from measure import peers, results, roofline
-from measure.dispatched import dispatched
-from measure.machine import file_name
-from measure.peak import peak_of
-from measure.session import THREADS, Session, label
+from measure import machine, peers, results
+from measure.benches import FIRST, label, modules
+from measure.session import THREADS, Session
 from measure.timing import SLOW, disagreement, first_call, in_words, per_call, synchronised, turns_of
+from measure.usage import dispatched, peak_of
 
 collect_ignore = ["bench_scaling.py"]  # unless it is named: make scaling
 SESSION = pytest.StashKey[Session]()
@@ -83,16 +81,16 @@ def race(request, benchmark):
 
     The truth is contenders["reference"], or `truth` where that is too large to run, with the inputs in float64. `also` names other
     ways through fastmeta. `compiled` names further contenders, which take seconds to make, the best first: only where there is
-    something to time. `floor` is the (bytes, flops) that no way can do without. `launches`, those of our kernels on a GPU, are for
-    bench/gpu.py. `mode` says what is computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak. `plan`: another
-    budget and number of rounds than the session's.
+    something to time. `floor` is the (bytes, flops) that no way can do without. `mode` says what is
+    computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak. `plan`: another budget and number of rounds than
+    the session's.
     """
     session, threads, arguments = request.config.stash[SESSION], request.param, _arguments(request.node)
     before = torch.get_num_threads()
     torch.manual_seed(0)
 
-    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, mode="forward", sizes=None,
-            memory=False, plan=session.plan):  # fmt: skip
+    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, mode="forward", sizes=None, memory=False,
+            plan=session.plan):  # fmt: skip
         key, ours = label(request.function, arguments), ["ext", *(also or {})]
         if benchmark.enabled and (reason := session.why_not(key, threads)):
             session.left[reason].append(group)
@@ -130,7 +128,7 @@ def race(request, benchmark):
             "workload": group,
             "threads": threads,
             "sizes": sizes or {},
-            "floor": roofline.floor(*floor, threads) if floor else None,
+            "floor": machine.floor(*floor, threads) if floor else None,
             "ours": ours,
             "contenders": {name: results.measured(of_turns, **cells[name]) for name, of_turns in times.items()},
             "not timed": not_timed,
@@ -200,7 +198,7 @@ def pytest_sessionfinish(session):
         return
     found = of_run.results()
     if folder := option("results"):
-        path = folder / f"{file_name(found['machine']['device'])}.json"
+        path = folder / f"{machine.file_name(found['machine']['device'])}.json"
         results.write(path, results.as_json(found))
         results.write(path.with_suffix(".md"), results.markdown(found))
         from pages import plots  # which needs matplotlib

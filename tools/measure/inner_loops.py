@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fastmeta
-from measure import counts, peers
-from measure.common import compiled, mlp, pairs
+from measure import peers
+from measure.contenders import compiled, mlp, pairs
 from measure.peers import learned
 
 INDUCTOR = {  # options of the compiler, the best first
@@ -40,12 +40,6 @@ class Workload(NamedTuple):
     @property
     def sizes(self):
         return self.widths, self.support, self.query
-
-    @property
-    def counted(self):
-        """As counts.py wants it."""
-        rates = counts.parameters(self.widths) if self.rate_per_parameter else 0
-        return self.widths, self.tasks, self.support, self.query, self.steps, rates, self.inputs_need_grad
 
 
 SINUSOID = Workload((1, 40, 40, 1), tasks=25, support=10, query=10, steps=1)

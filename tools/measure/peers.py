@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from measure.common import imported, pairs, why_missing
+from measure.contenders import imported, pairs, why_missing
 
 LOSSES = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 

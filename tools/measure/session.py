@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import torch
 
 import fastmeta
-from measure.machine import first_line, machine, processor
-from measure.recorded import in_float64
-from measure.roofline import rates
+from measure.benches import in_float64, label
+from measure.machine import ceilings, first_line, machine, processor
 
 # What compiles first, the counts and the memory come with the first of them: torch.compile makes code anew for each.
 THREADS = (2, 1)
@@ -75,20 +74,13 @@ class Session:
 
     def results(self):
         facts = machine(processor(), "cpu") | library()
-        ceilings = {
-            f"{n} thread{'s' if n > 1 else ''}": rates(n)
-            for n in THREADS
-            if any(row["threads"] == n for row in self.rows)
-        }
+        counts = [n for n in THREADS if any(row["threads"] == n for row in self.rows)]
+        facts["ceilings"] = {f"{n} thread{'s' if n > 1 else ''}": ceilings(n) for n in counts}
         left = [f"{reason}: {', '.join(what)}" for reason, what in self.left.items()]
-        return {"machine": facts | {"ceilings": ceilings}, "rows": self.rows, "tables": self.tables, "left out": left}
+        return {"machine": facts, "rows": self.rows, "tables": self.tables, "left out": left}
 
 
 def library():
     """Which fastmeta this is, and what it runs on here."""
     commit = first_line("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
     return {"fastmeta": fastmeta.__version__, "commit": commit, "instructions": fastmeta._C.isa()}
-
-
-def label(function, arguments):
-    return " ".join([function.__name__, *map(str, arguments.values())])
