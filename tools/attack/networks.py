@@ -1,156 +1,121 @@
 """Problems of the ops of networks: random MLPs and convolutional networks, inner loops on them."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import torch
 
 import fastmeta
 
 from . import loops
-from .draw import Draw
-from .problem import Problem, Slot
-from .shapes import COUNTS, big, lead_of, own
-
-
-class Net(NamedTuple):
-    ranks: tuple[int, ...]  # of one task's parameters, in turn
-    example: tuple[int, ...]  # the shape of one
-    classes: int
-    least: int = 0  # examples
-    big: bool = True  # whether there may be many
-
+from .draw import COUNTS
+from .problem import Problem
 
 OPS = ("forward", "loss", "grad", "hvp", "adapt", "meta_loss")
 
 
-def _mlp(draw: Draw, p: Problem, lead: Sequence[int]) -> Net:
-    """Parameters and activation."""
+def _mlp(draw, p, lead):
+    """Parameters and activation; the shape of an example, and how many there must be."""
     widths = [draw.size("width", (1, 2, 3, 5, 9, 17)) for _ in range(draw.size("layers", (1, 2, 2, 3)) + 1)]
     if draw.odd("big", 0.05):
         widths[draw.pick("big layer", range(len(widths)))] = draw.size("big size", (65, 130))
     if draw.odd("no_features", 0.03):
         widths[0] = 0
-    params: list[Slot | None] = []
+    params = []
     for a, b in itertools.pairwise(widths):
-        params.append(p.keep(draw.randn(*own(draw, lead), b, a) / max(a, 1) ** 0.5))
-        params.append(None if draw.odd("no_bias", 0.15) else p.keep(draw.randn(*own(draw, lead), b)))
+        params.append(p.keep(draw.randn(*draw.own(lead), b, a) / max(a, 1) ** 0.5))
+        params.append(None if draw.odd("no_bias", 0.15) else p.keep(draw.randn(*draw.own(lead), b)))
     p.arguments |= {"params": params, "activation": draw.pick("activation", tuple(loops.ACTIVATIONS))}
-    return Net((2, 1), (widths[0],), widths[-1])
+    return widths[:1], widths[-1], 0
 
 
-def _conv(draw: Draw, p: Problem, lead: Sequence[int]) -> Net:
+def _conv(draw, p, lead):
     """Parameters and blocks, some of which no kernel takes."""
-    channels, size = draw.size("channels", (1, 2, 3, 4, 9)), draw.size("size", (3, 4, 5, 6, 9))
-    inputs, classes = draw.size("inputs", (1, 1, 2, 3)), draw.size("classes", (1, 2, 3, 5))
-    params: list[Slot | None] = []
-    blocks: list[fastmeta.ConvBlock] = []
-    into, side = inputs, max(size, 3)
-    example = (inputs, side, side)
+    channels, side = draw.size("channels", (1, 2, 3, 4, 9)), max(draw.size("size", (3, 4, 5, 6, 9)), 3)
+    into, classes = draw.size("inputs", (1, 1, 2, 3)), draw.size("classes", (1, 2, 3, 5))
+    params, blocks, example = [], [], (into, side, side)
+    norms = ("batch", "batch", None, *(g for g in (1, 2, 3) if channels % g == 0))
     for _ in range(draw.size("blocks", (1, 1, 2, 3))):
-        norms = ("batch", "batch", None, *(g for g in (1, 2, 3) if channels % g == 0))
         block = fastmeta.ConvBlock(
             draw.pick("stride", (1, 1, 2, 3)), draw.pick("padding", {0: 1, 1: 4, 2: 1, 3: 0.2}), draw.pick("norm", norms),
             draw.pick("eps", (0.1, 0.3)), draw.pick("relu", (True, True, False)), draw.pick("pool", {1: 3, 2: 3, 3: 0.2}),
         )  # fmt: skip
-        after = (
-            ((side + 2 * block.padding - 3) // block.stride + 1) // block.pool if side + 2 * block.padding > 2 else 0
-        )
+        after = (max(side + 2 * block.padding - 3, -block.stride) // block.stride + 1) // block.pool
         if after < 1:
             block, after = block._replace(stride=1, padding=1, pool=1), side
         blocks.append(block)
-        params.append(p.keep(draw.randn(*own(draw, lead), channels, into, 3, 3) / (9 * into) ** 0.5))
+        params.append(p.keep(draw.randn(*draw.own(lead), channels, into, 3, 3) / (9 * into) ** 0.5))
         for left_out in ("no_bias", "no_gamma", "no_beta"):
             gone = draw.odd(left_out, 0.2) or (left_out != "no_bias" and block.norm is None)
-            params.append(None if gone else p.keep(draw.randn(*own(draw, lead), channels)))
+            params.append(None if gone else p.keep(draw.randn(*draw.own(lead), channels)))
         into, side = channels, after
     features = channels * side * side
-    params.append(p.keep(draw.randn(*own(draw, lead), classes, features) / features**0.5))
-    params.append(None if draw.odd("no_bias", 0.2) else p.keep(draw.randn(*own(draw, lead), classes)))
+    params.append(p.keep(draw.randn(*draw.own(lead), classes, features) / features**0.5))
+    params.append(None if draw.odd("no_bias", 0.2) else p.keep(draw.randn(*draw.own(lead), classes)))
     p.arguments |= {"params": params, "blocks": blocks}
-    least = 2 if any(block.norm == "batch" for block in blocks) else 0
-    return Net(loops.convnet(blocks).ranks, example, classes, least, False)
+    return example, classes, 2 if any(block.norm == "batch" for block in blocks) else 0
 
 
-def _examples(draw: Draw, p: Problem, net: Net, x: str, y: str, lead: Sequence[int]) -> None:
-    n = max(big(draw, draw.size("examples", COUNTS), 33, 65) if net.big else draw.size("examples", COUNTS), net.least)
-    shared = p.tensors[0].ndim == net.ranks[0]
-    of_inputs = lead if shared else own(draw, lead)  # the weights or the inputs say how many tasks there are
-    p.arguments[x] = p.keep(draw.randn(*of_inputs, n, *net.example))
-    shape = [*own(draw, lead), n]
-    if p.arguments["loss"] == "mse":
-        p.arguments[y] = p.keep(draw.randn(*shape, net.classes))
-        return
-    targets = draw.labels(net.classes, *shape)
-    if draw.odd("ignored", 0.3):
-        targets = torch.where(draw.labels(draw.pick("ignored", (1, 2, 4)), *shape) == 0, -100, targets)
-    p.arguments[y] = p.label(y, targets)
+def _examples(draw, p, of_net, x, y, lead):
+    """Inputs x and, unless it is empty, targets y."""
+    example, classes, least = of_net
+    n = max(draw.size("examples", COUNTS), least)
+    n = n if p.kinks else draw.big(n, 33, 65)
+    shared = p.tensors[0].ndim == (4 if p.kinks else 2)
+    of_inputs = lead if shared and y else draw.own(lead)  # the weights or the inputs say how many tasks there are
+    p.arguments[x] = p.keep(draw.randn(*of_inputs, n, *example))
+    shape = [*draw.own(lead), n]
+    if y and p.arguments["loss"] == "mse":
+        p.arguments[y] = p.keep(draw.randn(*shape, classes))
+    elif y:
+        p.arguments[y] = p.label(y, draw.ignoring(draw.labels(classes, *shape), 0.3))
 
 
-def _rates(draw: Draw, p: Problem, net: Net, steps: int) -> Any:
+def _rates(draw, p, cores, steps):
     size = 0.1 if p.kinks else 1.0
+    kinds = {"number": 3, "0-dim": 2, "steps": 2, "numbers": 1, "0-dims": 1, "each step": 1, "elements": 2, "all": 1}
+    kind = draw.pick("lr", kinds)
 
-    def rate(*shape: int) -> Slot:
+    def rate(*shape):
         return p.keep(draw.randn(*shape) * 0.3 * size)
 
-    kind = draw.pick(
-        "lr", {"number": 3, "0-dim": 2, "steps": 2, "numbers": 1, "0-dims": 1, "each step": 1, "elements": 2, "all": 1}
-    )
     if kind in ("number", "0-dim", "steps"):
-        return 0.1 * size if kind == "number" else rate() if kind == "0-dim" else rate(steps)
-    rates: list[Any] = []
-    for i, slot in enumerate(p.arguments["params"]):
-        if slot is None:
-            rates.append(None)
-            continue
-        core = _core(p, net, i)
-        shapes = {"0-dims": (), "each step": (steps,), "elements": core, "all": (steps, *core)}
-        rates.append(0.1 * size * (i + 1) if kind == "numbers" else rate(*shapes[kind]))
+        return 0.1 * size if kind == "number" else rate(*((steps,) if kind == "steps" else ()))
+    rates = []
+    for i, core in enumerate(cores):
+        shapes = {"0-dims": (), "each step": (steps,), "elements": core, "all": core and (steps, *core)}
+        rates.append(None if core is None else 0.1 * size * (i + 1) if kind == "numbers" else rate(*shapes[kind]))
     return rates
 
 
-def _core(p: Problem, net: Net, i: int) -> torch.Size:
-    """The shape of one task's parameter."""
-    shape = p.tensors[p.arguments["params"][i].key].shape
-    return shape[len(shape) - net.ranks[i % len(net.ranks)] :]
+def _cores(p):
+    """The shapes of one task's parameters; None for those that are not there."""
+    slots = p.arguments["params"]
+    cores = [None if s is None else p.tensors[s.key].shape for s in slots]
+    ranks = [(4, 1, 1, 1)[i % 4] if p.kinks and i < len(slots) - 2 else 2 - i % 2 for i in range(len(slots))]
+    return [core and tuple(core[len(core) - rank :]) for core, rank in zip(cores, ranks, strict=True)]
 
 
-def _problem(family: str, op: str) -> Callable[[Draw], Problem]:
+def _problem(family, op):
     name = f"{family}_{op}"
 
-    def make(draw: Draw) -> Problem:
-        p, lead = Problem(name, getattr(fastmeta, name), loops.formula(name), {}, []), lead_of(draw)
-        net = (_mlp if family == "mlp" else _conv)(draw, p, lead)
-        p.kinks = family == "conv"
+    def make(draw):
+        p, lead = Problem(name, getattr(fastmeta, name), loops.formula(name), kinks=family == "conv"), draw.lead()
+        of_net = (_conv if p.kinks else _mlp)(draw, p, lead)
         if op == "forward":
-            n = max(draw.size("examples", COUNTS), net.least)
-            p.arguments["inputs"] = p.keep(draw.randn(*own(draw, lead), n, *net.example))
+            _examples(draw, p, of_net, "inputs", "", lead)
             return p
-        p.arguments["loss"] = draw.pick("loss", ("cross_entropy", "mse"))
+        p.arguments["loss"], cores = draw.pick("loss", ("cross_entropy", "mse")), _cores(p)
         if op == "hvp":
             p.arguments["curvature"] = draw.pick("curvature", ("hessian", "hessian", "ggn"))
-            p.arguments["vectors"] = [
-                None if s is None else p.keep(draw.randn(*own(draw, lead), *_core(p, net, i)))
-                for i, s in enumerate(p.arguments["params"])
-            ]
+            vectors = [None if core is None else p.keep(draw.randn(*draw.own(lead), *core)) for core in cores]
+            p.arguments["vectors"] = vectors
         if op in ("adapt", "meta_loss"):
             steps = draw.size("steps", (0, 1, 1, 2, 3))
-            p.arguments |= {
-                "lr": _rates(draw, p, net, steps),
-                "steps": steps,
-                "first_order": draw.odd("first_order", 0.2),
-            }
-        if op == "meta_loss":
-            _examples(draw, p, net, "support_x", "support_y", lead)
-            _examples(draw, p, net, "query_x", "query_y", lead)
-        else:
-            _examples(draw, p, net, "inputs", "targets", lead)
+            given = {"lr": _rates(draw, p, cores, steps), "steps": steps, "first_order": draw.odd("first_order", 0.2)}
+            p.arguments |= given
+        for part in ("support", "query") if op == "meta_loss" else ("",):
+            _examples(draw, p, of_net, *((f"{part}_x", f"{part}_y") if part else ("inputs", "targets")), lead)
         return p
 
     return make
 
 
-NETWORKS = {f"{family}_{op}": _problem(family, op) for family in ("mlp", "conv") for op in OPS}
+PROBLEMS = {f"{family}_{op}": _problem(family, op) for family in ("mlp", "conv") for op in OPS}

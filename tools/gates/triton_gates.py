@@ -77,7 +77,7 @@ def compiler() -> Iterator[None]:
     interpreter or for the compiler when it is imported. What comes from here must not be used after."""
 
     def imported():
-        ours = ("triton", "fastmeta.kernels", "planted_triton")
+        ours = ("triton", "fastmeta.kernels", "gates.planted_triton")
         names = [n for n in sys.modules if n.startswith(tuple(f"{o}." for o in ours)) or n in ours]
         return {n: sys.modules[n] for n in names if not n.startswith("triton._C")}  # native code is there once
 
