@@ -137,7 +137,7 @@ def learner(name):
         )
         p.arguments["values"] = {n: p.keep(x) for n, x in made.named_parameters()}
         _episode(draw, p, how, kind, ways)
-        p.max_order = min(max_order, 2 if kind in SMOOTH_TWICE else 3)
+        p.max_order = min(max_order, 1 if kind in SMOOTH_TWICE else 3)
         draw.note(f"{kind}, {how.steps} steps, {'a function' if p.own_loss else how.loss}")
         return p
 

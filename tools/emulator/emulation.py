@@ -30,7 +30,7 @@ EMULATOR = ROOT / "tools/emulator"
 CACHE = ROOT / "build/emulation"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{SOURCES}", f"-I{EMULATOR.parent}")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-BUILDS = {"checked": ("-O2", "-fsanitize=thread"), "sanitized": ("-O1", *SANITIZERS)}
+BUILDS = {"checked": ("-O2", "-fsanitize=thread"), "sanitized": ("-O0", *SANITIZERS)}
 REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
     "g++": ("-fno-tree-loop-distribute-patterns",),
     "clang": ("-mllvm", "-tsan-instrument-read-before-write=1"),
@@ -105,7 +105,7 @@ def compile_module(build: str) -> Path:
 
 
 def compile_planted(build: str) -> Path:
-    return library(build, [Path(__file__).with_name("planted.cu")], {})
+    return library(build, [Path(__file__).with_name("planted.cu"), SOURCES / "runtime/cuda/launch.cu"], {})
 
 
 @functools.cache
