@@ -17,8 +17,10 @@ Read the last line first: what the token names does not matter to the failure, w
 Not attacked, because the suite has them cell by cell: transforms, half precision, networks that change after a learner was made,
 states of samplers, LEO and FullContext.
 
-    draw.py      numbers, sizes, odd values and views from a token     formulas.py  the ops; loops.py: of networks and learners
-    problem.py   a function, its formula, its arguments                ops.py, networks.py, learners.py: random problems
-    check.py     function against formula; compare.py: the tolerance   faults.py    wrong labels and arguments, damaged files
-    runner.py    token -> outcome in processes that may crash, shrinking, the report
+    tokens.py      token -> outcome; draw.py: its numbers, sizes, odd values and views
+    runner.py      processes that may crash, shrinking, the report
+    subject.py     a function, its formula, its arguments; check.py holds one against the other, by tolerance.py
+    *_problems.py  random ones of ops, of networks, of learners
+    *_formulas.py  the mathematics, from the papers
+    faults.py      wrong labels and arguments, damaged files
 """

@@ -9,8 +9,8 @@ from torch import nn
 import fastmeta
 
 from . import draw as drawn
-from .compare import Rounding, compare, moved
-from .problem import Finding, Refused, describe, exact, first_line, says_what
+from .subject import Finding, Refused, describe, exact, first_line, says_what
+from .tolerance import Rounding, compare, moved
 
 try:
     from fastmeta import _C as native

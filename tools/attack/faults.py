@@ -11,7 +11,7 @@ from torch import nn
 
 from harness import damage
 
-from .problem import Finding, Slot, exact, fill, first_line, outputs, says_what
+from .subject import Finding, Slot, exact, fill, first_line, outputs, says_what
 
 SUBJECT = r"[A-Za-z_0-9]+"  # a learner may leave the check to an op
 EMPTY = "every class must have a support example"

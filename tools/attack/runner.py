@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 
 import torch
 
-from . import cases
+from . import tokens
 
 LIMIT = 90  # seconds for a case
 MEMORY = 24 << 30  # of address space
@@ -33,7 +33,7 @@ def _serve(pipe, log):
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty is filled with NaN
     while True:
-        pipe.send(cases.run(pipe.recv()))
+        pipe.send(tokens.run(pipe.recv()))
 
 
 class Worker:
@@ -68,7 +68,7 @@ class Worker:
 
     def _finding(self, kind, detail):
         self.stop()
-        found = {"name": cases.name_of(self.token), "status": "finding", "kind": kind, "detail": detail}
+        found = {"name": tokens.name_of(self.token), "status": "finding", "kind": kind, "detail": detail}
         return found | {"notes": "", "seen": []}
 
     def stop(self):
@@ -76,11 +76,11 @@ class Worker:
         self.process.join()
 
 
-def outcomes(tokens, processes=1):
-    """(token, outcome) of each, as they come."""
-    idle, busy, tokens = [], {}, iter(tokens)
+def outcomes(of, processes=1):
+    """(token, outcome) of each token, as they come."""
+    idle, busy, remaining = [], {}, iter(of)
     while True:
-        while len(busy) < processes and (token := next(tokens, None)):
+        while len(busy) < processes and (token := next(remaining, None)):
             worker = idle.pop() if idle else Worker()
             worker.ask(token)
             busy[worker.pipe] = worker
@@ -139,13 +139,13 @@ def arguments():
     return parser.parse_args()
 
 
-def tokens(given):
+def numbered(given):
     end = time.monotonic() + given.seconds
     for i in itertools.count() if given.cases is None else range(given.cases):
         if given.cases is None and time.monotonic() > end:
             return
         token = str(given.seed * 10**7 + i)
-        if given.only in (None, cases.name_of(token)):
+        if given.only in (None, tokens.name_of(token)):
             yield token
 
 
@@ -156,7 +156,7 @@ def main():
         print("\n".join(f"{name}: {value}" for name, value in outcome.items()))
         return int(outcome["status"] == "finding")
     begin, table, counts, found = time.monotonic(), Counter(), Counter(), {}
-    for token, outcome in outcomes(tokens(given), given.processes):
+    for token, outcome in outcomes(numbered(given), given.processes):
         table[outcome["name"], outcome["status"]] += 1
         if outcome["status"] == "finding":
             counts[key_of(outcome)] += 1

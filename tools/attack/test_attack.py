@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import fastmeta
-from attack import cases, runner
-from attack.compare import compare
+from attack import runner, tokens
 from attack.faults import WRONG
-from attack.ops import PROBLEMS
-from attack.problem import Finding
+from attack.op_problems import PROBLEMS
+from attack.subject import Finding
+from attack.tolerance import compare
 from harness import forks
 from harness.places import WITH_TOOLS
 
@@ -23,7 +23,7 @@ def test_a_fixed_slice_holds():
 def test_every_public_name_is_attacked():
     """But settings, and what learners and nets are made of; LEO has a formula in tests/learners alone."""
     parts = {"backend", "use_batch_statistics", "FullContext", "ConvBlock", "LEO"}
-    assert set(fastmeta.__all__) - parts <= set(cases.CASES)
+    assert set(fastmeta.__all__) - parts <= set(tokens.CASES)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def planted(monkeypatch):
     """Runs cases of one kind in place of all others, in processes of their own."""
 
     def run(case, count):
-        monkeypatch.setattr(cases, "CASES", {"planted": (1, case)})
+        monkeypatch.setattr(tokens, "CASES", {"planted": (1, case)})
         return list(runner.outcomes(map(str, range(count))))
 
     return run
@@ -42,7 +42,7 @@ def test_a_wrong_result_is_found_and_shrunk(planted):
         p = PROBLEMS["sgd_step"](draw)
         right = p.function
         p.function = lambda params, grads, lr: right(params, grads, lr if draw.odd("culprit", 0) else 0.0)
-        cases.problem(lambda _: p)(draw)
+        tokens.problem(lambda _: p)(draw)
 
     failed = [found for found in planted(wrong, 8) if found[1]["status"] == "finding"]
     assert failed
@@ -72,7 +72,7 @@ def test_labels_and_arguments_that_are_taken_are_findings(planted):
         return p
 
     for of, words in (("labels", "takes labels out of range"), ("wrong", "takes")):
-        make = getattr(cases.faults, of)
+        make = getattr(tokens.faults, of)
         found = planted(lambda draw, make=make: make(draw, {"prototypes": careless}, lambda draw, p: None), len(WRONG))
         assert any(words in outcome["kind"] for _, outcome in found), found
 

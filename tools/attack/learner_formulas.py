@@ -1,4 +1,4 @@
-"""The learners as their papers define them, (sx, sy, qx) -> outputs and (sx, sy, qx, qy) -> loss, mostly of a task; see formulas.py.
+"""The learners as their papers define them, (sx, sy, qx) -> outputs and (sx, sy, qx, qy) -> loss, mostly of a task; see op_formulas.py.
 
 `values`: the learner's parameters by name. The networks are the user's own modules, called as they are.
 """
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from .formulas import matching_log_probs, mean_loss, proto_log_softmax, prototypes
-from .loops import gradient, outputs_loss, path
-from .problem import Refused
+from .network_formulas import gradient, outputs_loss, path
+from .op_formulas import matching_log_probs, mean_loss, proto_log_softmax, prototypes
+from .subject import Refused
 
 
 @dataclass

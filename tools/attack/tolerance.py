@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .problem import Finding
+from .subject import Finding
 
 TIMES = 64  # an op may err so many times as much as its formula does in the op's own precision
 ULPS = 32  # of the largest value, whatever the formula's own error: other orders of the same sums

@@ -4,9 +4,9 @@ import itertools
 
 import fastmeta
 
-from . import loops
+from . import network_formulas
 from .draw import COUNTS
-from .problem import Problem
+from .subject import Problem
 
 OPS = ("forward", "loss", "grad", "hvp", "adapt", "meta_loss")
 
@@ -22,7 +22,7 @@ def _mlp(draw, p, lead):
     for a, b in itertools.pairwise(widths):
         params.append(p.keep(draw.randn(*draw.own(lead), b, a) / max(a, 1) ** 0.5))
         params.append(None if draw.odd("no_bias", 0.15) else p.keep(draw.randn(*draw.own(lead), b)))
-    p.arguments |= {"params": params, "activation": draw.pick("activation", tuple(loops.ACTIVATIONS))}
+    p.arguments |= {"params": params, "activation": draw.pick("activation", tuple(network_formulas.ACTIVATIONS))}
     return widths[:1], widths[-1], 0
 
 
@@ -97,7 +97,10 @@ def _problem(family, op):
     name = f"{family}_{op}"
 
     def make(draw):
-        p, lead = Problem(name, getattr(fastmeta, name), loops.formula(name), kinks=family == "conv"), draw.lead()
+        p, lead = (
+            Problem(name, getattr(fastmeta, name), network_formulas.formula(name), kinks=family == "conv"),
+            draw.lead(),
+        )
         of_net = (_conv if p.kinks else _mlp)(draw, p, lead)
         if op == "forward":
             _examples(draw, p, of_net, "inputs", "", lead)

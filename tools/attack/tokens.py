@@ -2,19 +2,19 @@
 
 import torch
 
-from . import faults, learners, networks, ops
+from . import faults, learner_problems, network_problems, op_problems
 from .check import check
 from .draw import Draw
-from .problem import Finding, Refused, first_line
+from .subject import Finding, Refused, first_line
 
-PROBLEMS = ops.PROBLEMS | networks.PROBLEMS | learners.PROBLEMS
+PROBLEMS = op_problems.PROBLEMS | network_problems.PROBLEMS | learner_problems.PROBLEMS
 
 
 def problem(make):
     return lambda draw: check(draw, make(draw))
 
 
-CASES = {name: (2.5 if name in learners.PROBLEMS else 4, problem(make)) for name, make in PROBLEMS.items()} | {
+CASES = {name: (2.5 if name in learner_problems.PROBLEMS else 4, problem(make)) for name, make in PROBLEMS.items()} | {
     "labels": (6, lambda draw: faults.labels(draw, PROBLEMS, check)),
     "wrong": (8, lambda draw: faults.wrong(draw, PROBLEMS, check)),
     "files": (3, faults.files),

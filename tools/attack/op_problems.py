@@ -4,9 +4,9 @@ import torch
 
 import fastmeta
 
-from . import formulas, loops
+from . import network_formulas, op_formulas
 from .draw import COUNTS
-from .problem import Problem
+from .subject import Problem
 
 WIDTHS = (0, 1, 2, 3, 5, 8, 16, 17, 33, 64, 65, 131)
 METRICS = ("euclidean", "sqeuclidean", "cosine")
@@ -14,7 +14,7 @@ TRITON = ("auto", "ext", "ext", "reference", "triton")
 
 
 def of_op(name, **more):
-    return Problem(name, getattr(fastmeta, name), getattr(formulas, name), **{"backends": TRITON} | more)
+    return Problem(name, getattr(fastmeta, name), getattr(op_formulas, name), **{"backends": TRITON} | more)
 
 
 def temperature(draw, p):
@@ -104,7 +104,7 @@ def sgd_step(draw):
 
 def hvp(draw):
     a, b = draw.size("rows", (1, 2, 5)), draw.size("columns", (1, 3, 4))
-    p = Problem("hvp", fastmeta.hvp, loops.hvp, backends=("auto", "reference"))
+    p = Problem("hvp", fastmeta.hvp, network_formulas.hvp, backends=("auto", "reference"))
     params, vectors = ({"w": p.keep(draw.randn(a, b)), "v": p.keep(draw.randn(b))} for _ in range(2))
     functions = (
         lambda p: (p["w"] @ p["v"]).tanh().square().sum(),

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 import fastmeta
 
-from . import learned
-from .learned import How
-from .problem import Problem
+from . import learner_formulas
+from .learner_formulas import How
+from .subject import Problem
 
 FEATURES = 3
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid, nn.Identity)
@@ -84,14 +84,14 @@ def _comparing(draw, name, ways, how, kind):
 
 
 LEARNERS = {  # what builds it, its formula, the greatest order
-    "MAML": (_gradient_based, learned.maml, 3),
-    "MetaSGD": (_gradient_based, learned.maml, 3),
-    "ANIL": (_gradient_based, learned.anil, 2),
-    "ProtoMAML": (_gradient_based, learned.proto_maml, 2),
-    "Reptile": (_gradient_based, learned.reptile, 1),
-    "IMAML": (_gradient_based, learned.imaml, 1),
-    "ProtoNet": (_comparing, learned.proto_net, 3),
-    "MatchingNet": (_comparing, learned.matching_net, 2),
+    "MAML": (_gradient_based, learner_formulas.maml, 3),
+    "MetaSGD": (_gradient_based, learner_formulas.maml, 3),
+    "ANIL": (_gradient_based, learner_formulas.anil, 2),
+    "ProtoMAML": (_gradient_based, learner_formulas.proto_maml, 2),
+    "Reptile": (_gradient_based, learner_formulas.reptile, 1),
+    "IMAML": (_gradient_based, learner_formulas.imaml, 1),
+    "ProtoNet": (_comparing, learner_formulas.proto_net, 3),
+    "MatchingNet": (_comparing, learner_formulas.matching_net, 2),
 }
 
 

@@ -1,4 +1,4 @@
-"""The ops of networks, and inner loops, as their papers define them, for one task in plain PyTorch; see formulas.py."""
+"""The ops of networks, and inner loops, as their papers define them, for one task in plain PyTorch; see op_formulas.py."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .formulas import each_task, mean_loss
+from .op_formulas import each_task, mean_loss
 
 ACTIVATIONS = {
     "relu": torch.relu,
