@@ -23,14 +23,10 @@ COMPARED = pytest.StashKey[tuple]()
 
 def pytest_addoption(parser):
     parser.addoption("--no-compile", action="store_true", help="leave out what compiles first (torch.compile, KeOps)")
-    parser.addoption(
-        "--all-compiled", action="store_true", help="race all compiled ways, on each number of threads: hours"
-    )
+    parser.addoption("--all-compiled", action="store_true", help="race all compiled ways, on all threads: hours")
     parser.addoption("--quick", action="store_true", help="the first workload of each bench, no compiling: two minutes")
     parser.addoption("--results", type=Path, help="write <machine>.json, .md and figures into this folder")
-    parser.addoption(
-        "--compare", type=Path, help="fail where fastmeta lost ground since the run of this <machine>.json"
-    )
+    parser.addoption("--compare", type=Path, help="fail where fastmeta lost ground since this <machine>.json")
 
 
 def pytest_configure(config):
@@ -86,6 +82,7 @@ def race(request, benchmark):
     the session's.
     """
     session, threads, arguments = request.config.stash[SESSION], request.param, _arguments(request.node)
+    op = request.function.__module__.removeprefix("bench_")
     before = torch.get_num_threads()
     torch.manual_seed(0)
 
@@ -114,7 +111,7 @@ def race(request, benchmark):
                 check_in(name, fn, expected, runs, cells, not_timed)
         compiling = time.monotonic() - compiling
         session.compile_seconds += compiling
-        benchmark.group = f"{request.function.__module__.removeprefix('bench_')}, {mode}"
+        benchmark.group = f"{op}, {mode}"
         times = in_turns(benchmark, runs, plan.budget / (1 if threads == THREADS[0] else 3), plan.rounds)
         session.took[key] = time.monotonic() - start - compiling
         if threads == THREADS[0]:
@@ -123,16 +120,11 @@ def race(request, benchmark):
                 for name in runs:
                     cells[name]["memory"] = peak_of(request.function, arguments, name)
         row = {
-            "op": request.function.__module__.removeprefix("bench_"),
-            "mode": mode,
-            "workload": group,
-            "threads": threads,
-            "sizes": sizes or {},
-            "floor": machine.floor(*floor, threads) if floor else None,
-            "ours": ours,
+            "op": op, "mode": mode, "workload": group, "threads": threads, "sizes": sizes or {},
+            "floor": machine.floor(*floor, threads) if floor else None, "ours": ours,
             "contenders": {name: results.measured(of_turns, **cells[name]) for name, of_turns in times.items()},
             "not timed": not_timed,
-        }
+        }  # fmt: skip
         session.rows.append(row)
         return row
 

@@ -158,7 +158,7 @@ class Acceptance:
 
     def pytest(self):
         """On the tests that do not need a CPU; from the sources' folder `import fastmeta` would find no kernels."""
-        plain = [
+        plain = (
             "-o",
             "addopts=--strict-markers",
             "-p",
@@ -166,8 +166,8 @@ class Acceptance:
             "--continue-on-collection-errors",
             "-rN",
             "-v",
-        ]
-        options = (*plain, "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not cpu")
+        )
+        options = *plain, "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not cpu"
         return [sys.executable, "-m", "pytest", *options]
 
     def sanitizer(self, tool, seconds):

@@ -109,12 +109,8 @@ def conv4(width, tasks, examples, ways=5):
     """A Conv4 on images 28 x 28: shared parameters that ask for gradients, one list for the op; images and labels."""
     params = []
     for inputs in (1, width, width, width):
-        params += [
-            torch.randn(width, inputs, 3, 3) / (9 * inputs) ** 0.5,
-            torch.zeros(width),
-            torch.ones(width),
-            torch.zeros(width),
-        ]
+        weight = torch.randn(width, inputs, 3, 3) / (9 * inputs) ** 0.5
+        params += [weight, torch.zeros(width), torch.ones(width), torch.zeros(width)]
     params += [torch.randn(ways, width) / width**0.5, torch.zeros(ways)]
     x = torch.randn(tasks, examples, 1, 28, 28)
     return [p.requires_grad_() for p in params], x, torch.randint(0, ways, (tasks, examples))
