@@ -13,7 +13,7 @@ import fastmeta
 from measure import machine, peers, results
 from measure.benches import FIRST, label, modules
 from measure.session import THREADS, Session
-from measure.timing import SLOW, disagreement, first_call, in_words, per_call, synchronised, turns_of
+from measure.timing import disagreement, first_call, in_words, synchronised, take_turns, turns_of
 from measure.usage import dispatched, peak_of
 
 collect_ignore = ["bench_scaling.py"]  # unless it is named: make scaling
@@ -158,22 +158,15 @@ def count_operations(runs, cells, not_timed, profiled):
 
 def in_turns(benchmark, runs, budget, least):
     """{way: seconds of a call in each of its turns}, "ext" by pytest-benchmark."""
-    calls, every, rounds = turns_of(runs, budget, least)
-    times = {name: [] for name in runs}
-    turns = itertools.count()
+    turns, times, count = turns_of(runs, budget, least), {name: [] for name in runs}, itertools.count()
+    others = {name: fn for name, fn in runs.items() if name != "ext"}
 
     def the_others():
-        turn = next(turns)
-        for name, of_turns in times.items():
-            if name != "ext" and turn % every[name] == 0:
-                if not of_turns or of_turns[-1] < SLOW:
-                    runs[name]()  # brings its own memory back into cache
-                of_turns.append(per_call(runs[name], calls[name]))
+        take_turns(others, turns, next(count), times)
         runs["ext"]()
 
-    benchmark.pedantic(runs["ext"], teardown=the_others, rounds=rounds, iterations=calls["ext"])
-    times["ext"] = list(benchmark.stats.stats.data)
-    return times
+    benchmark.pedantic(runs["ext"], teardown=the_others, rounds=turns.rounds, iterations=turns.calls["ext"])
+    return times | {"ext": list(benchmark.stats.stats.data)}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from gpu.report import IN_GRAPH
 from measure import machine
 from measure.benches import FIRST, calls, in_float64, label, modules
 from measure.inner_loops import INDUCTOR
-from measure.timing import captured, disagreement, in_words, per_call, turns_of
+from measure.timing import captured, disagreement, in_words, take_turns, turns_of
 
 OURS = "fastmeta"
 BUDGET, SMALL_BUDGET = 0.4, 0.02  # s for a group
@@ -62,10 +62,7 @@ class Race:
         turns = turns_of(runs, SMALL_BUDGET if self.small else BUDGET, MIN_ROUNDS)
         times = defaultdict(list)
         for turn in range(turns.rounds):
-            for name, fn in runs.items():
-                if turn % turns.every[name] == 0:
-                    fn()  # brings its own memory back into cache
-                    times[name].append(per_call(fn, turns.calls[name]))
+            take_turns(runs, turns, turn, times)
         return {name: statistics.median(of_turns) for name, of_turns in times.items()}
 
     def checked(self, ways, expected):
