@@ -9,15 +9,18 @@ import fcntl
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +68,18 @@ def made(command: Iterable[str], inputs: Iterable[Path], suffix: str) -> Path:
             assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
             unfinished.rename(path)  # whole, wherever this process ends
     return path
+
+
+def kept(state: Iterable[bytes], suffix: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives, as JSON has it: made now, unless it is there. `state` is all that it depends on."""
+    path = CACHE / (hashlib.sha256(b"|".join(state)).hexdigest()[:20] + suffix)
+    if not path.exists():
+        found = json.dumps(make())
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=CACHE, delete=False) as unfinished:
+            unfinished.write(found)
+        Path(unfinished.name).rename(path)  # whole, wherever this process ends
+    return json.loads(path.read_text())
 
 
 def library(build: str, kernels: Iterable[Path], others: dict[Path, tuple[str, ...]]) -> Path:

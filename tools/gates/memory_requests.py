@@ -5,6 +5,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,6 +16,7 @@ from harness.compare import values_and_grads
 from harness.device import tf32_allowed
 from harness.mlp_calls import every
 from harness.mlp_cases import problem
+from harness.places import ROOT
 
 MAIN = 0.05  # a line of the source with this share of its kernel's sectors, or wavefronts, belongs to a main loop
 BOUND = 2.0  # times the least
@@ -89,8 +91,18 @@ def counted(run: Callable[[], object]) -> list[Line]:
     return lines_of(emulator.__file__, table)
 
 
-def of_all_ops(widths, n, loss, dtype) -> list[Line]:
-    """Every op with all its gradients, in each way."""
+def of_all_ops(*of_problem) -> list[Line]:
+    """Every op with all its gradients, in each way, on one of PROBLEMS; what was counted is kept in build/emulation."""
+    sources = [
+        Path(__file__),
+        *sorted((ROOT / "fastmeta").rglob("*.py")),
+        *sorted((ROOT / "tools/harness").glob("mlp_c*.py")),
+    ]
+    state = [repr(of_problem).encode(), emulation.module().__file__.encode(), *(path.read_bytes() for path in sources)]
+    return [Line(**x) for x in emulation.kept(state, ".lines.json", lambda: list(map(vars, _of_all_ops(*of_problem))))]
+
+
+def _of_all_ops(widths, n, loss, dtype) -> list[Line]:
     torch.manual_seed(0)
     p = problem(widths, n, T=1, loss=loss, activation="relu", dtype=dtype)
 
