@@ -9,7 +9,7 @@ PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 WITH_TOOLS = PYTHONPATH=tools:examples:csrc $(BIN)/python -m
 
-.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu gpu-model attack transforms reproductions docs docs-browser lint tag wheel clean
+.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study accuracy gates gpu-report gpu attack transforms reproductions docs docs-browser lint tag wheel clean
 
 SOURCES = $(wildcard csrc/*.py $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
 
@@ -81,12 +81,12 @@ bench: install
 bench-tables: install
 	$(WITH_TOOLS) pages.result_pages
 
-# The sweeps, in four minutes, to bench/results/scaling; then the pictures and the tables of docs/performance.md, of the file that it names.
+# The sweeps, in four minutes, to bench/results/scaling; then the pictures and the table of docs/performance.md, of the file that it names.
 scaling: install
 	$(BIN)/pytest bench/bench_scaling.py --results bench/results/scaling
 
 study: install
-	$(WITH_TOOLS) measure.study
+	$(WITH_TOOLS) pages.scaling_page
 
 accuracy: install
 	$(WITH_TOOLS) measure.accuracy
@@ -94,9 +94,6 @@ accuracy: install
 # On a machine with a GPU, by the python that has torch there: no environment of its own.
 gpu:
 	PYTHONPATH=tools:examples:csrc $(PYTHON) -m gpu.acceptance
-
-gpu-model: install
-	$(WITH_TOOLS) pages.gpu_table
 
 # The machine code of every GPU kernel, and the Triton kernels in the interpreter; TRITON=3.6: by that release of Triton.
 GATES = $(if $(TRITON),build/triton-$(TRITON),$(VENV))
@@ -114,7 +111,7 @@ build/triton-$(TRITON)/installed: $(VENV)/installed
 	touch $@
 
 gpu-report: install
-	$(WITH_TOOLS) gates.gates_report
+	$(WITH_TOOLS) pages.gpu_page
 
 # Random problems for so many seconds, against formulas of their own; not in CI. tools/attack/__init__.py says how to read what it finds.
 SECONDS ?= 60
@@ -131,12 +128,12 @@ reproductions: install
 # The site, in build/site; warnings are errors.
 docs: install
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=tools:csrc $(BIN)/mkdocs build
-	$(BIN)/python tools/pages/check_links.py build/site
+	$(WITH_TOOLS) pages.check_links build/site
 
 # In Chromium, which must be on the path; pictures in build/pictures.
 docs-browser: docs
 	$(BIN)/pip install --quiet playwright
-	mkdir -p build/pictures && $(BIN)/python tools/pages/check_browser.py build/site build/pictures
+	mkdir -p build/pictures && $(WITH_TOOLS) pages.check_browser build/site build/pictures
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -1,6 +1,6 @@
 import fastmeta
 from measure import flops
-from measure.common import CONV4, backward, conv4, on_backends
+from measure.contenders import CONV4, backward, conv4, on_backends
 
 WIDTH, TASKS, SHOTS, QUERIES, STEPS, RATE = 32, 8, 5, 75, 5, 0.1
 

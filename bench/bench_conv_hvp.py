@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastmeta
-from measure.common import CONV4, conv4, on_backends
+from measure.contenders import CONV4, conv4, on_backends
 
 WIDTH, IMAGES = 32, 25
 

@@ -2,7 +2,7 @@ from functools import partial
 
 import fastmeta
 from measure import flops
-from measure.common import CONV4, backward, by_reference, conv4, on_backends
+from measure.contenders import CONV4, backward, by_reference, conv4, on_backends
 
 WIDTH, TASKS, IMAGES = 32, 8, 25
 

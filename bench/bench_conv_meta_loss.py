@@ -4,7 +4,7 @@ import pytest
 
 import fastmeta
 from measure import flops
-from measure.common import CONV4, backward, conv4, on_backends
+from measure.contenders import CONV4, backward, conv4, on_backends
 
 WIDTH, TASKS, SHOTS, QUERIES, RATE = 32, 8, 5, 75, 0.1
 

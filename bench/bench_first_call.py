@@ -9,7 +9,7 @@ import pytest
 
 import fastmeta
 from measure import inner_loops
-from measure.common import in_new_process
+from measure.contenders import in_new_process
 
 TITLE = "first call in a fresh process, ms (imports excluded)"
 LIMIT = 50  # ms

@@ -1,8 +1,7 @@
 import torch
 
 import fastmeta
-from measure import counts
-from measure.common import mlp
+from measure.contenders import mlp
 
 
 def bench_hvp(race):
@@ -18,5 +17,4 @@ def bench_hvp(race):
         return torch.relu(x[0] @ p[0].mT + p[1]) @ p[2].mT + p[3]
 
     contenders = {"ext": lambda: fastmeta.mlp_hvp(params, vectors, x[0], y[0]), "reference": general}
-    launches = counts.mlp_hvp((64, 32, 5), 1, 50)
-    race("hvp (64, 32, 5) n50: mlp_hvp (ext) and hvp (reference)", contenders, launches=launches)
+    race("hvp (64, 32, 5) n50: mlp_hvp (ext) and hvp (reference)", contenders)

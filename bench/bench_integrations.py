@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import fastmeta
 from fastmeta.integrations import accelerate, easyfsl, higher, learn2learn, torchopt
 from measure import inner_loops, peers
-from measure.common import imported, on_backends
+from measure.contenders import imported, on_backends
 
 SWAPS = {"learn2learn": (learn2learn.algorithms,), "higher": (higher,), "torchopt": (torchopt,)}
 PAIRS = [

@@ -13,7 +13,7 @@ from torch.func import functional_call
 import fastmeta
 from fastmeta.networks.batch_norm import ExactNorms
 from measure import distances, inner_loops, peers
-from measure.common import compiled, on_backends
+from measure.contenders import compiled, on_backends
 
 TASKS, WAYS, SHOTS, QUERIES, WIDTH = 4, 5, 1, 15, 32
 RATE = 0.1

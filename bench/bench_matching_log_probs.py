@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 
 import fastmeta
-from measure import counts
-from measure.common import compiled, forward_and_backward, on_backends
+from measure.contenders import compiled, forward_and_backward, on_backends
 
 
 @pytest.mark.parametrize("D", [64, 640])
@@ -34,5 +33,4 @@ def bench_matching_log_probs(race, D):
         compiled={f"compiled {name}": forward_and_backward(compiled(way), leaves) for name, way in eager.items()},
         floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * S * D),
         mode="forward + backward",
-        launches=counts.distances(T, Q, S, D, outputs=N),
     )

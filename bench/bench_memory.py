@@ -9,8 +9,8 @@ import torch
 
 import fastmeta
 from measure import distances, inner_loops
-from measure.common import in_new_process
-from measure.peak import peak
+from measure.contenders import in_new_process
+from measure.usage import peak
 
 TITLE = "peak memory on top of the inputs, MiB (gradients included)"
 SHAPE, WAYS_OF_LOSS = (

@@ -2,8 +2,8 @@ from functools import partial
 
 import pytest
 
-from measure import counts, flops, inner_loops
-from measure.common import on_backends
+from measure import flops, inner_loops
+from measure.contenders import on_backends
 from measure.inner_loops import WORKLOADS
 
 
@@ -22,5 +22,4 @@ def bench_mlp_adapt(race, name):
         also={"mlp_meta_loss": by(inner_loops.in_one_op)},
         floor=(0, flops.meta_iteration(workload)),
         mode="meta-iteration",
-        launches=counts.mlp_adapt(*workload.counted),
     )

@@ -1,8 +1,7 @@
 import pytest
 
 import fastmeta
-from measure import counts
-from measure.common import backward, by_reference, mlp, on_backends
+from measure.contenders import backward, by_reference, mlp, on_backends
 
 
 @pytest.mark.parametrize("widths", [(1, 40, 40, 1), (64, 5)], ids=str)
@@ -18,5 +17,4 @@ def bench_mlp_forward(race, widths):
         on_backends(run(fastmeta.mlp_forward)) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
         mode="forward + backward",
-        launches=counts.mlp_forward(widths, 25, 10),
     )

@@ -3,8 +3,7 @@ from functools import partial
 import pytest
 
 import fastmeta
-from measure import counts
-from measure.common import by_reference, mlp, on_backends
+from measure.contenders import by_reference, mlp, on_backends
 
 
 @pytest.mark.parametrize(("widths", "classes"), [((1, 40, 40, 1), None), ((64, 5), 5)], ids=str)
@@ -18,5 +17,4 @@ def bench_mlp_grad(race, widths, classes):
         on_backends(partial(fastmeta.mlp_grad, params, x, y, loss=loss))
         | {name: partial(way, params, x, y) for name, way in eager.items()},
         compiled={name: partial(way, params, x, y) for name, way in made.items()},
-        launches=counts.mlp_grad(widths, 25, 10),
     )

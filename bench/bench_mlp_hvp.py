@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fastmeta
-from measure import counts, flops
-from measure.common import compiled, mlp, on_backends
+from measure import flops
+from measure.contenders import compiled, mlp, on_backends
 from measure.inner_loops import forward, layer_inputs, linear, output_gradient, outputs, total_loss
 
 WORKLOADS = {  # widths, tasks, examples
@@ -34,7 +34,6 @@ def bench_mlp_hvp(race, name):
             for kind, inductor in {"": None, "cpp-wrapper": {"cpp_wrapper": True}}.items()
         },
         floor=(0, tasks * flops.hvp(widths, examples)),
-        launches=counts.mlp_hvp(widths, tasks, examples),
     )
 
 
@@ -48,7 +47,6 @@ def bench_mlp_hvp_ggn(race, name):
     race(
         f"mlp_hvp ggn {name}",
         on_backends(lambda: fastmeta.mlp_hvp(params, vectors, x, y, curvature="ggn")),
-        launches=counts.mlp_hvp(widths, tasks, examples, "ggn", own=False),
     )
 
 

@@ -3,8 +3,7 @@ from functools import partial
 import pytest
 
 import fastmeta
-from measure import counts
-from measure.common import backward, by_reference, mlp, on_backends
+from measure.contenders import backward, by_reference, mlp, on_backends
 
 
 @pytest.mark.parametrize(("widths", "classes"), [((1, 40, 40, 1), None), ((64, 5), 5)], ids=str)
@@ -21,5 +20,4 @@ def bench_mlp_loss(race, widths, classes):
         on_backends(run(partial(fastmeta.mlp_loss, loss=loss))) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
         mode="forward + backward",
-        launches=counts.mlp_loss(widths, 25, 10),
     )

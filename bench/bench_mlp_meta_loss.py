@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fastmeta
-from measure import counts, flops, inner_loops, peers
-from measure.common import on_backends
+from measure import flops, inner_loops, peers
+from measure.contenders import on_backends
 from measure.inner_loops import WORKLOADS
 
 
@@ -23,7 +23,6 @@ def bench_mlp_meta_loss(race, name):
         floor=(0, flops.meta_iteration(workload)),
         mode="meta-iteration",
         memory=name == "W1 sinusoid MAML K5",
-        launches=counts.mlp_meta_loss(*workload.counted),
     )
 
 

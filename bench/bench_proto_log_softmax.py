@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import fastmeta
-from measure import counts, distances
-from measure.common import forward_and_backward, on_backends
+from measure import distances
+from measure.contenders import forward_and_backward, on_backends
 
 
 @pytest.mark.parametrize("metric", distances.METRICS)
@@ -21,7 +21,6 @@ def bench_proto_log_softmax(race, shape, metric):
         truth=forward_and_backward(eager["mm"], leaves),
         floor=(2 * (sum(t.nbytes for t in leaves) + 4 * T * Q * N), 6 * T * Q * N * D),
         mode="forward + backward",
-        launches=counts.distances(T, Q, N, D, kept=True, outputs=N),
     )
 
 
@@ -36,7 +35,6 @@ def bench_proto_log_softmax_without_grad(race, metric):
         | {name: lambda way=way: way(query, prototypes) for name, way in eager.items()},
         compiled={name: lambda way=way: way(query, prototypes) for name, way in made.items()},
         floor=(query.nbytes + prototypes.nbytes + 4 * T * Q * N, 2 * T * Q * N * D),
-        launches=counts.distances(T, Q, N, D, gradients=False, outputs=N),
     )
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fastmeta
-from measure import counts, distances
-from measure.common import forward_and_backward, imported, on_backends
+from measure import distances
+from measure.contenders import forward_and_backward, imported, on_backends
 
 
 @pytest.mark.parametrize("metric", distances.METRICS)
@@ -24,7 +24,6 @@ def bench_proto_loss(race, shape, metric):
         floor=(2 * sum(t.nbytes for t in leaves), 6 * T * Q * N * D),
         mode="forward + backward",
         memory=shape == distances.SHAPES[4] and metric == "euclidean",
-        launches=counts.distances(T, Q, N, D) + (counts.mean(T) if T > 1 else []),
     )
 
 
@@ -39,7 +38,6 @@ def bench_proto_loss_without_grad(race, metric):
         | {name: lambda loss=loss: loss(query, prototypes) for name, loss in eager.items()},
         compiled={name: lambda loss=loss: loss(query, prototypes) for name, loss in made.items()},
         floor=(query.nbytes + prototypes.nbytes, 2 * T * Q * N * D),
-        launches=counts.distances(T, Q, N, D, gradients=False),
     )
 
 

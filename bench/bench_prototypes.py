@@ -2,8 +2,7 @@ import pytest
 import torch
 
 import fastmeta
-from measure import counts
-from measure.common import backward, by_reference, on_backends
+from measure.contenders import backward, by_reference, on_backends
 
 
 @pytest.mark.parametrize("shape", [(1, 25, 5, 64), (32, 25, 5, 640)], ids=str)
@@ -20,5 +19,4 @@ def bench_prototypes(race, shape):
         on_backends(run(lambda x, y: fastmeta.prototypes(x, y, N))) | {name: run(way) for name, way in eager.items()},
         compiled={name: run(way) for name, way in made.items()},
         mode="forward + backward",
-        launches=counts.prototypes(T, S, N, D),
     )

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 import fastmeta
-from measure import counts
-from measure.common import backward, compiled, on_backends, rotation
+from measure.contenders import backward, compiled, on_backends, rotation
 
 CONV4 = [s for i in (1, 64, 64, 64) for s in ((64, i, 3, 3), (64,), (64,), (64,))] + [(5, 64), (5,)]
 TASKS = 32
@@ -38,7 +37,6 @@ def bench_sgd_step(race, rates):
         },
         floor=(5 * sum(g.nbytes for g in grads), 0),  # forward: grads, new; backward: cotangents, grads, dgrads
         mode="forward + backward",
-        launches=counts.sgd_step(TASKS, sum(p.numel() for p in params), sum(rate.numel() for rate in lr)),
     )
 
 

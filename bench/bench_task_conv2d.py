@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 
 import fastmeta
-from measure import counts
-from measure.common import backward, compiled
+from measure.contenders import backward, compiled
 
 SHAPES = [(8, 5, 1, 28, 64), (8, 5, 64, 14, 64)]  # T, n, C, pixels of a side, E: layers of a Conv4-64, 5-way 1-shot
 
@@ -34,7 +33,6 @@ def bench_task_conv2d(race, shape, second):
         {"ext": run(ours), "reference": run(ours, "reference")} | {name: run(way) for name, way in eager.items()},
         compiled={} if second else {"compiled": run(compiled(grouped))},  # torch.compile has no second derivative
         mode="second derivatives" if second else "forward + backward",
-        launches=counts.task_conv2d(T, n, C, E, side * side, 3, second),
     )
 
 

@@ -10,13 +10,11 @@ import pytest
 import torch
 
 import fastmeta
-from gpu.race import FIRST, modules
-from measure import peers, results, roofline
-from measure.dispatched import dispatched
-from measure.machine import file_name
-from measure.peak import peak_of
-from measure.session import THREADS, Session, label
-from measure.timing import SLOW, disagreement, first_call, in_words, per_call, synchronised, turns_of
+from measure import machine, peers, results
+from measure.benches import FIRST, label, modules
+from measure.session import THREADS, Session
+from measure.timing import disagreement, first_call, in_words, synchronised, take_turns, turns_of
+from measure.usage import dispatched, peak_of
 
 collect_ignore = ["bench_scaling.py"]  # unless it is named: make scaling
 SESSION = pytest.StashKey[Session]()
@@ -25,14 +23,10 @@ COMPARED = pytest.StashKey[tuple]()
 
 def pytest_addoption(parser):
     parser.addoption("--no-compile", action="store_true", help="leave out what compiles first (torch.compile, KeOps)")
-    parser.addoption(
-        "--all-compiled", action="store_true", help="race all compiled ways, on each number of threads: hours"
-    )
+    parser.addoption("--all-compiled", action="store_true", help="race all compiled ways, on all threads: hours")
     parser.addoption("--quick", action="store_true", help="the first workload of each bench, no compiling: two minutes")
     parser.addoption("--results", type=Path, help="write <machine>.json, .md and figures into this folder")
-    parser.addoption(
-        "--compare", type=Path, help="fail where fastmeta lost ground since the run of this <machine>.json"
-    )
+    parser.addoption("--compare", type=Path, help="fail where fastmeta lost ground since this <machine>.json")
 
 
 def pytest_configure(config):
@@ -83,16 +77,17 @@ def race(request, benchmark):
 
     The truth is contenders["reference"], or `truth` where that is too large to run, with the inputs in float64. `also` names other
     ways through fastmeta. `compiled` names further contenders, which take seconds to make, the best first: only where there is
-    something to time. `floor` is the (bytes, flops) that no way can do without. `launches`, those of our kernels on a GPU, are for
-    bench/gpu.py. `mode` says what is computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak. `plan`: another
-    budget and number of rounds than the session's.
+    something to time. `floor` is the (bytes, flops) that no way can do without. `mode` says what is
+    computed, `sizes` what a curve is drawn over. `memory`: measure each way's peak. `plan`: another budget and number of rounds than
+    the session's.
     """
     session, threads, arguments = request.config.stash[SESSION], request.param, _arguments(request.node)
+    op = request.function.__module__.removeprefix("bench_")
     before = torch.get_num_threads()
     torch.manual_seed(0)
 
-    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, mode="forward", sizes=None,
-            memory=False, plan=session.plan):  # fmt: skip
+    def run(group, contenders, also=None, compiled=None, truth=None, floor=None, mode="forward", sizes=None, memory=False,
+            plan=session.plan):  # fmt: skip
         key, ours = label(request.function, arguments), ["ext", *(also or {})]
         if benchmark.enabled and (reason := session.why_not(key, threads)):
             session.left[reason].append(group)
@@ -116,7 +111,7 @@ def race(request, benchmark):
                 check_in(name, fn, expected, runs, cells, not_timed)
         compiling = time.monotonic() - compiling
         session.compile_seconds += compiling
-        benchmark.group = f"{request.function.__module__.removeprefix('bench_')}, {mode}"
+        benchmark.group = f"{op}, {mode}"
         times = in_turns(benchmark, runs, plan.budget / (1 if threads == THREADS[0] else 3), plan.rounds)
         session.took[key] = time.monotonic() - start - compiling
         if threads == THREADS[0]:
@@ -125,16 +120,11 @@ def race(request, benchmark):
                 for name in runs:
                     cells[name]["memory"] = peak_of(request.function, arguments, name)
         row = {
-            "op": request.function.__module__.removeprefix("bench_"),
-            "mode": mode,
-            "workload": group,
-            "threads": threads,
-            "sizes": sizes or {},
-            "floor": roofline.floor(*floor, threads) if floor else None,
-            "ours": ours,
+            "op": op, "mode": mode, "workload": group, "threads": threads, "sizes": sizes or {},
+            "floor": machine.floor(*floor, threads) if floor else None, "ours": ours,
             "contenders": {name: results.measured(of_turns, **cells[name]) for name, of_turns in times.items()},
             "not timed": not_timed,
-        }
+        }  # fmt: skip
         session.rows.append(row)
         return row
 
@@ -168,22 +158,15 @@ def count_operations(runs, cells, not_timed, profiled):
 
 def in_turns(benchmark, runs, budget, least):
     """{way: seconds of a call in each of its turns}, "ext" by pytest-benchmark."""
-    calls, every, rounds = turns_of(runs, budget, least)
-    times = {name: [] for name in runs}
-    turns = itertools.count()
+    turns, times, count = turns_of(runs, budget, least), {name: [] for name in runs}, itertools.count()
+    others = {name: fn for name, fn in runs.items() if name != "ext"}
 
     def the_others():
-        turn = next(turns)
-        for name, of_turns in times.items():
-            if name != "ext" and turn % every[name] == 0:
-                if not of_turns or of_turns[-1] < SLOW:
-                    runs[name]()  # brings its own memory back into cache
-                of_turns.append(per_call(runs[name], calls[name]))
+        take_turns(others, turns, next(count), times)
         runs["ext"]()
 
-    benchmark.pedantic(runs["ext"], teardown=the_others, rounds=rounds, iterations=calls["ext"])
-    times["ext"] = list(benchmark.stats.stats.data)
-    return times
+    benchmark.pedantic(runs["ext"], teardown=the_others, rounds=turns.rounds, iterations=turns.calls["ext"])
+    return times | {"ext": list(benchmark.stats.stats.data)}
 
 
 @pytest.fixture
@@ -200,7 +183,7 @@ def pytest_sessionfinish(session):
         return
     found = of_run.results()
     if folder := option("results"):
-        path = folder / f"{file_name(found['machine']['device'])}.json"
+        path = folder / f"{machine.file_name(found['machine']['device'])}.json"
         results.write(path, results.as_json(found))
         results.write(path.with_suffix(".md"), results.markdown(found))
         from pages import plots  # which needs matplotlib

@@ -115,12 +115,8 @@ def sanitized():
     ]
     if not all(os.path.isabs(path) for path in found):
         pytest.skip("the C++ compiler has no libasan.so and libubsan.so")
-    options = {
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "OMP_NUM_THREADS": "1",
-        "FASTMETA_EMULATION": "sanitized",
-        "LD_PRELOAD": " ".join(found),
-    }
+    options = {"ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1", "LD_PRELOAD": " ".join(found)}
+    options["FASTMETA_EMULATION"] = "sanitized"
 
     def run(*arguments):
         return subprocess.run([sys.executable, *arguments], env=os.environ | options, capture_output=True, text=True)
@@ -130,16 +126,8 @@ def sanitized():
 
 def test_no_sanitizer_objects(sanitized):
     emulation.compile_module("sanitized")  # here: a compiler under its own sanitizers is slow
-    done = sanitized(
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__)),
-        "-k",
-        "tf32 or ((entropy and gelu) or (mse and not gelu)) and not (layer and (shape1 or shape2))",
-    )
+    some = "tf32 or ((entropy and gelu) or (mse and not gelu)) and not (layer and (shape1 or shape2))"
+    done = sanitized("-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__)), "-k", some)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

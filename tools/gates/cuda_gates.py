@@ -34,14 +34,8 @@ def compiled(sources: Iterable[Path]) -> list[tuple[Path, str]]:
 
     def compile_one(pair):
         source, arch = pair
-        command = [
-            toolchain.find_nvcc(),
-            *toolchain.NVCC_FLAGS.split(),
-            f"-I{ROOT / 'csrc'}",
-            f"-arch=sm_{arch}",
-            "-cubin",
-            source,
-        ]
+        flags = *toolchain.NVCC_FLAGS.split(), f"-I{ROOT / 'csrc'}", f"-arch=sm_{arch}", "-cubin"
+        command = [toolchain.find_nvcc(), *flags, source]
         return emulation.made(command, [source, *headers], f".{arch}.cubin"), arch
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -84,11 +78,8 @@ def judged(cubins: list[tuple[Path, str]]) -> list[Code]:
 def extension() -> Path | None:
     """fastmeta._C where it has all architectures and is newer than all of its sources."""
     path = Path(_C.__file__)
-    sources = [
-        ROOT / "setup.py",
-        ROOT / "csrc/toolchain.py",
-        *(p for p in (ROOT / "csrc").rglob("*.*") if p.suffix in (".h", ".cuh", ".cu")),
-    ]
+    kernels = [p for p in (ROOT / "csrc").rglob("*.*") if p.suffix in (".h", ".cuh", ".cu")]
+    sources = [ROOT / "setup.py", ROOT / "csrc/toolchain.py", *kernels]
     is_whole = _C.build_info()["cuda"] == ",".join(toolchain.ARCHITECTURES)
     return path if is_whole and path.stat().st_mtime > max(p.stat().st_mtime for p in sources) else None
 

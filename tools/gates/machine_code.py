@@ -1,8 +1,6 @@
 """What the machine code of a GPU kernel holds, read without a GPU: cubins by the cuobjdump of the triton wheel, AMD's assembly as
 it is."""
 
-import hashlib
-import json
 import re
 import subprocess
 import tempfile
@@ -12,10 +10,9 @@ from pathlib import Path
 
 import triton
 
-from emulator.emulation import CACHE
+from emulator.emulation import kept
 from gates.occupancy import RESERVED, occupancy
 
-HERE = Path(__file__)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.M)
 USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -52,15 +49,9 @@ def counter(instructions):
 
 
 def of_cubin(cubin: bytes, arch: str) -> list[Code]:
-    """Every kernel of a cubin; what was read of it is kept in build/emulation, with what read it in its name."""
-    state = (cubin, arch.encode(), HERE.read_bytes(), str(RESERVED).encode())
-    path = CACHE / f"{hashlib.sha256(b'|'.join(state)).hexdigest()[:20]}.codes.json"
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=CACHE, delete=False) as unfinished:
-            json.dump([vars(code) for code in _read(cubin, arch)], unfinished)
-        Path(unfinished.name).rename(path)  # whole, wherever this process ends
-    return [Code(**fields) for fields in json.loads(path.read_text())]
+    """Every kernel of a cubin; what was read of it is kept in build/emulation."""
+    state = (cubin, arch.encode(), Path(__file__).read_bytes(), str(RESERVED).encode())
+    return [Code(**fields) for fields in kept(state, ".codes.json", lambda: list(map(vars, _read(cubin, arch))))]
 
 
 def _read(cubin: bytes, arch: str) -> list[Code]:

@@ -2,9 +2,10 @@
 problems: 32-byte sectors for each request to global memory, wavefronts for each to shared memory, and what would be least."""
 
 import subprocess
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,19 +16,17 @@ from harness.compare import values_and_grads
 from harness.device import tf32_allowed
 from harness.mlp_calls import every
 from harness.mlp_cases import problem
+from harness.places import ROOT
 
 MAIN = 0.05  # a line of the source with this share of its kernel's sectors, or wavefronts, belongs to a main loop
 BOUND = 2.0  # times the least
 EXCEPTIONS = {  # function, direction: why
-    (
-        "linear",
-        "store",
-    ): "once for every K / 16 loads, a product along the inner dimension K ends on lanes whose rows lie far apart",
+    ("linear", "store"): "once for every K / 16 loads, a product along K ends on lanes whose rows lie far apart",
     (
         "Part",
         "load",
-    ): "rows that are no multiple of 16 bytes apart come number by number; the four requests of a lane for its 16 bytes"
-    " meet the same sectors, which the first has brought into L1",
+    ): "rows that are no multiple of 16 bytes apart come number by number; the four requests of a lane for its 16 "
+    "bytes meet the same sectors, which the first has brought into L1",
 }
 WAYS = (  # backend, rates, whether TF32 is allowed, which ops (of mlp_calls.every): tasks in blocks of their own, layers in tiles, on
     # tensor cores too, and what sums the gradients of a rate for all
@@ -65,31 +64,18 @@ def lines_of(library: str, table: str) -> list[Line]:
     numbers = [int(word) for word in table.split()]
     rows = [numbers[i : i + 7] for i in range(0, len(numbers), 7)]
     places = sorted({row[0] for row in rows} | {row[1] - 1 for row in rows})  # in the call, not behind it
-    text = subprocess.run(
-        ["addr2line", "-f", "-C", "-s", "-e", library],
-        input="".join(f"{place:#x}\n" for place in places),
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    names = {
-        place: (function, line.split(" (")[0])
-        for place, function, line in zip(places, text[::2], text[1::2], strict=True)
-    }
+    command, asked = ["addr2line", "-f", "-C", "-s", "-e", library], "".join(f"{place:#x}\n" for place in places)
+    text = subprocess.check_output(command, input=asked, text=True).splitlines()
+    named = zip(places, text[::2], text[1::2], strict=True)
+    names = {place: (function, line.split(" (")[0]) for place, function, line in named}
     found: dict[tuple[str, ...], Line] = {}
     for kernel, site, shared, writes, *sums in rows:
         function, line = names[site - 1]
-        key = (
-            short_name(names[kernel][0]),
-            "shared" if shared else "global",
-            "store" if writes else "load",
-            short_name(function).split("<")[0],
-            line,
-        )
+        where = "shared" if shared else "global", "store" if writes else "load"
+        key = (short_name(names[kernel][0]), *where, short_name(function).split("<")[0], line)
         entry = found.setdefault(key, Line(*key))
-        entry.requests, entry.cost, entry.least = (
-            x + y for x, y in zip((entry.requests, entry.cost, entry.least), sums, strict=True)
-        )
+        before = entry.requests, entry.cost, entry.least
+        entry.requests, entry.cost, entry.least = (x + y for x, y in zip(before, sums, strict=True))
     return list(found.values())
 
 
@@ -105,8 +91,18 @@ def counted(run: Callable[[], object]) -> list[Line]:
     return lines_of(emulator.__file__, table)
 
 
-def of_all_ops(widths, n, loss, dtype) -> list[Line]:
-    """Every op with all its gradients, in each way."""
+def of_all_ops(*of_problem) -> list[Line]:
+    """Every op with all its gradients, in each way, on one of PROBLEMS; what was counted is kept in build/emulation."""
+    sources = [
+        Path(__file__),
+        *sorted((ROOT / "fastmeta").rglob("*.py")),
+        *sorted((ROOT / "tools/harness").glob("mlp_c*.py")),
+    ]
+    state = [repr(of_problem).encode(), emulation.module().__file__.encode(), *(path.read_bytes() for path in sources)]
+    return [Line(**x) for x in emulation.kept(state, ".lines.json", lambda: list(map(vars, _of_all_ops(*of_problem))))]
+
+
+def _of_all_ops(widths, n, loss, dtype) -> list[Line]:
     torch.manual_seed(0)
     p = problem(widths, n, T=1, loss=loss, activation="relu", dtype=dtype)
 
@@ -122,21 +118,10 @@ def of_all_ops(widths, n, loss, dtype) -> list[Line]:
     return counted(run)
 
 
-def by_kernel(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:
-    """Of each kernel and kind of memory."""
-    found = defaultdict(list)
-    for line in lines:
-        found[line.kernel, line.memory].append(line)
-    return found
-
-
 def wasteful(lines: list[Line]) -> list[Line]:
     """The lines of main loops that take more than BOUND times the least, but for EXCEPTIONS."""
-    return [
-        line
-        for of_kernel in by_kernel(lines).values()
-        for line in of_kernel
-        if line.cost >= MAIN * sum(x.cost for x in of_kernel)
-        and line.excess() > BOUND
-        and (line.function, line.direction) not in EXCEPTIONS
-    ]
+    of_kernels = Counter()
+    for line in lines:
+        of_kernels[line.kernel, line.memory] += line.cost
+    main = [line for line in lines if line.cost >= MAIN * of_kernels[line.kernel, line.memory]]
+    return [x for x in main if x.excess() > BOUND and (x.function, x.direction) not in EXCEPTIONS]

@@ -94,7 +94,7 @@ def of_planted(name):
 
 def test_requests_are_counted():
     """Two warps of 32 lanes; 4 bytes a lane are 4 sectors or 1 wavefront, 16 bytes for 16 lanes 8 sectors or 2 wavefronts."""
-    lines, sums = planted("whole_rows")
+    lines, sums = of_planted("whole_rows")
     assert wasteful(lines) == []
     assert sums == {
         ("global", "load"): (2, 8, 8),
@@ -102,17 +102,17 @@ def test_requests_are_counted():
         ("shared", "load"): (2, 2, 2),
         ("global", "store"): (2, 8, 8),
     }
-    _, sums = planted("four_at_a_time")
+    _, sums = of_planted("four_at_a_time")
     assert sums["global", "load"] == (1, 8, 8) and sums["shared", "store"] == (1, 2, 2)
 
 
 def test_a_planted_uncoalesced_loop_is_found():
-    lines, sums = planted("uncoalesced_loop")
+    lines, sums = of_planted("uncoalesced_loop")
     assert sums["global", "load"] == (16, 128, 16)  # 8 iterations of 2 warps
     assert [(x.direction, x.line.split(":")[0]) for x in wasteful(lines)] == [("load", "planted.cu")]
 
 
 def test_planted_bank_conflicts_are_found():
-    lines, sums = planted("bank_conflicts")
+    lines, sums = of_planted("bank_conflicts")
     assert sums["shared", "load"] == (2, 64, 2) and sums["shared", "store"] == (64, 64, 64)
     assert [(x.memory, x.direction) for x in wasteful(lines)] == [("shared", "load")]

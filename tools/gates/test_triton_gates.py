@@ -45,10 +45,9 @@ PLANTED = {
 
 
 def planted(name):
-    planted_triton = importlib.import_module("gates.planted_triton")  # anew: not the package's attribute
-
     args, options = PLANTED[name]
-    return Launch(name, "planted", getattr(planted_triton, name), args, options | {"BLOCK": 128})
+    module = importlib.import_module("gates.planted_triton")  # of the interpreter, or in `compiler` of the compiler
+    return Launch(name, "planted", getattr(module, name), args, options | {"BLOCK": 128})
 
 
 def few_distances():

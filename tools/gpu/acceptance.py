@@ -1,6 +1,6 @@
 """The acceptance on a GPU machine, within ten minutes and with nothing to download: what `make gpu` runs.
 
-    python bench/gpu.py [--device cpu] [--small] [--seconds 570] [--results DIR]
+    python -m gpu.acceptance [--device cpu] [--small] [--seconds 570] [--results DIR]
 
 Builds the extension into build/gpu, runs the tests on CUDA tensors, races every op and learner, runs a few tests under
 compute-sanitizer, then races what compiles first. Each part has its limit; what is known is written to DIR/<gpu>.json and .md
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import torch
 
-from gpu import report as gpu_report
-from harness.places import ROOT
+from gpu import report
+from harness.places import ROOT, WITH_TOOLS
 from measure.machine import file_name, machine
 from measure.results import as_json, write
 
@@ -81,13 +81,13 @@ class Acceptance:
         name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
         self.name = file_name(name)
         self.results = {"machine": machine(name, device), "parts": {}, "races": {}}
-        self.env = {"FASTMETA_DEVICE": device}
+        self.env = {"FASTMETA_DEVICE": device, "PYTHONPATH": WITH_TOOLS["PYTHONPATH"]}
         if device == "cuda":
-            self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(LIBRARY), os.environ.get("PYTHONPATH")]))
+            self.env["PYTHONPATH"] = f"{LIBRARY}{os.pathsep}{self.env['PYTHONPATH']}"
 
     def write(self):
         write(self.folder / f"{self.name}.json", as_json(self.results))
-        write(self.folder / f"{self.name}.md", gpu_report.markdown(self.results))
+        write(self.folder / f"{self.name}.md", report.markdown(self.results))
 
     def run_parts(self, seconds):
         end = time.monotonic() + seconds
@@ -167,7 +167,7 @@ class Acceptance:
             "-rN",
             "-v",
         )
-        options = (*plain, "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not cpu")
+        options = *plain, "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not cpu"
         return [sys.executable, "-m", "pytest", *options]
 
     def sanitizer(self, tool, seconds):
@@ -202,9 +202,9 @@ class Acceptance:
 
         log = WORK / ("races_compiled.log" if compiling else "races.log")
         options = ["--compile"] * compiling + ["--small"] * self.small
-        command = [sys.executable, ROOT / "tools/gpu/race.py", self.device, "--seconds", 0.85 * seconds - 3, *options]
+        command = [sys.executable, "-m", "gpu.race", self.device, "--seconds", 0.85 * seconds - 3, *options]
         status = run(command, seconds, log, on_line, **self.env)
-        bad = [of for group in done for of in gpu_report.faults(group, self.device)]
+        bad = [of for group in done for of in report.faults(group, self.device)]
         words = "; ".join([f"{len(done)} groups", *bad, *([f"left for time: {', '.join(left)}"] if left else [])])
         if bad or (status and not done):
             return "failed", words if done else last_line(log)

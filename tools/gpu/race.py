@@ -1,6 +1,6 @@
-"""Races every op and learner on one device, by the bench_*.py of this folder: a JSON line for each group as soon as it is done.
+"""Races every op and learner on one device, by the files of bench/: a JSON line for each group as soon as it is done.
 
-    python bench/gpu_race.py cuda --seconds 60 [--compile] [--small]
+    python -m gpu.race cuda --seconds 60 [--compile] [--small]
 
 Every way is checked before it is timed; on a GPU each is captured into a CUDA graph too, which is checked like it. --compile races
 what compiles first, and nothing else; a group begins only while there are seconds left, so that what came is whole.
@@ -10,9 +10,6 @@ import argparse
 import contextlib
 import functools
 import gc
-import importlib
-import inspect
-import itertools
 import json
 import math
 import statistics
@@ -23,44 +20,17 @@ from collections import defaultdict
 import torch
 
 from fastmeta import _dispatch, reference
-from gpu import model
 from gpu.report import IN_GRAPH
-from measure import roofline
+from measure import machine
+from measure.benches import FIRST, calls, in_float64, label, modules
 from measure.inner_loops import INDUCTOR
-from measure.recorded import in_float64
-from measure.timing import captured, disagreement, in_words, per_call, turns_of
+from measure.timing import captured, disagreement, in_words, take_turns, turns_of
 
-FIRST = ("mlp_meta_loss", "proto_loss", "learners", "mlp_hvp", "sgd_step")  # the most telling ones
 OURS = "fastmeta"
 BUDGET, SMALL_BUDGET = 0.4, 0.02  # s for a group
 MIN_ROUNDS = 5
-
-
-def modules():
-    """Names of bench_<name>.py that race ops on any device: those of ops, and of learners."""
-    names = [*(op for op in sorted(reference.__all__)), "learners"]
-    return [*FIRST, *(name for name in names if name not in FIRST)]
-
-
-def calls(name):
-    """(function, arguments) of every call that pytest would make of bench_<name>.py."""
-    module = importlib.import_module(f"bench_{name}")
-    for function in vars(module).values():
-        if inspect.isfunction(function) and function.__name__.startswith("bench_"):
-            marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
-            for values in itertools.product(*(mark.args[1] for mark in marks)):
-                yield function, _arguments(marks, values)
-
-
-def _arguments(marks, values):
-    found = {}
-    for mark, value in zip(marks, values, strict=True):
-        names = mark.args[0]
-        if isinstance(names, str):
-            found[names] = value
-        else:
-            found |= dict(zip(names, value, strict=True))
-    return found
+REHEARSED = (*FIRST, "mlp_adapt", "prototypes", "hvp")
+COMPILED = ("prototypes",)  # in seconds
 
 
 class Race:
@@ -70,7 +40,7 @@ class Race:
         self.device, self.emit, self.end, self.compiling, self.small = device, emit, end, compiling, small
         self.truth = None  # of the bench that is called next; the reference where there is none
 
-    def __call__(self, group, contenders, also=None, compiled=None, truth=None, floor=None, launches=None, **_):
+    def __call__(self, group, contenders, also=None, compiled=None, truth=None, floor=None, **_):
         expected = (self.truth or contenders["reference"])()
         torch.set_default_device(None)  # a default device costs every call of torch, ours and the others'
         torch._dynamo.reset()
@@ -83,10 +53,7 @@ class Race:
         runs, reasons = self.checked(ways, expected)
         found = {"group": group, "ours": [OURS, *(also or {})], "not timed": reasons, "seconds": self.medians(runs)}
         if floor:
-            found["floor"] = roofline.floor(*floor, device=self.device)
-        card = model.card_like(torch.cuda.get_device_name()) if self.device == "cuda" else None
-        if launches and card:
-            found["predicted"] = {way: model.seconds(card, launches, way) for way in model.LATENCY}
+            found["floor"] = machine.floor(*floor, device=self.device)
         self.emit(found)
 
     def medians(self, runs):
@@ -95,10 +62,7 @@ class Race:
         turns = turns_of(runs, SMALL_BUDGET if self.small else BUDGET, MIN_ROUNDS)
         times = defaultdict(list)
         for turn in range(turns.rounds):
-            for name, fn in runs.items():
-                if turn % turns.every[name] == 0:
-                    fn()  # brings its own memory back into cache
-                    times[name].append(per_call(fn, turns.calls[name]))
+            take_turns(runs, turns, turn, times)
         return {name: statistics.median(of_turns) for name, of_turns in times.items()}
 
     def checked(self, ways, expected):
@@ -138,23 +102,20 @@ def without_kernels(device):
     return reasons
 
 
-def in_order():
-    """Every module's first call, then the others."""
-    of_modules = [list(calls(name)) for name in modules()]
-    return [found[0] for found in of_modules] + [call for found in of_modules for call in found[1:]]
+def in_order(names, first=False):
+    """Every module's first call, then, unless the first is enough, the others."""
+    of_modules = [list(calls(name)) for name in names]
+    rest = [] if first else [call for found in of_modules for call in found[1:]]
+    return [found[0] for found in of_modules] + rest
 
 
 def race_all(race):
     """Calls every bench until the time is over; the names of those left."""
-    left, found = [], in_order()
-    if race.small:
-        found = found[: len(modules())]
-        if race.compiling:
-            found = [found[modules().index("prototypes")]]  # which compiles in seconds
+    left = []
+    found = in_order(modules()) if not race.small else in_order(COMPILED if race.compiling else REHEARSED, first=True)
     for function, arguments in found:
-        label = " ".join([function.__name__, *map(str, arguments.values())])
         if time.perf_counter() > race.end:
-            left.append(label)
+            left.append(label(function, arguments))
             continue
         torch.manual_seed(0)
         torch.set_default_device(race.device)
@@ -162,7 +123,7 @@ def race_all(race):
         try:
             function(race, **arguments)
         except Exception as error:  # the truth itself
-            race.emit({"group": label, "error": in_words(error)})
+            race.emit({"group": label(function, arguments), "error": in_words(error)})
         torch.set_default_device(None)
         gc.collect()  # graphs and their memory
     return left
@@ -187,7 +148,7 @@ def main():
     race = Race(device, emit, end=end, compiling=options.compile, small=options.small)
     with on_a_stream(device):
         if not options.small:
-            bandwidth, rate = roofline.rates(None, device)
+            bandwidth, rate = machine.ceilings(None, device)
             emit({"bytes per second": bandwidth, "flop per second": rate})
         emit({"left": race_all(race)})
 

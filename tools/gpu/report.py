@@ -1,4 +1,4 @@
-"""What bench/gpu.py found, as markdown; and what of a race is a fault of ours."""
+"""What acceptance.py found, as markdown; and what of a race is a fault of ours."""
 
 IN_GRAPH = ", graph"
 
@@ -37,10 +37,10 @@ def of_races(races):
     lines = [
         "## Races", "",
         "Medians in us, contenders in turns, caches warm; eager calls include the host. Floor: the bytes and flops that no way can do",
-        "without, at the measured rates, over our time in a graph (eager where there is none). Predicted: bench/model.py. In",
-        "parentheses: how many times longer than ours, eager, in a graph, and the better of both.", "",
-        "| workload | fastmeta | in a graph | predicted, eager / graph | floor | fastest other, eager | in a graph | compiled |",
-        "| --- " * 8 + "|", *(of_race(name, race) for name, race in whole.items()), "",
+        "without, at the measured rates, over our time in a graph (eager where there is none). In parentheses: how",
+        "many times longer than ours, eager, in a graph, and the better of both.", "",
+        "| workload | fastmeta | in a graph | floor | fastest other, eager | in a graph | compiled |",
+        "| --- " * 7 + "|", *(of_race(name, race) for name, race in whole.items()), "",
     ]  # fmt: skip
     for name, race in races.items():
         ways = [f"{way} {1e6 * s:.1f}" for way, s in sorted(race.get("seconds", {}).items(), key=lambda of: of[1])]
@@ -57,11 +57,10 @@ def of_race(name, race):
     of_compiled = {way: s for way, s in others.items() if way.startswith("compiled")}
     eager = {way: s for way, s in others.items() if way not in of_compiled and not way.endswith(IN_GRAPH)}
     graphs = {way: s for way, s in others.items() if way not in of_compiled and way.endswith(IN_GRAPH)}
-    predicted = " / ".join(us(s) for s in race.get("predicted", {}).values())
     floor = f"{race['floor'] / best:.2f}" if best and race.get("floor") else "-"
     bases = (seconds.get(ours), seconds.get(ours + IN_GRAPH), best)
     fastest = [_fastest(some, base) for some, base in zip((eager, graphs, of_compiled), bases, strict=True)]
-    cells = [name, us(seconds.get(ours)), us(seconds.get(ours + IN_GRAPH)), predicted or "-", floor, *fastest]
+    cells = [name, us(seconds.get(ours)), us(seconds.get(ours + IN_GRAPH)), floor, *fastest]
     return f"| {' | '.join(cells)} |"
 
 

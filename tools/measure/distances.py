@@ -4,7 +4,7 @@ timed on; one task has no task axis."""
 import torch
 import torch.nn.functional as F
 
-from measure.common import compiled, imported
+from measure.contenders import compiled, imported
 
 METRICS = ("euclidean", "sqeuclidean")
 SHAPES = [

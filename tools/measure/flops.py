@@ -53,14 +53,3 @@ def conv4(width, channels, side, ways, n):
     of_layers = [2 * n * s * s * 9 * i * width for i, s in zip(inputs, sides, strict=True)]
     head = 2 * n * width * (side // 16) ** 2 * ways
     return sum(of_layers) + head, sum(of_layers[1:]) + head
-
-
-def resnet12(widths, channels, side, n):
-    """As `products`, of n images: in each block three 3 x 3 convolutions and one 1 x 1 past them, then half the side."""
-    total = first = 0
-    for i, width in enumerate(widths):
-        inputs, pixels = widths[i - 1] if i else channels, (side >> i) ** 2
-        entry = 2 * n * pixels * (9 + 1) * inputs * width
-        first = first or entry
-        total += entry + 2 * n * pixels * 2 * 9 * width * width
-    return total, total - first

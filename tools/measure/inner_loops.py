@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fastmeta
-from measure import counts, peers
-from measure.common import compiled, mlp, pairs
+from measure import peers
+from measure.contenders import compiled, mlp, pairs
 from measure.peers import learned
 
 INDUCTOR = {  # options of the compiler, the best first
@@ -40,12 +40,6 @@ class Workload(NamedTuple):
     @property
     def sizes(self):
         return self.widths, self.support, self.query
-
-    @property
-    def counted(self):
-        """As counts.py wants it."""
-        rates = counts.parameters(self.widths) if self.rate_per_parameter else 0
-        return self.widths, self.tasks, self.support, self.query, self.steps, rates, self.inputs_need_grad
 
 
 SINUSOID = Workload((1, 40, 40, 1), tasks=25, support=10, query=10, steps=1)
@@ -145,47 +139,41 @@ def by_hand(params, lr, support_x, support_y, query_x, query_y, steps, loss):
     return total_loss(forward(params, query_x), query_y, loss) / len(query_x)
 
 
-def by_autograd(params, lr, support_x, support_y, query_x, query_y, steps, loss):
-    """All tasks in one product a layer, the inner gradients by autograd."""
-    params = [p.expand(len(support_x), *p.shape) for p in params]
+def adapted_loss(gradients, params, lr, support_x, support_y, query_x, query_y, steps, loss):
+    """The query loss after the inner steps, of one task or summed over all."""
     for _ in range(steps):
-        value = total_loss(forward(params, support_x), support_y, loss)
-        params = step(params, lr, torch.autograd.grad(value, params, create_graph=True))
-    return total_loss(forward(params, query_x), query_y, loss) / len(query_x)
+        slopes = gradients(lambda params: total_loss(forward(params, support_x), support_y, loss), params)
+        params = step(params, lr, slopes)
+    return total_loss(forward(params, query_x), query_y, loss)
 
 
-def by_func(params, lr, support_x, support_y, query_x, query_y, steps, loss):
-    """The same, the inner gradients by torch.func, which torch.compile can trace."""
-    gradient = torch.func.grad(lambda params: total_loss(forward(params, support_x), support_y, loss))
-    params = [p.expand(len(support_x), *p.shape) for p in params]
-    for _ in range(steps):
-        params = step(params, lr, gradient(params))
-    return total_loss(forward(params, query_x), query_y, loss) / len(query_x)
+def of_autograd(fn, params):
+    return torch.autograd.grad(fn(params), params, create_graph=True)
 
 
-def by_vmap(params, lr, support_x, support_y, query_x, query_y, steps, loss):
+def of_func(fn, params):
+    return torch.func.grad(fn)(params)
+
+
+def at_once(gradients, params, lr, *data, steps, loss):
+    """All tasks in one product a layer."""
+    params = [p.expand(len(data[0]), *p.shape) for p in params]
+    return adapted_loss(gradients, params, lr, *data, steps, loss) / len(data[0])
+
+
+by_autograd = partial(at_once, of_autograd)
+by_func = partial(at_once, of_func)  # which torch.compile can trace
+
+
+def by_vmap(params, lr, *data, steps, loss):
     """One task by torch.func, vmapped over the tasks."""
-
-    def of_task(support_x, support_y, query_x, query_y):
-        gradient = torch.func.grad(lambda params: total_loss(forward(params, support_x), support_y, loss))
-        adapted = params
-        for _ in range(steps):
-            adapted = step(adapted, lr, gradient(adapted))
-        return total_loss(forward(adapted, query_x), query_y, loss)
-
-    return torch.vmap(of_task)(support_x, support_y, query_x, query_y).mean()
+    return torch.vmap(lambda *task: adapted_loss(of_func, params, lr, *task, steps, loss))(*data).mean()
 
 
-def by_loop(params, lr, support_x, support_y, query_x, query_y, steps, loss):
+def by_loop(params, lr, *data, steps, loss):
     """Task after task with functional parameters, as torchmeta's gradient_update_parameters does."""
-    losses = []
-    for x, y, of_query, targets in zip(support_x, support_y, query_x, query_y, strict=True):
-        adapted = params
-        for _ in range(steps):
-            value = total_loss(forward(adapted, x), y, loss)
-            adapted = step(adapted, lr, torch.autograd.grad(value, adapted, create_graph=True))
-        losses.append(total_loss(forward(adapted, of_query), targets, loss))
-    return torch.stack(losses).mean()
+    tasks = zip(*data, strict=True)
+    return torch.stack([adapted_loss(of_autograd, params, lr, *task, steps, loss) for task in tasks]).mean()
 
 
 def by_gram(params, lr, support_x, support_y, query_x, query_y, steps, loss):

@@ -1,5 +1,6 @@
-"""What a result depends on: the machine and the versions, and what is missing here."""
+"""What a result depends on: the machine and the versions, what is missing here, and how fast the machine is at best."""
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -10,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+
+import fastmeta
+from measure.timing import per_call
 
 PACKAGES = ("pytest", "hypothesis", "xdist", "triton", "pybind11", "ninja", "setuptools")
 
@@ -44,3 +48,60 @@ def first_line(*command):
     except (OSError, subprocess.TimeoutExpired):
         found = ""
     return found.splitlines()[0] if found else "unknown"
+
+
+def floor(size, flops, threads=None, device="cpu"):
+    """Seconds for `size` bytes from and to memory and `flops` operations: whichever takes longer."""
+    bandwidth, rate = ceilings(threads, device)
+    return max(size / bandwidth, flops / rate)
+
+
+@functools.cache
+def ceilings(threads=None, device="cpu"):
+    """Bytes per second (read or written) of a copy, and flop per second of the fastest float32 product.
+
+    On so many threads of a CPU a copy of 256 MiB, and the faster of torch's product of three sizes and fastmeta's, whose operands stay
+    in the second cache: torch's alone is no ceiling, its library may leave the widest vectors unused. On a GPU a copy of 1 GiB and
+    torch's product of 8192 x 8192.
+    """
+    elements, sizes, calls = (2**26, (512, 1024, 2048), 1) if device == "cpu" else (2**28, (8192,), 4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        source, target = torch.ones(elements, device=device), torch.zeros(elements, device=device)
+        products = [_product(n, device) for n in sizes]
+        if device == "cpu":
+            products += [_product_of_tasks(4 * torch.get_num_threads(), 256, n) for n in (128, 256)]
+        bandwidth = 2 * source.nbytes / _fastest(lambda: target.copy_(source), calls)
+        return bandwidth, max(flops / _fastest(fn, calls) for fn, flops in products)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _product(n, device):
+    a, b, out = (torch.randn(n, n, device=device) for _ in range(3))
+    return lambda: torch.mm(a, b, out=out), 2 * n**3
+
+
+def _product_of_tasks(tasks, rows, n):
+    """A layer without a bias."""
+    params, x = [torch.randn(n, n), None], torch.randn(tasks, rows, n)
+
+    def run():
+        with fastmeta.backend("ext"):
+            fastmeta.mlp_forward(params, x)
+
+    return run, 2 * tasks * rows * n * n
+
+
+def _fastest(fn, calls):
+    return min(per_call(fn, calls) for _ in range(8))
+
+
+@functools.cache
+def cache(device):
+    """Bytes of the largest cache."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((1024 * int(size.removesuffix("K")) for size in sizes), default=2**25)

@@ -1,14 +1,13 @@
 """Meta-iterations of MAML and Meta-SGD by the libraries that have them, task after task, as their documentation shows."""
 
 import copy
-from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from measure.common import imported, pairs, why_missing
+from measure.contenders import imported, pairs, why_missing
 
 LOSSES = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 
@@ -84,50 +83,26 @@ def by_torchopt(modules, arguments, steps, loss):
     return mean_over_tasks(of_task, arguments, params)
 
 
-def by_torchmeta(libraries, arguments, steps, loss):
-    if isinstance(arguments.params, nn.Module):  # which would have to be written in its own layers
-        return None
-    modules, gradient_based = libraries
-    model = mlp(arguments.params, modules.MetaLinear, modules.MetaSequential)
-    names = [name for name, _ in model.meta_named_parameters()]
-    rate = arguments.lr if isinstance(arguments.lr, float) else OrderedDict(zip(names, arguments.lr, strict=True))
-
-    def of_task(support_x, support_y, query_x, query_y):
-        params = None
-        for _ in range(steps):
-            value = loss(model(support_x, params=params), support_y)
-            params = gradient_based.gradient_update_parameters(model, value, params=params, step_size=rate)
-        return loss(model(query_x, params=params), query_y)
-
-    return mean_over_tasks(of_task, arguments, [*model.parameters(), *learned(arguments.lr)])
-
-
-WAYS = {
-    "learn2learn": by_learn2learn,
-    "higher": by_higher,
-    "torchopt": by_torchopt,
-    "torchmeta": by_torchmeta,
-}
+WAYS = {"learn2learn": by_learn2learn, "higher": by_higher, "torchopt": by_torchopt}
 MODULES = {
     "learn2learn": ["learn2learn.algorithms"],
     "higher": ["higher"],
     "torchopt": ["torchopt"],
-    "torchmeta": ["torchmeta.modules", "torchmeta.utils.gradient_based"],
     "easyfsl": ["easyfsl.methods"],  # races in distances.py, as KeOps does
     "pykeops": ["pykeops.torch"],
 }
 
 
-def mlp(params, linear=nn.Linear, sequential=nn.Sequential):
+def mlp(params):
     """A model whose parameters, in the order of `params`, share their memory; a model instead of `params`: one like it."""
     if isinstance(params, nn.Module):
         return copy.deepcopy(params)
     modules = []
     for weight, bias in pairs(params):
-        layer = linear(*reversed(weight.shape))
+        layer = nn.Linear(*reversed(weight.shape))
         layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
         modules += [layer, nn.ReLU()]
-    return sequential(*modules[:-1])
+    return nn.Sequential(*modules[:-1])
 
 
 def learned(tree):

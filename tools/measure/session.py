@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import torch
 
 import fastmeta
-from measure.machine import first_line, machine, processor
-from measure.recorded import in_float64
-from measure.roofline import rates
+from measure.benches import in_float64, label
+from measure.machine import ceilings, first_line, machine, processor
 
 # What compiles first, the counts and the memory come with the first of them: torch.compile makes code anew for each.
 THREADS = (2, 1)
@@ -21,10 +20,7 @@ QUICK = SimpleNamespace(limit=100, compiling=0, budget=0.3, rounds=5)
 FULL = SimpleNamespace(limit=1020, compiling=400, budget=1.2, rounds=15)
 ROW_COMPILING = 4  # s: a row compiles no further way after as many; of those that take longer the best one races alone
 SLOW_ROW = 8  # s on THREADS[0], from where on the row runs on no other number of threads
-LIKE_PROTO_LOSS = (
-    "sqeuclidean",
-    "proto_log_softmax",
-)  # workloads on which what compiles does as on euclidean proto_loss
+LIKE_PROTO_LOSS = ("sqeuclidean", "proto_log_softmax")  # on which what compiles does as on euclidean proto_loss
 
 
 class Session:
@@ -75,20 +71,13 @@ class Session:
 
     def results(self):
         facts = machine(processor(), "cpu") | library()
-        ceilings = {
-            f"{n} thread{'s' if n > 1 else ''}": rates(n)
-            for n in THREADS
-            if any(row["threads"] == n for row in self.rows)
-        }
+        counts = [n for n in THREADS if any(row["threads"] == n for row in self.rows)]
+        facts["ceilings"] = {f"{n} thread{'s' if n > 1 else ''}": ceilings(n) for n in counts}
         left = [f"{reason}: {', '.join(what)}" for reason, what in self.left.items()]
-        return {"machine": facts | {"ceilings": ceilings}, "rows": self.rows, "tables": self.tables, "left out": left}
+        return {"machine": facts, "rows": self.rows, "tables": self.tables, "left out": left}
 
 
 def library():
     """Which fastmeta this is, and what it runs on here."""
     commit = first_line("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
     return {"fastmeta": fastmeta.__version__, "commit": commit, "instructions": fastmeta._C.isa()}
-
-
-def label(function, arguments):
-    return " ".join([function.__name__, *map(str, arguments.values())])

@@ -45,6 +45,15 @@ def turns_of(contenders, budget=BUDGET, min_rounds=MIN_ROUNDS):
     return Turns(calls, every, min(max(min_rounds, int(budget / cost)), MAX_ROUNDS))
 
 
+def take_turns(runs, turns, turn, times):
+    """Adds to `times` the seconds of a call of each contender that has its turn."""
+    for name, fn in runs.items():
+        if turn % turns.every[name] == 0:
+            if not times[name] or times[name][-1] < SLOW:
+                fn()  # brings its own memory back into cache
+            times[name].append(per_call(fn, turns.calls[name]))
+
+
 def _roughly(fn):
     first = per_call(fn, 1)
     return first if first > SLOW else min(per_call(fn, 1) for _ in range(3))

@@ -1,4 +1,4 @@
-"""python docs/check_browser.py FOLDER [PICTURES]: a built site in Chromium. Every page loads without an error or a request to elsewhere
+"""python -m pages.check_browser FOLDER [PICTURES]: a built site in Chromium. Every page loads without an error or a request to elsewhere
 and fits the width of a phone, and the search finds every op. Needs playwright and a chromium on the path."""
 
 import functools

@@ -1,4 +1,4 @@
-"""python docs/check_links.py FOLDER: every link of a built site leads to a file and an anchor, and no page fetches from elsewhere."""
+"""python -m pages.check_links FOLDER: every link of a built site leads to a file and an anchor, and no page fetches from elsewhere."""
 
 import sys
 from html.parser import HTMLParser

@@ -6,30 +6,10 @@ import re
 from mkdocs.structure.files import File
 
 from harness.places import ROOT
-from measure import counts
+from pages import costs
 
 OPS = sorted(p.stem for family in ("distance", "inner") for p in (ROOT / "fastmeta" / family).glob("[a-z]*.py"))
 COPIES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-EPISODES = "32 tasks, 25 supports, 75 queries, 5 ways, 64 features"
-HEAD = "32 tasks, a linear classifier of 64 features and 5 ways, 25 examples"
-META = HEAD + " and 75 queries, 5 steps"
-COSTS = {  # the sizes, in words, and what bench/counts.py says of them
-    "prototypes": (EPISODES, counts.prototypes(32, 25, 5, 64)),
-    "proto_log_softmax": (EPISODES, counts.distances(32, 75, 5, 64, outputs=5)),
-    "proto_loss": (EPISODES, counts.distances(32, 75, 5, 64, kept=True)),
-    "matching_log_probs": (EPISODES, counts.distances(32, 75, 25, 64, outputs=5)),
-    "sgd_step": ("32 tasks, 1e5 parameters, one rate", counts.sgd_step(32, 100_000, 1)),
-    "task_conv2d": (
-        "32 tasks, 25 images 14 x 14, 32 to 32 channels, 3 x 3",
-        counts.task_conv2d(32, 25, 32, 32, 14 * 14, 3),
-    ),
-    "mlp_forward": (HEAD, counts.mlp_forward((64, 5), 32, 25)),
-    "mlp_loss": (HEAD, counts.mlp_loss((64, 5), 32, 25)),
-    "mlp_grad": (HEAD, counts.mlp_grad((64, 5), 32, 25)),
-    "mlp_hvp": (HEAD, counts.mlp_hvp((64, 5), 32, 25)),
-    "mlp_adapt": (META, counts.mlp_adapt((64, 5), 32, 25, 75, 5)),
-    "mlp_meta_loss": (META, counts.mlp_meta_loss((64, 5), 32, 25, 75, 5)),
-}
 
 
 def on_config(config):
@@ -123,14 +103,13 @@ def _op_page(op):
     how = "torch.func" if op == "hvp" else "any device, any order"
     lines += [f"| reference | {how} |", "", f"What works under which transform: [table](../transforms.md). `bench/bench_{op}.py` "
               "races it against the alternatives.", "", "## Cost", ""]  # fmt: skip
-    if op not in COSTS:  # no kernels for a GPU to count
+    if op not in costs.OF_OPS:  # no kernels for a GPU to count
         return "\n".join([*lines, "See above."])
-    sizes, kernels = COSTS[op]
-    lines += [f"On a GPU, float32, {sizes}; the bytes are those from and to its memory (`bench/counts.py`).", ""]
-    lines += ["| launch | bytes | flops |", "| --- | ---: | ---: |", *map(_row, kernels)]
+    sizes, launches = costs.OF_OPS[op]
+    lines += [f"On a GPU, float32, {sizes}; the bytes are those from and to its memory (`tools/pages/costs.py`).", ""]
+    lines += ["| launch | bytes | flops |", "| --- | ---: | ---: |", *map(_row, launches)]
     return "\n".join(lines)
 
 
-def _row(kernel):
-    launch = getattr(kernel, "block", kernel)
+def _row(launch):
     return f"| {launch.name} | {launch.bytes:,.0f} | {launch.flops:,.0f} |"

@@ -43,7 +43,7 @@ AGAIN = {  # the same by others, who ran the methods anew
     "maml": (98.4, 91.0, 99.4, 94.4),
 }
 SINUSOID = {  # mean squared error after inner steps, by paper, learner, shots; Meta-SGD's sinusoids have a frequency of their own
-    "MAML's paper": {("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35}},
+    "MAML's paper": {("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35}}
 }
 LAKE = (  # error in %: Lake et al. 2015; 5 alphabets: background small1 and small2
     ("People", "", 4.5),

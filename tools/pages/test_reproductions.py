@@ -1,66 +1,61 @@
 """The commands of docs/reproductions.md: what they put into the files of results, and that pages and pictures are those files'."""
 
-import importlib
 import math
 import re
-import sys
-import types
 
+import lake as of_lake
+import learners
+import omniglot as of_omniglot
 import pytest
+import records
+import sinusoid
 import torch
 
 from harness.archives import characters, drawing, write
 from harness.places import ROOT
-
-EXAMPLES = ROOT / "examples"
-MODULES = ("lake", "learners", "omniglot", "records", "reproductions", "sinusoid")
+from pages import reproductions
 
 
-@pytest.fixture(scope="module")
-def examples():
-    """The examples as modules, on one thread."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        for name in (*MODULES, "common", "few_shot", "figures", "persist"):
-            patch.delitem(sys.modules, name, raising=False)  # another folder's
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-        torch.set_num_threads(threads)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def omniglot(examples, tmp_path_factory):
+def omniglot(tmp_path_factory):
     """Runs the command, with a tiny budget, on archives of 5 and 3 small alphabets; the rows of its file of results."""
     root = tmp_path_factory.mktemp("omniglot")
     small1 = {f"Alphabet{n}": 5 for n in range(5)}
     for archive, layout in (
         ("images_background_small1", small1),
-        ("images_background_small2", dict.fromkeys(examples.omniglot.UNSEEN, 7)),
+        ("images_background_small2", dict.fromkeys(of_omniglot.UNSEEN, 7)),
     ):
         write(root, archive, characters(archive, layout))
 
     def run(out, *words):
         common = ["--root", root, "--hidden", 4, "--tasks", 2, "--steps", 2, "--eval-tasks", 4, "--results", out]
-        args = examples.omniglot.options().parse_args([*map(str, (*common, *words))])
+        args = of_omniglot.options().parse_args([*map(str, (*common, *words))])
         torch.manual_seed(args.seed)
-        examples.omniglot.main(args)
-        return examples.records.load(out)
+        of_omniglot.main(args)
+        return records.load(out)
 
     run.root = root
     return run
 
 
-def test_every_learner_gets_a_row(examples, omniglot, tmp_path):
+def test_every_learner_gets_a_row(omniglot, tmp_path):
     out, saved = tmp_path / "new" / "results.json", tmp_path / "protonet.pt"
     omniglot(out, "--learner", "protonet", "--ways", 3, 5, "--shots", 1, 2, "--save", saved)
-    for learner in examples.omniglot.RECIPES:
+    for learner in of_omniglot.RECIPES:
         if learner != "protonet":
             omniglot(out, "--learner", learner, *(["--embedding", saved] if learner == "leo" else []))
-    rows = examples.records.load(out)
+    rows = records.load(out)
     assert [(row["ways"], row["shots"]) for row in rows[:4]] == [(3, 1), (3, 2), (5, 1), (5, 2)]
-    assert [row["learner"] for row in rows[4:]] == [name for name in examples.omniglot.RECIPES if name != "protonet"]
-    assert {*examples.omniglot.RECIPES} == {*examples.learners.OF_IMAGES} == {*examples.reproductions.NAMES}
+    assert [row["learner"] for row in rows[4:]] == [name for name in of_omniglot.RECIPES if name != "protonet"]
+    assert {*of_omniglot.RECIPES} == {*learners.OF_IMAGES} == {*reproductions.NAMES}
     for row in rows:
         mean, half_width = row["accuracy"]
         assert 0 <= mean <= 100 and math.isfinite(half_width) and row["seconds"] >= 0 and row["network"] == "Conv4-4"
@@ -76,11 +71,11 @@ def test_a_repeated_training_is_the_same_and_takes_the_place_of_its_row(omniglot
     assert first[0] | {"seconds": 0} == again[0] | {"seconds": 0}
 
 
-def test_leo_leaves_the_embedding_as_it_was(examples, omniglot, tmp_path):
+def test_leo_leaves_the_embedding_as_it_was(omniglot, tmp_path):
     omniglot(tmp_path / "results.json", "--learner", "protonet", "--save", tmp_path / "protonet.pt")
     options = ["--learner", "leo", "--embedding", tmp_path / "protonet.pt", "--save", tmp_path / "leo.pt"]
     omniglot(tmp_path / "results.json", *options)
-    encoder, leo = (examples.omniglot.load(tmp_path / f"{name}.pt")[0] for name in ("protonet", "leo"))
+    encoder, leo = (of_omniglot.load(tmp_path / f"{name}.pt")[0] for name in ("protonet", "leo"))
     for name, value in encoder.encoder.state_dict().items():
         assert torch.equal(value, leo.embedding.state_dict()[name]), name
 
@@ -103,18 +98,18 @@ def run_of_lake(number, answers):
 
 
 @pytest.fixture
-def lake(examples, omniglot):
+def lake():
     """Runs lake.py on an archive of the official layout."""
 
     def run(runs, *words):
-        args = examples.lake.options().parse_args([*map(str, ("--runs", runs, *words))])
+        args = of_lake.options().parse_args([*map(str, ("--runs", runs, *words))])
         torch.manual_seed(args.seed)
-        examples.lake.main(args)
+        of_lake.main(args)
 
     return run
 
 
-def test_lake_counts_the_wrong_answers_of_each_run(examples, omniglot, lake, tmp_path, capsys):
+def test_lake_counts_the_wrong_answers_of_each_run(omniglot, lake, tmp_path, capsys):
     omniglot(tmp_path / "x.json", "--learner", "protonet", "--save", tmp_path / "protonet.pt")
     right, five_wrong = list(range(20)), [1, 2, 3, 4, 0, *range(5, 20)]
     members = run_of_lake(1, right) | run_of_lake(2, five_wrong)
@@ -124,7 +119,7 @@ def test_lake_counts_the_wrong_answers_of_each_run(examples, omniglot, lake, tmp
         text = capsys.readouterr().out
         assert re.findall(r"^(run\d+) +(\d+) %$", text, re.M) == [("run01", "0"), ("run02", "25")]
         assert "protonet: 12.5 ± " in text and "% wrong in 2 runs" in text
-    (row,) = examples.records.load(tmp_path / "lake.json")
+    (row,) = records.load(tmp_path / "lake.json")
     assert row["error"][0] == 12.5 and row["runs"] == 2
 
 
@@ -152,18 +147,18 @@ def test_what_is_wrong_with_the_runs_is_said(omniglot, lake, tmp_path):
         lake(tmp_path / "broken.zip", "--trained", tmp_path / "maml.pt")
 
 
-def test_sinusoids_get_a_row(examples, tmp_path):
+def test_sinusoids_get_a_row(tmp_path):
     out = tmp_path / "results.json"
     words = ["--steps", "3", "--tasks", "4", "--eval-tasks", "20", "--results", str(out)]
     for learner in ("maml", "meta-sgd"):
-        examples.sinusoid.main(examples.sinusoid.options().parse_args([*words, "--learner", learner]))
-    rows = examples.records.load(out)
+        sinusoid.main(sinusoid.options().parse_args([*words, "--learner", learner]))
+    rows = records.load(out)
     assert [row["learner"] for row in rows] == ["maml", "meta-sgd"]
     assert all(list(row["mse"]) == ["0", "1", "5", "10"] for row in rows)
 
 
-def test_the_pages_are_those_of_the_results(examples):
-    for page, text in examples.reproductions.pages().items():
+def test_the_pages_are_those_of_the_results():
+    for page, text in reproductions.pages().items():
         assert page.read_text() == text, f"{page.name}: make reproductions"
 
 
@@ -171,9 +166,9 @@ def texts(path):
     return re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
 
 
-def test_the_pictures_are_those_of_the_results(examples, tmp_path):
+def test_the_pictures_are_those_of_the_results(tmp_path):
     """By their texts, numbers among them: the lines depend on matplotlib's version."""
-    examples.reproductions.draw(tmp_path)
+    reproductions.draw(tmp_path)
     drawn = sorted(path.name for path in tmp_path.iterdir())
     assert drawn == sorted(path.name for path in (ROOT / "docs/pictures").iterdir())
     for name in drawn:

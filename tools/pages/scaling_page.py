@@ -1,11 +1,19 @@
-"""The sweeps of bench_scaling.py: pictures against the roofline, and a table."""
+"""`make study`: the pictures of the sweeps of bench_scaling.py, and their table in docs/performance.md, of the file that it names."""
 
+import json
 import math
+import re
 from collections import defaultdict
 
-from style import plt
+from style import plt, save
 
+from harness.places import ROOT
 from measure import results
+from pages.tables import replaced, table
+
+PAGE = ROOT / "docs/performance.md"
+BEGIN = re.compile(r"<!-- make study writes curves from here, of (bench/results/scaling/\S+\.json) -->")
+END = "<!-- make study: curves to here -->"
 
 
 def sweeps(rows):
@@ -94,32 +102,21 @@ def cells(rows):
     """The least, the middle and the greatest size of each sweep. Growth: g where the time went with size^g from the size before."""
     for sweep, threads in sweeps(rows).items():
         of_one = threads[1]
-        if not of_one:  # too slow for more than one number of threads
-            for row in threads[2]:
-                (size, value), seconds = size_of(row), results.ours_of(row)["seconds"]
-                yield (
-                    sweep,
-                    f"{size} = {value}",
-                    "-",
-                    "",
-                    results.duration(seconds),
-                    f"{row['floor'] / seconds:.0%}",
-                    _fastest(row),
-                )
-            continue
-        for i in sorted({0, len(of_one) // 2, len(of_one) - 1}):
-            row = of_one[i]
-            (size, value), seconds = size_of(row), results.ours_of(row)["seconds"]
-            two = [results.ours_of(other)["seconds"] for other in threads[2] if other["sizes"] == row["sizes"]]
-            yield (
-                sweep if i == 0 else "",
-                f"{size} = {value}",
-                results.duration(seconds),
-                f"{_growth(of_one[i - 1], row):.2f}" if i else "",
-                results.duration(two[0]) if two else "-",
-                f"{row['floor'] / seconds:.0%}",
-                _fastest(row),
-            )
+        for i in sorted({0, len(of_one) // 2, len(of_one) - 1}) if of_one else ():
+            row, two = of_one[i], [other for other in threads[2] if other["sizes"] == of_one[i]["sizes"]]
+            growth = f"{_growth(of_one[i - 1], row):.2f}" if i else ""
+            yield sweep if i == 0 else "", *_cells(row, _duration(row), growth, _duration(two[0]) if two else "-")
+        for row in threads[2] if not of_one else ():  # too slow for more than one number of threads
+            yield sweep, *_cells(row, "-", "", _duration(row))
+
+
+def _cells(row, of_one, growth, of_two):
+    share = f"{row['floor'] / results.ours_of(row)['seconds']:.0%}"
+    return "{} = {}".format(*size_of(row)), of_one, growth, of_two, share, _fastest(row)
+
+
+def _duration(row):
+    return results.duration(results.ours_of(row)["seconds"])
 
 
 def _fastest(row):
@@ -133,3 +130,23 @@ def _growth(before, row):
         [f(r) for r in (before, row)] for f in (lambda r: results.ours_of(r)["seconds"], lambda r: size_of(r)[1])
     )
     return math.log(times[1] / times[0]) / math.log(values[1] / values[0])
+
+
+def page(text, found):
+    """The page anew."""
+    rows, facts = found["rows"], found["machine"]
+    about = f"{facts['device']} ({facts['instructions']}), torch {facts['torch']}, {facts['date']}, float32:"
+    return replaced(text, ["", about, "", *table(HEADS, cells(rows))], BEGIN.search(text)[0], END)
+
+
+def main():
+    text = PAGE.read_text()
+    source = ROOT / BEGIN.search(text)[1]
+    found = json.loads(source.read_text())
+    PAGE.write_text(page(text, found))
+    for name, draw in (("scaling", speed_curves), ("scaling-memory", memory_curves)):
+        save(draw(found["rows"]), ROOT / "bench/results" / f"{source.stem}-{name}.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_map_only
 import fastmeta
 from fastmeta._dispatch import tensors_of
 from harness import installed_peers
-from measure import roofline
+from harness.places import WITH_TOOLS
+from measure import machine
 
 SMALL = 2**22  # bytes: larger inputs are read from memory
 
@@ -63,7 +64,7 @@ def rotation(tree):
     still in the cache, itself."""
     tensors = tensors_of(tree)
     size = sum(t.nbytes for t in tensors)
-    more = math.ceil(roofline.cache(tensors[0].device) / size) if size > SMALL else 0
+    more = math.ceil(machine.cache(tensors[0].device) / size) if size > SMALL else 0
     return itertools.cycle([tree, *(tree_map_only(torch.Tensor, _copy, tree) for _ in range(more))])
 
 
@@ -83,10 +84,10 @@ def _cotangent(shape, dtype, device):
     return drawn.to(device, dtype)
 
 
-def in_new_process(script, *arguments, **environment):
-    """The number that the script prints."""
-    command = [sys.executable, script, *map(str, arguments)]
-    env = os.environ | environment
+def in_new_process(*words, **environment):
+    """The number that Python prints, given a script or -m and a module, then arguments."""
+    env = os.environ | {"PYTHONPATH": WITH_TOOLS["PYTHONPATH"]} | environment
+    command = [sys.executable, *map(str, words)]
     return float(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
@@ -108,12 +109,8 @@ def conv4(width, tasks, examples, ways=5):
     """A Conv4 on images 28 x 28: shared parameters that ask for gradients, one list for the op; images and labels."""
     params = []
     for inputs in (1, width, width, width):
-        params += [
-            torch.randn(width, inputs, 3, 3) / (9 * inputs) ** 0.5,
-            torch.zeros(width),
-            torch.ones(width),
-            torch.zeros(width),
-        ]
+        weight = torch.randn(width, inputs, 3, 3) / (9 * inputs) ** 0.5
+        params += [weight, torch.zeros(width), torch.ones(width), torch.zeros(width)]
     params += [torch.randn(ways, width) / width**0.5, torch.zeros(ways)]
     x = torch.randn(tasks, examples, 1, 28, 28)
     return [p.requires_grad_() for p in params], x, torch.randint(0, ways, (tasks, examples))

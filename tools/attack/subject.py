@@ -1,9 +1,7 @@
 """A function of fastmeta, the formula for it, and the arguments of both."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,33 +20,31 @@ class Slot:
 @dataclass
 class Problem:
     name: str
-    function: Callable[..., Any]
-    formula: Callable[..., Any]  # of the same arguments
-    arguments: dict[str, Any]  # with slots
-    tensors: list[Tensor]  # float64; parameters of a learner are taken as they are
+    function: Callable
+    formula: Callable  # of the same arguments
+    arguments: dict[str, Any] = field(default_factory=dict)  # with slots
+    tensors: list[Tensor] = field(default_factory=list)  # float64; parameters of a learner are taken as they are
     labels: dict[str, Tensor] = field(default_factory=dict)
     max_order: int = 3
     backends: tuple[str, ...] = ("auto", "ext", "reference")
     dtype: torch.dtype | None = None  # of a learner's parameters
-    widens: bool = True  # float16 is computed in float32, as is everything under autocast
     differences: bool = False  # gradients are differences of parameters, with their rounding
-    checks_labels: bool = True  # a user's own loss may take any
+    own_loss: bool = False  # the user's, which may take any labels and refuse any arguments
     kinks: bool = (
-        False  # where numbers are equal, or run away, rounding decides what relu and max-pool do: values stay usual
+        False  # rounding decides what relu and max-pool do where numbers are equal, or run away: values stay usual
     )
     ways: int = 0
-    undo: Any = None  # a hook that must not outlive the case
 
-    def keep(self, x: Tensor) -> Slot:
+    def keep(self, x):
         """A slot for a tensor that can be differentiated."""
         self.tensors.append(x)
         return Slot(len(self.tensors) - 1)
 
-    def label(self, name: str, y: Tensor) -> Slot:
+    def label(self, name, y):
         self.labels[name] = y
         return Slot(name)
 
-    def run(self, fn: Callable[..., Any], tensors: Any, labels: Mapping[str, Tensor]) -> list[Tensor]:
+    def run(self, fn, tensors, labels):
         """The outputs of the function or a formula, flat."""
         return outputs(fn(**fill(self.arguments, tensors, labels)))
 
@@ -56,7 +52,7 @@ class Problem:
 class Finding(Exception):
     """What must not be; `kind` is its class."""
 
-    def __init__(self, kind: str, detail: str) -> None:
+    def __init__(self, kind, detail):
         super().__init__(kind)
         self.kind, self.detail = kind, detail
 
@@ -65,7 +61,7 @@ class Refused(Exception):
     """A loud error that the documentation allows."""
 
 
-def fill(tree: Any, tensors: Any, labels: Mapping[str, Tensor]) -> Any:
+def fill(tree, tensors, labels):
     """The arguments with tensors in their slots."""
     if isinstance(tree, Slot):
         return labels[tree.key] if isinstance(tree.key, str) else tensors[tree.key]
@@ -76,28 +72,27 @@ def fill(tree: Any, tensors: Any, labels: Mapping[str, Tensor]) -> Any:
     return type(tree)(fill(item, tensors, labels) for item in tree) if isinstance(tree, list | tuple) else tree
 
 
-def outputs(tree: Any) -> list[Tensor]:
+def outputs(tree):
     return [x for x in _pytree.tree_leaves(tree) if isinstance(x, Tensor)]
 
 
-def says_what(name: str, error: BaseException) -> bool:
+def says_what(name, error):
     """Whether an error reads `<op>: <what must hold>, got <what came>`."""
     kinds = TypeError | ValueError | RuntimeError | FileNotFoundError
     return isinstance(error, kinds) and re.match(rf"(?s)({name}): .+, got .+", str(error)) is not None
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error):
     """Without the numbers of the case."""
-    line = (str(error).splitlines() or [""])[0][:160]
-    line = re.sub(r"(?<!\w)-?\d[\d.e+-]*", "#", line)
+    line = re.sub(r"(?<!\w)-?\d[\d.e+-]*", "#", (str(error).splitlines() or [""])[0][:160])
     return f"{type(error).__name__}: {line}"
 
 
-def describe(x: Tensor) -> str:
+def describe(x):
     return f"{list(x.shape)}" + ("*" if x.requires_grad else "")
 
 
-def exact(x: Tensor) -> Tensor:
+def exact(x):
     """The same values in float64, plain in memory."""
     plain = x.detach().as_subclass(Tensor).resolve_conj().resolve_neg()
     return plain.to(torch.float64).clone(memory_format=torch.contiguous_format)

@@ -3,18 +3,14 @@
 Nothing here comes from fastmeta. Every line is the shortest that says it: no care for speed, or for rounding in less than float64.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def each_task(one: Callable, ranks: Sequence[int], *args: Tensor | None) -> Any:
+def each_task(one, ranks, *args):
     """one(...) of every task, stacked; an argument has the batch dimensions, or `ranks` dimensions and is shared."""
     pairs = list(zip(args, ranks, strict=True))
     lead = max((tuple(a.shape[: a.ndim - r]) for a, r in pairs if a is not None), key=len)
@@ -22,7 +18,7 @@ def each_task(one: Callable, ranks: Sequence[int], *args: Tensor | None) -> Any:
         return one(*args)
     count = math.prod(lead)
 
-    def of_task(a: Tensor | None, rank: int, t: int) -> Any:
+    def of_task(a, rank, t):
         if a is None:
             return None
         core = a.shape[a.ndim - rank :]
@@ -36,45 +32,45 @@ def each_task(one: Callable, ranks: Sequence[int], *args: Tensor | None) -> Any:
     return [torch.stack(xs)[:count].reshape(*lead, *xs[0].shape) for xs in zip(*found, strict=True)]
 
 
-def prototypes(support: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def prototypes(support, labels, num_classes):
     """Snell et al. 2017, eq. 1."""
 
-    def one(x: Tensor, y: Tensor) -> Tensor:
+    def one(x, y):
         return torch.stack([x[y == k].mean(0) for k in range(num_classes)])
 
     return each_task(one, (2, 1), support, labels)
 
 
-def distances(q: Tensor, c: Tensor, metric: str) -> Tensor:
+def distances(q, c, metric):
     if metric == "cosine":
         return 1 - unit(q) @ unit(c).T
     square = (q[:, None] - c[None]).square().sum(-1)
     return square if metric == "sqeuclidean" else root(square)
 
 
-def root(square: Tensor) -> Tensor:
+def root(square):
     """Its derivatives at 0 are 0."""
     zero = square == 0
     return torch.where(zero, 0, torch.where(zero, 1, square).sqrt())
 
 
-def unit(x: Tensor) -> Tensor:
+def unit(x):
     """A zero vector stays one."""
     square = x.square().sum(-1, keepdim=True)
     return torch.where(square == 0, 0, x / torch.where(square == 0, 1, square).sqrt())
 
 
-def log_softmax_of_distances(q: Tensor, c: Tensor, metric: str, temperature: Any) -> Tensor:
+def log_softmax_of_distances(q, c, metric, temperature):
     temperature = temperature.reshape(()) if isinstance(temperature, Tensor) else temperature
     return torch.log_softmax(-distances(q, c, metric) / temperature, -1)
 
 
-def proto_log_softmax(query: Tensor, prototypes: Tensor, metric: str, temperature: Any) -> Tensor:
+def proto_log_softmax(query, prototypes, metric, temperature):
     """Snell et al. 2017, eq. 2."""
     return each_task(lambda q, c: log_softmax_of_distances(q, c, metric, temperature), (2, 2), query, prototypes)
 
 
-def mean_loss(log_p: Tensor, y: Tensor, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+def mean_loss(log_p, y, ignore_index=-100, reduction="mean"):
     """-log p(y) of the examples that count, 0 where there are none."""
     counted = y != ignore_index
     losses = torch.where(counted, -log_p.gather(1, torch.where(counted, y, 0)[:, None])[:, 0], 0)
@@ -83,40 +79,36 @@ def mean_loss(log_p: Tensor, y: Tensor, ignore_index: int = -100, reduction: str
     return losses.sum() / (max(int(counted.sum()), 1) if reduction == "mean" else 1)
 
 
-def proto_loss(
-    query: Tensor, prototypes: Tensor, targets: Tensor, metric: str, temperature: Any, ignore_index: int, reduction: str
-) -> Tensor:
+def proto_loss(query, prototypes, targets, metric, temperature, ignore_index, reduction):
     """Snell et al. 2017, algorithm 1."""
 
-    def one(q: Tensor, c: Tensor, y: Tensor) -> Tensor:
+    def one(q, c, y):
         return mean_loss(log_softmax_of_distances(q, c, metric, temperature), y, ignore_index, reduction)
 
     return each_task(one, (2, 2, 1), query, prototypes, targets)
 
 
-def matching_log_probs(
-    query: Tensor, support: Tensor, labels: Tensor, num_classes: int, metric: str, temperature: Any
-) -> Tensor:
+def matching_log_probs(query, support, labels, num_classes, metric, temperature):
     """Vinyals et al. 2016, eq. 1 and 2."""
 
-    def one(q: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def one(q, x, y):
         log_a = log_softmax_of_distances(q, x, metric, temperature)
         return torch.stack([log_a[:, y == k].logsumexp(1) for k in range(num_classes)], 1)
 
     return each_task(one, (2, 2, 1), query, support, labels)
 
 
-def sgd_step(params: Any, grads: Any, lr: Any) -> list[Tensor]:
+def sgd_step(params, grads, lr):
     """Finn et al. 2017, eq. 1; Li et al. 2017, eq. 2."""
     if isinstance(params, Tensor):
         return [params - lr * grads]
-    keys = list(params) if isinstance(params, dict) else range(len(params))
     each = isinstance(lr, list | tuple | dict)
+    keys = list(params) if isinstance(params, dict) else range(len(params))
     return [params[k] - (lr[k] if each else lr) * grads[k] for k in keys]
 
 
-def task_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
-    def one(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def task_conv2d(x, weight, bias, stride, padding):
+    def one(x, w, b):
         if not len(w):  # no output channels, which torch refuses
             return F.conv2d(x, w.sum(0)[None] * 0 + x.new_ones(1, *w.shape[1:]), None, stride, padding)[:, :0]
         return F.conv2d(x, w, b, stride, padding)

@@ -1,0 +1,160 @@
+"""The ops of networks, and inner loops, as their papers define them, for one task in plain PyTorch; see op_formulas.py."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .op_formulas import each_task, mean_loss
+
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "gelu": lambda x: x / 2 * (1 + torch.erf(x / math.sqrt(2))),
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+def mlp(activation):
+    """The outputs of one task's parameters and inputs; the ranks of its parameters, in turn, and of its inputs."""
+
+    def outputs(params, x):
+        for i in range(0, len(params), 2):
+            x = (ACTIVATIONS[activation](x) if i else x) @ params[i].T
+            x = x if params[i + 1] is None else x + params[i + 1]
+        return x
+
+    return outputs, (2, 1), 2
+
+
+def convnet(blocks):
+    def outputs(params, x):
+        for i, block in enumerate(blocks):
+            weight, *each = params[4 * i : 4 * i + 4]
+            bias, gamma, beta = (v if v is None else v[:, None, None] for v in each)
+            x = convolution(x, weight, block.stride, block.padding)
+            x = x if bias is None else x + bias
+            x = x if block.norm is None else normed(x, block.norm, block.eps)
+            x = x if gamma is None else x * gamma
+            x = x if beta is None else x + beta
+            x = F.max_pool2d(x.relu() if block.relu else x, block.pool)
+        return F.linear(x.flatten(1), params[-2], params[-1])
+
+    return outputs, (*((4, 1, 1, 1) * len(blocks)), 2, 1), 4
+
+
+def convolution(x, weight, stride, padding):
+    """Tap by tap: of torch's own, with a stride, there is no third derivative."""
+    x = F.pad(x, [padding] * 4)
+    rows, columns = (side - 2 for side in x.shape[2:])
+    total = 0
+    for r, s in ((r, s) for r in range(3) for s in range(3)):
+        pixels = x[:, :, r : r + rows : stride, s : s + columns : stride]
+        total = total + torch.einsum("oi,nihw->nohw", weight[:, :, r, s], pixels)
+    return total
+
+
+def normed(x, norm, eps):
+    """Ioffe and Szegedy 2015; Wu and He 2018."""
+    sets = x.movedim(1, 0).flatten(1) if norm == "batch" else x.unflatten(1, (int(norm), -1)).flatten(2).flatten(0, 1)
+    sets = (sets - sets.mean(1, keepdim=True)) / (sets.var(1, correction=0, keepdim=True) + eps).sqrt()
+    return sets.reshape(x.shape[1], len(x), *x.shape[2:]).movedim(0, 1) if norm == "batch" else sets.reshape(x.shape)
+
+
+def outputs_loss(z, y, loss):
+    """`loss`: "mse", "cross_entropy" or a function."""
+    if callable(loss):
+        return loss(z, y)
+    return (z - y).square().sum() / max(z.numel(), 1) if loss == "mse" else mean_loss(torch.log_softmax(z, 1), y)
+
+
+def present(values):
+    return [v for v in values if v is not None]
+
+
+def gradient(fn, params, cotangent=None):
+    """dfn/dparams, differentiable, None where a parameter is None."""
+    with torch.enable_grad():
+        at = [p if p is None or p.requires_grad else p.detach().requires_grad_() for p in params]
+        options = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+        found = iter(torch.autograd.grad(fn(at), present(at), cotangent, **options) if present(at) else ())
+    return [None if p is None else next(found) for p in at]
+
+
+def inner(a, b):
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True) if x is not None]).sum()
+
+
+def hessian(fn, p, v):
+    """H v, as the derivative of g . v."""
+    return gradient(lambda p: inner(gradient(fn, p), v), p)
+
+
+def gauss_newton(outputs, p, v, y, loss):
+    """J' H_out J v (Schraudolph 2002)."""
+    z = outputs(p)
+    zero = torch.zeros_like(z).requires_grad_()  # J v is the derivative of (J' u) . v with respect to u
+    (jv,) = gradient(lambda u: inner(gradient(lambda p: (outputs(p) * u[0]).sum(), p), v), [zero])
+    if loss == "mse":
+        return gradient(outputs, p, jv * 2 / max(z.numel(), 1))
+    prob, counted = z.softmax(1), y != -100
+    curved = prob * (jv - (prob * jv).sum(1, keepdim=True)) * counted[:, None] / max(int(counted.sum()), 1)
+    return gradient(outputs, p, curved)
+
+
+def rate_at(lr, i, k):
+    """The rate of parameter i in step k: of a list, the first tells whether there is one for each step."""
+    first, rate = (lr[0], lr[i]) if isinstance(lr, list | tuple) else (lr, lr)
+    return rate[k] if isinstance(first, Tensor) and first.ndim % 2 == 1 else rate
+
+
+def path(p, fn, rate, steps, first_order):
+    """p before the first step of SGD on fn and after each (Finn et al. 2017, Li et al. 2017); `first_order`: slopes are constants;
+    rate(i, k): of parameter i in step k."""
+    found = [p]
+    for k in range(steps):
+        slopes = [g.detach() if g is not None and first_order else g for g in gradient(fn, p)]
+        p = [None if q is None else q - rate(i, k) * g for i, (q, g) in enumerate(zip(p, slopes, strict=True))]
+        found.append(p)
+    return found
+
+
+def formula(name):
+    """Of an op of networks, such as mlp_loss; with its arguments."""
+    family, _, op = name.partition("_")
+
+    def of(params, loss="cross_entropy", lr=0.0, steps=0, first_order=False, curvature="", vectors=(), **arguments):
+        outputs, ranks, rank = mlp(arguments.pop("activation")) if family == "mlp" else convnet(arguments.pop("blocks"))
+        count, of_params = len(params), [ranks[i % len(ranks)] for i in range(len(params) + len(vectors))]
+        of_examples = [(2 if loss == "mse" else 1) if i % 2 else rank for i in range(len(arguments))]
+
+        def one(*tensors):
+            p, v, examples = tensors[:count], tensors[count : len(of_params)], tensors[len(of_params) :]
+
+            def value(p, x=examples[0], y=examples[-1]):
+                return outputs_loss(outputs(p, x), y, loss)
+
+            if op == "forward":
+                return outputs(p, *examples)
+            if op == "loss":
+                return value(p)
+            if op == "grad":
+                return [value(p), *present(gradient(value, p))]
+            if op == "hvp" and curvature == "ggn":
+                return present(gauss_newton(lambda p: outputs(p, examples[0]), p, v, examples[1], loss))
+            if op == "hvp":
+                return present(hessian(value, p, v))
+            support = lambda p: value(p, *examples[:2])  # noqa: E731
+            p = path(p, support, lambda i, k: rate_at(lr, i, k), steps, first_order)[-1]
+            return present(p) if op == "adapt" else value(p, *examples[2:])
+
+        return each_task(one, of_params + of_examples, *params, *vectors, *arguments.values())
+
+    return of
+
+
+def hvp(fn, params, vectors):
+    as_dict = lambda values: fn(dict(zip(params, values, strict=True)))  # noqa: E731
+    return hessian(as_dict, list(params.values()), [vectors[n] for n in params])

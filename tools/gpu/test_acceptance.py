@@ -1,0 +1,237 @@
+"""What `make gpu` runs, without a GPU: the whole command on CPU tensors, and where there is none, stand-ins for CUDA's graphs."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+from gpu import acceptance
+from gpu.acceptance import run
+from gpu.race import Race
+from gpu.report import faults, markdown
+from harness import forks
+from harness.places import ROOT, WITH_TOOLS
+from measure import machine
+from measure.timing import captured
+
+SMALL = ("--device", "cpu", "--small")
+# A second thread would mostly wait; what the rehearsal would not run is not collected.
+FEW_TESTS = WITH_TOOLS | {"OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": "--ignore-glob=*/test_[!p]*.py"}
+PARTS = ["build", "tests", "races", "memcheck", "racecheck", "races of what compiles first"]
+
+
+def command(*options):
+    return [sys.executable, "-m", "gpu.acceptance", *options]
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    done = subprocess.run(command(*SMALL, "--results", folder), capture_output=True, text=True, env=FEW_TESTS)
+    return done, json.loads((folder / "cpu.json").read_text()), (folder / "cpu.md").read_text()
+
+
+def test_every_part_runs_or_says_why_not(rehearsal):
+    done, results, _ = rehearsal
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(results["parts"]) == PARTS
+    states = {name: part["state"] for name, part in results["parts"].items()}
+    assert states == dict(zip(PARTS, ["not run", "passed", "passed", "not run", "not run", "passed"], strict=True))
+    assert all(results["parts"][tool]["words"] == "needs a GPU" for tool in ("memcheck", "racecheck"))
+    assert results["tests"]["counts"]["passed"] >= 5 and results["tests"]["failed"] == []
+
+
+def test_every_op_and_learner_races(rehearsal):
+    _, results, text = rehearsal
+    races = results["races"]
+    for op in ("mlp_meta_loss", "mlp_adapt", "mlp_hvp", "proto_loss", "prototypes", "sgd_step", "ProtoNet", "hvp"):
+        group = next(group for group in races if group.startswith(op))
+        assert races[group]["seconds"]["fastmeta"] > 0 and races[group]["not timed"] == {}
+        assert f"| {group} | " in text
+    (meta_loss,) = (race for group, race in races.items() if group.startswith("mlp_meta_loss"))
+    assert {"fastmeta", "learner.loss", "reference", "by hand", "autograd", "vmap"} <= set(meta_loss["seconds"])
+    (prototypes,) = (race for group, race in races.items() if group.startswith("prototypes"))
+    assert set(prototypes["seconds"]) == {"fastmeta", "reference", "vmap", "compiled"}  # both passes in one row
+    assert "| memcheck | not run |" in text and "- torch: " in text
+
+
+def test_a_part_ends_at_its_limit(tmp_path):
+    start = time.monotonic()
+    done = subprocess.run(
+        command(*SMALL, "--seconds", "2", "--results", tmp_path), capture_output=True, text=True, env=FEW_TESTS
+    )
+    assert time.monotonic() - start < 60  # not a timing: the whole takes longer than the limit by imports alone
+    parts = json.loads((tmp_path / "cpu.json").read_text())["parts"]
+    assert parts["tests"]["state"] == "incomplete" and "stopped after 2 s" in parts["tests"]["words"]
+    assert parts["races"] == {"state": "not run", "words": "the 2 s were over", "seconds": 0.0}
+    assert "tests | incomplete" in (tmp_path / "cpu.md").read_text(), done.stdout
+
+
+def test_what_is_cut_off_leaves_its_files_and_no_process(tmp_path):
+    words = command(*SMALL, "--results", tmp_path)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=FEW_TESTS) as process:
+        found = tmp_path / "cpu.json"
+        while not (found.exists() and json.loads(found.read_text())["races"]):
+            assert process.poll() is None
+            time.sleep(0.2)
+        child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) != 0
+    assert len(child) == 1 and not Path(f"/proc/{child[0]}").exists()
+    results = json.loads(found.read_text())
+    assert results["parts"]["tests"]["state"] == "passed" and "races" not in results["parts"]
+    assert next(iter(results["races"])) in (tmp_path / "cpu.md").read_text()
+
+
+def test_a_command_ends_with_the_one_that_reads_its_lines(tmp_path):
+    words = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(600)"]
+    with pytest.raises(SystemExit, match="1"):
+        run(words, 500, tmp_path / "log", on_line=sys.exit, cwd=tmp_path)
+
+
+class Graph:
+    """In place of CUDA's, as are the others."""
+
+    made: ClassVar[list] = []
+    replays = 0
+
+    def __init__(self):
+        self.made.append(self)
+
+    def replay(self):
+        self.replays += 1
+
+
+class Generator:
+    state = "drawn from"
+
+    def clone_state(self):
+        return self.state
+
+    def graphsafe_set_state(self, state):
+        self.state = state
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A device of which torch.cuda knows just what a race asks for; whether a capture is under way."""
+    now = types.SimpleNamespace(capturing=False)
+
+    @contextlib.contextmanager
+    def capture(graph, stream):
+        (generator,) = torch.cuda.default_generators
+        assert stream == "the current stream" and generator.state == "drawn from"
+        now.capturing, generator.state = True, "captured"
+        try:
+            yield
+        except RuntimeError:
+            raise ValueError("the capture could not be ended") from None
+        finally:
+            now.capturing = False
+        generator.state = "drawn from"
+
+    standins = {
+        "CUDAGraph": Graph, "graph": capture, "current_stream": lambda: "the current stream", "current_device": lambda: 0,
+        "default_generators": [Generator()],
+    }  # fmt: skip
+    for name, standin in standins.items():
+        monkeypatch.setattr(torch.cuda, name, standin)
+    monkeypatch.setattr(Graph, "made", [])
+    monkeypatch.setattr(machine, "ceilings", lambda threads, device: (1e12, 1e13))
+    return now
+
+
+def right():
+    return torch.ones(3), torch.arange(4.0)
+
+
+WRONG = {
+    "error 0.19": lambda: (torch.ones(3), torch.arange(4.0) + 0.1),
+    "error nan": lambda: (torch.ones(3), torch.full((4,), torch.nan)),
+    "shape [5] for [4]": lambda: (torch.ones(3), torch.ones(5)),
+    "1 results for 2": lambda: right()[:1],
+    "ZeroDivisionError: division by zero": lambda: 1 / 0,
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_result_is_told_and_not_timed(words):
+    found, ways = [], {"ext": WRONG[words], "reference": right, "too": WRONG[words], "other": right}
+    Race("cpu", found.append, small=True)("planted", ways)
+    (fault,) = faults(found[0], "cpu")
+    assert set(found[0]["seconds"]) == {"reference", "other"} and fault.startswith(f"planted: fastmeta: {words}")
+
+
+def test_graphs_are_warmed_up_captured_once_and_replayed(cuda):
+    calls = []
+    replay = captured(lambda: calls.append(len(Graph.made)) or len(calls))
+    assert calls == [0, 0, 0, 1] and [replay(), replay()] == [4, 4] and Graph.made[0].replays == 2
+
+
+def test_each_way_races_as_a_graph_too(cuda):
+    """What cannot be captured is told: of ours a fault, of others not."""
+
+    def synchronises():
+        if cuda.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        return right()
+
+    found = []
+    race = Race("cuda", found.append, small=True)
+    race("graphs", {"ext": right, "reference": right, "other": synchronises}, floor=(4e6, 0))
+    race("uncaptured", {"ext": synchronises, "reference": right})
+    both, ours = found
+    assert set(both["seconds"]) == {"fastmeta", "fastmeta, graph", "reference", "reference, graph", "other"}
+    assert set(both["not timed"]) == {"other, graph"} and not faults(both, "cuda") and both["floor"] == 4e-6
+    reason = "RuntimeError: operation not permitted when stream is capturing"
+    assert faults(ours, "cuda") == [f"uncaptured: fastmeta, graph: {reason}"]
+    text = markdown({"machine": {"device": "H100"}, "parts": {}, "races": {race["group"]: race for race in found}})
+    assert next(line for line in text.splitlines() if line.startswith("| graphs")).count("|") == 8
+
+
+def test_without_a_gpu_the_command_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["acceptance"])
+    with pytest.raises(SystemExit, match="make gpu: there must be a CUDA device that torch sees, got none"):
+        acceptance.main()
+
+
+@pytest.mark.parametrize(
+    ("device", "name", "state", "fails"),
+    [
+        ("cpu", "tests", "failed", True), ("cuda", "tests", "incomplete", True), ("cuda", "build", "not run", True),
+        ("cuda", "memcheck", "not run", False), ("cuda", "memcheck", "failed", True), ("cuda", "races", "passed", False),
+        ("cuda", "races of what compiles first", "incomplete", False),
+    ],
+)  # fmt: skip
+def test_a_part_that_fails_or_does_not_end_is_no_acceptance(monkeypatch, tmp_path, device, name, state, fails):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    of_device = acceptance.Acceptance(device, True, tmp_path)
+    of_device.results["parts"][name] = {"state": state}
+    assert bool(of_device.failed()) == fails
+
+
+def test_outside_a_gpu_the_tests_of_a_gpu_are_the_same_but_for_their_tensors():
+    """FASTMETA_DEVICE=cuda: no emulated kernels, no ext where there is no CUDA C++, Triton for what has it."""
+    words = ["-m", "pytest", ROOT / "tests", "-m", "not cpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = forks.run(*words, env=os.environ | {"FASTMETA_DEVICE": "cuda"}, cwd=ROOT)
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    assert len(ids) > 1000 and not [i for i in ids if "emulated" in i]
+    assert not [i for i in ids if "ext" in i.split("[")[-1] and "proto" in i.split("[")[-1]]
+    for op, backend in (
+        ("proto_loss", "triton"),
+        ("sgd_step", "triton"),
+        ("mlp_meta_loss", "ext"),
+        ("mlp_hvp_ggn", "ext"),
+    ):
+        assert f"tests/ops/test_cuda.py::test_a_graph_computes_anew_from_what_lies_in_its_inputs[{op}-{backend}]" in ids
