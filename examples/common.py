@@ -134,9 +134,12 @@ def adam(learner: Learner, lr: float) -> torch.optim.Adam:
 
 def meta_step(learner: Learner, optimiser: torch.optim.Optimizer, tasks: Episodes) -> Tensor:
     """One meta-iteration; the mean query loss of the tasks before it."""
-    loss = learner(*tasks).mean()
     optimiser.zero_grad()
-    loss.backward()
+    if hasattr(learner, "backward"):
+        loss = learner.backward(*tasks).mean()
+    else:  # in DistributedDataParallel, which averages gradients in a backward of its own
+        loss = learner(*tasks).mean()
+        loss.backward()
     optimiser.step()
     return loss.detach()
 
