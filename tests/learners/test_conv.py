@@ -1,25 +1,23 @@
-"""The fused convolutional networks of MAML and Meta-SGD against the general engine, the plain loop and finite differences."""
+"""The fused convolutional networks of MAML and Meta-SGD against the general engine and the plain loop."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastmeta
-from fastmeta import _C
 from fastmeta.learners import _conv
-from harness.compare import check_against_reference, check_threads
+from harness.compare import check_against_reference
 from harness.conv_networks import D, Losses, episode, network
-from harness.learner_cases import general
+from harness.engine import kernels_of
+from harness.plain_loops import same_as_the_plain_loop
 
 
 def check(learner, data, dtype=D):
     """Losses and all gradients as on the backend "reference", the general engine; in float32 with eight draws of the images."""
-    assert learner._plan().net is not None
+    assert kernels_of(learner) == "conv"
     values = [p.detach().to(dtype) for p in learner.parameters()]
     images = [data[0].to(dtype), data[2].to(dtype)]
     losses = Losses(learner, data)
@@ -68,108 +66,20 @@ def test_any_network(blocks, channels, inputs, norm, affine, relu, pool, stride,
     check(fastmeta.MAML(model, lr, steps, loss=loss, first_order=first_order), data)
 
 
-@pytest.mark.parametrize("isa", _C.isas())
-@pytest.mark.parametrize("dtype", [torch.float32, D])
-@pytest.mark.parametrize("kind", ["number", "per step", "per parameter", "per step and parameter"])
-def test_rates_dtypes_and_instruction_sets(isa, dtype, kind):
-    torch.manual_seed(1)
-    model, steps, before = network(2, 20, 14, 3, norm=4 if kind == "number" else True), 2, _C.isa()
-    if "parameter" in kind:
-        learner = fastmeta.MetaSGD(model, 0.05, steps)
-        if "step" in kind:
-            learner.alpha = nn.ParameterList(
-                [nn.Parameter(torch.stack([a.detach(), a.detach() / 2])) for a in learner.alpha]
-            )
-    else:
-        learner = fastmeta.MAML(
-            model, 0.05 if kind == "number" else nn.Parameter(torch.full((steps,), 0.05, dtype=D)), steps
-        )
-    learner = learner.to(D)
-    try:
-        _C.set_isa(isa)
-        check(learner, episode(model, 14), dtype)
-    finally:
-        _C.set_isa(before)
-
-
 def conv4():
     torch.manual_seed(2)
     return network(4, 8, 28, ways=5)
 
 
-def test_steps_that_are_not_kept_are_computed_again():
-    """Of 25 images the steps outgrow what is kept."""
-    model = network(2, 32, 28)
-    check(fastmeta.MAML(model, 0.01, 4), episode(model, 28, tasks=2, shots=25))
-
-
-def test_conv4_against_finite_differences():
-    """Batch norm, max-pool with ties, second order: the loss along a direction of all parameters."""
+def test_conv4_against_the_plain_loop(calls):
+    """Batch norm, max-pool with ties, second order."""
     model = conv4()
     data = episode(model, 28, tasks=2, shots=5)
     data[0][:, 0] = 0.5  # all pixels of an image tie
     data[2][..., :14, :] = data[2][..., :1, :1]
-    losses = Losses(fastmeta.MAML(model, 0.1, 2), data)
-    theta = [p.detach().clone().requires_grad_() for p in losses.parameters()]
-    direction = [torch.randn_like(p) for p in theta]
-    with fastmeta.backend("ext"):
-        grads = torch.autograd.grad(losses.at(*theta).sum(), theta)
-        slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
-        step = 1e-6
-        ahead, behind = (
-            losses.at(*(p.detach() + s * d for p, d in zip(theta, direction, strict=True))).sum() for s in (step, -step)
-        )
-    assert ((ahead - behind) / (2 * step) - slope).abs() < 1e-6 * slope.abs()
-
-
-def test_conv4_against_the_plain_loop(calls):
-    """Fused, general and plain autograd, in float64."""
-    model = conv4()
-    data = episode(model, 28, tasks=3, shots=5)
-    learner = fastmeta.MAML(model, 0.1, 3)
-
-    def plain(sx, sy, qx, qy):
-        theta = dict(model.named_parameters())
-        for _ in range(3):
-            loss = F.cross_entropy(functional_call(model, theta, (sx,)), sy)
-            grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-            theta = {name: p - 0.1 * g for (name, p), g in zip(theta.items(), grads, strict=True)}
-        return F.cross_entropy(functional_call(model, theta, (qx,)), qy)
-
-    found = {}
-    for way in ("plain", "general", "fused"):
-        losses = (
-            torch.stack([plain(*task) for task in zip(*data, strict=True)]) if way == "plain" else
-            (learner if way == "fused" else general(learner)).loss(*data)
-        )  # fmt: skip
-        found[way] = [losses.detach(), *torch.autograd.grad(losses.sum(), list(model.parameters()))]
-    assert len(calls) == 1
-    scale = max(x.abs().max() for x in found["plain"])
-    for way in ("general", "fused"):
-        for ours, theirs in zip(found[way], found["plain"], strict=True):
-            assert (ours - theirs).abs().max() < 1e-9 * scale, way
-
-
-def test_predictions(calls):
-    model = conv4()
-    data = episode(model, 28)
-    learner = fastmeta.MAML(model, 0.1, 2)
-    theta = list(model.parameters())
-    found = learner(*data[:3])
-    assert calls == ["conv_adapt", "conv_forward"]
-    expected = general(learner)(*data[:3])
-    with torch.no_grad():
-        assert torch.equal(learner(*data[:3]), found)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    grads = (torch.autograd.grad(y.sin().sum(), theta) for y in (found, expected))
-    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
-
-
-def test_ignored_examples():
-    model = network()
-    data = episode(model)
-    data[1][0, 2:] = data[3][1, :] = -100
-    check(fastmeta.MAML(model, 0.1, 2), data)
+    data[1][0, 2:] = data[3][1, :3] = -100
+    same_as_the_plain_loop(fastmeta.MAML(model, 0.1, 3), data)
+    assert calls == ["conv_meta_loss", "conv_adapt", "conv_forward"]
 
 
 def test_a_far_mean():
@@ -181,18 +91,6 @@ def test_a_far_mean():
     data = episode(model, 12)
     data[0][:, 0] += 30
     check(fastmeta.MAML(model, 0.01, 1), data, torch.float32)
-
-
-def test_threads_do_not_change_a_bit():
-    model = network(2, 20, 14)
-    data = episode(model, 14, tasks=7)
-    losses = Losses(fastmeta.MAML(model, 0.1, 3), data)
-
-    def compute():
-        value = losses()
-        return [value.detach(), *torch.autograd.grad(value.sum(), list(losses.parameters()))]
-
-    check_threads(compute)
 
 
 def test_second_derivatives_and_transforms_leave_the_kernel(calls):
@@ -250,12 +148,12 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_networks_are_not_taken(kind):
-    assert fastmeta.MAML(network())._plan().net is not None
+    assert kernels_of(fastmeta.MAML(network())) == "conv"
     if kind == "running statistics":
         with pytest.raises(ValueError, match="MAML: batch norm must use the statistics of each batch"):
             fastmeta.MAML(OTHERS[kind]())
         return
-    assert fastmeta.MAML(OTHERS[kind]())._plan().net is None
+    assert kernels_of(fastmeta.MAML(OTHERS[kind]())) != "conv"
 
 
 def test_calls_that_the_kernel_cannot_take_run_in_the_general_engine(calls):
@@ -277,11 +175,3 @@ def test_calls_that_the_kernel_cannot_take_run_in_the_general_engine(calls):
         fastmeta.MAML(network(1, pool=False, padding=0, size=3), 0.1, 1).loss(*episode(model, 3, shots=1))
     with pytest.raises(RuntimeError, match="size"):
         learner.loss(*episode(model, 3))
-
-
-def test_a_nan_stays_in_its_task():
-    model = network(norm=False)
-    data = episode(model)
-    data[0][1, 0, 0, 4, 4] = torch.nan
-    losses = fastmeta.MAML(model, 0.1, 1).loss(*data)
-    assert losses.isnan().tolist() == [False, True, False]
