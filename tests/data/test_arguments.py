@@ -138,9 +138,8 @@ def test_a_wrong_argument_is_named_and_the_next_call_works(name: str, argument: 
         with pytest.raises((TypeError, ValueError, FileNotFoundError)) as raised:
             call(**right | {argument: value})
         said = str(raised.value)
-        assert re.match(
-            rf"{PREFIX.get(name, name)}: .*\b{NAMED.get(argument, argument)}\b.* must .*, got ", said, re.S
-        ), said
+        assert re.match(rf"{PREFIX.get(name, name)}: .* must .*, got ", said, re.S), said
+        assert re.search(rf"\b{NAMED.get(argument, argument)}\b", said), said
     call(**right)
 
 
