@@ -12,7 +12,7 @@ from torch import nn
 from fastmeta.integrations import accelerate, higher
 from fastmeta.integrations import learn2learn as ours
 from harness.installed_peers import peer
-from harness.programs import episode, net, size  # noqa: F401  (size: a fixture)
+from harness.programs import episode, net, size_fixture  # noqa: F401  (a fixture)
 
 
 class Tied(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 from fastmeta.integrations import accelerate
 from fastmeta.integrations import torchopt as ours
 from harness.installed_peers import peer
-from harness.programs import net, size  # noqa: F401  (size: a fixture)
+from harness.programs import net, size_fixture  # noqa: F401  (a fixture)
 
 
 def test_accelerated_momentum_is_the_peers_own():

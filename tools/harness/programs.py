@@ -11,11 +11,12 @@ from fastmeta.integrations import _steps
 ITERATIONS, TASKS, SHOTS, WAYS, QUERIES = 50, 2, 5, 3, 4
 
 
-@pytest.fixture(autouse=True, params=["small", "large"])
-def size(request, monkeypatch):
+@pytest.fixture(name="size", autouse=True, params=["small", "large"])
+def size_fixture(request, monkeypatch):
     """Modules that import it run their tests with the step of small networks, and with the op's."""
     if request.param == "large":
         monkeypatch.setattr(_steps, "SMALL", 0)
+    return request.param
 
 
 def net():
