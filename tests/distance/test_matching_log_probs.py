@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import fastmeta
-from harness.cases import PROTO, randn
+from harness.cases import KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
 from harness.distance_cases import (
     METRICS,
@@ -46,7 +46,7 @@ def test_equals_attention_written_out(backend):
     torch.testing.assert_close(matching(labels, 4)(query, support).exp(), attention @ F.one_hot(labels, 4).double())
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @metrics
 @dtypes
 @sizes
@@ -58,7 +58,7 @@ def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
     check_against_reference(on_labels(metric, *size), draw() if few else draw, backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @metrics
 def test_shared_strided_and_empty(backend, metric):
     labels = torch.tensor([1, 0, 1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastmeta
-from harness.cases import PROTO, randn
+from harness.cases import KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
 from harness.distance_cases import (
     any_shape,
@@ -36,7 +36,7 @@ def test_by_hand():
         torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @metrics
 @dtypes
 @sizes
@@ -45,7 +45,7 @@ def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
     check_against_reference(tempered(metric, *size), drawn(*size, dtype), backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 def test_offsets_and_outliers(backend, metric, offset):
@@ -58,7 +58,7 @@ def test_offsets_and_outliers(backend, metric, offset):
         check_against_reference(log_softmax(metric, temperature_for(metric, 20)), lambda o=outlier: draw(o), backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_far_cluster(backend, metric):
     """Points near each other and far from the mean, where an expanded square loses its digits even when it is centred."""
@@ -73,7 +73,7 @@ def test_far_cluster(backend, metric):
     check_against_reference(log_softmax(metric, temperature_for(metric, 16)), draw, backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_shared_strided_and_empty(backend, metric):
     check_against_reference(log_softmax(metric), [randn(3, 4, 5), randn(2, 5)], backend)
@@ -115,27 +115,8 @@ def test_nan_is_not_hidden(backend, metric):
     assert loss.isnan().tolist() == expected
 
 
-RIGHT = pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
-
-
 @pytest.mark.cpu
-@RIGHT
-def test_where_cdist_has_no_second_derivative(backend):
-    """torch.cdist's double backward raises for up to 25 rows."""
-
-    def second(distances, x, other):
-        (g,) = torch.autograd.grad(distances(x, other).sum(), x, create_graph=True)
-        return torch.autograd.grad(g.square().sum(), x)[0]
-
-    x, other = randn(5, 4).requires_grad_(), randn(5, 4)
-    with pytest.raises(RuntimeError, match="_cdist_backward"):
-        second(torch.cdist, x, other)
-    plain = second(lambda q, c: (-(q.unsqueeze(1) - c).norm(dim=-1)).log_softmax(-1).square(), x, other)
-    torch.testing.assert_close(second(lambda q, c: log_softmax("euclidean")(q, c).square(), x, other), plain)
-
-
-@pytest.mark.cpu
-@RIGHT
+@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
 def test_where_cdist_loses_the_distance(backend):
     """pytorch#42479: float32 matrix products, which torch.cdist takes above 25 rows, give 0 for 109."""
     q, c = torch.full((26, 1), 512695.0), torch.tensor([[512804.0], [512695.0]])
@@ -144,30 +125,7 @@ def test_where_cdist_loses_the_distance(backend):
     torch.testing.assert_close(out, torch.tensor([-1.09, 0.0]).log_softmax(-1).expand(26, 2))
 
 
-@pytest.mark.cpu
-@RIGHT
-def test_where_cdist_has_a_wrong_second_derivative(backend):
-    """The square of torch.cdist at coincident points: 0, where each pair has 2."""
-
-    def hessian(square, x, other):
-        (g,) = torch.autograd.grad(square(x, other), x, create_graph=True)
-        return torch.stack([torch.autograd.grad(element, x, retain_graph=True)[0].flatten() for element in g.flatten()])
-
-    x = randn(30, 1)
-    others, leaf = x.clone(), x.clone().requires_grad_()
-    by_cdist = hessian(lambda q, c: torch.cdist(q, c).square().diagonal().sum(), leaf, others)
-    assert (by_cdist == 0).all()
-
-    def ours(q, c):
-        """The distance that the log-probabilities of one prototype and one far away differ by."""
-        two = torch.stack([c, torch.full_like(c, 1e3)], 1)
-        logits = log_softmax("sqeuclidean")(q.unsqueeze(1), two)
-        return (logits[..., 1] - logits[..., 0] + (q - 1e3).square()).sum()
-
-    torch.testing.assert_close(hessian(ours, leaf, others), 2 * torch.eye(30, dtype=x.dtype))
-
-
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 def test_cosine(backend):
     """Shared and per-task prototypes, a zero vector on either side; both ops."""
     targets = torch.tensor([0, 1, -100, 1]).expand(3, 4)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastmeta
-from harness.cases import DTYPES, PROTO, randn
+from harness.cases import DTYPES, KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
 from harness.distance_cases import labels_of
 
@@ -15,7 +15,7 @@ def test_by_hand():
     assert out.tolist() == [[2.0, 3.0], [10.0, 20.0]]
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("lead", "S", "N", "D"), [((), 1, 1, 1), ((3,), 7, 3, 5), ((), 25, 5, 67), ((2, 2), 13, 2, 129)]
@@ -35,7 +35,7 @@ def test_what_is_not_finite_stays_in_its_class(backend, value):
     assert found.isfinite().tolist() == [[False, True], [True, True]]
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 def test_strided_and_empty(backend):
     labels = torch.tensor([0, 1, 0, 1])
     check_against_reference(lambda s: fastmeta.prototypes(s.mT, labels, 2), [randn(3, 4)], backend)

@@ -14,6 +14,7 @@ from harness.device import DEVICE
 
 # The backends an op must have on this device, without exception.
 PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
+KERNELS = tuple(name for name in PROTO if name != "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
 CONV = ("ext", "reference") if DEVICE == "cpu" else ("reference",)
 TRITON = ("triton", "reference")
