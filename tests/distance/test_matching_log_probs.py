@@ -12,10 +12,10 @@ from harness.distance_cases import (
     any_shape,
     drawn,
     dtypes,
+    fitted,
     labels_of,
     matching,
     metrics,
-    queries_on,
     sizes,
     temperature_for,
 )
@@ -52,7 +52,7 @@ def test_equals_attention_written_out(backend):
 @sizes
 def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
     """Over several draws where it is quick: one class behind all others carries the error."""
-    size = (lead, queries_on(backend, Q), N, D)
+    size = fitted(backend, lead, Q, N, D)
     draw = lambda: drawn(*size, dtype)  # noqa: E731
     few = backend == "triton" or dtype == torch.float64
     check_against_reference(on_labels(metric, *size), draw() if few else draw, backend)

@@ -10,10 +10,10 @@ from harness.distance_cases import (
     any_shape,
     drawn,
     dtypes,
+    fitted,
     log_softmax,
     loss,
     metrics,
-    queries_on,
     sizes,
     temperature_for,
 )
@@ -41,7 +41,7 @@ def test_by_hand():
 @dtypes
 @sizes
 def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
-    size = (lead, queries_on(backend, Q), N, D)
+    size = fitted(backend, lead, Q, N, D)
     check_against_reference(tempered(metric, *size), drawn(*size, dtype), backend)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import fastmeta
 from harness.cases import DTYPES, KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.distance_cases import any_shape, drawn, loss, metrics, queries_on, sizes, temperature_for
+from harness.distance_cases import any_shape, drawn, fitted, loss, metrics, sizes, temperature_for
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -37,7 +37,7 @@ def test_equals_cross_entropy(reduction):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @sizes
 def test_matches_reference(backend, metric, reduction, lead, Q, N, D):
-    size = (lead, queries_on(backend, Q), N, D)
+    size = fitted(backend, lead, Q, N, D)
     for dtype in DTYPES if reduction == "mean" else (torch.float32,):
         check_against_reference(of_targets(metric, *size, reduction), drawn(*size, dtype), backend)
 
