@@ -90,6 +90,7 @@ class Problem:
 class Mlp(Problem):
     activation: str = "tanh"
     family = "mlp"
+    __repr__ = Problem.__repr__  # hypothesis prints the fields of a dataclass that has none of its own
 
     def of_network(self):
         return {"activation": self.activation}
