@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import inspect
+import re
 
 import pytest
 
@@ -28,11 +29,13 @@ def test_every_op_has_a_reference_a_test_and_a_bench(op):
 
 @pytest.mark.parametrize("folder", ["kernels", "csrc/distance", "csrc/inner"])
 def test_every_kernel_has_an_op(folder):
-    """In its op's family. What is no op's is a part of several: a header of its name says what for."""
+    """In its op's family; `network_<function>` is the front end of that function of all networks. What is no op's is a part of
+    several: a header of its name says what for."""
     files = [p for suffix in ("py", "cpp", "cu") for p in (ROOT / folder).rglob(f"[a-z]*.{suffix}")]
     parts = [p for p in files if p.suffix == ".py" or not any(p.with_suffix(h).exists() for h in (".h", ".cuh"))]
     family = folder.removeprefix("csrc/")
-    assert {p.stem for p in parts} <= {op for op in OPS if family in ("kernels", FAMILY[op])}
+    ours = {op for op in OPS if family in ("kernels", FAMILY[op])}
+    assert {p.stem for p in parts} <= ours | {re.sub("^(mlp|conv)_", "network_", op) for op in ours}
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -2,19 +2,30 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import fastmeta
-from harness.cases import DTYPES, PROTO, randn
+from harness.cases import KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.temperatures import temperature_for
+from harness.distance_cases import (
+    any_shape,
+    drawn,
+    dtypes,
+    fitted,
+    log_softmax,
+    loss,
+    metrics,
+    sizes,
+    temperature_for,
+)
 
 METRICS = ("euclidean", "sqeuclidean")
 
 
-def op(metric, temperature=1.0):
-    return lambda q, c: fastmeta.proto_log_softmax(q, c, metric=metric, temperature=temperature)
+def tempered(metric, lead, Q, N, D):
+    return log_softmax(metric, temperature_for(metric, D))
+
+
+test_any_shape = any_shape(tempered)
 
 
 def test_by_hand():
@@ -25,22 +36,16 @@ def test_by_hand():
         torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("backend", PROTO)
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 75, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 33)]
-)
+@pytest.mark.parametrize("backend", KERNELS)
+@metrics
+@dtypes
+@sizes
 def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
-    Q = (
-        min(Q, 35) if backend == "triton" else Q
-    )  # the interpreter is slow; more than 64 queries are two groups to "ext"
-    scale = 1 if dtype.itemsize > 2 else 0.3
-    tensors = [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, N, D, dtype=dtype)]
-    check_against_reference(op(metric, temperature_for(metric, D)), tensors, backend)
+    size = fitted(backend, lead, Q, N, D)
+    check_against_reference(tempered(metric, *size), drawn(*size, dtype), backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 def test_offsets_and_outliers(backend, metric, offset):
@@ -50,10 +55,10 @@ def test_offsets_and_outliers(backend, metric, offset):
         return query, prototypes
 
     for outlier in (0, 100):
-        check_against_reference(op(metric, temperature_for(metric, 20)), lambda o=outlier: draw(o), backend)
+        check_against_reference(log_softmax(metric, temperature_for(metric, 20)), lambda o=outlier: draw(o), backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_far_cluster(backend, metric):
     """Points near each other and far from the mean, where an expanded square loses its digits even when it is centred."""
@@ -65,18 +70,18 @@ def test_far_cluster(backend, metric):
         prototypes[:5] += far
         return query, prototypes
 
-    check_against_reference(op(metric, temperature_for(metric, 16)), draw, backend)
+    check_against_reference(log_softmax(metric, temperature_for(metric, 16)), draw, backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_shared_strided_and_empty(backend, metric):
-    check_against_reference(op(metric), [randn(3, 4, 5), randn(2, 5)], backend)
-    check_against_reference(op(metric), [randn(4, 5), randn(3, 2, 5)], backend)
-    check_against_reference(lambda q, c: op(metric)(q.mT, c[::2]), [randn(5, 4), randn(6, 5)], backend)
+    check_against_reference(log_softmax(metric), [randn(3, 4, 5), randn(2, 5)], backend)
+    check_against_reference(log_softmax(metric), [randn(4, 5), randn(3, 2, 5)], backend)
+    check_against_reference(lambda q, c: log_softmax(metric)(q.mT, c[::2]), [randn(5, 4), randn(6, 5)], backend)
     for q, c, shape in (((0, 3), (2, 3), (0, 2)), ((4, 0), (2, 0), (4, 2)), ((0, 4, 3), (0, 2, 3), (0, 4, 2))):
-        check_against_reference(op(metric), [randn(*q), randn(*c)], backend)
-        assert op(metric)(torch.ones(q), torch.ones(c)).shape == shape
+        check_against_reference(log_softmax(metric), [randn(*q), randn(*c)], backend)
+        assert log_softmax(metric)(torch.ones(q), torch.ones(c)).shape == shape
 
 
 @pytest.mark.parametrize("backend", PROTO)
@@ -86,11 +91,11 @@ def test_coincident_points(backend):
     x = randn(3, 4)
     with fastmeta.backend(backend):
         assert (fastmeta.proto_log_softmax(x, x[:1]) == 0).all()
-        for t in values_and_grads(lambda q, c: op("euclidean")(q, c).diagonal(), [x, x.clone()]):
+        for t in values_and_grads(lambda q, c: log_softmax("euclidean")(q, c).diagonal(), [x, x.clone()]):
             assert t.isfinite().all()
         q = x.clone().requires_grad_()
         two = torch.cat([x[:1], x[:1] + 1e3])
-        (g,) = torch.autograd.grad(op("sqeuclidean")(q[:1], two)[0, 1], q, create_graph=True)
+        (g,) = torch.autograd.grad(log_softmax("sqeuclidean")(q[:1], two)[0, 1], q, create_graph=True)
         (h,) = torch.autograd.grad(g[0, 0], q)
     q2 = x.clone().requires_grad_()
     z = -(q2[:1].unsqueeze(1) - two).square().sum(-1)
@@ -105,147 +110,70 @@ def test_nan_is_not_hidden(backend, metric):
     q, c = randn(3, 4), randn(2, 4)
     q[1, 2] = torch.nan
     expected = [False, True, False]
-    assert op(metric)(q, c).isnan().all(-1).tolist() == expected
+    assert log_softmax(metric)(q, c).isnan().all(-1).tolist() == expected
     loss = fastmeta.proto_loss(q, c, torch.zeros(3, dtype=torch.int64), metric=metric, reduction="none")
     assert loss.isnan().tolist() == expected
 
 
-RIGHT = pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
-
-
 @pytest.mark.cpu
-@RIGHT
-def test_where_cdist_has_no_second_derivative(backend):
-    """torch.cdist's double backward raises for up to 25 rows."""
-
-    def second(distances, x, other):
-        (g,) = torch.autograd.grad(distances(x, other).sum(), x, create_graph=True)
-        return torch.autograd.grad(g.square().sum(), x)[0]
-
-    x, other = randn(5, 4).requires_grad_(), randn(5, 4)
-    with pytest.raises(RuntimeError, match="_cdist_backward"):
-        second(torch.cdist, x, other)
-    plain = second(lambda q, c: (-(q.unsqueeze(1) - c).norm(dim=-1)).log_softmax(-1).square(), x, other)
-    torch.testing.assert_close(second(lambda q, c: op("euclidean")(q, c).square(), x, other), plain)
-
-
-@pytest.mark.cpu
-@RIGHT
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_where_cdist_has_no_half_precision(backend, dtype):
-    """torch.cdist raises for up to 25 rows."""
-    q, c = randn(5, 4).to(dtype), randn(5, 4).to(dtype)
-    with pytest.raises(RuntimeError, match="not implemented"):
-        torch.cdist(q, c)
-    expected = (-torch.cdist(q.double(), c.double())).log_softmax(-1).to(dtype)
-    torch.testing.assert_close(op("euclidean")(q, c), expected)
-
-
-@pytest.mark.cpu
-@RIGHT
+@pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
 def test_where_cdist_loses_the_distance(backend):
     """pytorch#42479: float32 matrix products, which torch.cdist takes above 25 rows, give 0 for 109."""
     q, c = torch.full((26, 1), 512695.0), torch.tensor([[512804.0], [512695.0]])
     assert torch.cdist(q, c)[0, 0] == 0
-    out = op("euclidean", temperature=100.0)(q, c)
+    out = log_softmax("euclidean", temperature=100.0)(q, c)
     torch.testing.assert_close(out, torch.tensor([-1.09, 0.0]).log_softmax(-1).expand(26, 2))
 
 
-@pytest.mark.cpu
-@RIGHT
-def test_where_cdist_has_a_wrong_second_derivative(backend):
-    """The square of torch.cdist at coincident points: 0, where each pair has 2."""
-
-    def hessian(square, x, other):
-        (g,) = torch.autograd.grad(square(x, other), x, create_graph=True)
-        return torch.stack([torch.autograd.grad(element, x, retain_graph=True)[0].flatten() for element in g.flatten()])
-
-    x = randn(30, 1)
-    others, leaf = x.clone(), x.clone().requires_grad_()
-    by_cdist = hessian(lambda q, c: torch.cdist(q, c).square().diagonal().sum(), leaf, others)
-    assert (by_cdist == 0).all()
-
-    def ours(q, c):
-        """The distance that the log-probabilities of one prototype and one far away differ by."""
-        two = torch.stack([c, torch.full_like(c, 1e3)], 1)
-        logits = op("sqeuclidean")(q.unsqueeze(1), two)
-        return (logits[..., 1] - logits[..., 0] + (q - 1e3).square()).sum()
-
-    torch.testing.assert_close(hessian(ours, leaf, others), 2 * torch.eye(30, dtype=x.dtype))
-
-
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 def test_cosine(backend):
     """Shared and per-task prototypes, a zero vector on either side; both ops."""
     targets = torch.tensor([0, 1, -100, 1]).expand(3, 4)
-    ops = (op("cosine", 0.3), lambda q, c: fastmeta.proto_loss(q, c, targets, metric="cosine", temperature=0.3))
-    for fn in ops:
+    for fn in (log_softmax("cosine", 0.3), loss(targets, metric="cosine", temperature=0.3)):
         for lead in ((), (3,)):
             query, prototypes = randn(3, 4, 5), randn(*lead, 2, 5)
             query[0, 1], prototypes[..., 1, :] = 0, 0
             check_against_reference(fn, [query, prototypes], backend)
-            check_against_reference(fn, lambda lead=lead: [randn(3, 4, 5).float(), randn(*lead, 2, 5).float()], backend)
     query, prototypes = randn(6, 7), randn(4, 7)
     with fastmeta.backend(backend):
         expected = torch.cosine_similarity(query.unsqueeze(1), prototypes, -1).div(0.3).log_softmax(-1)
-        torch.testing.assert_close(op("cosine", 0.3)(query, prototypes), expected)
-
-
-@pytest.mark.cpu
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from((*METRICS, "cosine")),
-    st.integers(1, 3),
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(1, 70),
-    st.integers(0, 2**31),
-)
-def test_any_shape(metric, T, Q, N, D, seed):
-    torch.manual_seed(seed)
-    D += metric == "cosine"  # in one dimension a cosine is constant: its gradient, 0, has no digits
-    check_against_reference(
-        op(metric, temperature_for(metric, D)),
-        lambda: [randn(T, Q, D, dtype=torch.float32), randn(T, N, D, dtype=torch.float32)],
-        "ext",
-    )
+        torch.testing.assert_close(log_softmax("cosine", 0.3)(query, prototypes), expected)
 
 
 @pytest.mark.cpu
 def test_threads_do_not_change_a_bit():
     q, c = randn(4, 300, 64, dtype=torch.float32), randn(4, 20, 64, dtype=torch.float32)
-    check_threads(lambda: values_and_grads(op("euclidean"), [q, c]))
+    check_threads(lambda: values_and_grads(log_softmax("euclidean"), [q, c]))
 
 
 @pytest.mark.cpu
 def test_errors():
     q, c = torch.ones(4, 3), torch.ones(2, 3)
-    for bad, message in (
+    for args, options, message in (
         (
-            lambda f: f(q, c[:, :2]),
+            (q, c[:, :2]),
+            {},
             r"query and prototypes must have the same number of features, got shapes \[4, 3\] and \[2, 2\]",
         ),
-        (lambda f: f(q, c[:0]), r"prototypes must hold at least one class, got shape \[0, 3\]"),
+        ((q, c[:0]), {}, r"prototypes must hold at least one class, got shape \[0, 3\]"),
+        ((q, c), {"metric": "dot"}, "metric must be one of 'euclidean', 'sqeuclidean', 'cosine', got 'dot'"),
+        ((q, c), {"metric": ["euclidean"]}, r"metric must be one of .*, got \['euclidean'\]"),
+        ((q, c), {"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
+        ((q, c), {"temperature": torch.tensor(-1.0)}, "temperature must be positive and finite, got -1.0"),
+        ((q, c), {"temperature": torch.ones(2)}, r"temperature must have one element, got shape \[2\]"),
+        ((q[0], c), {}, r"query must have at least 2 dimensions, got shape \[3\]"),
         (
-            lambda f: f(q, c, metric="manhattan"),
-            "metric must be one of 'euclidean', 'sqeuclidean', 'cosine', got 'manhattan'",
-        ),
-        (lambda f: f(q, c, metric=["euclidean"]), r"metric must be one of .*, got \['euclidean'\]"),
-        (lambda f: f(q, c, temperature=0.0), "temperature must be positive and finite, got 0.0"),
-        (lambda f: f(q, c, temperature=torch.tensor(-1.0)), "temperature must be positive and finite, got -1.0"),
-        (lambda f: f(q, c, temperature=torch.ones(2)), r"temperature must have one element, got shape \[2\]"),
-        (lambda f: f(q[0], c), r"query must have at least 2 dimensions, got shape \[3\]"),
-        (
-            lambda f: f(torch.ones(2, 4, 3), torch.ones(3, 2, 3)),
+            (torch.ones(2, 4, 3), torch.ones(3, 2, 3)),
+            {},
             r"prototypes must have the batch dimensions of query, \[2\], or none",
         ),
     ):
         with pytest.raises(ValueError, match="proto_log_softmax: " + message):
-            bad(fastmeta.proto_log_softmax)
-    for bad, message in (
-        (lambda f: f(q.double(), c), "prototypes must have the dtype of query, torch.float64, got torch.float32"),
-        (lambda f: f(q.long(), c), "query must be float32, float64, float16 or bfloat16, got torch.int64"),
-        (lambda f: f(q.tolist(), c), "query must be a tensor, got list"),
+            fastmeta.proto_log_softmax(*args, **options)
+    for query, message in (
+        (q.double(), "prototypes must have the dtype of query, torch.float64, got torch.float32"),
+        (q.long(), "query must be float32, float64, float16 or bfloat16, got torch.int64"),
+        (q.tolist(), "query must be a tensor, got list"),
     ):
         with pytest.raises(TypeError, match="proto_log_softmax: " + message):
-            bad(fastmeta.proto_log_softmax)
+            fastmeta.proto_log_softmax(query, c)

@@ -4,20 +4,22 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import fastmeta
-from harness.cases import DTYPES, PROTO, randn
+from harness.cases import DTYPES, KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.temperatures import temperature_for
+from harness.distance_cases import any_shape, drawn, fitted, loss, metrics, sizes, temperature_for
 
-METRICS = ("euclidean", "sqeuclidean")
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def op(targets, **options):
-    return lambda q, c: fastmeta.proto_loss(q, c, targets, **options)
+def of_targets(metric, lead, Q, N, D, reduction="mean"):
+    targets = torch.randint(0, N, (*lead, Q))
+    targets[torch.rand(*lead, Q) < 0.2] = -100
+    return loss(targets, metric=metric, temperature=temperature_for(metric, D), reduction=reduction)
+
+
+test_any_shape = any_shape(of_targets)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -30,61 +32,26 @@ def test_equals_cross_entropy(reduction):
         torch.testing.assert_close(ours, F.cross_entropy(logits, targets, reduction=reduction))
 
 
-@pytest.mark.parametrize("backend", PROTO)
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("backend", KERNELS)
+@metrics
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize(
-    ("lead", "Q", "N", "D"), [((), 1, 1, 1), ((2,), 7, 5, 3), ((), 75, 5, 64), ((2, 2), 3, 2, 33), ((), 17, 37, 33)]
-)
+@sizes
 def test_matches_reference(backend, metric, reduction, lead, Q, N, D):
-    Q = (
-        min(Q, 35) if backend == "triton" else Q
-    )  # the interpreter is slow; more than 64 queries are two groups to "ext"
-    targets = torch.randint(0, N, (*lead, Q))
+    size = fitted(backend, lead, Q, N, D)
     for dtype in DTYPES if reduction == "mean" else (torch.float32,):
-        scale = 1 if dtype.itemsize > 2 else 0.3
-        tensors = [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, N, D, dtype=dtype)]
-        check_against_reference(
-            op(targets, metric=metric, reduction=reduction, temperature=temperature_for(metric, D)),
-            tensors,
-            backend,
-        )
+        check_against_reference(of_targets(metric, *size, reduction), drawn(*size, dtype), backend)
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 def test_ignored_shared_strided_and_empty(backend):
     targets = torch.tensor([[0, -100, 1], [-100, -100, -100]])
-    check_against_reference(op(targets), [randn(2, 3, 4), randn(2, 4)], backend)
-    check_against_reference(op(targets, reduction="none"), [randn(2, 3, 4), randn(2, 2, 4)], backend)
-    check_against_reference(op(targets + 101, ignore_index=1), [randn(2, 3, 4), randn(105, 4)], backend)
-    check_against_reference(lambda q, c: op(targets[0])(q.mT, c[::2]), [randn(4, 3), randn(4, 4)], backend)
-    check_against_reference(op(targets[:, :0]), [randn(2, 0, 4), randn(2, 4)], backend)
+    check_against_reference(loss(targets), [randn(2, 3, 4), randn(2, 4)], backend)
+    check_against_reference(loss(targets, reduction="none"), [randn(2, 3, 4), randn(2, 2, 4)], backend)
+    check_against_reference(loss(targets + 101, ignore_index=1), [randn(2, 3, 4), randn(105, 4)], backend)
+    check_against_reference(lambda q, c: loss(targets[0])(q.mT, c[::2]), [randn(4, 3), randn(4, 4)], backend)
+    check_against_reference(loss(targets[:, :0]), [randn(2, 0, 4), randn(2, 4)], backend)
     with fastmeta.backend(backend):
         assert fastmeta.proto_loss(torch.ones(2, 3, 4), torch.ones(2, 4), targets)[1] == 0
-
-
-@pytest.mark.cpu
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from((*METRICS, "cosine")),
-    st.sampled_from(REDUCTIONS),
-    st.integers(1, 3),
-    st.integers(1, 90),
-    st.integers(1, 40),
-    st.integers(1, 70),
-    st.integers(0, 2**31),
-)
-def test_any_shape(metric, reduction, T, Q, N, D, seed):
-    torch.manual_seed(seed)
-    D += metric == "cosine"  # in one dimension a cosine is constant: its gradient, 0, has no digits
-    targets = torch.randint(0, N, (T, Q))
-    targets[torch.rand(T, Q) < 0.2] = -100
-
-    def draw():
-        return [randn(T, Q, D, dtype=torch.float32), randn(T, N, D, dtype=torch.float32)]
-
-    options = {"metric": metric, "reduction": reduction, "temperature": temperature_for(metric, D)}
-    check_against_reference(op(targets, **options), draw, "ext")
 
 
 MEMORY = """
@@ -113,55 +80,24 @@ def test_memory_does_not_grow_with_pairs():
     assert int(found.stdout) < 2048 * 100_000 * 4 / 4
 
 
-@pytest.mark.parametrize("backend", PROTO)
-@pytest.mark.parametrize("metric", METRICS)
-def test_proto_maml(backend, metric):
-    """A linear encoder adapted by two steps on the support's loss, then the query's: meta-gradient as by the plain formula."""
-    S, Q, N, D, C = 4, 3, 2, 3, 2
-    support, query = randn(S, D), randn(Q, D)
-    labels, targets = torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 1])
-
-    def plain(query, prototypes, targets):
-        square = (query.unsqueeze(1) - prototypes).square().sum(-1)
-        return F.cross_entropy(-(square if metric == "sqeuclidean" else square.sqrt()), targets)
-
-    def ours(query, prototypes, targets):
-        return fastmeta.proto_loss(query, prototypes, targets, metric=metric)
-
-    def meta_gradient(loss, weight):
-        def centres(w):
-            return torch.stack([(support[labels == n] @ w).mean(0) for n in range(N)])
-
-        w = weight
-        for _ in range(2):
-            (g,) = torch.autograd.grad(loss(support @ w, centres(w), labels), w, create_graph=True)
-            w = w - 0.1 * g
-        value = loss(query @ w, centres(w), targets)
-        return value.detach(), torch.autograd.grad(value, weight)[0]
-
-    weight = randn(D, C).requires_grad_()
-    expected = meta_gradient(plain, weight)
-    with fastmeta.backend(backend):
-        torch.testing.assert_close(meta_gradient(ours, weight), expected, rtol=1e-9, atol=1e-9)
-
-
 @pytest.mark.cpu
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_threads_do_not_change_a_bit(reduction):
     q, c = randn(4, 300, 64, dtype=torch.float32), randn(4, 20, 64, dtype=torch.float32)
     targets = torch.randint(0, 20, (4, 300))
-    check_threads(lambda: values_and_grads(op(targets, reduction=reduction), [q, c]))
+    check_threads(lambda: values_and_grads(loss(targets, reduction=reduction), [q, c]))
 
 
 @pytest.mark.cpu
 def test_errors():
     q, c, targets = torch.ones(4, 3), torch.ones(2, 3), torch.tensor([0, 1, 0, 1])
-    with pytest.raises(ValueError, match=r"proto_loss: targets must be in \[0, 2\) or ignore_index=-100, got 2"):
-        fastmeta.proto_loss(q, c, targets + 1)
-    with pytest.raises(ValueError, match=r"proto_loss: targets must have shape \[4\], got \[3\]"):
-        fastmeta.proto_loss(q, c, targets[:3])
-    with pytest.raises(ValueError, match="proto_loss: reduction must be one of 'mean', 'sum', 'none', got 'max'"):
-        fastmeta.proto_loss(q, c, targets, reduction="max")
+    for given, options, message in (
+        (targets + 1, {}, r"targets must be in \[0, 2\) or ignore_index=-100, got 2"),
+        (targets[:3], {}, r"targets must have shape \[4\], got \[3\]"),
+        (targets, {"reduction": "max"}, "reduction must be one of 'mean', 'sum', 'none', got 'max'"),
+    ):
+        with pytest.raises(ValueError, match="proto_loss: " + message):
+            fastmeta.proto_loss(q, c, given, **options)
     with pytest.raises(TypeError, match="proto_loss: targets must be int64 class indices, got torch.int32"):
         fastmeta.proto_loss(q, c, targets.int())
 
@@ -194,11 +130,11 @@ def test_a_target_that_may_not_be_looked_at_gives_nan_and_nan_gradients_if_it_is
     q, c = randn(2, 4, 3), randn(2, 3, 3)
     targets = torch.tensor([[0, 1, 2, -100], [2, 3, 0, -1]])
 
-    def loss(q, c):
+    def value(q, c):
         losses = fastmeta.proto_loss(q, c, targets, metric=metric, reduction=reduction)
         return losses.sum(), losses
 
-    (dq, dc), losses = torch.func.grad(loss, (0, 1), has_aux=True)(q, c)
+    (dq, dc), losses = torch.func.grad(value, (0, 1), has_aux=True)(q, c)
     assert losses.isnan().tolist() == (
         [False, True] if reduction == "mean" else [[False] * 4, [False, True, False, True]]
     )

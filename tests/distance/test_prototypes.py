@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastmeta
-from harness.cases import DTYPES, PROTO, randn
+from harness.cases import DTYPES, KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
+from harness.distance_cases import labels_of
 
 
 def test_by_hand():
@@ -14,14 +15,14 @@ def test_by_hand():
     assert out.tolist() == [[2.0, 3.0], [10.0, 20.0]]
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("lead", [(), (3,), (2, 2)])
-@pytest.mark.parametrize(("S", "N", "D"), [(1, 1, 1), (7, 3, 5), (25, 5, 67), (13, 2, 129)])
+@pytest.mark.parametrize(
+    ("lead", "S", "N", "D"), [((), 1, 1, 1), ((3,), 7, 3, 5), ((), 25, 5, 67), ((2, 2), 13, 2, 129)]
+)
 def test_matches_reference(backend, dtype, lead, S, N, D):
-    labels = (torch.rand(*lead, S).argsort(-1) % N) if S >= N else torch.arange(S)
-    support = randn(*lead, S, D, dtype=dtype)
-    check_against_reference(lambda s: fastmeta.prototypes(s, labels, N), [support], backend)
+    labels = labels_of(N, *lead, S)
+    check_against_reference(lambda s: fastmeta.prototypes(s, labels, N), [randn(*lead, S, D, dtype=dtype)], backend)
 
 
 @pytest.mark.parametrize("backend", PROTO)
@@ -34,7 +35,7 @@ def test_what_is_not_finite_stays_in_its_class(backend, value):
     assert found.isfinite().tolist() == [[False, True], [True, True]]
 
 
-@pytest.mark.parametrize("backend", PROTO)
+@pytest.mark.parametrize("backend", KERNELS)
 def test_strided_and_empty(backend):
     labels = torch.tensor([0, 1, 0, 1])
     check_against_reference(lambda s: fastmeta.prototypes(s.mT, labels, 2), [randn(3, 4)], backend)
@@ -67,19 +68,14 @@ def test_threads_do_not_change_a_bit():
 @pytest.mark.cpu
 def test_errors():
     support, labels = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
-    with pytest.raises(TypeError, match=r"prototypes: support must be float32, .* got torch.int64"):
-        fastmeta.prototypes(support.long(), labels, 2)
-    with pytest.raises(TypeError, match="prototypes: labels must be int64 class indices, got torch.float32"):
-        fastmeta.prototypes(support, labels.float(), 2)
-    with pytest.raises(ValueError, match=r"prototypes: labels must have shape \[4\], got \[3\]"):
-        fastmeta.prototypes(support, labels[:3], 2)
-    with pytest.raises(ValueError, match=r"prototypes: labels must be in \[0, 1\), got 1"):
-        fastmeta.prototypes(support, labels, 1)
-    with pytest.raises(
-        ValueError, match="prototypes: every class must have a support example, got none of class 2 in task 0"
+    for given_, kind, message in (
+        ((support.long(), labels, 2), TypeError, "support must be float32, .* got torch.int64"),
+        ((support, labels.float(), 2), TypeError, "labels must be int64 class indices, got torch.float32"),
+        ((support, labels[:3], 2), ValueError, r"labels must have shape \[4\], got \[3\]"),
+        ((support, labels, 1), ValueError, r"labels must be in \[0, 1\), got 1"),
+        ((support, labels, 3), ValueError, "every class must have a support example, got none of class 2 in task 0"),
+        ((support, labels, 0), ValueError, "num_classes must be at least 1, got 0"),
+        ((support[0], labels, 2), ValueError, r"support must have at least 2 dimensions, got shape \[2\]"),
     ):
-        fastmeta.prototypes(support, labels, 3)
-    with pytest.raises(ValueError, match="prototypes: num_classes must be at least 1, got 0"):
-        fastmeta.prototypes(support, labels, 0)
-    with pytest.raises(ValueError, match=r"prototypes: support must have at least 2 dimensions, got shape \[2\]"):
-        fastmeta.prototypes(support[0], labels, 2)
+        with pytest.raises(kind, match="prototypes: " + message):
+            fastmeta.prototypes(*given_)

@@ -8,42 +8,38 @@ import torch
 import fastmeta
 from harness.cases import BACKENDS, case, randn
 from harness.compare import check_against_reference, values_and_grads
-from harness.temperatures import temperature_for
+from harness.distance_cases import METRICS, log_softmax, loss, matching, metrics, temperature_for
 
 pytest.importorskip("triton")
-METRICS = ("euclidean", "sqeuclidean", "cosine")
-SCALE = {"euclidean": 1.0, "sqeuclidean": 50.0, "cosine": 0.3}  # temperatures that keep logits near 1
 
 
-def ops(metric, rows, columns):
-    """The three ops of [rows, D] and [columns, D]."""
-    targets, labels, options = torch.arange(rows) % columns, torch.arange(columns) % 3, {"metric": metric}
-    options["temperature"] = SCALE[metric]
+def ops(metric, rows, columns, features):
+    """The three ops of [rows, features] and [columns, features]."""
+    targets, labels, temperature = (
+        torch.arange(rows) % columns,
+        torch.arange(columns) % 3,
+        temperature_for(metric, features),
+    )
     return (
-        lambda q, c: fastmeta.proto_log_softmax(q, c, **options),
-        lambda q, c: fastmeta.proto_loss(q, c, targets, **options),
-        lambda q, s: fastmeta.matching_log_probs(q, s, labels, 3, **options),
+        log_softmax(metric, temperature),
+        loss(targets, metric=metric, temperature=temperature),
+        matching(labels, 3, metric, temperature),
     )
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@metrics
 def test_one_query_expanded_over_tasks_that_share_the_other_side(metric):
     targets, labels = torch.arange(3)[:, None], torch.tensor([0, 1, 2, 0])
-    options = {"metric": metric, "temperature": SCALE[metric]}
-    for fn in (
-        lambda q, c: fastmeta.proto_log_softmax(q.expand(3, 1, 5), c, **options),
-        lambda q, c: fastmeta.proto_loss(q.expand(3, 1, 5), c, targets, **options),
-        lambda q, c: fastmeta.matching_log_probs(q.expand(3, 1, 5), c, labels, 3, **options),
-    ):
-        check_against_reference(fn, [randn(1, 5), randn(4, 5)], "triton")
+    for op in (log_softmax(metric), loss(targets, metric=metric), matching(labels, 3, metric)):
+        check_against_reference(lambda q, c, op=op: op(q.expand(3, 1, 5), c), [randn(1, 5), randn(4, 5)], "triton")
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@metrics
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_many_columns(metric, dtype):
     """One over a block of queries, of features and of columns; in float32 over two of columns."""
     rows, columns, features = (33, 65, 33) if dtype == torch.float32 else (17, 33, 65)
-    for fn in ops(metric, rows, columns):
+    for fn in ops(metric, rows, columns, features):
         tensors = [randn(rows, features, dtype=dtype), randn(columns, features, dtype=dtype)]
         check_against_reference(fn, tensors, "triton")
 
@@ -58,13 +54,13 @@ def test_many_columns_far_from_the_origin(metric):
         query[0], query[1], query[2] = prototypes[0], prototypes[39] + 1e-3, 100 * query[2]
         return [query + 1e4, prototypes + 1e4]
 
-    check_against_reference(ops(metric, 9, 40)[1], draw, "triton")
+    check_against_reference(ops(metric, 9, 40, 20)[1], draw, "triton")
     query, prototypes = draw()
     with fastmeta.backend("triton"):
         assert fastmeta.proto_log_softmax(query[:1], prototypes, metric=metric, temperature=1e-3)[0, 0] == 0
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@metrics
 def test_infinity_and_nan_with_many_columns(metric):
     """An infinite prototype is infinitely far; a NaN spoils its own query alone."""
     query, prototypes = randn(4, 16).float(), randn(40, 16).float()
@@ -99,9 +95,9 @@ def test_tf32(allow_tf32):
     query, prototypes = randn(5, 48).float(), randn(40, 48).float()
     query[0] = prototypes[7]
     with fastmeta.backend("triton"):
-        ours = values_and_grads(ops("sqeuclidean", 5, 40)[0], [query, prototypes])
+        ours = values_and_grads(ops("sqeuclidean", 5, 40, 48)[0], [query, prototypes])
         assert fastmeta.proto_log_softmax(query[:1], prototypes, temperature=1e-3)[0, 7] == 0
-    truth = values_and_grads(ops("sqeuclidean", 5, 40)[0], [query.double(), prototypes.double()])
+    truth = values_and_grads(ops("sqeuclidean", 5, 40, 48)[0], [query.double(), prototypes.double()])
     for found, expected in zip(ours, truth, strict=True):
         error, size = (x.double().square().mean().sqrt() for x in (found - expected, expected))
         assert 1e-7 * size < error < 2e-3 * size

@@ -82,15 +82,15 @@ def test_sinusoid(examples):
 
 
 def test_imaml(examples):
-    commands = [f"{IMAML} --seed {seed}" for seed in (3, 3, 4)]
-    texts = [printed(process) for process in examples(*commands, f"{IMAML} --curvature hessian")]
-    for text, curvature in zip(texts, ("ggn", "ggn", "ggn", "hessian"), strict=True):
+    commands = f"{IMAML} --seed 3", f"{IMAML} --seed 3", f"{IMAML} --curvature hessian"
+    texts = [printed(process) for process in examples(*commands)]
+    for text, curvature in zip(texts, ("ggn", "ggn", "hessian"), strict=True):
         assert f"iMAML ({curvature}), 10 shots" in text
         assert re.findall(r"^(\w+) +[\d.]+ ± [\d.]+$", text, re.M) == ["no", "yes"]
         before, after = (float(mean) for mean, _ in numbers(text))
         assert after < before
         assert re.search(r"shrink the gradient to [\d.]+e-\d+ of its length", text)
-    assert numbers(texts[0]) == numbers(texts[1]) != numbers(texts[2])
+    assert numbers(texts[0]) == numbers(texts[1])
 
 
 @pytest.mark.parametrize("curvature", ["ggn", "hessian"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.damage import same
-from harness.places import ROOT
+from harness.places import ROOT, WITH_TOOLS
 from harness.rank_processes import ranks
 from harness.trainings import EXAMPLES, LEO, MAML, SMALL, modules_fixture, state, steps_of, train_fixture  # noqa: F401
 
@@ -164,7 +164,7 @@ def test_torchrun_restarts_a_crashed_training_from_its_checkpoint(train, tmp_pat
     script = ROOT / "tools/harness/crashing_train.py"
     finished = subprocess.run(
         [sys.executable, "-m", *torchrun.split(), script, *common, "--resume", "--out", crashed],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=180,
+        env=WITH_TOOLS | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert "exitcode: -9" in finished.stderr, finished.stderr  # it did crash

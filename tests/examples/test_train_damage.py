@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import pickle
-import random
 import resource
 import shutil
 import subprocess
@@ -13,19 +12,10 @@ import sys
 import pytest
 import torch
 
-from harness.damage import CHANGES, mutate
 from harness.rank_processes import ranks
-from harness.trainings import EXAMPLES, MAML, modules_fixture, train_fixture  # noqa: F401
+from harness.trainings import EXAMPLES, MAML, modules_fixture, train_fixture, trained_fixture  # noqa: F401
 
 pytestmark = pytest.mark.cpu
-
-
-@pytest.fixture(scope="module")
-def trained(modules, tmp_path_factory):
-    """A folder of four steps."""
-    out = tmp_path_factory.mktemp("trained")
-    modules.train.main(modules.train.options().parse_args([*MAML, "--out", str(out), "--steps", "4"]))
-    return out
 
 
 @pytest.fixture
@@ -151,13 +141,6 @@ def test_a_folder_in_a_files_place_is_named(refusal, out, name):
     (out / name).unlink()
     (out / name).mkdir()
     assert str(out / name) in refusal(out)
-
-
-def test_a_mutation_changes_every_file():
-    for data in (b"", b"x", bytes(100), bytes(range(256))):
-        assert all(mutate(data, random.Random(seed)) != data for seed in range(200))
-        for change in CHANGES:
-            assert isinstance(change(data, random.Random(0)), bytes)
 
 
 @pytest.mark.parametrize("call", ["write", "flush", "fsync", "replace"])

@@ -7,23 +7,15 @@ import pytest
 import torch
 
 from harness.damage import same, training
-from harness.trainings import MAML, modules_fixture, state  # noqa: F401
+from harness.trainings import MAML, modules_fixture, state, trained_fixture  # noqa: F401
 
 pytestmark = pytest.mark.cpu
 
 
 @pytest.fixture(scope="module")
-def out(modules, tmp_path_factory):
-    """A folder of four steps."""
-    out = tmp_path_factory.mktemp("trained")
-    modules.train.main(modules.train.options().parse_args([*MAML, "--out", str(out), "--steps", "4"]))
-    return out
-
-
-@pytest.fixture(scope="module")
-def run(modules, out):
+def run(modules, trained):
     """The same training, at its beginning."""
-    args = modules.train.options().parse_args([*MAML, "--out", str(out)])
+    args = modules.train.options().parse_args([*MAML, "--out", str(trained)])
     data = modules.train.problem
     data.settle(args)
     return modules.train.Training(args, data.load(args))
@@ -64,9 +56,8 @@ STATES = {  # by what is said: what happened to the state
     "learner.model.0.weight, a tensor [40, 1] of torch.float32, got a tensor [1, 40]": lambda s: put(
         s["learner"], "model.0.weight", weights(s).T
     ),
-    "learner.model.0.weight, a tensor [40, 1] of torch.float32, got a tensor [40, 1] of torch.float64": lambda s: put(
-        s["learner"], "model.0.weight", weights(s).double()
-    ),
+    "learner.model.0.weight, a tensor [40, 1] of torch.float32, got a tensor [40, 1] of torch.float64":
+        lambda s: put(s["learner"], "model.0.weight", weights(s).double()),
     "learner.model.0.weight, a tensor [40, 1] of torch.float32, got a list of 1": lambda s: put(s["learner"], "model.0.weight", [1.0]),
     "learner.model.0.weight of finite numbers, got NaN or infinity": lambda s: weights(s)[3].fill_(torch.nan),
     "optimiser with names, got a list of 0": lambda s: put(s, "optimiser", []),
@@ -92,8 +83,8 @@ STATES = {  # by what is said: what happened to the state
 
 
 @pytest.mark.parametrize("said", STATES)
-def test_a_state_that_no_training_comes_to_is_named_and_not_taken(run, out, said):
-    path, found, before = out / "checkpoint.pt", state(out), copy.deepcopy(run.state_dict())
+def test_a_state_that_no_training_comes_to_is_named_and_not_taken(run, trained, said):
+    path, found, before = trained / "checkpoint.pt", state(trained), copy.deepcopy(run.state_dict())
     STATES[said](found)
     with pytest.raises(ValueError) as raised:
         run.load_state_dict(found, path)
@@ -101,8 +92,8 @@ def test_a_state_that_no_training_comes_to_is_named_and_not_taken(run, out, said
     assert same(run.state_dict(), before)
 
 
-def test_settings_that_are_no_options_are_told(run, out):
-    path, found = out / "checkpoint.pt", state(out)
+def test_settings_that_are_no_options_are_told(run, trained):
+    path, found = trained / "checkpoint.pt", state(trained)
     for value in (torch.zeros(9), None, "1", [0]):
         found["settings"]["seed"] = value
         with pytest.raises(ValueError, match=f"--resume: --seed must be the checkpoint's .*, got 0 for {path}"):
@@ -113,10 +104,3 @@ def test_any_damage_is_refused_or_does_not_matter(modules, tmp_path):
     for name, attack in training(tmp_path, modules.train).items():
         found = [attack(random.Random(seed)) for seed in range(100)]
         assert found.count("refused") > 50, name
-
-
-def test_two_states_are_the_same_bit_by_bit_only(out):
-    other = state(out)
-    assert same(state(out), other)
-    weights(other)[0] += 1
-    assert not same(state(out), other)

@@ -1,20 +1,13 @@
 import pytest
 import torch
-from hypothesis import given, settings
 
 import fastmeta
 from harness.compare import check_against_reference
-from harness.conv_cases import both, ext, kinds, losses, module, problem, problems, same, task_loss
+from harness.conv_cases import any_net, both, ext, kinds, module, problem, same, single, task_loss
+from harness.mlp_calls import loss as loss_of
+from harness.mlp_cases import losses
 
-
-def make(p):
-    n = len(p.flat)
-    targets = [p.y] if p.loss == "mse" else []
-
-    def fn(*t):
-        return fastmeta.conv_loss(p.tree(t[:n]), t[n], t[n + 1] if targets else p.y, **p.options())
-
-    return fn, [*p.flat, p.x, *targets]
+test_any_net = any_net(loss_of)
 
 
 @kinds
@@ -26,16 +19,10 @@ def test_equals_torch_modules(backend, kind, loss):
     same([fastmeta.conv_loss(p.params, p.x, p.y, **p.options())], [torch.stack(expected)])
 
 
-@settings(max_examples=60, deadline=None)
-@given(problems())
-def test_any_net(p):
-    check_against_reference(*make(p), "ext")
-
-
 @losses
 @ext
 def test_float32(backend, loss):
-    check_against_reference(*make(problem(channels=17, size=14, loss=loss, dtype=torch.float32)), "ext")
+    check_against_reference(*loss_of(single(loss=loss)), "ext")
 
 
 @both
@@ -50,9 +37,10 @@ def test_no_example_counts(backend):
 @both
 def test_errors(backend):
     p = problem()
-    with pytest.raises(ValueError, match=r"conv_loss: targets must be in \[0, 3\) or ignore_index=-100, got 7"):
-        fastmeta.conv_loss(p.params, p.x, torch.full_like(p.y, 7), **p.options())
-    with pytest.raises(ValueError, match=r"conv_loss: targets must have shape \[3, 5\], got \[3, 4\]"):
-        fastmeta.conv_loss(p.params, p.x, p.y[:, :4], **p.options())
-    with pytest.raises(ValueError, match="conv_loss: loss must be one of 'cross_entropy', 'mse', got 'l1'"):
-        fastmeta.conv_loss(p.params, p.x, p.y, blocks=p.blocks, loss="l1")
+    for targets, loss, message in (
+        (torch.full_like(p.y, 7), "cross_entropy", r"targets must be in \[0, 3\) or ignore_index=-100, got 7"),
+        (p.y[:, :4], "cross_entropy", r"targets must have shape \[3, 5\], got \[3, 4\]"),
+        (p.y, "l1", "loss must be one of 'cross_entropy', 'mse', got 'l1'"),
+    ):
+        with pytest.raises(ValueError, match="conv_loss: " + message):
+            fastmeta.conv_loss(p.params, p.x, targets, blocks=p.blocks, loss=loss)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fastmeta
-from harness.mlp_cases import RATES, Problem, lr_of, problems, rates_of
+from harness.mlp_cases import RATES, Mlp, problems
 
 D = torch.float64
 
@@ -36,7 +36,7 @@ def adapt_then_loss(params, lr, support_x, support_y, query_x, query_y, *, activ
 class MetaProblem:
     """An MLP that adapts to the tasks of `p` in `steps` steps, and their queries. Functions take groups of tensors."""
 
-    p: Problem
+    p: Mlp
     kind: str
     steps: int
     rates: list[Tensor] = field(repr=False)
@@ -52,7 +52,7 @@ class MetaProblem:
         """The query losses [T]."""
         support_x, query_x, *targets = groups["examples"]
         support_y, query_y = targets or (self.p.y, self.query_y)
-        params, lr = self.p.tree(groups["parameters"]), lr_of(self.p, self.kind, groups["rates"])
+        params, lr = self.p.tree(groups["parameters"]), self.p.lr(self.kind, groups["rates"])
         options = self.p.options() | {"steps": self.steps, "first_order": first_order}
         return way(params, lr, support_x, support_y, query_x, query_y, **options)
 
@@ -69,18 +69,9 @@ class MetaProblem:
 def meta_problems(draw):
     p = draw(problems(layers=4))
     kind, steps, queries = draw(st.sampled_from(RATES)), draw(st.integers(1, 6)), draw(st.integers(0, 40))
-    widest = max(
-        p.x.shape[-1], *(t.shape[-1] for t in p.flat)
-    )  # the curvature grows with it: the inner loop shall not diverge
-    rates = [rate * 4 / (4 + widest) for rate in rates_of(p, kind, steps)]
-    query_x = torch.randn(p.x.shape[0], queries, p.x.shape[-1], dtype=D)
-    shape = (p.x.shape[0], queries)
-    if p.loss == "mse":
-        query_y = torch.randn(*shape, p.y.shape[-1], dtype=D)
-    else:
-        query_y = torch.randint(0, p.params[-2].shape[-2], shape)
-        query_y[torch.rand(shape) < 0.15] = -100
-    return MetaProblem(p, kind, steps, rates, query_x, query_y)
+    widest = max(t.shape[-1] for t in (p.x, *p.flat))  # the curvature grows with it: the inner loop shall not diverge
+    rates = [rate * 4 / (4 + widest) for rate in p.rates(kind, steps)]
+    return MetaProblem(p, kind, steps, rates, p.like_x(queries), p.targets(queries))
 
 
 def dot(a, b):

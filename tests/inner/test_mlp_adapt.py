@@ -1,15 +1,16 @@
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastmeta
 from harness.compare import check_against_reference
 from harness.mlp_calls import adapt
-from harness.mlp_cases import KERNELS, RATES, any_problem, native, native_by_name, problem
+from harness.mlp_cases import RATES, any_net, everywhere, losses, native, problem
+
+test_any_net = any_net(adapt, st.sampled_from(RATES), st.integers(1, 6), st.booleans(), max_examples=30)
 
 
-@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
+@everywhere
 def test_equals_sgd_by_hand(backend):
     p = problem((3, 5, 4), 7)
     ours = fastmeta.mlp_adapt(p.params, 0.1, p.x, p.y, steps=3, activation="tanh")
@@ -23,20 +24,12 @@ def test_equals_sgd_by_hand(backend):
 
 @pytest.mark.parametrize("kind", RATES)
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@losses
 @native
 def test_all_rates(backend, kind, first_order, loss):
     for shared in (True, False):
         p = problem((3, 5, 4), 7, loss=loss, shared=shared)
         check_against_reference(*adapt(p, kind, 3, first_order), backend)
-
-
-@native_by_name
-@settings(max_examples=30, deadline=None)
-@given(st.data(), st.sampled_from(RATES), st.integers(1, 6), st.booleans())
-def test_any_net(backend, data, kind, steps, first_order):
-    p = any_problem(data, backend)
-    check_against_reference(*adapt(p, kind, steps, first_order), backend)
 
 
 @native
@@ -58,21 +51,15 @@ def test_no_steps_and_one_rate_number(backend):
 @native
 def test_errors(backend):
     p = problem((3, 4, 2), 5)
-    for bad, message in (
-        (lambda f: f(p.params, [0.1], p.x, p.y, steps=1), "lr must have one entry for each of the 4 params, got 1"),
-        (
-            lambda f: f(p.params, torch.ones(3).double(), p.x, p.y, steps=2),
-            r"lr must have shape \[\] or \[2\], got \[3\]",
-        ),
-        (lambda f: f(p.params, float("inf"), p.x, p.y, steps=1), "lr must be finite, got inf"),
-        (lambda f: f(p.params, 0.1, p.x, p.y, steps=-1), "steps must be at least 0, got -1"),
-        (
-            lambda f: f(p.params, [p.params[0], 0.1, p.params[2], 0.1], p.x, p.y, steps=1),
-            r"lr\[1\] must be of one kind with lr\[0\]",
-        ),
+    for lr, steps, message in (
+        ([0.1], 1, "lr must have one entry for each of the 4 params, got 1"),
+        (torch.ones(3).double(), 2, r"lr must have shape \[\] or \[2\], got \[3\]"),
+        (float("inf"), 1, "lr must be finite, got inf"),
+        (0.1, -1, "steps must be at least 0, got -1"),
+        ([p.params[0], 0.1, p.params[2], 0.1], 1, r"lr\[1\] must be of one kind with lr\[0\]"),
     ):
         with pytest.raises(ValueError, match="mlp_adapt: " + message):
-            bad(fastmeta.mlp_adapt)
+            fastmeta.mlp_adapt(p.params, lr, p.x, p.y, steps=steps)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"], indirect=True)

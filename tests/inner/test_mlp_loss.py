@@ -1,16 +1,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import fastmeta
 from harness.compare import check_against_reference
 from harness.mlp_calls import loss as loss_of
-from harness.mlp_cases import KERNELS, LOSSES, any_problem, native, native_by_name, problem
+from harness.mlp_cases import any_net, everywhere, losses, native, problem
+
+test_any_net = any_net(loss_of)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@losses
 @native
 def test_equals_pytorchs_losses(backend, loss):
     p = problem((3, 5, 4), 7, loss=loss)
@@ -19,15 +19,7 @@ def test_equals_pytorchs_losses(backend, loss):
     torch.testing.assert_close(fastmeta.mlp_loss(p.params, p.x, p.y, **p.options()), torch.stack(expected))
 
 
-@native_by_name
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_any_net(backend, data):
-    p = any_problem(data, backend)
-    check_against_reference(*loss_of(p), backend)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
+@losses
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @native
 def test_other_dtypes(backend, loss, dtype):
@@ -35,14 +27,14 @@ def test_other_dtypes(backend, loss, dtype):
     check_against_reference(*loss_of(p), backend)
 
 
-@pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
+@everywhere
 def test_a_task_without_examples_has_loss_0(backend):
     p = problem((3, 5, 4), 6)
     p.y[1] = -100
     params = [t.requires_grad_() for t in p.params]
-    losses = fastmeta.mlp_loss(params, p.x, p.y)
-    assert losses[1] == 0 and losses[0] > 0
-    assert all(not g.any() for g in torch.autograd.grad(losses[1], params))
+    found = fastmeta.mlp_loss(params, p.x, p.y)
+    assert found[1] == 0 and found[0] > 0
+    assert all(not g.any() for g in torch.autograd.grad(found[1], params))
 
 
 @native
@@ -55,13 +47,13 @@ def test_large_logits(backend):
 @native
 def test_errors(backend):
     w, b, x, y = torch.ones(2, 3), torch.ones(2), torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
-    for bad, message in (
-        (lambda f: f([w, b], x, y + 1), r"targets must be in \[0, 2\) or ignore_index=-100, got 2"),
-        (lambda f: f([w, b], x, y[:2]), r"targets must have shape \[4\], got \[2\]"),
-        (lambda f: f([w, b], x, x, loss="mse"), r"targets must have shape \[4, 2\], got \[4, 3\]"),
-        (lambda f: f([w, b], x, y, loss="hinge"), "loss must be one of 'cross_entropy', 'mse', got 'hinge'"),
+    for targets, loss, message in (
+        (y + 1, "cross_entropy", r"targets must be in \[0, 2\) or ignore_index=-100, got 2"),
+        (y[:2], "cross_entropy", r"targets must have shape \[4\], got \[2\]"),
+        (x, "mse", r"targets must have shape \[4, 2\], got \[4, 3\]"),
+        (y, "hinge", "loss must be one of 'cross_entropy', 'mse', got 'hinge'"),
     ):
         with pytest.raises(ValueError, match="mlp_loss: " + message):
-            bad(fastmeta.mlp_loss)
+            fastmeta.mlp_loss([w, b], x, targets, loss=loss)
     with pytest.raises(TypeError, match="mlp_loss: targets must be int64 class indices, got torch.float32"):
         fastmeta.mlp_loss([w, b], x, y.float())

@@ -1,15 +1,12 @@
 """MatchingNet and its full context embeddings against plain PyTorch."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import fastmeta
-
-D = torch.float64
+from harness.plain_loops import D, losses_of
 
 
 def episode(tasks=3, ways=3, shots=2):
@@ -63,40 +60,7 @@ def test_equals_plain_pytorch(context):
     qy = qy.clone()
     qy[0, 1:3] = -100
     losses = learner.loss(sx, sy, qx, qy)
-    expected = torch.stack([F.nll_loss(z, y) for z, y in zip(plain(learner, sx, sy, qx), qy, strict=True)])
+    expected = losses_of(plain(learner, sx, sy, qx), qy, F.nll_loss)
     torch.testing.assert_close(losses, expected)
     params = [p for n, p in learner.named_parameters() if context != 1 or n != "context.of_state.weight"]
     torch.testing.assert_close(torch.autograd.grad(losses.sum(), params), torch.autograd.grad(expected.sum(), params))
-
-
-def test_context_of_the_query_does_not_depend_on_the_order_of_the_support_but_for_its_lstm():
-    context = fastmeta.FullContext(5, 3).to(D)
-    support, query = torch.randn(2, 6, 5, dtype=D), torch.randn(2, 4, 5, dtype=D)
-    nn.init.zeros_(context.support.weight_ih_l0), nn.init.zeros_(context.support.weight_ih_l0_reverse)
-    for p in context.support.parameters():
-        nn.init.zeros_(p)  # then g is the support itself
-    order = torch.randperm(6)
-    torch.testing.assert_close(context(support[:, order], query)[1], context(support, query)[1])
-
-
-def test_behaves_as_a_module():
-    learner = fastmeta.MatchingNet(nn.Linear(4, 5), context=fastmeta.FullContext(5), num_classes=3).to(D)
-    data, twin = episode(), copy.deepcopy(learner)
-    learner.loss(*data).mean().backward()
-    assert all(p.grad is not None for p in learner.parameters())
-    torch.optim.SGD(learner.parameters(), 0.1).step()
-    assert not twin.loss(*data).equal(learner.loss(*data))
-    twin.load_state_dict(learner.state_dict())
-    assert twin.loss(*data).equal(learner.loss(*data))
-
-
-def test_errors():
-    with pytest.raises(
-        ValueError, match="MatchingNet: metric must be one of 'euclidean', 'sqeuclidean', 'cosine', got 'dot'"
-    ):
-        fastmeta.MatchingNet(nn.Linear(4, 5), metric="dot")
-    with pytest.raises(ValueError, match="FullContext: steps must be a whole number, 1 or more, got 0"):
-        fastmeta.FullContext(5, 0)
-    sx, sy, qx, _ = episode()
-    with pytest.raises(ValueError, match="MatchingNet: query_x must have the 3 tasks of support_x in front"):
-        fastmeta.MatchingNet(nn.Linear(4, 5).to(D))(sx, sy, qx[:1])

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 import fastmeta
-from fastmeta.networks import meta_gradient, tasks_at_once
 from fastmeta.networks.tasks_at_once import is_batched
-from harness.plain_loops import WEIGHTS, D, episode, plain_losses, same_gradients
+from harness.engine import force_graphs_kept, force_one_by_one, force_tasks_at_once, runs_one_by_one
+from harness.plain_loops import D, episode, plain_losses, same_as_the_plain_loop, same_gradients
 
 
 @pytest.fixture(autouse=True)
 def _four_at_once(monkeypatch):
-    monkeypatch.setattr(tasks_at_once, "tasks_at_once", lambda problem, flat: 4)
-    monkeypatch.setattr(meta_gradient, "graphs_kept", lambda problem, flat: 1)  # its look at one task is none of ours
+    force_tasks_at_once(monkeypatch, 4)
+    force_graphs_kept(monkeypatch, 1)  # its look at one task is none of ours
 
 
 class Layer(nn.Module):
@@ -36,11 +36,6 @@ def learner_with(f, steps=2):
     torch.manual_seed(2)
     layer = Layer(f)
     return fastmeta.MAML(nn.Sequential(nn.Linear(6, 5), layer, nn.Linear(5, 3)).to(D), 0.3, steps), layer
-
-
-def check(learner, data, expected=None):
-    params = list(learner.parameters())
-    same_gradients(learner.loss(*data), plain_losses(learner, *data) if expected is None else expected, params, WEIGHTS)
 
 
 class NoRule(torch.autograd.Function):
@@ -93,8 +88,8 @@ REFUSED = {
 def test_what_functorch_refuses_runs_one_by_one(kind):
     (learner, layer), data = learner_with(REFUSED[kind]), episode()
     for _ in range(2):
-        check(learner, data)
-        assert learner._plan().seen.learned.one_by_one
+        same_as_the_plain_loop(learner, data)
+        assert runs_one_by_one(learner)
     layer.several.clear()
     learner.loss(*data)
     assert not any(layer.several)  # remembered
@@ -104,11 +99,11 @@ def test_a_refusal_is_remembered_for_this_network_alone():
     (learner, layer), data = learner_with(REFUSED["item"]), episode()
     learner.loss(*data)
     handle = layer.register_forward_hook(lambda *args: None)
-    assert not learner._plan().seen.learned.one_by_one
+    assert not runs_one_by_one(learner)
     handle.remove()
     learner.model[1] = nn.Tanh()
     learner.loss(*data)
-    assert not learner._plan().seen.learned.one_by_one
+    assert not runs_one_by_one(learner)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +119,8 @@ def test_other_errors_are_raised_at_once(error):
     with pytest.raises(type(error), match=str(error.args[0])):
         learner.loss(*data)
     assert layer.several == [True]
-    check(learner, data)
-    assert any(layer.several[1:4]) and not learner._plan().seen.learned.one_by_one
+    same_as_the_plain_loop(learner, data)
+    assert any(layer.several[1:]) and not runs_one_by_one(learner)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), None])
@@ -146,7 +141,7 @@ def test_without_memory_half_as_many(error):
     expected = plain_losses(learner, *data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check(learner, data, expected)
+        same_gradients(learner.loss(*data), expected, list(learner.parameters()))
         assert counts[0] == 4 and set(counts[1:]) == {2}
         counts.clear()
         learner.loss(*data)
@@ -155,7 +150,7 @@ def test_without_memory_half_as_many(error):
     assert [str(w.message) for w in caught if "memory" in str(w.message)] == [
         "MAML: memory ran out with all tasks at once; half as many, and again, as long as it does. task_chunk sets how many"
     ]
-    assert not learner._plan().seen.learned.one_by_one
+    assert not runs_one_by_one(learner)
 
 
 def test_memory_that_lasts_for_no_task_is_an_error():
@@ -176,21 +171,13 @@ def test_a_failed_attempt_leaves_nothing_behind():
         noise = torch.rand_like(h)
         return h.tanh() * noise * (1 if h.detach().sum().item() else 2)
 
-    found = []
+    data, found = episode(), []
     for forced in (False, True):
-        (learner, layer), data = learner_with(noisy), episode()
-        learner._plan().seen.learned.one_by_one = forced
-        torch.manual_seed(3)
-        data = [x.clone() for x in data]
+        learner, layer = learner_with(noisy)
+        force_one_by_one(learner, forced)
         torch.manual_seed(7)
-        found.append((learner.loss(*learner_data(data)), layer.shared.clone()))
+        found.append((learner.loss(*data), layer.shared.clone()))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
-
-
-def learner_data(data):
-    """The same numbers for both runs."""
-    generator = torch.Generator().manual_seed(5)
-    return [torch.randn(x.shape, generator=generator, dtype=D) if x.is_floating_point() else x * 0 for x in data]
 
 
 def hooked(layer, h):
@@ -216,18 +203,17 @@ def state_in_a_buffer(layer, h):
 def test_models_that_ask_for_gradients_run_one_by_one(f):
     """Under torch.vmap a tensor says that it needs none, and a hook on it is never called."""
     (learner, _layer), data = learner_with(f), episode()
-    check(learner, data)
-    assert learner._plan().seen.learned.one_by_one
+    same_as_the_plain_loop(learner, data)
+    assert runs_one_by_one(learner)
 
 
 @pytest.mark.parametrize("f", [state, state_in_a_buffer])
 def test_models_with_a_state_run_one_by_one(f):
     """What torch.vmap made of it would hold all tasks."""
-    found = []
+    data, found = episode(), []
     for forced in (False, True):
-        (learner, layer), data = learner_with(f), episode()
-        learner._plan().seen.learned.one_by_one = forced
-        data = learner_data(data)
+        learner, layer = learner_with(f)
+        force_one_by_one(learner, forced)
         found.append((learner.loss(*data), learner.loss(*data), layer.__dict__.get("last", layer.shared)))
         assert not is_batched(found[-1][2])
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
@@ -236,7 +222,7 @@ def test_models_with_a_state_run_one_by_one(f):
 def test_a_model_that_torch_vmap_takes_is_watched_once():
     (learner, layer), data = learner_with(lambda layer, h: h.tanh()), episode()
     for _ in range(2):
-        check(learner, data)
+        same_as_the_plain_loop(learner, data)
         seen = learner._plan().seen
         assert seen.learned.vmapped == seen.modes_now() and not seen.learned.one_by_one
     assert any(layer.several)

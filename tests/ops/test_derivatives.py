@@ -17,13 +17,14 @@ everywhere = pytest.mark.parametrize(("op", "backend"), EVERYWHERE, indirect=["b
 @pytest.mark.parametrize("tasks", [None, 2])
 def test_first_order(op, backend, tasks):
     c = case(op, tasks)
-    assert gradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=backend in SLOW)
+    assert gradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=backend in SLOW or tasks is not None)
 
 
 @everywhere
 def test_second_order(op, backend):
+    """Along random directions."""
     c = case(op, None)
-    assert gradgradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=backend in SLOW)
+    assert gradgradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=True)
 
 
 @everywhere
@@ -44,57 +45,32 @@ def test_third_order_equals_the_references(op, backend):
 
 
 @everywhere
-def test_two_inner_steps_by_hand(op, backend):
-    """MAML around the op: the gradient of a gradient step through the op, twice."""
-    c = case(op)
-
-    def meta_gradient(tensors):
-        start = tensors[0]
-        theta = start
-        for _ in range(2):
-            inner = sum(y.square().sum() for y in outputs(c.fn(theta, *tensors[1:])))
-            (g,) = torch.autograd.grad(inner, theta, create_graph=True)
-            theta = theta - 0.05 * g
-        outer = sum(y.square().sum() for y in outputs(c.fn(theta, *tensors[1:])))
-        return torch.autograd.grad(outer, tensors, allow_unused=True, materialize_grads=True)
-
-    tensors = [t.requires_grad_() for t in c.tensors]
-    ours = meta_gradient(tensors)
-    with fastmeta.backend("reference"):
-        torch.testing.assert_close(ours, meta_gradient(tensors))
-
-
-@everywhere
 def test_the_backend_of_forward_serves_backward(op, backend):
     c = case(op)
-    tensors = [t.requires_grad_() for t in c.tensors]
-    with fastmeta.backend(backend):
-        found = outputs(c.fn(*tensors))
-    with fastmeta.backend("auto"):
-        later = torch.autograd.grad(found, tensors, [torch.ones_like(y) for y in found], allow_unused=True)
-    with fastmeta.backend(backend):
-        again = outputs(c.fn(*tensors))
-        at_once = torch.autograd.grad(again, tensors, [torch.ones_like(y) for y in again], allow_unused=True)
-    for a, b in zip(later, at_once, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            assert torch.equal(a, b)  # bit for bit: the same kernels ran
+    tensors, grads = [t.requires_grad_() for t in c.tensors], []
+    for later in ("auto", backend):
+        with fastmeta.backend(backend):
+            found = outputs(c.fn(*tensors))
+        with fastmeta.backend(later):
+            of = torch.autograd.grad(found, tensors, [torch.ones_like(y) for y in found], allow_unused=True)
+        grads.append(of)
+    assert all(
+        a is b is None or torch.equal(a, b) for a, b in zip(*grads, strict=True)
+    )  # bit for bit: the same kernels ran
 
 
 @everywhere
-@pytest.mark.parametrize("order", [1, 2])
-def test_new_tensors_are_made_where_the_inputs_are(op, backend, order):
+def test_new_tensors_are_made_where_the_inputs_are(op, backend):
     """Not on the default device, which here holds no numbers."""
     c = case(op)
     tensors = [t.requires_grad_() for t in c.tensors]
     with torch.device("meta"):
-        grads = outputs(c.fn(*tensors))
-        for _ in range(order):
-            value = sum(y.sin().sum() for y in grads)
-            grads = torch.autograd.grad(
-                value, tensors, create_graph=order > 1, allow_unused=True, materialize_grads=True
-            )
-    assert all(g.device == t.device for g, t in zip(grads, tensors, strict=True))
+        found = outputs(c.fn(*tensors))
+        for create_graph in (True, False):
+            value = sum(y.sin().sum() for y in found)
+            options = {"create_graph": create_graph, "allow_unused": True, "materialize_grads": True}
+            found = torch.autograd.grad(value, tensors, **options)
+            assert all(g.device == t.device for g, t in zip(found, tensors, strict=True))
 
 
 @everywhere

@@ -15,7 +15,7 @@ import fastmeta
 from harness.cases import BACKENDS, EVERYWHERE, VARIANTS, Case, case, randn
 from harness.compare import outputs, values_and_grads
 from harness.learner_cases import learner_case
-from harness.transform_truths import OPS, SUBJECTS, dot, of_values, subject, truth
+from harness.transform_truths import OPS, SUBJECTS, dot, subject, truth
 from harness.transforms import TRANSFORMS
 from pages.transform_table import CELLS, PAGE, RAISES, page
 
@@ -114,15 +114,6 @@ def test_autocast(op, backend):
         torch.testing.assert_close(grad_.float(), exact, **tolerance)
 
 
-@pytest.mark.parametrize("name", ["prototypes", "mlp_loss", "ProtoNet"])
-def test_compile_without_gradients(name):
-    torch._dynamo.reset()
-    s = subject(name)
-    with torch.no_grad():
-        found = torch.compile(s.outputs, fullgraph=True, backend="aot_eager")(*s.tensors)
-    torch.testing.assert_close(list(found), truth(name, of_values))
-
-
 @pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss", "mlp_hvp"])
 def test_opcheck(op):
     """The two opaque nodes that all ops share: schema, fake tensors, registration, tracing."""
@@ -137,42 +128,33 @@ def test_opcheck(op):
         assert set(checked.values()) == {"SUCCESS"} and len(checked) == 4
 
 
-def labelled(name, labels):
+def labelled(op, labels):
     """An op that takes labels, as a function of its first tensor and them."""
     torch.manual_seed(1)
-    params, c = [randn(3, 2), randn(3)], randn(3, 2)
-    of_conv, conv = (
-        [randn(3, 2, 3, 3), *[None] * 3, randn(3, 3), None],
-        {"blocks": [fastmeta.ConvBlock(1, 0, None, pool=1)]},
-    )
+    rows = randn(3, 2)
+    if op in OF_DISTANCES:
+        return Case(lambda x, y: OF_DISTANCES[op](x, y, rows), [randn(*labels.shape, 2), labels])
+    conv = op.startswith("conv")
+    params = [randn(3, 2, 3, 3), *[None] * 3, randn(3, 3), None] if conv else [rows, randn(3)]
+    options = {"blocks": [fastmeta.ConvBlock(1, 0, None, pool=1)]} if conv else {}
+    function = op.partition("_")[2]
 
-    def image(x):
-        return x[..., None, None].expand(*x.shape, 3, 3)
+    def fn(x, y):
+        x = x[..., None, None].expand(*x.shape, 3, 3) if conv else x
+        examples = {"hvp": (params, x, y), "adapt": (0.1, x, y), "meta_loss": (0.1, x, y, x, y)}.get(function, (x, y))
+        steps = {"steps": 2} if function in ("adapt", "meta_loss") else {}
+        return getattr(fastmeta, op)(params, *examples, **options, **steps)
 
-    calls = {
-        "prototypes": lambda x, y: fastmeta.prototypes(x, y, 3),
-        "proto_loss": lambda x, y: fastmeta.proto_loss(x, c, y),
-        "matching_log_probs": lambda x, y: fastmeta.matching_log_probs(c, x, y, 3),
-        "mlp_loss": lambda x, y: fastmeta.mlp_loss(params, x, y),
-        "mlp_grad": lambda x, y: fastmeta.mlp_grad(params, x, y)[1],
-        "mlp_hvp": lambda x, y: fastmeta.mlp_hvp(params, params, x, y),
-        "mlp_adapt": lambda x, y: fastmeta.mlp_adapt(params, 0.1, x, y, steps=2),
-        "mlp_meta_loss": lambda x, y: fastmeta.mlp_meta_loss(params, 0.1, x, y, x, y, steps=2),
-        "conv_loss": lambda x, y: fastmeta.conv_loss(of_conv, image(x), y, **conv),
-        "conv_grad": lambda x, y: fastmeta.conv_grad(of_conv, image(x), y, **conv)[1],
-        "conv_hvp": lambda x, y: fastmeta.conv_hvp(of_conv, of_conv, image(x), y, **conv),
-        "conv_adapt": lambda x, y: fastmeta.conv_adapt(of_conv, 0.1, image(x), y, steps=2, **conv),
-        "conv_meta_loss": lambda x, y: fastmeta.conv_meta_loss(of_conv, 0.1, image(x), y, image(x), y, steps=2, **conv),
-    }
-    return Case(calls[name], [randn(*labels.shape, 2), labels])
+    return Case(fn, [randn(*labels.shape, 2), labels])
 
 
-LABELLED = [(op, backend) for op, backend in EVERYWHERE if op in ["prototypes", "proto_loss", "matching_log_probs"]]
-LABELLED += [
-    (op, backend)
-    for op, backend in EVERYWHERE
-    if op.startswith(("mlp_", "conv_")) and op in BACKENDS and not op.endswith("_forward")
-]
+OF_DISTANCES = {
+    "prototypes": lambda x, y, rows: fastmeta.prototypes(x, y, 3),
+    "proto_loss": lambda x, y, rows: fastmeta.proto_loss(x, rows, y),
+    "matching_log_probs": lambda x, y, rows: fastmeta.matching_log_probs(rows, x, y, 3),
+}
+OF_NETWORKS = [op for op in BACKENDS if op.startswith(("mlp_", "conv_")) and not op.endswith("_forward")]
+LABELLED = [(op, backend) for op, backend in EVERYWHERE if op in (*OF_DISTANCES, *OF_NETWORKS)]
 
 
 @pytest.mark.parametrize(("op", "backend"), LABELLED, indirect=["backend"])

@@ -59,6 +59,7 @@ def wrong():
     nan = float("nan")
     return [
         None, "x", b"relu", 2.5, nan, float("inf"), 3, 5, -1, 2**31, 2**40, 2**63, 2**70, 10**400, -(10**400), True, 1 + 2j, object(),
+        2.0, 3.0, -100.0,
         [], [None], {}, {"a": 1}, (1, 2), range(3), len, slice(2), np.ones(2), np.array(3), np.float32(nan), np.int64(-7), np.bool_(True),
         torch.tensor(nan), torch.tensor(2.0), torch.tensor(3), torch.tensor(True), torch.ones(()).double(), torch.ones(2, 6), torch.ones(0),
         torch.ones(2, 6, 4).half(), torch.ones(2, 6, 4, device="meta"), torch.ones(2, 6, 4).to_sparse(),

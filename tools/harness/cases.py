@@ -1,5 +1,6 @@
 """One small example of every op, as a function of its differentiable tensors: what the tests that hold for all ops run on."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,10 +8,13 @@ import torch
 from torch import Tensor
 
 import fastmeta
+from harness import conv_cases, mlp_calls, mlp_cases
+from harness.compare import outputs
 from harness.device import DEVICE
 
 # The backends an op must have on this device, without exception.
 PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
+KERNELS = tuple(name for name in PROTO if name != "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
 CONV = ("ext", "reference") if DEVICE == "cpu" else ("reference",)
 TRITON = ("triton", "reference")
@@ -104,131 +108,36 @@ def _task_conv2d(lead, dtype):
     return Case(lambda *t: fastmeta.task_conv2d(*t, stride=2, padding=1), tensors)
 
 
-def _mlp(lead, dtype):
-    """Shared weights of two layers, tanh so that second derivatives are smooth; inputs and labels."""
-    params = [randn(4, 2, dtype=dtype), randn(4, dtype=dtype), randn(3, 4, dtype=dtype) / 2, randn(3, dtype=dtype)]
-    return params, randn(*lead, 5, 2, dtype=dtype), torch.tensor([0, 2, 1, -100, 1]).expand(*lead, 5)
-
-
-def _mlp_forward(lead, dtype):
-    params, x, _ = _mlp(lead, dtype)
-    return Case(lambda *t: fastmeta.mlp_forward(t[:4], t[4], activation="tanh"), [*params, x])
-
-
-def _mlp_loss(lead, dtype):
-    params, x, y = _mlp(lead, dtype)
-    return Case(lambda *t: fastmeta.mlp_loss(t[:4], t[4], y, activation="tanh"), [*params, x])
-
-
-def _mlp_grad(lead, dtype):
-    params, x, _ = _mlp(lead, dtype)
-
-    def fn(*t):
-        loss, grads = fastmeta.mlp_grad(t[:4], t[4], t[5], activation="sigmoid", loss="mse")
-        return (loss, *grads)
-
-    return Case(fn, [*params, x, randn(*lead, 5, 3, dtype=dtype)])
-
-
-def _mlp_hvp(lead, dtype):
-    params, x, y = _mlp(lead, dtype)
-    vectors = [randn(*lead, *p.shape, dtype=dtype) for p in params]
-    return Case(lambda *t: tuple(fastmeta.mlp_hvp(t[:4], t[4:8], t[8], y, activation="gelu")), [*params, *vectors, x])
-
-
-def _mlp_hvp_ggn(lead, dtype):
-    params, x, y = _mlp(lead, dtype)
-    vectors = [randn(*lead, *p.shape, dtype=dtype) for p in params]
+def _of_network(op, lead, dtype):
+    """Parameters that the tasks share. Smooth: no ReLU in the MLP, and a norm that is smooth where a channel's numbers are few."""
+    loss = "mse" if op.endswith(("_grad", "_meta_loss")) else "cross_entropy"
+    options = {"T": lead[0] if lead else 1, "loss": loss, "dtype": dtype}
+    if op.startswith("mlp"):
+        activation = {"mlp_grad": "sigmoid", "mlp_hvp": "gelu"}.get(op, "tanh")
+        p = mlp_cases.problem((2, 4, 3), 5, activation=activation, **options)
+    else:
+        block = fastmeta.ConvBlock(eps=0.1)
+        p = conv_cases.problem((block,), 3, channels=2, inputs=1, size=4, ways=2, **options)
+        p.params[1] = None  # no bias before the norm
+    if loss == "cross_entropy":
+        p.y[:, 0] = -100
+    function, whole = op.removesuffix("_ggn").partition("_")[2], len(p.flat)
+    more = {
+        "adapt": ("per element", 2),
+        "meta_loss": ("per step", 2),
+        "hvp": ("ggn" if op.endswith("ggn") else "hessian",),
+    }
+    call, tensors = getattr(mlp_calls, function)(p, *more.get(function, ()))
+    if function in ("adapt", "meta_loss"):
+        whole += len(p.rates(more[function][0], 2))
+    if not lead:
+        p.y, tensors = p.y[0], [*tensors[:whole], *(t[0] for t in tensors[whole:])]
 
     def fn(*t):
-        return tuple(fastmeta.mlp_hvp(t[:4], t[4:8], t[8], y, activation="tanh", curvature="ggn"))
+        found = outputs(call(*t))
+        return found[0] if len(found) == 1 else found
 
-    return Case(fn, [*params, *vectors, x])
-
-
-def _mlp_adapt(lead, dtype):
-    params, x, y = _mlp(lead, dtype)
-    rates = [torch.rand_like(p) for p in params]
-
-    def fn(*t):
-        return tuple(fastmeta.mlp_adapt(t[:4], t[4:8], t[8], y, steps=2, activation="tanh"))
-
-    return Case(fn, [*params, *rates, x])
-
-
-def _mlp_meta_loss(lead, dtype):
-    params, x, y = _mlp(lead, dtype)
-
-    def fn(*t):
-        return fastmeta.mlp_meta_loss(t[:4], t[4], t[5], y, t[6], y, steps=2, activation="tanh")
-
-    return Case(fn, [*params, torch.tensor([0.3, 0.1], dtype=dtype), x, randn(*lead, 5, 2, dtype=dtype)])
-
-
-BLOCKS = [fastmeta.ConvBlock(eps=0.1)]  # so that the norm is smooth where a channel's numbers are few
-
-
-def _conv(lead, dtype):
-    """One block, shared by the tasks: 3 x 3, batch norm, ReLU, max-pool; images and labels."""
-    params = [randn(2, 1, 3, 3, dtype=dtype), 1 + randn(2, dtype=dtype) / 4, randn(2, dtype=dtype)]
-    params += [randn(2, 8, dtype=dtype) / 3, randn(2, dtype=dtype)]
-    return params, randn(*lead, 3, 1, 4, 4, dtype=dtype), torch.tensor([0, -100, 1]).expand(*lead, 3)
-
-
-def _slots(t):
-    """No bias before the norm."""
-    return [t[0], None, *t[1:5]]
-
-
-def _conv_forward(lead, dtype):
-    params, x, _ = _conv(lead, dtype)
-    return Case(lambda *t: fastmeta.conv_forward(_slots(t), t[5], blocks=BLOCKS), [*params, x])
-
-
-def _conv_loss(lead, dtype):
-    params, x, y = _conv(lead, dtype)
-    return Case(lambda *t: fastmeta.conv_loss(_slots(t), t[5], y, blocks=BLOCKS), [*params, x])
-
-
-def _conv_grad(lead, dtype):
-    params, x, _ = _conv(lead, dtype)
-
-    def fn(*t):
-        loss, grads = fastmeta.conv_grad(_slots(t), t[5], t[6], blocks=BLOCKS, loss="mse")
-        return (loss, *(g for g in grads if g is not None))
-
-    return Case(fn, [*params, x, randn(*lead, 3, 2, dtype=dtype)])
-
-
-def _conv_hvp(lead, dtype):
-    params, x, y = _conv(lead, dtype)
-    vectors = [randn(*lead, *p.shape, dtype=dtype) for p in params]
-
-    def fn(*t):
-        found = fastmeta.conv_hvp(_slots(t), _slots(t[5:10]), t[10], y, blocks=BLOCKS)
-        return tuple(v for v in found if v is not None)
-
-    return Case(fn, [*params, *vectors, x])
-
-
-def _conv_adapt(lead, dtype):
-    params, x, y = _conv(lead, dtype)
-    rates = [torch.rand_like(p) / 4 for p in params]
-
-    def fn(*t):
-        found = fastmeta.conv_adapt(_slots(t), _slots(t[5:10]), t[10], y, blocks=BLOCKS, steps=2)
-        return tuple(v for v in found if v is not None)
-
-    return Case(fn, [*params, *rates, x])
-
-
-def _conv_meta_loss(lead, dtype):
-    params, x, y = _conv(lead, dtype)
-
-    def fn(*t):
-        return fastmeta.conv_meta_loss(_slots(t), t[5], t[6], y, t[7], y, blocks=BLOCKS, steps=2)
-
-    return Case(fn, [*params, torch.tensor([0.3, 0.1], dtype=dtype), x, randn(*lead, 3, 1, 4, 4, dtype=dtype)])
+    return Case(fn, tensors)
 
 
 def _hvp(lead, dtype):
@@ -238,5 +147,6 @@ def _hvp(lead, dtype):
     return Case(fn, [randn(2, 3, dtype=dtype), randn(2, 3, dtype=dtype), randn(*lead, 4, 2, dtype=dtype)])
 
 
-_MAKERS = {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS | VARIANTS}
+_MAKERS = {op: functools.partial(_of_network, op) for op in BACKENDS | VARIANTS if op.startswith(("mlp_", "conv_"))}
+_MAKERS |= {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS}
 EVERYWHERE = [(op, backend) for op, backends in (BACKENDS | VARIANTS).items() for backend in backends]

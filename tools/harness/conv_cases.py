@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import assume
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastmeta import ConvBlock
-from harness import mlp_cases
-from harness.mlp_cases import LOSSES
+from harness.compare import check_against_reference
+from harness.mlp_cases import LOSSES, Problem
 
 D = torch.float64
 KINDS = {
@@ -21,63 +21,30 @@ KINDS = {
     "one block": (ConvBlock(padding=0, eps=0.1),),
     "beyond the kernels": (ConvBlock(padding=3, pool=3), ConvBlock()),
 }
-NATIVE_KINDS = [kind for kind in KINDS if kind != "beyond the kernels"]
 both = pytest.mark.parametrize("backend", ["auto", "reference"], indirect=True)
 ext = pytest.mark.parametrize("backend", ["ext"], indirect=True)
 kinds = pytest.mark.parametrize("kind", KINDS)
-native_kinds = pytest.mark.parametrize("kind", NATIVE_KINDS)
-losses = pytest.mark.parametrize("loss", LOSSES)
 
 
 @dataclass(repr=False)
-class Problem:
-    """A network with T tasks of n examples. Functions of it take flat tensors; `tree` puts them back into a parameter list."""
+class ConvNet(Problem):
+    blocks: tuple[ConvBlock, ...] = ()
+    family = "conv"
+    __repr__ = Problem.__repr__  # hypothesis prints the fields of a dataclass that has none of its own
 
-    blocks: tuple[ConvBlock, ...]
-    params: list[Tensor | None]
-    x: Tensor
-    y: Tensor
-    loss: str
-    shared: bool
-
-    @property
-    def flat(self) -> list[Tensor]:
-        return [p for p in self.params if p is not None]
-
-    def tree(self, tensors):
-        remaining = iter(tensors)
-        return [None if p is None else next(remaining) for p in self.params]
-
-    def core(self, p: Tensor) -> torch.Size:
-        return p.shape if self.shared else p.shape[1:]
+    def of_network(self):
+        return {"blocks": self.blocks}
 
     def of_task(self, t: int) -> list[Tensor | None]:
         return [p if p is None or self.shared else p[t] for p in self.params]
 
-    def vectors(self) -> list[Tensor]:
-        return [torch.randn(self.x.shape[0], *self.core(p), dtype=p.dtype) for p in self.flat]
-
-    def like_x(self, n: int) -> Tensor:
-        return torch.randn(self.x.shape[0], n, *self.x.shape[2:], dtype=self.x.dtype)
-
-    def targets(self, n: int) -> Tensor:
-        T, ways = self.x.shape[0], self.params[-2].shape[-2]
-        if self.loss == "mse":
-            return torch.randn(T, n, ways, dtype=self.x.dtype)
-        y = torch.randint(0, ways, (T, n))
-        y[torch.rand(T, n) < 0.15] = -100
-        return y
-
-    def options(self):
-        return {"blocks": self.blocks, "loss": self.loss}
-
-    def __repr__(self) -> str:
-        shapes = [None if p is None else tuple(p.shape) for p in self.params]
-        return f"Problem({self.blocks}, {shapes}, {tuple(self.x.shape)}, {self.loss!r}, shared={self.shared})"
+    def rates(self, kind, steps):
+        """Smaller for many features, on which larger steps would run away."""
+        return [rate * min(1, 10 / self.params[-2].shape[-1]) for rate in super().rates(kind, steps)]
 
 
 def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, loss="cross_entropy", shared=True,
-            bias=True, affine=True, dtype=D) -> Problem:  # fmt: skip
+            bias=True, affine=True, dtype=D) -> ConvNet:  # fmt: skip
     """`blocks`: of KINDS, or such a tuple. ValueError where they leave no pixel."""
     blocks = KINDS.get(blocks, blocks)
     lead = () if shared else (T,)
@@ -97,7 +64,7 @@ def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, l
         into = channels
     features = channels * side * side
     params += [drawn(ways, features, by=features**-0.5), drawn(ways) if bias else None]
-    p = Problem(blocks, params, torch.randn(T, n, inputs, size, size, dtype=dtype), torch.empty(0), loss, shared)
+    p = ConvNet(params, torch.randn(T, n, inputs, size, size, dtype=dtype), loss, shared, blocks=blocks)
     p.y = p.targets(n)
     return p
 
@@ -129,12 +96,6 @@ def problems(draw):
     )  # fmt: skip
 
 
-def rates_of(p: Problem, kind: str, steps: int) -> list[Tensor]:
-    """Those of the mlp ops, smaller for many features, on which larger steps would run away."""
-    features = p.params[-2].shape[-1]
-    return [rate * min(1, 10 / features) for rate in mlp_cases.rates_of(p, kind, steps)]
-
-
 def _fits(blocks, size):
     for block in blocks:
         size = ((size + 2 * block.padding - 3) // block.stride + 1) // block.pool
@@ -143,7 +104,23 @@ def _fits(blocks, size):
     return True
 
 
-def module(p: Problem, t: int) -> nn.Sequential:
+def any_net(call, *strategies, max_examples=60):
+    """A test: `call(p, ...)` on random networks, with values of the strategies, is on the CPU's kernels what the reference gives."""
+
+    @settings(max_examples=max_examples, deadline=None)
+    @given(st.data())
+    def test(data):
+        check_against_reference(*call(data.draw(problems()), *map(data.draw, strategies)), "ext")
+
+    return test
+
+
+def single(**options) -> ConvNet:
+    """In float32, with channels for whole and broken vectors."""
+    return problem(channels=17, size=14, dtype=torch.float32, **options)
+
+
+def module(p: ConvNet, t: int) -> nn.Sequential:
     """The network of task t out of torch's modules, with its values."""
     layers: list[nn.Module] = []
     params = p.of_task(t)

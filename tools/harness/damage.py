@@ -23,57 +23,34 @@ Attack = Callable[[random.Random], str]
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Not `data`: one to three of the changes below, each at random places."""
+    """Not `data`: one to three changes at random places."""
     changed = data
     while changed == data:
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
-            changed = rng.choice(CHANGES)(changed, rng)
+            changed = _changed(changed, rng)
     return changed
 
 
-def _span(data: bytes, rng: random.Random) -> tuple[int, int]:
-    """Mostly short ones; some begin at the file's end, where a zip has its index."""
+def _changed(data: bytes, rng: random.Random) -> bytes:
+    """Mostly short spans; some begin at the file's end, where a zip has its index."""
     length = min(len(data), rng.choice((1, 2, 4, rng.randint(1, 64), rng.randint(1, len(data) + 1))))
-    start = rng.randint(0, len(data) - length)
-    return (start, start + length) if rng.random() < 0.7 else (len(data) - length, len(data))
-
-
-def _bit(data: bytes, rng: random.Random) -> bytes:
-    place = rng.randrange(len(data)) if data else 0
-    return data[:place] + bytes(b ^ 1 << rng.randrange(8) for b in data[place : place + 1]) + data[place + 1 :]
-
-
-def _filled(data: bytes, rng: random.Random) -> bytes:
-    start, end = _span(data, rng)
-    return data[:start] + rng.choice((b"\0", b"\xff", b" ")) * (end - start) + data[end:]
-
-
-def _random(data: bytes, rng: random.Random) -> bytes:
-    start, end = _span(data, rng)
-    return data[:start] + rng.randbytes(end - start) + data[end:]
-
-
-def _without(data: bytes, rng: random.Random) -> bytes:
-    start, end = _span(data, rng)
-    return data[:start] + data[end:]
-
-
-def _cut(data: bytes, rng: random.Random) -> bytes:
-    place = rng.randint(0, len(data))
-    return data[:place] if rng.random() < 0.8 else data[place:]
-
-
-def _inserted(data: bytes, rng: random.Random) -> bytes:
-    place, (start, end) = rng.randint(0, len(data)), _span(data, rng)
-    return data[:place] + rng.choice((rng.randbytes(rng.randint(1, 64)), data[start:end])) + data[place:]
-
-
-def _swapped(data: bytes, rng: random.Random) -> bytes:
-    a, b, c, d = sorted(rng.randint(0, len(data)) for _ in range(4))
-    return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
-
-
-CHANGES = (_bit, _bit, _filled, _random, _without, _cut, _inserted, _swapped)
+    start = rng.randint(0, len(data) - length) if rng.random() < 0.7 else len(data) - length
+    before, span, after = data[:start], data[start : start + length], data[start + length :]
+    match rng.randrange(8):
+        case 0 | 1:
+            return before + bytes(b ^ 1 << rng.randrange(8) for b in span[:1]) + span[1:] + after
+        case 2:
+            return before + rng.choice((b"\0", b"\xff", b" ")) * length + after
+        case 3:
+            return before + rng.randbytes(length) + after
+        case 4:
+            return before + after
+        case 5:
+            return data[:start] if rng.random() < 0.8 else data[start:]
+        case 6:
+            return before + rng.choice((rng.randbytes(rng.randint(1, 64)), span)) + span + after
+        case _:
+            return after + span + before
 
 
 def same(a: Any, b: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The libraries of tests/peers.txt and learn2learn, where they are installed. `python tests/installed_peers.py`: fail where not."""
+"""The libraries of peers.txt and learn2learn, where they are installed. Run as a program: fail where not."""
 
 import importlib
 import importlib.util

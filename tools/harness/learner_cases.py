@@ -87,34 +87,14 @@ LEARNERS = {
 }
 
 
-def learner_of(name, dtype=torch.float64):
-    return LEARNERS[name]().to(dtype)
-
-
 def episode(dtype=torch.float64):
     sy, qy = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]]), torch.tensor([[0, 1, 0], [1, -100, 0]])
     return torch.randn(T, S, FEATURES, dtype=dtype), sy, torch.randn(T, Q, FEATURES, dtype=dtype), qy
 
 
-def loss_by_params(learner):
-    """The sum of the losses as a function of the named parameters and an episode."""
-    loss = Loss(learner)
-    return lambda params, *data: functional_call(loss, {f"learner.{n}": p for n, p in params.items()}, data).sum()
-
-
-def moved_loss(learner, data, directions, h):
-    """The sum of the losses with the parameters moved by h times the directions."""
-    params = list(learner.parameters())
-    with torch.no_grad():
-        torch._foreach_add_(params, directions, alpha=h)
-        value = learner.loss(*data).sum()
-        torch._foreach_sub_(params, directions, alpha=h)
-    return value
-
-
 def learner_case(name, dtype=torch.float64):
     """The loss [T] as a function of the parameters, support_x and query_x."""
-    loss, (sx, sy, qx, qy) = Loss(learner_of(name, dtype)), episode(dtype)
+    loss, (sx, sy, qx, qy) = Loss(LEARNERS[name]().to(dtype)), episode(dtype)
     params = dict(loss.named_parameters())
 
     def fn(*tensors):

@@ -1,75 +1,60 @@
-"""Each mlp op on a problem of mlp_cases: a function of all that it can be differentiated by, and those tensors."""
-
-import torch
-
-import fastmeta
-from harness.mlp_cases import lr_of, rates_of
+"""Each op of a network on a problem of mlp_cases or conv_cases: a function of all that it can be differentiated by, and those tensors."""
 
 
-def _examples(p):
-    return [p.x, *([p.y] if p.loss == "mse" else [])]
+def _targets(p):
+    return [p.y] if p.loss == "mse" else []
 
 
 def forward(p):
-    return lambda *t: fastmeta.mlp_forward(p.tree(t[:-1]), t[-1], activation=p.activation), [*p.flat, p.x]
+    return lambda *t: p.op("forward")(p.tree(t[:-1]), t[-1], **p.of_network()), [*p.flat, p.x]
 
 
-def _of_examples(op, p):
+def _of_examples(name, p):
     n = len(p.flat)
-    fn = lambda *t: op(p.tree(t[:n]), t[n], t[n + 1] if p.loss == "mse" else p.y, **p.options())  # noqa: E731
-    return fn, [*p.flat, *_examples(p)]
+    fn = lambda *t: p.op(name)(p.tree(t[:n]), t[n], t[n + 1] if _targets(p) else p.y, **p.options())  # noqa: E731
+    return fn, [*p.flat, p.x, *_targets(p)]
 
 
 def loss(p):
-    return _of_examples(fastmeta.mlp_loss, p)
+    return _of_examples("loss", p)
 
 
 def grad(p):
-    return _of_examples(fastmeta.mlp_grad, p)
+    return _of_examples("grad", p)
 
 
 def hvp(p, curvature="hessian"):
     n = len(p.flat)
 
     def fn(*t):
-        params, vectors = p.tree(t[:n]), p.tree(t[n : 2 * n])
-        return fastmeta.mlp_hvp(params, vectors, t[2 * n], p.y, **p.options(), curvature=curvature)
+        params, vectors, x, y = p.tree(t[:n]), p.tree(t[n : 2 * n]), t[2 * n], t[2 * n + 1 :]
+        return p.op("hvp")(params, vectors, x, y[0] if y else p.y, **p.options(), curvature=curvature)
 
-    return fn, [*p.flat, *vectors_of(p), p.x]
-
-
-def vectors_of(p):
-    return [torch.randn(p.x.shape[0], *p.core(t), dtype=p.x.dtype) for t in p.flat]
+    return fn, [*p.flat, *p.vectors(), p.x, *_targets(p)]
 
 
 def adapt(p, kind, steps, first_order=False):
-    n, rates = len(p.flat), rates_of(p, kind, steps)
+    n, rates = len(p.flat), p.rates(kind, steps)
     m = n + len(rates)
+    options = p.options() | {"steps": steps, "first_order": first_order}
 
     def fn(*t):
-        options = p.options() | {"steps": steps, "first_order": first_order}
-        targets = t[m + 1] if p.loss == "mse" else p.y
-        return fastmeta.mlp_adapt(p.tree(t[:n]), lr_of(p, kind, t[n:m]), t[m], targets, **options)
+        y = t[m + 1] if _targets(p) else p.y
+        return p.op("adapt")(p.tree(t[:n]), p.lr(kind, t[n:m]), t[m], y, **options)
 
-    return fn, [*p.flat, *rates, *_examples(p)]
+    return fn, [*p.flat, *rates, p.x, *_targets(p)]
 
 
 def meta_loss(p, kind, steps, first_order=False):
-    n, rates = len(p.flat), rates_of(p, kind, steps)
-    query_x = torch.randn(p.x.shape[0], 4, p.x.shape[-1], dtype=p.x.dtype)
-    mse = p.loss == "mse"
-    query_y = torch.randn_like(p.y[:, :1]).repeat(1, 4, 1) if mse and p.y.shape[1] else None
-    if query_y is None:
-        shape = (p.x.shape[0], 4)
-        query_y = torch.zeros(*shape, p.y.shape[-1], dtype=p.x.dtype) if mse else torch.zeros(shape, dtype=torch.int64)
+    n, rates, query_x, query_y = len(p.flat), p.rates(kind, steps), p.like_x(4), p.targets(4)
+    m = n + len(rates)
+    options = p.options() | {"steps": steps, "first_order": first_order}
 
     def fn(*t):
-        rest = t[n + len(rates) :]
-        sx, sy, qx, qy = (rest[0], rest[1], rest[2], rest[3]) if mse else (rest[0], p.y, rest[1], query_y)
-        options = p.options() | {"steps": steps, "first_order": first_order}
-        return fastmeta.mlp_meta_loss(p.tree(t[:n]), lr_of(p, kind, t[n : n + len(rates)]), sx, sy, qx, qy, **options)
+        examples = t[m:] if _targets(p) else (t[m], p.y, t[m + 1], query_y)
+        return p.op("meta_loss")(p.tree(t[:n]), p.lr(kind, t[n:m]), *examples, **options)
 
-    return fn, [*p.flat, *rates, *([p.x, p.y, query_x, query_y] if mse else [p.x, query_x])]
+    return fn, [*p.flat, *rates, *([p.x, p.y, query_x, query_y] if _targets(p) else [p.x, query_x])]
 
 
 def every(p, kind, first_order):

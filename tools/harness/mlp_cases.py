@@ -1,32 +1,37 @@
-"""Random MLPs and tasks for the tests of the mlp ops."""
+"""Random networks and tasks for the tests of the mlp and conv ops; MLPs here, convolutional networks in conv_cases.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import fastmeta
+from harness.compare import check_against_reference
 from harness.device import DEVICE
 
 ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
 LOSSES = ("cross_entropy", "mse")
 KERNELS = ("ext", "emulated", "emulated-layers") if DEVICE == "cpu" else ("ext",)
 native = pytest.mark.parametrize("backend", KERNELS, indirect=True)
-native_by_name = pytest.mark.parametrize("backend", KERNELS)  # for tests of hypothesis, which take no fixtures
+everywhere = pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
+losses = pytest.mark.parametrize("loss", LOSSES)
 RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")
 
 
 @dataclass(repr=False)
 class Problem:
-    """An MLP with T tasks of n examples. Functions of it take flat tensors; `tree` puts them back into a parameter list."""
+    """A network with T tasks of n examples. Functions of it take flat tensors; `tree` puts them back into a parameter list."""
 
     params: list[Tensor | None]
     x: Tensor
-    y: Tensor
     loss: str
-    activation: str
     shared: bool
+    y: Tensor = field(default_factory=lambda: torch.empty(0))
+    family = ""  # of its ops
 
     @property
     def flat(self) -> list[Tensor]:
@@ -39,16 +44,56 @@ class Problem:
     def core(self, p: Tensor) -> torch.Size:
         return p.shape if self.shared else p.shape[1:]
 
-    def __repr__(self) -> str:
-        widths = [self.x.shape[-1], *(w.shape[-2] for w in self.params[::2])]
-        bias = any(b is not None for b in self.params[1::2])
-        return (
-            f"Problem({widths}, {self.x.shape[1]}, T={self.x.shape[0]}, loss={self.loss!r}, activation={self.activation!r}, "
-            f"shared={self.shared}, bias={bias})"
-        )
+    def vectors(self) -> list[Tensor]:
+        return [torch.randn(self.x.shape[0], *self.core(p), dtype=p.dtype) for p in self.flat]
 
-    def options(self) -> dict[str, str]:
-        return {"activation": self.activation, "loss": self.loss}
+    def like_x(self, n: int) -> Tensor:
+        return torch.randn(self.x.shape[0], n, *self.x.shape[2:], dtype=self.x.dtype)
+
+    def targets(self, n: int) -> Tensor:
+        T, ways = self.x.shape[0], self.params[-2].shape[-2]
+        if self.loss == "mse":
+            return torch.randn(T, n, ways, dtype=self.x.dtype)
+        y = torch.randint(0, ways, (T, n))
+        y[torch.rand(T, n) < 0.15] = -100
+        return y
+
+    def rates(self, kind: str, steps: int) -> list[Tensor]:
+        dtype = self.x.dtype
+        if kind == "scalar":
+            return [torch.tensor(0.1, dtype=dtype)]
+        if kind == "per step":
+            return [0.2 * torch.rand(steps, dtype=dtype)]
+        if kind in ("per tensor", "per tensor and step"):
+            return [0.2 * torch.rand((steps,) if "step" in kind else (), dtype=dtype) for _ in self.flat]
+        lead = (steps,) if kind == "per element and step" else ()
+        return [0.3 * torch.rand(*lead, *self.core(t), dtype=dtype) - 0.05 for t in self.flat]
+
+    def lr(self, kind: str, tensors):
+        return tensors[0] if kind in ("scalar", "per step") else self.tree(tensors)
+
+    def of_network(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        return self.of_network() | {"loss": self.loss}
+
+    def op(self, name: str):
+        return getattr(fastmeta, f"{self.family}_{name}")
+
+    def __repr__(self) -> str:
+        shapes = [None if p is None else tuple(p.shape) for p in self.params]
+        return f"Problem({shapes}, {tuple(self.x.shape)}, {self.options()}, shared={self.shared})"
+
+
+@dataclass(repr=False)
+class Mlp(Problem):
+    activation: str = "tanh"
+    family = "mlp"
+    __repr__ = Problem.__repr__  # hypothesis prints the fields of a dataclass that has none of its own
+
+    def of_network(self):
+        return {"activation": self.activation}
 
 
 def problem(widths, n, *, T=3, loss="cross_entropy", activation="tanh", shared=True, bias=True, dtype=torch.float64):
@@ -57,39 +102,9 @@ def problem(widths, n, *, T=3, loss="cross_entropy", activation="tanh", shared=T
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
         params.append(torch.randn(*lead, outputs, inputs, dtype=dtype) / (2 * max(inputs, 1) ** 0.5))
         params.append(torch.randn(*lead, outputs, dtype=dtype) / 2 if bias else None)
-    x = torch.randn(T, n, widths[0], dtype=dtype)
-    if loss == "mse":
-        y = torch.randn(T, n, widths[-1], dtype=dtype)
-    else:
-        y = torch.randint(0, widths[-1], (T, n))
-        y[torch.rand(T, n) < 0.15] = -100
-    return Problem(params, x, y, loss, activation, shared)
-
-
-def rates_of(p: Problem, kind: str, steps: int) -> list[Tensor]:
-    dtype = p.x.dtype
-    if kind == "scalar":
-        return [torch.tensor(0.1, dtype=dtype)]
-    if kind == "per step":
-        return [0.2 * torch.rand(steps, dtype=dtype)]
-    if kind in ("per tensor", "per tensor and step"):
-        return [0.2 * torch.rand((steps,) if "step" in kind else (), dtype=dtype) for _ in p.flat]
-    lead = (steps,) if kind == "per element and step" else ()
-    return [0.3 * torch.rand(*lead, *p.core(t), dtype=dtype) - 0.05 for t in p.flat]
-
-
-def lr_of(p: Problem, kind: str, tensors):
-    return tensors[0] if kind in ("scalar", "per step") else p.tree(tensors)
-
-
-def any_problem(data, backend):
-    """Smaller where every access to memory is checked, and where tiles are as large for the smallest matrix."""
-    sizes = {
-        "ext": {},
-        "emulated": {"widest": 40, "most": 12},
-        "emulated-layers": {"layers": 2, "widest": 20, "most": 9},
-    }
-    return data.draw(problems(**sizes[backend]))
+    p = Mlp(params, torch.randn(T, n, widths[0], dtype=dtype), loss, shared, activation=activation)
+    p.y = p.targets(n)
+    return p
 
 
 @st.composite
@@ -97,11 +112,26 @@ def problems(draw, layers=3, widest=130, most=40):
     torch.manual_seed(draw(st.integers(0, 2**31)))
     widths = draw(st.lists(st.integers(1, widest), min_size=2, max_size=layers + 1))
     return problem(
-        widths,
-        draw(st.integers(0, most)),
-        T=draw(st.integers(1, 4)),
-        loss=draw(st.sampled_from(LOSSES)),
-        activation=draw(st.sampled_from(ACTIVATIONS)),
-        shared=draw(st.booleans()),
-        bias=draw(st.booleans()),
-    )
+        widths, draw(st.integers(0, most)), T=draw(st.integers(1, 4)), loss=draw(st.sampled_from(LOSSES)),
+        activation=draw(st.sampled_from(ACTIVATIONS)), shared=draw(st.booleans()), bias=draw(st.booleans()),
+    )  # fmt: skip
+
+
+SIZES = {  # smaller where every access to memory is checked, and where tiles are as large for the smallest matrix
+    "ext": {},
+    "emulated": {"widest": 40, "most": 12},
+    "emulated-layers": {"layers": 2, "widest": 20, "most": 9},
+}
+
+
+def any_net(call, *strategies, max_examples=40):
+    """A test: `call(p, ...)` on random MLPs, with values of the strategies, is on every native backend what the reference gives."""
+
+    @pytest.mark.parametrize("backend", KERNELS)
+    @settings(max_examples=max_examples, deadline=None)
+    @given(st.data())
+    def test(backend, data):
+        p = data.draw(problems(**SIZES[backend]))
+        check_against_reference(*call(p, *map(data.draw, strategies)), backend)
+
+    return test

@@ -1,7 +1,5 @@
 """What the programs of the integrations' tests share: models, tasks, and the same training in plain PyTorch."""
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,11 +11,12 @@ from fastmeta.integrations import _steps
 ITERATIONS, TASKS, SHOTS, WAYS, QUERIES = 50, 2, 5, 3, 4
 
 
-@pytest.fixture(autouse=True, params=["small", "large"])
-def size(request, monkeypatch):
+@pytest.fixture(name="size", autouse=True, params=["small", "large"])
+def size_fixture(request, monkeypatch):
     """Modules that import it run their tests with the step of small networks, and with the op's."""
     if request.param == "large":
         monkeypatch.setattr(_steps, "SMALL", 0)
+    return request.param
 
 
 def net():
@@ -61,42 +60,71 @@ def trained(parameters, meta_loss):
     return losses
 
 
-def maml_by_hand(model, rates, steps, first_order=False):
-    """MAML on `waves`: `rates`, a number, or one for each parameter."""
-    names = [name for name, _ in model.named_parameters()]
-    alphas = rates if isinstance(rates, list) else [rates] * len(names)
+def meta_trained(parameters, query_loss):
+    """On `waves`; query_loss(support_x, support_y, query_x, query_y): of one task."""
 
     def meta_loss():
-        total = 0
-        for support_x, support_y, query_x, query_y in zip(*waves(), strict=True):
-            params = dict(model.named_parameters())
-            for _ in range(steps):
-                loss = F.mse_loss(functional_call(model, params, support_x), support_y)
-                grads = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
-                params = {n: params[n] - a * g for n, a, g in zip(names, alphas, grads, strict=True)}
-            total = total + F.mse_loss(functional_call(model, params, query_x), query_y)
-        return total / TASKS
+        return sum(query_loss(*task) for task in zip(*waves(), strict=True)) / TASKS
 
-    learned = [r for r in alphas if isinstance(r, nn.Parameter)]
-    return trained([*model.parameters(), *learned], meta_loss)
+    return trained(list(parameters), meta_loss)
 
 
-def protonet_by_hand(model, scores_of):
-    """A prototypical network on `episode`: scores_of(query [Q, D], prototypes [N, D])."""
+def maml_by_hand(first_order=False, learned=False):
+    """Two steps of MAML: at one rate, or at a learned one for each element."""
+    model = net()
+    names = [name for name, _ in model.named_parameters()]
+    rates = [nn.Parameter(torch.full_like(p, 0.05)) if learned else 0.05 for p in model.parameters()]
+
+    def query_loss(support_x, support_y, query_x, query_y):
+        params = dict(model.named_parameters())
+        for _ in range(2):
+            loss = F.mse_loss(functional_call(model, params, support_x), support_y)
+            grads = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
+            params = {n: params[n] - a * g for n, a, g in zip(names, rates, grads, strict=True)}
+        return F.mse_loss(functional_call(model, params, query_x), query_y)
+
+    return meta_trained([*model.parameters(), *(rates if learned else [])], query_loss)
+
+
+def protonet_by_hand(scores_of, centred=None):
+    """A prototypical network on `episode`: scores_of(query [Q, D], prototypes [N, D]); `centred`: on unit features around it."""
+    model = encoder()
+
+    def features(x):
+        return model(x) if centred is None else F.normalize(model(x) - centred)
 
     def meta_loss():
         support_x, support_y, query_x, query_y = episode()
-        features = model(support_x)
-        centres = torch.stack([features[support_y == k].mean(0) for k in range(WAYS)])
-        return F.cross_entropy(scores_of(model(query_x), centres), query_y)
+        support = features(support_x)
+        centres = torch.stack([support[support_y == k].mean(0) for k in range(WAYS)])
+        return F.cross_entropy(scores_of(features(query_x), centres), query_y)
 
     return trained(model.parameters(), meta_loss)
 
 
-@functools.cache
-def losses_of(program, library):
-    """What a program prints with a library as it is."""
-    return program(library)
+def minus_squares(query, centres):
+    return -(query[:, None] - centres).square().sum(-1)
+
+
+def euclidean(query, centres):
+    return -minus_squares(query, centres).neg().sqrt()
+
+
+def cosine(query, centres):
+    return F.normalize(query) @ F.normalize(centres).T
+
+
+def on_units(query, centres):
+    return minus_squares(_unit(query), _unit(centres))
+
+
+def unit_cosine(query, centres):
+    return _unit(query) @ _unit(centres).T
+
+
+def _unit(x):
+    """As learn2learn has it."""
+    return x / (x.norm(dim=1, keepdim=True) + 1e-8)
 
 
 def assert_same(losses, expected):

@@ -47,3 +47,11 @@ def state(out):
 
 def steps_of(out):
     return [int(line.split(",")[0]) for line in (out / "log.csv").read_text().splitlines()[1:]]
+
+
+@pytest.fixture(name="trained", scope="module")
+def trained_fixture(modules, tmp_path_factory):
+    """A folder of four steps."""
+    out = tmp_path_factory.mktemp("trained")
+    modules.train.main(modules.train.options().parse_args([*MAML, "--out", str(out), "--steps", "4"]))
+    return out

@@ -1,4 +1,4 @@
-"""What a user writes, for `mypy --strict` (tests/test_types.py): every public name has a type, and none of them is Any."""
+"""What a user writes, for `mypy --strict` (tests/build/test_types.py): every public name has a type, and none of them is Any."""
 # mypy: disallow-any-expr
 
 from collections.abc import Sequence

@@ -1,74 +1,13 @@
-"""Programs in TorchOpt's language, on plain PyTorch, on fastmeta.integrations, on TorchOpt, and on it accelerated."""
+"""TorchOpt's names one by one: states, copies, optimisers, and errors."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fastmeta.integrations import accelerate
 from fastmeta.integrations import torchopt as ours
 from harness.installed_peers import peer
-from harness.programs import TASKS, assert_same, losses_of, maml_by_hand, net, size, trained, waves  # noqa: F401  (size: a fixture)
-
-
-def maml(torchopt, by="reference"):
-    model = net()
-    inner = torchopt.MetaSGD(model, lr=0.05)
-
-    def meta_loss():
-        total = 0
-        start = [torchopt.extract_state_dict(part, by=by) for part in (model, inner)]
-        for support_x, support_y, query_x, query_y in zip(*waves(), strict=True):
-            for _ in range(2):
-                inner.step(F.mse_loss(model(support_x), support_y))
-            total = total + F.mse_loss(model(query_x), query_y)
-            torchopt.recover_state_dict(model, start[0])
-            torchopt.recover_state_dict(inner, start[1])
-        return total / TASKS
-
-    return trained(list(model.parameters()), meta_loss)
-
-
-def two_modules(torchopt):
-    """Body and head are groups of one optimiser; both are put back."""
-    model = net()
-    inner = torchopt.MetaSGD(model[:2], lr=0.05)
-    inner.add_param_group(model[2:])
-
-    def meta_loss():
-        total = 0
-        start = torchopt.extract_state_dict(model, by="reference", detach_buffers=True)
-        for support_x, support_y, query_x, query_y in zip(*waves(), strict=True):
-            for _ in range(2):
-                inner.step(F.mse_loss(model(support_x), support_y))
-            total = total + F.mse_loss(model(query_x), query_y)
-            torchopt.recover_state_dict(model, start)
-        return total / TASKS
-
-    return trained(list(model.parameters()), meta_loss)
-
-
-PROGRAMS = pytest.mark.parametrize("program", [maml, two_modules], ids=lambda program: program.__name__)
-
-
-@PROGRAMS
-def test_program_on_plain_pytorch(program):
-    assert_same(losses_of(program, ours), maml_by_hand(net(), 0.05, 2))
-
-
-@PROGRAMS
-def test_program_on_the_peer(program):
-    assert_same(losses_of(program, ours), losses_of(program, peer("torchopt")))
-
-
-@PROGRAMS
-def test_accelerated_program(program):
-    torchopt = peer("torchopt")
-    init = torchopt.MetaSGD.__init__
-    with accelerate(torchopt):
-        assert "step" in vars(torchopt.MetaSGD)
-        assert_same(program(torchopt), losses_of(program, ours))
-    assert torchopt.MetaSGD.__init__ is init and "step" not in vars(torchopt.MetaSGD)
+from harness.programs import net, size_fixture  # noqa: F401  (a fixture)
 
 
 def test_accelerated_momentum_is_the_peers_own():

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastmeta.integrations import accelerate, higher, learn2learn, torchopt
 from harness.installed_peers import peer
-from harness.programs import size  # noqa: F401  (a fixture)
+from harness.programs import size_fixture  # noqa: F401  (a fixture)
 
 SEEDS = range(16)
 

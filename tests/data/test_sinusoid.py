@@ -78,37 +78,5 @@ def test_the_device_is_the_generators_unless_named() -> None:
     assert Sinusoid().sample(1, 1, 1).support_x.device == torch.get_default_device()
     assert Sinusoid().sample(1, 1, 1, generator=seeded()).support_x.device.type == "cpu"
     assert Sinusoid().sample(1, 1, 1, device="meta").query_y.device.type == "meta"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "error", "message"),
-    [
-        ((0, 1, 1), {}, ValueError, "tasks must be at least 1, got 0"),
-        ((1, 0, 1), {}, ValueError, "shots must be at least 1, got 0"),
-        ((1, 1, -2), {}, ValueError, "queries must be at least 1, got -2"),
-        ((1, 1, 2.5), {}, TypeError, "queries must be an int, got float"),
-        (
-            (1, 1, 1),
-            {"dtype": torch.int64},
-            TypeError,
-            "dtype must be float32, float64, float16 or bfloat16, got torch.int64",
-        ),
-        (
-            (1, 1, 1),
-            {"dtype": torch.complex64},
-            TypeError,
-            "dtype must be float32, float64, float16 or bfloat16, got torch.complex64",
-        ),
-        ((1, 1, 1), {"generator": 7}, TypeError, "generator must be a torch.Generator, got int"),
-        (
-            (1, 1, 1),
-            {"generator": torch.Generator(), "device": "meta"},
-            ValueError,
-            "generator must be on meta, got one on cpu",
-        ),
-    ],
-)
-def test_errors_say_what_must_hold(arguments: tuple, options: dict, error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as raised:
-        Sinusoid().sample(*arguments, **options)
-    assert str(raised.value) == f"Sinusoid.sample: {message}"
+    with pytest.raises(ValueError, match=r"^Sinusoid.sample: generator must be on meta, got one on cpu$"):
+        Sinusoid().sample(1, 1, 1, generator=seeded(), device="meta")

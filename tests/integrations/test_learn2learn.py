@@ -12,7 +12,7 @@ from torch import nn
 from fastmeta.integrations import accelerate, higher
 from fastmeta.integrations import learn2learn as ours
 from harness.installed_peers import peer
-from harness.programs import episode, net, size  # noqa: F401  (size: a fixture)
+from harness.programs import episode, net, size_fixture  # noqa: F401  (a fixture)
 
 
 class Tied(nn.Module):
@@ -271,3 +271,24 @@ def test_an_accelerated_head_is_the_librarys_again_afterwards():
     assert classifier._compute_prototypes is theirs._compute_prototypes
     classifier.fit_(support_x, support_y)
     torch.testing.assert_close(classifier(query_x), theirs(query_x), rtol=0, atol=0)
+
+
+def test_scores_are_those_of_the_peer():
+    """Not only the losses, which a shift of all scores would not change."""
+    l2l = peer("learn2learn")
+    support_x, support_y, query_x, _ = episode()
+    labels = 10 * support_y + 3
+    for options in ({}, {"normalize": True}, {"distance": "cosine"}, {"distance": lambda c, q: torch.cdist(q, c)}):
+        expected = l2l.nn.PrototypicalClassifier(support_x, labels, **options)(query_x)
+        torch.testing.assert_close(ours.nn.PrototypicalClassifier(support_x, labels, **options)(query_x), expected)
+        with accelerate(l2l):
+            torch.testing.assert_close(l2l.nn.PrototypicalClassifier(support_x, labels, **options)(query_x), expected)
+
+
+@pytest.mark.parametrize("name", ["MAML", "MetaSGD"])
+def test_checkpoints_and_repr_are_the_peers(name):
+    theirs = getattr(peer("learn2learn").algorithms, name)(net(), lr=0.1)
+    learner = getattr(ours.algorithms, name)(net(), lr=0.1)
+    assert list(learner.state_dict()) == list(theirs.state_dict())
+    assert repr(learner) == repr(theirs)
+    learner.load_state_dict(theirs.state_dict())

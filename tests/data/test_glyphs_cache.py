@@ -27,6 +27,31 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_fonts, "BOLD", ())
 
 
+def test_the_cache_is_used_and_holds_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = Glyphs("train", cache=tmp_path / "new" / "folder")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == [NAME]
+    monkeypatch.setattr(glyphs, "_build", lambda *arguments: pytest.fail("built again"))
+    assert Glyphs("train", cache=tmp_path / "new" / "folder").images.equal(built.images)
+    assert len(Glyphs("test", cache=tmp_path / "new" / "folder").characters) == 2
+
+
+def test_a_cache_of_another_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Glyphs("train", cache=tmp_path)
+    monkeypatch.setattr(_fonts, "version", lambda: "0.0")
+    monkeypatch.setattr(_fonts, "SCRIPTS", {"train": {"Latin": "A-B"}, "test": {"Hebrew": "\u05d0"}})
+    assert len(Glyphs("train", cache=tmp_path).characters) == 2
+
+
+def test_the_default_folder_honours_xdg_cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    Glyphs("train")
+    assert (tmp_path / "xdg" / "fastmeta" / NAME).is_file()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Glyphs("train")
+    assert (tmp_path / "home" / ".cache" / "fastmeta" / NAME).is_file()
+
+
 class Evil:
     """Makes a file where it is unpickled."""
 
@@ -42,13 +67,16 @@ def damaged(path: Path) -> dict[str, object]:
     with np.load(path) as file:
         sound = dict(file)
     images, names = sound["train_images"], sound["train_characters"]
-    other = images.copy()
+    content = path.read_bytes()
+    middle, other = len(content) // 2, images.copy()
     other[0, 0, 0, 14, 14] ^= 1
     return {
         "no images": {key: value for key, value in sound.items() if key != "train_images"},
         "no characters": {key: value for key, value in sound.items() if key != "train_characters"},
         "no images of the other split": {key: value for key, value in sound.items() if key != "test_images"},
         "no checksum": {"train_images": images, "train_characters": names},
+        "cut": content[:-200],
+        "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
         "nothing": {},
         "one more": sound | {"more": images},
         "fewer classes": sound | {"train_images": images[1:]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
         {
             "images": [None, 3, "x", [[0.0]], IMAGES.numpy(), IMAGES.long(), IMAGES > 0, IMAGES[0, 0], IMAGES[:0],
                        IMAGES + 0j, IMAGES.to_sparse(), torch.tensor(0.0)],
-            **dict.fromkeys(("tasks", "ways", "shots", "queries"), NO_COUNTS),
+            **dict.fromkeys(("tasks", "shots"), NO_COUNTS),
+            "ways": [*NO_COUNTS, 5],  # there are 4 classes, of 5 examples
+            "queries": [*NO_COUNTS, 5],
             "generator": NO_GENERATORS,
         },
     ),
@@ -97,6 +100,14 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     ),
 }  # fmt: skip
 PREFIX = {"TaskGenerator.rand": "TaskGenerator"}
+NAMED = {
+    "count": "(count|shape)",
+    "size": "(size|shape)",
+    "archive": "(archive|root)",
+    "ways": "(ways|images)",
+    "world_size": "(world_size|ranks)",
+    "queries": "(queries|images)",
+}
 ARGUMENTS = [(name, argument) for name, (*_, wrong) in CASES.items() for argument in wrong]
 
 
@@ -127,7 +138,8 @@ def test_a_wrong_argument_is_named_and_the_next_call_works(name: str, argument: 
         with pytest.raises((TypeError, ValueError, FileNotFoundError)) as raised:
             call(**right | {argument: value})
         said = str(raised.value)
-        assert said.startswith(f"{PREFIX.get(name, name)}: ") and " must " in said and ", got " in said, said
+        assert re.match(rf"{PREFIX.get(name, name)}: .* must .*, got ", said, re.S), said
+        assert re.search(rf"\b{NAMED.get(argument, argument)}\b", said), said
     call(**right)
 
 

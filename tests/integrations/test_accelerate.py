@@ -1,4 +1,4 @@
-"""What the integrations share: `accelerate` knows what it touches and leaves nothing behind; the recipe in plain PyTorch."""
+"""What the integrations share: `accelerate` knows what it touches and leaves nothing behind."""
 
 import re
 import subprocess
@@ -8,47 +8,12 @@ from types import ModuleType
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.func import functional_call
 
-import fastmeta
 from fastmeta.integrations import SUPPORTED, _accelerate, accelerate
 from harness.installed_peers import PEERS, peer
 from harness.places import ROOT
-from harness.programs import TASKS, assert_same, maml_by_hand, net, trained, waves
 
 PAGE = ROOT / "docs/integrations.md"
-
-
-def recipe(rates):
-    """The inner loop of anybody's MAML, with one line of fastmeta in it."""
-    model = net()
-
-    def meta_loss():
-        total = 0
-        for support_x, support_y, query_x, query_y in zip(*waves(), strict=True):
-            params = dict(model.named_parameters())
-            for _ in range(2):
-                loss = F.mse_loss(functional_call(model, params, support_x), support_y)
-                grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-                params = fastmeta.sgd_step(params, dict(zip(params, grads, strict=True)), rates)
-            total = total + F.mse_loss(functional_call(model, params, query_x), query_y)
-        return total / TASKS
-
-    return trained(model.parameters(), meta_loss)
-
-
-def batched():
-    """The same, all tasks at once."""
-    model = net()
-    learner = fastmeta.MAML(model, lr=0.05, steps=2, loss="mse")
-    return trained(model.parameters(), lambda: learner.loss(*waves()).mean())
-
-
-def test_recipe_on_plain_pytorch():
-    expected = maml_by_hand(net(), 0.05, 2)
-    assert_same(recipe(0.05), expected)
-    assert_same(batched(), expected)
 
 
 def everything(name):

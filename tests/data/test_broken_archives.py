@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import struct
 import warnings
@@ -16,6 +17,7 @@ from PIL import Image, ImageFile
 
 from fastmeta.data import Omniglot
 from harness.archives import characters, drawing, part, raw_png, write
+from harness.damage import TARGETS
 
 pytestmark = pytest.mark.cpu
 
@@ -23,11 +25,11 @@ NAME = "small/Runes/character01/0000_05.png"
 MEMBERS = characters("small", {"Runes": 1})
 
 
-def refusal(folder: Path) -> str:
+def refusal(folder: Path, **options: object) -> str:
     """What the reader says of the archive; whatever else it raises fails the test, and so does a warning."""
     with warnings.catch_warnings(), pytest.raises(ValueError) as raised:
         warnings.simplefilter("error")
-        Omniglot(folder, "small")
+        Omniglot(folder, "small", **options)
     said = str(raised.value)
     assert said.startswith("Omniglot: ") and " must " in said and str(folder / "small.zip") in said, said
     assert "\n" not in said and "object at" not in said, said
@@ -109,6 +111,10 @@ DRAWINGS = {  # by what is wrong with them: a drawing, and what is said of it
     "10000 pixels a side": (raw_png(width=10_000, height=10_000, rows=1), "must be 105 x 105 pixels, got 10000 x 10000"),
     "2147483647 pixels wide": (raw_png(width=2**31 - 1, height=1, rows=0), "must be 105 x 105 pixels, got 2147483647 x 1"),
     "no rows": (raw_png(height=0), "must be 105 x 105 pixels, got 105 x 0"),
+    "too few rows": (raw_png(height=100), "must be 105 x 105 pixels, got 105 x 100"),
+    "nothing": (b"", "."),
+    "the signature": (b"\x89PNG\r\n\x1a\n", "."),
+    "half": (raw_png()[:40], "."),
     "60 rows": (raw_png(rows=60), "it must have 105 rows"),
     "106 rows": (raw_png(rows=106), "it must have 105 rows"),
     "16 bits": (raw_png(depth=16), "it must have 8 bits a channel or fewer"),
@@ -143,9 +149,7 @@ def test_only_png_is_decoded(tmp_path: Path, kind: str) -> None:
     assert "it does not begin as a PNG does" in refusal(tmp_path)
 
 
-def test_a_cut_drawing_is_refused_where_pillow_is_told_to_load_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cut_drawing_is_refused_where_pillow_loads_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     write(tmp_path, "small", MEMBERS | {NAME: drawing(0, 4)[:-40]})
     assert "it ends early" in refusal(tmp_path)
@@ -186,7 +190,7 @@ def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith("a member without a name")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\5\6" + bytes(18), b"PK\3\4", b"\x1f\x8b" + bytes(40)])
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\5\6" + bytes(18), b"PK\3\4", b"\x1f\x8b" + bytes(40)])
 def test_what_is_no_archive_of_drawings_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "small.zip").write_bytes(content)
     refusal(tmp_path)
@@ -203,3 +207,50 @@ def test_what_is_no_file_is_a_missing_archive(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     write(tmp_path, "small", MEMBERS).chmod(0)
     refusal(tmp_path)
+
+
+def test_what_an_archive_must_hold(tmp_path: Path) -> None:
+    path = write(tmp_path, "small", characters("other", {"Runes": 1}))
+    assert refusal(tmp_path) == (
+        f"Omniglot: the archive must hold small/<alphabet>/<character>/<drawing>.png, got none in {path}"
+    )
+    members = characters("small", {"Latin": 1, "Runes": 1})
+    write(tmp_path, "small", members)
+    for alphabets, said in (
+        (["Latin", "Elvish"], f"alphabets must be among ['Latin', 'Runes'] of {path}, got 'Elvish'"),
+        ([], f"alphabets must name at least one of ['Latin', 'Runes'] of {path}, got none"),
+    ):
+        assert refusal(tmp_path, alphabets=alphabets) == f"Omniglot: {said}"
+    del members[NAME]
+    write(tmp_path, "small", members)
+    assert refusal(tmp_path) == f"Omniglot: Runes/character01 of {path} must have 20 drawings, got 19"
+    assert Omniglot(tmp_path, "small", alphabets=["Latin"]).images.shape[0] == 1
+    path.write_bytes(path.read_bytes()[:-100])
+    assert refusal(tmp_path).startswith(f"Omniglot: the archive must be a sound zip file, got {path}: ")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_any_damage_is_refused_or_does_not_matter(tmp_path: Path, name: str) -> None:
+    attack = TARGETS[name](tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [attack(random.Random(seed)) for seed in range(100)]
+    assert found.count("refused") > 80
+
+
+def test_an_index_that_swallows_a_character_is_refused(tmp_path: Path) -> None:
+    """A member's comment that is said to be longer hides the members after it: here all of one character."""
+    path = write(tmp_path, "small", characters("small", {"Runes": 2}))
+    content = bytearray(path.read_bytes())
+    entries, place = [], content.find(b"PK\1\2")
+    while place >= 0:
+        entries.append(place)
+        place = content.find(b"PK\1\2", place + 4)
+    first, last = entries[19], content.rfind(b"PK\5\6")  # 20 of the second character come first
+    comment = last - entries[20]
+    content[first + 32 : first + 34] = struct.pack("<H", comment)
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match="the archive must be a sound zip file, got .*: it states 40 members, and lists 20"
+    ):
+        Omniglot(tmp_path, "small")

@@ -11,7 +11,7 @@ import torch
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from fastmeta.data import Glyphs, _fonts, glyphs, sample_episodes
+from fastmeta.data import Glyphs, _fonts, sample_episodes
 
 pytestmark = pytest.mark.cpu
 
@@ -160,80 +160,6 @@ def test_torch_defaults_change_nothing(tmp_path: Path) -> None:
         torch.set_default_dtype(dtype)
         torch.set_default_device(device if device.type != "cpu" else None)
     assert torch.equal(plain.images, other.images)
-
-
-@pytest.mark.usefixtures("few")
-def test_the_cache_is_used_and_holds_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = Glyphs("train", cache=tmp_path / "new" / "folder")
-    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["glyphs-28px-20x-seed0.npz"]
-    monkeypatch.setattr(glyphs, "_build", lambda *arguments: pytest.fail("built again"))
-    assert torch.equal(Glyphs("train", cache=tmp_path / "new" / "folder").images, built.images)
-    assert len(Glyphs("test", cache=tmp_path / "new" / "folder").characters) == 4
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped"])
-def test_a_broken_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
-    built = Glyphs("train", cache=tmp_path)
-    path = tmp_path / "glyphs-28px-20x-seed0.npz"
-    sound = path.read_bytes()
-    middle = len(sound) // 2
-    path.write_bytes(
-        {
-            "empty": b"",
-            "text": b"not an archive",
-            "cut": sound[:-200],
-            "flipped": sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :],
-        }[damage]
-    )
-    assert torch.equal(Glyphs("train", cache=tmp_path).images, built.images)
-    with np.load(path) as file:
-        assert np.array_equal(file["train_images"], built.images.numpy())
-
-
-@pytest.mark.usefixtures("few")
-def test_a_cache_of_another_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Glyphs("train", cache=tmp_path)
-    monkeypatch.setattr(_fonts, "version", lambda: "0.0")
-    monkeypatch.setattr(_fonts, "SCRIPTS", {"train": {"Latin": "A-C"}, "test": {"Hebrew": "\u05d0"}})
-    assert len(Glyphs("train", cache=tmp_path).characters) == 3
-
-
-@pytest.mark.usefixtures("few")
-def test_the_default_folder_honours_xdg_cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    Glyphs("train")
-    assert (tmp_path / "xdg" / "fastmeta" / "glyphs-28px-20x-seed0.npz").is_file()
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    Glyphs("train")
-    assert (tmp_path / "home" / ".cache" / "fastmeta" / "glyphs-28px-20x-seed0.npz").is_file()
-
-
-@pytest.mark.usefixtures("few")
-def test_a_cache_that_cannot_be_written_warns(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.warns(UserWarning, match="Glyphs: the cache must be writable, got .*; it is built anew each time"):
-        data = Glyphs("train", cache=tmp_path / "file" / "below")
-    assert data.images.shape == (6, 20, 1, 28, 28)
-
-
-@pytest.mark.parametrize(
-    ("split", "options", "error", "message"),
-    [
-        ("val", {}, ValueError, "split must be 'train' or 'test', got 'val'"),
-        ("train", {"size": 0}, ValueError, "size must be at least 1, got 0"),
-        ("train", {"size": 28.0}, TypeError, "size must be an int, got float"),
-        ("test", {"examples": -1}, ValueError, "examples must be at least 1, got -1"),
-        ("test", {"seed": "0"}, TypeError, "seed must be an int, got str"),
-    ],
-)
-def test_errors_say_what_must_hold(
-    split: str, options: dict, error: type[Exception], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(error) as raised:
-        Glyphs(split, cache=tmp_path, **options)
-    assert str(raised.value) == f"Glyphs: {message}"
 
 
 @pytest.mark.usefixtures("few")

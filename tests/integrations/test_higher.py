@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastmeta.integrations import accelerate
 from fastmeta.integrations import higher as ours
+from harness.installed_peers import peer
 from harness.programs import net
 
 
@@ -177,3 +179,63 @@ def test_errors():
         ours.create_diff_optim(torch.optim.SGD)
     with pytest.raises(AttributeError, match="higher.patch: the name must be one .* got make_functional"):
         ours.patch.make_functional  # noqa: B018
+
+
+def adapted(higher, model, inner, **options):
+    """The parameters after two steps."""
+    x, y = torch.linspace(-1, 1, 5).double()[:, None], torch.linspace(0, 1, 5).double()[:, None]
+    with higher.innerloop_ctx(model, inner, **options) as (fmodel, diffopt):
+        for _ in range(2):
+            diffopt.step(F.mse_loss(fmodel(x), y))
+        return fmodel, list(fmodel.parameters())
+
+
+def test_accelerated_momentum_is_the_peers_own():
+    higher = peer("higher")
+    model = net()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    _, expected = adapted(higher, model, inner)
+    with accelerate(higher):
+        _, found = adapted(higher, model, inner)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_part_of_the_parameters_frozen_ones_and_evaluation(copy):
+    model = net()
+    model[2].requires_grad_(False)
+    before = [p.detach().clone() for p in model.parameters()]
+    inner = torch.optim.SGD([*model[0].parameters(), *model[2].parameters()], lr=0.1)
+    fmodel, after = adapted(ours, model, inner, track_higher_grads=False, copy_initial_weights=copy)
+    changed = [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
+    assert changed == [True, True, False, False, False, False]
+    assert [p.requires_grad for p in after] == [True, True, False, False, True, True]
+    assert all(p.is_leaf for p in after)
+    assert next(fmodel.parameters(time=0)) is after[0]  # earlier ones are not kept
+    for p, b in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p, b)
+    with pytest.raises(
+        ValueError, match="parameters: time must be None, 0 or -1 unless track_higher_grads is True, got 1"
+    ):
+        fmodel.parameters(time=1)
+    with pytest.raises(RuntimeError, match="init_fast_params: track_higher_grads must be True, got False"):
+        fmodel.init_fast_params  # noqa: B018
+
+
+@pytest.mark.cpu  # cuDNN's LSTM has no second derivative
+def test_the_copy_is_a_model_of_its_own():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.LSTM(2, 2)).double()
+    model[1].bias = None
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(4, 2).double()
+    with ours.innerloop_ctx(model, inner, device=torch.device(x.device)) as (fmodel, diffopt):
+        assert isinstance(fmodel, nn.Sequential) and type(fmodel).__name__ == "FunctionalSequential"
+        assert list(fmodel.state_dict()) == list(model.state_dict())
+        first = fmodel(x)[0]
+        diffopt.step(first.square().sum(), grad_callback=lambda grads: [2 * g for g in grads])
+        start, now = list(fmodel.parameters(time=0)), list(fmodel.parameters())
+        assert fmodel.init_fast_params == start and fmodel.fast_params == now
+        grads = torch.autograd.grad(first.square().sum(), start)
+        torch.testing.assert_close(now, [p - 0.2 * g for p, g in zip(start, grads, strict=True)])
+        torch.testing.assert_close(fmodel(x, params=start)[0], first)
+    assert model[0].num_batches_tracked == 0  # buffers are copies

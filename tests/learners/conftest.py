@@ -1,0 +1,1 @@
+from harness.engine import at_once  # noqa: F401

@@ -1,0 +1,68 @@
+"""What the tests of the ops of distances share: sizes, temperatures, and checks that hold for each of them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastmeta
+from harness.cases import DTYPES, randn
+from harness.compare import check_against_reference
+
+METRICS = ("euclidean", "sqeuclidean", "cosine")
+metrics = pytest.mark.parametrize("metric", METRICS)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+# lead, queries, columns, features; more than 64 queries are two groups to "ext"
+sizes = pytest.mark.parametrize(
+    ("lead", "Q", "N", "D"), [((), 1, 1, 2), ((2,), 7, 5, 3), ((2, 2), 3, 2, 33), ((), 75, 37, 64)]
+)
+
+
+def fitted(backend, lead, Q, N, D):
+    """The interpreter is slow: there, one over a block."""
+    return (lead, min(Q, 17), min(N, 17), min(D, 33)) if backend == "triton" else (lead, Q, N, D)
+
+
+def temperature_for(metric, D):
+    """One that keeps the logits near 1, so that no single saturated pair carries all of the error."""
+    return {"sqeuclidean": 2.0 * D, "euclidean": 1.0, "cosine": 0.3}[metric]
+
+
+def labels_of(ways, *shape):
+    """Labels of which each row has every class."""
+    return torch.rand(shape).argsort(-1) % ways
+
+
+def log_softmax(metric, temperature=1.0):
+    return lambda q, c: fastmeta.proto_log_softmax(q, c, metric=metric, temperature=temperature)
+
+
+def loss(targets, **options):
+    return lambda q, c: fastmeta.proto_loss(q, c, targets, **options)
+
+
+def matching(labels, ways, metric="cosine", temperature=0.3):
+    return lambda q, s: fastmeta.matching_log_probs(q, s, labels, ways, metric=metric, temperature=temperature)
+
+
+def any_shape(op_of):
+    """A test: `op_of(metric, lead, Q, N, D)` on random sizes in float32."""
+
+    @pytest.mark.cpu
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.sampled_from(METRICS), st.integers(1, 3), st.integers(1, 90), st.integers(1, 40), st.integers(2, 70),
+        st.integers(0, 2**31),
+    )  # fmt: skip
+    def test(metric, T, Q, N, D, seed):
+        """In one dimension a cosine is constant: its gradient, 0, has no digits."""
+        torch.manual_seed(seed)
+        draw = lambda: [randn(T, Q, D, dtype=torch.float32), randn(T, N, D, dtype=torch.float32)]  # noqa: E731
+        check_against_reference(op_of(metric, (T,), Q, N, D), draw, "ext")
+
+    return test
+
+
+def drawn(lead, Q, N, D, dtype):
+    scale = 1 if dtype.itemsize > 2 else 0.3
+    return [scale * randn(*lead, Q, D, dtype=dtype), scale * randn(*lead, N, D, dtype=dtype)]
