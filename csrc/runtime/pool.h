@@ -5,7 +5,7 @@
 
 namespace fastmeta {
 
-// Ranges of a job, by one thread after the other, whoever is free. The ranges get shorter towards the end.
+// What a thread takes of a job, range by range. The ranges get shorter towards the end.
 class Ranges {
  public:
   virtual bool next(int64_t& begin, int64_t& end) = 0;  // false: none is left
@@ -27,8 +27,9 @@ class OneRange : public Ranges {
   int64_t begin_, end_;
 };
 
-// Calls body(context, ranges) on this thread and on up to `threads` - 1 others, which together take [0, count) in ranges of at least
-// `grain`. Throws what a thread threw. Within a job, and while another thread's job runs: on this thread alone.
+// Calls body(context, ranges) on this thread and on up to `threads` - 1 others, which together take [0, count), in ranges of
+// `grain` and more where a thread's share is as much. Throws what a thread threw. Within a job, and while another thread's job runs: on
+// this thread alone.
 void pool_run(int threads, int64_t count, int64_t grain, void (*body)(void*, Ranges&), void* context);
 
 }  // namespace fastmeta
