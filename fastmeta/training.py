@@ -52,9 +52,13 @@ def fit(
     import fastmeta
     from fastmeta.data import Sinusoid, TaskSampler
 
-    net = torch.nn.Sequential(torch.nn.Linear(1, 40), torch.nn.ReLU(), torch.nn.Linear(40, 1))
+    net = torch.nn.Sequential(
+        torch.nn.Linear(1, 40), torch.nn.ReLU(), torch.nn.Linear(40, 1)
+    )
     learner = fastmeta.MAML(net, lr=0.01, steps=1, loss="mse")
-    draw = lambda count, generator: Sinusoid().sample(count, 10, 10, generator=generator)
+    draw = lambda count, generator: Sinusoid().sample(
+        count, 10, 10, generator=generator
+    )
     losses = fastmeta.fit(learner, TaskSampler(draw, tasks=25), steps=20)
     ```
     """

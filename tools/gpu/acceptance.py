@@ -160,7 +160,7 @@ class Acceptance:
         """On the tests that do not need a CPU; from the sources' folder `import fastmeta` would find no kernels."""
         plain = (
             "-o",
-            "addopts=--strict-markers",
+            "addopts=--strict-markers --import-mode=importlib",
             "-p",
             "no:cacheprovider",
             "--continue-on-collection-errors",

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.places import ROOT
-
-CACHE = ROOT / "build/emulation"
+CACHE = Path(__file__).resolve().parents[2] / "build/emulation"
 
 
 def main(state: str, *words: str) -> int:

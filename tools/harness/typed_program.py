@@ -85,11 +85,18 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
         assert_type(learner(x, y, x), Tensor)
         assert_type(learner(x, y, x, query_y=y), Tensor)
         assert_type(learner.loss(x, y, x, y), Tensor)
+        assert_type(learner.backward(x, y, x, y), Tensor)
+        assert_type(fastmeta.fit(learner, [(x, y, x, y)], 1, callbacks=[lambda step, losses: step > 1]), Tensor)
+        assert_type(fastmeta.evaluate(learner, [(x, y, x, y)], 2), fastmeta.Estimate)
     assert_type(fastmeta.FullContext(64)(x, x), tuple[Tensor, Tensor])
     assert_type(fastmeta.MAML(body).rates(), float | Tensor | list[Tensor])
     assert_type(fastmeta.MetaSGD(body).rates(), list[Tensor])
     assert_type(fastmeta.MAML(body).adapted, list[str])
     assert_type(fastmeta.use_batch_statistics(body), nn.Sequential)
+
+
+def gradients(query: Tensor, centres: Tensor, targets: Tensor) -> None:
+    losses, (dquery, dcentres) = fastmeta.value_and_grad(fastmeta.proto_loss, argnums=(0, 1))(query, centres, targets)
 
 
 def waves(count: int, generator: TaskGenerator) -> Episodes:
