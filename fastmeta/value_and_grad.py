@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +17,15 @@ NAME = "value_and_grad"
 FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")  # with a native <op>_value_and_grad
 
 
+P = ParamSpec("P")
+V = TypeVar("V")
+OfArgument = Tensor | list[Tensor | None]
+
+
+@overload
+def value_and_grad(op: Callable[P, V], argnums: int = 0) -> Callable[P, tuple[V, OfArgument]]: ...
+@overload
+def value_and_grad(op: Callable[P, V], argnums: Sequence[int]) -> Callable[P, tuple[V, tuple[OfArgument, ...]]]: ...
 def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
     """A function that returns op(*args, **kwargs) and the gradients of its sum, as jax.value_and_grad does.
 

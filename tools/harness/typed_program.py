@@ -96,7 +96,10 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
 
 
 def gradients(query: Tensor, centres: Tensor, targets: Tensor) -> None:
-    losses, (dquery, dcentres) = fastmeta.value_and_grad(fastmeta.proto_loss, argnums=(0, 1))(query, centres, targets)
+    losses, of_both = fastmeta.value_and_grad(fastmeta.proto_loss, argnums=(0, 1))(query, centres, targets)
+    assert_type(losses, Tensor)
+    assert_type(of_both, tuple[Tensor | list[Tensor | None], ...])
+    assert_type(fastmeta.value_and_grad(fastmeta.proto_loss)(query, centres, targets)[1], Tensor | list[Tensor | None])
 
 
 def waves(count: int, generator: TaskGenerator) -> Episodes:
