@@ -12,7 +12,8 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-// Measured on an AMD EPYC with AVX-512, 2 cores, 2026-11-24 (kFew, kLongRow: 2026-11-26): errors decide sums' lengths and kNear, times the rest.
+// Measured on an AMD EPYC with AVX-512, 2 cores, 2026-11-24 (kFew, kLongRow: 2026-11-26): errors decide sums' lengths and kNear, times the
+// rest.
 constexpr int64_t kChunk = 128;     // features that are summed before they join a distance
 constexpr int64_t kRun = 64;        // prototypes that are summed before they join dquery
 constexpr int64_t kGroup = 4;       // blocks that share each load of the prototypes

@@ -12,8 +12,8 @@ namespace fastmeta::FASTMETA_ISA {
 namespace {
 
 // Measured on an AMD EPYC with AVX-512, 2 cores, 2026-11-24: the sizes from which another thread pays.
-constexpr int64_t kGrain = 1 << 15;  // elements of the support that are worth another thread
-constexpr int64_t kShortSum = 32;    // rows summed before they join a total
+constexpr int64_t kGrain = 1 << 15;             // elements of the support that are worth another thread
+constexpr int64_t kShortSum = 32;               // rows summed before they join a total
 constexpr int64_t kFeatures = 256, kRows = 32;  // of a thread's range, forward and backward
 
 template <class R>

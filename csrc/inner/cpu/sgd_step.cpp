@@ -12,8 +12,8 @@ namespace fastmeta::FASTMETA_ISA {
 namespace {
 
 // Measured on an AMD EPYC with AVX-512, 2 cores, 2026-11-25: what one thread takes, and from where results go past the caches.
-constexpr int64_t kPart = 512;       // columns of a part
-constexpr int64_t kGrain = 1 << 15;  // elements that are worth another thread
+constexpr int64_t kPart = 512;          // columns of a part
+constexpr int64_t kGrain = 1 << 15;     // elements that are worth another thread
 constexpr int64_t kStreamed = 8 << 20;  // bytes of results
 
 // out[i] = f(i, load), vectors at a time: `load` gives a vector or, for the last ones, a number.
