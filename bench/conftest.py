@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
     place = {}
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=synchronised))
-        name = item.module.__name__
+        name = item.path.stem
         place.setdefault(_key(item), (names.index(name) if name in names else len(names), len(place)))
     items.sort(key=lambda item: place[_key(item)])
     if config.getoption("quick"):
@@ -82,7 +82,7 @@ def race(request, benchmark):
     the session's.
     """
     session, threads, arguments = request.config.stash[SESSION], request.param, _arguments(request.node)
-    op = request.function.__module__.removeprefix("bench_")
+    op = request.function.__module__.rpartition(".")[2].removeprefix("bench_")
     before = torch.get_num_threads()
     torch.manual_seed(0)
 

@@ -50,7 +50,7 @@ def _status(field):
 
 def peak_of(function, arguments, way):
     """Bytes on top of the inputs, what is kept for the next call included; None where the process did not end well."""
-    module = function.__module__.removeprefix("bench_")
+    module = function.__module__.rpartition(".")[2].removeprefix("bench_")
     try:
         return 1024 * in_new_process(
             "-m", "measure.usage", module, label(function, arguments), way, OMP_NUM_THREADS="1"
