@@ -9,6 +9,7 @@ namespace fastmeta {
 // runtime. Returns that library's path, or "" (then everything runs on one thread).
 const char* init_parallel(const char* prefix);
 int num_threads();
+int threads_now();  // num_threads(), or 1 while callers work alone
 
 // What a thread takes of a job, range by range. The ranges get shorter towards the end.
 class Ranges {

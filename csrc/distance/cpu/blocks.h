@@ -116,7 +116,7 @@ void finish_dquery(const ProtoProblem<R>& p, const Block<R>& block) {
 // leaves the coefficients in their place where gradients are asked for. done(task, loss, dtemperature) gets a task's totals.
 template <class R, class Body, class Done>
 void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& done) {
-  const int64_t count = (p.Q + kBlock - 1) / kBlock, block_work = kBlock * p.N * p.D + 1, threads = num_threads();
+  const int64_t count = (p.Q + kBlock - 1) / kBlock, block_work = kBlock * p.N * p.D + 1, threads = threads_now();
   const int64_t task_work = count * block_work + 1, chunks = feature_chunks(p);
   const bool split = threads > 1 && task_work >= kSplit && p.T < 4 * threads && p.T % threads != 0;
   const int64_t segment = most(1, least(kSegment, kInFlight / (p.N * kBlock)));
