@@ -134,15 +134,18 @@ class MAML(NetworkLearner):
         op = network.meta_loss_op if ours and self.loss_weights is None and is_plain() else None
         if op is None or any(isinstance(x, Tensor) and x.requires_grad for x in data):
             return self.loss(*data)
-        learned = [
-            x for x in (rates if isinstance(rates, list) else [rates]) if isinstance(x, Tensor) and x.requires_grad
-        ]
-        leaves = [*network.leaves, *learned]
-        if any(not x.is_leaf or has_gradient_hooks(x) for x in leaves):
+        of_rates = [x for x in (rates if isinstance(rates, list) else [rates]) if isinstance(x, Tensor)]
+        learned = [x for x in of_rates if x.requires_grad]
+        if any(not x.is_leaf or has_gradient_hooks(x) for x in (*network.leaves, *learned)):
             return self.loss(*data)
         losses, grads = with_gradients(op, (0, 1) if learned else (0,), self.loss, data, {})
         if grads is not None:
-            accumulate(leaves, list(tensors_of(grads)), 1 / losses.shape[0])
+            values = [
+                *network.leaves,
+                *(of_rates if learned else []),
+            ]  # a rate may be frozen among others that are learned
+            found = [(x, g) for x, g in zip(values, tensors_of(grads), strict=True) if x.requires_grad]
+            accumulate([x for x, _ in found], [g for _, g in found], 1 / losses.shape[0])
         return losses  # type: ignore[no-any-return]
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:

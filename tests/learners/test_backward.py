@@ -62,6 +62,17 @@ def test_rates_of_every_kind(rate):
     torch.testing.assert_close(raw.grad, of_raw)
 
 
+def test_a_rate_that_is_frozen_among_others():
+    learner, data = sinusoid(fastmeta.MetaSGD)
+    learner.alpha[1].requires_grad_(False)
+    learner.loss(*data).mean().backward()
+    expected = gradients(learner)
+    learner.zero_grad()
+    learner.backward(*data)
+    assert learner.alpha[1].grad is None
+    torch.testing.assert_close(gradients(learner), expected)
+
+
 def test_hooks_of_parameters_and_data_that_need_gradients():
     learner, data = sinusoid(fastmeta.MAML)
     learner.backward(*data)
