@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 import fastmeta
 from fastmeta.networks.batch_norm import ExactNorms
+from harness.any_module import general
 from measure import distances, inner_loops, peers
 from measure.contenders import compiled, on_backends
 
@@ -110,22 +111,6 @@ OMNIGLOT = Images()
 def net(images=OMNIGLOT):
     features = images.width * (images.side // 16) ** 2
     return nn.Sequential(*body(True, images.width, images.channels), nn.Linear(features, WAYS))
-
-
-class Unknown(nn.Module):
-    """A model that no kernel knows."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x)
-
-
-def general(learner):
-    """The same learner by autograd."""
-    return fastmeta.MAML(Unknown(learner.model), learner.lr, learner.steps)
 
 
 def adapted_loss(model, steps, gradients, support_x, support_y, query_x, query_y):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fastmeta
+from harness.any_module import general
 from measure import distances, inner_loops
 from measure.contenders import in_new_process
 from measure.usage import peak
@@ -66,7 +67,7 @@ def maml(way, steps):
     def run(images):
         model = bench_learners.net(images)
         learner = fastmeta.MAML(model, bench_learners.RATE, steps)
-        learner = bench_learners.general(learner) if way == "general" else learner
+        learner = general(learner) if way == "general" else learner
         data = bench_learners.episodes(images.tasks, images.channels, images.side)
         by_autograd = way == "autograd"
         value = bench_learners.one_by_one(model, steps, *data) if by_autograd else learner.loss(*data).mean()

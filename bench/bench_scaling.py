@@ -11,6 +11,7 @@ import torch
 from bench_learners import loss_and_gradients
 
 import fastmeta
+from harness.any_module import general
 from measure import flops, inner_loops
 from measure.contenders import backward, forward_and_backward
 
@@ -114,7 +115,7 @@ def of_conv4(images, steps):
     learner = fastmeta.MAML(model, bench_learners.RATE, steps)
     ways = {
         "ext": lambda *data: learner.loss(*data).mean(),
-        "general engine": lambda *data: bench_learners.general(learner).loss(*data).mean(),
+        "general engine": lambda *data: general(learner).loss(*data).mean(),
         "autograd": partial(bench_learners.one_by_one, model, steps),
     }
     of = partial(flops.conv4, images.width, images.channels, images.side, bench_learners.WAYS)

@@ -22,20 +22,13 @@ Learner = nn.Module  # learner(support_x, support_y, query_x, query_y) -> losses
 Sample = Callable[[], Episodes]  # the next batch of tasks
 
 
-class Estimate(NamedTuple):
-    """The mean of independent values and half the width of its 95 % confidence interval."""
+class Estimate(fastmeta.Estimate):
+    """Of a training that may diverge."""
 
-    mean: float
-    half_width: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> Estimate:
-        return cls(values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5)
+    __slots__ = ()
 
     def __format__(self, spec: str) -> str:
-        if not math.isfinite(self.mean):
-            return "diverges"
-        return f"{self.mean:{spec}} ± {self.half_width:{spec}}"
+        return super().__format__(spec) if math.isfinite(self.mean) else "diverges"
 
 
 class Timing(NamedTuple):

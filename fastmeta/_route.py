@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import _dispatch
-from ._autograd import Op, is_autocast
+from ._autograd import Op, is_autocast, scatter
 from ._compile import traced
 from ._dispatch import CACHED, LOW_PRECISION, forced, op_on, run
 from ._layout import Layout, flatten, has_lists, unflatten
@@ -84,7 +84,9 @@ class _Asked(threading.local):
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        self.gradients = _in_lists(found, args, self.places) if listed else list(found)
+        each = scatter(found, needs)
+        of_args = unflatten(each, layout) if listed else each
+        self.gradients = [of_args[i] for i in self.places]
         return outputs  # type: ignore[no-any-return]
 
 
@@ -99,15 +101,6 @@ def _with_gradients(
     return native, needs, any(length is not None for length in layout)
 
 
-def _in_lists(found: Sequence[Tensor], args: Sequence[Any], places: tuple[int, ...]) -> list[Any]:
-    """The gradients, in the order of the arguments, as these are: a list for a list, None for what is no tensor."""
-    remaining = iter(found)
-    return [
-        [next(remaining) if isinstance(y, Tensor) else None for y in x] if isinstance(x, list) else next(remaining)
-        for x in (args[i] for i in sorted(places))
-    ]
-
-
 _asked = _Asked()
 
 
@@ -120,13 +113,9 @@ def with_gradients(
     _asked.op, _asked.places, _asked.gradients = name, places, None
     try:
         value = fn(*args, **kwargs)
-        found = _asked.gradients
+        return value, _asked.gradients
     finally:
         _asked.op = _asked.gradients = None
-    if found is None or len(places) == 1:
-        return value, found
-    order = sorted(places)
-    return value, [found[order.index(i)] for i in places]
 
 
 @functools.lru_cache(maxsize=CACHED)

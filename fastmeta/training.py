@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ class Estimate(NamedTuple):
 
     mean: float
     interval: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Self:
+        """Of one value for each episode."""
+        return cls(values.mean().item(), 1.96 * values.std().item() / math.sqrt(len(values)))
 
     def __format__(self, spec: str) -> str:
         return f"{self.mean:{spec}} ± {self.interval:{spec}}"
@@ -117,8 +122,7 @@ def evaluate(learner: Learner, sampler: Iterable[Sequence[Tensor]], episodes: in
             break
     if count < episodes:
         raise ValueError(f"{op}: sampler must give {episodes} episodes, got {count}")
-    values = torch.cat(found)[:episodes].double()
-    return Estimate(values.mean().item(), 1.96 * values.std().item() / math.sqrt(episodes))
+    return Estimate.of(torch.cat(found)[:episodes].double())
 
 
 def _accuracies(learner: Learner, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:

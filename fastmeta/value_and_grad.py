@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import _check
 from . import reference as references
-from ._autograd import gradients
+from ._autograd import gradients, scatter
 from ._layout import flatten, tensors_of, unflatten
 from ._route import with_gradients
 from ._torch import any_requires_grad, is_plain, tree_map_only
@@ -106,18 +106,15 @@ def _by_autograd(
 ) -> tuple[Any, list[Any]]:
     """The same for every op and wherever it is called: by torch.autograd, under transforms and tracing by torch.func."""
     flat, layout = flatten(wanted)
-    there = [i for i, x in enumerate(flat) if x is not None]
+    there = [x is not None for x in flat]
 
     def outputs_of(*tensors: Tensor) -> Any:
-        filled = list(flat)
-        for i, x in zip(there, tensors, strict=True):
-            filled[i] = x
         given = list(args)
-        for place, x in zip(places, unflatten(filled, layout), strict=True):
+        for place, x in zip(places, unflatten(scatter(tensors, there), layout), strict=True):
             given[place] = x
         return op(*given, **kwargs)
 
-    tensors = [flat[i] for i in there]
+    tensors = [x for x in flat if x is not None]
     if is_plain():
         stays = _stays_differentiable(args, kwargs)
         own = [x.view_as(x) if stays and x.requires_grad else x.detach().requires_grad_() for x in tensors]
@@ -129,7 +126,4 @@ def _by_autograd(
     else:
         value, pullback, *_ = torch.func.vjp(outputs_of, *tensors)
         found = pullback(tree_map_only(Tensor, torch.ones_like, value))
-    grads: list[Any] = [None] * len(flat)
-    for i, g in zip(there, found, strict=True):
-        grads[i] = g
-    return value, unflatten(grads, layout)
+    return value, unflatten(scatter(found, there), layout)

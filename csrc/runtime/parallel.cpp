@@ -26,7 +26,7 @@ using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 using Query = int (*)();
 
 Parallel gomp_parallel = nullptr;
-Query omp_max_threads, omp_thread_num, omp_num_threads, omp_in_parallel;
+Query omp_max_threads, omp_thread_num, omp_in_parallel;
 std::string library;
 
 struct Search {
@@ -180,9 +180,8 @@ const char* init_parallel(const char* prefix) {
   auto parallel = reinterpret_cast<Parallel>(dlsym(handle, "GOMP_parallel"));
   omp_max_threads = reinterpret_cast<Query>(dlsym(handle, "omp_get_max_threads"));
   omp_thread_num = reinterpret_cast<Query>(dlsym(handle, "omp_get_thread_num"));
-  omp_num_threads = reinterpret_cast<Query>(dlsym(handle, "omp_get_num_threads"));
   omp_in_parallel = reinterpret_cast<Query>(dlsym(handle, "omp_in_parallel"));
-  if (!parallel || !omp_max_threads || !omp_thread_num || !omp_num_threads || !omp_in_parallel) return library.c_str();
+  if (!parallel || !omp_max_threads || !omp_thread_num || !omp_in_parallel) return library.c_str();
   gomp_parallel = parallel;
   library = search.path;
   return library.c_str();

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import fastmeta
-from harness.learner_cases import ALL, N, Unknown, data_of, encoder, episode, made, mlp, says
+from harness.any_module import Unknown
+from harness.learner_cases import ALL, N, data_of, encoder, episode, made, mlp, says
 
 NOT_A_TENSOR = [None, "x", [[0.0]], np.zeros((2, 4, 3)), 3]
 

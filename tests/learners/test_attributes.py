@@ -10,8 +10,8 @@ from torch import nn
 from torch.func import functional_call
 
 import fastmeta
+from harness.any_module import Unknown
 from harness.engine import kernels_of
-from harness.learner_cases import Unknown
 from harness.plain_loops import D, episode, mlp, same_as_the_plain_loop
 
 

@@ -8,8 +8,8 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
 import fastmeta
+from harness.any_module import general
 from harness.engine import kernels_of
-from harness.learner_cases import general
 from harness.plain_loops import D, episode, mlp, same_as_the_plain_loop, same_gradients
 
 

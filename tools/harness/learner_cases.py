@@ -1,6 +1,5 @@
 """One small example of every learner, its loss as a function of its parameters and inputs: what the tests of all transforms run on."""
 
-import copy
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fastmeta
+from harness.any_module import Unknown
 from harness.cases import Case
 
 T, S, Q, N, FEATURES = 2, 4, 3, 2, 3
@@ -23,26 +23,6 @@ class Loss(nn.Module):
 
     def forward(self, *episode):
         return self.learner.loss(*episode)
-
-
-class Unknown(nn.Module):
-    """A model that no kernel knows."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x)
-
-
-def general(learner):
-    """The same learner, on the same parameters, in the general engine."""
-    other = copy.copy(learner)
-    other._modules = dict(learner._modules)
-    name = "encoder" if isinstance(learner, fastmeta.ProtoMAML) else "model"
-    setattr(other, name, Unknown(getattr(learner, name)))
-    return other
 
 
 @dataclass
