@@ -85,12 +85,13 @@ py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Hand
 
 template <class Call>
 py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
+                                int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
-                                Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
+                                Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order,
+                                bool return_outputs, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                           int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
+                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs);
 
 }  // namespace fastmeta

@@ -139,6 +139,7 @@ def mlp_meta_loss_fwd(
     activation: Any,
     loss: str,
     first_order: bool,
+    return_outputs: bool,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -153,6 +154,7 @@ def mlp_meta_loss_value_and_grad(
     activation: Any,
     loss: str,
     first_order: bool,
+    return_outputs: bool,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -169,6 +171,7 @@ def mlp_meta_loss_bwd(
     activation: Any,
     loss: str,
     first_order: bool,
+    return_outputs: bool,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -231,6 +234,7 @@ def conv_meta_loss_fwd(
     blocks: Any,
     loss: str,
     first_order: bool,
+    return_outputs: bool,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -245,6 +249,7 @@ def conv_meta_loss_value_and_grad(
     blocks: Any,
     loss: str,
     first_order: bool,
+    return_outputs: bool,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -261,6 +266,7 @@ def conv_meta_loss_bwd(
     blocks: Any,
     loss: str,
     first_order: bool,
+    return_outputs: bool,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -77,28 +76,41 @@ class _Asked(threading.local):
 
     def answer(self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
         assert self.op is not None
-        tensors = tuple([isinstance(x, Tensor) for x in flat])
-        native, needs, listed = _with_gradients(self.op, layout, self.places, tensors)
-        args = unflatten(flat, layout) if listed else flat
-        answer = native(*args, *static, needs)
+        if layout.count(None) != len(layout):
+            return self._answer_with_lists(flat, layout, static)
+        native, needs, order = _with_gradients(self.op, len(flat), self.places)
+        answer = native(*flat, *static, needs)
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        each = scatter(found, needs)
-        of_args = unflatten(each, layout) if listed else each
+        self.gradients = found if order is None else [found[i] for i in order]
+        return outputs  # type: ignore[no-any-return]
+
+    def _answer_with_lists(
+        self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
+    ) -> tuple[Tensor, ...] | str:
+        assert self.op is not None
+        native = _with_gradients(self.op, 0, ())[0]
+        wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
+        needs = tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
+        answer = native(*unflatten(flat, layout), *static, needs)
+        if isinstance(answer, str):
+            return answer
+        outputs, found = answer
+        of_args = unflatten(scatter(found, needs), layout)
         self.gradients = [of_args[i] for i in self.places]
         return outputs  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=CACHED)
 def _with_gradients(
-    name: str, layout: Layout, places: tuple[int, ...], tensors: tuple[bool, ...]
-) -> tuple[Callable[..., Any], tuple[bool, ...], bool]:
-    """The kernel that finds the gradients too, which of the flat arguments need one, and whether there are lists."""
-    wanted = [i in places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
-    needs = tuple(map(operator.and_, wanted, tensors))
+    name: str, count: int, places: tuple[int, ...]
+) -> tuple[Callable[..., Any], tuple[bool, ...], list[int] | None]:
+    """The kernel that finds the gradients too, which of `count` arguments need one, and where among what it finds those at `places`
+    are; None: they are in order."""
     native = getattr(_dispatch._module(name, "ext"), f"{name}_value_and_grad")
-    return native, needs, any(length is not None for length in layout)
+    order = [sorted(places).index(i) for i in places]
+    return native, tuple([i in places for i in range(count)]), None if order == sorted(order) else order
 
 
 _asked = _Asked()

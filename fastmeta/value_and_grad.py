@@ -66,14 +66,15 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         wanted = _wanted(name, places, args)
-        value, grads = None, None
         if fused and is_plain() and not _stays_differentiable(args, kwargs):
             value, grads = with_gradients(name, places, op, args, kwargs)
-        if grads is None:
+            if grads is None:
+                value, grads = _by_autograd(op, places, wanted, args, kwargs)
+        else:
             value, grads = _by_autograd(op, places, wanted, args, kwargs)
         # One rate for all goes to the op as a list of one.
         found = tuple(
-            g[0] if isinstance(g, list) and isinstance(x, Tensor) else g for g, x in zip(grads, wanted, strict=True)
+            [g[0] if isinstance(g, list) and isinstance(x, Tensor) else g for g, x in zip(grads, wanted, strict=True)]
         )
         return value, found[0] if one else found
 
@@ -82,14 +83,16 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 
 def _wanted(name: str, places: Sequence[int], args: Sequence[Any]) -> list[Any]:
     """The arguments that the gradients are to, each a tensor or a list of tensors and None."""
-    if max(places) >= len(args):
+    try:
+        wanted = [args[i] for i in places]
+    except IndexError:
         raise ValueError(
             f"{NAME}: argnums must be of positional arguments, got {max(places)} for the {len(args)} of {name}"
-        )
-    wanted = [args[i] for i in places]
+        ) from None
     for place, x in zip(places, wanted, strict=True):
-        items = x if isinstance(x, list | tuple) else [x]
-        for item in items:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            continue
+        for item in x if isinstance(x, list | tuple) else [x]:
             if not (isinstance(item, Tensor) and item.is_floating_point()) and (item is not None or x is None):
                 raise TypeError(
                     f"{NAME}: argument {place} of {name} must be of tensors of floating point, got {_check.brief(item)}"
@@ -98,7 +101,11 @@ def _wanted(name: str, places: Sequence[int], args: Sequence[Any]) -> list[Any]:
 
 
 def _stays_differentiable(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    return torch.is_grad_enabled() and any_requires_grad(*flatten((*args, *kwargs.values()))[0])
+    if not torch.is_grad_enabled():
+        return False
+    if tuple in map(type, args) or tuple in map(type, kwargs.values()):  # autograd's question looks into lists alone
+        return any_requires_grad(*flatten((*args, *kwargs.values()))[0])
+    return any_requires_grad(*args, *kwargs.values())
 
 
 def _by_autograd(

@@ -76,7 +76,7 @@ void Call::losses(const Tensor& loss) const { run(reduction == Reduction::none, 
 Gradients Call::unit_gradients(const Tensor& loss) const {
   Gradients made;
   if (needs[0]) made.query = query.empty(query.shape());
-  if (needs[1]) made.prototypes = query.empty(task_shape({N, D}));
+  if (needs[1]) made.prototypes = prototypes.empty(task_shape({N, D}));
   std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
   run(false, loss, Tensor(), made, needs[3] ? &dtemperature : nullptr);
   if (!needs[3]) return made;
@@ -88,7 +88,7 @@ Gradients Call::unit_gradients(const Tensor& loss) const {
 Gradients Call::gradients(const Tensor& dloss) const {
   Gradients made;
   if (needs[0]) made.query = query.empty(query.shape());
-  if (needs[1]) made.prototypes = query.empty(prototypes.shape());
+  if (needs[1]) made.prototypes = prototypes.empty(prototypes.shape());
   std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
   run(true, Tensor(), dloss, made, needs[3] ? &dtemperature : nullptr);
   if (needs[3]) made.temperature = sum_of(query, dtemperature);

@@ -185,6 +185,11 @@ Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
   PyObject* made;
   if (shape == shape_ && !is_part_) {
     made = PyObject_CallOneArg(empty_like(), object_.ptr());  // half the price of new_empty
+  } else if (shape.empty() && on_cpu() && dtype_ != DType::int64) {
+    static PyObject* scalars[2] = {};
+    PyObject*& scalar = scalars[dtype_ == DType::float64];
+    if (!scalar) scalar = PyObject_CallMethodOneArg(object_.ptr(), new_empty_name(), py::tuple().ptr());
+    made = scalar ? PyObject_CallOneArg(empty_like(), scalar) : nullptr;
   } else {
     py::tuple sizes(shape.size());
     for (size_t i = 0; i < shape.size(); i++) sizes.set(i, py::int_(shape[i]));

@@ -165,6 +165,11 @@ def listed(lr: Any, params: Any) -> Sequence[Any]:
     return lr if each else (lr,)
 
 
+def losses_first(found: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The losses; and, where they were asked for, the outputs, without a graph."""
+    return found[0], *[y.detach() for y in found[1:]]
+
+
 def refuse_labels(op: str, loss: str, params: Sequence[Tensor | None], **labels: Tensor) -> None:
     """ValueError for a class that the outputs do not have."""
     if loss == "cross_entropy":

@@ -53,7 +53,7 @@ def conv_meta_loss(
     op = "conv_meta_loss"
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
-    static, of_call = (steps, of_blocks, loss, first_order), cores(len(of_blocks), loss, 2, before="rates")
+    static, of_call = (steps, of_blocks, loss, first_order, False), cores(len(of_blocks), loss, 2, before="rates")
     found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)

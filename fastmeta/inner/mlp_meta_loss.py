@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import check_rates, check_steps, listed, refuse_labels
+from ._network import check_rates, check_steps, listed, losses_first, refuse_labels
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1),
@@ -53,14 +53,35 @@ def mlp_meta_loss(
     losses.mean().backward()  # Meta-SGD: the rates have gradients too
     ```
     """
+    return mlp_meta_loss_and_outputs(
+        params, lr, support_x, support_y, query_x, query_y, steps=steps, activation=activation, loss=loss,
+        first_order=first_order, return_outputs=False,
+    )[0]  # fmt: skip
+
+
+def mlp_meta_loss_and_outputs(
+    params: Sequence[Tensor | None],
+    lr: Rate,
+    support_x: Tensor,
+    support_y: Tensor,
+    query_x: Tensor,
+    query_y: Tensor,
+    *,
+    steps: int,
+    activation: Activation = "relu",
+    loss: Loss = "cross_entropy",
+    first_order: bool = False,
+    return_outputs: bool,
+) -> tuple[Tensor, ...]:
+    """`mlp_meta_loss`, and the query outputs of the same pass `[..., Q, out]`, without a graph, where they are asked for."""
     op = "mlp_meta_loss"
     activation, loss = check_loss(op, activation, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
-    static = (steps, activation, loss, first_order)
+    static = (steps, activation, loss, first_order, return_outputs)
     found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
-        return found[0]
+        return losses_first(found)
     mlp = check_mlp(op, params, support_x=support_x, query_x=query_x)
     rates = check_rates(op, lr, params, steps, mlp.ranks)
     args = (
@@ -71,5 +92,4 @@ def mlp_meta_loss(
         mlp.examples["query_x"],
         mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss),
     )
-    (out,) = call(op, args, static, CORES[loss])
-    return _check.unfold(out, mlp.lead)
+    return losses_first([_check.unfold(y, mlp.lead) for y in call(op, args, static, CORES[loss])])

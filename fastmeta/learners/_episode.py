@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _check
+from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
 
 
 def check_episode(
@@ -75,6 +76,13 @@ def _check_targets(name: str, loss: object, label: str, y: Tensor, of_inputs: Se
             raise ValueError(f"{name}: {label} must have shape {list(of_inputs[:2])}, got {list(y.shape)}")
     elif loss == "mse" and not y.is_floating_point():
         raise TypeError(f"{name}: {label} must be floating numbers, got {y.dtype}")
+
+
+def losses_of(name: str, log_probs: Tensor, query_y: Tensor) -> Tensor:
+    """[T, Q, N] -> the mean negative log-likelihood of each task's labels that are not -100, [T]; 0 where there are none."""
+    _check.label_range(name, "query_y", query_y, log_probs.shape[-1], IGNORE_INDEX)
+    losses = negative_log_likelihood(log_probs, query_y, IGNORE_INDEX)
+    return per_counted(losses.sum(-1), query_y, IGNORE_INDEX)
 
 
 def ways_of(name: str, num_classes: int | None, support_y: Tensor) -> int:

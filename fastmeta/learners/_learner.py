@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -34,33 +34,73 @@ class Learner(nn.Module):
             return of_no_tasks([*query_x.shape[:2], *self._outputs_of(query_x)], self._reached(support_x, query_x))
         return self._predict(support_x, support_y, query_x)
 
-    def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The loss on the query of each task, [T]."""
+    @overload
+    def loss(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+        *,
+        return_outputs: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def loss(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool
+    ) -> Any: ...
+    def loss(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The loss on the query of each task, [T]. With `return_outputs` also what `learner(support_x, support_y, query_x)` gives,
+        without a graph and from the same pass: training accuracy for nothing. iMAML and Reptile make a second pass for it."""
         if query_y is None:
             raise TypeError(f"{self._name}: query_y must be a tensor, got NoneType")
         check_episode(self._name, self._loss, support_x, support_y, query_x, query_y)
         if not support_x.shape[0]:
-            return of_no_tasks([0], self._reached(support_x, support_y, query_x, query_y))
+            losses = of_no_tasks([0], self._reached(support_x, support_y, query_x, query_y))
+            return (losses, self(support_x, support_y, query_x).detach()) if return_outputs else losses
+        if return_outputs:
+            return self._losses_and_outputs(support_x, support_y, query_x, query_y)
         return self._losses(support_x, support_y, query_x, query_y)
 
-    def backward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+    @overload
+    def backward(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+        *,
+        return_outputs: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def backward(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool
+    ) -> Any: ...
+    def backward(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """The losses [T], without a graph; adds the gradient of their mean to `.grad` of what it depends on, as
         `loss(...).mean().backward()` does. Where the native kernels run a whole inner loop, autograd takes no part.
 
-        For training loops of one process: DistributedDataParallel and FSDP average gradients in a backward of their own, so there
-        call the wrapped learner and `.mean().backward()`. Hooks on parameters are called. Errors: RuntimeError under
-        torch.no_grad; else as `loss`.
+        `return_outputs`: as in `loss`. For training loops of one process: DistributedDataParallel and FSDP average gradients in a
+        backward of their own, so there call the wrapped learner and `.mean().backward()`. Hooks on parameters are called. Errors:
+        RuntimeError under torch.no_grad; else as `loss`.
         """
         if not torch.is_grad_enabled():
             raise RuntimeError(f"{self._name}: backward must run with grad mode on, got it off")
-        losses = self._backward(support_x, support_y, query_x, query_y)
+        found = self._backward(support_x, support_y, query_x, query_y, return_outputs=return_outputs)
+        losses = found[0] if return_outputs else found
         if losses.requires_grad:
             (losses.mean() if losses.numel() else losses.sum()).backward()
-        return losses.detach()
+        return (losses.detach(), found[1]) if return_outputs else losses.detach()
 
-    def _backward(self, *data: Tensor) -> Tensor:
-        """The losses; without a graph where their gradient has been taken."""
-        return self.loss(*data)
+    def _backward(self, *data: Tensor, return_outputs: bool) -> Any:
+        """What `loss` gives; the losses without a graph where their gradient has been taken."""
+        return self.loss(*data, return_outputs=True) if return_outputs else self.loss(*data)
+
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         raise NotImplementedError

@@ -49,6 +49,10 @@ class ANIL(MAML):
         support, query = self._features(support_x, query_x)
         return super()._losses(support, support_y, query, query_y)
 
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        support, query = self._features(data[0], data[2])
+        return super()._losses_and_outputs(support, data[1], query, data[3])
+
     def _of_one_task(self, x: Tensor) -> Tensor:
         found: Tensor = self.model(self.body(x))
         return found

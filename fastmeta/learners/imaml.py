@@ -69,6 +69,11 @@ class IMAML(MAML):
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         return self._on_query(support_x, support_y, query_x, query_y)
 
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            outputs = self._predict(*data[:3])
+        return self._losses(*data), outputs
+
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
         network, lr = self._plan().network, _arguments.number(self._name, "lr", self.lr)
         proximal = Proximal(network, lr, float(self.strength), self.cg_steps)
@@ -81,7 +86,8 @@ class IMAML(MAML):
                 phi = proximal.optimum(problem, support)
             return problem.on_query(phi, flat)
 
-        return network.run(solved, refuse, lr, (support_x, support_y, *query))
+        found: Tensor = network.run(solved, refuse, lr, (support_x, support_y, *query))
+        return found
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,9 @@ class Optimum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, proximal: Proximal, problem: Problem, *items: Any) -> Any:
-        ctx.proximal, ctx.problem = proximal, problem
+        ctx.proximal = proximal
         phi = proximal.optimum(problem, problem.flat(items))
-        remember(ctx, items, phi)
+        remember(ctx, problem, items, phi)
         return tuple(p.clone() for p in phi)
 
     @staticmethod
@@ -149,7 +155,7 @@ class Optimum(torch.autograd.Function):
             raise RuntimeError("IMAML: the meta-gradient must be of first order, got create_graph=True")
         problem, needs = ctx.problem, ctx.needs_input_grad[2:]
         items, phi = remembered(ctx)
-        refuse_changed(problem)
+        refuse_changed(ctx)
         flat, grads = problem.flat(items), []
         if transforms_active():
             refuse(problem, flat)

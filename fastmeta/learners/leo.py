@@ -14,7 +14,7 @@ from ..distance.prototypes import prototypes
 from ..inner.mlp_adapt import mlp_adapt
 from ..inner.mlp_forward import mlp_forward
 from ..inner.mlp_grad import mlp_grad
-from ..inner.mlp_meta_loss import mlp_meta_loss
+from ..inner.mlp_meta_loss import mlp_meta_loss_and_outputs
 from ..networks.users_model import is_linear
 from ..reference.mlp_loss import IGNORE_INDEX
 from . import _arguments
@@ -114,14 +114,25 @@ class LEO(Learner):
         return mlp_forward(mlp_adapt(head, rates, support, support_y, steps=self.finetune_steps), query)
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        return self._evaluated(support_x, support_y, query_x, query_y, return_outputs=False)[0]
+
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        losses, outputs = self._evaluated(*data, return_outputs=True)
+        return losses, outputs
+
+    def _evaluated(
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool
+    ) -> tuple[Tensor, ...]:
         self._check(support_x, support_y, query_x)
         support, query = self.dropout(support_x), self.dropout(query_x)
         code = self._encode(support_x, support_y)
         _check.label_range("LEO", "query_y", query_y, code.mean.shape[-2], IGNORE_INDEX)
         adapted = self._latent_loop(code, support, support_y)
         head, rates = self._head(adapted)
-        of_query = mlp_meta_loss(head, rates, support, support_y, query, query_y, steps=self.finetune_steps)
-        return of_query + self._regularisers(code, adapted)
+        of_query, *outputs = mlp_meta_loss_and_outputs(
+            head, rates, support, support_y, query, query_y, steps=self.finetune_steps, return_outputs=return_outputs
+        )
+        return of_query + self._regularisers(code, adapted), *outputs
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         return known_ways("LEO", self.num_classes)

@@ -124,29 +124,29 @@ class MAML(NetworkLearner):
         return network.predict(self.rates(), (support_x, support_y, query_x))
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        network = self._plan().network
-        weights = None if self.loss_weights is None else self._weights()
-        return network.losses(self.rates(), (support_x, support_y, query_x, query_y), weights)
+        return self._plan().network.losses(self.rates(), (support_x, support_y, query_x, query_y), self._weights())
 
-    def _backward(self, *data: Tensor) -> Tensor:
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        return self._plan().network.losses_and_outputs(self.rates(), data, self._weights())
+
+    def _backward(self, *data: Tensor, return_outputs: bool) -> Any:
         network, rates = self._plan().network, self.rates()
         ours = getattr(self.loss, "__func__", None) is Learner.loss and type(self)._losses is MAML._losses
         op = network.meta_loss_op if ours and self.loss_weights is None and is_plain() else None
         if op is None or any(isinstance(x, Tensor) and x.requires_grad for x in data):
-            return self.loss(*data)
+            return super()._backward(*data, return_outputs=return_outputs)
         of_rates = [x for x in (rates if isinstance(rates, list) else [rates]) if isinstance(x, Tensor)]
         learned = [x for x in of_rates if x.requires_grad]
         if any(not x.is_leaf or has_gradient_hooks(x) for x in (*network.leaves, *learned)):
-            return self.loss(*data)
-        losses, grads = with_gradients(op, (0, 1) if learned else (0,), self.loss, data, {})
+            return super()._backward(*data, return_outputs=return_outputs)
+        options = {"return_outputs": True} if return_outputs else {}
+        found, grads = with_gradients(op, (0, 1) if learned else (0,), self.loss, data, options)
         if grads is not None:
-            values = [
-                *network.leaves,
-                *(of_rates if learned else []),
-            ]  # a rate may be frozen among others that are learned
-            found = [(x, g) for x, g in zip(values, tensors_of(grads), strict=True) if x.requires_grad]
-            accumulate([x for x, _ in found], [g for _, g in found], 1 / losses.shape[0])
-        return losses  # type: ignore[no-any-return]
+            # A rate may be frozen among others that are learned.
+            values = [*network.leaves, *(of_rates if learned else [])]
+            pairs = [(x, g) for x, g in zip(values, tensors_of(grads), strict=True) if x.requires_grad]
+            accumulate([x for x, _ in pairs], [g for _, g in pairs], 1 / data[0].shape[0])
+        return found
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         x = query_x.new_zeros(query_x.shape[1:])

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .. import _check
 from .._ask import OF_FEATURES, OF_SUPPORT, ask
 from ..distance.matching_log_probs import matching_log_probs
-from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
 from ..types import Metric
 from . import _arguments
-from ._episode import known_ways, ways_of
+from ._episode import known_ways, losses_of, ways_of
 from ._learner import Learner
 from .protonet import features_of_both
 
@@ -61,10 +59,11 @@ class MatchingNet(Learner):
         )  # fmt: skip
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        log_probs = self._predict(support_x, support_y, query_x)
-        _check.label_range(self._name, "query_y", query_y, log_probs.shape[-1], IGNORE_INDEX)
-        losses = negative_log_likelihood(log_probs, query_y, IGNORE_INDEX)
-        return per_counted(losses.sum(-1), query_y, IGNORE_INDEX)
+        return self._losses_and_outputs(support_x, support_y, query_x, query_y)[0]
+
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = self._predict(*data[:3])
+        return losses_of(self._name, log_probs, data[3]), log_probs.detach()
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         return known_ways(self._name, self.num_classes)

@@ -80,15 +80,21 @@ class ProtoMAML(NetworkLearner):
         )
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        return self._on_query(support_x, support_y, query_x)
+        found: Tensor = self._on_query(support_x, support_y, query_x)
+        return found
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        return self._on_query(support_x, support_y, query_x, query_y)
+        found: Tensor = self._on_query(support_x, support_y, query_x, query_y)
+        return found
 
-    def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        losses, outputs = self._on_query(*data, return_outputs=True)
+        return losses, outputs
+
+    def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor, return_outputs: bool = False) -> Any:
         check_classes(self._name, self.ways, support_y, *query[1:])
         network, start = self._plan().network, self._head(support_x, support_y)
-        return network.on_query(self.lr, (support_x, support_y, *query), start=start)
+        return network.on_query(self.lr, (support_x, support_y, *query), start=start, return_outputs=return_outputs)
 
     def _head(self, support_x: Tensor, support_y: Tensor) -> Sequence[Tensor]:
         """W [T, N, D] and b [T, N] before the first step."""

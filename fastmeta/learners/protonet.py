@@ -11,7 +11,7 @@ from ..distance.proto_loss import proto_loss
 from ..distance.prototypes import prototypes
 from ..types import Metric
 from . import _arguments
-from ._episode import known_ways, ways_of
+from ._episode import known_ways, losses_of, ways_of
 from ._learner import Learner
 
 
@@ -66,6 +66,10 @@ class ProtoNet(Learner):
             metric=self.metric,
             temperature=self.temperature,
         )
+
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = self._predict(*data[:3])
+        return losses_of(self._name, log_probs, data[3]), log_probs.detach()
 
     def _embed(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
         ways = ways_of(self._name, self.num_classes, support_y)

@@ -65,6 +65,9 @@ class Reptile(MAML):
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         return self._on_query(support_x, support_y, query_x, query_y)
 
+    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
+        return self._losses(*data), self._predict(*data[:3])
+
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor) -> Tensor:
         network, lr = self._plan().network, _arguments.number(self._name, "lr", self.lr)
 
@@ -74,7 +77,8 @@ class Reptile(MAML):
                 found = problem.on_query(phi, flat)
             return Towards.apply(found, len(phi), *flat.theta, *phi) if torch.is_grad_enabled() else found
 
-        return network.run(evaluated, refuse, lr, (support_x, support_y, *query))
+        found: Tensor = network.run(evaluated, refuse, lr, (support_x, support_y, *query))
+        return found
 
 
 class Adam:

@@ -17,10 +17,18 @@ from .network import Data, Network
 
 class AnyModule(Network):
     def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
-        return self.on_query(rates, data, weights)
+        found: Tensor = self.on_query(rates, data, weights)
+        return found
+
+    def losses_and_outputs(
+        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        losses, outputs = self.on_query(rates, data, weights, return_outputs=True)
+        return losses, outputs
 
     def predict(self, rates: Any, data: Data) -> Tensor:
-        return self.on_query(rates, data)
+        found: Tensor = self.on_query(rates, data)
+        return found
 
     def on_query(
         self,
@@ -28,10 +36,11 @@ class AnyModule(Network):
         data: Data,
         weights: tuple[float, ...] | None = None,
         start: Sequence[Tensor] = (),
-    ) -> Tensor:
-        """`losses` where `data` has query_y, else `predict`. `start`: see `run`."""
+        return_outputs: bool = False,
+    ) -> Any:
+        """`losses` where `data` has query_y, or `losses_and_outputs`, else `predict`. `start`: see `run`."""
         solve = query_losses if len(data) == 4 else query_outputs
-        return self.run(solve, unrolled.on_query, rates, data, weights, start)
+        return self.run(solve, unrolled.on_query, rates, data, weights, start, return_outputs)
 
     def adapt(self, problem: Problem, flat: Flat, optimiser: Callable[[], Update] | None = None) -> list[Tensor]:
         support = flat._replace(data=flat.data[:2])

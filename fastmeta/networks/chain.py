@@ -55,9 +55,17 @@ class InnerLoop:
 
     def losses(self, theta: Sequence[Tensor], examples: Sequence[Tensor]) -> Tensor:
         """[t]; or the loss, of one task."""
-        if self.several:
-            return self.problem.call_tasks(theta, self.shared, *examples)
-        return self.problem.call(theta, self.shared, *examples)
+        found: Tensor = self._call(theta, examples, return_outputs=False)
+        return found
+
+    def on_query(self, theta: Sequence[Tensor], query: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`losses`, and the outputs where they are asked for."""
+        found = self._call(theta, query, self.problem.return_outputs)
+        return found if isinstance(found, tuple) else (found,)
+
+    def _call(self, theta: Sequence[Tensor], examples: Sequence[Tensor], return_outputs: bool) -> Any:
+        call = self.problem.call_tasks if self.several else self.problem.call
+        return call(theta, self.shared, *examples, return_outputs=return_outputs)
 
     def gradients(self, theta: Sequence[Tensor], create_graph: bool, check: bool = False) -> list[Tensor]:
         if not theta:

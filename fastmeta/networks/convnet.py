@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._route import direct
 from ..inner._conv import Blocks, cores
-from ..inner._network import in_order, listed
+from ..inner._network import in_order, listed, losses_first
 from ..types import ConvBlock
 from .batch_norm import has_running_statistics
 from .fused import Fused, parameters_of
@@ -29,13 +29,28 @@ class ConvNet(Fused):
         return "conv_meta_loss"
 
     def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
-        found = None
-        if weights is None and data[0].ndim == 5:  # [n, ...] would be one task
-            found = direct("conv_meta_loss", (self.params, self._rates(rates), *data), self._static(), self._cores(2))
+        found = self._meta_loss(rates, data, weights, return_outputs=False)
+        return super().losses(rates, data, weights) if found is None else found[0]
+
+    def losses_and_outputs(
+        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        found = self._meta_loss(rates, data, weights, return_outputs=True)
         if found is None:
-            return super().losses(rates, data, weights)
-        self._check_labels(data[1], data[3])
-        return found[0]
+            return super().losses_and_outputs(rates, data, weights)
+        losses, outputs = found
+        return losses, outputs
+
+    def _meta_loss(
+        self, rates: Any, data: Data, weights: tuple[float, ...] | None, return_outputs: bool
+    ) -> tuple[Tensor, ...] | None:
+        if weights is not None or data[0].ndim != 5:  # [n, ...] would be one task
+            return None
+        args, static = (self.params, self._rates(rates), *data), (*self._static(), return_outputs)
+        found = direct("conv_meta_loss", args, static, self._cores(2))
+        if found is not None:
+            self._check_labels(data[1], data[3])
+        return found if found is None else losses_first(found)
 
     def predict(self, rates: Any, data: Data) -> Tensor:
         found = None

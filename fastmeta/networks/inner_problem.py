@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -55,26 +56,35 @@ class Problem:
     of_tasks: int  # of the adapted ones, the last, how many start from values of each task
     weights: tuple[float, ...] | None  # of the query losses after each step; None: the last alone counts
     at_once: int  # tasks; 1: one by one, without a task axis; 0: as many as the engine likes
+    return_outputs: bool  # beside the query losses
 
-    def call(self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor) -> Tensor:
-        """The outputs of one task for (x), its loss for (x, y)."""
+    def call(
+        self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor, return_outputs: bool = False
+    ) -> Any:
+        """The outputs of one task for (x), its loss for (x, y); with `return_outputs` both."""
         values = dict(zip((*self.adapted, *self.shared), (*adapted, *shared), strict=True))
-        found: Tensor = functional_call(self.task, values, inputs)
-        return found
+        return functional_call(self.task, values, inputs, {"return_outputs": True} if return_outputs else None)
 
     def call_tasks(
-        self, adapted: Sequence[Tensor], shared: Sequence[Tensor], *inputs: Tensor, own: bool = True
-    ) -> Tensor:
+        self,
+        adapted: Sequence[Tensor],
+        shared: Sequence[Tensor],
+        *inputs: Tensor,
+        own: bool = True,
+        return_outputs: bool = False,
+    ) -> Any:
         """`call` of all tasks at once, [T, ...]; `own`: shared ones have a task axis too."""
+        call = partial(self.call, return_outputs=return_outputs)
         with task_convolutions(inputs[0]):
             axes = (0, 0 if own else None, *[0] * len(inputs))
-            return torch.vmap(self.call, axes, randomness="different")(list(adapted), list(shared), *inputs)
+            return torch.vmap(call, axes, randomness="different")(list(adapted), list(shared), *inputs)
 
     def on_query(self, theta: Sequence[Tensor], flat: Flat) -> Tensor:
         """[T, Q, ...] outputs, or [T] losses where the query has targets, of the parameters theta [T, ...]."""
         query = flat.data[2:]
         if self.at_once > 1:
-            return self.call_tasks(theta, flat.shared, *query, own=False)
+            found: Tensor = self.call_tasks(theta, flat.shared, *query, own=False)
+            return found
         tasks = zip(*theta, *query, strict=True)
         n = len(theta)
         return torch.stack([self.call(of_task[:n], flat.shared, *of_task[n:]) for of_task in tasks])
@@ -140,6 +150,7 @@ def problem_of(
     task_chunk: int | None,
     of_tasks: int = 0,
     weights: tuple[float, ...] | None = None,
+    return_outputs: bool = False,
 ) -> Problem:
     """`changing_of_model`: the adapted parameters by their names in the model. `rates`: one for all of them, or a list with one like
     each."""
@@ -151,7 +162,18 @@ def problem_of(
     check_rates(learner, rates, {path: params[path] for path in changing[: len(changing) - of_tasks]}, steps)
     axes = tuple(params[path].ndim for path in changing) if isinstance(rates, list) else (0,)
     return Problem(
-        learner, task, seen, changing, staying, axes, steps, first_order, of_tasks, weights, at_once=task_chunk or 0
+        learner,
+        task,
+        seen,
+        changing,
+        staying,
+        axes,
+        steps,
+        first_order,
+        of_tasks,
+        weights,
+        task_chunk or 0,
+        return_outputs,
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from .inner_problem import Flat, Problem
 from .tasks_at_once import graphs_kept
 
 
-def query_losses(problem: Problem, flat: Flat) -> Tensor:
-    """[T], after the inner steps."""
+def query_losses(problem: Problem, flat: Flat) -> Any:
+    """[T], after the inner steps; with the query outputs, without a graph, where they are asked for."""
     if needs_gradient(flat):
-        losses: Tensor = MetaLoss.apply(problem, *flat.items())
-        return losses
-    return _meta_losses(problem, flat, problem.flat([False] * len(flat.items())))[0]
+        found = MetaLoss.apply(problem, *flat.items())
+    else:
+        found = _meta_losses(problem, flat, problem.flat([False] * len(flat.items())))[0]
+    return found if problem.return_outputs else found[0]
 
 
 def query_outputs(problem: Problem, flat: Flat) -> Tensor:
@@ -40,18 +42,20 @@ def needs_gradient(flat: Flat) -> bool:
     return torch.is_grad_enabled() and any_requires_grad(*flat.items())
 
 
-def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[Tensor, list[list[Tensor]]]:
-    """The losses [T], and the gradients that are wanted of each part of the tasks."""
+def _meta_losses(problem: Problem, flat: Flat, needs: Flat) -> tuple[tuple[Tensor, ...], list[list[Tensor]]]:
+    """The losses [T], and the query outputs where they are asked for; the gradients that are wanted of each part of the tasks."""
     graphs = graphs_kept(problem, flat) if any(needs.items()) else 0
-    losses, grads = [], []
+    values, grads = [], []
     for i, part in enumerate(problem.parts(flat)):
-        loss, found = _meta_loss(problem, part, needs, graphs, check=i == 0)
-        losses.append(loss)
+        value, found = _meta_loss(problem, part, needs, graphs, check=i == 0)
+        values.append(value)
         grads.append(found)
-    return problem.join(losses), grads
+    return tuple(problem.join(x) for x in zip(*values, strict=True)), grads
 
 
-def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bool) -> tuple[Tensor, list[Tensor]]:
+def _meta_loss(
+    problem: Problem, part: Flat, needs: Flat, graphs: int, check: bool
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     inner = InnerLoop(problem, part._replace(data=part.data[:2]), needs._replace(data=needs.data[:2]))
     differentiated = any(needs.items())
     visited: list[Sequence[Tensor]] = []
@@ -76,7 +80,8 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bo
     for k, (weight, values) in counted.items():
         theta = [leaf(p, True) for p in values]
         with torch.set_grad_enabled(differentiated):
-            losses = weight * inner.losses(theta, query)
+            of_query, *outputs = inner.on_query(theta, query)
+            losses = weight * of_query
             total = total + losses.detach()
             if not differentiated:
                 continue
@@ -86,11 +91,12 @@ def _meta_loss(problem: Problem, part: Flat, needs: Flat, graphs: int, check: bo
             found = gradients([losses.sum()], inputs)
         joining[k] = found[: len(theta)]
         rest.append(found[len(theta) :])
+    value = (total, *[y.detach() for y in outputs])  # of the last step
     if not differentiated:
-        return total, []
+        return value, []
     others = [sum(of_steps) for of_steps in zip(*rest, strict=True)]
     m = len(inner.others)
-    return total, [*inner.back(joining[problem.steps], others[:m], joining), *others[m:]]
+    return value, [*inner.back(joining[problem.steps], others[:m], joining), *others[m:]]
 
 
 def adapted(problem: Problem, flat: Flat, needs: Flat) -> tuple[tuple[Tensor, ...], list[list[Step]]]:
@@ -107,19 +113,20 @@ class MetaLoss(torch.autograd.Function):
     """Forward computes each task's whole meta-gradient too; backward scales it and adds up the tasks."""
 
     @staticmethod
-    def forward(ctx: Any, problem: Problem, *items: Any) -> Tensor:
+    def forward(ctx: Any, problem: Problem, *items: Any) -> tuple[Tensor, ...]:
         before = noise_of(items[-1])
-        losses, grads = _meta_losses(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
-        ctx.problem, ctx.drew = problem, drew(before, items[-1])
-        remember(ctx, items, [g for part in grads for g in part])
-        return losses
+        value, grads = _meta_losses(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
+        ctx.drew = drew(before, items[-1])
+        remember(ctx, replace(problem, return_outputs=False), items, [g for part in grads for g in part])
+        ctx.mark_non_differentiable(*value[1:])
+        return value
 
     @staticmethod
-    def backward(ctx: Any, dlosses: Tensor) -> Any:
+    def backward(ctx: Any, dlosses: Tensor, *_: Tensor) -> Any:
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, grads = remembered(ctx)
         if torch.is_grad_enabled():
-            refuse_changed(problem)
+            refuse_changed(ctx)
             return None, *differentiable(ctx, lambda *args: (unrolled.on_query(*args),), items, (dlosses,))
         scales = problem.split(dlosses)
         places = [i for i, need in enumerate(needs) if need]
@@ -146,15 +153,15 @@ class Adapt(torch.autograd.Function):
         theta, taken = adapted(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
         ctx.noises = [[step.noise for step in steps] for steps in taken]
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-        ctx.problem, ctx.drew = problem, drew(before, items[-1])
-        remember(ctx, items, [p for steps in taken for step in steps for p in step.theta])
+        ctx.drew = drew(before, items[-1])
+        remember(ctx, problem, items, [p for steps in taken for step in steps for p in step.theta])
         return theta
 
     @staticmethod
     def backward(ctx: Any, *dadapted: Tensor) -> Any:
         problem, needs = ctx.problem, ctx.needs_input_grad[1:]
         items, trajectory = remembered(ctx)
-        refuse_changed(problem)
+        refuse_changed(ctx)
         if torch.is_grad_enabled():
             return None, *differentiable(ctx, unrolled.adapted, items, dadapted)
         flat, thetas, grads = problem.flat(items), iter(trajectory), []
@@ -167,7 +174,8 @@ class Adapt(torch.autograd.Function):
         return None, *scatter(problem.summed(grads, needs, data=2), needs)
 
 
-def remember(ctx: Any, items: Sequence[Any], others: Sequence[Tensor]) -> None:
+def remember(ctx: Any, problem: Problem, items: Sequence[Any], others: Sequence[Tensor]) -> None:
+    ctx.problem, ctx.run = problem, None if problem.seen is None else problem.seen.run_now()
     ctx.numbers = [None if isinstance(x, Tensor) else x for x in items]
     ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in items), *others)
 
@@ -179,12 +187,12 @@ def remembered(ctx: Any) -> tuple[list[Any], list[Tensor]]:
     return [x if n is None else n for x, n in zip(kept[:count], ctx.numbers, strict=True)], kept[count:]
 
 
-def refuse_changed(problem: Problem) -> None:
+def refuse_changed(ctx: Any) -> None:
     """RuntimeError where what is computed again on the way back would be computed by another network than on the way there."""
-    seen = problem.seen
-    if seen is not None and not seen.same_run():
+    seen = ctx.problem.seen
+    if seen is not None and not seen.same_run(ctx.run):
         raise RuntimeError(
-            f"{problem.learner}: the model must stay as it is until the way back, got one that was changed after the forward pass"
+            f"{ctx.problem.learner}: the model must stay as it is until the way back, got one that was changed after the forward pass"
         )
 
 

@@ -13,7 +13,7 @@ from .._ask import OF_SUPPORT, ask
 from ..inner.mlp_adapt import mlp_adapt
 from ..inner.mlp_forward import mlp_forward
 from ..inner.mlp_grad import mlp_grad
-from ..inner.mlp_meta_loss import mlp_meta_loss
+from ..inner.mlp_meta_loss import mlp_meta_loss_and_outputs
 from .chain import InnerLoop, Update
 from .fused import Fused, parameters_of
 from .inner_problem import Flat, Problem
@@ -40,13 +40,24 @@ class Mlp(Fused):
         return "mlp_meta_loss"
 
     def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
-        support_x, support_y, query_x, query_y = data
-        if weights is not None or not self.takes(support_x, query_x):
+        if weights is not None or not self.takes(data[0], data[2]):
             return super().losses(rates, data, weights)
+        return self._meta_loss(rates, data, return_outputs=False)[0]
+
+    def losses_and_outputs(
+        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if weights is not None or not self.takes(data[0], data[2]):
+            return super().losses_and_outputs(rates, data, weights)
+        losses, outputs = self._meta_loss(rates, data, return_outputs=True)
+        return losses, outputs
+
+    def _meta_loss(self, rates: Any, data: Data, return_outputs: bool) -> tuple[Tensor, ...]:
+        support_x, support_y, query_x, query_y = data
         return ask(
-            self.learner, mlp_meta_loss, {}, self.params, self.spread(rates), self.flat(support_x), support_y,
+            self.learner, mlp_meta_loss_and_outputs, {}, self.params, self.spread(rates), self.flat(support_x), support_y,
             self.flat(query_x), query_y, steps=self.steps, activation=self.activation, loss=self.task.loss,
-            first_order=self.first_order,
+            first_order=self.first_order, return_outputs=return_outputs,
         )  # fmt: skip
 
     def predict(self, rates: Any, data: Data) -> Tensor:

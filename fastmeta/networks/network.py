@@ -17,7 +17,7 @@ from .tasks_at_once import run_at_once
 from .users_model import Seen, Task
 
 Data = tuple[Tensor, ...]  # of a batch of tasks: support_x, support_y, query_x, and for a loss query_y
-Solve = Callable[[Problem, Flat], Tensor]
+Solve = Callable[[Problem, Flat], Any]
 
 
 @dataclass
@@ -38,6 +38,12 @@ class Network:
 
     def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
         """The query loss after the inner steps, [T]; with weights the weighted sum of those after each step."""
+        raise NotImplementedError
+
+    def losses_and_outputs(
+        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`losses`, and `predict` from the same pass, without a graph."""
         raise NotImplementedError
 
     def predict(self, rates: Any, data: Data) -> Tensor:
@@ -74,12 +80,13 @@ class Network:
         data: Data,
         weights: tuple[float, ...] | None = None,
         start: Sequence[Tensor] = (),
-    ) -> Tensor:
+        return_outputs: bool = False,
+    ) -> Any:
         """`solve` on `data`, with as many tasks at once as is best; `unrolled` where it cannot
         run. `start`: what the last of the adapted parameters start from, [T, ...]."""
         problem = problem_of(
             self.learner, self.task, self.seen, self.adapted, rates=rates, steps=self.steps, first_order=self.first_order,
-            task_chunk=self.task_chunk, of_tasks=len(start), weights=weights,
+            task_chunk=self.task_chunk, of_tasks=len(start), weights=weights, return_outputs=return_outputs,
         )  # fmt: skip
         refuse_export(self.learner)
         flat = problem.all_of(rates, data, start)
@@ -98,7 +105,7 @@ class Network:
         return found
 
 
-def _by_autograd(solve: Solve, unrolled: Solve, problem: Problem, flat: Flat) -> Tensor:
+def _by_autograd(solve: Solve, unrolled: Solve, problem: Problem, flat: Flat) -> Any:
     try:
         return run_at_once(solve, problem, flat)
     except Captured:

@@ -34,7 +34,7 @@ OF_PARAMETERS = 6
 OF_GRADIENT = 3  # an example's graph, with that of its gradient, over its graph for the loss alone
 
 
-def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, flat: Flat) -> Tensor:
+def run_at_once(function: Callable[[Problem, Flat], Any], problem: Problem, flat: Flat) -> Any:
     """function(problem, flat) with the best `at_once`."""
     seen = problem.seen
     assert seen is not None
@@ -60,9 +60,7 @@ def run_at_once(function: Callable[[Problem, Flat], Tensor], problem: Problem, f
     return found
 
 
-def _tried(
-    function: Callable[[Problem, Flat], Tensor], problem: Problem, flat: Flat, attempt: Attempt
-) -> tuple[Tensor | None, str]:
+def _tried(function: Callable[[Problem, Flat], Any], problem: Problem, flat: Flat, attempt: Attempt) -> tuple[Any, str]:
     """What it gives and "", or why it cannot: "memory" or "refused". Any other error is raised. No traceback outlives the call, so
     what the attempt held is free."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +23,26 @@ def adapted(problem: Problem, flat: Flat) -> tuple[Tensor, ...]:
         return tuple(torch.stack(p) for p in zip(*found, strict=True))
 
 
-def on_query(problem: Problem, flat: Flat) -> Tensor:
-    """[T] losses for a query (x, y), [T, Q, ...] outputs for (x) alone."""
+def on_query(problem: Problem, flat: Flat) -> Any:
+    """[T] losses for a query (x, y), with the outputs, without a graph, where they are asked for; [T, Q, ...] outputs for (x) alone."""
     with _exact():
-        return torch.stack([_of_query(problem, part) for part in flat.parts(1, problem.of_tasks)])
+        found = zip(*(_of_query(problem, part) for part in flat.parts(1, problem.of_tasks)), strict=True)
+        value, *outputs = (torch.stack(of_tasks) for of_tasks in found)
+    return (value, outputs[0].detach()) if outputs else value
 
 
-def _of_query(problem: Problem, part: Flat) -> Tensor:
+def _of_query(problem: Problem, part: Flat) -> tuple[Tensor, ...]:
     query = part.data[2:]
+
+    def call(theta: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        found = problem.call(theta, part.shared, *query, return_outputs=problem.return_outputs)
+        return found if isinstance(found, tuple) else (found,)
+
     if problem.weights is None or len(query) == 1:
-        return problem.call(_adapt(problem, part), part.shared, *query)
-    losses = (problem.call(theta, part.shared, *query) for theta in _steps(problem, part))
-    return torch.stack([weight * loss for weight, loss in zip(problem.weights, losses, strict=True)]).sum()
+        return call(_adapt(problem, part))
+    values = [call(theta) for theta in _steps(problem, part)]
+    losses = [weight * value[0] for weight, value in zip(problem.weights, values, strict=True)]
+    return torch.stack(losses).sum(), *values[-1][1:]
 
 
 def _adapt(problem: Problem, part: Flat) -> Sequence[Tensor]:

@@ -46,14 +46,22 @@ class Task(Bare):
         self.learner, self.model, self.loss = learner, model, loss
         self.classes: list[int] = []  # of the outputs that cross-entropy has seen last
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None, return_outputs: bool = False) -> Any:
+        outputs = self._outputs(x)
+        if y is None:
+            return outputs
+        loss = self._loss_of(outputs, y)
+        return (loss, outputs) if return_outputs else loss
+
+    def _outputs(self, x: Tensor) -> Tensor:
         outputs = self.model(x)
         if not isinstance(outputs, Tensor):
             raise TypeError(f"{self.learner}: model must return a tensor, got {type(outputs).__name__}")
         if self.loss == "cross_entropy":
             self._check_logits(outputs)
-        if y is None:
-            return outputs
+        return outputs
+
+    def _loss_of(self, outputs: Tensor, y: Tensor) -> Tensor:
         if isinstance(self.loss, str):
             if self.loss == "mse":
                 self._check_numbers(outputs, y)
@@ -123,8 +131,6 @@ class Seen:
         self.parameters = values_of(self.slots)
         self.tensors = [p for p in self.parameters if p is not None]
         self.trained = [*map(_trained, self.tensors)]
-        self.buffers = self.buffers_now()
-        self.modes = self.modes_now()
         self.learned = Learned()
 
     def holds(self) -> bool:
@@ -144,16 +150,18 @@ class Seen:
         """Whether its parameters are the same objects, frozen where they were; their values may have changed."""
         return same_objects(values_of(self.slots), self.parameters) and [*map(_trained, self.tensors)] == self.trained
 
-    def same_run(self) -> bool:
-        """Whether the same runs again: the network, each module in its mode, and, where tensors stood in for parameters during the
-        call, the buffers that it had then."""
-        apart = any(map(stands_in, self.tensors))
-        if apart and not same_objects(self.buffers_now(), self.buffers):
-            return False
-        return self.holds() and self.modes_now() == self.modes
+    def run_now(self) -> tuple[list[bool], list[Any]]:
+        """Each module's mode, and the buffers."""
+        return self.modes_now(), values_of([getattr(m, BUFFERS) for m in self.modules])
 
-    def buffers_now(self) -> list[Any]:
-        return values_of([getattr(m, BUFFERS) for m in self.modules])
+    def same_run(self, run: tuple[list[bool], list[Any]]) -> bool:
+        """Whether the same runs again as when `run` was noted: the network, each module in its mode, and, where tensors stood in for
+        parameters during the call, the buffers that it had then."""
+        modes, buffers = run
+        modes_now, buffers_now = self.run_now()
+        if any(map(stands_in, self.tensors)) and not same_objects(buffers_now, buffers):
+            return False
+        return self.holds() and modes_now == modes
 
     def modes_now(self) -> list[bool]:
         """Which modules are in training mode."""

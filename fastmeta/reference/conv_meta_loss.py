@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from .conv_adapt import conv_adapt
-from .conv_forward import Params
-from .conv_loss import conv_loss
+from .conv_forward import Params, conv_forward
+from .mlp_loss import task_loss
 
 
 def conv_meta_loss(
@@ -21,7 +21,10 @@ def conv_meta_loss(
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
     first_order: bool,
-) -> Tensor:
-    """The query loss [T?] of the parameters adapted to the support."""
+    return_outputs: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
     adapted = conv_adapt(params, rates, support_x, support_y, steps, blocks, loss, first_order)
-    return conv_loss(adapted, query_x, query_y, blocks, loss)
+    outputs = conv_forward(adapted, query_x, blocks)
+    losses = task_loss(outputs, query_y, loss)
+    return (losses, outputs.detach()) if return_outputs else losses

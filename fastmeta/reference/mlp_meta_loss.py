@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .mlp_adapt import mlp_adapt
-from .mlp_loss import mlp_loss
+from .mlp_forward import mlp_forward
+from .mlp_loss import task_loss
 
 
 def mlp_meta_loss(
@@ -19,7 +20,10 @@ def mlp_meta_loss(
     activation: str,
     loss: str,
     first_order: bool,
-) -> Tensor:
-    """The query loss [T?] of the parameters adapted to the support."""
+    return_outputs: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
     adapted = mlp_adapt(params, rates, support_x, support_y, steps, activation, loss, first_order)
-    return mlp_loss(adapted, query_x, query_y, activation, loss)
+    outputs = mlp_forward(adapted, query_x, activation)
+    losses = task_loss(outputs, query_y, loss)
+    return (losses, outputs.detach()) if return_outputs else losses

@@ -96,6 +96,7 @@ void evaluate(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, i
   w.query.load(w.network, c.query.x + t * w.Q * D, w.Q);
   w.network.forward(w.adapted, w.query);
   c.loss[t] = w.network.loss(targets_of(c.shape, c.query, t), w.query);
+  store_outputs(c, t, w.query.outputs(), w.network.layout.padded_outputs());
 }
 
 template <class R>

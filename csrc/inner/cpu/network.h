@@ -68,6 +68,13 @@ void subtract_rows(const R* rows, int64_t n, int64_t width, int64_t ld, R* dy) {
     for (int64_t j = 0; j < width; j++) dy[i * width + j] -= rows[i * ld + j];
 }
 
+// Task t's query outputs, rows of `ld`, where they are asked for.
+template <class R, class N>
+void store_outputs(const MetaLossCall<R, N>& c, int64_t t, const R* rows, int64_t ld) {
+  const int64_t n = c.query.count, width = c.shape.output_size();
+  for (int64_t i = 0; c.outputs && i < n; i++) std::memcpy(c.outputs + (t * n + i) * width, rows + i * ld, size_t(width) * sizeof(R));
+}
+
 // A network, its parameters and one pass.
 template <class R, class N>
 struct Evaluation {

@@ -34,6 +34,7 @@ void network_meta_loss(const MetaLossCall<R, N>& c) {
         w.query.load(network, c.query.x + t * n * c.shape.example_size(), n);
         network.forward(adapted, w.query);
         c.loss[t] = network.loss(targets_of(c.shape, c.query, t), w.query);
+        store_outputs(c, t, w.query.outputs(), layout.padded_outputs());
         if (!c.with_grads) return;
         const ExampleGrads<R> grads = cleared(c.shape, c.query_grads, t * n, n);
         if (grads.dy) subtract_rows(w.query.doutputs(), n, c.shape.output_size(), layout.padded_outputs(), grads.dy);
