@@ -3,6 +3,9 @@
 Every op shares one pair of dispatcher ops, `fastmeta::forward` and `fastmeta::backward`; the backend is chosen when they
 run. Under torch.func and forward-mode AD inside a trace the reference is traced instead, and of a second derivative what the
 reference makes of it.
+
+A fused loss finds its gradients in forward. On a CPU it has the pair `fastmeta::forward_keeping` and `fastmeta::backward_kept`, which hand
+them on in one flat tensor, so that its kernel runs once.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ from ._torch import at_top_level, below_autograd, is_batched_cotangent, is_funct
 _library = torch.library.Library("fastmeta", "DEF")
 _library.define("forward(str op, str spec, Tensor?[] inputs) -> Tensor[]")
 _library.define("backward(str op, str spec, Tensor[] cotangents, Tensor?[] inputs, bool[] needs) -> Tensor[]")
+_library.define("forward_keeping(str op, str spec, Tensor?[] inputs, bool[] needs) -> Tensor[]")
+_library.define(
+    "backward_kept(str op, str spec, Tensor[] cotangents, Tensor kept, Tensor?[] inputs, bool[] needs) -> Tensor[]"
+)
 
 _parse = functools.lru_cache(maxsize=_dispatch.CACHED)(ast.literal_eval)
 
@@ -53,19 +60,26 @@ def _differentiable(name: str, spec: str, inputs: list[Tensor | None]) -> list[T
 class Traced(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, spec: str, *inputs: Tensor | None) -> Any:
-        ctx.save_for_backward(*inputs)
         ctx.op = name, spec
+        needs = list(ctx.needs_input_grad[2:])
         with below_autograd():
-            return tuple(torch.ops.fastmeta.forward(name, spec, list(inputs)))
+            if not any(needs) or not _keeps(name, spec, inputs):
+                outputs, kept = torch.ops.fastmeta.forward(name, spec, list(inputs)), None
+            else:
+                *outputs, kept = torch.ops.fastmeta.forward_keeping(name, spec, list(inputs), needs)
+        ctx.save_for_backward(*inputs, kept)
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        (name, spec), inputs, needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[2:])
+        (name, spec), (*inputs, kept), needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[2:])
         cotangents = tuple(d.resolve_conj().resolve_neg() for d in cotangents)
         if transforms_active() or any(map(is_batched_cotangent, cotangents)):
             grads = _by_reference(name, spec, cotangents, inputs, needs)
+        elif kept is None:
+            grads = torch.ops.fastmeta.backward(name, spec, list(cotangents), inputs, needs)
         else:
-            grads = torch.ops.fastmeta.backward(name, spec, list(cotangents), list(inputs), needs)
+            grads = torch.ops.fastmeta.backward_kept(name, spec, list(cotangents), kept, inputs, needs)
         return None, None, *scatter(grads, needs)
 
 
@@ -124,10 +138,87 @@ def _by_reference(name: str, spec: str, cotangents: Any, inputs: Any, needs: lis
     return op.vjp(tuple(needs))(*cotangents, *inputs)
 
 
+def _keeps(name: str, spec: str, inputs: Sequence[Tensor | None]) -> bool:
+    """Whether forward hands its gradients on: a fused loss of each task, where the native CPU kernels may run."""
+    like = next(x for x in inputs if x is not None)
+    fused = name in _dispatch.FUSED and "none" not in _parse(spec)[1]
+    return fused and like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
+
+
+def _forward_keeping(name: str, spec: str, inputs: list[Tensor | None], needs: list[bool]) -> list[Tensor]:
+    """The outputs, and flat the gradients of each task's loss as the native kernel gives them, then 1; 0 where another backend ran."""
+    layout, static, cores = _parse(spec)
+    device = torch.device("cpu")
+    if _dispatch.choose(name, device, _dispatch.forced(), inputs, layout, static) == "ext":
+        op = _dispatch.op_on(name, "ext", layout, static, cores)
+        assert op.forward is not None
+        answer = op.forward(inputs, tuple(needs))
+        if not isinstance(answer, str):
+            found, made = answer
+            if len(_shapes) >= _dispatch.CACHED:
+                _shapes.pop(next(iter(_shapes)))
+            _shapes[_key(name, spec, inputs, needs)] = [x.shape for x in made]
+            flat = [x.reshape(-1) for x in made]
+            return [*_own(found, inputs), torch.cat([*flat, found[0].new_ones(1)])]
+    outputs = _forward(name, spec, inputs)
+    return [*outputs, outputs[0].new_zeros(_kept_size(spec, inputs, needs, outputs))]
+
+
+def _backward_kept(
+    name: str, spec: str, cotangents: list[Tensor], kept: Tensor, inputs: list[Tensor | None], needs: list[bool]
+) -> list[Tensor]:
+    shapes = _shapes.get(_key(name, spec, inputs, needs))
+    if shapes is None or not kept[-1]:
+        return _backward(name, spec, cotangents, inputs, needs)
+    layout, static, cores = _parse(spec)
+    pieces = kept[:-1].split([shape.numel() for shape in shapes])
+    made = tuple(x.clone().view(shape) for x, shape in zip(pieces, shapes, strict=True))  # the kernel writes there
+    op = _dispatch.op_on(name, "ext", layout, static, cores)
+    assert op.backward is not None
+    grads = op.backward(cotangents, made, inputs, tuple(needs))
+    return _own([g.contiguous() for g in grads], [*cotangents, kept, *inputs])
+
+
+_shapes: dict[Any, list[torch.Size]] = {}  # of what a kernel keeps, by calls
+
+
+def _key(name: str, spec: str, inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> Any:
+    return name, spec, tuple(None if x is None else x.shape for x in inputs), tuple(needs)
+
+
+def _kept_size(spec: str, inputs: Sequence[Tensor | None], needs: Sequence[bool], outputs: Sequence[Tensor]) -> Any:
+    """Numbers in the gradients of each task's loss, and one more."""
+    layout, _, cores = _parse(spec)
+    of_each: list[int | None] = []
+    for length, core in zip(layout, cores, strict=True):
+        of_each += [core] if length is None else [core[i % len(core)] for i in range(length)]
+    size: Any = 1
+    for x, core, need in zip(inputs, of_each, needs, strict=True):
+        if need and x is not None:
+            own = core is not None and x.ndim > core
+            size = size + (x.numel() if own else x.numel() * outputs[0].numel())
+    return size
+
+
+def _differentiable_backward_kept(
+    name: str, spec: str, cotangents: list[Tensor], kept: Tensor, inputs: list[Tensor | None], needs: list[bool]
+) -> list[Tensor]:
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*cotangents, *inputs)):
+        return list(_by_reference(name, spec, cotangents, inputs, needs))
+    with below_autograd():
+        grads: list[Tensor] = torch.ops.fastmeta.backward_kept(name, spec, cotangents, kept, inputs, needs)
+        return grads
+
+
 def _fake_forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
     layout, static, _ = _parse(spec)
     outputs = _reference(name, layout, static, inputs)
     return [torch.empty(y.shape, dtype=y.dtype, device=y.device) for y in outputs]
+
+
+def _fake_forward_keeping(name: str, spec: str, inputs: list[Tensor | None], needs: list[bool]) -> list[Tensor]:
+    outputs = _fake_forward(name, spec, inputs)
+    return [*outputs, outputs[0].new_empty(_kept_size(spec, inputs, needs, outputs))]
 
 
 def _fake_backward(
@@ -137,9 +228,19 @@ def _fake_backward(
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in wanted]
 
 
-_library.impl("forward", _forward, "CompositeExplicitAutograd")
-_library.impl("forward", _differentiable, "Autograd")
-_library.impl("backward", _backward, "CompositeExplicitAutograd")
-_library.impl("backward", _differentiable_backward, "Autograd")
-torch.library.register_fake("fastmeta::forward", _fake_forward, lib=_library)
-torch.library.register_fake("fastmeta::backward", _fake_backward, lib=_library)
+def _fake_backward_kept(
+    name: str, spec: str, cotangents: list[Tensor], kept: Tensor, inputs: list[Tensor | None], needs: list[bool]
+) -> list[Tensor]:
+    return _fake_backward(name, spec, cotangents, inputs, needs)
+
+
+for _name, _runs, _of_autograd, _fake in (
+    ("forward", _forward, _differentiable, _fake_forward),
+    ("backward", _backward, _differentiable_backward, _fake_backward),
+    ("forward_keeping", _forward_keeping, None, _fake_forward_keeping),
+    ("backward_kept", _backward_kept, _differentiable_backward_kept, _fake_backward_kept),
+):
+    _library.impl(_name, _runs, "CompositeExplicitAutograd")
+    if _of_autograd:
+        _library.impl(_name, _of_autograd, "Autograd")
+    torch.library.register_fake(f"fastmeta::{_name}", _fake, lib=_library)

@@ -25,6 +25,8 @@ from .types import Backend
 BACKENDS = ("triton", "ext", "reference")
 ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
 CACHED = 1024  # calls that differ in their static arguments, of each cache
+# With a native <op>_value_and_grad: forward finds the gradients of each task's loss.
+FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from . import _check
 from . import reference as references
 from ._autograd import gradients, scatter
+from ._dispatch import FUSED
 from ._layout import flatten, tensors_of, unflatten
 from ._route import with_gradients
 from ._torch import any_requires_grad, is_plain, tree_map_only
 
 NAME = "value_and_grad"
-FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")  # with a native <op>_value_and_grad
 
 
 P = ParamSpec("P")

@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastmeta
+from fastmeta import _ext
+from fastmeta._dispatch import FUSED, op_on
 from harness.cases import BACKENDS, EVERYWHERE, VARIANTS, Case, case, randn
 from harness.compare import outputs, values_and_grads
 from harness.learner_cases import learner_case
@@ -82,7 +84,44 @@ def test_opaque_nodes_own_their_memory(op, backend):
     mode.seen, mode.calls = [], []
     with mode:
         values_and_grads(scalar(c), c.tensors)
-    assert [name.split(".")[0] for name in mode.seen] == ["forward", "backward"]
+    nodes = ["forward_keeping", "backward_kept"] if keeps(op) else ["forward", "backward"]
+    assert [name.split(".")[0] for name in mode.seen] == nodes
+
+
+def keeps(op):
+    """Whether forward hands its gradients on to backward."""
+    return op in FUSED and torch.get_default_device().type == "cpu"
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("op", FUSED)
+def test_a_compiled_fused_loss_runs_its_kernel_once(op, monkeypatch):
+    calls, kernel = [], getattr(_ext, f"{op}_fwd")
+    monkeypatch.setattr(_ext, f"{op}_fwd", lambda *args: (calls.append(args), kernel(*args))[1])
+    op_on.cache_clear()
+    torch._dynamo.reset()
+    c = case(op)
+    weighted = lambda *tensors: outputs(c.fn(*tensors))[0] * torch.tensor([2.0, -3.0], dtype=torch.float64)  # noqa: E731
+    expected = values_and_grads(lambda *tensors: weighted(*tensors).sum(), c.tensors)
+    calls.clear()
+    leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in c.tensors]
+    loss = torch.compile(weighted, backend="aot_eager", fullgraph=True)(*leaves).sum()
+    wanted = [x for x in leaves if x.requires_grad]
+    found = [torch.autograd.grad(loss, wanted, retain_graph=True) for _ in range(2)]  # what is kept is not written over
+    assert len(calls) == 1
+    for grads in found:
+        torch.testing.assert_close([loss, *grads], outputs(expected), rtol=0, atol=0)
+
+
+@pytest.mark.cpu
+def test_a_compiled_fused_loss_on_another_backend_than_at_first():
+    """Compiled once, it runs on the reference, where forward keeps nothing."""
+    torch._dynamo.reset()
+    c = case("mlp_meta_loss")
+    compiled = torch.compile(scalar(c), backend="aot_eager", fullgraph=True)
+    expected = values_and_grads(compiled, c.tensors)
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(values_and_grads(compiled, c.tensors), expected)
 
 
 @pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss"])
@@ -116,14 +155,15 @@ def test_autocast(op, backend):
 
 @pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss", "mlp_hvp"])
 def test_opcheck(op):
-    """The two opaque nodes that all ops share: schema, fake tensors, registration, tracing."""
+    """The opaque nodes, two of each kind: schema, fake tensors, registration, tracing."""
     c, mode = case(op), OwnMemory()
     mode.seen, mode.calls = [], []
     with mode:
         values_and_grads(scalar(c), c.tensors)
     assert len(mode.calls) == 2
     leaf = lambda x: x.detach().requires_grad_(x.is_floating_point())  # noqa: E731
-    for (node, args), of_inputs in zip(mode.calls, (leaf, torch.Tensor.detach), strict=True):  # no second derivative
+    first = torch.Tensor.detach if keeps(op) else leaf  # forward_keeping is called below autograd
+    for (node, args), of_inputs in zip(mode.calls, (first, torch.Tensor.detach), strict=True):  # no second derivative
         checked = torch.library.opcheck(node, tree_map_only(torch.Tensor, of_inputs, args))
         assert set(checked.values()) == {"SUCCESS"} and len(checked) == 4
 
