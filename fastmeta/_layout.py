@@ -44,4 +44,10 @@ def tensors_of(tree: Any) -> tuple[Tensor, ...]:
     """The tensors in nested tuples and lists, in order; None is left out."""
     if isinstance(tree, Tensor):
         return (tree,)
-    return () if tree is None else tuple(t for item in tree for t in tensors_of(item))
+    found: list[Tensor] = []
+    for item in tree or ():
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif item is not None:
+            found += tensors_of(item)
+    return tuple(found)

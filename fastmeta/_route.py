@@ -72,6 +72,7 @@ class _Asked(threading.local):
 
     op: str | None = None
     places: tuple[int, ...] = ()
+    out: tuple[Tensor, ...] = ()
     gradients: list[Any] | None = None
 
     def answer(self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
@@ -79,7 +80,7 @@ class _Asked(threading.local):
         if layout.count(None) != len(layout):
             return self._answer_with_lists(flat, layout, static)
         native, needs, order = _with_gradients(self.op, len(flat), self.places)
-        answer = native(*flat, *static, needs)
+        answer = native(*flat, *static, needs) if not self.out else self._into_out(native, flat, flat, static, needs)
         if isinstance(answer, str):
             return answer
         outputs, found = answer
@@ -93,13 +94,23 @@ class _Asked(threading.local):
         native = _with_gradients(self.op, 0, ())[0]
         wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
         needs = tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
-        answer = native(*unflatten(flat, layout), *static, needs)
+        args = unflatten(flat, layout)
+        answer = native(*args, *static, needs) if not self.out else self._into_out(native, flat, args, static, needs)
         if isinstance(answer, str):
             return answer
         outputs, found = answer
         of_args = unflatten(scatter(found, needs), layout)
         self.gradients = [of_args[i] for i in self.places]
         return outputs  # type: ignore[no-any-return]
+
+    def _into_out(self, native: Callable[..., Any], flat: Any, args: Any, static: Any, needs: Any) -> Any:
+        """The kernel's answer, in the memory of `out` as far as it serves."""
+        module = _dispatch._module("value_and_grad", "ext")
+        module.give_outputs(self.out, flat)
+        try:
+            return native(*args, *static, needs)
+        finally:
+            module.give_outputs((), ())
 
 
 @functools.lru_cache(maxsize=CACHED)
@@ -117,12 +128,17 @@ _asked = _Asked()
 
 
 def with_gradients(
-    name: str, places: tuple[int, ...], fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    name: str,
+    places: tuple[int, ...],
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    out: tuple[Tensor, ...] = (),
 ) -> tuple[Any, list[Any] | None]:
     """fn(*args, **kwargs), which calls op `name`, one with a native `<op>_value_and_grad`; and the gradients of the sum of the op's
     outputs to its arguments at `places`. These outputs then have no graph. None in place of the gradients where the op did not go to
-    the native kernel at once."""
-    _asked.op, _asked.places, _asked.gradients = name, places, None
+    the native kernel at once. `out`: tensors that results may take as their memory."""
+    _asked.op, _asked.places, _asked.out, _asked.gradients = name, places, out, None
     try:
         value = fn(*args, **kwargs)
         return value, _asked.gradients

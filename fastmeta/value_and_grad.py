@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
@@ -27,7 +28,7 @@ def value_and_grad(op: Callable[P, V], argnums: int = 0) -> Callable[P, tuple[V,
 @overload
 def value_and_grad(op: Callable[P, V], argnums: Sequence[int]) -> Callable[P, tuple[V, tuple[OfArgument, ...]]]: ...
 def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
-    """A function that returns op(*args, **kwargs) and the gradients of its sum, as jax.value_and_grad does.
+    """A function `run` that returns op(*args, **kwargs) and the gradients of its sum, as jax.value_and_grad does.
 
     `op`: an op of fastmeta. `argnums`: which of the positional arguments the gradients are to. One number gives the gradient to that
     argument, a sequence gives a tuple. A list argument, such as `params`, gives a list, None where it has None. The value keeps
@@ -36,6 +37,9 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     On a CPU, `proto_loss`, `mlp_loss`, `mlp_meta_loss`, `conv_loss` and `conv_meta_loss` find both in one native call, and autograd
     takes no part. The results then need no gradient. Where grad mode is on and an argument requires grad, they stay
     differentiable, through autograd. Under torch.func, torch.compile and autocast the call goes through torch.func.vjp.
+
+    `run(..., out=result)` writes into the tensors of an earlier result and returns it: no memory is taken anew. They share none with
+    the arguments or each other; after an error they hold anything. Results that stay differentiable take no `out`.
 
     Errors: TypeError for another function, and for an argument that is no tensor of floating point; ValueError for a number that
     is no argument's; else as the op. Source: the idiom is JAX's.
@@ -64,21 +68,48 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
 
     fused = name in FUSED
 
-    def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def run(*args: Any, out: Any = None, **kwargs: Any) -> tuple[Any, Any]:
         wanted = _wanted(name, places, args)
-        if fused and is_plain() and not _stays_differentiable(args, kwargs):
-            value, grads = with_gradients(name, places, op, args, kwargs)
-            if grads is None:
-                value, grads = _by_autograd(op, places, wanted, args, kwargs)
-        else:
+        plain = is_plain()
+        stays = plain and _stays_differentiable(args, kwargs)
+        given = () if out is None else _given(out, stays)
+        value, grads = None, None
+        if fused and plain and not stays:
+            value, grads = with_gradients(name, places, op, args, kwargs, given)
+        if grads is None:
             value, grads = _by_autograd(op, places, wanted, args, kwargs)
-        # One rate for all goes to the op as a list of one.
-        found = tuple(
-            [g[0] if isinstance(g, list) and isinstance(x, Tensor) else g for g, x in zip(grads, wanted, strict=True)]
-        )
-        return value, found[0] if one else found
+        if list in map(type, grads):  # one rate for all goes to the op as a list of one
+            pairs = zip(grads, wanted, strict=True)
+            grads = [g[0] if isinstance(g, list) and isinstance(x, Tensor) else g for g, x in pairs]
+        result = value, grads[0] if one else tuple(grads)
+        return result if out is None else _written(out, given, result)
 
     return run
+
+
+def _given(out: Any, stays: bool) -> tuple[Tensor, ...]:
+    if stays:
+        raise ValueError(f"{NAME}: out must be None where the results stay differentiable, got tensors to write to")
+    return tensors_of(out)
+
+
+def _written(out: Any, given: tuple[Tensor, ...], result: Any) -> Any:
+    """`out`, which holds the results. The kernel has found some there already, perhaps one in another's place."""
+    results = tensors_of(result)
+    if len(given) == len(results) and all(map(is_, given, results)):
+        return out
+    kinds = [[(list(x.shape), x.dtype, x.device) for x in tensors] for tensors in (results, given)]
+    if kinds[0] != kinds[1]:
+        needed, came = ([f"{shape} {dtype} {device}" for shape, dtype, device in kind] for kind in kinds)
+        raise ValueError(f"{NAME}: out must be (value, gradients) of tensors {needed}, got {came}")
+    own = [
+        x if x is to else x.clone() if any(x is y for y in given) else x for x, to in zip(results, given, strict=True)
+    ]
+    with torch.no_grad():
+        for x, to in zip(own, given, strict=True):
+            if x is not to:
+                to.copy_(x)
+    return out
 
 
 def _wanted(name: str, places: Sequence[int], args: Sequence[Any]) -> list[Any]:
@@ -89,15 +120,20 @@ def _wanted(name: str, places: Sequence[int], args: Sequence[Any]) -> list[Any]:
         raise ValueError(
             f"{NAME}: argnums must be of positional arguments, got {max(places)} for the {len(args)} of {name}"
         ) from None
+    for x in wanted:
+        if not (isinstance(x, Tensor) and x.is_floating_point()):
+            _check_wanted(name, places, wanted)
+            break
+    return wanted
+
+
+def _check_wanted(name: str, places: Sequence[int], wanted: Sequence[Any]) -> None:
     for place, x in zip(places, wanted, strict=True):
-        if isinstance(x, Tensor) and x.is_floating_point():
-            continue
         for item in x if isinstance(x, list | tuple) else [x]:
             if not (isinstance(item, Tensor) and item.is_floating_point()) and (item is not None or x is None):
                 raise TypeError(
                     f"{NAME}: argument {place} of {name} must be of tensors of floating point, got {_check.brief(item)}"
                 )
-    return wanted
 
 
 def _stays_differentiable(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

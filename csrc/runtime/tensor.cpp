@@ -1,5 +1,7 @@
 #include "runtime/tensor.h"
 
+#include "runtime/given.h"
+
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -182,7 +184,8 @@ Tensor Tensor::part(int64_t offset, const std::vector<int64_t>& shape) const {
 }
 
 Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
-  PyObject* made;
+  PyObject* made = take_given(*this, shape);
+  if (made) return Tensor("fastmeta._C", py::reinterpret_steal<py::object>(made), "output");
   if (shape == shape_ && !is_part_) {
     made = PyObject_CallOneArg(empty_like(), object_.ptr());  // half the price of new_empty
   } else if (shape.empty() && on_cpu() && dtype_ != DType::int64) {
@@ -199,6 +202,24 @@ Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
   Tensor tensor("fastmeta._C", py::reinterpret_steal<py::object>(made), "output");
   if (tensor.on_cpu()) ask_for_huge_pages(tensor.data<void>(), size_t(tensor.numel() * tensor.item_size()));
   return tensor;
+}
+
+bool memory_of(py::handle tensor, const char*& begin, const char*& end) {
+  if (!api || !PyObject_TypeCheck(tensor.ptr(), tensor_type)) return false;
+  DLTensor t;
+  if (api->view(tensor.ptr(), &t)) {
+    PyErr_Clear();
+    return false;
+  }
+  int64_t count = 1, last = 0, step = 1;
+  for (int i = t.ndim - 1; i >= 0; i--) {
+    count *= t.shape[i];
+    last += (t.shape[i] - 1) * (t.strides ? t.strides[i] : step);
+    step *= t.shape[i];
+  }
+  begin = static_cast<const char*>(t.data) + t.byte_offset;
+  end = begin + (count ? last + 1 : 0) * ((t.dtype.bits * t.dtype.lanes + 7) / 8);
+  return true;
 }
 
 void* current_stream(const Tensor& tensor) {

@@ -54,7 +54,7 @@ class Tensor {
   // The `shape` elements from element `offset` on, in this one's memory; not a torch tensor of its own.
   Tensor part(int64_t offset, const std::vector<int64_t>& shape) const;
 
-  // A new uninitialised tensor with this one's dtype and device.
+  // An uninitialised tensor with this one's dtype and device: a new one, or one that the caller has given (given.h).
   Tensor empty(const std::vector<int64_t>& shape) const;
 
  private:
@@ -68,6 +68,9 @@ class Tensor {
   std::vector<int64_t> shape_;
   bool is_part_ = false;
 };
+
+// The bytes from a tensor's first element to its last; false where they are not told.
+bool memory_of(py::handle tensor, const char*& begin, const char*& end);
 
 // Takes torch.Tensor and, where torch has it, the table of C functions that makes a view cost 50 ns.
 void init_tensor(py::handle tensor_class, bool exchange_api);

@@ -155,3 +155,53 @@ def test_errors_and_what_comes_after_them():
         assert (
             fastmeta.proto_loss(query, centres, labels) == value
         )  # an op that is called next is not asked for gradients
+
+
+def small():
+    torch.manual_seed(4)
+    return torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 3, 1, -100])
+
+
+@pytest.mark.cpu
+def test_out_is_the_memory_of_the_results():
+    run, args = fastmeta.value_and_grad(fastmeta.proto_loss, (0, 1)), small()
+    expected, result = run(*args), run(*args)
+    places = [x.data_ptr() for x in (result[0], *result[1])]
+    for x in (result[0], *result[1]):
+        x.fill_(torch.nan)
+    assert run(*args, out=result) is result
+    assert [x.data_ptr() for x in (result[0], *result[1])] == places
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_out_of_any_form(backend):
+    """Transposed, in the memory of an argument, of an op without native gradients, a list with None."""
+    run, args = fastmeta.value_and_grad(fastmeta.proto_loss, (0, 1)), small()
+    with fastmeta.backend(backend):
+        value, (dquery, dprototypes) = run(*args)
+        query = args[0].clone()
+        out = torch.empty(()), (query, torch.empty(3, 4).T)
+        run(query, *args[1:], out=out)
+        torch.testing.assert_close(out, (value, (dquery, dprototypes)))
+
+        params, x, y = [torch.randn(2, 3), None], torch.randn(5, 4, 3), torch.randint(2, (5, 4))
+        of_loss = fastmeta.value_and_grad(fastmeta.mlp_loss)
+        expected = of_loss(params, x, y)
+        result = torch.empty(5), [torch.empty(2, 3), None]
+        assert of_loss(params, x, y, out=result) is result
+        torch.testing.assert_close(result, expected)
+
+        of_log_probs = fastmeta.value_and_grad(fastmeta.proto_log_softmax)
+        found = of_log_probs(*args[:2], out=(torch.empty(4, 4), torch.empty(4, 3)))
+        torch.testing.assert_close(found, of_log_probs(*args[:2]))
+
+
+def test_out_that_does_not_fit():
+    run, args = fastmeta.value_and_grad(fastmeta.proto_loss), small()
+    kept = torch.ones(3, 4), torch.zeros(())
+    with pytest.raises(ValueError, match=r"^value_and_grad: out must be \(value, gradients\) .* got "):
+        run(*args, out=kept)
+    assert kept[0].eq(1).all()
+    with pytest.raises(ValueError, match="^value_and_grad: out must be None where"):
+        run(args[0].clone().requires_grad_(), *args[1:], out=run(*args))

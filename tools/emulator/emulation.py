@@ -41,7 +41,7 @@ REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
 RUNTIME = ("emulator", "fibers", "checker", "requests", "sites", "accesses")  # of tools/emulator
 DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
 HOST = (
-    "runtime/arena", "runtime/arguments", "runtime/parallel", "runtime/tensor",
+    "runtime/arena", "runtime/arguments", "runtime/given", "runtime/parallel", "runtime/tensor",
     "inner/network_call", "inner/mlp_call", "inner/conv_call",
 )  # fmt: skip
 
