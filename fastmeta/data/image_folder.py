@@ -72,7 +72,7 @@ def image_folder(
     Errors: FileNotFoundError where root is no folder; OSError where a folder cannot be read; TypeError for arguments of other
     types; ValueError, which names the files, at most ten and how many:
 
-    - for images that are broken or have 16 bits a channel, and for broken links;
+    - for images that Pillow cannot read or finds cut, or that have 16 bits a channel in grey, and for broken links;
     - for images beside the class folders, folders inside of them, a class folder without images, no or an unknown class.
 
     A cache that cannot be written gives a warning. Needs pillow: `pip install fastmeta[data]`.

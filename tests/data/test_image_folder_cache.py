@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from fastmeta.data import ImageFolder, _cache, _squares, image_folder
-from harness.damage import mutate
 from harness.image_folders import noise, put, read_fixture, root_fixture  # noqa: F401
+
+# isort: split
+from harness.damage import mutate
 
 pytestmark = pytest.mark.cpu
 Read = Callable[..., ImageFolder]

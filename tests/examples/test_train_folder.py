@@ -6,8 +6,10 @@ import re
 import pytest
 import torch
 
+from harness.image_folders import noise, put  # first, as it skips without Pillow
+
+# isort: split
 from harness.damage import same
-from harness.image_folders import noise, put
 from harness.trainings import modules_fixture, state, steps_of, train_fixture  # noqa: F401
 
 pytestmark = pytest.mark.cpu
