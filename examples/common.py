@@ -109,15 +109,15 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def conv4(hidden: int, *, track_running_stats: bool = True) -> nn.Sequential:
-    """Four blocks of convolution, batch norm, ReLU and pooling: [n, 1, 28, 28] -> [n, hidden].
+def conv4(hidden: int, channels: int = 1, *, track_running_stats: bool = True) -> nn.Sequential:
+    """Four blocks of convolution, batch norm, ReLU and pooling: [n, channels, 28, 28] -> [n, hidden].
 
     Source: Vinyals et al. 2016, arXiv:1606.04080; with hidden = 64 the encoder of MAML's and ProtoNet's papers.
     """
     blocks: list[nn.Module] = []
-    for channels in (1, hidden, hidden, hidden):
+    for inputs in (channels, hidden, hidden, hidden):
         norm = nn.BatchNorm2d(hidden, track_running_stats=track_running_stats)
-        blocks += [nn.Conv2d(channels, hidden, 3, padding=1), norm, nn.ReLU(), nn.MaxPool2d(2)]
+        blocks += [nn.Conv2d(inputs, hidden, 3, padding=1), norm, nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*blocks, nn.Flatten())
 
 

@@ -7,6 +7,7 @@ not seen in training.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 import learners
 import torch
@@ -22,12 +23,14 @@ TEST_BATCH = 5  # episodes at a time: larger activations are no faster, and mapp
 def data_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
     """`others`: what else than images may be chosen."""
     parser.add_argument("--data", choices=("glyphs", "omniglot", *others), default="glyphs", help="which tasks")
-    parser.add_argument("--root", help="Omniglot: the folder of its zip archives")
+    parser.add_argument("--root", help="Omniglot: the folder of its zip archives; folder: that of the class folders")
     parser.add_argument("--train-archive", default="images_background", help="Omniglot: trained on, with 4 rotations")
     parser.add_argument("--test-archive", default="images_evaluation", help="Omniglot: tested on, upright")
     parser.add_argument("--test-alphabets", nargs="+", metavar="NAME", help="Omniglot: those to test on; None: all")
-    parser.add_argument("--train-classes", metavar="FILE", help="Omniglot: the usual split's, one name a line")
-    parser.add_argument("--test-classes", metavar="FILE", help="Omniglot: the same; both archives are read for both")
+    parser.add_argument("--train-classes", metavar="FILE", help="those to train on, as in the papers, one name a line")
+    parser.add_argument(
+        "--test-classes", metavar="FILE", help="the same to test on; of Omniglot both archives are read"
+    )
 
 
 def load(args: argparse.Namespace, size: int = learners.SIDE) -> tuple[Tensor, Tensor]:
@@ -50,15 +53,22 @@ def load(args: argparse.Namespace, size: int = learners.SIDE) -> tuple[Tensor, T
 
 def split(args: argparse.Namespace, size: int) -> tuple[Tensor, Tensor]:
     """The papers' protocol: files name the classes, whichever archive and alphabet they are of."""
+    archives, files = (args.train_archive, args.test_archive), class_files(args)
+    training, test = (Omniglot(args.root, archives, classes=file, size=size) for file in files)
+    new("/".join(name) for name in {*training.characters} & {*test.characters})
+    return training.images.to(args.device), test.images.to(args.device)
+
+
+def class_files(args: argparse.Namespace) -> tuple[str, str]:
     if not (args.train_classes and args.test_classes):
         raise ValueError("--train-classes and --test-classes must come together, got one")
-    archives = (args.train_archive, args.test_archive)
-    files = (args.train_classes, args.test_classes)
-    training, test = (Omniglot(args.root, archives, classes=file, size=size) for file in files)
-    common = sorted({*training.characters} & {*test.characters})
-    if common:
-        raise ValueError(f"the test's classes must be new, got {'/'.join(common[0])} in both files")
-    return training.images.to(args.device), test.images.to(args.device)
+    return args.train_classes, args.test_classes
+
+
+def new(common: Iterable[str]) -> None:
+    """ValueError where a class of the test is trained on."""
+    for name in sorted(common):
+        raise ValueError(f"the test's classes must be new, got {name} in both files")
 
 
 def sampler(images: Tensor, *, tasks: int, ways: int, shots: int, queries: int, seed: int) -> Sample:

@@ -19,7 +19,7 @@ SIDE, FEATURES = 28, 64  # pixels; the width of the MLP's last hidden layer, or 
 
 
 def network(
-    model: str, *, ways: int, hidden: int, size: int = SIDE, running_statistics: bool = False
+    model: str, *, ways: int, hidden: int, size: int = SIDE, channels: int = 1, running_statistics: bool = False
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """An encoder, and the layers from its features to `ways` outputs: "conv4" and "mlp" of images, "sinusoid" of numbers.
 
@@ -28,9 +28,9 @@ def network(
     if model == "sinusoid":
         return nn.Sequential(*mlp(1, 40, 40), nn.ReLU()), nn.Sequential(nn.Linear(40, 1))
     if model == "mlp":
-        encoder = nn.Sequential(nn.Flatten(), *mlp(size * size, hidden, FEATURES))
+        encoder = nn.Sequential(nn.Flatten(), *mlp(channels * size * size, hidden, FEATURES))
         return encoder, nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, ways))
-    encoder = conv4(hidden, track_running_stats=running_statistics)
+    encoder = conv4(hidden, channels, track_running_stats=running_statistics)
     return encoder, nn.Sequential(nn.Linear(hidden * (size // 16) ** 2, ways))
 
 
@@ -41,13 +41,15 @@ def build(
     model: str = "conv4",
     hidden: int = 32,
     size: int = SIDE,
+    channels: int = 1,
     inner_lr: float = 0.4,
     inner_steps: int = 1,
     embedding: nn.Module | None = None,
     **options: Any,
 ) -> Learner:
     """`embedding`: of LEO, images to features, which stays as it is; None: the pixels. `options`: of the learner."""
-    encoder, head = network(model, ways=ways, hidden=hidden, size=size, running_statistics=learner in METRIC)
+    images = {"size": size, "channels": channels}
+    encoder, head = network(model, ways=ways, hidden=hidden, **images, running_statistics=learner in METRIC)
     loop = {"lr": inner_lr, "steps": inner_steps, **options}
     of_any = loop | {"loss": "mse" if model == "sinusoid" else "cross_entropy"}
     whole = nn.Sequential(*encoder, *head)
@@ -65,7 +67,7 @@ def build(
         case "proto-maml":
             return fastmeta.ProtoMAML(encoder, ways, **loop)
         case "leo":
-            return OnEmbeddings(embedding or nn.Flatten(), size, num_classes=ways, **options)
+            return OnEmbeddings(embedding or nn.Flatten(), (channels, size, size), num_classes=ways, **options)
         case "matching-net":
             return fastmeta.MatchingNet(encoder, **options)
         case "matching-net-fce":
@@ -84,10 +86,10 @@ def after(learner: Any, steps: int) -> Any:
 class OnEmbeddings(nn.Module):
     """LEO on features of length 1: those of a trained network that stays as it is, in eval mode."""
 
-    def __init__(self, embedding: nn.Module, size: int, **options: Any) -> None:
+    def __init__(self, embedding: nn.Module, image: tuple[int, ...], **options: Any) -> None:
         super().__init__()
         self.embedding = embedding.eval().requires_grad_(False)
-        features = self._embedded(torch.zeros(1, 1, 1, size, size)).shape[-1]
+        features = self._embedded(torch.zeros(1, 1, *image)).shape[-1]
         self.leo = fastmeta.LEO(features, **options)
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *query_y: Tensor) -> Tensor:
@@ -99,5 +101,5 @@ class OnEmbeddings(nn.Module):
         return self
 
     def _embedded(self, x: Tensor) -> Tensor:
-        """[T, n, 1, size, size] -> [T, n, D]"""
+        """[T, n, *image] -> [T, n, D]"""
         return F.normalize(self.embedding(x.flatten(0, 1)).flatten(1), dim=-1).unflatten(0, x.shape[:2])

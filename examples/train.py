@@ -24,18 +24,20 @@ import problem
 import ranks
 import torch
 import torch.distributed as dist
-from common import Estimate, Learner, adam, arguments, count, meta_step, run
+from common import Estimate, Learner, adam, arguments, count, run
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import fastmeta
 from fastmeta.data import TaskSampler
 from fastmeta.data.task_sampler import Draw
 
+NOTHING = contextlib.nullcontext()
 VALIDATION_SEED, TEST_SEED = 1_000_003, 2_000_003  # of their tasks
 FIXED = (  # what a resumed training has in common with its checkpoint
     *("learner", "data", "model", "hidden", "ways", "shots", "queries", "tasks"),
-    *("inner_lr", "inner_steps", "lr", "seed"),
+    *("size", "channels", "inner_lr", "inner_steps", "lr", "seed"),
 )
 
 
@@ -51,6 +53,10 @@ class Training:
         self.step, self.best, self.waited = 0, math.nan, 0  # waited: validations since the best
         self.log: dict[str, int] | None = None  # how far the log goes, see persist.Log
         torch.manual_seed(args.seed + 1_000_003 * self.sampler.rank)  # of random layers: another noise on every rank
+
+    def left(self, args: argparse.Namespace) -> int:
+        """Steps to go, at most."""
+        return 0 if args.patience and self.waited >= args.patience else max(0, args.steps - self.step)
 
     def judge(self, error: float) -> bool:
         """Whether this is the best validation so far."""
@@ -105,7 +111,7 @@ class Training:
 
 
 @torch.no_grad()
-def errors(model: Learner, draw: Draw, *, tasks: int, at_once: int, seed: int) -> Tensor:
+def errors(model: Learner, draw: Draw, tasks: int, at_once: int, seed: int) -> Tensor:
     """The wrong answers in percent, or the mean squared error, of each of `tasks` tasks; on all ranks the same, [tasks]."""
     model.eval()
     sampler, found = TaskSampler(draw, at_once, seed=seed), []
@@ -116,40 +122,45 @@ def errors(model: Learner, draw: Draw, *, tasks: int, at_once: int, seed: int) -
         else:
             wrong = model(*episodes[:3]).argmax(-1) != episodes.query_y
             found.append(100 * wrong.float().mean(1))
+    model.train()
     return torch.cat([e.to("cpu") for e in ranks.of_all(torch.stack(found).to("cpu"))], 1).flatten()[:tasks]
 
 
 def fit(training: Training, data: problem.Data, args: argparse.Namespace) -> None:
     first = training.sampler.rank == 0
-    losses: list[Tensor] = []
+    losses: list[Tensor] = []  # since the last validation
+
+    def after(_: int, found: Tensor) -> bool:
+        """Every so many steps validation, a line of the log, and a checkpoint; whether the training is over."""
+        training.step += 1
+        losses.append(found)
+        bar.update()
+        if training.step % args.every and training.step != args.steps:
+            return False
+        tasks = (args.validation_tasks, args.tasks, VALIDATION_SEED)
+        error = errors(training.model, data.validation, *tasks).mean().item()
+        loss = fmean(ranks.of_all(torch.cat(losses).mean().item()))
+        losses.clear()
+        better, state = training.judge(error), training.state_dict()
+        bar.set_postfix_str(f"loss {loss:.3f}, validation {error:.3f}", refresh=False)
+        if log is not None:  # the checkpoint last: what it does not know of is done again
+            log.add(training.step, loss, error)
+            if better:
+                persist.save(args.out / "best.pt", state["learner"])
+            persist.save(args.out / "checkpoint.pt", state | {"log": log.mark})
+        return not training.left(args)
+
     with (
-        persist.Log(args.out, training.step, training.log, args.tensorboard)
-        if first
-        else contextlib.nullcontext() as log,
+        persist.Log(args.out, training.step, training.log, args.tensorboard) if first else NOTHING as log,
         tqdm(total=args.steps, initial=training.step, desc=args.learner, disable=not first, mininterval=0.5) as bar,
     ):
-        while training.step < args.steps and not (args.patience and training.waited >= args.patience):
-            training.model.train()
-            losses.append(meta_step(training.model, training.optimiser, next(training.sampler)))
-            training.step += 1
-            bar.update()
-            if training.step % args.every and training.step != args.steps:
-                continue
-            options = {"tasks": args.validation_tasks, "at_once": args.tasks, "seed": VALIDATION_SEED}
-            error = errors(training.model, data.validation, **options).mean().item()
-            loss = fmean(ranks.of_all(torch.stack(losses).mean().item()))
-            losses, better, state = [], training.judge(error), training.state_dict()
-            bar.set_postfix_str(f"loss {loss:.3f}, validation {error:.3f}", refresh=False)
-            if log is not None:  # the checkpoint last: what it does not know of is done again
-                log.add(training.step, loss, error)
-                if better:
-                    persist.save(args.out / "best.pt", state["learner"])
-                persist.save(args.out / "checkpoint.pt", state | {"log": log.mark})
+        if left := training.left(args):
+            fastmeta.fit(training.model, training.sampler, left, optimiser=training.optimiser, callbacks=[after])
 
 
 def options() -> argparse.ArgumentParser:
     parser = arguments(__doc__, steps=10_000)
-    few_shot.data_arguments(parser, "sinusoid")
+    few_shot.data_arguments(parser, "sinusoid", "folder")
     parser.add_argument("--learner", choices=learners.OF_IMAGES, default="protonet", help="which algorithm")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints and of the log")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
@@ -157,6 +168,8 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--ways", type=count, default=5, help="images: classes of a task")
     parser.add_argument("--shots", type=count, help="support examples of a class; None: 1, of a sinusoid 10")
     parser.add_argument("--queries", type=count, help="query examples of a class; None: 5, of a sinusoid 10")
+    parser.add_argument("--size", type=count, help="images: pixels a side; None: 28, of a folder 84")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="folder: grey or RGB; None: 3")
     parser.add_argument("--model", choices=("conv4", "mlp"), default="conv4", help="images: the network")
     parser.add_argument("--hidden", type=count, default=32, help="channels of Conv4, width of the MLP")
     parser.add_argument("--inner-lr", type=float, help="inner learning rate; None: 0.4, of sinusoids 0.01")
@@ -207,8 +220,7 @@ def train(args: argparse.Namespace) -> None:
     fit(training, data, args)
 
     training.learner.load_state_dict(best_of(args.out))
-    options = {"tasks": args.eval_tasks, "at_once": args.tasks, "seed": TEST_SEED}
-    unseen = Estimate.of(errors(training.model, data.test, **options))
+    unseen = Estimate.of(errors(training.model, data.test, args.eval_tasks, args.tasks, TEST_SEED))
     if training.sampler.rank == 0:
         unit = "MSE" if args.data == "sinusoid" else "% wrong"
         print(f"\n{args.learner} on {args.data}, {training.step} steps, best validation {training.best:.3f} {unit}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _check
 from .data.task_sampler import TaskSampler
@@ -15,6 +15,7 @@ from .learners._learner import Learner
 
 LEARNING_RATE = 1e-3  # of Adam, where no optimiser is given: MAML's and ProtoNet's papers' own
 MOST = 2**40
+AT_ONCE = 2**26  # bytes of meta-batches that are drawn in one call
 
 Callback = Callable[[int, Tensor], object]
 
@@ -35,7 +36,7 @@ class Estimate(NamedTuple):
 
 
 def fit(
-    learner: Learner,
+    learner: nn.Module,
     sampler: Iterable[Sequence[Tensor]],
     steps: int,
     *,
@@ -44,9 +45,12 @@ def fit(
 ) -> Tensor:
     """Trains `learner`: in each of `steps` meta-iterations the gradient of the mean query loss of a meta-batch, and a step.
 
+    `learner`: a learner, or a module around one that gives its losses, such as DistributedDataParallel.
     `sampler`: meta-batches (support_x, support_y, query_x, query_y), as a `fastmeta.data.TaskSampler` gives them, which then
-    draws many at once. `optimiser`: None: torch's fused Adam, rate 1e-3, on all parameters that are trained. `callbacks`: each is
-    called as callback(step, losses) after every step, counted from 1, losses `[T]`; one that returns true ends the training.
+    draws many small ones at once; its `state_dict()` is in a callback that after this step's.
+    `optimiser`: None: torch's fused Adam, rate 1e-3, on all parameters that are trained.
+    `callbacks`: each is called as callback(step, losses) after every step, counted from 1, losses `[T]`; one that returns true
+    ends the training.
     Returns the mean loss of each step taken, `[steps]`, on the learner's device.
 
     It is a plain loop: for what it does not do, write yours around `learner.backward`. Errors: as the learner; ValueError for
@@ -68,13 +72,15 @@ def fit(
     ```
     """
     op = "fit"
-    _learner(op, learner)
+    if not isinstance(learner, nn.Module) or not any(isinstance(part, Learner) for part in learner.modules()):
+        got = type(learner).__name__
+        raise TypeError(f"{op}: learner must be a learner of fastmeta, or a module around one, got {got}")
     steps = _check.integer(op, "steps", steps, 1, MOST)
     optimiser = optimiser or _adam(learner)
     found: list[Tensor] = []
     for step, batch in zip(range(1, steps + 1), _batches(sampler), strict=False):
         optimiser.zero_grad(set_to_none=True)
-        losses = learner.backward(*batch)
+        losses = learner.backward(*batch) if isinstance(learner, Learner) else _backward(learner, batch)
         optimiser.step()
         found.append(losses.mean())
         ends = [callback(step, losses) for callback in callbacks]
@@ -110,7 +116,8 @@ def evaluate(learner: Learner, sampler: Iterable[Sequence[Tensor]], episodes: in
     ```
     """
     op = "evaluate"
-    _learner(op, learner)
+    if not isinstance(learner, Learner):
+        raise TypeError(f"{op}: learner must be a learner of fastmeta, got {type(learner).__name__}")
     episodes = _check.integer(op, "episodes", episodes, 2, MOST)
     classifies = learner._loss == "cross_entropy"
     found: list[Tensor] = []
@@ -131,12 +138,14 @@ def _accuracies(learner: Learner, support_x: Tensor, support_y: Tensor, query_x:
     return right.sum(1) / counted.sum(1)
 
 
-def _learner(op: str, learner: Learner) -> None:
-    if not isinstance(learner, Learner):
-        raise TypeError(f"{op}: learner must be a learner of fastmeta, got {type(learner).__name__}")
+def _backward(learner: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """As `Learner.backward`, by the module's own call and backward, in which it may average gradients over processes."""
+    losses: Tensor = learner(*batch)
+    losses.mean().backward()
+    return losses.detach()
 
 
-def _adam(learner: Learner) -> torch.optim.Optimizer:
+def _adam(learner: nn.Module) -> torch.optim.Optimizer:
     trained = [p for p in learner.parameters() if p.requires_grad]
     if not trained:
         raise ValueError(f"fit: learner must have parameters that are trained, got {type(learner).__name__} without")
@@ -144,7 +153,11 @@ def _adam(learner: Learner) -> torch.optim.Optimizer:
 
 
 def _batches(sampler: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
-    """What the sampler gives; of a TaskSampler many at once."""
+    """What the sampler gives; of a TaskSampler many at once, as far as they are small."""
     if isinstance(sampler, TaskSampler):
-        return sampler.batches()
-    return iter(sampler)
+        first = next(sampler)
+        yield first
+        size = sum(part.nbytes for part in first)
+        yield from sampler.batches(min(64, max(1, AT_ONCE // max(1, size))))
+    else:
+        yield from sampler

@@ -2,9 +2,20 @@
 
 from .episodes import Episodes, sample_episodes
 from .glyphs import Glyphs
+from .image_folder import ImageFolder, image_folder
 from .omniglot import Omniglot
 from .sinusoid import Sinusoid
 from .task_generator import TaskGenerator
 from .task_sampler import TaskSampler
 
-__all__ = ["Episodes", "Glyphs", "Omniglot", "Sinusoid", "TaskGenerator", "TaskSampler", "sample_episodes"]
+__all__ = [
+    "Episodes",
+    "Glyphs",
+    "ImageFolder",
+    "Omniglot",
+    "Sinusoid",
+    "TaskGenerator",
+    "TaskSampler",
+    "image_folder",
+    "sample_episodes",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,31 @@ def path(op: str, name: str, value: Any) -> Path:
     if "\0" in os.fspath(value):
         raise ValueError(f"{op}: {name} must be a path without null characters, got {value!r}")
     return Path(value)
+
+
+def names(op: str, name: str, value: Any) -> list[str]:
+    found: list[Any] = list(value) if isinstance(value, Iterable) else [value]
+    if isinstance(value, str) or not all(isinstance(each, str) for each in found):
+        raise TypeError(f"{op}: {name} must be a sequence of names, got {type(value).__name__}")
+    return found
+
+
+def listed(op: str, name: str, value: Any) -> list[str]:
+    """Names, or those in a text file, one a line."""
+    if not isinstance(value, str | os.PathLike):
+        return names(op, name, value)
+    file = path(op, name, value)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{op}: {name} must be a text file, got {file}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def once(op: str, name: str, found: list[Any]) -> None:
+    different = len({*found})
+    if not found or different < len(found):
+        raise ValueError(f"{op}: {name} must name at least one, each once, got {len(found)} with {different} different")
 
 
 def device(op: str, value: Any) -> torch.device:

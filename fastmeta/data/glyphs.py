@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _check, _fonts
+from . import _cache, _check, _fonts
 
 _ANGLE, _SHEAR, _SHIFT = math.radians(12), 0.15, 0.05  # radians, a ratio, a fraction of the side
 _SCALE = (0.8, 1.1)
@@ -67,7 +67,7 @@ class Glyphs:
         size, examples = _check.positive(op, size=size, examples=examples)
         _check.room(op, "size and examples", size * size * examples)
         seed = _check.whole(op, "seed", seed, -(2**63), 2**64 - 1)
-        folder = _default_cache() if cache is None else _check.path(op, "cache", cache)
+        folder = _cache.default() if cache is None else _check.path(op, "cache", cache)
         path = folder / f"glyphs-{size}px-{examples}x-seed{seed}.npz"
         recipe = f"{_recipe()} {size} {examples} {seed}"
         arrays = _load(path, recipe)
@@ -76,10 +76,6 @@ class Glyphs:
             _save(path, arrays, recipe)
         self.images = torch.from_numpy(arrays[f"{split}_images"])
         self.characters = [(script, character) for script, character in arrays[f"{split}_characters"].tolist()]
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastmeta")
 
 
 def _recipe() -> str:

@@ -62,8 +62,8 @@ class Omniglot:
     ) -> None:
         op = "Omniglot"
         root = _check.path(op, "root", root)
-        archives = _names(op, "archive", archive if not isinstance(archive, str) else [archive])
-        chosen = None if alphabets is None else _names(op, "alphabets", alphabets)
+        archives = _check.names(op, "archive", archive if not isinstance(archive, str) else [archive])
+        chosen = None if alphabets is None else _check.names(op, "alphabets", alphabets)
         (size,) = _check.positive(op, size=size)
         _check.room(op, "size", _DRAWINGS * size * size)
         rotations = _check.flag(op, "rotations", rotations)
@@ -106,14 +106,7 @@ def _upright(
 
 def _classes(op: str, classes: Any) -> list[tuple[Character, int]]:
     """Each class's character and its quarter turns."""
-    if isinstance(classes, str | os.PathLike):
-        path = _check.path(op, "classes", classes)
-        try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{op}: classes must be a text file, got {path}") from error
-    else:
-        names = _names(op, "classes", classes)
+    names = _check.listed(op, "classes", classes)
     found = []
     for name in names:
         parts = name.split("/")
@@ -123,18 +116,8 @@ def _classes(op: str, classes: Any) -> list[tuple[Character, int]]:
         if not (alphabet and character and turn in _TURNS):
             raise ValueError(f"{op}: classes must be names <alphabet>/<character>/rot090, got {name!r}")
         found.append(((alphabet, character), _TURNS.index(turn)))
-    if not found or len({*found}) < len(found):
-        raise ValueError(
-            f"{op}: classes must name at least one, each once, got {len(found)} with {len({*found})} different"
-        )
+    _check.once(op, "classes", found)
     return found
-
-
-def _names(op: str, name: str, value: Any) -> list[str]:
-    names: list[Any] = list(value) if isinstance(value, Iterable) else [value]
-    if isinstance(value, str) or not all(isinstance(each, str) for each in names):
-        raise TypeError(f"{op}: {name} must be a sequence of names, got {type(value).__name__}")
-    return names
 
 
 def _layout(path: Path, members: Iterable[str], alphabets: list[str] | None) -> dict[Character, list[str]]:

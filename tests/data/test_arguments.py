@@ -11,8 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from fastmeta.data import Episodes, Glyphs, Omniglot, Sinusoid, TaskGenerator, TaskSampler, _fonts, sample_episodes
+from fastmeta.data import (
+    Episodes,
+    Glyphs,
+    ImageFolder,
+    Omniglot,
+    Sinusoid,
+    TaskGenerator,
+    TaskSampler,
+    _fonts,
+    image_folder,
+    sample_episodes,
+)
 from harness.archives import characters, write
 
 pytestmark = pytest.mark.cpu
@@ -25,7 +37,7 @@ NO_PATHS = [3, True, 3.0, b"folder", ["folder"], object()]
 NO_DEVICES = ["nowhere", "", 3.5, True, [], object(), "cpu:-1", -1, 10**30]
 NO_GENERATORS = [0, True, "cpu", [], object(), torch.Generator, TaskGenerator(0, 0, 1), torch.rand]
 
-# By name: a call with these arguments works; of each argument, what it cannot be. `"/"`: the test's folder.
+# By name: a call with these arguments works; of each argument, what it cannot be. `"/..."`: in the test's folder.
 CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = {
     "sample_episodes": (
         sample_episodes,
@@ -98,6 +110,23 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
             "rotations": [None, 0, 1, 90, "yes", [], 1.0, IMAGES],
         },
     ),
+    "image_folder": (
+        image_folder,
+        {"root": "/own", "size": 4, "channels": 3, "classes": None, "cache": "/"},
+        {
+            "root": [None, *NO_PATHS, "a\0b", "missing", "x" * 5000],
+            "size": NO_COUNTS,
+            "channels": [*NO_INTS, -1, 0, 2, 4, *HUGE],
+            "classes": [3, True, [3], [None], [], ["b"], ["a", "a"], [["a"]], IMAGES],
+            "cache": [*NO_PATHS, "a\0b"],
+        },
+    ),
+    "ImageFolder.split": (
+        ImageFolder(IMAGES, ["a", "b", "c"], [1, 2, 1]).split,
+        {"classes": 1},
+        {"classes": [*NO_COUNTS, 3]},
+    ),
+    "ImageFolder.to": (ImageFolder(IMAGES, ["a"], [4]).to, {"device": "cpu"}, {"device": [None, *NO_DEVICES]}),
 }  # fmt: skip
 PREFIX = {"TaskGenerator.rand": "TaskGenerator"}
 NAMED = {
@@ -115,6 +144,8 @@ ARGUMENTS = [(name, argument) for name, (*_, wrong) in CASES.items() for argumen
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arguments")
     write(folder, "small", characters("small", {"Runes": 1}))
+    (folder / "own" / "a").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "own" / "a" / "0.png")
     return folder
 
 
@@ -127,7 +158,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def placed(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return {name: folder if isinstance(value, str) and value == "/" else value for name, value in arguments.items()}
+    def is_ours(value: Any) -> bool:
+        return isinstance(value, str) and value.startswith("/")
+
+    return {name: folder / value[1:] if is_ours(value) else value for name, value in arguments.items()}
 
 
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS)

@@ -66,6 +66,70 @@ def test_callbacks_see_every_step_and_can_end_the_training():
     assert seen == [(step, (4,)) for step in range(1, 5)]
 
 
+@pytest.mark.parametrize(("make", "sampler"), [(maml, sinusoids), (protonet, episodes)])
+@pytest.mark.parametrize("at", [1, 2, 65, 70])
+@pytest.mark.cpu
+def test_a_state_taken_in_a_callback_goes_on_with_the_same_bits(make, sampler, at):
+    """Though many meta-batches were drawn at once: step 1 is drawn alone, then 64 at a time."""
+    learner, tasks, kept = make(), sampler(), {}
+    optimiser = torch.optim.Adam(learner.parameters())
+
+    def save(step, losses):
+        if step == at:
+            states = learner.state_dict(), optimiser.state_dict(), tasks.state_dict()
+            kept["states"] = copy.deepcopy(states)
+
+    losses = fastmeta.fit(learner, tasks, 75, optimiser=optimiser, callbacks=[save])
+    again, more = make(), sampler(9) if sampler is sinusoids else sampler()
+    resumed = torch.optim.Adam(again.parameters())
+    for part, state in zip((again, resumed, more), kept["states"], strict=True):
+        part.load_state_dict(state)
+    assert more.state_dict()["next"] == at * more.tasks
+    left = fastmeta.fit(again, more, 75 - at, optimiser=resumed)
+    assert torch.equal(left, losses[at:])
+    assert all(map(torch.equal, again.parameters(), learner.parameters()))
+    assert more.state_dict() == tasks.state_dict() == {"seed": 0, "next": 75 * tasks.tasks}
+
+
+class Around(nn.Module):
+    """As DistributedDataParallel: its own call, and no `backward`."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *batch):
+        return self.module(*batch)
+
+
+@pytest.mark.cpu
+def test_fit_takes_a_module_around_a_learner():
+    learner, within = maml(), maml()
+    losses = fastmeta.fit(learner, sinusoids(), 5)
+    seen = []
+    found = fastmeta.fit(
+        Around(within), sinusoids(), 5, callbacks=[lambda _, losses: seen.append(losses.requires_grad)]
+    )
+    torch.testing.assert_close(found, losses)
+    torch.testing.assert_close(list(within.parameters()), list(learner.parameters()))
+    assert seen == [False] * 5
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize(("room", "drawn"), [(2**26, [4, 256]), (1, [4, 4, 4, 4]), (500, [4, 12])])
+def test_large_meta_batches_are_drawn_a_few_at_a_time(monkeypatch, room, drawn):
+    """One here has 4 tasks of 5 examples, two numbers of 4 bytes each: 160 bytes."""
+    counts = []
+
+    def draw(count, generator):
+        counts.append(count)
+        return Sinusoid().sample(count, 2, 3, generator=generator)
+
+    monkeypatch.setattr(fastmeta.training, "AT_ONCE", room)
+    fastmeta.fit(maml(), TaskSampler(draw, 4), 4)
+    assert counts == drawn
+
+
 @pytest.mark.cpu
 def test_evaluate_counts_right_answers():
     learner = protonet()
@@ -95,7 +159,7 @@ def test_errors():
         (
             lambda: fastmeta.fit(nn.Linear(1, 1), sinusoids(), 1),
             TypeError,
-            "fit: learner must be a learner of fastmeta",
+            "fit: learner must be a learner of fastmeta, or a module around one, got Linear",
         ),
         (lambda: fastmeta.fit(maml(), sinusoids(), 0), ValueError, "fit: steps must be at least 1"),
         (lambda: fastmeta.fit(frozen, episodes(), 1), ValueError, "fit: learner must have parameters that are trained"),

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 import fastmeta
-from fastmeta.data import Episodes, Glyphs, Omniglot, Sinusoid, TaskGenerator, TaskSampler, sample_episodes
+from fastmeta.data import (
+    Episodes,
+    Glyphs,
+    ImageFolder,
+    Omniglot,
+    Sinusoid,
+    TaskGenerator,
+    TaskSampler,
+    image_folder,
+    sample_episodes,
+)
 from fastmeta.types import Activation, Backend, ConvBlock, Curvature, Draw, Loss, Metric, Rate, Reduction, Sampler
 
 
@@ -124,6 +134,8 @@ def train(learner: fastmeta.MAML, sampler: Sampler, name: Backend) -> None:
 train(Scaled(nn.Linear(1, 1)), TaskSampler(waves, tasks=4), "reference")
 train(fastmeta.MetaSGD(nn.Linear(1, 1)), TaskSampler(letters(Glyphs("train").images), tasks=4), "auto")
 assert_type(Omniglot("omniglot").images, Tensor)
+first, others = assert_type(image_folder("flowers", 84).split(80), tuple[ImageFolder, ImageFolder])
+assert_type(sample_episodes(first.images, 4, 5, 1, 15, counts=others.counts), Episodes)
 
 # What is wrong is an error.
 fastmeta.proto_loss(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1), metric="cosin")  # type: ignore[arg-type]
