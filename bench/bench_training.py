@@ -62,6 +62,9 @@ def of_maml(problem, widths, rate, steps, loss, draw):
     def by_hand(params):
         return lambda *tasks: inner_loops.by_hand(params, rate, *tasks, **options)
 
+    def by_jax(params, *tasks):
+        return jax_ways.maml(jax_ways.mlp, steps, loss)(params, rate, *tasks)
+
     def by_vmap(params, *tasks):
         return inner_loops.by_vmap(params, rate, *tasks, **options)
 
@@ -74,9 +77,7 @@ def of_maml(problem, widths, rate, steps, loss, draw):
     gradients = compiled(torch.func.grad_and_value(by_vmap), inner_loops.INDUCTOR["cpp-wrapper"])
     made = {"compiled": by_gradients(gradients, own(), problem, batch)}
     if jax_ways.installed():
-        of_tasks = jax_ways.maml(jax_ways.mlp, steps, loss)
-        loss = lambda params, *tasks: of_tasks(params, rate, *tasks)  # noqa: E731
-        made["jax"] = jax_iterations.JaxTraining(draw, loss, params, problem, batch)
+        made["jax"] = jax_iterations.JaxTraining(draw, by_jax, params, problem, batch)
     return ways, made
 
 

@@ -45,7 +45,7 @@ def pytest_report_header():
 
 def pytest_collection_modifyitems(config, items):
     """The most telling benches first; the numbers of threads of a workload follow each other."""
-    names = [f"bench_{name}" for name in (*FIRST, "training", "integrations", *modules())]
+    names = [f"bench_{name}" for name in ("training", *FIRST, "integrations", *modules())]
     place = {}
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=synchronised))

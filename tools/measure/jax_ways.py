@@ -29,7 +29,7 @@ class Jitted:
     """A call is `fn` of the arguments and its gradients to what of them asks for gradients; it ends when they are there.
 
     The arguments, trees of tensors, are made arrays before. `rotating`: each call takes the next of as many copies as do not fit
-    into the cache together. `scale`: a number that the gradients are multiplied by.
+    into the cache together. `scale`: the cotangent that the gradients are of.
     """
 
     def __init__(self, fn, arguments, rotating=False, scale=1.0):
@@ -46,7 +46,7 @@ class Jitted:
             return value, gradients
 
         self.fn = jax.jit(with_gradients if needed else fn, static_argnums=numbers)
-        self.arguments = itertools.cycle(map(arrays, copies(arguments) if rotating else [arguments]))
+        self.arguments = itertools.cycle([arrays(given) for given in (copies(arguments) if rotating else [arguments])])
         self.ready = jax.block_until_ready
 
     def __call__(self):
@@ -149,7 +149,7 @@ def by_lax(x, weight):
 
 
 def by_patches(x, weight):
-    """The same as a product: under vmap over tasks with weights of their own lax's takes ten times as long."""
+    """The same as a product: lax's takes far longer under vmap, where each task has weights of its own."""
     jnp = imported("jax").numpy
     (height, width), padded = x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]

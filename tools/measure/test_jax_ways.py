@@ -1,12 +1,13 @@
 """The ways in JAX against plain PyTorch, where it is installed; the loop of whole meta-iterations."""
 
+import importlib.util
 import math
 from functools import partial
 
 import pytest
 import torch
 
-from measure import distances, inner_loops, jax_iterations, jax_ways, meta_iterations
+from measure import distances, inner_loops, jax_iterations, jax_ways, meta_iterations, peers
 from measure.contenders import conv4, cotangent
 from measure.timing import disagreement
 
@@ -108,3 +109,16 @@ def test_a_training_is_checked_on_its_first_parameters():
         training()
     assert training.trained()
     assert all(torch.equal(a, b) for a, b in zip(before, training.results(), strict=True)) and not training.trained()
+
+
+def test_without_jax_there_are_no_ways(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    arguments = inner_loops.arguments(SMALL)
+    leaves, targets = [torch.randn(rows, 4) for rows in (6, 3)], torch.randint(0, 3, (6,))
+    assert (
+        jax_ways.of_mlp(arguments, **SMALL.options)
+        == {}
+        == jax_ways.of_proto_loss(leaves, targets, "euclidean", 1.0, True)
+    )
+    assert jax_ways.of_conv4(arguments, 1) == {} == jax_ways.of_protonet(leaves, arguments[2:], 1.0, 3)
+    assert peers.missing()["jax"] == "No module named 'jax'"
