@@ -13,7 +13,7 @@ from torch.func import functional_call
 import fastmeta
 from fastmeta.networks.batch_norm import ExactNorms
 from harness.any_module import general
-from measure import distances, inner_loops, peers
+from measure import distances, inner_loops, jax_ways, peers
 from measure.contenders import compiled, on_backends
 
 TASKS, WAYS, SHOTS, QUERIES, WIDTH = 4, 5, 1, 15, 32
@@ -92,6 +92,9 @@ def bench_learners(race, learner_of):
     """The loss of a batch of tasks and its gradients to all parameters."""
     learner, plain = learner_of()
     data = episodes()
+    in_jax = {}
+    if isinstance(learner, fastmeta.ProtoNet):
+        in_jax = jax_ways.of_protonet(list(learner.parameters()), data, 2.0 * WIDTH, WAYS)
 
     def run(loss):
         model = copy.deepcopy(learner)  # leaves of its own
@@ -100,7 +103,7 @@ def bench_learners(race, learner_of):
     race(
         f"{type(learner).__name__} Conv4-{WIDTH}, {TASKS} tasks, {WAYS}-way {SHOTS}-shot, {QUERIES} queries each",
         on_backends(run(lambda model, *tasks: model.loss(*tasks).mean())) | {"by hand": run(plain)},
-        compiled={"compiled by hand": run(compiled(plain))},
+        compiled={"compiled by hand": run(compiled(plain))} | in_jax,
         mode="meta-iteration",
     )
 
@@ -168,13 +171,16 @@ def bench_maml(race, images, steps):
         "autograd": run(partial(one_by_one, model, steps)),
         "vmap": run(partial(by_vmap, model, steps)),
     }
-    made = {"compiled func.grad": run(compiled(partial(one_by_one, model, steps, gradients=by_func)))}
-    if images == OMNIGLOT:  # the libraries' loops take seconds on the others
+    made = {}
+    if images == OMNIGLOT:  # the libraries' loops take seconds on the others, and what compiles takes minutes
         others |= peers.contenders(inner_loops.Arguments(model, RATE, *data), steps, "cross_entropy")
+        made = jax_ways.of_conv4((list(model.parameters()), RATE, *data), steps)
+    if images == OMNIGLOT and steps == 1:
+        made["compiled func.grad"] = run(compiled(partial(one_by_one, model, steps, gradients=by_func)))
     race(
         f"MAML {images} K{steps}, {WAYS}-way {SHOTS}-shot, {QUERIES} queries each",
         on_backends(run(lambda *tasks: learner.loss(*tasks).mean())) | others,
-        compiled=made if steps == 1 and images == OMNIGLOT else None,  # others compile for minutes
+        compiled=made,
         mode="meta-iteration",
         memory=images == OMNIGLOT and steps == 5,
     )

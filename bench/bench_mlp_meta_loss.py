@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastmeta
-from measure import flops, inner_loops, peers
+from measure import flops, inner_loops, jax_ways, peers
 from measure.contenders import on_backends
 from measure.inner_loops import WORKLOADS
 
@@ -19,7 +19,7 @@ def bench_mlp_meta_loss(race, name):
         f"mlp_meta_loss {name}, {workload.tasks} tasks, {workload.support} + {workload.query} examples",
         on_backends(inner_loops.eager(partial(inner_loops.in_one_op, **workload.options), arguments)) | eager,
         also={"learner.loss": by_learner(arguments, **workload.options)},
-        compiled=made,
+        compiled=made | jax_ways.of_mlp(arguments, **workload.options),
         floor=(0, flops.meta_iteration(workload)),
         mode="meta-iteration",
         memory=name == "W1 sinusoid MAML K5",

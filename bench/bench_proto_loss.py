@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastmeta
-from measure import distances
+from measure import distances, jax_ways
 from measure.contenders import forward_and_backward, imported, on_backends
 
 
@@ -14,12 +14,14 @@ def bench_proto_loss(race, shape, metric):
     """Forward and backward to queries and prototypes; the truth is the expanded square."""
     T, Q, N, D = shape
     leaves = [torch.randn(distances.tasks(T, rows, D), requires_grad=True) for rows in (Q, N)]
-    ours, eager, made = contenders(shape, metric, torch.randint(0, N, distances.tasks(T, Q)))
+    targets = torch.randint(0, N, distances.tasks(T, Q))
+    ours, eager, made = contenders(shape, metric, targets)
     race(
         f"proto_loss fwd+bwd {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(forward_and_backward(ours, leaves), reference=distances.fits(*shape))
         | {name: forward_and_backward(loss, leaves) for name, loss in eager.items()},
-        compiled={name: forward_and_backward(loss, leaves) for name, loss in made.items()},
+        compiled={name: forward_and_backward(loss, leaves) for name, loss in made.items()}
+        | jax_ways.of_proto_loss(leaves, targets, metric, distances.temperature_for(metric, D), distances.fits(*shape)),
         truth=forward_and_backward(eager["mm"], leaves),
         floor=(2 * sum(t.nbytes for t in leaves), 6 * T * Q * N * D),
         mode="forward + backward",
@@ -31,12 +33,14 @@ def bench_proto_loss(race, shape, metric):
 def bench_proto_loss_without_grad(race, metric):
     T, Q, N, D = shape = distances.SHAPES[0]
     query, prototypes = torch.randn(distances.tasks(T, Q, D)), torch.randn(distances.tasks(T, N, D))
-    ours, eager, made = contenders(shape, metric, torch.randint(0, N, distances.tasks(T, Q)))
+    targets = torch.randint(0, N, distances.tasks(T, Q))
+    ours, eager, made = contenders(shape, metric, targets)
     race(
         f"proto_loss without grad {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(lambda: ours(query, prototypes))
         | {name: lambda loss=loss: loss(query, prototypes) for name, loss in eager.items()},
-        compiled={name: lambda loss=loss: loss(query, prototypes) for name, loss in made.items()},
+        compiled={name: lambda loss=loss: loss(query, prototypes) for name, loss in made.items()}
+        | jax_ways.of_proto_loss((query, prototypes), targets, metric, distances.temperature_for(metric, D), True),
         floor=(query.nbytes + prototypes.nbytes, 2 * T * Q * N * D),
     )
 

@@ -13,7 +13,7 @@ import fastmeta
 from measure import machine, peers, results
 from measure.benches import FIRST, label, modules
 from measure.session import THREADS, Session
-from measure.timing import disagreement, first_call, in_words, synchronised, take_turns, turns_of
+from measure.timing import disagreement, first_call, in_words, results_of, synchronised, take_turns, turns_of
 from measure.usage import dispatched, peak_of
 
 collect_ignore = ["bench_scaling.py"]  # unless it is named: make scaling
@@ -22,7 +22,9 @@ COMPARED = pytest.StashKey[tuple]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--no-compile", action="store_true", help="leave out what compiles first (torch.compile, KeOps)")
+    parser.addoption(
+        "--no-compile", action="store_true", help="leave out what compiles first (torch.compile, KeOps, JAX)"
+    )
     parser.addoption("--all-compiled", action="store_true", help="race all compiled ways, on all threads: hours")
     parser.addoption("--quick", action="store_true", help="the first workload of each bench, no compiling: two minutes")
     parser.addoption("--results", type=Path, help="write <machine>.json, .md and figures into this folder")
@@ -43,7 +45,7 @@ def pytest_report_header():
 
 def pytest_collection_modifyitems(config, items):
     """The most telling benches first; the numbers of threads of a workload follow each other."""
-    names = [f"bench_{name}" for name in (*FIRST, "integrations", *modules())]
+    names = [f"bench_{name}" for name in ("training", *FIRST, "integrations", *modules())]
     place = {}
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=synchronised))
@@ -117,7 +119,7 @@ def race(request, benchmark):
         if threads == THREADS[0]:
             count_operations(runs, cells, not_timed, profiled=("reference", *(compiled or {})))
             if memory and session.why_not(key, threads) is None and not request.config.getoption("quick"):
-                for name in runs:
+                for name in (way for way in runs if not way.startswith("jax")):  # mostly its compiler's
                     cells[name]["memory"] = peak_of(request.function, arguments, name)
         row = {
             "op": op, "mode": mode, "workload": group, "threads": threads, "sizes": sizes or {},
@@ -135,7 +137,7 @@ def race(request, benchmark):
 
 def check(ways, expected):
     for name, fn in ways.items():
-        wrong = disagreement(fn(), expected)
+        wrong = disagreement(results_of(fn, fn()), expected)
         assert wrong is None, f"{name}: {wrong}"
 
 

@@ -24,7 +24,7 @@ from gpu.report import IN_GRAPH
 from measure import machine
 from measure.benches import FIRST, calls, in_float64, label, modules
 from measure.inner_loops import INDUCTOR
-from measure.timing import captured, disagreement, in_words, take_turns, turns_of
+from measure.timing import captured, disagreement, in_words, results_of, take_turns, turns_of
 
 OURS = "fastmeta"
 BUDGET, SMALL_BUDGET = 0.4, 0.02  # s for a group
@@ -80,7 +80,7 @@ class Race:
     def check(self, name, make, expected, runs, reasons):
         try:
             fn = make()
-            wrong = disagreement(fn(), expected)
+            wrong = disagreement(results_of(fn, fn()), expected)
         except Exception as error:  # of whatever library
             wrong = in_words(error)
         if wrong is None:

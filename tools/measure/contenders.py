@@ -60,12 +60,17 @@ def forward_and_backward(fn, leaves):
 
 
 def rotation(tree):
-    """Copies of a tree of tensors in turn, as many as do not fit into the cache together; of a small tree, which in a training is
-    still in the cache, itself."""
+    """The copies of a tree of tensors in turn."""
+    return itertools.cycle(copies(tree))
+
+
+def copies(tree):
+    """Of a tree of tensors, as many as do not fit into the cache together; of a small tree, which in a training is still in the cache,
+    itself."""
     tensors = tensors_of(tree)
     size = sum(t.nbytes for t in tensors)
     more = math.ceil(machine.cache(tensors[0].device) / size) if size > SMALL else 0
-    return itertools.cycle([tree, *(tree_map_only(torch.Tensor, _copy, tree) for _ in range(more))])
+    return [tree, *(tree_map_only(torch.Tensor, _copy, tree) for _ in range(more))]
 
 
 def _copy(tensor):
@@ -74,11 +79,11 @@ def _copy(tensor):
 
 def backward(outputs, leaves):
     """Gradients of the outputs to the leaves, from cotangents in memory of their own, as a loss behind them would send."""
-    return torch.autograd.grad(outputs, leaves, [_cotangent(y.shape, y.dtype, y.device) for y in outputs])
+    return torch.autograd.grad(outputs, leaves, [cotangent(y.shape, y.dtype, y.device) for y in outputs])
 
 
 @functools.cache
-def _cotangent(shape, dtype, device):
+def cotangent(shape, dtype, device):
     """The same numbers in every dtype."""
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu", dtype=torch.float32)
     return drawn.to(device, dtype)

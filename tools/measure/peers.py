@@ -1,6 +1,7 @@
 """Meta-iterations of MAML and Meta-SGD by the libraries that have them, task after task, as their documentation shows."""
 
 import copy
+import importlib.util
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ def contender(name, modules, arguments, steps, loss):
 def missing():
     """{library: why it cannot be imported}, of all that race in some bench."""
     found = {name: next(filter(None, map(why_missing, modules)), None) for name, modules in MODULES.items()}
+    found["jax"] = None if importlib.util.find_spec("jax") else "No module named 'jax'"  # imported where it races
     return {name: reason for name, reason in found.items() if reason}
 
 
@@ -88,7 +90,7 @@ MODULES = {
     "learn2learn": ["learn2learn.algorithms"],
     "higher": ["higher"],
     "torchopt": ["torchopt"],
-    "easyfsl": ["easyfsl.methods"],  # races in distances.py, as KeOps does
+    "easyfsl": ["easyfsl.methods"],  # races in distances.py, as KeOps does; JAX in jax_ways.py
     "pykeops": ["pykeops.torch"],
 }
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import torch
 
 import fastmeta
+from measure import jax_ways
 from measure.benches import in_float64, label
 from measure.machine import ceilings, first_line, machine, processor
 
@@ -55,11 +56,13 @@ class Session:
         reason = None
         if self.compiling == "none":
             reason = "what compiles first"
+        elif name.startswith("jax") and threads != THREADS[0]:
+            reason = f"on other than {THREADS[0]} threads, as it keeps those of its start"
         elif self.compiling == "all":
             return True
         elif threads != THREADS[0]:
             reason = f"what compiles first, on other than {THREADS[0]} threads (--all-compiled)"
-        elif any(word in group for word in LIKE_PROTO_LOSS):
+        elif any(word in group for word in LIKE_PROTO_LOSS) and not name.startswith("jax"):
             reason = f"what compiles first, of {' and '.join(LIKE_PROTO_LOSS)} (--all-compiled)"
         elif seconds > ROW_COMPILING and name.startswith("compiled"):  # a library races all the same
             reason = f"compiled ways of rows that have compiled for {ROW_COMPILING} s (--all-compiled)"
@@ -71,6 +74,8 @@ class Session:
 
     def results(self):
         facts = machine(processor(), "cpu") | library()
+        if any(way.startswith("jax") for row in self.rows for way in row["contenders"]):
+            facts |= jax_ways.facts()
         counts = [n for n in THREADS if any(row["threads"] == n for row in self.rows)]
         facts["ceilings"] = {f"{n} thread{'s' if n > 1 else ''}": ceilings(n) for n in counts}
         left = [f"{reason}: {', '.join(what)}" for reason, what in self.left.items()]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 
 import torch
 
@@ -10,7 +11,7 @@ from harness import forks
 from harness.places import ROOT
 from measure import benches, contenders, machine, results
 from measure.session import FULL, ROW_COMPILING, SLOW_ROW, THREADS, Session
-from measure.timing import in_words
+from measure.timing import first_call, in_words, turns_of
 from measure.usage import dispatched
 
 
@@ -78,6 +79,34 @@ def test_what_compiles_first_is_planned():
     assert Session(compiling="all").may_compile("compiled best", "sqeuclidean", THREADS[1], ROW_COMPILING + 1)
     for none in (Session(compiling="none"), Session(quick=True)):
         assert not none.may_compile("compiled best", "w", THREADS[0], 0)
+
+
+def test_jax_races_on_the_threads_that_it_has():
+    assert Session().may_compile("jax mm", "sqeuclidean", THREADS[0], ROW_COMPILING + 1)
+    for compiling in ("some", "all", "none"):
+        assert not Session(compiling=compiling).may_compile("jax mm", "w", THREADS[1], 0)
+    assert not Session(compiling="none").may_compile("jax", "w", THREADS[0], 0)
+
+
+def test_turns_have_whole_periods():
+    def every_tenth():
+        time.sleep(4e-4)
+
+    every_tenth.period = 10
+    turns = turns_of({"one": every_tenth, "other": lambda: time.sleep(4e-4)}, budget=0.1)
+    assert turns.calls["one"] % 10 == 0 < turns.calls["other"] <= 8
+
+
+def test_a_contender_may_have_results_apart_from_its_call():
+    class Way:
+        def __call__(self):
+            return "no tensor"
+
+        def results(self):
+            return [torch.ones(3)]
+
+    assert first_call(Way(), [torch.ones(3)])[0] is None
+    assert first_call(Way(), [torch.zeros(3)])[0].startswith("error")
 
 
 def test_time_is_planned():

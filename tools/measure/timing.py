@@ -39,10 +39,16 @@ def per_call(fn, calls):
 def turns_of(contenders, budget=BUDGET, min_rounds=MIN_ROUNDS):
     """For contenders that have been called before."""
     seconds = {name: _roughly(fn) for name, fn in contenders.items()}
-    calls = {name: math.ceil(TURN / s) for name, s in seconds.items()}
+    calls = {name: _whole(TURN / s, contenders[name]) for name, s in seconds.items()}
     every = {name: 7 if s > SLOWER else 3 if s > SLOW else 1 for name, s in seconds.items()}
     cost = sum(s * calls[name] / every[name] for name, s in seconds.items())
     return Turns(calls, every, min(max(min_rounds, int(budget / cost)), MAX_ROUNDS))
+
+
+def _whole(calls, fn):
+    """So many calls, or the next multiple of `fn.period`, where every so many calls of a contender one takes longer."""
+    period = getattr(fn, "period", 1)
+    return period * math.ceil(calls / period)
 
 
 def take_turns(runs, turns, turn, times):
@@ -59,13 +65,18 @@ def _roughly(fn):
     return first if first > SLOW else min(per_call(fn, 1) for _ in range(3))
 
 
+def results_of(fn, found):
+    """Of a contender: what a call of it gave, or `fn.results()` where it has that, since a call gives no tensors, or others each time."""
+    return fn.results() if hasattr(fn, "results") else found
+
+
 def first_call(fn, expected):
     """What is wrong with the results of fn, in words or None, and the seconds that it took to get them."""
     start = synchronised()
     try:
         found = fn()
         took = synchronised() - start
-        return disagreement(found, expected), took
+        return disagreement(results_of(fn, found), expected), took
     except Exception as error:  # of whatever library
         return in_words(error), synchronised() - start
 

@@ -18,6 +18,7 @@ END = "<!-- make bench-tables: to here -->"
 PERFORMANCE = ROOT / "docs/performance.md"
 INTEGRATIONS = ROOT / "docs/integrations.md"
 LIBRARIES = ("learn2learn", "higher", "torchopt", "easyfsl")
+TRAINING = {"eager": "eager PyTorch", "compiled": "torch.compile", "jax": "JAX"}  # ways of bench_training.py
 META = "mlp_meta_loss"
 NAMES = {"learners": "MAML"}
 ROWS = {  # workload: what the table calls it
@@ -60,7 +61,28 @@ def performance_lines(found, name):
     about = f"{results.threads(rows[0])}, {_about(found, name)}:"
     heads = ("op", "size", "fastmeta", "speed-up over the reference", "speed-up over the fastest alternative")
     cells = [_cells(row, words) for row, words in zip(rows, ROWS.values(), strict=True)]
-    return ["", about, "", *table(heads, cells)]
+    return ["", about, "", *table(heads, cells), *training_lines(found)]
+
+
+def training_lines(found):
+    """Each meta-iteration of bench_training.py on the most threads, by every way; nothing where none was raced."""
+    rows = [row for row in found["rows"] if row["op"] == "training"]
+    most = max((row["threads"] for row in rows), default=0)
+    heads = ("whole meta-iteration", "fastmeta", *TRAINING.values())
+    cells = [
+        [row["workload"], results.duration(results.ours_of(row)["seconds"]), *(_of_way(row, way) for way in TRAINING)]
+        for row in rows
+        if row["threads"] == most
+    ]
+    about = f"Draw new tasks, the gradient of their loss, a step of Adam; {most} threads (bench/bench_training.py):"
+    return [about, "", *table(heads, cells)] if rows else []
+
+
+def _of_way(row, way):
+    """Its time and the speed-up over it."""
+    if not (cell := row["contenders"].get(way)):
+        return "-"
+    return f"{results.duration(cell['seconds'])} ({cell['seconds'] / results.ours_of(row)['seconds']:.1f}x)"
 
 
 def op_lines(found, name, ops):
@@ -127,8 +149,9 @@ def _range(factors):
 def _about(found, name):
     facts = found["machine"]
     compiled = any(way.startswith("compiled") for row in found["rows"] for way in row["contenders"])
+    jax = f", jax {facts['jax']}" if "jax" in facts else ""
     return (
-        f"{facts['device']} ({facts['instructions']}), torch {facts['torch']}, {facts['date']}, float32"
+        f"{facts['device']} ({facts['instructions']}), torch {facts['torch']}{jax}, {facts['date']}, float32"
         f"{'' if compiled else ', without torch.compile'}; "
         f"every alternative, with spread, first call, operations and memory: `{name.removesuffix('.json')}.md`"
     )
@@ -145,7 +168,8 @@ def _against(row):
 def _first_cells(row, words):
     name, times = results.speedup(row)
     ours, other = (results.duration(cell["seconds"]) for cell in (results.ours_of(row), row["contenders"][name]))
-    whose = "torch.compile" if name.startswith("compiled") else name if name in LIBRARIES else "eager PyTorch"
+    known = {"compiled": "torch.compile", "jax": "JAX"} | {library: library for library in LIBRARIES}
+    whose = known.get(name.partition(" ")[0], "eager PyTorch")
     return words, ours, f"{other} ({whose})", f"{times:.1f}x"
 
 

@@ -55,6 +55,29 @@ def test_the_table_of_the_integrations():
     ]
 
 
+def test_the_table_of_whole_meta_iterations():
+    assert result_pages.training_lines(run(row("other", eager=1.0))) == []
+    rows = [row("K1", threads=n, eager=8e-3, compiled=5e-3, jax=25e-4) | {"op": "training"} for n in (1, 2)]
+    lines = result_pages.training_lines(run(*rows, row("K5", eager=8e-3) | {"op": "training"}))
+    assert lines[2:] == [
+        "| whole meta-iteration | fastmeta | eager PyTorch | torch.compile | JAX |",
+        "| --- | --- | --- | --- | --- |",
+        "| K1 | 1 ms | 8 ms (8.0x) | 5 ms (5.0x) | 2.5 ms (2.5x) |",
+        "| K5 | 1 ms | 8 ms (8.0x) | - | - |",
+        "",
+    ]
+
+
+def test_the_words_of_who_is_fastest():
+    for way, words in {
+        "jax mm": "JAX",
+        "compiled mm": "torch.compile",
+        "higher": "higher",
+        "mm": "eager PyTorch",
+    }.items():
+        assert result_pages._first_cells(row(**{way: 2e-3}), "w")[2] == f"2 ms ({words})"
+
+
 def test_the_tables_of_chosen_rows():
     rows = [row(workload, reference=8e-3, other=5e-3) for workload in result_pages.ROWS | HIGHLIGHTS]
     rows.append(row("more", threads=1))
