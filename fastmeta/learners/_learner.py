@@ -46,8 +46,8 @@ class Learner(nn.Module):
     ) -> Tensor: ...
     @overload
     def loss(
-        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool
-    ) -> Any: ...
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
     def loss(
         self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -75,8 +75,8 @@ class Learner(nn.Module):
     ) -> Tensor: ...
     @overload
     def backward(
-        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool
-    ) -> Any: ...
+        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
     def backward(
         self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor, *, return_outputs: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
