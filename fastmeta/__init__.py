@@ -1,6 +1,9 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
-from . import _torch  # noqa: F401  (first: refuses a torch that lacks what the rest uses)
+from . import (
+    _torch,  # noqa: F401  (first: refuses a torch that lacks what the rest uses)
+    optim,
+)
 from ._dispatch import backend
 from .distance.matching_log_probs import matching_log_probs
 from .distance.proto_log_softmax import proto_log_softmax
@@ -67,6 +70,7 @@ __all__ = [
     "mlp_hvp",
     "mlp_loss",
     "mlp_meta_loss",
+    "optim",
     "proto_log_softmax",
     "proto_loss",
     "prototypes",

@@ -4,6 +4,7 @@ one is refused by its version. And what a call is under, as they tell."""
 import contextlib
 import functools
 import operator
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,7 @@ NAMES = (
     "Tensor._post_accumulate_grad_hooks",
     "_efficientzerotensor",
     "_foreach_add_",
+    "_fused_adam_",
     "_foreach_mul_",
     "_has_compatible_shallow_copy_type",
     "_neg_view",
@@ -46,6 +48,9 @@ NAMES = (
     "nn.modules.module._global_backward_pre_hooks",
     "nn.modules.module._global_forward_hooks",
     "nn.modules.module._global_forward_pre_hooks",
+    "optim.Optimizer.profile_hook_step",
+    "optim.optimizer._global_optimizer_post_hooks",
+    "optim.optimizer._global_optimizer_pre_hooks",
     "utils._pytree.tree_flatten",
     "utils._pytree.tree_leaves",
     "utils._pytree.tree_map",
@@ -61,13 +66,15 @@ def check() -> None:
     """ImportError that names the version where torch lacks one of NAMES."""
     for name in NAMES:
         found: object = torch
-        for part in name.split("."):
-            if not hasattr(found, part):
+        parts = name.split(".")
+        for i, part in enumerate(parts, 1):
+            module = sys.modules.get(".".join(["torch", *parts[:i]]))  # torch.optim hides one of its own
+            if not hasattr(found, part) and module is None:
                 raise ImportError(
                     f"fastmeta: torch must have torch.{name}, which fastmeta uses, got torch {torch.__version__} without it; "
                     f"torch {TESTED} is what fastmeta is tested with"
                 )
-            found = getattr(found, part)
+            found = getattr(found, part, module)
     for name in (CHILDREN, PARAMETERS, BUFFERS, *HOOKS):
         if not hasattr(nn.Module(), name):
             raise ImportError(
@@ -105,6 +112,18 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     _modules._global_forward_pre_hooks,
     _modules._global_backward_hooks,
     _modules._global_backward_pre_hooks,
+)
+
+fused_adam: Any = torch._fused_adam_
+_optimiser: Any = sys.modules["torch.optim.optimizer"]
+OPTIMISER_HOOKS: tuple[dict[int, Any], ...] = (
+    _optimiser._global_optimizer_pre_hooks,
+    _optimiser._global_optimizer_post_hooks,
+)
+_adam_step: Any = torch.optim.Adam.step
+# torch.optim.Adam's, with the hooks of the optimiser; torch wraps it when the first Adam is made.
+torchs_step = (
+    _adam_step if getattr(_adam_step, "hooked", False) else torch.optim.Optimizer.profile_hook_step(_adam_step)
 )
 
 tree_flatten, tree_leaves = _pytree.tree_flatten, _pytree.tree_leaves

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import _check
 from .data.task_sampler import TaskSampler
 from .learners._learner import Learner
+from .optim import Adam
 
 LEARNING_RATE = 1e-3  # of Adam, where no optimiser is given: MAML's and ProtoNet's papers' own
 MOST = 2**40
@@ -48,7 +49,7 @@ def fit(
     `learner`: a learner, or a module around one that gives its losses, such as DistributedDataParallel.
     `sampler`: meta-batches (support_x, support_y, query_x, query_y), as a `fastmeta.data.TaskSampler` gives them, which then
     draws many small ones at once; its `state_dict()` is in a callback that after this step's.
-    `optimiser`: None: torch's fused Adam, rate 1e-3, on all parameters that are trained.
+    `optimiser`: None: `fastmeta.optim.Adam`, rate 1e-3, on all parameters that are trained.
     `callbacks`: each is called as callback(step, losses) after every step, counted from 1, losses `[T]`; one that returns true
     ends the training.
     Returns the mean loss of each step taken, `[steps]`, on the learner's device.
@@ -149,7 +150,7 @@ def _adam(learner: nn.Module) -> torch.optim.Optimizer:
     trained = [p for p in learner.parameters() if p.requires_grad]
     if not trained:
         raise ValueError(f"fit: learner must have parameters that are trained, got {type(learner).__name__} without")
-    return torch.optim.Adam(trained, lr=LEARNING_RATE, fused=True)
+    return Adam(trained, lr=LEARNING_RATE)
 
 
 def _batches(sampler: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
