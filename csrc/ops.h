@@ -9,7 +9,8 @@
 //
 // A loss whose forward finds the gradients too has both in one call:
 //
-//   <op>_value_and_grad(arguments..., needs)      -> (outputs, the gradients of their sum that are needed), or the reason
+//   <op>_value_and_grad(arguments..., needs, cotangents)  -> (outputs, the gradients that are needed, of their sum where cotangents
+//                                                            is None), or the reason
 #pragma once
 #include <cstdint>
 #include <string>
@@ -38,7 +39,7 @@ py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle p
                          int64_t ignore_index, Str reduction, Handle needs);
 
 py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                                    Str reduction, Handle needs);
+                                    Str reduction, Handle needs, Handle cotangents);
 
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
                                  Handle needs);
@@ -64,7 +65,8 @@ template <class Call>
 py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
                            Handle needs);
 template <class Call>
-py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
+py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs,
+                                      Handle cotangents);
 
 template <class Call>
 py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
@@ -92,6 +94,7 @@ py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, 
                                 bool return_outputs, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs);
+                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs,
+                                           Handle cotangents);
 
 }  // namespace fastmeta

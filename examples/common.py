@@ -122,7 +122,7 @@ def conv4(hidden: int, channels: int = 1, *, track_running_stats: bool = True) -
 
 
 def adam(learner: Learner, lr: float) -> torch.optim.Adam:
-    return torch.optim.Adam(learner.parameters(), lr, fused=True)
+    return fastmeta.optim.Adam(learner.parameters(), lr)
 
 
 def meta_step(learner: Learner, optimiser: torch.optim.Optimizer, tasks: Episodes) -> Tensor:

@@ -49,6 +49,7 @@ def proto_loss_value_and_grad(
     ignore_index: int,
     reduction: str,
     needs: Any,
+    cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
 def proto_loss_bwd(
@@ -113,6 +114,7 @@ def mlp_adapt_fwd(
     loss: str,
     first_order: bool,
     needs: Any,
+    cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
 def mlp_adapt_bwd(
@@ -157,6 +159,7 @@ def mlp_meta_loss_value_and_grad(
     first_order: bool,
     return_outputs: bool,
     needs: Any,
+    cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
 def mlp_meta_loss_bwd(
@@ -208,6 +211,7 @@ def conv_adapt_fwd(
     loss: str,
     first_order: bool,
     needs: Any,
+    cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
 def conv_adapt_bwd(
@@ -252,6 +256,7 @@ def conv_meta_loss_value_and_grad(
     first_order: bool,
     return_outputs: bool,
     needs: Any,
+    cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
 def conv_meta_loss_bwd(

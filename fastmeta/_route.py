@@ -73,6 +73,7 @@ class _Asked(threading.local):
     op: str | None = None
     places: tuple[int, ...] = ()
     out: tuple[Tensor, ...] = ()
+    cotangents: tuple[Tensor, ...] | None = None
     gradients: list[Any] | None = None
 
     def answer(self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
@@ -80,7 +81,11 @@ class _Asked(threading.local):
         if layout.count(None) != len(layout):
             return self._answer_with_lists(flat, layout, static)
         native, needs, order = _with_gradients(self.op, len(flat), self.places)
-        answer = native(*flat, *static, needs) if not self.out else self._into_out(native, flat, flat, static, needs)
+        answer = (
+            native(*flat, *static, needs, self.cotangents)
+            if not self.out
+            else self._into_out(native, flat, flat, static, needs)
+        )
         if isinstance(answer, str):
             return answer
         outputs, found = answer
@@ -95,7 +100,11 @@ class _Asked(threading.local):
         wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
         needs = tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
         args = unflatten(flat, layout)
-        answer = native(*args, *static, needs) if not self.out else self._into_out(native, flat, args, static, needs)
+        answer = (
+            native(*args, *static, needs, self.cotangents)
+            if not self.out
+            else self._into_out(native, flat, args, static, needs)
+        )
         if isinstance(answer, str):
             return answer
         outputs, found = answer
@@ -108,7 +117,7 @@ class _Asked(threading.local):
         module = _dispatch._module("value_and_grad", "ext")
         module.give_outputs(self.out, flat)
         try:
-            return native(*args, *static, needs)
+            return native(*args, *static, needs, self.cotangents)
         finally:
             module.give_outputs((), ())
 
@@ -134,11 +143,13 @@ def with_gradients(
     args: Sequence[Any],
     kwargs: dict[str, Any],
     out: tuple[Tensor, ...] = (),
+    cotangents: tuple[Tensor, ...] | None = None,
 ) -> tuple[Any, list[Any] | None]:
     """fn(*args, **kwargs), which calls op `name`, one with a native `<op>_value_and_grad`; and the gradients of the sum of the op's
     outputs to its arguments at `places`. These outputs then have no graph. None in place of the gradients where the op did not go to
-    the native kernel at once. `out`: tensors that results may take as their memory."""
-    _asked.op, _asked.places, _asked.out, _asked.gradients = name, places, out, None
+    the native kernel at once. `out`: tensors that results may take as their memory. `cotangents`: what
+    each output counts in the sum."""
+    _asked.op, _asked.places, _asked.out, _asked.cotangents, _asked.gradients = name, places, out, cotangents, None
     try:
         value = fn(*args, **kwargs)
         return value, _asked.gradients

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -38,7 +38,6 @@ NAMES = (
     "_efficientzerotensor",
     "_foreach_add_",
     "_fused_adam_",
-    "_foreach_mul_",
     "_has_compatible_shallow_copy_type",
     "_neg_view",
     "autograd.forward_ad._current_level",
@@ -213,13 +212,15 @@ def has_gradient_hooks(p: Tensor) -> bool:
     return bool(p._backward_hooks) or bool(p._post_accumulate_grad_hooks)
 
 
-def accumulate(leaves: list[Tensor], gradients: list[Tensor], scale: float) -> None:
-    """Adds scale * gradients to `.grad` of leaves, as autograd does. The gradients are given away."""
-    with torch.no_grad():
-        torch._foreach_mul_(gradients, scale)
-        old = [(p.grad, g) for p, g in zip(leaves, gradients, strict=True) if p.grad is not None]
-        if old:
-            torch._foreach_add_([before for before, _ in old], tuple(g for _, g in old))
-        for p, g in zip(leaves, gradients, strict=True):
-            if p.grad is None:
-                p.grad = g
+def accumulate(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Adds to `.grad` of each leaf its gradient, as autograd does. The gradients are given away."""
+    old, new = [], []
+    for leaf, gradient in pairs:
+        if leaf.grad is None:
+            leaf.grad = gradient
+        else:
+            old.append(leaf.grad)
+            new.append(gradient)
+    if old:
+        with torch.no_grad():
+            torch._foreach_add_(old, new)

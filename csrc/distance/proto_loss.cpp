@@ -34,8 +34,8 @@ class Call : public ProtoCall {
   Shape loss_shape() const { return reduction == Reduction::none ? targets.shape() : task_shape({}); }
   // For reductions "mean" and "sum": of each task's loss, with cotangent 1; prototypes [T, N, D], temperature [T].
   Gradients unit_gradients(const Tensor& loss) const;
-  // Of the sum of all losses.
-  py::tuple gradients_of_sum(const Tensor& loss) const;
+  // Of the sum of all losses, each times its cotangent where these are given.
+  py::tuple gradients_of_sum(const Tensor& loss, const Tensor& dloss) const;
   // For reduction "none", with the cotangent of each query's loss.
   Gradients gradients(const Tensor& dloss) const;
   void losses(const Tensor& loss) const;
@@ -112,11 +112,12 @@ py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dlos
   return of_tasks(kOp, made, summed, T, dloss);
 }
 
-py::tuple Call::gradients_of_sum(const Tensor& loss) const {
+py::tuple Call::gradients_of_sum(const Tensor& loss, const Tensor& dloss) const {
   if (reduction == Reduction::none) {
+    losses(loss);
+    if (dloss) return gradients(dloss).pack();
     const Tensor ones = query.empty(loss_shape());
     by_dtype(query.dtype(), [&](auto zero) { std::fill_n(ones.data<decltype(zero)>(), ones.numel(), decltype(zero)(1)); });
-    losses(loss);
     return gradients(ones).pack();
   }
   const Gradients unit = unit_gradients(loss);
@@ -126,16 +127,17 @@ py::tuple Call::gradients_of_sum(const Tensor& loss) const {
   const Tensor* const each[] = {&unit.query, &unit.prototypes, &unit.temperature};
   for (int i = 0; i < 3; i++)
     if (*each[i]) made.push_back(*each[i]), summed.push_back(of_all[i]);
-  return of_tasks(kOp, made, summed, T, Tensor());
+  return of_tasks(kOp, made, summed, T, dloss);
 }
 
 }  // namespace
 
 py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                                    Str reduction, Handle needs) {
+                                    Str reduction, Handle needs, Handle cotangents) {
   const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
   const Tensor loss = call.query.empty(call.loss_shape());
-  return py::make_tuple(pack({loss}), call.gradients_of_sum(loss));
+  const Tensor dloss = cotangents.is_none() ? Tensor() : call.cotangent(cotangents, call.loss_shape());
+  return py::make_tuple(pack({loss}), call.gradients_of_sum(loss, dloss));
 }
 
 py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,

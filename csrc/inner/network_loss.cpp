@@ -32,11 +32,13 @@ py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle 
 }
 
 template <class Call>
-py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs) {
+py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs,
+                                      Handle cotangents) {
   const Call call(Call::kOps.loss, params, inputs, network, loss);
   Gradients grads(call, needs);
   const Tensor value = losses(call, targets, grads);
-  return py::make_tuple(py::make_tuple(value.object()), grads.finish(grads.made(), Tensor()));
+  return py::make_tuple(py::make_tuple(value.object()),
+                        grads.finish(grads.made(), cotangents.is_none() ? Tensor() : loss_cotangent(call, cotangents)));
 }
 
 template <class Call>
@@ -51,7 +53,7 @@ py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handl
 #define INSTANTIATE(CALL)                                                                                 \
   template py::tuple network_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Str, Handle);                 \
   template py::tuple network_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Str, Handle); \
-  template py::tuple network_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Str, Handle);
+  template py::tuple network_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Str, Handle, Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

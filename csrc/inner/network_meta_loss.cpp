@@ -45,12 +45,13 @@ py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, H
 
 template <class Call>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs) {
+                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs,
+                                           Handle cotangents) {
   const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
   const Tensors alpha = call.rates(rates, steps);
   Gradients grads(call, needs, alpha);
   const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, grads);
-  return py::make_tuple(found, grads.finish(grads.made(), Tensor()));
+  return py::make_tuple(found, grads.finish(grads.made(), cotangents.is_none() ? Tensor() : loss_cotangent(call, cotangents)));
 }
 
 template <class Call>
@@ -71,7 +72,7 @@ py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, 
   template py::tuple network_meta_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str,  \
                                                  bool, bool, Handle);                                                                   \
   template py::tuple network_meta_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, \
-                                                            bool, Handle);
+                                                            bool, Handle, Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -140,12 +141,13 @@ class MAML(NetworkLearner):
         if any(not x.is_leaf or has_gradient_hooks(x) for x in (*network.leaves, *learned)):
             return super()._backward(*data, return_outputs=return_outputs)
         options = {"return_outputs": True} if return_outputs else {}
-        found, grads = with_gradients(op, (0, 1) if learned else (0,), self.loss, data, options)
+        places, cotangents = (0, 1) if learned else (0,), (_of_mean(len(data[0]), network.leaves[0].dtype),)
+        found, grads = with_gradients(op, places, self.loss, data, options, cotangents=cotangents)
         if grads is not None:
             # A rate may be frozen among others that are learned.
             values = [*network.leaves, *(of_rates if learned else [])]
             pairs = [(x, g) for x, g in zip(values, tensors_of(grads), strict=True) if x.requires_grad]
-            accumulate([x for x, _ in pairs], [g for _, g in pairs], 1 / data[0].shape[0])
+            accumulate(pairs)
         return found
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
@@ -174,3 +176,9 @@ class MAML(NetworkLearner):
                 f"{self.steps} steps"
             )
         return tuple(map(float, weights))
+
+
+@functools.lru_cache(maxsize=64)
+def _of_mean(tasks: int, dtype: torch.dtype) -> Tensor:
+    """What each task's loss counts in their mean, on a CPU."""
+    return torch.full((tasks,), 1 / max(tasks, 1), dtype=dtype, device="cpu")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from fastmeta import optim
 from fastmeta.data import Glyphs, Sinusoid, TaskSampler, sample_episodes
 
 WAYS, SHOTS, QUERIES = 5, 1, 5  # of glyphs
@@ -78,10 +79,10 @@ class Training:
     `results`: the loss of the first parameters on `batch`, and its gradients. `period`: meta-batches that are drawn at once.
     """
 
-    def __init__(self, draw, backward, params, lr, batch, period=1):
+    def __init__(self, draw, backward, params, lr, batch, period=1, adam=None):
         self.draw, self.backward, self.params, self.batch, self.period = draw, backward, params, batch, period
         self.first = [p.detach().clone() for p in params]
-        self.optimiser = torch.optim.Adam(params, lr, fused=True)
+        self.optimiser = adam(params, lr) if adam else torch.optim.Adam(params, lr, fused=True)
 
     def __call__(self):
         self.optimiser.zero_grad()
@@ -110,7 +111,13 @@ def by_learner(learner, problem, batch):
     batches = problem.sampler.batches(problem.chunk)
     params = list(learner.parameters())
     return Training(
-        lambda: next(batches), lambda tasks: learner.backward(*tasks).mean(), params, problem.lr, batch, problem.chunk
+        lambda: next(batches),
+        lambda tasks: learner.backward(*tasks).mean(),
+        params,
+        problem.lr,
+        batch,
+        problem.chunk,
+        optim.Adam,
     )
 
 
