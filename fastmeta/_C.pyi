@@ -90,7 +90,7 @@ def mlp_loss_fwd(
     params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def mlp_loss_value_and_grad(
-    params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
+    params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, cotangents: Any, /
 ) -> tuple[Any, ...] | str: ...
 def mlp_loss_bwd(
     cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
@@ -114,7 +114,6 @@ def mlp_adapt_fwd(
     loss: str,
     first_order: bool,
     needs: Any,
-    cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
 def mlp_adapt_bwd(
@@ -187,7 +186,7 @@ def conv_loss_fwd(
     params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def conv_loss_value_and_grad(
-    params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
+    params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, cotangents: Any, /
 ) -> tuple[Any, ...] | str: ...
 def conv_loss_bwd(
     cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
@@ -211,7 +210,6 @@ def conv_adapt_fwd(
     loss: str,
     first_order: bool,
     needs: Any,
-    cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
 def conv_adapt_bwd(

@@ -1,9 +1,6 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
-from . import (
-    _torch,  # noqa: F401  (first: refuses a torch that lacks what the rest uses)
-    optim,
-)
+from . import _torch, optim  # noqa: F401  (_torch first: it refuses a torch that lacks what the rest uses)
 from ._dispatch import backend
 from .distance.matching_log_probs import matching_log_probs
 from .distance.proto_log_softmax import proto_log_softmax
