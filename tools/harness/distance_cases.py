@@ -49,7 +49,7 @@ def any_shape(op_of):
     """A test: `op_of(metric, lead, Q, N, D)` on random sizes in float32."""
 
     @pytest.mark.cpu
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         st.sampled_from(METRICS), st.integers(1, 3), st.integers(1, 90), st.integers(1, 40), st.integers(2, 70),
         st.integers(0, 2**31),
