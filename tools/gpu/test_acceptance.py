@@ -25,9 +25,7 @@ from measure.timing import captured
 
 SMALL = ("--device", "cpu", "--small")
 # A second thread would mostly wait; what the rehearsal would not run is not collected.
-FEW_TESTS = WITH_TOOLS | {
-    "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTEST_ADDOPTS": "--ignore-glob=*/test_[!p]*.py",
-}  # fmt: skip
+FEW_TESTS = WITH_TOOLS | {"OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": "--ignore-glob=*/test_[!p]*.py"}
 PARTS = ["build", "tests", "races", "memcheck", "racecheck", "races of what compiles first"]
 
 
