@@ -26,9 +26,6 @@ ON_EVERY_BACKEND = (  # the others run on the default one and, unless they compi
     "`torch.compile`, forward and backward",
 )  # fmt: skip
 
-SLOWEST = ("`linearize`", "`torch.compile` of `vmap(grad)`")
-LIKE_ANOTHER = ("MetaSGD", "MetaSGD (any module)", "mlp_hvp_ggn")  # MAML with other rates, mlp_hvp with another option
-
 
 def backends(name, transform):
     if name not in OPS:
@@ -40,12 +37,7 @@ def backends(name, transform):
 
 @pytest.mark.parametrize(
     ("name", "transform", "backend"),
-    [
-        (name, transform, backend)
-        for name, transform in CELLS
-        if not (name in LIKE_ANOTHER and transform in SLOWEST)
-        for backend in backends(name, transform)
-    ],
+    [(name, transform, backend) for name, transform in CELLS for backend in backends(name, transform)],
     indirect=["backend"],
 )
 def test_cell(name, transform, backend):

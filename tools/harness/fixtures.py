@@ -13,7 +13,8 @@ import torch
 import fastmeta
 
 emulation.install()
-hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)  # the same draws in every run
+# The same draws in every run; --hypothesis-profile=default: others.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
 os.environ.pop("PYTEST_XDIST_WORKER", None)  # a pytest that a test starts is no worker
 
