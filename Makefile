@@ -103,7 +103,7 @@ gpu:
 GATES = $(if $(TRITON),build/triton-$(TRITON),$(VENV))
 
 gates: $(GATES)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(GATES)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
+	FASTMETA_GATES=all OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(GATES)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
 	    -k "triton$(if $(TRITON),, or gates)"
 
 # Over the other one, from which all else comes; Triton 3.6's interpreter knows no later numpy.

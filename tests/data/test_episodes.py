@@ -22,7 +22,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     *[st.integers(1, 5)] * 4, *[st.integers(0, 4)] * 2, st.lists(st.integers(1, 3), max_size=3), st.integers(0, 2**31)
 )

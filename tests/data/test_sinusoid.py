@@ -27,7 +27,7 @@ def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.hypot(a, b), torch.atan2(-b, a), error
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tasks=st.integers(1, 6), shots=st.integers(1, 6), queries=st.integers(1, 6), seed=st.integers(0, 2**31))
 def test_shapes_and_ranges(tasks: int, shots: int, queries: int, seed: int) -> None:
     drawn = Sinusoid().sample(tasks, shots, queries, generator=seeded(seed))

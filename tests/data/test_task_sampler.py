@@ -43,7 +43,7 @@ def test_split_mix_gives_its_published_outputs() -> None:
     assert [split_mix(1234567, place) for place in range(3)] == published
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(-(2**70), 2**70),
     first=st.integers(0, 2**62),

@@ -11,12 +11,10 @@ from harness.distance_cases import (
     METRICS,
     any_shape,
     drawn,
-    dtypes,
-    fitted,
     labels_of,
     matching,
     metrics,
-    sizes,
+    sizes_and_dtypes,
     temperature_for,
 )
 
@@ -46,13 +44,10 @@ def test_equals_attention_written_out(backend):
     torch.testing.assert_close(matching(labels, 4)(query, support).exp(), attention @ F.one_hot(labels, 4).double())
 
 
-@pytest.mark.parametrize("backend", KERNELS)
 @metrics
-@dtypes
-@sizes
-def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
+@sizes_and_dtypes
+def test_matches_reference(backend, metric, size, dtype):
     """Over several draws where it is quick: one class behind all others carries the error."""
-    size = fitted(backend, lead, Q, N, D)
     draw = lambda: drawn(*size, dtype)  # noqa: E731
     few = backend == "triton" or dtype == torch.float64
     check_against_reference(on_labels(metric, *size), draw() if few else draw, backend)

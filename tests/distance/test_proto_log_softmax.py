@@ -9,12 +9,10 @@ from harness.compare import check_against_reference, check_threads, values_and_g
 from harness.distance_cases import (
     any_shape,
     drawn,
-    dtypes,
-    fitted,
     log_softmax,
     loss,
     metrics,
-    sizes,
+    sizes_and_dtypes,
     temperature_for,
 )
 
@@ -36,12 +34,9 @@ def test_by_hand():
         torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
 @metrics
-@dtypes
-@sizes
-def test_matches_reference(backend, metric, dtype, lead, Q, N, D):
-    size = fitted(backend, lead, Q, N, D)
+@sizes_and_dtypes
+def test_matches_reference(backend, metric, size, dtype):
     check_against_reference(tempered(metric, *size), drawn(*size, dtype), backend)
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 import fastmeta
-from harness.cases import DTYPES, KERNELS, PROTO, randn
+from harness.cases import KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.distance_cases import any_shape, drawn, fitted, loss, metrics, sizes, temperature_for
+from harness.distance_cases import any_shape, drawn, loss, metrics, sizes_and_dtypes, temperature_for
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -32,13 +32,10 @@ def test_equals_cross_entropy(reduction):
         torch.testing.assert_close(ours, F.cross_entropy(logits, targets, reduction=reduction))
 
 
-@pytest.mark.parametrize("backend", KERNELS)
 @metrics
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@sizes
-def test_matches_reference(backend, metric, reduction, lead, Q, N, D):
-    size = fitted(backend, lead, Q, N, D)
-    for dtype in DTYPES if reduction == "mean" else (torch.float32,):
+@sizes_and_dtypes
+def test_matches_reference(backend, metric, size, dtype):
+    for reduction in REDUCTIONS if dtype == torch.float32 else ("mean",):
         check_against_reference(of_targets(metric, *size, reduction), drawn(*size, dtype), backend)
 
 

@@ -48,7 +48,7 @@ def test_strided_and_empty(backend):
 
 
 @pytest.mark.cpu
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**31))
 def test_any_shape(T, K, N, D, seed):
     torch.manual_seed(seed)

@@ -102,7 +102,7 @@ def check_along(m, name, group, gradients):
         )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(meta_problems())
 def test_any_net_by_finite_differences(m):
     found = [m.gradients(way, backend) for way in (meta_loss, adapt_then_loss) for backend in ("ext", "reference")]
@@ -129,7 +129,7 @@ def first_order_gradients(m):
     return {"parameters": list(found[: len(starts)]), "rates": list(found[len(starts) :]), "examples": examples}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(meta_problems())
 def test_first_order_by_its_definition(m):
     with fastmeta.backend("reference"):

@@ -67,7 +67,7 @@ def test_equals_the_gauss_newton_matrix(activation, loss, backend):
     check_against_matrix(p, torch.einsum("iap,iab,ibq->pq", jacobian, of_loss, jacobian), "ggn")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_gauss_newton_is_symmetric_and_positive_semi_definite(p):
     u, v = p.vectors(), p.vectors()

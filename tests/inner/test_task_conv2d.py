@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastmeta
-from harness.cases import DTYPES, TRITON, randn
+from harness.cases import DTYPES, TRITON, interpreted, randn
 from harness.compare import check_against_reference, values_and_grads
 from harness.dispatched_names import Called
 
@@ -66,8 +66,11 @@ def test_equals_torch_task_by_task(backend, shape, bias):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [(s, d) for s in SHAPES for d in DTYPES if s != LARGE or d == torch.float32 or not interpreted("triton")],
+    ids=str,
+)
 def test_matches_reference(dtype, shape):
     *sizes, stride, padding = shape
     check_against_reference(op(stride, padding), draw(*sizes, dtype=dtype), "triton")
@@ -141,7 +144,7 @@ def test_what_is_not_finite_stays_where_it_is(value):
     assert spoilt[:, :, 1, 1:, 1:].all() and not spoilt[:, :, ::2].any()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8)
 @given(
     st.integers(1, 2), st.integers(1, 2), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(1, 5),
     st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), st.integers(0, 2**31),

@@ -81,7 +81,7 @@ def drawn(op, rng):
         return {
             name: [each(v) for v in value] if isinstance(value, list) else each(value) for name, value in given.items()
         }
-    for name in rng.sample(list(given), rng.choice((1, 1, 2))):
+    for name in rng.sample(list(given), min(rng.choice((1, 1, 2)), len(given))):
         given[name] = rng.choice(RATES) if name == "lr" else mutated(given[name], rng)
     return given
 

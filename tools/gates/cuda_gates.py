@@ -28,8 +28,8 @@ def missing() -> str | None:
     return None if shutil.which("c++filt") else "no c++filt"
 
 
-def compiled(sources: Iterable[Path]) -> list[tuple[Path, str]]:
-    """The cubins of these sources for every architecture, kept in build/emulation."""
+def compiled(sources: Iterable[Path], architectures: Iterable[str] = toolchain.ARCHITECTURES) -> list[tuple[Path, str]]:
+    """The cubins of these sources for each architecture, kept in build/emulation."""
     headers = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh"))
 
     def compile_one(pair):
@@ -39,7 +39,7 @@ def compiled(sources: Iterable[Path]) -> list[tuple[Path, str]]:
         return emulation.made(command, [source, *headers], f".{arch}.cubin"), arch
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile_one, [(source, arch) for source in sources for arch in toolchain.ARCHITECTURES]))
+        return list(pool.map(compile_one, [(source, arch) for source in sources for arch in architectures]))
 
 
 def short_name(demangled: str) -> str:
@@ -84,6 +84,6 @@ def extension() -> Path | None:
     return path if is_whole and path.stat().st_mtime > max(p.stat().st_mtime for p in sources) else None
 
 
-def kernels(folder: Path) -> list[Code]:
-    found = extension()
-    return judged(extracted(found, folder) if found else compiled(sorted((ROOT / "csrc").glob("*/cuda/*.cu"))))
+def kernels(folder: Path, architectures: Iterable[str] = toolchain.ARCHITECTURES) -> list[Code]:
+    found, sources = extension(), sorted((ROOT / "csrc").glob("*/cuda/*.cu"))
+    return judged(extracted(found, folder) if found else compiled(sources, architectures))

@@ -1,6 +1,7 @@
 """The CUDA kernels for GPUs that are not here: their machine code touches no local memory, their warps waste no memory requests."""
 
 import ctypes
+import os
 import re
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from gates import cuda_gates
 from gates.memory_requests import PROBLEMS, lines_of, of_all_ops, wasteful
 from harness.places import ROOT
 
-ARCHITECTURES = ("80", "90a", "100", "120")
+# No source asks for its architecture, so two compilers' back ends tell of four; `make gates` compiles for all.
+ARCHITECTURES = ("80", "90a", "100", "120") if os.environ.get("FASTMETA_GATES") == "all" else ("90a", "120")
 needs_nvcc = pytest.mark.skipif(
     cuda_gates.missing() is not None, reason=f"judging CUDA needs nvcc: {cuda_gates.missing()}"
 )
@@ -26,7 +28,7 @@ def names():
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    return cuda_gates.kernels(tmp_path_factory.mktemp("cubins"))
+    return cuda_gates.kernels(tmp_path_factory.mktemp("cubins"), ARCHITECTURES)
 
 
 @needs_nvcc
@@ -38,7 +40,7 @@ def test_no_kernel_touches_local_memory(kernels):
 @needs_nvcc
 def test_every_kernel_was_judged(kernels):
     assert {k.kernel.split("<")[0] for k in kernels} == names()
-    assert {k.arch for k in kernels} == set(cuda_gates.toolchain.ARCHITECTURES) == set(ARCHITECTURES)
+    assert set(ARCHITECTURES) <= {k.arch for k in kernels} <= set(cuda_gates.toolchain.ARCHITECTURES)
     assert all(k.occupancy() > 0 for k in kernels), "not one block fits"
 
 
@@ -55,7 +57,7 @@ def test_only_products_in_tf32_take_tensor_cores(kernels):
 
 @needs_nvcc
 def test_planted_code_is_seen():
-    cubins = cuda_gates.compiled([Path(__file__).with_name("planted_code.cu")])
+    cubins = cuda_gates.compiled([Path(__file__).with_name("planted_code.cu")], ARCHITECTURES)
     found = {(k.kernel, k.arch): k for k in cuda_gates.judged(cubins)}
     for arch in ARCHITECTURES:
         spills, indexes, wide, narrow, multiplies = (

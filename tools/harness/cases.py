@@ -44,6 +44,11 @@ OPS = sorted(BACKENDS)
 VARIANTS = {"mlp_hvp_ggn": MLP}  # other forms of an op, with derivatives of their own
 
 
+def interpreted(backend: str) -> bool:
+    """Whether its kernels run in Triton's interpreter, which is slow: there some dtypes meet fewer shapes."""
+    return backend == "triton" and DEVICE == "cpu"
+
+
 @dataclass
 class Case:
     """`fn(*tensors)` gives a tensor or a tuple of tensors."""

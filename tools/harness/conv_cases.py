@@ -107,10 +107,10 @@ def _fits(blocks, size):
 def any_net(call, *strategies, max_examples=60):
     """A test: `call(p, ...)` on random networks, with values of the strategies, is on the CPU's kernels what the reference gives."""
 
-    @settings(max_examples=max_examples, deadline=None)
+    @settings(max_examples=max_examples)
     @given(st.data())
     def test(data):
-        check_against_reference(*call(data.draw(problems()), *map(data.draw, strategies)), "ext")
+        check_against_reference(*call(data.draw(problems()), *map(data.draw, strategies)), "ext", cancelling=True)
 
     return test
 

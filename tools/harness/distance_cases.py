@@ -6,21 +6,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastmeta
-from harness.cases import DTYPES, randn
+from harness.cases import DTYPES, KERNELS, interpreted, randn
 from harness.compare import check_against_reference
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
 metrics = pytest.mark.parametrize("metric", METRICS)
-dtypes = pytest.mark.parametrize("dtype", DTYPES)
-# lead, queries, columns, features; more than 64 queries are two groups to "ext"
-sizes = pytest.mark.parametrize(
-    ("lead", "Q", "N", "D"), [((), 1, 1, 2), ((2,), 7, 5, 3), ((2, 2), 3, 2, 33), ((), 75, 37, 64)]
+SMALL = [((), 1, 1, 2), ((2,), 7, 5, 3), ((2, 2), 3, 2, 33)]  # lead, queries, columns, features
+SIZES = {  # more than 64 queries are two groups to "ext"; one over a block, of which a smaller one in the slow interpreter
+    "ext": [*SMALL, ((), 75, 37, 64)],
+    "triton": [*SMALL, ((), 17, 17, 33)],
+}
+sizes_and_dtypes = pytest.mark.parametrize(
+    ("backend", "size", "dtype"),
+    [
+        (backend, size, dtype)
+        for backend in KERNELS
+        for size in SIZES[backend]
+        for dtype in DTYPES
+        if not interpreted(backend) or dtype == torch.float32 or size not in SMALL
+    ],
+    ids=str,
 )
-
-
-def fitted(backend, lead, Q, N, D):
-    """The interpreter is slow: there, one over a block."""
-    return (lead, min(Q, 17), min(N, 17), min(D, 33)) if backend == "triton" else (lead, Q, N, D)
 
 
 def temperature_for(metric, D):
@@ -49,7 +55,7 @@ def any_shape(op_of):
     """A test: `op_of(metric, lead, Q, N, D)` on random sizes in float32."""
 
     @pytest.mark.cpu
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         st.sampled_from(METRICS), st.integers(1, 3), st.integers(1, 90), st.integers(1, 40), st.integers(2, 70),
         st.integers(0, 2**31),

@@ -6,12 +6,16 @@ import os
 from harness.device import DEVICE, tf32_allowed
 
 from emulator import emulation  # isort: skip
+import hypothesis
 import pytest
 import torch
 
 import fastmeta
 
 emulation.install()
+# The same draws in every run; --hypothesis-profile=default: others.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("suite")
 os.environ.pop("PYTEST_XDIST_WORKER", None)  # a pytest that a test starts is no worker
 
 

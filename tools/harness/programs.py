@@ -1,5 +1,7 @@
 """What the programs of the integrations' tests share: models, tasks, and the same training in plain PyTorch."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch.func import functional_call
 
 from fastmeta.integrations import _steps
 
-ITERATIONS, TASKS, SHOTS, WAYS, QUERIES = 50, 2, 5, 3, 4
+ITERATIONS, TASKS, SHOTS, WAYS, QUERIES = 15, 2, 5, 3, 4
 
 
 @pytest.fixture(name="size", autouse=True, params=["small", "large"])
@@ -69,6 +71,7 @@ def meta_trained(parameters, query_loss):
     return trained(list(parameters), meta_loss)
 
 
+@functools.cache
 def maml_by_hand(first_order=False, learned=False):
     """Two steps of MAML: at one rate, or at a learned one for each element."""
     model = net()
