@@ -17,6 +17,7 @@ from ..networks.recognise import Plan, look
 from ..networks.users_model import LOSSES
 from ..types import Loss
 from . import _arguments
+from ._episode import check_episode
 from ._learner import Learner, NetworkLearner
 
 
@@ -134,15 +135,20 @@ class MAML(NetworkLearner):
         network, rates = self._plan().network, self.rates()
         ours = getattr(self.loss, "__func__", None) is Learner.loss and type(self)._losses is MAML._losses
         op = network.meta_loss_op if ours and self.loss_weights is None and is_plain() else None
-        if op is None or any(isinstance(x, Tensor) and x.requires_grad for x in data):
+        if op is None or any(not isinstance(x, Tensor) or x.requires_grad for x in data):
             return super()._backward(*data, return_outputs=return_outputs)
         of_rates = [x for x in (rates if isinstance(rates, list) else [rates]) if isinstance(x, Tensor)]
         learned = [x for x in of_rates if x.requires_grad]
         if any(not x.is_leaf or has_gradient_hooks(x) for x in (*network.leaves, *learned)):
             return super()._backward(*data, return_outputs=return_outputs)
-        options = {"return_outputs": True} if return_outputs else {}
-        places, cotangents = (0, 1) if learned else (0,), (_of_mean(len(data[0]), network.leaves[0].dtype),)
-        found, grads = with_gradients(op, places, self.loss, data, options, cotangents=cotangents)
+        check_episode(self._name, self._loss, *data)
+        if not len(data[0]):
+            return super()._backward(*data, return_outputs=return_outputs)
+        of_data = network.losses_and_outputs if return_outputs else network.losses
+        cotangents = (_of_mean(len(data[0]), network.leaves[0].dtype),)
+        found, grads = with_gradients(
+            op, (0, 1) if learned else (0,), of_data, (rates, data), {}, cotangents=cotangents
+        )
         if grads is not None:
             # A rate may be frozen among others that are learned.
             values = [*network.leaves, *(of_rates if learned else [])]
