@@ -73,7 +73,7 @@ sanitize: install
 SANITIZED = conv conv_adapt conv_forward conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
     mlp_hvp mlp_loss mlp_meta_loss mlp_threads nan proto_log_softmax proto_loss prototypes sgd_step
 
-# Within 20 minutes; bench/results/<machine>.json, .md and figures have what came of it.
+# Within 25 minutes; bench/results/<machine>.json, .md and figures have what came of it.
 bench: install
 	$(BIN)/pytest bench/ --results bench/results
 

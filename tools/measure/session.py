@@ -18,7 +18,7 @@ from measure.machine import ceilings, first_line, machine, processor
 THREADS = (2, 1)
 # Seconds for all races, for compiling, for a row; rounds of a row.
 QUICK = SimpleNamespace(limit=100, compiling=0, budget=0.3, rounds=5)
-FULL = SimpleNamespace(limit=1020, compiling=400, budget=1.2, rounds=15)
+FULL = SimpleNamespace(limit=1200, compiling=480, budget=1.2, rounds=15)
 ROW_COMPILING = 4  # s: a row compiles no further way after as many; of those that take longer the best one races alone
 SLOW_ROW = 8  # s on THREADS[0], from where on the row runs on no other number of threads
 LIKE_PROTO_LOSS = ("sqeuclidean", "proto_log_softmax")  # on which what compiles does as on euclidean proto_loss
