@@ -1,8 +1,13 @@
+import copy
 from functools import partial
+
+import pytest
+import torch
+from bench_learners import body
 
 import fastmeta
 from measure import flops
-from measure.contenders import CONV4, by_reference, conv4, on_backends
+from measure.contenders import CONV4, backward, by_reference, compiled, conv4, on_backends
 
 WIDTH, TASKS, IMAGES = 32, 8, 25
 
@@ -17,4 +22,32 @@ def bench_conv_forward(race):
         | {k: partial(f, params, x) for k, f in eager.items()},
         compiled={name: partial(fn, params, x) for name, fn in made.items()},
         floor=(0, TASKS * flops.conv4(WIDTH, 1, 28, 5, IMAGES)[0]),
+    )
+
+
+@pytest.mark.parametrize(("images", "channels", "side"), [(320, 1, 28), (80, 3, 84)], ids=str)
+def bench_encoder(race, images, channels, side, width=64):
+    """Conv4 without its linear layer on one batch: features, and the gradients to all parameters."""
+    module = body(True, width, channels)
+    x, params = torch.randn(images, channels, side, side), list(module.parameters())
+    placed = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    of_placed, x_placed = list(placed.parameters()), x.to(memory_format=torch.channels_last)
+    listed = [p for i in range(0, len(params), 3) for p in (params[i], None, *params[i + 1 : i + 3])] + [None, None]
+
+    def run(encode, leaves):
+        def of():
+            out = encode()
+            return out.detach(), *backward([out], leaves)
+
+        return of
+
+    made, (products, without_images) = compiled(module), flops.conv4(width, channels, side, 5, images)
+    race(
+        f"encoder Conv4-{width} forward + backward, {images} images {side}x{side}x{channels}",
+        on_backends(run(lambda: fastmeta.conv_forward(listed, x, blocks=CONV4), params), reference=False)
+        | {"eager": run(lambda: module(x), params), "channels_last": run(lambda: placed(x_placed), of_placed)},
+        compiled={"compiled": run(lambda: made(x), params)},
+        truth=run(lambda: module(x), params),
+        floor=(0, 2 * products + without_images),
+        mode="forward + backward",
     )

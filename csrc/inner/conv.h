@@ -39,7 +39,7 @@ struct ConvParams {
   }
 };
 
-// The blocks, then a linear layer over all that the last one leaves.
+// The blocks, then a linear layer over all that the last one leaves; without one (outputs: 0) that is what the network gives.
 struct ConvNet {
   template <class R>
   using Params = ConvParams<R>;
@@ -59,6 +59,25 @@ struct ConvNet {
   ConvBlock block[kMaxConvs];
   int64_t outputs;
   Loss loss;
+};
+
+// The features of a batch, of a network without a linear layer (outputs: 0).
+struct ConvFeaturesSizes {
+  int64_t kept = 0, work = 0;  // numbers; kept: of each task
+};
+template <class R>
+struct ConvFeatures {
+  ConvNet shape;
+  int64_t count = 0;
+  bool keeps = false;  // forward: into `kept` what backward needs
+  ConvParams<const R> params;
+  const R* x = nullptr;
+  R *out = nullptr, *mean = nullptr, *var = nullptr;  // forward: [T, n, features]; of the batch norms [T, channels of all], or null
+  const R* dout = nullptr;                            // backward
+  ConvParams<R> dparams;
+  R* dx = nullptr;
+  R *kept = nullptr, *work = nullptr;
+  ConvFeaturesSizes* sizes = nullptr;
 };
 
 template <class R>

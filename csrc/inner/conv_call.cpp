@@ -9,7 +9,8 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
   if (specs.empty() || specs.size() > size_t(kMaxConvs)) throw py::value_error(std::string(op) + ": blocks must be 1 to 8");
   const Tensors given = read_tensors(op, "params", params_);
   const size_t last = 4 * specs.size();
-  if (given.size() != last + 2 || !given[last] || given[last].dim() < 2 || given[last].size(-2) < 1)
+  const bool features = op == std::string(kOps.forward) && given.size() == last + 2 && !given[last] && !given[last + 1];
+  if (given.size() != last + 2 || (!features && (!given[last] || given[last].dim() < 2 || given[last].size(-2) < 1)))
     throw py::value_error(std::string(op) + ": params must hold 4 for each of blocks and 2 for the linear layer");
   shape.tasks = tasks, shape.loss = loss;
   Shape image = example;
@@ -21,7 +22,8 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
     for (size_t i = 0; i < 4; i++) add_param(given[4 * l + i]);
     image = {b.out, b.out_height(), b.out_width()};
   }
-  shape.outputs = outputs = given[last].size(-2);
+  shape.outputs = features ? 0 : given[last].size(-2);
+  outputs = features ? image[0] * image[1] * image[2] : shape.outputs;
   for (size_t i = 0; i < 2; i++) add_param(given[last + i]);
   ConvCall::require_examples(count());
 }

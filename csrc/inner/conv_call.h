@@ -22,6 +22,10 @@ class ConvCall : public NetworkCall {
   void read_block(Handle spec, const Tensor& weight, const Shape& image);
 };
 
+// conv_forward of a network without a linear layer, shape.outputs = 0 (conv_forward.cpp).
+py::tuple conv_features_fwd(const ConvCall& call, Handle needs);
+py::tuple conv_features_bwd(const ConvCall& call, const Tensor& dout, Handle saved, Handle needs);
+
 template <class R>
 ConvParams<R> pointers(const ConvCall& call, const Tensors& tensors) {
   ConvParams<R> found;

@@ -1,11 +1,15 @@
+#include <type_traits>
+
 #include "inner/conv_call.h"
 #include "inner/mlp_call.h"
 
 namespace fastmeta {
 
 template <class Call>
-py::tuple network_forward_fwd(Handle params, Handle inputs, Handle network, Handle) {
+py::tuple network_forward_fwd(Handle params, Handle inputs, Handle network, Handle needs) {
   const Call call(Call::kOps.forward, params, inputs, network);
+  if constexpr (std::is_same_v<Call, ConvCall>)
+    if (!call.shape.outputs) return conv_features_fwd(call, needs);
   const Tensor& x = call.inputs;
   const Tensor out = x.empty(call.with_tasks({call.count(), call.outputs}));
   by_dtype(out.dtype(), [&](auto zero) {
@@ -19,12 +23,14 @@ py::tuple network_forward_fwd(Handle params, Handle inputs, Handle network, Hand
 }
 
 template <class Call>
-py::tuple network_forward_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle network, Handle needs) {
+py::tuple network_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle network, Handle needs) {
   const Call call(Call::kOps.forward, params, inputs, network);
   const Tensor& x = call.inputs;
   const Tensor dout = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0]);
   require_shape(call.op, "cotangent", dout, call.with_tasks({call.count(), call.outputs}));
   require_alike(call.op, {&call.inputs, &dout});
+  if constexpr (std::is_same_v<Call, ConvCall>)
+    if (!call.shape.outputs) return conv_features_bwd(call, dout, saved, needs);
   Gradients grads(call, needs);
   const Tensors dparams = grads.for_params();
   const Tensor dx = grads.for_examples(call.inputs);

@@ -165,8 +165,8 @@ def listed(lr: Any, params: Any) -> Sequence[Any]:
     return lr if each else (lr,)
 
 
-def losses_first(found: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The losses; and, where they were asked for, the outputs, without a graph."""
+def first_with_graph(found: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The first output as it is; the others, where there are such, without a graph."""
     return found[0], *[y.detach() for y in found[1:]]
 
 

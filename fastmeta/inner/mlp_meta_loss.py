@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import check_rates, check_steps, listed, losses_first, refuse_labels
+from ._network import check_rates, check_steps, first_with_graph, listed, refuse_labels
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1),
@@ -81,7 +81,7 @@ def mlp_meta_loss_and_outputs(
     found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
-        return losses_first(found)
+        return first_with_graph(found)
     mlp = check_mlp(op, params, support_x=support_x, query_x=query_x)
     rates = check_rates(op, lr, params, steps, mlp.ranks)
     args = (
@@ -92,4 +92,4 @@ def mlp_meta_loss_and_outputs(
         mlp.examples["query_x"],
         mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss),
     )
-    return losses_first([_check.unfold(y, mlp.lead) for y in call(op, args, static, CORES[loss])])
+    return first_with_graph([_check.unfold(y, mlp.lead) for y in call(op, args, static, CORES[loss])])

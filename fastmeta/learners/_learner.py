@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import takes_data_of
+from ..networks.encoder import Encoder
 from ..networks.recognise import Plan
 from ..networks.users_model import Loss, Task
 from ._episode import check_episode, of_no_tasks
@@ -19,6 +20,8 @@ class Learner(nn.Module):
 
     So the loss can be had from forward(), the only call that wrappers like DistributedDataParallel and module hooks see.
     """
+
+    _encoder: Encoder | None = None
 
     if TYPE_CHECKING:  # torch.nn.Module's takes and gives Any
 
@@ -126,6 +129,10 @@ class Learner(nn.Module):
         own = [x for x in self.__dict__.values() if isinstance(x, Tensor)]
         return [*(p for p in self.parameters()), *own, *data]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was seen of networks."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_encoder", "_kept")}
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Learner:
         """Of what `.to()`, `.double()` and their kin do to parameters, tensors among the attributes get their share: rates and
         temperatures that are not learned. One that carries a graph stays."""
@@ -176,6 +183,3 @@ class NetworkLearner(Learner):
         if plan.lasts:
             self._kept, self._trained = plan, plan.trained
         return plan
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}

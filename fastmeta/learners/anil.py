@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..networks.batch_norm import features_of_tasks
+from ..networks.encoder import features_of_tasks
 from ..types import Loss
 from . import _arguments
 from .maml import MAML
@@ -58,5 +58,5 @@ class ANIL(MAML):
         return found
 
     def _features(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
-        features = features_of_tasks(self.body, torch.cat([support_x, query_x], 1))
+        features = features_of_tasks(self, self.body, torch.cat([support_x, query_x], 1))
         return features[:, : support_x.shape[1]], features[:, support_x.shape[1] :]

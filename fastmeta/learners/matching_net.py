@@ -50,7 +50,7 @@ class MatchingNet(Learner):
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         ways = ways_of(self._name, self.num_classes, support_y)
-        support, query = features_of_both(self._name, self.encoder, support_x, query_x)
+        support, query = features_of_both(self, self.encoder, support_x, query_x)
         if self.context is not None:
             support, query = self.context(support, query)
         return ask(

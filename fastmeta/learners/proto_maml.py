@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .._ask import OF_SUPPORT, ask
 from .._torch import CHILDREN
 from ..distance.prototypes import prototypes
-from ..networks.batch_norm import features_of_tasks
+from ..networks.encoder import features_of_tasks
 from ..networks.inner_problem import check_classes
 from ..networks.recognise import Plan, look
 from ..networks.users_model import Bare
@@ -98,7 +98,7 @@ class ProtoMAML(NetworkLearner):
 
     def _head(self, support_x: Tensor, support_y: Tensor) -> Sequence[Tensor]:
         """W [T, N, D] and b [T, N] before the first step."""
-        features = features_of_tasks(self.encoder, support_x).flatten(2)
+        features = features_of_tasks(self, self.encoder, support_x).flatten(2)
         centres = ask(self._name, prototypes, OF_SUPPORT, features, support_y, self.ways)
         return 2 * centres, -centres.square().sum(-1)
 

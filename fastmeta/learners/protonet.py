@@ -9,6 +9,7 @@ from .._ask import OF_FEATURES, OF_SUPPORT, ask
 from ..distance.proto_log_softmax import proto_log_softmax
 from ..distance.proto_loss import proto_loss
 from ..distance.prototypes import prototypes
+from ..networks.encoder import encode
 from ..types import Metric
 from . import _arguments
 from ._episode import known_ways, losses_of, ways_of
@@ -73,18 +74,18 @@ class ProtoNet(Learner):
 
     def _embed(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
         ways = ways_of(self._name, self.num_classes, support_y)
-        support, query = features_of_both(self._name, self.encoder, support_x, query_x)
+        support, query = features_of_both(self, self.encoder, support_x, query_x)
         return query, ask(self._name, prototypes, OF_SUPPORT, support, support_y, ways)
 
     def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
         return known_ways(self._name, self.num_classes)
 
 
-def features_of_both(learner: str, encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+def features_of_both(learner: Learner, encoder: nn.Module, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
     """[T, S, D], [T, Q, D]: both of all tasks as one batch through the encoder."""
     tasks, shots = support_x.shape[:2]
     both = torch.cat([support_x, query_x], 1).flatten(0, 1)
-    features = encoder(both)
-    _arguments.features(learner, "encoder", features, both.shape[0])
+    features = encode(learner, encoder, both)
+    _arguments.features(learner._name, "encoder", features, both.shape[0])
     features = features.reshape(tasks, both.shape[0] // tasks, -1)
     return features[:, :shots], features[:, shots:]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import AnyBatchNorm, AnyNorm
+from .._torch import AnyNorm
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -39,15 +39,6 @@ def refuse_running_statistics(name: str, model: nn.Module) -> None:
                 f"{name}: batch norm must use the statistics of each batch, got running statistics in {path!r}: build it with "
                 "track_running_stats=False, or call fastmeta.use_batch_statistics(model)"
             )
-
-
-def features_of_tasks(body: nn.Module, x: Tensor) -> Tensor:
-    """body of x [T, n, ...], all tasks as one batch; one after the other where batch norm must not mix them."""
-    mixes = any(isinstance(m, AnyBatchNorm) and (m.training or not m.track_running_stats) for m in body.modules())
-    if mixes and len(x):
-        return torch.stack([body(of_task) for of_task in x])
-    features: Tensor = body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    return features
 
 
 class ExactNorms(TorchFunctionMode):

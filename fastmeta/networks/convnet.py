@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._route import direct
 from ..inner._conv import Blocks, cores
-from ..inner._network import in_order, listed, losses_first
+from ..inner._network import first_with_graph, in_order, listed
 from ..types import ConvBlock
 from .batch_norm import has_running_statistics
 from .fused import Fused, parameters_of
@@ -50,7 +50,7 @@ class ConvNet(Fused):
         found = direct("conv_meta_loss", args, static, self._cores(2))
         if found is not None:
             self._check_labels(data[1], data[3])
-        return found if found is None else losses_first(found)
+        return found if found is None else first_with_graph(found)
 
     def predict(self, rates: Any, data: Data) -> Tensor:
         found = None
@@ -83,34 +83,34 @@ class ConvNet(Fused):
 def convnet_parts(model: nn.Module, adapted: int) -> tuple[list[Tensor | None], Blocks] | None:
     """What makes `model` a ConvNet, or None: an nn.Sequential, perhaps of such, `users_model.is_plain`, all its parameters, `adapted`
     of them, adapted and no two the same."""
-    modules = _flat(model)
+    modules = flat_layers(model)
     blocks: list[ConvBlock] = []
     params: list[Tensor | None] = []
     while modules and type(modules[0]) is nn.Conv2d:
-        block, its_params, used = _block(modules)
-        if block is None:
+        block, its_params, used = conv_block(modules)
+        if block is None or (block.norm == "batch" and has_running_statistics(modules[1])):
             return None
         blocks.append(block)
         params += its_params
         modules = modules[used:]
-    if not blocks or [type(m) for m in modules] != [nn.Flatten, nn.Linear] or not _is_whole(modules[0]):
+    if not blocks or [type(m) for m in modules] != [nn.Flatten, nn.Linear] or not is_whole(modules[0]):
         return None
     params += parameters_of(modules[1])
     here = [p is not None for p in params]
     return (params, tuple(map(tuple, blocks))) if adapted == sum(here) and all(here[::4]) else None
 
 
-def _flat(model: nn.Module) -> list[Any]:
+def flat_layers(model: nn.Module) -> list[Any]:
     if type(model) is nn.Sequential:
-        return [m for child in model for m in _flat(child)]
+        return [m for child in model for m in flat_layers(child)]
     return [model]
 
 
-def _is_whole(flatten: nn.Flatten) -> bool:
+def is_whole(flatten: nn.Flatten) -> bool:
     return (flatten.start_dim, flatten.end_dim) == (1, -1)
 
 
-def _block(modules: list[Any]) -> tuple[ConvBlock | None, list[Tensor | None], int]:
+def conv_block(modules: list[Any]) -> tuple[ConvBlock | None, list[Tensor | None], int]:
     """The block that the modules begin with, its parameters, and how many modules it is."""
     conv, used = modules[0], 1
     plain = (conv.kernel_size, conv.dilation, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
@@ -124,8 +124,6 @@ def _block(modules: list[Any]) -> tuple[ConvBlock | None, list[Tensor | None], i
     if kinds[used : used + 1] in ([nn.BatchNorm2d], [nn.GroupNorm]):
         layer = modules[used]
         norm = "batch" if type(layer) is nn.BatchNorm2d else layer.num_groups
-        if norm == "batch" and has_running_statistics(layer):
-            return None, [], 0
         eps, of_norm, used = layer.eps, parameters_of(layer), used + 1
     if kinds[used : used + 1] == [nn.ReLU]:
         relu, used = True, used + 1

@@ -44,6 +44,14 @@ def convolved(patches: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -
     return affine(z.unflatten(-1, (rows, -1)), None, bias)
 
 
+def convolution(params: Params, x: Tensor, block: ConvBlock) -> tuple[Tensor, Tensor]:
+    """The patches of x, and the kernel on them."""
+    weight, bias, *_ = params
+    assert weight is not None
+    patches = patches_of(x, block)
+    return patches, convolved(patches, weight, bias, (x.shape[-2] + 2 * block.padding - 3) // block.stride + 1)
+
+
 def winners(x: Tensor, places: Tensor | None) -> Tensor:
     """The numbers at the places that won in a max-pool; without one, all."""
     if places is None:
@@ -75,11 +83,9 @@ class Passed(NamedTuple):
 
 def pass_block(params: Params, x: Tensor, block: ConvBlock) -> tuple[Passed, Tensor]:
     """params: weight, bias, gamma, beta. What the block leaves, and what it hands on."""
-    weight, bias, gamma, beta = params
-    assert weight is not None
-    patches, size = patches_of(x, block), (x.shape[-2], x.shape[-1])
-    u = convolved(patches, weight, bias, (size[0] + 2 * block.padding - 3) // block.stride + 1)
-    s = None
+    _, _, gamma, beta = params
+    patches, u = convolution(params, x, block)
+    s, size = None, (x.shape[-2], x.shape[-1])
     if block.norm is not None:
         t = u - mean(u, block.norm)
         s = (mean(t.square(), block.norm) + block.eps).rsqrt()
@@ -103,6 +109,25 @@ def pass_blocks(params: Params, inputs: Tensor, blocks: Sequence[ConvBlock]) -> 
     return passes, features, linear(features, weight, params[-1])
 
 
-def conv_forward(params: Params, inputs: Tensor, blocks: Sequence[tuple[Any, ...]]) -> Tensor:
+def conv_outputs(params: Params, inputs: Tensor, blocks: Sequence[tuple[Any, ...]]) -> Tensor:
     """[T?, n, in, H, W] -> [T?, n, C]."""
     return pass_blocks(params, inputs, [ConvBlock(*block) for block in blocks])[2]
+
+
+def conv_forward(
+    params: Params, inputs: Tensor, blocks: Sequence[tuple[Any, ...]]
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    """`conv_outputs`. Without a linear layer the features [T?, n, F]; with batch norms also their means and variances, [T?, channels of
+    all], without a graph."""
+    if params[-2] is not None:
+        return conv_outputs(params, inputs, blocks)
+    x, means, variances = inputs, [], []
+    for i, fields in enumerate(blocks):
+        block, of_block = ConvBlock(*fields), params[4 * i : 4 * i + 4]
+        if block.norm == "batch":
+            z = convolution(of_block, x, block)[1].detach()
+            means.append(mean(z, "batch").flatten(-4))
+            variances.append(mean((z - mean(z, "batch")).square(), "batch").flatten(-4))
+        x = pass_block(of_block, x, block)[1]
+    features = x.flatten(-3)
+    return (features, torch.cat(means, -1), torch.cat(variances, -1)) if means else features

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .conv_forward import Params, conv_forward
+from .conv_forward import Params, conv_outputs
 from .mlp_loss import task_loss
 
 
 def conv_loss(params: Params, inputs: Tensor, targets: Tensor, blocks: Sequence[tuple[Any, ...]], loss: str) -> Tensor:
-    return task_loss(conv_forward(params, inputs, blocks), targets, loss)
+    return task_loss(conv_outputs(params, inputs, blocks), targets, loss)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .conv_adapt import conv_adapt
-from .conv_forward import Params, conv_forward
+from .conv_forward import Params, conv_outputs
 from .mlp_loss import task_loss
 
 
@@ -25,6 +25,6 @@ def conv_meta_loss(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
     adapted = conv_adapt(params, rates, support_x, support_y, steps, blocks, loss, first_order)
-    outputs = conv_forward(adapted, query_x, blocks)
+    outputs = conv_outputs(adapted, query_x, blocks)
     losses = task_loss(outputs, query_y, loss)
     return (losses, outputs.detach()) if return_outputs else losses

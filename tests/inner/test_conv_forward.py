@@ -3,6 +3,7 @@ import torch
 
 import fastmeta
 from fastmeta import _C, ConvBlock
+from fastmeta.inner.conv_forward import conv_forward_and_statistics
 from harness.compare import check_against_reference, check_threads
 from harness.conv_cases import KINDS, any_net, both, ext, kinds, module, problem, same, single
 from harness.mlp_calls import forward
@@ -32,6 +33,22 @@ def test_batch_dimensions(backend):
     assert fastmeta.conv_forward(p.params, p.x[:, :0], blocks=p.blocks).shape == (6, 0, 3)
 
 
+def features(p):
+    """Without the linear layer."""
+    p.params[-2:] = [None, None]
+    return p
+
+
+@kinds
+@pytest.mark.parametrize("shared", [False, True])
+@both
+def test_features_are_what_torch_modules_flatten(backend, kind, shared):
+    for options in ({}, {"bias": False}, {"affine": False}):
+        p = problem(kind, n=37, shared=shared, size=12, **options)
+        expected = [module(p, t)[:-1](p.x[t]) for t in range(3)]
+        same([fastmeta.conv_forward(features(p).params, p.x, blocks=p.blocks)], [torch.stack(expected)])
+
+
 @ext
 @pytest.mark.parametrize("isa", _C.isas())
 def test_float32(backend, isa):
@@ -40,14 +57,46 @@ def test_float32(backend, isa):
         _C.set_isa(isa)
         for kind in ("Conv4", "one block"):
             check_against_reference(*forward(single(blocks=kind)), "ext")
+        for kind in ("Conv4", "no norm", "strides"):
+            check_against_reference(*forward(features(single(blocks=kind, n=35))), "ext")
     finally:
         _C.set_isa(before)
+
+
+@ext
+def test_gradients_of_features(backend):
+    """To kernels, norms and images, of tasks with parameters of their own too; kept from forward, and found again."""
+    for kind in ("Conv4", "group norm", "no norm", "strides", "one block"):
+        for shared in (False, True):
+            fn, tensors = forward(features(problem(kind, n=34, shared=shared, size=12)))
+            leaves = [t.detach().requires_grad_() for t in tensors]
+            out = fn(*leaves)
+            cotangent = torch.randn_like(out)
+            first, again = (torch.autograd.grad(out, leaves, cotangent, retain_graph=True) for _ in range(2))
+            with fastmeta.backend("reference"):
+                expected = torch.autograd.grad(fn(*leaves), leaves, cotangent)
+            same(first, expected)
+            assert all(map(torch.equal, first, again))
+
+
+@ext
+def test_statistics(backend):
+    p = features(problem("Conv4", n=33, size=12))
+    _, means, variances = conv_forward_and_statistics(p.params, p.x, blocks=p.blocks)
+    with fastmeta.backend("reference"):
+        same([means, variances], conv_forward_and_statistics(p.params, p.x, blocks=p.blocks)[1:])
+    z = torch.nn.functional.conv2d(p.x[0], p.params[0], p.params[1], padding=1)
+    same([means[0, :4], variances[0, :4]], [z.mean((0, 2, 3)), z.var((0, 2, 3), correction=0)])
+    assert not means.requires_grad and not variances.requires_grad
 
 
 @ext
 def test_threads_do_not_change_a_bit(backend):
     p = problem(T=7)
     check_threads(lambda: [fastmeta.conv_forward(p.params, p.x, blocks=p.blocks)])
+    fn, tensors = forward(features(problem(n=70, size=12, T=1)))
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    check_threads(lambda: [out := fn(*leaves), *torch.autograd.grad(out.sin().sum(), leaves)])
 
 
 def test_what_the_kernels_do_not_take_runs_on_the_reference():

@@ -41,7 +41,7 @@ BACKENDS = {
     "hvp": ("reference",),
 }
 OPS = sorted(BACKENDS)
-VARIANTS = {"mlp_hvp_ggn": MLP}  # other forms of an op, with derivatives of their own
+VARIANTS = {"mlp_hvp_ggn": MLP, "conv_forward_features": CONV}  # other forms of an op, with derivatives of their own
 
 
 def interpreted(backend: str) -> bool:
@@ -124,9 +124,11 @@ def _of_network(op, lead, dtype):
         block = fastmeta.ConvBlock(eps=0.1)
         p = conv_cases.problem((block,), 3, channels=2, inputs=1, size=4, ways=2, **options)
         p.params[1] = None  # no bias before the norm
+        if op.endswith("_features"):
+            p.params[-2:] = [None, None]
     if loss == "cross_entropy":
         p.y[:, 0] = -100
-    function, whole = op.removesuffix("_ggn").partition("_")[2], len(p.flat)
+    function, whole = op.split("_", 1)[1].removesuffix("_ggn").removesuffix("_features"), len(p.flat)
     more = {
         "adapt": ("per element", 2),
         "meta_loss": ("per step", 2),

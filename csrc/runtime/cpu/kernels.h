@@ -34,6 +34,9 @@ struct CpuKernels {
   void (*matching_log_probs_bwd)(const MatchingLogProbs<R>&);
   void (*sgd_step_fwd)(const SgdStep<R>&);
   void (*sgd_step_bwd)(const SgdStep<R>&);
+  void (*conv_features_sizes)(const ConvFeatures<R>&);  // with dout: of backward
+  void (*conv_features_fwd)(const ConvFeatures<R>&);
+  void (*conv_features_bwd)(const ConvFeatures<R>&);
   NetworkOnCpu<R, MlpShape> mlp;
   NetworkOnCpu<R, ConvNet> conv;
   bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote

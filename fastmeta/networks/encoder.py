@@ -1,0 +1,152 @@
+"""An encoder, `[n, ...] -> [n, ...]`: by the conv kernels where they know it, else as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._route import direct
+from .._torch import PARAMETERS, AnyBatchNorm, is_plain
+from ..inner._conv import cores
+from ..types import ConvBlock
+from . import users_model
+from .convnet import conv_block, flat_layers, is_whole
+from .users_model import Seen
+
+
+class Block(NamedTuple):
+    fields: ConvBlock
+    conv: nn.Conv2d
+    norm: Any  # or None
+
+
+class Encoder:
+    """What was seen of an encoder, as long as it holds."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.seen = module, Seen(module)
+        found = _parts(module) if users_model.is_plain(module) else None
+        self.blocks, self.flattens = found or ((), False)
+
+    def holds(self, module: nn.Module) -> bool:
+        return module is self.module and self.seen.holds()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x `[n, ...]`; or `[T, n, ...]`, where each task is a batch of its own."""
+        found = None
+        if self.blocks and x.ndim in (4, 5) and x.is_cpu and not torch.is_autocast_enabled("cpu"):
+            found = self._natively(x)
+        if found is None:
+            return torch.stack([self.module(of_task) for of_task in x]) if x.ndim == 5 else self.module(x)
+        return found
+
+    def _natively(self, x: Tensor) -> Tensor | None:
+        """None where the kernels decline."""
+        blocks, params = [], []
+        for block in self.blocks:
+            fields, of_block = _as_it_runs(block)
+            blocks.append(tuple(fields))
+            params += of_block
+        found = direct("conv_forward", ([*params, None, None], x), (tuple(blocks),), cores(len(blocks), None))
+        if found is None:
+            return None
+        sizes = _sizes(self.blocks, x)
+        if len(found) > 1:
+            on_batch = [
+                (block, size)
+                for block, size, fields in zip(self.blocks, sizes, blocks, strict=True)
+                if fields[2] == "batch"
+            ]
+            _note_statistics(on_batch, x.shape[-4], found[1].detach(), found[2].detach())
+        if self.flattens:
+            return found[0]
+        (fields, conv, _), (height, width) = self.blocks[-1], sizes[-1]
+        return found[0].unflatten(-1, (conv.out_channels, height // fields.pool, width // fields.pool))
+
+
+def encode(learner: Any, encoder: nn.Module, x: Tensor) -> Tensor:
+    """encoder(x), or of x `[T, n, ...]` that of each task; `learner` remembers what was seen of it."""
+    if torch.compiler.is_compiling() or not is_plain():
+        return torch.stack([encoder(of_task) for of_task in x]) if x.ndim == 5 else encoder(x)
+    kept = learner._encoder
+    if kept is None or not kept.holds(encoder):
+        kept = learner.__dict__["_encoder"] = Encoder(encoder)
+    found: Tensor = kept(x)
+    return found
+
+
+def features_of_tasks(learner: Any, body: nn.Module, x: Tensor) -> Tensor:
+    """body of x [T, n, ...], all tasks as one batch; one after the other where batch norm must not mix them."""
+    mixes = any(isinstance(m, AnyBatchNorm) and (m.training or not m.track_running_stats) for m in body.modules())
+    if mixes and len(x):
+        return encode(learner, body, x) if x.ndim == 5 else torch.stack([body(of_task) for of_task in x])
+    features: Tensor = encode(learner, body, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return features
+
+
+def _parts(module: nn.Module) -> tuple[tuple[Block, ...], bool] | None:
+    """Its blocks, and whether it flattens what they leave; None: it is something else."""
+    layers, blocks = flat_layers(module), []
+    while layers and type(layers[0]) is nn.Conv2d:
+        fields, _, used = conv_block(layers)
+        if fields is None:
+            return None
+        norm = layers[1] if fields.norm is not None else None
+        blocks.append(Block(fields, layers[0], norm))
+        layers = layers[used:]
+    flattens = len(layers) == 1 and type(layers[0]) is nn.Flatten and is_whole(layers[0])
+    return (tuple(blocks), flattens) if blocks and (flattens or not layers) else None
+
+
+def _as_it_runs(block: Block) -> tuple[ConvBlock, list[Tensor | None]]:
+    """The block in its norm's mode, and weight, bias, gamma, beta. A norm on running statistics is a part of the convolution:
+    gamma (W * x + b - mean) / sqrt(var + eps) + beta is one with other W and b."""
+    of_conv: dict[str, Tensor | None] = getattr(block.conv, PARAMETERS)
+    weight, bias = of_conv["weight"], of_conv.get("bias")
+    norm = block.norm
+    if norm is None:
+        return block.fields, [weight, bias, None, None]
+    gamma, beta = norm.weight, norm.bias
+    if block.fields.norm != "batch" or norm.training or norm.running_mean is None:
+        return block.fields, [weight, bias, gamma, beta]
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if gamma is None else gamma * scale
+    shift = -norm.running_mean * scale if bias is None else (bias - norm.running_mean) * scale
+    assert weight is not None
+    folded = weight * scale[:, None, None, None], shift if beta is None else shift + beta
+    return block.fields._replace(norm=None), [*folded, None, None]
+
+
+def _sizes(blocks: Sequence[Block], x: Tensor) -> list[tuple[int, int]]:
+    """Height and width of what each convolution gives."""
+    height, width = x.shape[-2:]
+    found = []
+    for fields, *_ in blocks:
+        height, width = ((side + 2 * fields.padding - 3) // fields.stride + 1 for side in (height, width))
+        found.append((height, width))
+        height, width = height // fields.pool, width // fields.pool
+    return found
+
+
+@torch.no_grad()
+def _note_statistics(
+    blocks: Sequence[tuple[Block, tuple[int, int]]], images: int, means: Tensor, variances: Tensor
+) -> None:
+    """The running statistics of batch norms in training, from those of their batches, [T?, channels of all], task after task.
+    `blocks`: each with the height and width of what it normalises."""
+    channels = [block.conv.out_channels for block, _ in blocks]
+    of_each = (x.reshape(-1, x.shape[-1]).split(channels, 1) for x in (means, variances))
+    for (block, (height, width)), of_mean, of_var in zip(blocks, *of_each, strict=True):
+        norm, count = block.norm, images * height * width
+        if not norm.training or norm.running_mean is None:
+            continue
+        for mean, var in zip(of_mean, of_var, strict=True):
+            share = norm.momentum or 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+                share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else share
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(var * (count / (count - 1)), share)
