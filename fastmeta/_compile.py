@@ -54,33 +54,52 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
 
 
 def _differentiable(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
-    return list(Traced.apply(name, spec, *inputs))
+    if _keeps(name, spec, inputs):
+        needs = [x is not None and x.requires_grad for x in inputs]
+        return (
+            list(Traced.apply(name, spec, needs, *inputs)[:-1]) if any(needs) else _below("forward", name, spec, inputs)
+        )
+    return list(Traced.apply(name, spec, None, *inputs))
+
+
+def _differentiable_keeping(name: str, spec: str, inputs: list[Tensor | None], needs: list[bool]) -> list[Tensor]:
+    return list(Traced.apply(name, spec, needs, *inputs))
+
+
+def _below(node: str, *args: Any) -> list[Tensor]:
+    """A node below autograd."""
+    with below_autograd():
+        found: list[Tensor] = getattr(torch.ops.fastmeta, node)(*args)
+        return found
 
 
 class Traced(torch.autograd.Function):
+    """The outputs; with `kept_for`, the inputs whose gradients forward keeps, these too."""
+
     @staticmethod
-    def forward(ctx: Any, name: str, spec: str, *inputs: Tensor | None) -> Any:
-        ctx.op = name, spec
-        needs = list(ctx.needs_input_grad[2:])
-        with below_autograd():
-            if not any(needs) or not _keeps(name, spec, inputs):
-                outputs, kept = torch.ops.fastmeta.forward(name, spec, list(inputs)), None
-            else:
-                *outputs, kept = torch.ops.fastmeta.forward_keeping(name, spec, list(inputs), needs)
+    def forward(ctx: Any, name: str, spec: str, kept_for: list[bool] | None, *inputs: Tensor | None) -> Any:
+        ctx.op, ctx.kept_for, kept = (name, spec), kept_for, None
+        if kept_for is None:
+            outputs = _below("forward", name, spec, list(inputs))
+        else:
+            outputs = _below("forward_keeping", name, spec, list(inputs), kept_for)
+            kept = outputs[-1]
+            ctx.mark_non_differentiable(kept)
         ctx.save_for_backward(*inputs, kept)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        (name, spec), (*inputs, kept), needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[2:])
+        (name, spec), (*inputs, kept), needs = ctx.op, ctx.saved_tensors, list(ctx.needs_input_grad[3:])
+        cotangents = cotangents if kept is None else cotangents[:-1]
         cotangents = tuple(d.resolve_conj().resolve_neg() for d in cotangents)
         if transforms_active() or any(map(is_batched_cotangent, cotangents)):
             grads = _by_reference(name, spec, cotangents, inputs, needs)
-        elif kept is None:
+        elif kept is None or needs != ctx.kept_for:
             grads = torch.ops.fastmeta.backward(name, spec, list(cotangents), inputs, needs)
         else:
             grads = torch.ops.fastmeta.backward_kept(name, spec, list(cotangents), kept, inputs, needs)
-        return None, None, *scatter(grads, needs)
+        return None, None, None, *scatter(grads, needs)
 
 
 def _reference(name: str, layout: Any, static: Any, inputs: Any) -> tuple[Tensor, ...]:
@@ -126,9 +145,7 @@ def _differentiable_backward(
 ) -> list[Tensor]:
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*cotangents, *inputs)):
         return list(_by_reference(name, spec, cotangents, inputs, needs))
-    with below_autograd():
-        grads: list[Tensor] = torch.ops.fastmeta.backward(name, spec, cotangents, inputs, needs)
-        return grads
+    return _below("backward", name, spec, cotangents, inputs, needs)
 
 
 def _by_reference(name: str, spec: str, cotangents: Any, inputs: Any, needs: list[bool]) -> tuple[Tensor, ...]:
@@ -205,9 +222,7 @@ def _differentiable_backward_kept(
 ) -> list[Tensor]:
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*cotangents, *inputs)):
         return list(_by_reference(name, spec, cotangents, inputs, needs))
-    with below_autograd():
-        grads: list[Tensor] = torch.ops.fastmeta.backward_kept(name, spec, cotangents, kept, inputs, needs)
-        return grads
+    return _below("backward_kept", name, spec, cotangents, kept, inputs, needs)
 
 
 def _fake_forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
@@ -237,10 +252,9 @@ def _fake_backward_kept(
 for _name, _runs, _of_autograd, _fake in (
     ("forward", _forward, _differentiable, _fake_forward),
     ("backward", _backward, _differentiable_backward, _fake_backward),
-    ("forward_keeping", _forward_keeping, None, _fake_forward_keeping),
+    ("forward_keeping", _forward_keeping, _differentiable_keeping, _fake_forward_keeping),
     ("backward_kept", _backward_kept, _differentiable_backward_kept, _fake_backward_kept),
 ):
     _library.impl(_name, _runs, "CompositeExplicitAutograd")
-    if _of_autograd:
-        _library.impl(_name, _of_autograd, "Autograd")
+    _library.impl(_name, _of_autograd, "Autograd")
     torch.library.register_fake(f"fastmeta::{_name}", _fake, lib=_library)

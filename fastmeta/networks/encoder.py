@@ -64,7 +64,8 @@ class Encoder:
         if self.flattens:
             return found[0]
         (fields, conv, _), (height, width) = self.blocks[-1], sizes[-1]
-        return found[0].unflatten(-1, (conv.out_channels, height // fields.pool, width // fields.pool))
+        images: Tensor = found[0].unflatten(-1, (conv.out_channels, height // fields.pool, width // fields.pool))
+        return images
 
 
 def encode(learner: Any, encoder: nn.Module, x: Tensor) -> Tensor:

@@ -162,8 +162,7 @@ def test_opcheck(op):
         values_and_grads(scalar(c), c.tensors)
     assert len(mode.calls) == 2
     leaf = lambda x: x.detach().requires_grad_(x.is_floating_point())  # noqa: E731
-    first = torch.Tensor.detach if keeps(op) else leaf  # forward_keeping is called below autograd
-    for (node, args), of_inputs in zip(mode.calls, (first, torch.Tensor.detach), strict=True):  # no second derivative
+    for (node, args), of_inputs in zip(mode.calls, (leaf, torch.Tensor.detach), strict=True):  # no second derivative
         checked = torch.library.opcheck(node, tree_map_only(torch.Tensor, of_inputs, args))
         assert set(checked.values()) == {"SUCCESS"} and len(checked) == 4
 
@@ -273,9 +272,10 @@ def test_a_second_derivative_of_a_node(inside):
     torch.testing.assert_close(second(gradient()), expected)
 
 
-def test_a_second_derivative_of_a_traced_gradient():
+@pytest.mark.parametrize("op", ["mlp_loss", "mlp_grad"])  # whose forward keeps its gradients, and another
+def test_a_second_derivative_of_a_traced_gradient(op):
     """make_fx leaves the gradient's node in the graph, which is differentiated then."""
-    c = case("mlp_loss")
+    c = case(op)
 
     def gradient(*tensors):
         return torch.autograd.grad(scalar(c)(*tensors), tensors)

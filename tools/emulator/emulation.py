@@ -41,8 +41,8 @@ REPORT_ALL = {  # no loop becomes a memcpy, no read is left out before a write
 RUNTIME = ("emulator", "fibers", "checker", "requests", "sites", "accesses")  # of tools/emulator
 DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
 HOST = (
-    "runtime/arena", "runtime/arguments", "runtime/given", "runtime/parallel", "runtime/tensor",
-    "inner/network_call", "inner/mlp_call", "inner/conv_call",
+    "runtime/arena", "runtime/arguments", "runtime/given", "runtime/parallel", "runtime/tensor", "runtime/warm",
+    "inner/network_call", "inner/mlp_call", "inner/conv_call", "inner/conv_forward",
 )  # fmt: skip
 
 
