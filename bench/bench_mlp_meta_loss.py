@@ -5,7 +5,7 @@ import torch
 
 import fastmeta
 from measure import flops, inner_loops, jax_ways, peers
-from measure.contenders import on_backends
+from measure.contenders import AtOnce, on_backends
 from measure.inner_loops import WORKLOADS
 
 
@@ -18,12 +18,20 @@ def bench_mlp_meta_loss(race, name):
     race(
         f"mlp_meta_loss {name}, {workload.tasks} tasks, {workload.support} + {workload.query} examples",
         on_backends(inner_loops.eager(partial(inner_loops.in_one_op, **workload.options), arguments)) | eager,
-        also={"learner.loss": by_learner(arguments, **workload.options)},
+        also={
+            "learner.loss": by_learner(arguments, **workload.options),
+            "value_and_grad": at_once(arguments, **workload.options),
+        },
         compiled=made | jax_ways.of_mlp(arguments, **workload.options),
         floor=(0, flops.meta_iteration(workload)),
         mode="meta-iteration",
         memory=name == "W1 sinusoid MAML K5",
     )
+
+
+def at_once(arguments, **options):
+    learned = tuple(i for i, a in enumerate(arguments) if peers.learned(a))
+    return AtOnce(fastmeta.mlp_meta_loss, learned, arguments, **options)
 
 
 def by_learner(arguments, steps, loss):

@@ -5,7 +5,7 @@ import torch
 
 import fastmeta
 from measure import distances, jax_ways
-from measure.contenders import forward_and_backward, imported, on_backends
+from measure.contenders import AtOnce, forward_and_backward, imported, on_backends
 
 
 @pytest.mark.parametrize("metric", distances.METRICS)
@@ -20,6 +20,9 @@ def bench_proto_loss(race, shape, metric):
         f"proto_loss fwd+bwd {metric} T{T} Q{Q} N{N} D{D}",
         on_backends(forward_and_backward(ours, leaves), reference=distances.fits(*shape))
         | {name: forward_and_backward(loss, leaves) for name, loss in eager.items()},
+        also={
+            "value_and_grad": AtOnce(fastmeta.proto_loss, (0, 1), (*leaves, targets), True, **options_of(shape, metric))
+        },
         compiled={name: forward_and_backward(loss, leaves) for name, loss in made.items()}
         | jax_ways.of_proto_loss(leaves, targets, metric, distances.temperature_for(metric, D), distances.fits(*shape)),
         truth=forward_and_backward(eager["mm"], leaves),
@@ -47,13 +50,17 @@ def bench_proto_loss_without_grad(race, metric):
 
 def contenders(shape, metric, targets):
     """The loss of queries and prototypes: ours, {name: eager way}, {name: way that is compiled first}."""
-    temperature = distances.temperature_for(metric, shape[-1])
+    options = options_of(shape, metric)
 
     def ours(query, prototypes):
-        loss = fastmeta.proto_loss(query, prototypes, targets, metric=metric, temperature=temperature)
+        loss = fastmeta.proto_loss(query, prototypes, targets, **options)
         return loss.mean() if loss.ndim else loss
 
     eager, made = distances.contenders(partial(distances.loss, targets=targets), shape, metric)
     if distances.fits(*shape) and imported("pykeops.torch"):  # beyond that a call takes many seconds
-        made["keops"] = lambda *leaves: distances.loss_by_keops(*leaves, metric, temperature, targets)
+        made["keops"] = lambda *leaves: distances.loss_by_keops(*leaves, metric, options["temperature"], targets)
     return ours, eager, made
+
+
+def options_of(shape, metric):
+    return {"metric": metric, "temperature": distances.temperature_for(metric, shape[-1])}

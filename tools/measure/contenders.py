@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fastmeta
 from fastmeta._dispatch import tensors_of
@@ -59,6 +59,27 @@ def forward_and_backward(fn, leaves):
     return run
 
 
+class AtOnce:
+    """value_and_grad of an op's losses, in the arguments at `argnums`. Checked are, as of all contenders, the losses' mean and its
+    gradients; `like_backward`: from the cotangent that `backward` sends."""
+
+    counted = False  # under the mode that counts operations it takes another way
+
+    def __init__(self, op, argnums, arguments, like_backward=False, **options):
+        self.like_backward = like_backward
+        self.function = functools.partial(fastmeta.value_and_grad(op, argnums), **options)
+        self.turns = rotation(tree_map_only(torch.Tensor, torch.detach, tuple(arguments)))
+
+    def __call__(self):
+        return self.function(*next(self.turns))
+
+    def results(self):
+        losses, gradients = self()
+        value = losses.mean()
+        scale = cotangent(value.shape, value.dtype, value.device) if self.like_backward else 1
+        return value, *(scale * g / losses.numel() for g in tensors_of(gradients))
+
+
 def rotation(tree):
     """The copies of a tree of tensors in turn."""
     return itertools.cycle(copies(tree))
@@ -67,7 +88,7 @@ def rotation(tree):
 def copies(tree):
     """Of a tree of tensors, as many as do not fit into the cache together; of a small tree, which in a training is still in the cache,
     itself."""
-    tensors = tensors_of(tree)
+    tensors = [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
     size = sum(t.nbytes for t in tensors)
     more = math.ceil(machine.cache(tensors[0].device) / size) if size > SMALL else 0
     return [tree, *(tree_map_only(torch.Tensor, _copy, tree) for _ in range(more))]
