@@ -104,7 +104,7 @@ GATES = $(if $(TRITON),build/triton-$(TRITON),$(VENV))
 
 gates: $(GATES)/installed
 	FASTMETA_GATES=all OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(GATES)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
-	    -k "triton$(if $(TRITON),, or gates)"
+	    -k "triton$(if $(TRITON),, or gates or odd_folder)"
 
 # Over the other one, from which all else comes; Triton 3.6's interpreter knows no later numpy.
 build/triton-$(TRITON)/installed: $(VENV)/installed
