@@ -25,7 +25,6 @@ everywhere = pytest.mark.parametrize(("op", "backend"), EVERYWHERE, indirect=["b
 NATIVE = [(op, backend) for op, backend in EVERYWHERE if op != "hvp" and backend != "reference"]
 ON_EVERY_BACKEND = (  # the others run on the default one and, unless they compile, on the reference
     "`is_grads_batched`", "`vmap`, one tensor", "`vmap(vmap(grad))`", "`vmap(grad(grad))`", "`jvp(grad)`", "`make_fx`",
-    "`torch.compile`, forward and backward",
 )  # fmt: skip
 
 
