@@ -51,7 +51,7 @@ $(VENV)/peers: $(VENV)/installed tools/harness/peers.txt
 	touch $@
 
 demo: $(VENV)/examples
-	$(SAY) "fastmeta: training MAML, Meta-SGD and ProtoNet (about two minutes); pictures come to demo/"
+	$(SAY) "fastmeta: training MAML, Meta-SGD and ProtoNet (half a minute); pictures come to demo/"
 	@$(BIN)/python examples/demo.py
 
 # On all cores, a process with one thread each; tests of threads ask for more themselves, which then must not spin.

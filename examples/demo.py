@@ -1,4 +1,4 @@
-"""The demo: trains MAML, Meta-SGD and ProtoNet for two minutes, prints a table and draws pictures.
+"""The demo: trains MAML, Meta-SGD and ProtoNet for half a minute, prints a table and draws pictures.
 
 Sinusoid regression by MAML and Meta-SGD, then 5-way 1-shot character recognition by ProtoNet (Conv4) and by MAML (a
 small MLP). Every meta-iteration is timed with fastmeta and with its reference, plain PyTorch.
