@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
+import in_jax
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm, trange
@@ -36,16 +37,19 @@ class Timing(NamedTuple):
 
     fastmeta: float
     reference: float
+    jax: float | None = None  # where it raced
 
     @property
     def speedup(self) -> float:
         return self.reference / self.fastmeta
 
     def columns(self) -> list[str]:
-        return [f"{1e3 * self.fastmeta:.2f} ms", f"{1e3 * self.reference:.2f} ms", f"{self.speedup:.1f}x"]
+        found = [f"{1e3 * self.fastmeta:.2f} ms", f"{1e3 * self.reference:.2f} ms", f"{self.speedup:.1f}x"]
+        return found if self.jax is None else [*found, f"{1e3 * self.jax:.2f} ms", f"{self.jax / self.fastmeta:.1f}x"]
 
 
 TIMING_HEADER = ["fastmeta", "reference", "speed-up"]
+JAX_HEADER = ["JAX", "speed-up over JAX"]
 
 
 def count(text: str) -> int:
@@ -150,23 +154,27 @@ def train(learner: Learner, sample: Sample, *, steps: int, lr: float, label: str
     return torch.stack(losses).tolist()
 
 
-def race(learner: Learner, sample: Sample, *, rounds: int, label: str) -> Timing:
-    """Time meta-iterations on the chosen backend and on the reference in turn, from equal weights on equal tasks.
+def race(learner: Learner, sample: Sample, *, rounds: int, label: str, jax: bool = False) -> Timing:
+    """Time meta-iterations on the chosen backend and on the reference in turn, and in JAX, from equal weights on equal tasks.
 
-    RuntimeError where the two disagree on the first meta-gradient. `learner` stays as it is.
+    RuntimeError where they disagree on the first meta-gradient. `learner` stays as it is.
     """
+    in_its = in_jax.MetaIterations(learner) if jax else None
     fast, plain = copy.deepcopy(learner), copy.deepcopy(learner)
     fast_optimiser, plain_optimiser = adam(fast, 1e-3), adam(plain, 1e-3)
-    times: list[tuple[float, float]] = []
+    times: list[tuple[float, ...]] = []
     for turn in tqdm(range(rounds + 1), desc=f"{label}: timing"):
         tasks = sample()
         fast_time = _seconds(fast, fast_optimiser, tasks)
         with fastmeta.backend("reference"):
             plain_time = _seconds(plain, plain_optimiser, tasks)
+        of_jax = [in_its.seconds(tasks)] if in_its else []
         if turn == 0:  # a warm-up
             _check_gradients(fast, plain)
+            if in_its:
+                _check_gradients(fast, in_its.first_gradients(tasks))
         else:
-            times.append((fast_time, plain_time))
+            times.append((fast_time, plain_time, *of_jax))
     return Timing(*map(median, zip(*times, strict=True)))
 
 
@@ -176,13 +184,19 @@ def _seconds(learner: Learner, optimiser: torch.optim.Optimizer, tasks: Episodes
     return time.perf_counter() - start
 
 
-def _check_gradients(fast: Learner, plain: Learner) -> None:
-    ours, theirs = (torch.cat([p.grad.flatten() for p in x.parameters() if p.grad is not None]) for x in (fast, plain))
+def _check_gradients(fast: Learner, others: Learner | Sequence[Tensor]) -> None:
+    ours, theirs = (
+        torch.cat([g.flatten() for g in (gradients_of(x) if isinstance(x, nn.Module) else x)]) for x in (fast, others)
+    )
     error = ((ours - theirs).norm() / theirs.norm()).item()
     if not error < 1e-3:
         raise RuntimeError(
             f"the meta-gradients of fastmeta and of the reference must agree, got a difference of {error:.1e}"
         )
+
+
+def gradients_of(learner: Learner) -> list[Tensor]:
+    return [p.grad for p in learner.parameters() if p.grad is not None]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,7 +1,7 @@
 """The demo: trains MAML, Meta-SGD and ProtoNet for half a minute, prints a table and draws pictures.
 
 Sinusoid regression by MAML and Meta-SGD, then 5-way 1-shot character recognition by ProtoNet (Conv4) and by MAML (a
-small MLP). Every meta-iteration is timed with fastmeta and with its reference, plain PyTorch.
+small MLP). Every meta-iteration is timed with fastmeta and with its reference, plain PyTorch, and in JAX where it is installed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,24 @@ from typing import NamedTuple
 
 import few_shot
 import figures
+import in_jax
 import learners
 import sinusoid
 import torch
 import torch.nn.functional as F
-from common import TIMING_HEADER, Estimate, Learner, Sample, Timing, arguments, print_table, race, run, train
+from common import (
+    JAX_HEADER,
+    TIMING_HEADER,
+    Estimate,
+    Learner,
+    Sample,
+    Timing,
+    arguments,
+    print_table,
+    race,
+    run,
+    train,
+)
 from torch import Tensor
 
 import fastmeta
@@ -40,9 +53,13 @@ class Trained(NamedTuple):
 
 def fit(problem: str, name: str, learner: Learner, sample: Sample, *, steps: int, lr: float, rounds: int) -> Trained:
     label = f"{problem}, {NAMES[name]}"
-    timing = race(learner, sample, rounds=min(steps, rounds), label=label)
+    timing = race(learner, sample, rounds=min(steps, rounds), label=label, jax=in_jax.installed() and on_cpu(learner))
     losses = train(learner, sample, steps=steps, lr=lr, label=label)
     return Trained(problem, NAMES[name], learner, losses, timing)
+
+
+def on_cpu(learner: Learner) -> bool:
+    return next(learner.parameters()).device.type == "cpu"
 
 
 def fit_sinusoid(name: str, args: argparse.Namespace) -> Trained:
@@ -130,7 +147,8 @@ def main(args: argparse.Namespace) -> None:
 
     rows = [[t.problem, t.name, t.quality, *t.timing.columns()] for t in everything]
     print()
-    print_table(["problem", "learner", "on unseen tasks (95 % CI)", *TIMING_HEADER], rows)
+    header = [*TIMING_HEADER, *(JAX_HEADER if sinusoids[0].timing.jax else [])]
+    print_table(["problem", "learner", "on unseen tasks (95 % CI)", *header], rows)
     print(f"\nTimes are of one meta-iteration. {time.perf_counter() - start:.0f} s in all; pictures in {args.out}/")
 
 
