@@ -54,12 +54,12 @@ def traced(name: str, flat: Flat, layout: Any, static: Any, cores: Any) -> tuple
 
 
 def _differentiable(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
-    if _keeps(name, spec, inputs):
-        needs = [x is not None and x.requires_grad for x in inputs]
-        return (
-            list(Traced.apply(name, spec, needs, *inputs)[:-1]) if any(needs) else _below("forward", name, spec, inputs)
-        )
-    return list(Traced.apply(name, spec, None, *inputs))
+    if not _keeps(name, spec, inputs):
+        return list(Traced.apply(name, spec, None, *inputs))
+    needs = [x is not None and x.requires_grad for x in inputs]
+    if not any(needs):
+        return _below("forward", name, spec, inputs)
+    return list(Traced.apply(name, spec, needs, *inputs)[:-1])
 
 
 def _differentiable_keeping(name: str, spec: str, inputs: list[Tensor | None], needs: list[bool]) -> list[Tensor]:
@@ -178,7 +178,7 @@ def _forward_keeping(name: str, spec: str, inputs: list[Tensor | None], needs: l
             flat = [x.reshape(-1) for x in made]
             return [*_own(found, inputs), torch.cat([*flat, found[0].new_ones(1)])]
     outputs = _forward(name, spec, inputs)
-    return [*outputs, outputs[0].new_zeros(_kept_size(spec, inputs, needs, outputs))]
+    return [*outputs, outputs[0].new_zeros(_kept_size(name, spec, inputs, needs, outputs))]
 
 
 def _backward_kept(
@@ -203,12 +203,12 @@ def _key(name: str, spec: str, inputs: Sequence[Tensor | None], needs: Sequence[
     return name, spec, tuple(None if x is None else x.shape for x in inputs), tuple(needs)
 
 
-def _kept_size(spec: str, inputs: Sequence[Tensor | None], needs: Sequence[bool], outputs: Sequence[Tensor]) -> Any:
+def _kept_size(
+    name: str, spec: str, inputs: Sequence[Tensor | None], needs: Sequence[bool], outputs: Sequence[Tensor]
+) -> Any:
     """Numbers in the gradients of each task's loss, and one more."""
-    layout, _, cores = _parse(spec)
-    of_each: list[int | None] = []
-    for length, core in zip(layout, cores, strict=True):
-        of_each += [core] if length is None else [core[i % len(core)] for i in range(length)]
+    layout, static, cores = _parse(spec)
+    of_each = _dispatch.op_on(name, "reference", layout, static, cores).cores
     size: Any = 1
     for x, core, need in zip(inputs, of_each, needs, strict=True):
         if need and x is not None:
@@ -233,7 +233,7 @@ def _fake_forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Ten
 
 def _fake_forward_keeping(name: str, spec: str, inputs: list[Tensor | None], needs: list[bool]) -> list[Tensor]:
     outputs = _fake_forward(name, spec, inputs)
-    return [*outputs, outputs[0].new_empty(_kept_size(spec, inputs, needs, outputs))]
+    return [*outputs, outputs[0].new_empty(_kept_size(name, spec, inputs, needs, outputs))]
 
 
 def _fake_backward(

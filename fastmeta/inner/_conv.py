@@ -83,7 +83,7 @@ def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None],
                 f"{op}: params[{4 * i}] must have shape [..., out, {channels}, 3, 3], got {_check.shape(weight)}"
             )
         out = weight.shape[-4]
-        height, width = ((side + 2 * block.padding - 3) // block.stride + 1 for side in (height, width))
+        height, width = convolved_side(block, height), convolved_side(block, width)
         if min(height, width) < block.pool or out == 0:
             raise ValueError(
                 f"{op}: blocks[{i}] must leave a pixel of a channel, got {name} of shape {_check.shape(x)}"
@@ -104,6 +104,11 @@ def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None],
             f"{op}: params[{len(params) - 2}] must have shape [..., outputs, {features}] for {name}, got {_check.shape(last)}"
         )
     _check_entries(op, params, (len(params) - 1,), last.shape[-2])
+
+
+def convolved_side(block: ConvBlock, side: int) -> int:
+    """Height or width of what a block's convolution makes of an image."""
+    return (side + 2 * block.padding - 3) // block.stride + 1
 
 
 def _check_entries(op: str, params: Sequence[Tensor | None], places: Sequence[int], size: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._route import direct
 from .._torch import PARAMETERS, AnyBatchNorm, is_plain
-from ..inner._conv import cores
+from ..inner._conv import convolved_side, cores
 from ..types import ConvBlock
 from . import users_model
 from .convnet import conv_block, flat_layers, is_whole
@@ -34,14 +34,11 @@ class Encoder:
     def holds(self, module: nn.Module) -> bool:
         return module is self.module and self.seen.holds()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x `[n, ...]`; or `[T, n, ...]`, where each task is a batch of its own."""
+    def __call__(self, x: Tensor, of_tasks: bool) -> Tensor:
         found = None
-        if self.blocks and x.ndim in (4, 5) and x.is_cpu and not torch.is_autocast_enabled("cpu"):
+        if self.blocks and x.ndim == 4 + of_tasks and x.is_cpu and not torch.is_autocast_enabled("cpu"):
             found = self._natively(x)
-        if found is None:
-            return torch.stack([self.module(of_task) for of_task in x]) if x.ndim == 5 else self.module(x)
-        return found
+        return _as_it_is(self.module, x, of_tasks) if found is None else found
 
     def _natively(self, x: Tensor) -> Tensor | None:
         """None where the kernels decline."""
@@ -68,14 +65,14 @@ class Encoder:
         return images
 
 
-def encode(learner: Any, encoder: nn.Module, x: Tensor) -> Tensor:
-    """encoder(x), or of x `[T, n, ...]` that of each task; `learner` remembers what was seen of it."""
+def encode(learner: Any, encoder: nn.Module, x: Tensor, of_tasks: bool = False) -> Tensor:
+    """encoder(x); or, of x `[T, n, ...]`, that of each task, a batch of its own. `learner` remembers what was seen of the encoder."""
     if torch.compiler.is_compiling() or not is_plain():
-        return torch.stack([encoder(of_task) for of_task in x]) if x.ndim == 5 else encoder(x)
+        return _as_it_is(encoder, x, of_tasks)
     kept = learner._encoder
     if kept is None or not kept.holds(encoder):
         kept = learner.__dict__["_encoder"] = Encoder(encoder)
-    found: Tensor = kept(x)
+    found: Tensor = kept(x, of_tasks)
     return found
 
 
@@ -83,9 +80,14 @@ def features_of_tasks(learner: Any, body: nn.Module, x: Tensor) -> Tensor:
     """body of x [T, n, ...], all tasks as one batch; one after the other where batch norm must not mix them."""
     mixes = any(isinstance(m, AnyBatchNorm) and (m.training or not m.track_running_stats) for m in body.modules())
     if mixes and len(x):
-        return encode(learner, body, x) if x.ndim == 5 else torch.stack([body(of_task) for of_task in x])
+        return encode(learner, body, x, of_tasks=True)
     features: Tensor = encode(learner, body, x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return features
+
+
+def _as_it_is(module: nn.Module, x: Tensor, of_tasks: bool) -> Tensor:
+    found: Tensor = torch.stack([module(of_task) for of_task in x]) if of_tasks else module(x)
+    return found
 
 
 def _parts(module: nn.Module) -> tuple[tuple[Block, ...], bool] | None:
@@ -126,7 +128,7 @@ def _sizes(blocks: Sequence[Block], x: Tensor) -> list[tuple[int, int]]:
     height, width = x.shape[-2:]
     found = []
     for fields, *_ in blocks:
-        height, width = ((side + 2 * fields.padding - 3) // fields.stride + 1 for side in (height, width))
+        height, width = convolved_side(fields, height), convolved_side(fields, width)
         found.append((height, width))
         height, width = height // fields.pool, width // fields.pool
     return found

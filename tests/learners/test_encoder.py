@@ -192,3 +192,21 @@ def test_evaluation_leaves_statistics_alone():
         other = learner(*(x.flip(0) for x in data[:3])).flip(0)
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(state(learner), before, rtol=0, atol=0)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("norm", [[], [nn.BatchNorm3d(3)]], ids=["plain", "batch norm"])
+def test_videos(norm):
+    """Their batches have as many axes as tasks of images."""
+    torch.manual_seed(5)
+    encoder = nn.Sequential(nn.Conv3d(2, 3, 3, padding=1), *norm, nn.ReLU(), nn.Flatten()).to(D)
+    y, x = torch.arange(4).remainder(2).expand(3, 4), torch.randn(3, 4, 2, 2, 5, 5, dtype=D)
+    features = encoder(torch.cat([x, x], 1).flatten(0, 1)).unflatten(0, (3, 8))
+    centres = torch.stack([features[:, :4][y == k].unflatten(0, (3, 2)).mean(1) for k in range(2)], 1)
+    log_probs = (-torch.cdist(features[:, 4:], centres)).log_softmax(-1)
+    expected = -log_probs.gather(-1, y[..., None]).mean((1, 2))
+    torch.testing.assert_close(protonet(encoder).loss(x, y, x, y), expected)
+    head = nn.Linear(150, 2).to(D)
+    found = fastmeta.ANIL(encoder, head, 0.1, 0)(x, y, x)
+    each = [encoder(torch.cat([task, task]))[4:] for task in x]
+    torch.testing.assert_close(found, head(torch.stack(each)))
