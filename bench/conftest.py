@@ -27,6 +27,7 @@ def pytest_addoption(parser):
     )
     parser.addoption("--all-compiled", action="store_true", help="race all compiled ways, on all threads: hours")
     parser.addoption("--quick", action="store_true", help="the first workload of each bench, no compiling: two minutes")
+    parser.addoption("--isa", help="hold fastmeta and torch to this instruction set of the processor: avx2")
     parser.addoption("--results", type=Path, help="write <machine>.json, .md and figures into this folder")
     parser.addoption("--compare", type=Path, help="fail where fastmeta lost ground since this <machine>.json")
 
@@ -35,6 +36,8 @@ def pytest_configure(config):
     option = config.getoption
     if option("results") and not importlib.util.find_spec("matplotlib"):
         raise pytest.UsageError("--results: matplotlib must be installed, for the figures")
+    if option("isa"):
+        machine.hold_to(option("isa"))
     compiling = "none" if option("no_compile") else "all" if option("all_compiled") else "some"
     config.stash[SESSION] = Session(quick=option("quick"), compiling=compiling)
 

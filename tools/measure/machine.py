@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+import torch._inductor.config
 
 import fastmeta
 from measure.timing import per_call
@@ -31,11 +32,28 @@ def machine(name, device):
     return facts | {"missing packages": ", ".join(absent) or "none"}
 
 
+# What keeps a library to an instruction set, if it has not computed yet.
+LIMITS = {
+    "ATEN_CPU_CAPABILITY": str.lower,
+    "ONEDNN_MAX_CPU_ISA": str.upper,
+    "MKL_ENABLE_INSTRUCTIONS": str.upper,
+    "XLA_FLAGS": lambda isa: f"--xla_cpu_max_isa={isa.upper()}",
+}
+
+
+def hold_to(isa):
+    """Let fastmeta, torch and JAX use `isa` ("avx2") alone, as on a processor that has no better one."""
+    os.environ.update({name: spelt(isa) for name, spelt in LIMITS.items()})
+    torch._inductor.config.cpp.simdlen = 256
+    fastmeta._C.set_isa(isa)
+
+
 def processor():
-    """The processor's model and how many of its cores are ours to use."""
+    """The processor's model and how many of its cores are ours to use; and what it was held to."""
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     cores = len(os.sched_getaffinity(0))
-    return f"{models[0] if models else platform.machine()}, {cores} core{'s' if cores > 1 else ''}"
+    held = f", {fastmeta._C.isa()} alone" if fastmeta._C.isa() != fastmeta._C.isas()[-1] else ""
+    return f"{models[0] if models else platform.machine()}, {cores} core{'s' if cores > 1 else ''}{held}"
 
 
 def file_name(device):
