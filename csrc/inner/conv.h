@@ -15,7 +15,8 @@ struct ConvBlock {
   int64_t in, height, width, out;
   int64_t stride, padding;  // padding: at most kMostPadding
   int64_t kernel;           // side of the kernels: 3, or, of an encoder, 1
-  int64_t skip;             // of an encoder; not 0: x is what the block so many places before takes, and what the last block gives is added before relu
+  int64_t
+      skip;  // of an encoder; not 0: x is what the block so many places before takes, and what the last block gives is added before relu
   ConvNorm norm;
   int64_t groups;  // of channels with a mean and a variance: batch norm: all by themselves
   bool relu;

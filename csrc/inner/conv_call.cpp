@@ -38,7 +38,8 @@ void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image)
   const bool by_groups = is_number(fields[2]);
   const int l = shape.blocks - 1;
   b.skip = fields[8].cast<int64_t>();
-  if (b.skip < 0 || b.skip == 1 || b.skip > l) throw py::value_error(std::string(op) + ": blocks must skip none or two and more before them");
+  if (b.skip < 0 || b.skip == 1 || b.skip > l)
+    throw py::value_error(std::string(op) + ": blocks must skip none or two and more before them");
   b.in = image[0], b.height = image[1], b.width = image[2], b.out = weight.size(-4);
   if (b.skip) {
     const ConvBlock& source = shape.block[l - b.skip];
@@ -49,7 +50,8 @@ void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image)
   b.groups = by_groups ? fields[2].cast<int64_t>() : b.out;
   b.eps = fields[3].cast<double>(), b.relu = fields[4].cast<bool>(), b.pool = fields[5].cast<int64_t>();
   b.slope = fields[6].cast<double>(), b.kernel = fields[7].cast<int64_t>();
-  const bool known = b.stride >= 1 && b.padding >= 0 && b.padding <= kMostPadding && b.pool >= 1 && b.pool <= kMostPool && b.groups >= 1 && (b.kernel == 3 || (b.kernel == 1 && !b.padding));
+  const bool known = b.stride >= 1 && b.padding >= 0 && b.padding <= kMostPadding && b.pool >= 1 && b.pool <= kMostPool && b.groups >= 1 &&
+                     (b.kernel == 3 || (b.kernel == 1 && !b.padding));
   const int64_t least = known ? std::min(b.height, b.width) + 2 * b.padding : 0;
   if (b.skip) require_summand(l, image);
   if (least < b.kernel || least < 1 || b.in < 1 || b.out < 1 || b.out % b.groups || b.out_height() < 1 || b.out_width() < 1)

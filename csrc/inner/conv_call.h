@@ -5,7 +5,8 @@
 
 namespace fastmeta {
 
-// `blocks`: (stride, padding, norm, eps, relu, pool, slope, kernel, skip) of each; norm: "batch", None, or a number of groups. CPU tensors alone.
+// `blocks`: (stride, padding, norm, eps, relu, pool, slope, kernel, skip) of each; norm: "batch", None, or a number of groups. CPU tensors
+// alone.
 class ConvCall : public NetworkCall {
  public:
   using Network = ConvNet;

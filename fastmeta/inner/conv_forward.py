@@ -31,7 +31,7 @@ def conv_forward(params: Sequence[Tensor | None], inputs: Tensor, *, blocks: Seq
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values, and for a batch norm over
     one value.
 
-    Kernels: native CPU C++ (up to 8 blocks, padding up to 2, pool up to 2). Sources: Vinyals et al. 2016, arXiv:1606.04080 (the
+    Kernels: native CPU C++ (up to 16 blocks, padding up to 2, pool up to 2). Sources: Vinyals et al. 2016, arXiv:1606.04080 (the
     network); batched weights as in Finn et al. 2017, arXiv:1703.03400.
 
     ```python

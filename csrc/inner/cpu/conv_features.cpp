@@ -42,9 +42,25 @@ typename ConvEncoder<R>::Block ConvEncoder<R>::block_of(int l) const {
   }
   const int64_t around = layout_.net.block[found.source].padding - b.padding, side = b.kernel == 3 ? 2 : 1;
   const auto& a = layout_.block[l];
-  found.tiles = {b.kernel, b.stride, (b.conv_height() + side - 1) / side, (b.conv_width() + side - 1) / side, b.conv_height(),
-                 b.conv_width(), b.in, b.out, a.in, a.flipped_in(), a.out, b.height + 2 * b.padding + around,
-                 b.width + 2 * b.padding + around, around * (shape.x_row + a.in), shape.x_row, shape.x_size, b.height, b.width, b.padding};
+  found.tiles = {b.kernel,
+                 b.stride,
+                 (b.conv_height() + side - 1) / side,
+                 (b.conv_width() + side - 1) / side,
+                 b.conv_height(),
+                 b.conv_width(),
+                 b.in,
+                 b.out,
+                 a.in,
+                 a.flipped_in(),
+                 a.out,
+                 b.height + 2 * b.padding + around,
+                 b.width + 2 * b.padding + around,
+                 around * (shape.x_row + a.in),
+                 shape.x_row,
+                 shape.x_size,
+                 b.height,
+                 b.width,
+                 b.padding};
   return found;
 }
 

@@ -144,7 +144,7 @@ class ConvEncoder {
   std::vector<Norm<R>> of_images_;  // the sums of a norm
   int64_t widest_ = 0, run_size_ = 0;
   R *theta_, *grad_ = nullptr;
-  R* sums_[3] = {};                                              // gradients to bias, gamma, beta of images, [n, widest]
+  R* sums_[3] = {};                                               // gradients to bias, gamma, beta of images, [n, widest]
   R *of_runs_ = nullptr, *kernel_ = nullptr, *shared_ = nullptr;  // gradients to a kernel; numbers at points
   std::vector<R*> slots_;
   int slot_[kMaxConvs + 1] = {}, first_to_[kMaxConvs + 1] = {};  // of d; the block that begins it

@@ -91,9 +91,11 @@ void ConvEncoder<R>::gradients_of_image(int l, int64_t i, const Room& room, R* d
   for (int64_t k = 0; found != to_d && k < d_size(to(l)); k++) to_d[k] += found[k];
 }
 
-// By tiles. dkernel: its gradient at points, to be added to; or null, and numbers at points go to `shared_`, those of images from `from` on.
+// By tiles. dkernel: its gradient at points, to be added to; or null, and numbers at points go to `shared_`, those of images from `from`
+// on.
 template <class R>
-void ConvEncoder<R>::gradients_of_group(int l, int64_t first, int64_t end, const Room& room, R* dkernel, int64_t from, int64_t images) const {
+void ConvEncoder<R>::gradients_of_group(int l, int64_t first, int64_t end, const Room& room, R* dkernel, int64_t from,
+                                        int64_t images) const {
   const ConvTiles& s = at(l).tiles;
   const int64_t all = (end - first) * s.tiles(), points = s.points();
   for (int64_t i = first; i < end; i++) gradient_to_z(l, i, room.dz + (i - first) * at(l).shape.z_size);
@@ -120,7 +122,8 @@ void ConvEncoder<R>::gradients_of_group(int l, int64_t first, int64_t end, const
 
 // du [in, out] of a point, rows [begin, end), += v' m over `count` tiles.
 template <class R>
-void ConvEncoder<R>::add_products(int l, AtPoints<R> v, AtPoints<R> m, int64_t count, int64_t point, int64_t begin, int64_t end, R* du) const {
+void ConvEncoder<R>::add_products(int l, AtPoints<R> v, AtPoints<R> m, int64_t count, int64_t point, int64_t begin, int64_t end,
+                                  R* du) const {
   constexpr int64_t kInner = 256;  // tiles whose numbers stay in cache
   const ConvTiles& s = at(l).tiles;
   R* to = du + (point * s.in + begin) * s.out;
@@ -159,9 +162,8 @@ void ConvEncoder<R>::gradients_at_once(int l) {
   std::memset(kernel_, 0, size_t(s.weights()) * sizeof(R));
   for (int64_t from = 0; from < n_; from += images) {
     const int64_t end = least(n_, from + images), count = (end - from) * s.tiles();
-    for_each_group(l, from, end, group(l), [&](int64_t first, int64_t last, const Room& room) {
-      gradients_of_group(l, first, last, room, nullptr, from, images);
-    });
+    for_each_group(l, from, end, group(l),
+                   [&](int64_t first, int64_t last, const Room& room) { gradients_of_group(l, first, last, room, nullptr, from, images); });
     const AtPoints<R> m{shared_, images * s.tiles()}, v{shared_ + s.points() * m.count * s.out, m.count};
     parallel_for(s.points() * parts, 1, [&](int64_t begin, int64_t stop) {
       for (int64_t k = begin; k < stop; k++)

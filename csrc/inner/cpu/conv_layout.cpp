@@ -25,7 +25,8 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params
   weight = take(gradient, net.outputs * features);
   bias = params.value[4 * net.blocks + 1] ? take(gradient, outputs) : -1;
   size = gradient;
-  for (int l = 0; l < net.blocks; l++) block[l].flipped = block[l].begin[kWeight] >= 0 && (l || images) ? take(size, 9 * block[l].out * block[l].flipped_in()) : -1;
+  for (int l = 0; l < net.blocks; l++)
+    block[l].flipped = block[l].begin[kWeight] >= 0 && (l || images) ? take(size, 9 * block[l].out * block[l].flipped_in()) : -1;
 }
 
 namespace {

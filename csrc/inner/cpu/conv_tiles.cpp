@@ -203,12 +203,12 @@ void points_to_kernel(const ConvTiles& s, const R* du, int64_t begin, int64_t en
     }
 }
 
-#define INSTANTIATE(R)                                                                                          \
-  template void inputs_to_points<R>(const ConvTiles&, const Tiles<R>&, const R*, AtPoints<R>);                  \
-  template void points_to_outputs<R>(const ConvTiles&, const Tiles<R>&, AtPoints<R>, const R*, R*);             \
-  template void gradients_to_points<R>(const ConvTiles&, const Tiles<R>&, const R*, AtPoints<R>);               \
-  template void points_to_gradients<R>(const ConvTiles&, const Tiles<R>&, AtPoints<R>, R*);                     \
-  template void kernel_to_points<R>(const ConvTiles&, const R*, bool, int64_t, int64_t, R*);                    \
+#define INSTANTIATE(R)                                                                              \
+  template void inputs_to_points<R>(const ConvTiles&, const Tiles<R>&, const R*, AtPoints<R>);      \
+  template void points_to_outputs<R>(const ConvTiles&, const Tiles<R>&, AtPoints<R>, const R*, R*); \
+  template void gradients_to_points<R>(const ConvTiles&, const Tiles<R>&, const R*, AtPoints<R>);   \
+  template void points_to_gradients<R>(const ConvTiles&, const Tiles<R>&, AtPoints<R>, R*);         \
+  template void kernel_to_points<R>(const ConvTiles&, const R*, bool, int64_t, int64_t, R*);        \
   template void points_to_kernel<R>(const ConvTiles&, const R*, int64_t, int64_t, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -3,7 +3,8 @@
 //
 //   3 x 3, stride 1: Winograd's F(2 x 2, 3 x 3), of 16 points: 16 multiply-adds for four outputs in place of 36. With inputs d [4, 4]
 //     and the kernel g, y [2, 2] = A'[(G g G') o (B' d B)] A; in one direction
-//     B'd = (d0 - d2, d1 + d2, d2 - d1, d1 - d3), G g = (g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2), A'm = (m0 + m1 + m2, m1 - m2 - m3).
+//     B'd = (d0 - d2, d1 + d2, d2 - d1, d1 - d3), G g = (g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2), A'm = (m0 + m1 + m2, m1 - m2 -
+//     m3).
 //   1 x 1: tiles of one output and one point, at which numbers are what they are.
 //
 // Gradients are the transposes of these linear maps: dm = A dy A' at the same points, dd = B (dm U') B', dg = G'(V' dm) G, with V, U
@@ -15,14 +16,14 @@
 namespace fastmeta::FASTMETA_ISA {
 
 struct ConvTiles {
-  int64_t kernel, stride;              // 3 and 1, or 1
-  int64_t rows, columns;               // tiles of an image
-  int64_t height, width;               // of the outputs
-  int64_t channels, out_channels;      // that the kernel has
-  int64_t in, in_padded, out;          // channels in memory: of inputs, of gradients to them, of outputs
-  int64_t x_height, x_width;           // from the first tile's first input to the end of an image
-  int64_t x_first, x_row, x_size;      // that input; numbers from one row, and image, to the next
-  int64_t in_height, in_width, border; // gradients to inputs, dense, lie where the inputs do, without a border of zeros
+  int64_t kernel, stride;               // 3 and 1, or 1
+  int64_t rows, columns;                // tiles of an image
+  int64_t height, width;                // of the outputs
+  int64_t channels, out_channels;       // that the kernel has
+  int64_t in, in_padded, out;           // channels in memory: of inputs, of gradients to them, of outputs
+  int64_t x_height, x_width;            // from the first tile's first input to the end of an image
+  int64_t x_first, x_row, x_size;       // that input; numbers from one row, and image, to the next
+  int64_t in_height, in_width, border;  // gradients to inputs, dense, lie where the inputs do, without a border of zeros
 
   int64_t points() const { return kernel == 3 ? 16 : 1; }
   int64_t side() const { return kernel == 3 ? 2 : 1; }  // of a tile's outputs

@@ -10,7 +10,8 @@ namespace {
 template <class R>
 struct Factors {
   Vector<R> mean, scale, shift;
-  INLINE inline Factors(const Norm<R>& norm, int64_t c) : mean(load(norm.mean + c)), scale(load(norm.scale + c)), shift(load(norm.shift + c)) {}
+  INLINE inline Factors(const Norm<R>& norm, int64_t c)
+      : mean(load(norm.mean + c)), scale(load(norm.scale + c)), shift(load(norm.shift + c)) {}
   INLINE inline Vector<R> y(Vector<R> t) const { return t * scale + shift; }
 };
 
@@ -115,9 +116,9 @@ void sum_gradient(const ImageShape& e, const Summand<R>& a, const Summand<R>& b,
   });
 }
 
-#define INSTANTIATE(R)                                                                                                       \
-  template void forward_sum<R>(const ImageShape&, const Summand<R>&, const Summand<R>&, R*);                                 \
-  template void add_sum_gradients<R>(const ImageShape&, const Summand<R>&, const Summand<R>&, const R*, const Norm<R>&);     \
+#define INSTANTIATE(R)                                                                                                   \
+  template void forward_sum<R>(const ImageShape&, const Summand<R>&, const Summand<R>&, R*);                             \
+  template void add_sum_gradients<R>(const ImageShape&, const Summand<R>&, const Summand<R>&, const R*, const Norm<R>&); \
   template void sum_gradient<R>(const ImageShape&, const Summand<R>&, const Summand<R>&, const R*, R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)
