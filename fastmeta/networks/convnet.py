@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._route import direct
@@ -12,8 +14,9 @@ from ..inner._conv import Blocks, cores
 from ..inner._network import first_with_graph, in_order, listed
 from ..types import ConvBlock
 from .batch_norm import has_running_statistics
+from .chain import InnerLoop, Update
 from .fused import Fused, parameters_of
-from .inner_problem import check_classes
+from .inner_problem import Flat, Problem, check_classes
 from .network import Data
 
 
@@ -64,6 +67,24 @@ class ConvNet(Fused):
             return super().predict(rates, data)
         self._check_labels(data[1])
         return found[0]
+
+    def adapt(self, problem: Problem, flat: Flat, optimiser: Callable[[], Update] | None = None) -> list[Tensor]:
+        x, y = flat.data[:2]
+        found = None
+        if optimiser is None and x.ndim == 5:
+            rates: Any = flat.rates[0] if problem.rate_axes == (0,) else list(flat.rates)
+            args = (self.spread(list(flat.theta)), self._rates(rates), x, y)
+            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False), self._cores(1))
+        return super().adapt(problem, flat, optimiser) if found is None else list(found)
+
+    def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
+        x, y = inner.support
+        found = None
+        if inner.several and x.ndim == 5:
+            with torch.set_grad_enabled(create_graph):
+                args, of_call = (self.spread(list(theta)), x, y), cores(len(self.blocks), str(self.task.loss))
+                found = direct("conv_grad", args, (self.blocks, self.task.loss), of_call)
+        return super().gradients(inner, theta, create_graph) if found is None else list(found[1:])
 
     def _rates(self, rates: Any) -> Any:
         return listed(self.spread(rates), self.params)
