@@ -147,10 +147,12 @@ def conv(saved: Saved, blocks: str, channels: int, loss: str, kind: str, shared:
     Network(saved, p, kind, 2, first_order=False).write()
 
 
-def conv_features(saved: Saved, blocks: str, channels: int) -> None:
+def conv_features(saved: Saved, blocks: str, channels: int, with_nan: bool = False) -> None:
     """Batches longer than a run of images, which all threads would share."""
     p = conv_cases.problem(blocks, 35, channels=channels, size=9, T=2, shared=False, dtype=saved.dtype)
     p.params[-2:] = None, None
+    if with_nan:
+        p.x[0, 1, 0, 2, 2] = torch.nan
     begin(saved, p)
     write_blocks(saved, p, 0)
     saved.numbers(p.x.shape[1])

@@ -42,7 +42,8 @@ class Saved {
     checks_.push_back([=, count = length_](Total& total) {
       total.count += count;
       for (int64_t i = 0; i < count; i++) {
-        const double error = std::fabs(double(found[i]) - expected[i]);
+        const bool same = std::isnan(found[i]) && std::isnan(expected[i]);
+        const double error = same ? 0 : std::fabs(double(found[i]) - expected[i]);
         total.squares += error * error;
         if (!(error <= total.largest)) total.largest = error;
       }
