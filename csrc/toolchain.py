@@ -32,7 +32,12 @@ X86 = {
 ARM = {  # NEON; the tiles take all 32 registers, which GCC's first scheduling would overdraw; Clang has none and would warn
     "baseline": "-ffp-contract=fast -fno-schedule-insns -Wno-ignored-optimization-argument"
 }
-ISAS = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM}  # by platform.machine(); others: baseline without flags
+ISAS = {
+    "x86_64": X86,
+    "AMD64": X86,
+    "aarch64": ARM,
+    "arm64": ARM,
+}  # by platform.machine(); others: baseline without flags
 
 
 class BuildError(BaseError):

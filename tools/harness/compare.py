@@ -43,7 +43,10 @@ def check_against_reference(
         torch.testing.assert_close(ours.isnan(), truth.isnan(), msg=f"NaN at other places in result {index}")
         ours, plain, truth = (x.nan_to_num() for x in (ours, plain, truth))
         dtype = draws[0][0].dtype
-        error, allowed = (_largest if dtype == torch.float64 else _rms)(ours - truth), allowed_error(plain, truth, dtype)
+        error, allowed = (
+            (_largest if dtype == torch.float64 else _rms)(ours - truth),
+            allowed_error(plain, truth, dtype),
+        )
         if cancelling and dtype == torch.float64 and error > allowed:
             allowed = max(allowed, 2 * _moved(fn, draws[0], cotangents[0], index))
         assert error <= allowed, f"result {index}: error {error:.3e}, allowed {allowed:.3e}"
