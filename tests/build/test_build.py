@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -168,6 +169,18 @@ def test_which_architectures(monkeypatch, fake_cuda, wanted, asked, seen, found)
         return
     with pytest.raises(toolchain.BuildError, match=found):
         toolchain.find_cuda(wanted)
+
+
+@pytest.mark.parametrize(
+    ("machine", "isas"),
+    [("x86_64", {"avx512", "avx2", "baseline"}), ("aarch64", {"baseline"}), ("arm64", {"baseline"}), ("riscv64", {"baseline"})],
+)  # fmt: skip
+def test_which_instruction_sets(monkeypatch, machine, isas):
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: machine)
+    text = toolchain.ninja_file("g++", None)
+    assert set(re.findall(r"-DFASTMETA_ISA=(\w+)", text)) == isas
+    assert ("-DFASTMETA_X86" in text) == ("-mavx2" in text) == (machine == "x86_64")
+    assert ("-fno-schedule-insns" in text) == (machine in ("aarch64", "arm64"))
 
 
 @pytest.mark.skipif(os.environ.get("FASTMETA_GATES") != "all", reason="make gates: compiles all sources again")
