@@ -9,7 +9,7 @@ PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 WITH_TOOLS = PYTHONPATH=tools:examples:csrc $(BIN)/python -m
 
-.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study neighbour accuracy gates gpu-report gpu attack transforms reproductions docs docs-browser lint tag wheel clean
+.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study neighbour accuracy arm gates gpu-report gpu attack transforms reproductions docs docs-browser lint tag wheel clean
 
 SOURCES = $(wildcard csrc/*.py $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
 
@@ -95,6 +95,12 @@ neighbour: install
 accuracy: install
 	$(WITH_TOOLS) measure.accuracy
 
+# Every CPU kernel, compiled for ARM and run by an emulator of its instructions, against the reference; a minute. Says nothing of speed.
+arm: install
+	@for program in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$program >/dev/null || { \
+	    echo "make arm: needs $$program (Debian, Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user)" >&2; exit 1; }; done
+	OMP_NUM_THREADS=1 $(BIN)/pytest tools/arm
+
 # On a machine with a GPU, by the python that has torch there: no environment of its own.
 gpu:
 	PYTHONPATH=tools:examples:csrc $(PYTHON) -m gpu.acceptance
@@ -141,7 +147,7 @@ docs-browser: docs
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(filter-out %.py,$(SOURCES)) $(wildcard tools/emulator/*.h tools/emulator/*.cpp)
+	$(BIN)/clang-format --dry-run --Werror $(filter-out %.py,$(SOURCES)) $(wildcard $(foreach kind,*.h *.cpp,tools/emulator/$(kind) tools/arm/$(kind)))
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff

@@ -21,6 +21,8 @@ constexpr int64_t kSegment = 8;     // blocks whose queries are summed before th
 constexpr int64_t kFew = 8;         // prototypes that are too few for the tiles of many
 constexpr int64_t kLongRow = 2048;  // features that are summed, in kBlock sums, before they join a distance to few prototypes
 constexpr int kNear = 4;            // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
+template <class R>                  // rows that few_squares takes at a time; NEON: so many that their sums stay in registers
+constexpr int kFewRows = kVectorBytes == 16 && kRegisters == 32 ? kTileRows<R> : kFew + 1;
 template <class R>
 constexpr R kFarthest = sizeof(R) == 4 ? R(__FLT_MAX__) : R(__DBL_MAX__);  // the farthest that is finite
 
@@ -156,20 +158,17 @@ FASTMETA_INLINE void row_squares(const R* x, const R* const (&rows)[M], int64_t 
 template <class R>
 inline void few_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>& block) {
   const bool gradients = p.dquery || p.dprototypes;
-  with_size(
-      p.N + gradients,
-      [&](auto count) __attribute__((always_inline)) {
-        constexpr int M = decltype(count)::value;
-        const R* rows[M];
-        for (int m = 0; m < M; m++) rows[m] = m < p.N ? panels.rows + m * p.D : panels.centre;
-        R squares[M] = {};
-        for (int64_t q = 0; q < block.count; q++) {
-          row_squares<M>(block.rows + q * p.D, rows, p.D, squares);
-          for (int64_t n = 0; n < p.N; n++) block.distances[n * kBlock + q] = squares[n];
-          block.radius[q] = squares[M - 1];
-        }
-      },
-      std::make_integer_sequence<int, kFew + 1>());
+  for_each_part<kFewRows<R>>(0, p.N + gradients, [&](auto count, int64_t first) __attribute__((always_inline)) {
+    constexpr int M = decltype(count)::value;
+    const R* rows[M];
+    for (int m = 0; m < M; m++) rows[m] = first + m < p.N ? panels.rows + (first + m) * p.D : panels.centre;
+    R squares[M] = {};
+    for (int64_t q = 0; q < block.count; q++) {
+      row_squares<M>(block.rows + q * p.D, rows, p.D, squares);
+      for (int64_t n = first; n < least(p.N, first + M); n++) block.distances[n * kBlock + q] = squares[n - first];
+      block.radius[q] = squares[M - 1];
+    }
+  });
 }
 
 // Squared distances of `count` blocks of a task; `columns` has room for [count, kChunk, kBlock].

@@ -10,16 +10,17 @@ constexpr int kBlock = 16;
 
 template <class R>
 constexpr int kParts = kBlock / int(kLanes<R>);
-// Rows of a tile: with the operands, its sums fill the 16 registers (AVX-512: 32).
+// Rows of a tile: with the operands, its sums fill the registers.
 template <class R>
 constexpr int kTileRows = kVectorBytes == 64 ? 16 / kParts<R> / (sizeof(R) == 4 ? 2 : 1)
+                          : kRegisters == 32 ? 20 / kParts<R>
                           : kParts<R> > 6    ? 1
                                              : 12 / kParts<R>;
 
 // A wide tile is kWide times as wide and has fewer rows: where the inner dimension is short, its rows come and go in longer pieces.
 constexpr int kWide = kVectorBytes == 64 ? 4 : 2;
 template <class R>
-constexpr int kWideRows = kWide * kParts<R> > 12 ? 1 : (kVectorBytes == 64 ? 20 : 12) / (kWide * kParts<R>);
+constexpr int kWideRows = kWide * kParts<R> > 12 ? 1 : (kRegisters == 32 ? 20 : 12) / (kWide * kParts<R>);
 
 template <class R>
 using Columns = Vector<R>[kParts<R>];  // kBlock numbers

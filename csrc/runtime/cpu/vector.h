@@ -15,6 +15,11 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 
 template <class R, int bytes = kVectorBytes>
 struct VectorOf;
@@ -79,9 +84,9 @@ FASTMETA_INLINE bool any_nan(Vector<R> x) {
 #elif defined(__SSE2__)
   return __builtin_ia32_movmskps(Vector<float>(x != x));
 #else
-  bool found = false;
-  for (int i = 0; i < kLanes<R>; i++) found |= x[i] != x[i];
-  return found;
+  typedef int64_t Halves __attribute__((vector_size(16)));
+  const auto unordered = Halves(x != x);
+  return (unordered[0] | unordered[1]) != 0;
 #endif
 }
 
