@@ -92,10 +92,11 @@ FASTMETA_INLINE void tile_squares(int64_t count, const R* columns, const R* rows
 }
 
 // sum[k][w] -= sum_i weights[i * step + k * stride] (columns_iw - centre[w]) for `count` rows i of W columns, `across` apart, the
-// rows `length` apart, and K rows of sums.
+// rows `length` apart, and K rows of sums. Two at a time: a processor that takes four instructions a cycle else waits for them.
 template <class R, int K, int W>
 FASTMETA_INLINE void tile_products(int64_t count, const R* weights, int64_t step, int64_t stride, const R* columns, int64_t length,
                                    int64_t across, Columns<R> (&sum)[K][W], const Columns<R>* centre = nullptr) {
+#pragma GCC unroll 2
   for (int64_t i = 0; i < count; i++) {
     Columns<R> x[W];
 #pragma GCC unroll 4
