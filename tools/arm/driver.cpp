@@ -84,8 +84,9 @@ ConvNet read_shape(Saved& s, ConvNet shape) {
   shape.blocks = int(s.integer()), shape.outputs = s.integer();
   for (int l = 0; l < shape.blocks; l++) {
     ConvBlock& b = shape.block[l];
-    for (int64_t* each : {&b.in, &b.height, &b.width, &b.out, &b.stride, &b.padding, &b.groups, &b.pool}) *each = s.integer();
-    b.norm = ConvNorm(s.integer()), b.relu = s.integer(), b.eps = s.number();
+    for (int64_t* each : {&b.in, &b.height, &b.width, &b.out, &b.stride, &b.padding, &b.groups, &b.pool, &b.kernel, &b.skip})
+      *each = s.integer();
+    b.norm = ConvNorm(s.integer()), b.relu = s.integer(), b.eps = s.number(), b.slope = s.number();
   }
   return shape;
 }

@@ -116,13 +116,16 @@ class Network:
 
 def write_blocks(saved: Saved, p: conv_cases.ConvNet, outputs: int) -> None:
     saved.numbers(len(p.blocks), outputs)
-    channels, height, width = p.x.shape[2:]
+    read, handed_on = [], p.x.shape[2:]
     for i, b in enumerate(p.blocks):
+        channels, height, width = read[i - b.skip] if b.skip else handed_on
+        read.append((channels, height, width))
         out = p.params[4 * i].shape[-4]
         norm, groups = (2, b.norm) if isinstance(b.norm, int) else (b.norm == "batch", out)
-        saved.numbers(channels, height, width, out, b.stride, b.padding, groups, b.pool, norm, b.relu, b.eps)
-        height, width = (((side + 2 * b.padding - 3) // b.stride + 1) // b.pool for side in (height, width))
-        channels = out
+        saved.numbers(channels, height, width, out, b.stride, b.padding, groups, b.pool, b.kernel, b.skip)
+        saved.numbers(norm, b.relu, b.eps, b.slope)
+        height, width = (((side + 2 * b.padding - b.kernel) // b.stride + 1) // b.pool for side in (height, width))
+        handed_on = (out, height, width)
 
 
 def begin(saved: Saved, p: Problem) -> None:

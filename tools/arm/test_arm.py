@@ -78,11 +78,11 @@ def test_what_is_wrong_is_found(saved, tmp_path):
         ("inner/cpu/matmul", "product_panel<float, 3>", 24), ("inner/cpu/matmul", "dot_block<float>", 20),
         ("inner/cpu/convolve", "convolve<float>", 28), ("inner/cpu/convolve", "correlate<float>", 28),
         ("distance/cpu/distance", "block_squares<float>", 20), ("distance/cpu/distance", "few_squares<float>", 20),
-        ("distance/cpu/distance", "block_dquery<float>", 20),
+        ("distance/cpu/distance", "block_dquery<float>", 40),
     ],
 )  # fmt: skip
 def test_a_tile_stays_in_registers(source, function, sums):
-    """A step of the largest tile has as many multiply-adds as the tile has sums, and none of its loops goes to memory for one."""
+    """A step of the largest tile, or two, has as many multiply-adds as the tile has sums, and none of its loops goes to memory for one."""
     found = [loop for loop in loops(compiled("aarch64", f"csrc/{source}.cpp")) if f"::{function}(" in loop.function]
     steps = [loop for loop in found if loop.multiply_adds > 0.3 * loop.instructions]
     assert max(loop.multiply_adds for loop in steps) == sums
