@@ -99,7 +99,7 @@ def _parts(program: Program) -> tuple[tuple[Block, ...], bool, Rest | None] | No
     if not rest.sound:
         return None
     layers: list[Any] = [layer for _, layer in graph.run(graph.users[place][0])]
-    if len(rest.nodes) == 1 and type(layers[0]) is nn.Flatten and is_whole(layers[0]):
+    if len(rest.nodes) == 1 and [*map(type, layers)] == [nn.Flatten] and is_whole(layers[0]):
         return tuple(blocks), True, None
     return tuple(blocks), False, rest
 

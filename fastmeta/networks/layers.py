@@ -44,11 +44,12 @@ class Graph:
                 continue
             of_step = map(place_of, values_in((step.args, step.kwargs)))
             inputs = tuple(self.same[x] for x in of_step if x < 0 or self.steps[x].call is not Tensor.size)
-            if len(inputs) == 1 and (type(step.layer) in nothing or self._is_off(step.layer)):
+            layer = self._known(step)
+            if len(inputs) == 1 and (type(layer) in nothing or self._is_off(layer)):
                 self.same[place] = inputs[0]
                 continue
             self.same[place], self.users[place] = place, []
-            self.nodes[place] = Node(self._known(step), step.call in ADDS, inputs)
+            self.nodes[place] = Node(layer, step.call in ADDS, inputs)
             for x in inputs:
                 self.users[x].append(place)
         self.end = None if self.end is None else self.same.get(self.end)
@@ -75,7 +76,7 @@ class Graph:
         return [layer for _, layer in found] if len(found) == len(self.nodes) and found[-1][0] == self.end else None
 
     def _is_off(self, layer: nn.Module | None) -> bool:
-        if layer is None or type(layer) not in DROPS or not _is_known(layer):
+        if layer is None or type(layer) not in DROPS:
             return False
         own = layer.__dict__
         self.reads.append((own.get, "p", own["p"]))

@@ -68,6 +68,13 @@ class Averaged(Conv4):
         return self.fc(self.average(self.features(x)).flatten(1))
 
 
+class Dropped(Conv4):
+    """In place, on what the blocks hand on."""
+
+    def forward(self, x):
+        return F.dropout(F.max_pool2d(self.features(x), 2), 0.3, self.training, inplace=True).mean((2, 3))
+
+
 class OwnSequential(nn.Sequential):
     def __init__(self):
         super().__init__(Block(2, 4), nn.Identity(), Block(4, 4), nn.Flatten())
@@ -117,7 +124,8 @@ class ResNet(nn.Module):
         return x.view(x.size(0), -1)
 
 
-SEEN = {"by name": (Conv4, 2), "blocks": (OfBlocks, 2), "a rest": (Averaged, 2), "a Sequential": (OwnSequential, 2),
+SEEN = {"by name": (Conv4, 2), "blocks": (OfBlocks, 2), "a rest": (Averaged, 2), "in place": (Dropped, 2),
+        "a Sequential": (OwnSequential, 2),
         "ResNet": (ResNet, 8), "ResNet with dropout": (lambda: ResNet(drop=0.4), 8)}  # fmt: skip
 
 
