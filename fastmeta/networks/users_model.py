@@ -20,10 +20,10 @@ LOSSES = ("cross_entropy", "mse")
 # The layers that a kernel knows, and what they run; those whose options matter to it.
 KNOWN = (
     nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.Identity,
-    nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d,
+    nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, nn.Dropout, nn.Dropout2d,
 )  # fmt: skip
 FORWARD: dict[Any, Any] = {kind: kind.forward for kind in KNOWN}
-WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, AnyNorm)
+WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, AnyNorm)
 
 FORWARDS = repeat("forward")
 _values = methodcaller("values")
@@ -132,6 +132,9 @@ class Seen:
         self.tensors = [p for p in self.parameters if p is not None]
         self.trained = [*map(_trained, self.tensors)]
         self.learned = Learned()
+        self.reads: list[
+            tuple[Callable[[Any], Any], Any, Any]
+        ] = []  # what else was read: how, of what name, what was there
 
     def holds(self) -> bool:
         """Whether the network is the same, but for its parameters and what its buffers hold."""
@@ -142,6 +145,7 @@ class Seen:
                 and [*map(dict.get, self.own, FORWARDS)] == self.own_runs
                 and [*map(_forward, self.classes)] == self.runs
                 and self.filled == self.contents
+                and all(how(name) is value for how, name, value in self.reads)
             )
         except (RuntimeError, ValueError):  # an option that is an array now
             return False

@@ -126,7 +126,14 @@ FAMILIES: dict[Callable, list[tuple]] = {  # in the order of `families` in drive
         ("no norm", 5, "cross_entropy", "per tensor and step", True),
         ("strides", 17, "mse", "per tensor", False),
     ],
-    conv_features: [("Conv4", 20), ("group norm", 4), ("no norm", 6), ("no norm", 6, True), ("strides", 33)],
+    conv_features: [
+        ("Conv4", 20),
+        ("group norm", 4),
+        ("no norm", 6),
+        ("no norm", 6, True),
+        ("strides", 33),
+        ("residual", 17),
+    ],
 }
 
 
