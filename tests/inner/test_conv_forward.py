@@ -96,6 +96,15 @@ def test_convolutions_by_tiles(backend, isa, channels, kind):
     assert all(torch.equal(x, y) for other in found[1:] for x, y in zip(found[0], other, strict=True))
 
 
+@both
+@pytest.mark.parametrize("kind", ["no norm", "two strides"])
+def test_no_images(backend, kind):
+    fn, tensors = forward(features(problem(kind, n=0, channels=20)))
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    out = fn(*leaves)
+    assert out.numel() == 0 and not any(g.any() for g in torch.autograd.grad(out.sum(), leaves))
+
+
 @ext
 def test_gradients_of_features(backend):
     """To kernels, norms and images, of tasks with parameters of their own too; kept from forward, and found again."""

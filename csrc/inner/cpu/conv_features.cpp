@@ -10,8 +10,8 @@ ConvEncoder<R>::ConvEncoder(const ConvFeatures<R>& call, const ConvLayout<R>& la
     : call_(call),
       layout_(layout),
       n_(call.count),
-      run_((call.count + kRuns - 1) / kRuns),
-      runs_(run_ ? (call.count + run_ - 1) / run_ : 0),
+      run_(most(1, (call.count + kRuns - 1) / kRuns)),
+      runs_((call.count + run_ - 1) / run_),
       last_(layout.net.blocks - 1) {
   for (int l = 0; l <= last_; l++) {
     blocks_.push_back(block_of(l));

@@ -239,8 +239,10 @@ void conv_features_fwd(const ConvFeatures<R>& c) {
 
 template <class R>
 void conv_features_bwd(const ConvFeatures<R>& c) {
+  for (int i = 0; i < 4 * c.shape.blocks && !c.count; i++)
+    if (R* to = c.dparams.value[i]) std::memset(to, 0, size_t(c.shape.tasks * tensor_size(c.shape, i)) * sizeof(R));
   const ConvLayout<R> layout = layout_of(c, true);
-  for (int64_t t = 0; t < c.shape.tasks; t++) {
+  for (int64_t t = 0; t < c.shape.tasks && c.count; t++) {
     Scratch kept = aligned(c.kept + t * c.sizes->kept), work = aligned(c.work);
     ConvEncoder<R>(c, layout, true, kept, work).backward(t);
   }
