@@ -4,6 +4,15 @@
 #include <algorithm>
 
 namespace fastmeta::FASTMETA_ISA {
+namespace {
+
+// The size of equal parts of so many images, of about `images` each, their number a multiple of `threads`.
+int64_t equal_parts(int64_t n, int64_t images, int64_t threads) {
+  const int64_t parts = ((n + images - 1) / images + threads - 1) / threads * threads;
+  return most(1, (n + parts - 1) / most(1, parts));
+}
+
+}  // namespace
 
 template <class R>
 ConvEncoder<R>::ConvEncoder(const ConvFeatures<R>& call, const ConvLayout<R>& layout, bool backward, Scratch& kept, Scratch& work)
@@ -141,15 +150,14 @@ int64_t ConvEncoder<R>::band(int l) const {
 template <class R>
 int64_t ConvEncoder<R>::at_once(int l) const {
   const ConvTiles& s = at(l).tiles;
-  return least(n_, most(1, kShared / (s.tiles() * s.points() * (s.in + s.out) * int64_t(sizeof(R)))));
+  return equal_parts(n_, most(1, kShared / (s.tiles() * s.points() * (s.in + s.out) * int64_t(sizeof(R)))), 1);
 }
 
 // Images of which a thread takes the tiles together, so that each product has enough rows.
 template <class R>
 int64_t ConvEncoder<R>::group(int l) const {
   if (!at(l).tiled) return 1;
-  const int64_t enough = (kBandTiles + at(l).tiles.tiles() - 1) / at(l).tiles.tiles();
-  return most(1, least(enough, (n_ + threads_now() - 1) / threads_now()));
+  return equal_parts(n_, (kBandTiles + at(l).tiles.tiles() - 1) / at(l).tiles.tiles(), threads_now());
 }
 
 template <class R>

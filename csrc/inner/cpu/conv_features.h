@@ -130,7 +130,7 @@ class ConvEncoder {
   void gradient_to_z(int l, int64_t i, R* dz) const;
   void gradients_of_image(int l, int64_t i, const Room& room, R* dkernel) const;
   void gradients_of_group(int l, int64_t first, int64_t end, const Room& room, R* dkernel, int64_t from, int64_t images) const;
-  void add_products(int l, AtPoints<R> v, AtPoints<R> m, int64_t count, int64_t point, int64_t begin, int64_t end, R* du) const;
+  void add_products(int l, AtPoints<R> v, AtPoints<R> m, int64_t count, int64_t point, int64_t begin, int64_t end, R* du, bool adds) const;
   void gradients_by_runs(int l);
   void gradients_at_once(int l);
   void add_sums(int l, int64_t t);

@@ -110,7 +110,7 @@ void ConvEncoder<R>::gradients_of_group(int l, int64_t first, int64_t end, const
     }
     gradients_to_points(s, tiles, room.dz, m);
     inputs_to_points(s, tiles, x(l, first), v);
-    for (int64_t p = 0; dkernel && p < points; p++) add_products(l, v, m, count, p, 0, s.in, dkernel);
+    for (int64_t p = 0; dkernel && p < points; p++) add_products(l, v, m, count, p, 0, s.in, dkernel, true);
     if (!wants_dx(l)) continue;
     const AtPoints<R> dv{room.v, count};
     for (int64_t p = 0; p < points; p++)
@@ -120,16 +120,16 @@ void ConvEncoder<R>::gradients_of_group(int l, int64_t first, int64_t end, const
   }
 }
 
-// du [in, out] of a point, rows [begin, end), += v' m over `count` tiles.
+// du [in, out] of a point, rows [begin, end), = v' m over `count` tiles, or += with `adds`.
 template <class R>
-void ConvEncoder<R>::add_products(int l, AtPoints<R> v, AtPoints<R> m, int64_t count, int64_t point, int64_t begin, int64_t end,
-                                  R* du) const {
+void ConvEncoder<R>::add_products(int l, AtPoints<R> v, AtPoints<R> m, int64_t count, int64_t point, int64_t begin, int64_t end, R* du,
+                                  bool adds) const {
   constexpr int64_t kInner = 256;  // tiles whose numbers stay in cache
   const ConvTiles& s = at(l).tiles;
   R* to = du + (point * s.in + begin) * s.out;
   const R *of_v = v.data + point * v.count * s.in + begin, *of_m = m.data + point * m.count * s.out;
   for (int64_t k = 0; k < count; k += kInner)
-    products<R>({to, s.out, to, s.out}, end - begin, s.out,
+    products<R>({to, s.out, adds || k ? to : nullptr, s.out}, end - begin, s.out,
                 {{{of_v + k * s.in, 1, s.in}, of_m + k * s.out, s.out, least(kInner, count - k)}});
 }
 
@@ -159,7 +159,6 @@ void ConvEncoder<R>::gradients_at_once(int l) {
   constexpr int64_t kRows = 64;  // of a product
   const ConvTiles& s = at(l).tiles;
   const int64_t parts = (s.in + kRows - 1) / kRows, images = at_once(l);
-  std::memset(kernel_, 0, size_t(s.weights()) * sizeof(R));
   for (int64_t from = 0; from < n_; from += images) {
     const int64_t end = least(n_, from + images), count = (end - from) * s.tiles();
     for_each_group(l, from, end, group(l),
@@ -167,7 +166,7 @@ void ConvEncoder<R>::gradients_at_once(int l) {
     const AtPoints<R> m{shared_, images * s.tiles()}, v{shared_ + s.points() * m.count * s.out, m.count};
     parallel_for(s.points() * parts, 1, [&](int64_t begin, int64_t stop) {
       for (int64_t k = begin; k < stop; k++)
-        add_products(l, v, m, count, k / parts, k % parts * kRows, least(s.in, (k % parts + 1) * kRows), kernel_);
+        add_products(l, v, m, count, k / parts, k % parts * kRows, least(s.in, (k % parts + 1) * kRows), kernel_, from);
     });
   }
 }

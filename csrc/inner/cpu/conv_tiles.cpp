@@ -1,6 +1,8 @@
 // See conv_tiles.h.
 #include "inner/cpu/conv_tiles.h"
 
+#include "runtime/cpu/transpose.h"
+
 #define INLINE __attribute__((always_inline))
 
 namespace fastmeta::FASTMETA_ISA {
@@ -169,17 +171,17 @@ void kernel_to_points(const ConvTiles& s, const R* tensor, bool turned, int64_t 
   const int64_t of_row = turned ? s.channels * taps : taps, of_column = turned ? taps : s.channels * taps;
   for (int64_t j = 0; j < width; j += kLanes<R>)
     for (int64_t i = begin; i < end; i++) {
-      R of_tap[9][kLanes<R>] = {};
-      for (int64_t lane = 0; lane < kLanes<R> && i < real_rows && j + lane < real_width; lane++)
-        for (int64_t tap = 0; tap < taps; tap++) of_tap[tap][lane] = tensor[i * of_row + (j + lane) * of_column + tap];
+      R of_tap[9 * kLanes<R>] = {};
+      if (i < real_rows && j < real_width)
+        transpose(least(kLanes<R>, real_width - j), taps, tensor + i * of_row + j * of_column, of_column, of_tap, kLanes<R>);
       R* to = u + i * width + j;
       if (taps == 1) {
-        store(to, load(of_tap[0]));
+        store(to, load(of_tap));
         continue;
       }
       Vector<R> g[16];
 #pragma GCC unroll 9
-      for (int tap = 0; tap < 9; tap++) g[tap / 3 * 4 + tap % 3] = load(of_tap[tap]);
+      for (int tap = 0; tap < 9; tap++) g[tap / 3 * 4 + tap % 3] = load(of_tap + tap * kLanes<R>);
       both_ways<4, 3>(g, [](Vector<R>* at, int apart) INLINE { kernel(at, apart); });
 #pragma GCC unroll 16
       for (int p = 0; p < 16; p++) store(to + p * rows * width, g[p]);
@@ -198,8 +200,11 @@ void points_to_kernel(const ConvTiles& s, const R* du, int64_t begin, int64_t en
         for (int p = 1; p < 16; p++) u[p] = load(from + p * s.in * s.out);
         both_ways<3, 4>(u, [](Vector<R>* at, int apart) INLINE { kernel_back(at, apart); });
       }
-      for (int64_t lane = 0; lane < kLanes<R> && j + lane < s.out_channels; lane++)
-        for (int64_t tap = 0; tap < taps; tap++) dtensor[((j + lane) * s.channels + i) * taps + tap] = u[tap / 3 * 4 + tap % 3][lane];
+      R of_tap[9 * kLanes<R>], of_lane[9 * kLanes<R>];
+      for (int64_t tap = 0; tap < taps; tap++) store(of_tap + tap * kLanes<R>, u[tap / 3 * 4 + tap % 3]);
+      transpose(taps, kLanes<R>, of_tap, kLanes<R>, of_lane, taps);
+      for (int64_t lane = 0; lane < least(kLanes<R>, s.out_channels - j); lane++)
+        std::memcpy(dtensor + ((j + lane) * s.channels + i) * taps, of_lane + lane * taps, size_t(taps) * sizeof(R));
     }
 }
 
