@@ -147,7 +147,9 @@ def by_unroll(model, steps, *data, keep="all"):
         outer = partial(query_loss, model, *query)
         optimiser = fastmeta.SGD(RATE)
         losses.append(
-            fastmeta.unroll((model, "cross_entropy"), model, (x, y), steps=steps, optimiser=optimiser, outer=outer, keep=keep)[0]
+            fastmeta.unroll(
+                (model, "cross_entropy"), model, (x, y), steps=steps, optimiser=optimiser, outer=outer, keep=keep
+            )[0]
         )
     return torch.stack(losses).mean()
 
