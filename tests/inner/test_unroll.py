@@ -123,7 +123,7 @@ def test_the_values_are_torchs(problem, optimiser, options):
 def test_losses_after_some_steps(problem, keep):
     net, params, loss, batches, query = problem
     outer = [None, lambda p: loss(p, *query), None, lambda p: 2 * loss(p, *query), None]
-    found, state = fastmeta.unroll(loss, net, batches, optimiser=fastmeta.SGD(0.3, 0.9), outer=outer, keep=keep)
+    found, _ = fastmeta.unroll(loss, net, batches, optimiser=fastmeta.SGD(0.3, 0.9), outer=outer, keep=keep)
     points, _ = plain_unroll(loss, params, batches, sgd, lr=0.3, momentum=0.9)
     plain = torch.stack(
         [torch.zeros((), dtype=D) if f is None else f(p) for f, p in zip(outer, points[1:], strict=True)]
@@ -222,7 +222,7 @@ def test_finite_differences(problem, name):
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "adam, all learned"])
 def test_second_derivatives(problem, name):
     """create_graph, and torch.func, which unroll on a graph."""
-    net, params, loss, batches, query = problem
+    _, params, loss, batches, query = problem
     optimiser, formula, options, learned = of_options()[name]
     inputs = [*params.values(), *learned, query[0], batches[0][0]]
 
