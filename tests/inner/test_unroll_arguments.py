@@ -42,7 +42,7 @@ def call(loss=None, params=None, batches=None, net=None, **options):
         ({"outer": [None] * 3}, ValueError, "a function or None for each of 3 steps, got 3"),
         ({"outer": lambda p: X}, ValueError, "outer must return a floating tensor with one element"),
         ({"keep": "half"}, ValueError, "keep must be one of 'all', 'sqrt', got 'half'"),
-        ({"tasks": True, "loss": len, "params": [torch.ones(2), torch.ones(3)]}, ValueError, "with tasks=True params[1] must have the tasks' axis"),
+        ({"tasks": True, "loss": len, "params": [torch.ones(2), torch.ones(3)]}, ValueError, "params[1] must have the tasks' axis"),
         ({"tasks": 2, "loss": lambda p, x, y: p["weight"].sum()}, ValueError, "the loss of each task, [2], got"),
         ({"optimiser": fastmeta.SGD(torch.ones(2))}, ValueError, "lr must broadcast to [] or [3], got [2]"),
         ({"optimiser": fastmeta.SGD([0.1, torch.ones(5)])}, ValueError, "lr must be a dict with the keys of params"),

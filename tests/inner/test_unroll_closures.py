@@ -25,7 +25,7 @@ def draw(*shape):
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
-        self.mixed, self.out = nn.Linear(4, 24), nn.Linear(8, 3)
+        self.mixed, self.out = nn.Linear(4, 24, bias=False), nn.Linear(8, 3)
 
     def forward(self, x):
         query, keys, values = self.mixed(x.unflatten(1, (2, 2)).repeat(1, 1, 2)).chunk(3, -1)
@@ -231,7 +231,7 @@ class Held:
     now = most = 0
 
     def __init__(self, x):
-        self.x, self.counts = x, x.shape == (N, 5)
+        self.x, self.counts = x.detach(), x.shape == (N, 5)
         Held.now += self.counts
         Held.most = max(Held.most, Held.now)
 
