@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from .._torch import LeafNode, has_gradient_hooks, number_of_node, tree_leaves, 
 from ..networks.chain import leaf
 
 Place = tuple[Any, int]  # a node of autograd's graph, and which of its outputs
+# The places that the loops around this one close over: on their way back, in a thread of autograd's, numbers of nodes tell nothing of them.
+AROUND: ContextVar[frozenset[Place]] = ContextVar("AROUND", default=frozenset())
 FUSED_ATTENTION = "ScaledDotProduct"  # how the names of its nodes begin
 
 
@@ -59,7 +63,7 @@ class Captured:
     def _ends(self, root: Any, step: int) -> set[Place]:
         """The places where the graph leaves the loop; leaves are noted."""
         ends: set[Place] = set()
-        waiting, seen = [root], {None, root}
+        waiting, seen, around = [root], {None, root}, AROUND.get()
         while waiting:
             node = waiting.pop()
             if node is None:
@@ -71,7 +75,7 @@ class Captured:
                     continue
                 if isinstance(following, LeafNode):
                     self._leaf(following.variable, step)
-                elif number_of_node(following) < self.first:
+                elif number_of_node(following) < self.first or (following, number) in around:
                     ends.add((following, number))
                     continue
                 seen.add(following)
@@ -131,6 +135,17 @@ class Standing(TorchFunctionMode):
                 "unroll: what the loss closes over must reach it by functions of torch where it has hooks, where one part of it is "
                 "computed from another, or where a derivative of higher order is taken; pass it in the batch"
             )
+
+
+@contextmanager
+def around(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, loops know the places of what the loop around them closes over."""
+    places = {(x.grad_fn, x.output_nr) for x in tensors if x.grad_fn is not None}
+    before = AROUND.set(AROUND.get() | places)
+    try:
+        yield
+    finally:
+        AROUND.reset(before)
 
 
 def must_stand_in(tensors: Sequence[Tensor], beside: Sequence[Tensor] = ()) -> bool:

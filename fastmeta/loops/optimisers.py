@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
+from .._torch import tree_leaves
 from ..types import Rate
 
 HALF = (torch.float16, torch.bfloat16)
@@ -31,6 +32,11 @@ class InnerOptimiser:
     def values(self) -> dict[str, Rate]:
         """The numbers that may be learned, by name."""
         raise NotImplementedError
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those among the numbers, each once."""
+        found = (x for value in self.values().values() for x in tree_leaves(value))
+        return list({id(x): x for x in found if isinstance(x, nn.Parameter)}.values())
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from .._autograd import gradients, is_autocast, scatter
 from .._torch import is_functional
 from ..networks.batch_norm import ExactNorms
 from ..networks.chain import leaf, noise_of, restore, twice_differentiable
-from .captured import Captured, Standing, must_stand_in
+from .captured import Captured, Standing, around, must_stand_in
 from .loop import Loop, Replay, Slot, segments
 
 Point = list[Tensor]  # parameters and state
@@ -238,7 +238,7 @@ def _by_steps(
     counted = loop.counted()
     dlosses = {k: d for k, d in zip(counted, cotangents, strict=False) if d is not None}
     v = [*[None] * loop.params, *cotangents[len(counted) :]] if loop.outers else cotangents
-    with standing or nullcontext():
+    with around(others), standing or nullcontext():
         back.run(kept, v, dlosses)
     return back.found
 
@@ -250,7 +250,7 @@ def _with_graph(ctx: Any, items: list[Tensor], cotangents: Sequence[Tensor | Non
     if must_stand_in(others, items):
         others = [x.view_as(x) for x in others]
         standing = Standing(ctx.captured, others)
-    with standing or nullcontext():
+    with around(others), standing or nullcontext():
         results = unrolled(ctx.loop, fresh, ctx.replay)
     wanted = [*(x for x in fresh if x.requires_grad), *others]
     pairs = [(y, d) for y, d in zip(results, cotangents, strict=True) if d is not None]

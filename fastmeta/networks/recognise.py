@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from ..loops.optimisers import InnerOptimiser
 from .any_module import AnyModule
 from .batch_norm import refuse_running_statistics
 from .convnet import ConvNet, convnet_parts
 from .mlp import Mlp, mlp_parts
 from .users_model import Seen, Task, is_plain, stands_in
+from .with_optimiser import WithOptimiser
 
 # Each with what makes a model one: (model, how many of its parameters are adapted) -> what the network has beyond AnyModule, or None.
 KINDS: tuple[tuple[Any, Any], ...] = ((Mlp, mlp_parts), (ConvNet, convnet_parts))
@@ -56,6 +58,7 @@ def look(
     steps: int,
     first_order: bool,
     task_chunk: int | None,
+    optimiser: InnerOptimiser | None = None,
 ) -> Plan:
     """`adapt`: see `adapted_names`. `before`: the last plan, from which an unchanged network takes what was learned of it.
     `known`: which parameters were trained then, for those in whose place a tensor stands now."""
@@ -68,6 +71,8 @@ def look(
     if seen is not None and old is not None and old.holds():
         seen.learned = old.learned
     common = (learner, task, adapted, seen, steps, first_order, task_chunk)
+    if optimiser is not None:
+        return Plan(WithOptimiser(*common, optimiser), settings, trained)
     whole = isinstance(task.loss, str) and len(adapted) == len(trained) and is_plain(model)
     for kind, parts_of in KINDS if whole else ():
         parts = parts_of(model, len(adapted))

@@ -86,6 +86,7 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
         fastmeta.ANIL(body, head, steps=2),
         fastmeta.IMAML(body, 0.1, 5, strength=2.0),
         fastmeta.LEO(64, num_classes=5),
+        fastmeta.MAML(body, optimiser=fastmeta.SGD(0.1, momentum=0.9)),
         fastmeta.MAML(body, loss=nn.functional.mse_loss, task_chunk=4),
         fastmeta.MatchingNet(body, context=fastmeta.FullContext(64), metric="cosine"),
         fastmeta.MetaSGD(body, loss="mse"),
