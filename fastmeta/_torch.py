@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils import _pytree
+from torch.utils import _python_dispatch, _pytree
 
 TESTED = "2.13"  # what CI runs
 NAMES = (
@@ -52,6 +52,7 @@ NAMES = (
     "optim.Optimizer.profile_hook_step",
     "optim.optimizer._global_optimizer_post_hooks",
     "optim.optimizer._global_optimizer_pre_hooks",
+    "utils._python_dispatch.TorchDispatchMode",
     "utils._pytree.tree_flatten",
     "utils._pytree.tree_leaves",
     "utils._pytree.tree_map",
@@ -95,6 +96,8 @@ is_of_vmap = torch._C._functorch.is_batchedtensor  # a tensor inside torch.vmap 
 
 _functions: Any = torch._C._functions
 LeafNode = _functions.AccumulateGrad  # where a graph ends in a leaf, its `variable`
+
+DispatchMode: Any = _python_dispatch.TorchDispatchMode
 
 
 def number_of_node(node: Any) -> int:

@@ -89,8 +89,6 @@ class MAML(NetworkLearner):
                 f"{self._name}: lr must not be given beside optimiser, which has its own, got {_arguments.came(lr)}"
             )
         self.inner_optimiser, self.lr = optimiser, lr
-        if isinstance(optimiser, InnerOptimiser):
-            self.learned = nn.ParameterList(optimiser.parameters())
         self._weights()
         self._plan()
 
@@ -104,9 +102,29 @@ class MAML(NetworkLearner):
         _arguments.names(self._name, "adapted", names)
         self._adapt = None if names is None else tuple(names)
 
+    @property
+    def inner_optimiser(self) -> InnerOptimiser | None:
+        """In the place of `lr`."""
+        found = self._optimiser
+        return found and found.standing(self.learned)
+
+    @inner_optimiser.setter
+    def inner_optimiser(self, optimiser: InnerOptimiser | None) -> None:
+        if not isinstance(optimiser, InnerOptimiser | None):
+            raise TypeError(
+                f"{self._name}: optimiser must be None, a fastmeta.SGD or a fastmeta.Adam, got {_arguments.came(optimiser)}"
+            )
+        self._optimiser = optimiser
+        if optimiser is not None:
+            self.learned = nn.ParameterList(optimiser.parameters())
+
     def rates(self) -> float | Tensor | list[Tensor]:
         """The inner learning rates: one for all parameters, or a list with one for each adapted parameter."""
         return self.lr
+
+    def _rates(self) -> Any:
+        """What the network takes for them: the optimiser, where there is one."""
+        return self.rates() if self._optimiser is None else self.inner_optimiser
 
     @property
     def _loss(self) -> Any:
@@ -117,7 +135,7 @@ class MAML(NetworkLearner):
         modules = own[CHILDREN]
         loss = own.get("inner_loss", modules.get("inner_loss"))
         model = modules.get("model")
-        known = (self._adapt, self.steps, self.task_chunk, self.first_order, own.get("lr"), own.get("inner_optimiser"))
+        known = (self._adapt, self.steps, self.task_chunk, self.first_order, own.get("lr"), own["_optimiser"])
         return model, loss, *known
 
     def _look(self, settings: tuple[Any, ...]) -> Plan:
@@ -130,24 +148,20 @@ class MAML(NetworkLearner):
         _arguments.flag(name, "first_order", first_order)
         if "lr" in self.__dict__:
             _arguments.learning_rate(name, lr)
-        if optimiser is not None and not isinstance(optimiser, InnerOptimiser):
-            raise TypeError(
-                f"{name}: optimiser must be None, a fastmeta.SGD or a fastmeta.Adam, got {_arguments.came(optimiser)}"
-            )
         return look(
             name, self._task_of(model, loss), adapt, settings, self._kept, self._trained, steps=steps, first_order=first_order,
-            task_chunk=task_chunk, optimiser=optimiser,
+            task_chunk=task_chunk, by_unroll=optimiser is not None,
         )  # fmt: skip
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         network = self._plan().network
-        return network.predict(self.rates(), (support_x, support_y, query_x))
+        return network.predict(self._rates(), (support_x, support_y, query_x))
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        return self._plan().network.losses(self.rates(), (support_x, support_y, query_x, query_y), self._weights())
+        return self._plan().network.losses(self._rates(), (support_x, support_y, query_x, query_y), self._weights())
 
     def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
-        return self._plan().network.losses_and_outputs(self.rates(), data, self._weights())
+        return self._plan().network.losses_and_outputs(self._rates(), data, self._weights())
 
     def _backward(self, *data: Tensor, return_outputs: bool) -> Any:
         network, rates = self._plan().network, self.rates()

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._torch import LeafNode, has_gradient_hooks, number_of_node, tree_leaves, tree_map_only
+from .._torch import DispatchMode, LeafNode, has_gradient_hooks, number_of_node, tree_leaves, tree_map_only
 from ..networks.chain import leaf
 
 Place = tuple[Any, int]  # a node of autograd's graph, and which of its outputs
@@ -101,7 +100,7 @@ class Captured:
         )
 
 
-class Sought(TorchDispatchMode):
+class Sought(DispatchMode):
     """Sees the tensors at the places that are `missing`."""
 
     def __init__(self, missing: set[Place]) -> None:

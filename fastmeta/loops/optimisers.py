@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from .. import _check
-from .._torch import tree_leaves
+from .._torch import tree_leaves, tree_map
 from ..types import Rate
 
 HALF = (torch.float16, torch.bfloat16)
@@ -37,6 +37,14 @@ class InnerOptimiser:
         """Those among the numbers, each once."""
         found = (x for value in self.values().values() for x in tree_leaves(value))
         return list({id(x): x for x in found if isinstance(x, nn.Parameter)}.values())
+
+    def standing(self, others: Iterable[Tensor]) -> Self:
+        """The optimiser with `others` in the place of its parameters."""
+        known = {id(x): other for x, other in zip(self.parameters(), others, strict=True)}
+        own: Any = self
+        numbers = {field.name: getattr(own, field.name) for field in fields(own)}
+        found: Self = replace(own, **tree_map(lambda x: known.get(id(x), x), numbers))
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:

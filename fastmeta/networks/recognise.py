@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..loops.optimisers import InnerOptimiser
 from .any_module import AnyModule
 from .batch_norm import refuse_running_statistics
 from .convnet import ConvNet, convnet_parts
@@ -58,10 +57,11 @@ def look(
     steps: int,
     first_order: bool,
     task_chunk: int | None,
-    optimiser: InnerOptimiser | None = None,
+    by_unroll: bool = False,
 ) -> Plan:
     """`adapt`: see `adapted_names`. `before`: the last plan, from which an unchanged network takes what was learned of it.
-    `known`: which parameters were trained then, for those in whose place a tensor stands now."""
+    `known`: which parameters were trained then, for those in whose place a tensor stands now. `by_unroll`: the
+    rates will be an optimiser."""
     model = task.model
     refuse_running_statistics(learner, model)
     trained = {path: known.get(path, True) if stands_in(p) else p.requires_grad for path, p in model.named_parameters()}
@@ -71,8 +71,8 @@ def look(
     if seen is not None and old is not None and old.holds():
         seen.learned = old.learned
     common = (learner, task, adapted, seen, steps, first_order, task_chunk)
-    if optimiser is not None:
-        return Plan(WithOptimiser(*common, optimiser), settings, trained)
+    if by_unroll:
+        return Plan(WithOptimiser(*common), settings, trained)
     whole = isinstance(task.loss, str) and len(adapted) == len(trained) and is_plain(model)
     for kind, parts_of in KINDS if whole else ():
         parts = parts_of(model, len(adapted))

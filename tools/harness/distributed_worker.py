@@ -60,7 +60,7 @@ CASES = {
     "maml, a part": (lambda: fastmeta.MAML(convnet(), 0.1, 2, adapt=["5"]), images),
     "maml, optimiser": (
         lambda: fastmeta.MAML(
-            mlp(), steps=2, loss="mse", optimiser=fastmeta.SGD(nn.Parameter(torch.tensor(0.1)), momentum=0.5)
+            mlp(), steps=2, loss="mse", optimiser=fastmeta.SGD(nn.Parameter(torch.tensor([0.1, 0.2])), momentum=0.5)
         ),
         sinusoids,
     ),
