@@ -97,7 +97,7 @@ is_of_vmap = torch._C._functorch.is_batchedtensor  # a tensor inside torch.vmap 
 _functions: Any = torch._C._functions
 LeafNode = _functions.AccumulateGrad  # where a graph ends in a leaf, its `variable`
 
-DispatchMode: Any = _python_dispatch.TorchDispatchMode
+DispatchMode = _python_dispatch.TorchDispatchMode
 
 
 def number_of_node(node: Any) -> int:
