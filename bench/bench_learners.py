@@ -185,6 +185,7 @@ def bench_maml(race, images, steps):
 
     others = {
         "general engine": run(lambda *tasks: by_autograd.loss(*tasks).mean()),
+        "unroll": run(partial(by_unroll, model, steps)),
         "autograd": run(partial(one_by_one, model, steps)),
         "vmap": run(partial(by_vmap, model, steps)),
     }
