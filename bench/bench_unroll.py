@@ -28,6 +28,9 @@ def conv4():
     return nn.Sequential(*bench_learners.body(True), nn.Linear(bench_learners.WIDTH, WAYS))
 
 
+NETS = {"MLP": mlp, "Conv4": conv4}
+
+
 def by_checkpoints(loss, params, batch, formula, steps, rate):
     """Each step computes its graph again on the way back."""
 
@@ -43,11 +46,11 @@ def by_checkpoints(loss, params, batch, formula, steps, rate):
 
 @pytest.mark.parametrize("steps", [5, 20])
 @pytest.mark.parametrize(
-    ("net", "optimiser"), [(mlp, "momentum"), (mlp, "Adam"), (conv4, "momentum")]
+    ("net", "optimiser"), [("MLP", "momentum"), ("MLP", "Adam"), ("Conv4", "momentum")]
 )  # of Adam on Conv4 float32 leaves one digit, by whatever way
 def bench_unroll(race, net, optimiser, steps):
     """The loss of the last weights, and its gradients to initial weights, images and rate: dataset distillation."""
-    model, (make, formula) = net(), OPTIMISERS[optimiser]
+    model, (make, formula) = NETS[net](), OPTIMISERS[optimiser]
     images, labels = torch.randn(IMAGES, 1, 28, 28).requires_grad_(), torch.arange(IMAGES) % WAYS
     query, targets = torch.randn(QUERIES, 1, 28, 28), torch.arange(QUERIES) % WAYS
     rate = torch.tensor(0.01).requires_grad_()
@@ -68,7 +71,7 @@ def bench_unroll(race, net, optimiser, steps):
 
     batch = images, labels
     race(
-        f"unroll {net.__name__} {optimiser} K{steps}, {IMAGES} learned images",
+        f"unroll {net} {optimiser} K{steps}, {IMAGES} learned images",
         {
             "ext": run(ours),
             "reference": run(lambda: plain_unroll(loss, params, [batch] * steps, formula, lr=rate)[0][-1]),
