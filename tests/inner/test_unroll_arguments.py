@@ -12,6 +12,7 @@ import fastmeta
 
 X, Y = torch.randn(6, 4), torch.randint(0, 3, (6,))
 SGD = fastmeta.SGD(0.1)
+pytestmark = pytest.mark.cpu
 
 
 def call(loss=None, params=None, batches=None, net=None, **options):

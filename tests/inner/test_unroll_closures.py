@@ -15,7 +15,7 @@ from fastmeta.networks.batch_norm import ExactNorms
 from harness.plain_unroll import D, adam, plain_unroll, sgd
 
 K, N = 5, 6
-pytestmark = pytest.mark.filterwarnings("ignore:unroll. attention")
+pytestmark = [pytest.mark.cpu, pytest.mark.filterwarnings("ignore:unroll. attention")]
 
 
 def draw(*shape):
