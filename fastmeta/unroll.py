@@ -144,7 +144,7 @@ def _run(loop: Loop, items: list[Tensor]) -> list[Tensor]:
         return unrolled(loop, items)
     replay, with_gradients = Replay(items[0]), torch.is_grad_enabled()
     with torch.enable_grad():
-        captured = Captured(warn=not loop.first_order) if with_gradients else None
+        captured = Captured() if with_gradients else None
     with without_cache(autocast_of(items[0])):
         results, kept = Way(loop, items, replay, captured).down()
     inputs = [*items, *(captured.tensors if captured is not None else ())]

@@ -57,7 +57,7 @@ class Way:
         with torch.enable_grad():
             total = self.replay(name, lambda: loop.total(k, theta, given))
             if captured is not None and not loop.first_order:
-                captured.look(total, k, lambda: self.replay(name, lambda: loop.total(k, theta, given)))
+                captured.look(total, k, lambda: self.replay(name, lambda: loop.total(k, theta, given)), twice=True)
             grads = gradients([total], theta)
         with torch.no_grad():
             return loop.update(k, point, grads, given)
@@ -68,7 +68,7 @@ class Way:
         with torch.set_grad_enabled(captured is not None):
             loss = self.replay(name, lambda: loop.outer(k, theta))
             if captured is not None:
-                captured.look(loss.sum(), k, lambda: self.replay(name, lambda: loop.outer(k, theta)))
+                captured.look(loss.sum(), k, lambda: self.replay(name, lambda: loop.outer(k, theta)), twice=False)
         return loss.detach()
 
     def _argument(self, x: Tensor, k: int, wants_gradient: bool) -> Tensor:
