@@ -120,7 +120,7 @@ def test_no_graph_outlives_its_step(problem, keep):
                 outer=lambda p: loss(p, x, y),
             )
             assert Held.now == 0
-            points = [x for x in value.grad_fn.saved_tensors if x.shape == (5, 4)]
+            points = [p for p in value.grad_fn.saved_tensors if p.shape == (5, 4)]
             value.backward()
         most.append(Held.most)
     assert most[0] == most[1] > 0
