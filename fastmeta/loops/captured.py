@@ -133,7 +133,8 @@ class Standing(TorchFunctionMode):
         if reaches([y.grad_fn for y in found], self.nodes, known):
             raise RuntimeError(
                 "unroll: what the loss closes over must reach it by functions of torch where it has hooks, where one part of it is "
-                "computed from another, or where a derivative of higher order is taken; pass it in the batch"
+                "computed from another, or where a derivative of higher order is taken, got an op that takes it otherwise: pass it in "
+                "the batch"
             )
 
 

@@ -136,6 +136,14 @@ class Hidden(torch.autograd.Function):
         return g, g.sum()
 
 
+def test_what_has_hooks_and_goes_into_an_op_is_refused():
+    net, centres = nn.Linear(4, 3), torch.ones(3, 3, requires_grad=True).exp()
+    centres.register_hook(lambda g: 2 * g)
+    value, _ = call(lambda p, x, y: fastmeta.proto_loss(functional_call(net, p, (x,)), centres, y), net=net)
+    with pytest.raises(RuntimeError, match="got an op that takes it otherwise: pass it in the batch"):
+        value["weight"].sum().backward()
+
+
 def test_what_cannot_be_found_is_refused():
     net, w = nn.Linear(4, 3), torch.ones((), requires_grad=True).exp()
     with pytest.raises(
