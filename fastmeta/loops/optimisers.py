@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
-from .._torch import tree_leaves, tree_map
+from .._torch import is_functional, tree_leaves, tree_map
 from ..types import Rate
 
 HALF = (torch.float16, torch.bfloat16)
@@ -103,11 +103,11 @@ class SGD(InnerOptimiser):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         wide, g = _decayed(p, g, values["weight_decay"])
         if not state:
-            return (wide - values["lr"] * g).to(p.dtype), ()
+            return _plus(wide, g, values["lr"], -1).to(p.dtype), ()
         momentum = values["momentum"]
-        b = momentum * state[0] + g
-        step = g + momentum * b if self.nesterov else b
-        return (wide - values["lr"] * step).to(p.dtype), (b,)
+        b = _plus(g, state[0], momentum)
+        step = _plus(g, b, momentum) if self.nesterov else b
+        return _plus(wide, step, values["lr"], -1).to(p.dtype), (b,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +160,11 @@ class Adam(InnerOptimiser):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         wide, g = _decayed(p, g, values["weight_decay"])
         beta1, beta2 = values["beta1"], values["beta2"]
-        m = beta1 * state[0] + (1 - beta1) * g
-        v = beta2 * state[1] + (1 - beta2) * g * g
+        m = _plus(beta1 * state[0], g, 1 - beta1)
+        v = _plus(beta2 * state[1], g * g, 1 - beta2)
         unbiased = m / (1 - beta1**count)
         step = unbiased / (_root(v / (1 - beta2**count)) + self.eps)
-        return (wide - values["lr"] * step).to(p.dtype), (m, v)
+        return _plus(wide, step, values["lr"], -1).to(p.dtype), (m, v)
 
 
 def _root(v: Tensor) -> Tensor:
@@ -174,6 +174,8 @@ def _root(v: Tensor) -> Tensor:
     du = dm / (sqrt(v) + eps) - m d sqrt(v) / (sqrt(v) + eps)^2 the last term, with |d sqrt(v) / dg| <= s', goes to 0 with g, and du to
     dm / eps. autograd would make 0 times infinity of it. Where m is not 0 (beta2 = 0), the slopes of both sides, m s' and -m s', have
     the mean 0."""
+    if not torch.is_grad_enabled() and not is_functional():
+        return v.sqrt()
     zero = v == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, v).sqrt())
 
@@ -182,7 +184,15 @@ def _decayed(p: Tensor, g: Tensor, weight_decay: Any) -> tuple[Tensor, Tensor]:
     """Parameter and gradient with its decay, as wide as the state."""
     wide = torch.float32 if p.dtype in HALF else p.dtype
     p, g = p.to(wide), g.to(wide)
-    return p, g if _is_zero(weight_decay) else g + weight_decay * p
+    return p, g if _is_zero(weight_decay) else _plus(g, p, weight_decay)
+
+
+def _plus(x: Tensor, y: Tensor, scale: Any, sign: int = 1) -> Tensor:
+    """x + sign scale y, in one operation where the scale is a number."""
+    if isinstance(scale, float):
+        return x.add(y, alpha=sign * scale)
+    scaled: Tensor = scale * y
+    return x + scaled if sign > 0 else x - scaled
 
 
 def zeros(p: Tensor) -> Tensor:
