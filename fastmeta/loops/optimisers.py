@@ -101,13 +101,13 @@ class SGD(InnerOptimiser):
     def update(
         self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        wide, g = _decayed(p, g, values["weight_decay"])
+        start, g = _decayed(p, g, values["weight_decay"])
         if not state:
-            return _plus(wide, g, values["lr"], -1).to(p.dtype), ()
+            return _plus(start, g, values["lr"], -1).to(p.dtype), ()
         momentum = values["momentum"]
         b = _plus(g, state[0], momentum)
         step = _plus(g, b, momentum) if self.nesterov else b
-        return _plus(wide, step, values["lr"], -1).to(p.dtype), (b,)
+        return _plus(start, step, values["lr"], -1).to(p.dtype), (b,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,13 +158,13 @@ class Adam(InnerOptimiser):
     def update(
         self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        wide, g = _decayed(p, g, values["weight_decay"])
+        start, g = _decayed(p, g, values["weight_decay"])
         beta1, beta2 = values["beta1"], values["beta2"]
         m = _plus(beta1 * state[0], g, 1 - beta1)
         v = _plus(beta2 * state[1], g * g, 1 - beta2)
         unbiased = m / (1 - beta1**count)
         step = unbiased / (_root(v / (1 - beta2**count)) + self.eps)
-        return _plus(wide, step, values["lr"], -1).to(p.dtype), (m, v)
+        return _plus(start, step, values["lr"], -1).to(p.dtype), (m, v)
 
 
 def _root(v: Tensor) -> Tensor:
@@ -182,8 +182,7 @@ def _root(v: Tensor) -> Tensor:
 
 def _decayed(p: Tensor, g: Tensor, weight_decay: Any) -> tuple[Tensor, Tensor]:
     """Parameter and gradient with its decay, as wide as the state."""
-    wide = torch.float32 if p.dtype in HALF else p.dtype
-    p, g = p.to(wide), g.to(wide)
+    p, g = p.to(wide(p)), g.to(wide(p))
     return p, g if _is_zero(weight_decay) else _plus(g, p, weight_decay)
 
 
@@ -195,9 +194,9 @@ def _plus(x: Tensor, y: Tensor, scale: Any, sign: int = 1) -> Tensor:
     return x + scaled if sign > 0 else x - scaled
 
 
-def zeros(p: Tensor) -> Tensor:
-    """What a tensor of the state starts from."""
-    return torch.zeros_like(p, dtype=torch.float32 if p.dtype in HALF else p.dtype, requires_grad=False)
+def wide(p: Tensor) -> torch.dtype:
+    """Of the state, and of what is computed."""
+    return torch.float32 if p.dtype in HALF else p.dtype
 
 
 def _is_zero(value: Any) -> bool:
