@@ -141,6 +141,23 @@ def one_by_one(model, steps, *data, gradients=by_autograd):
     return torch.stack([adapted_loss(model, steps, gradients, *task) for task in zip(*data, strict=True)]).mean()
 
 
+def by_unroll(model, steps, *data, keep="all"):
+    losses = []
+    for x, y, *query in zip(*data, strict=True):
+        outer = partial(query_loss, model, *query)
+        optimiser = fastmeta.SGD(RATE)
+        losses.append(
+            fastmeta.unroll(
+                (model, "cross_entropy"), model, (x, y), steps=steps, optimiser=optimiser, outer=outer, keep=keep
+            )[0]
+        )
+    return torch.stack(losses).mean()
+
+
+def query_loss(model, x, y, params):
+    return F.cross_entropy(functional_call(model, params, (x,)), y)
+
+
 def by_vmap(model, steps, *data):
     with ExactNorms():  # torch's own batch norm is wrong there
         return torch.vmap(partial(adapted_loss, model, steps, by_func))(*data).mean()
@@ -168,6 +185,7 @@ def bench_maml(race, images, steps):
 
     others = {
         "general engine": run(lambda *tasks: by_autograd.loss(*tasks).mean()),
+        "unroll": run(partial(by_unroll, model, steps)),
         "autograd": run(partial(one_by_one, model, steps)),
         "vmap": run(partial(by_vmap, model, steps)),
     }

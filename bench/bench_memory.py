@@ -36,15 +36,13 @@ def bench_memory_of_steps(request, table, op):
         table(TITLE, f"{op} sinusoid MAML K{steps}", peaks)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20])
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 200])
 def bench_memory_of_maml(request, table, steps):
-    """On Conv4, by the native kernel, the general engine and autograd."""
+    """On Conv4, by the native kernel, the general engine, unroll with all steps or every sqrt(K)-th kept, and autograd."""
     if _once(request) and steps > 1:
         pytest.skip("one is enough without timing")
-    peaks = {
-        way: in_new_process(__file__, "maml", way, steps, OMP_NUM_THREADS="1") / 1024
-        for way in ("ext", "general", "autograd")
-    }
+    ways = ("ext", "general", "unroll", "unroll sqrt", *(["autograd"] if steps <= 20 else []))
+    peaks = {way: in_new_process(__file__, "maml", way, steps, OMP_NUM_THREADS="1") / 1024 for way in ways}
     table(TITLE, f"MAML Conv4-32 K{steps}, 8 tasks, 5-way 1-shot, 15 queries each", peaks)
 
 
@@ -69,8 +67,12 @@ def maml(way, steps):
         learner = fastmeta.MAML(model, bench_learners.RATE, steps)
         learner = general(learner) if way == "general" else learner
         data = bench_learners.episodes(images.tasks, images.channels, images.side)
-        by_autograd = way == "autograd"
-        value = bench_learners.one_by_one(model, steps, *data) if by_autograd else learner.loss(*data).mean()
+        if way == "autograd":
+            value = bench_learners.one_by_one(model, steps, *data)
+        elif way.startswith("unroll"):
+            value = bench_learners.by_unroll(model, steps, *data, keep=way.partition(" ")[2] or "all")
+        else:
+            value = learner.loss(*data).mean()
         return torch.autograd.grad(value, list(model.parameters()))
 
     small = bench_learners.Images(tasks=1, width=4, side=16)  # what a thread keeps for the next call counts

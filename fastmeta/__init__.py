@@ -30,9 +30,11 @@ from .learners.meta_sgd import MetaSGD
 from .learners.proto_maml import ProtoMAML
 from .learners.protonet import ProtoNet
 from .learners.reptile import Reptile
+from .loops.optimisers import SGD, Adam
 from .networks.batch_norm import use_batch_statistics
 from .training import Estimate, evaluate, fit
 from .types import ConvBlock
+from .unroll import unroll
 from .value_and_grad import value_and_grad
 
 __version__ = "0.1.0"
@@ -42,6 +44,8 @@ __all__ = [
     "IMAML",
     "LEO",
     "MAML",
+    "SGD",
+    "Adam",
     "ConvBlock",
     "Estimate",
     "FullContext",
@@ -73,6 +77,7 @@ __all__ = [
     "prototypes",
     "sgd_step",
     "task_conv2d",
+    "unroll",
     "use_batch_statistics",
     "value_and_grad",
 ]

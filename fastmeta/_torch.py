@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils import _pytree
+from torch.utils import _python_dispatch, _pytree
 
 TESTED = "2.13"  # what CI runs
 NAMES = (
@@ -19,6 +19,7 @@ NAMES = (
     "_C.DispatchKey",
     "_C._AutoDispatchBelowAutograd",
     "_C._ForceDispatchKeyGuard",
+    "_C._FunctionBase._sequence_nr",
     "_C._any_requires_grad",
     "_C._are_functorch_transforms_active",
     "_C._disabled_torch_dispatch_impl",
@@ -30,6 +31,7 @@ NAMES = (
     "_C._functorch.get_interpreter_stack",
     "_C._functorch.is_batchedtensor",
     "_C._functorch.is_legacy_batchedtensor",
+    "_C._functions.AccumulateGrad",
     "_C._is_tracing",
     "_C._len_torch_dispatch_stack",
     "Tensor._backward_hooks",
@@ -51,10 +53,12 @@ NAMES = (
     "optim.Optimizer.profile_hook_step",
     "optim.optimizer._global_optimizer_post_hooks",
     "optim.optimizer._global_optimizer_pre_hooks",
+    "utils._python_dispatch.TorchDispatchMode",
     "utils._pytree.tree_flatten",
     "utils._pytree.tree_leaves",
     "utils._pytree.tree_map",
     "utils._pytree.tree_map_only",
+    "utils._pytree.tree_unflatten",
 )
 # What a module keeps, by its attributes.
 CHILDREN, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
@@ -90,6 +94,18 @@ any_requires_grad = torch._C._any_requires_grad
 is_recorded = torch._C._is_tracing  # by torch.jit.trace
 is_batched_cotangent = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched=True; no transform is active
 is_of_vmap = torch._C._functorch.is_batchedtensor  # a tensor inside torch.vmap that has its axis
+
+_functions: Any = torch._C._functions
+LeafNode = _functions.AccumulateGrad  # where a graph ends in a leaf, its `variable`
+
+DispatchMode = _python_dispatch.TorchDispatchMode
+
+
+def number_of_node(node: Any) -> int:
+    """Of two nodes that one thread made, the later has the higher."""
+    found: int = node._sequence_nr()
+    return found
+
 
 NO_DISPATCH = torch._C._disabled_torch_dispatch_impl  # of a class whose tensors have their values in their own memory
 is_zeros = Tensor._is_zerotensor  # zeros without memory
@@ -128,7 +144,7 @@ torchs_step = (
 )
 
 tree_flatten, tree_leaves = _pytree.tree_flatten, _pytree.tree_leaves
-tree_map, tree_map_only = _pytree.tree_map, _pytree.tree_map_only
+tree_map, tree_map_only, tree_unflatten = _pytree.tree_map, _pytree.tree_map_only, _pytree.tree_unflatten
 
 Transform = torch._C._functorch.TransformType
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import _check
 from .data.task_sampler import TaskSampler
 from .learners._learner import Learner
+from .loops.optimisers import InnerOptimiser
 from .optim import Adam
 
 LEARNING_RATE = 1e-3  # of Adam, where no optimiser is given: MAML's and ProtoNet's papers' own
@@ -77,6 +78,10 @@ def fit(
         got = type(learner).__name__
         raise TypeError(f"{op}: learner must be a learner of fastmeta, or a module around one, got {got}")
     steps = _check.integer(op, "steps", steps, 1, MOST)
+    if isinstance(optimiser, InnerOptimiser):
+        raise TypeError(
+            f"{op}: optimiser must be one of torch.optim, got fastmeta.{type(optimiser).__name__}, of inner loops"
+        )
     optimiser = optimiser or _adam(learner)
     found: list[Tensor] = []
     for step, batch in zip(range(1, steps + 1), _batches(sampler), strict=False):

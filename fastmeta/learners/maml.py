@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .._layout import tensors_of
 from .._route import with_gradients
 from .._torch import CHILDREN, accumulate, has_gradient_hooks, is_plain
+from ..loops.optimisers import InnerOptimiser
 from ..networks.chain import noise_of, restore
 from ..networks.recognise import Plan, look
 from ..networks.users_model import LOSSES
@@ -19,6 +20,8 @@ from ..types import Loss
 from . import _arguments
 from ._episode import check_episode
 from ._learner import Learner, NetworkLearner
+
+LEARNING_RATE = 0.01
 
 
 class MAML(NetworkLearner):
@@ -41,6 +44,9 @@ class MAML(NetworkLearner):
     `loss_weights`: numbers w_1 .. w_steps; the query loss is then sum_k w_k L_query(theta_k), MAML++'s multi-step loss, in the
     general engine. It is an attribute: assign it as training goes on, None for the last step alone.
     `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.
+    `optimiser`: `fastmeta.SGD` or `fastmeta.Adam` in place of `lr`, with momentum, decay or rates by the names of the model's
+    parameters. The loop is then `fastmeta.unroll`'s, in the general engine, and starts in every task without state. An
+    `nn.Parameter` among its numbers is the learner's too. The attribute `inner_optimiser` holds it.
 
         # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
         learner(support_x, support_y, query_x)  # the adapted models' outputs
@@ -62,7 +68,7 @@ class MAML(NetworkLearner):
     def __init__(
         self,
         model: nn.Module,
-        lr: float | Tensor = 0.01,
+        lr: float | Tensor = LEARNING_RATE,
         steps: int = 1,
         *,
         loss: Loss | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
@@ -70,6 +76,7 @@ class MAML(NetworkLearner):
         adapt: Sequence[str] | None = None,
         loss_weights: Sequence[float] | None = None,
         task_chunk: int | None = None,
+        optimiser: InnerOptimiser | None = None,
     ) -> None:
         super().__init__()
         _arguments.module(self._name, "model", model)
@@ -77,7 +84,11 @@ class MAML(NetworkLearner):
         self.model, self.steps, self.inner_loss, self.first_order = model, steps, loss, first_order
         self.loss_weights, self.task_chunk = loss_weights, task_chunk
         self._adapt = None if adapt is None else tuple(adapt)
-        self.lr = lr
+        if optimiser is not None and (isinstance(lr, Tensor) or lr != LEARNING_RATE):
+            raise ValueError(
+                f"{self._name}: lr must not be given beside optimiser, which has its own, got {_arguments.came(lr)}"
+            )
+        self.inner_optimiser, self.lr = optimiser, lr
         self._weights()
         self._plan()
 
@@ -91,9 +102,29 @@ class MAML(NetworkLearner):
         _arguments.names(self._name, "adapted", names)
         self._adapt = None if names is None else tuple(names)
 
+    @property
+    def inner_optimiser(self) -> InnerOptimiser | None:
+        """In the place of `lr`."""
+        found = self._optimiser
+        return found and found.standing(self.learned)
+
+    @inner_optimiser.setter
+    def inner_optimiser(self, optimiser: InnerOptimiser | None) -> None:
+        if not isinstance(optimiser, InnerOptimiser | None):
+            raise TypeError(
+                f"{self._name}: optimiser must be None, a fastmeta.SGD or a fastmeta.Adam, got {_arguments.came(optimiser)}"
+            )
+        self._optimiser = optimiser
+        if optimiser is not None:
+            self.learned = nn.ParameterList(optimiser.parameters())
+
     def rates(self) -> float | Tensor | list[Tensor]:
         """The inner learning rates: one for all parameters, or a list with one for each adapted parameter."""
         return self.lr
+
+    def _rates(self) -> Any:
+        """What the network takes for them: the optimiser, where there is one."""
+        return self.rates() if self._optimiser is None else self.inner_optimiser
 
     @property
     def _loss(self) -> Any:
@@ -104,10 +135,11 @@ class MAML(NetworkLearner):
         modules = own[CHILDREN]
         loss = own.get("inner_loss", modules.get("inner_loss"))
         model = modules.get("model")
-        return model, loss, self._adapt, self.steps, self.task_chunk, self.first_order, own.get("lr")
+        known = (self._adapt, self.steps, self.task_chunk, self.first_order, own.get("lr"), own["_optimiser"])
+        return model, loss, *known
 
     def _look(self, settings: tuple[Any, ...]) -> Plan:
-        name, (model, loss, adapt, steps, task_chunk, first_order, lr) = self._name, settings[:7]
+        name, (model, loss, adapt, steps, task_chunk, first_order, lr, optimiser) = self._name, settings[:8]
         _arguments.module(name, "model", model)
         if not callable(loss):
             _arguments.word(name, "loss", loss, LOSSES, also="a function")
@@ -118,18 +150,18 @@ class MAML(NetworkLearner):
             _arguments.learning_rate(name, lr)
         return look(
             name, self._task_of(model, loss), adapt, settings, self._kept, self._trained, steps=steps, first_order=first_order,
-            task_chunk=task_chunk,
+            task_chunk=task_chunk, by_unroll=optimiser is not None,
         )  # fmt: skip
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         network = self._plan().network
-        return network.predict(self.rates(), (support_x, support_y, query_x))
+        return network.predict(self._rates(), (support_x, support_y, query_x))
 
     def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        return self._plan().network.losses(self.rates(), (support_x, support_y, query_x, query_y), self._weights())
+        return self._plan().network.losses(self._rates(), (support_x, support_y, query_x, query_y), self._weights())
 
     def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
-        return self._plan().network.losses_and_outputs(self.rates(), data, self._weights())
+        return self._plan().network.losses_and_outputs(self._rates(), data, self._weights())
 
     def _backward(self, *data: Tensor, return_outputs: bool) -> Any:
         network, rates = self._plan().network, self.rates()

@@ -17,6 +17,7 @@ from .layers import Graph, flat_layers
 from .mlp import Mlp, mlp_parts
 from .program import Program
 from .users_model import Seen, Task, is_plain, stands_in
+from .with_optimiser import WithOptimiser
 
 # Each with what makes a model one: its layers, one after the other -> what the network has beyond AnyModule, or None.
 KINDS: tuple[tuple[Any, Any], ...] = ((Mlp, mlp_parts), (ConvNet, convnet_parts))
@@ -59,9 +60,11 @@ def look(
     steps: int,
     first_order: bool,
     task_chunk: int | None,
+    by_unroll: bool = False,
 ) -> Plan:
     """`adapt`: see `adapted_names`. `before`: the last plan, from which an unchanged network takes what was learned of it.
-    `known`: which parameters were trained then, for those in whose place a tensor stands now."""
+    `known`: which parameters were trained then, for those in whose place a tensor stands now. `by_unroll`: the
+    rates will be an optimiser."""
     model = task.model
     refuse_running_statistics(learner, model)
     trained = {path: known.get(path, True) if stands_in(p) else p.requires_grad for path, p in model.named_parameters()}
@@ -71,6 +74,8 @@ def look(
     if seen is not None and old is not None and old.holds():
         seen.learned = old.learned
     common = (learner, task, adapted, seen, steps, first_order, task_chunk)
+    if by_unroll:
+        return Plan(WithOptimiser(*common), settings, trained)
     whole = isinstance(task.loss, str) and len(adapted) == len(trained)
     layers = layers_of(model, seen) if whole else None
     for kind, parts_of in KINDS if layers else ():

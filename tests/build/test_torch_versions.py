@@ -6,8 +6,17 @@ from fastmeta import _torch
 from harness import forks
 from harness.places import ROOT
 
-OF_TORCH = re.compile(r"\b(torch|nn|Tensor|forward_ad|_pytree|_functorch)((?:\.\w+)*?\._[A-Za-z]\w*(?:\.\w+)*)")
-PREFIX = {"torch": "", "nn": "nn", "Tensor": "Tensor", "forward_ad": "autograd.forward_ad", "_pytree": "utils._pytree"}
+OF_TORCH = re.compile(
+    r"\b(torch|nn|Tensor|forward_ad|_pytree|_python_dispatch|_functorch)((?:\.\w+)*?\._[A-Za-z]\w*(?:\.\w+)*)"
+)
+PREFIX = {
+    "torch": "",
+    "nn": "nn",
+    "Tensor": "Tensor",
+    "forward_ad": "autograd.forward_ad",
+    "_pytree": "utils._pytree",
+    "_python_dispatch": "utils._python_dispatch",
+}
 OF_MODULES = re.compile(r"[.\"\']_(?:modules|parameters|buffers|(?:forward|backward)(?:_pre)?_hooks)\b")
 
 

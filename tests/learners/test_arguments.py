@@ -117,7 +117,8 @@ NEEDED = {
 @pytest.mark.parametrize(("name", "argument"), [(name, argument) for name, ours in BUILT.items() for argument in ours])
 def test_wrong_arguments_of_a_constructor_are_named(name, argument):
     kind = getattr(fastmeta, name)
-    for wrong in OPTIONS[argument]:
+    allowed = inspect.signature(kind.__init__).parameters[argument].default
+    for wrong in (value for value in OPTIONS[argument] if value is not None or allowed is not None):
         given = {n: NEEDED[n]() for n in BUILT[name] if n in NEEDED} | {argument: wrong}
         with pytest.raises((ValueError, TypeError)) as raised:
             kind(**given)

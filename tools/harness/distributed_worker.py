@@ -58,6 +58,12 @@ CASES = {
     ),
     "maml, convolutions": (lambda: fastmeta.MAML(convnet(), 0.1, 2), images),
     "maml, a part": (lambda: fastmeta.MAML(convnet(), 0.1, 2, adapt=["5"]), images),
+    "maml, optimiser": (
+        lambda: fastmeta.MAML(
+            mlp(), steps=2, loss="mse", optimiser=fastmeta.SGD(nn.Parameter(torch.tensor([0.1, 0.2])), momentum=0.5)
+        ),
+        sinusoids,
+    ),
     "meta-sgd": (lambda: fastmeta.MetaSGD(mlp(), 0.1, 2, loss="mse"), sinusoids),
     "meta-sgd, convolutions": (lambda: fastmeta.MetaSGD(convnet(), 0.1, 2), images),
     "anil": (lambda: fastmeta.ANIL(body(), nn.Linear(16, WAYS), 0.1, 2), images),

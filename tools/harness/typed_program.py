@@ -68,6 +68,24 @@ def trees(x: Tensor, model: nn.Module, params: Sequence[Tensor], lr: Rate) -> No
     assert_type(fastmeta.hvp(lambda p: p["w"].sum(), named, {"w": x}), dict[str, Tensor])
 
 
+def total(params: dict[str, Tensor], x: Tensor) -> Tensor:
+    return params["w"].mul(x).sum()
+
+
+def bias(params: dict[str, Tensor]) -> Tensor:
+    return params["bias"].sum()
+
+
+def inner_loops(x: Tensor, named: dict[str, Tensor], net: nn.Linear) -> None:
+    after, state = fastmeta.unroll(total, named, [(x,)], optimiser=fastmeta.SGD({"w": x}, momentum=0.9))
+    assert_type(after, dict[str, Tensor])
+    found = fastmeta.unroll(
+        (net, "mse"), net, (x, x), steps=3, optimiser=fastmeta.Adam(0.1, (0.9, x)), state=state, keep="sqrt",
+        outer=[None, None, bias],
+    )  # fmt: skip
+    assert_type(found, tuple[Tensor, dict[str, object]])
+
+
 class Scaled(fastmeta.MAML):
     """A learner of one's own."""
 
@@ -86,6 +104,7 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
         fastmeta.ANIL(body, head, steps=2),
         fastmeta.IMAML(body, 0.1, 5, strength=2.0),
         fastmeta.LEO(64, num_classes=5),
+        fastmeta.MAML(body, optimiser=fastmeta.SGD(0.1, momentum=0.9)),
         fastmeta.MAML(body, loss=nn.functional.mse_loss, task_chunk=4),
         fastmeta.MatchingNet(body, context=fastmeta.FullContext(64), metric="cosine"),
         fastmeta.MetaSGD(body, loss="mse"),

@@ -15,8 +15,8 @@ FIRST = ("mlp_meta_loss", "proto_loss", "learners", "mlp_hvp", "sgd_step")  # th
 
 
 def modules():
-    """Names of bench_<name>.py that race on any device: those of ops, and of learners."""
-    names = [*sorted(reference.__all__), "learners"]
+    """Names of bench_<name>.py that race on any device: those of ops, of learners and of unroll."""
+    names = [*sorted(reference.__all__), "learners", "unroll"]
     return [*FIRST, *(name for name in names if name not in FIRST)]
 
 

@@ -1,0 +1,225 @@
+"""The optimisers of an inner loop: torch.optim's formulas as functions of tensors, which autograd can go through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from .. import _check
+from .._torch import is_functional, tree_leaves, tree_map
+from ..types import Rate
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class InnerOptimiser:
+    """What `unroll` asks of an optimiser. It has no parameters and no state of its own."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        first = args[0] if args else None
+        of_torch = isinstance(first, nn.Module | Iterator) or "params" in options or (args and "lr" in options)
+        if of_torch or (isinstance(first, list | tuple) and first and isinstance(first[0], Mapping)):
+            raise TypeError(
+                f"{cls.__name__}: lr must come first, a rate or rates, got parameters: this is an optimiser of inner loops, and a "
+                f"module is trained by torch.optim.{cls.__name__}"
+            )
+        return super().__new__(cls)
+
+    def values(self) -> dict[str, Rate]:
+        """The numbers that may be learned, by name."""
+        raise NotImplementedError
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those among the numbers, each once."""
+        found = (x for value in self.values().values() for x in tree_leaves(value))
+        return list({id(x): x for x in found if isinstance(x, nn.Parameter)}.values())
+
+    def standing(self, others: Iterable[Tensor]) -> Self:
+        """The optimiser with `others` in the place of its parameters."""
+        known = {id(x): other for x, other in zip(self.parameters(), others, strict=True)}
+        own: Any = self
+        numbers = {field.name: getattr(own, field.name) for field in fields(own)}
+        found: Self = replace(own, **tree_map(lambda x: known.get(id(x), x), numbers))
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors that a parameter has in the state."""
+        raise NotImplementedError
+
+    def update(
+        self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One parameter and its state after step number `count`, the first being 1."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class SGD(InnerOptimiser):
+    r"""g <- g + weight_decay theta,  b <- momentum b + g,  theta <- theta - lr b: the inner optimiser of `fastmeta.unroll`.
+
+    `nesterov`: g + momentum b in place of b. The formulas are those of torch.optim.SGD.
+
+    `lr`, `momentum`, `weight_decay`: a number, or a tensor, 0-dim or `[K]`, one for each step. Or a list or dict in the structure of the
+    parameters, each entry a number or a tensor that broadcasts to its parameter (one rate per element), perhaps with `[K]` in front.
+    Tensors get gradients. Rates may have any sign.
+
+    State: "momentum_buffer", where momentum is not 0.
+
+    It trains no module: that is torch.optim.SGD's task. Errors: TypeError and ValueError for wrong values, and for parameters.
+
+    ```python
+    import torch
+    import fastmeta
+
+    rate = torch.tensor(0.1, requires_grad=True)
+    optimiser = fastmeta.SGD(rate, momentum=0.9, weight_decay=5e-4)
+    ```
+    """
+
+    lr: Rate
+    momentum: Rate = 0.0
+    weight_decay: Rate = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+        if self.nesterov and _is_zero(self.momentum):
+            raise ValueError("SGD: momentum must not be 0 with nesterov, got 0.0")
+
+    def values(self) -> dict[str, Rate]:
+        return {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return () if _is_zero(self.momentum) else ("momentum_buffer",)
+
+    def update(
+        self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        start, g = _decayed(p, g, values["weight_decay"])
+        if not state:
+            return _plus(start, g, values["lr"], -1).to(p.dtype), ()
+        momentum = values["momentum"]
+        b = _plus(g, state[0], momentum)
+        step = _plus(g, b, momentum) if self.nesterov else b
+        return _plus(start, step, values["lr"], -1).to(p.dtype), (b,)
+
+
+@dataclass(frozen=True, eq=False)
+class Adam(InnerOptimiser):
+    r"""m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2,  theta <- theta - lr m' / (sqrt(v') + eps), with
+    m' = m / (1 - beta1^k) and v' = v / (1 - beta2^k) after step k: the inner optimiser of `fastmeta.unroll`.
+
+    The formulas are those of torch.optim.Adam: weight_decay theta is added to g, eps stands beside the root. Where v is 0, the
+    derivative of m' / (sqrt(v') + eps) is its limit, m' having the derivative 1 / eps and the root none, so no gradient is NaN.
+
+    `lr`, `betas`, `weight_decay`: each as `lr` in `fastmeta.SGD`; tensors get gradients. `eps`: a positive number.
+
+    State: "exp_avg" and "exp_avg_sq", of parameters in half precision in float32.
+
+    It trains no module: that is the task of torch.optim.Adam and fastmeta.optim.Adam. Errors: TypeError and ValueError for wrong
+    values, and for parameters. Source: Kingma and Ba 2015, arXiv:1412.6980.
+
+    ```python
+    import torch
+    import fastmeta
+
+    optimiser = fastmeta.Adam([0.1, torch.tensor(0.01)], betas=(0.9, 0.99))
+    ```
+    """
+
+    lr: Rate
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
+            raise ValueError(f"Adam: betas must be two, got {_check.brief(self.betas)}")
+        _normalise(self)
+        for i, beta in enumerate(self.betas):
+            if isinstance(beta, float) and not 0 <= beta < 1:
+                raise ValueError(f"Adam: betas[{i}] must be in [0, 1), got {beta}")
+        if not (isinstance(self.eps, float) and self.eps > 0):
+            raise ValueError(f"Adam: eps must be a positive number, got {_check.brief(self.eps)}")
+
+    def values(self) -> dict[str, Rate]:
+        return {"lr": self.lr, "beta1": self.betas[0], "beta2": self.betas[1], "weight_decay": self.weight_decay}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def update(
+        self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        start, g = _decayed(p, g, values["weight_decay"])
+        beta1, beta2 = values["beta1"], values["beta2"]
+        m = _plus(beta1 * state[0], g, 1 - beta1)
+        v = _plus(beta2 * state[1], g * g, 1 - beta2)
+        unbiased = m / (1 - beta1**count)
+        step = unbiased / (_root(v / (1 - beta2**count)) + self.eps)
+        return _plus(start, step, values["lr"], -1).to(p.dtype), (m, v)
+
+
+def _root(v: Tensor) -> Tensor:
+    """sqrt(v), whose derivatives at 0 are 0, for u = m / (sqrt(v) + eps).
+
+    v is 0 where each g that counts in it is 0, and m with it. Near there |m| <= c |g| and sqrt(v) >= s |g|, so in
+    du = dm / (sqrt(v) + eps) - m d sqrt(v) / (sqrt(v) + eps)^2 the last term, with |d sqrt(v) / dg| <= s', goes to 0 with g, and du to
+    dm / eps. autograd would make 0 times infinity of it. Where m is not 0 (beta2 = 0), the slopes of both sides, m s' and -m s', have
+    the mean 0."""
+    if not torch.is_grad_enabled() and not is_functional():
+        return v.sqrt()
+    zero = v == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, v).sqrt())
+
+
+def _decayed(p: Tensor, g: Tensor, weight_decay: Any) -> tuple[Tensor, Tensor]:
+    """Parameter and gradient with its decay, as wide as the state."""
+    p, g = p.to(wide(p)), g.to(wide(p))
+    return p, g if _is_zero(weight_decay) else _plus(g, p, weight_decay)
+
+
+def _plus(x: Tensor, y: Tensor, scale: Any, sign: int = 1) -> Tensor:
+    """x + sign scale y, in one operation where the scale is a number."""
+    if isinstance(scale, float):
+        return x.add(y, alpha=sign * scale)
+    scaled: Tensor = scale * y
+    return x + scaled if sign > 0 else x - scaled
+
+
+def wide(p: Tensor) -> torch.dtype:
+    """Of the state, and of what is computed."""
+    return torch.float32 if p.dtype in HALF else p.dtype
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, float) and value == 0
+
+
+def _normalise(optimiser: Any) -> None:
+    """Numbers become floats, lists of modules plain ones; a number that is not finite is a ValueError."""
+    kind = type(optimiser).__name__
+    for field in fields(optimiser):
+        value = getattr(optimiser, field.name)
+        if field.name == "nesterov":
+            found: Any = _check.flag(kind, "nesterov", value)
+        elif field.name == "betas":
+            found = tuple(_rate(kind, f"betas[{i}]", beta) for i, beta in enumerate(value))
+        else:
+            found = _rate(kind, field.name, value)
+        object.__setattr__(optimiser, field.name, found)
+
+
+def _rate(kind: str, name: str, value: Any) -> Any:
+    if isinstance(value, Mapping | nn.ParameterDict):
+        return {key: _rate(kind, f"{name}[{key!r}]", entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | nn.ParameterList):
+        return [_rate(kind, f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+    return _check.rate(kind, name, value)
