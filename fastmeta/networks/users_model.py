@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._autograd import is_autocast
 from .._torch import BUFFERS, CHILDREN, GLOBAL_HOOKS, HOOKS, PARAMETERS, AnyNorm
 from ..reference.mlp_loss import task_loss
 
@@ -82,7 +83,7 @@ class Task(Bare):
             raise ValueError(
                 f"{self.learner}: targets must have the shape of a task's outputs, {list(outputs.shape)}, got {list(y.shape)}"
             )
-        if outputs.dtype != y.dtype and not torch.is_autocast_enabled(y.device.type):
+        if outputs.dtype != y.dtype and not is_autocast(y.device.type):
             raise TypeError(
                 f"{self.learner}: targets must have the dtype of the outputs, {outputs.dtype}, got {y.dtype}"
             )

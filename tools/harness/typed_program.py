@@ -119,6 +119,7 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
         assert_type(learner.backward(x, y, x, y), Tensor)
         assert_type(learner.backward(x, y, x, y, return_outputs=True), tuple[Tensor, Tensor])
         assert_type(fastmeta.fit(learner, [(x, y, x, y)], 1, callbacks=[lambda step, losses: step > 1]), Tensor)
+        assert_type(fastmeta.graphed(learner, torch.optim.SGD(learner.parameters()), [(x, y, x, y)]).loss, Tensor)
         assert_type(fastmeta.evaluate(learner, [(x, y, x, y)], 2), fastmeta.Estimate)
     assert_type(fastmeta.FullContext(64)(x, x), tuple[Tensor, Tensor])
     assert_type(fastmeta.MAML(body).rates(), float | Tensor | list[Tensor])
