@@ -16,7 +16,8 @@ namespace fastmeta::FASTMETA_ISA {
 // Enough for the cores of a large machine, and few enough that the kernels' gradients, one of each run, stay in cache.
 constexpr int64_t kRuns = 32;
 // Bytes of a kernel's gradient at points up to which each run sums its own; of numbers at points that a thread has in hand, and the
-// tiles at least; of those of which larger gradients are made at once. AMD EPYC, 1 MiB of second cache a core, 2026-11-30.
+// tiles at least; of those of which larger gradients are made at once. Made for 1 MiB of second
+// cache a core and 32 MiB of third (AMD EPYC); other sizes were not tried.
 constexpr int64_t kOwnGradient = 1 << 19, kBand = 1 << 19, kBandTiles = 64, kShared = 24 << 20;
 constexpr int64_t kTiledChannels = 16;  // from as many on 3 x 3 kernels are done by tiles
 
@@ -126,6 +127,7 @@ class ConvEncoder {
   void hand_on(int l, int64_t i, R* row, int64_t t) const;
 
   void load_gradients(int64_t t);
+  void sum_image(int l, int64_t i, const Norm<R>& sums) const;
   void sum_gradients(int l);
   void gradient_to_z(int l, int64_t i, R* dz) const;
   void gradients_of_image(int l, int64_t i, const Room& room, R* dkernel) const;

@@ -1,6 +1,4 @@
 // conv_forward without a linear layer: the way back through an encoder (conv_features.h), and its calls.
-#include <algorithm>
-
 #include "inner/cpu/conv_features.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -36,20 +34,23 @@ void ConvEncoder<R>::load_gradients(int64_t t) {
   });
 }
 
+// dsum and dproduct of `sums` become those of one image.
+template <class R>
+void ConvEncoder<R>::sum_image(int l, int64_t i, const Norm<R>& sums) const {
+  const Block& b = at(l);
+  for (R* each : {sums.dsum, sums.dproduct}) std::memset(each, 0, size_t(channels(l)) * sizeof(R));
+  if (b.other >= 0) return add_sum_gradients(b.shape.image, summand(l, i), summand(b.other, i), d(b.dout, i), sums);
+  Norm<R> own = norm(l, i);
+  own.dsum = sums.dsum, own.dproduct = sums.dproduct;
+  add_gradients(b.shape.image, top(l, i), d(l, i), own);
+}
+
 // The sums of the gradients that reach a batch norm, and its factors.
 template <class R>
 void ConvEncoder<R>::sum_gradients(int l) {
   const Block& b = at(l);
   const Norm<R>& whole = norm(l, 0);
-  const size_t bytes = size_t(channels(l)) * sizeof(R);
-  for_each_group(l, 0, n_, 1, [&](int64_t i, int64_t, const Room&) {
-    const Norm<R>& sums = of_images_[size_t(i)];
-    std::memset(sums.dsum, 0, bytes), std::memset(sums.dproduct, 0, bytes);
-    if (b.other >= 0) return add_sum_gradients(b.shape.image, summand(l, i), summand(b.other, i), d(b.dout, i), sums);
-    Norm<R> own = whole;
-    own.dsum = sums.dsum, own.dproduct = sums.dproduct;
-    add_gradients(b.shape.image, top(l, i), d(l, i), own);
-  });
+  for_each_group(l, 0, n_, 1, [&](int64_t i, int64_t, const Room&) { sum_image(l, i, of_images_[size_t(i)]); });
   parallel_for(channels(l), 1 + kTaskGrain / (1 + n_), [&](int64_t begin, int64_t end) {
     for (int64_t channel = begin; channel < end; channel++) {
       double sum = 0, product = 0;
@@ -67,9 +68,7 @@ void ConvEncoder<R>::gradient_to_z(int l, int64_t i, R* dz) const {
   const Norm<R>& set = norm(l, i);
   R *dbias = sums_[0] + i * widest_, *dgamma = sums_[1] + i * widest_, *dbeta = sums_[2] + i * widest_;
   if (net(l).norm == ConvNorm::group) {
-    for (R* each : {set.dsum, set.dproduct}) std::memset(each, 0, size_t(channels(l)) * sizeof(R));
-    if (b.other >= 0) add_sum_gradients(b.shape.image, summand(l, i), summand(b.other, i), d(b.dout, i), set);
-    else add_gradients(b.shape.image, top(l, i), d(l, i), set);
+    sum_image(l, i, set);
     finish_gradients(net(l), b.shape.pixels, of(theta_, l, kGamma), set, dgamma, dbeta, static_cast<R*>(nullptr));
   }
   if (is_batch(l)) dbias = nullptr;
@@ -182,7 +181,7 @@ void ConvEncoder<R>::add_sums(int l, int64_t t) {
   const ConvTiles& s = at(l).tiles;
   R* to = call_.dparams.value[4 * l];
   if (!to || !at(l).tiled) return;
-  to += t * s.out_channels * s.channels * s.kernel * s.kernel;
+  to += t * tensor_size(layout_.net, 4 * l);
   parallel_for(s.channels, 1 + kTaskGrain / (s.points() * s.out),
                [&](int64_t begin, int64_t end) { points_to_kernel(s, by_runs(l) ? of_runs_ : kernel_, begin, end, to); });
 }

@@ -61,6 +61,11 @@ FASTMETA_INLINE void for_each_tile(const ConvTiles& s, const Tiles<R>& tiles, F&
   }
 }
 
+// Of a dense image's outputs, where those of a tile begin.
+FASTMETA_INLINE int64_t first_output(const ConvTiles& s, int64_t image, int64_t row, int64_t column) {
+  return ((image * s.height + s.side() * row) * s.width + s.side() * column) * s.out;
+}
+
 // The numbers of a tile of `side` x `side` from its first on, in an image of so many rows and columns; outside it `outside`.
 template <int side, class P>
 FASTMETA_INLINE void places(P* first, int64_t row, int64_t height, int64_t column, int64_t width, int64_t of_row, int64_t of_column,
@@ -99,14 +104,13 @@ void inputs_to_points(const ConvTiles& s, const Tiles<R>& tiles, const R* x, AtP
 template <class R>
 void points_to_outputs(const ConvTiles& s, const Tiles<R>& tiles, AtPoints<R> m, const R* start, R* z) {
   for_each_tile(s, tiles, [&](int64_t image, int64_t row, int64_t column, int64_t k) INLINE {
-    const int64_t side = s.side();
-    R* first = z + ((image * s.height + side * row) * s.width + side * column) * s.out;
+    R* first = z + first_output(s, image, row, column);
     const R* from = m.data + k * s.out;
     R* to[4] = {first};
-    if (side == 2) places<2>(first, 2 * row, s.height, 2 * column, s.width, s.width * s.out, s.out, tiles.unread, to);
+    if (s.kernel == 3) places<2>(first, 2 * row, s.height, 2 * column, s.width, s.width * s.out, s.out, tiles.unread, to);
     for (int64_t c = 0; c < s.out; c += kLanes<R>) {
       const Vector<R> bias = start ? load(start + c) : Vector<R>{};
-      if (side == 1) {
+      if (s.kernel == 1) {
         store(first + c, load(from + c) + bias);
         continue;
       }
@@ -123,10 +127,9 @@ void points_to_outputs(const ConvTiles& s, const Tiles<R>& tiles, AtPoints<R> m,
 template <class R>
 void gradients_to_points(const ConvTiles& s, const Tiles<R>& tiles, const R* dz, AtPoints<R> dm) {
   for_each_tile(s, tiles, [&](int64_t image, int64_t row, int64_t column, int64_t k) INLINE {
-    const int64_t side = s.side();
-    const R* first = dz + ((image * s.height + side * row) * s.width + side * column) * s.out;
+    const R* first = dz + first_output(s, image, row, column);
     R* to = dm.data + k * s.out;
-    if (side == 1) return void(std::memcpy(to, first, size_t(s.out) * sizeof(R)));
+    if (s.kernel == 1) return void(std::memcpy(to, first, size_t(s.out) * sizeof(R)));
     const R* from[4];
     places<2, const R>(first, 2 * row, s.height, 2 * column, s.width, s.width * s.out, s.out, tiles.zeros, from);
     for (int64_t c = 0; c < s.out; c += kLanes<R>) {
