@@ -155,6 +155,7 @@ def by_torch(blocks, params, x):
 def test_leaky_relu_1_x_1_kernels_and_skips(backend, kind, shared):
     for options in ({}, {"bias": False}, {"affine": False}):
         p = features(problem(kind, n=6, shared=shared, **options))
+        p.x[..., :6] = 0.5  # the first of a window's equal pixels wins
         fn, tensors = forward(p)
         leaves = [t.detach().requires_grad_() for t in tensors]
         ours, found = fn(*leaves), p.tree(leaves[:-1])
