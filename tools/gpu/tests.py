@@ -7,12 +7,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from gpu.as_they_happen import LOST_STATUS
 from gpu.processes import ended, last_line, run
 from harness.places import ROOT
 
 OUTCOME = re.compile(r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)")
-BEGUN = re.compile(r"\S+\.py::\S+")
+BEGUN = re.compile(r"\S+::\S+")
 NO_TESTS = 5
 PYTEST = [  # on the tests that do not need a CPU; from the sources' folder `import fastmeta` would find no kernels
     sys.executable, "-m", "pytest", "-o", "addopts=--strict-markers --import-mode=importlib", "-p", "no:cacheprovider", "-p",
@@ -57,8 +56,8 @@ def run_group(words, seconds, log, env):
         return found | {"state": "passed"}
     if status == 1 and bad:
         return found | {"state": "failed", "words": f"{found['words']}: {', '.join(bad)}"}
-    why = last_line(log) if status == LOST_STATUS else f"{ended(status)}: {last_line(log)}"
-    return found | {"state": "failed", "words": "; ".join([found["words"], *running, why]).strip("; ")}
+    why = f"{ended(status)} in {running[0] if running else 'none'}" if status < 0 else last_line(log)
+    return found | {"state": "failed", "words": f"{found['words']}; {why}"}
 
 
 def files():
