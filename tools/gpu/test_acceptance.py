@@ -246,7 +246,9 @@ def test_each_way_races_as_a_graph_too(cuda):
     assert set(both["not timed"]) == {"other, graph"} and not faults(both, "cuda") and both["floor"] == 4e-6
     reason = "RuntimeError: operation not permitted when stream is capturing"
     assert faults(ours, "cuda") == [f"uncaptured: fastmeta, graph: {reason}"]
-    text = markdown({"machine": {"device": "H100"}, "parts": {}, "races": {race["group"]: race for race in found}})
+    text = markdown(
+        {"machine": {"device": "H100"}, "parts": {}, "groups": {}, "races": {race["group"]: race for race in found}}
+    )
     assert next(line for line in text.splitlines() if line.startswith("| graphs")).count("|") == 8
 
 
