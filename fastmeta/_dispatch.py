@@ -88,7 +88,8 @@ def run(
     """
     chosen = "reference" if is_recorded() else choose(name, device, _forced.get(), flat, layout, static)
     op = op_on(name, chosen, layout, static, cores)
-    return widened(op, flat) if chosen == "ext" and name not in NARROW else op(*flat)
+    takes_all = chosen in ("reference", "triton") or (chosen == "ext" and name in NARROW)
+    return op(*flat) if takes_all else widened(op, flat)
 
 
 def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple[Tensor, ...]:
