@@ -88,7 +88,7 @@ def test_a_part_ends_at_its_limit(tmp_path):
 
 
 def test_what_is_cut_off_leaves_its_files_and_no_process(tmp_path):
-    words = command(*SMALL, "--results", tmp_path)
+    words = command(*SMALL, "--stage", "races", "--results", tmp_path)
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=ONE_THREAD) as process:
         found = tmp_path / "cpu.json"
         while not (found.exists() and json.loads(found.read_text())["races"]):
@@ -99,7 +99,7 @@ def test_what_is_cut_off_leaves_its_files_and_no_process(tmp_path):
         assert process.wait(30) != 0
     assert len(child) == 1 and not Path(f"/proc/{child[0]}").exists()
     results = json.loads(found.read_text())
-    assert results["parts"]["derivatives"]["state"] == "passed" and "races" not in results["parts"]
+    assert list(results["parts"]) == ["build"]
     assert next(iter(results["races"])) in (tmp_path / "cpu.md").read_text()
 
 
