@@ -108,6 +108,14 @@ Tensor NetworkCall::targets(Handle y, const char* name, int64_t count) const {
   return found;
 }
 
+Tensor NetworkCall::weights(Handle w, const char* name, int64_t count) const {
+  Tensor found = read_floating_or_none(op, name, w);
+  if (!found) return found;
+  require_alike(op, {&inputs, &found});
+  require_shape(op, name, found, with_tasks({count}));
+  return found;
+}
+
 Tensors NetworkCall::empty_params() const {
   Tensors made;
   for (size_t i = 0; i < params.size(); i++) made.push_back(params[i] ? inputs.empty(with_tasks(core(int(i)))) : Tensor());
@@ -167,7 +175,9 @@ Tensors Gradients::for_rates() {
   return found;
 }
 
-Tensor Gradients::for_examples(const Tensor& x) { return next(Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end())); }
+Tensor Gradients::for_examples(const Tensor& x) {
+  return next(x ? Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()) : Shape());
+}
 
 py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
   const auto items = read_list(call_.op, "saved", made);

@@ -45,6 +45,7 @@ class NetworkCall {
   Tensors rates(Handle list, int64_t steps, bool values = true) const;
   Tensor examples(Handle x, const char* name) const;
   Tensor targets(Handle y, const char* name, int64_t count) const;
+  Tensor weights(Handle w, const char* name, int64_t count) const;  // of examples; empty for None
 
   Shape with_tasks(Shape core) const { return fastmeta::with_tasks(batched, tasks, std::move(core)); }
   virtual Shape core(int tensor) const = 0;  // of one task's parameter
@@ -72,8 +73,8 @@ void set_rates(Rates<R, tensors>& to, const Tensors& rates, const Tensors& value
 
 // The kernels' view of a batch of examples.
 template <class R>
-Examples<R> examples(const NetworkCall& call, const Tensor& x, const Tensor& y) {
-  return {call.count_of(x), x.data<R>(), y.data<void>()};
+Examples<R> examples(const NetworkCall& call, const Tensor& x, const Tensor& y, const Tensor& weights) {
+  return {call.count_of(x), x.data<R>(), y.data<void>(), weights.data<R>()};
 }
 
 // The gradients that a kernel writes, one for each flat input that needs one, made per task. On a CPU those that will be summed
@@ -85,7 +86,7 @@ class Gradients {
   // For the next flat inputs, in order: empty tensors where no gradient is needed.
   Tensors for_params();
   Tensors for_rates();
-  Tensor for_examples(const Tensor& x);  // targets too
+  Tensor for_examples(const Tensor& x);  // targets and weights too, which may be empty
   bool any() const { return together_ || !made_.empty(); }
   py::tuple made() const;
 

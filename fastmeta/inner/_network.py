@@ -44,6 +44,16 @@ class NetworkInput:
                 raise ValueError(f"{op}: {name} must have shape {shape}, got {_check.shape(targets)}")
         return _check.fold(targets, self.lead, len(core))
 
+    def weights(self, op: str, name: str, weights: Any, count: int) -> Tensor | None:
+        """Check the weights of `count` examples a task, where there are such, and fold them."""
+        if weights is None:
+            return None
+        _check.floating(op, **{"params[0]": self.params[0], name: weights})
+        shape = [*self.lead, count] if weights.ndim != 1 else [count]
+        if list(weights.shape) != shape:
+            raise ValueError(f"{op}: {name} must have shape {shape}, got {_check.shape(weights)}")
+        return _check.fold(weights, self.lead, 1)
+
     @property
     def width(self) -> int:
         """The number of outputs."""

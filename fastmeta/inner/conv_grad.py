@@ -16,6 +16,7 @@ def conv_grad(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     blocks: Sequence[ConvBlock],
     loss: Loss = "cross_entropy",
 ) -> tuple[Tensor, list[Param]]:
@@ -24,7 +25,7 @@ def conv_grad(
     Shapes: as in `conv_loss` -> loss `[...]` and a list like params, each with the batch dimensions, None where params has None.
     Parameters shared by the tasks get one gradient for each task too: nothing is summed over tasks.
 
-    Differentiable in params, inputs and (mse) targets, to any order; the derivative of the gradient is a Hessian-vector
+    Differentiable in params, inputs, weights and (mse) targets, to any order; the derivative of the gradient is a Hessian-vector
     product. Errors and dtypes as in `conv_loss`.
 
     Kernels: native CPU C++, as `conv_forward`. Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
@@ -44,11 +45,12 @@ def conv_grad(
     op = "conv_grad"
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     static, of_call = (of_blocks, loss), cores(len(of_blocks), loss)
-    found = direct(op, (params, inputs, targets), static, of_call)
+    found = direct(op, (params, inputs, targets, weights), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return found[0], in_order(found[1:], params)
     net = check_conv(op, params, of_blocks, inputs=inputs)
     folded = net.targets(op, "targets", targets, inputs.shape[-4], loss)
-    value, *grads = call(op, (net.params, net.examples["inputs"], folded), static, of_call)
+    w = net.weights(op, "weights", weights, inputs.shape[-4])
+    value, *grads = call(op, (net.params, net.examples["inputs"], folded, w), static, of_call)
     return _check.unfold(value, net.lead), like_params(grads, net)

@@ -11,8 +11,8 @@ from ._mlp import PARAM_CORES, check_loss, check_mlp
 from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
 
 CORES = {
-    "cross_entropy": (PARAM_CORES, (None,), 2, 1),
-    "mse": (PARAM_CORES, (None,), 2, 2),
+    "cross_entropy": (PARAM_CORES, (None,), 2, 1, 1),
+    "mse": (PARAM_CORES, (None,), 2, 2, 1),
 }
 
 
@@ -22,6 +22,7 @@ def mlp_adapt(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     steps: int,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
@@ -29,14 +30,14 @@ def mlp_adapt(
 ) -> list[Param]:
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
 
-    Shapes: params, inputs, targets as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.
+    Shapes: params, inputs, targets, weights as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.
     `lr`: the rates, of any sign. One rate for all parameters is a number, a 0-dim tensor or `[steps]`. A sequence like params
     gives each its own. Its entries are all of one kind: numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD:
     `[out, in]`, `[out]`), or `[steps, *shape]`.
     `steps`: at most a million. `first_order`: leave out the second derivatives, v_k = v_{k+1} below (FOMAML).
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}). It keeps no graph, at most the
-    parameters before each step. Differentiable in params, lr, inputs and (mse) targets, to any order.
+    parameters before each step. Differentiable in params, lr, inputs, weights and (mse) targets, to any order.
 
     Errors: as in `mlp_loss`; ValueError where a rate is NaN or infinite. Tensors of rates on CUDA and under transforms are not
     looked at. dtypes as in `mlp_loss`.
@@ -60,12 +61,13 @@ def mlp_adapt(
     activation, loss = check_loss(op, activation, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static = (steps, activation, loss, first_order)
-    found = direct(op, (params, listed(lr, params), inputs, targets), static, CORES[loss])
+    found = direct(op, (params, listed(lr, params), inputs, targets, weights), static, CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     rates = check_rates(op, lr, params, steps, mlp.ranks)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    args = (mlp.params, rates, mlp.examples["inputs"], folded)
+    w = mlp.weights(op, "weights", weights, inputs.shape[-2])
+    args = (mlp.params, rates, mlp.examples["inputs"], folded, w)
     return like_params(call(op, args, static, CORES[loss]), mlp)

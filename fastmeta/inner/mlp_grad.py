@@ -17,6 +17,7 @@ def mlp_grad(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
 ) -> tuple[Tensor, list[Param]]:
@@ -25,7 +26,7 @@ def mlp_grad(
     Shapes: as in `mlp_loss` -> loss `[...]` and a list like params with `[..., out, in]`, `[..., out]`, or None where the bias
     is None. Parameters that the tasks share get one gradient for each task too: nothing is summed over tasks.
 
-    Differentiable in params, inputs and (mse) targets, to any order. The derivative of the gradient is a Hessian-vector
+    Differentiable in params, inputs, weights and (mse) targets, to any order. The derivative of the gradient is a Hessian-vector
     product. Errors and dtypes as in `mlp_loss`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
@@ -42,11 +43,12 @@ def mlp_grad(
     """
     op = "mlp_grad"
     activation, loss = check_loss(op, activation, loss)
-    found = direct(op, (params, inputs, targets), (activation, loss), CORES[loss])
+    found = direct(op, (params, inputs, targets, weights), (activation, loss), CORES[loss])
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return found[0], in_order(found[1:], params)
     mlp = check_mlp(op, params, inputs=inputs)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])
+    w = mlp.weights(op, "weights", weights, inputs.shape[-2])
+    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded, w), (activation, loss), CORES[loss])
     return _check.unfold(value, mlp.lead), like_params(grads, mlp)

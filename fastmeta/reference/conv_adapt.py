@@ -15,6 +15,7 @@ def conv_adapt(
     rates: Sequence[float | Tensor | None],
     inputs: Tensor,
     targets: Tensor,
+    weights: Tensor | None,
     steps: int,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
@@ -24,6 +25,6 @@ def conv_adapt(
     ranks = (*((4, 1, 1, 1) * len(blocks)), 2, 1)
 
     def gradient(theta: Params) -> Params:
-        return conv_grad(theta, inputs, targets, blocks, loss)[1]
+        return conv_grad(theta, inputs, targets, weights, blocks, loss)[1]
 
     return descend(params, ranks, rates, inputs.shape[:-4], steps, first_order, gradient)

@@ -79,10 +79,15 @@ def backpropagate(
 
 
 def conv_grad(
-    params: Params, inputs: Tensor, targets: Tensor, blocks: Sequence[tuple[Any, ...]], loss: str
+    params: Params,
+    inputs: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    blocks: Sequence[tuple[Any, ...]],
+    loss: str,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Each task's loss [T?] and its gradients, one [T?, ...] for each parameter, by backpropagation written out."""
     of_blocks = [ConvBlock(*block) for block in blocks]
     passes, features, outputs = pass_blocks(params, inputs, of_blocks)
-    doutputs = output_gradient(outputs, targets, loss)
-    return task_loss(outputs, targets, loss), backpropagate(params, passes, features, doutputs, of_blocks)
+    doutputs = output_gradient(outputs, targets, loss, weights)
+    return task_loss(outputs, targets, loss, weights), backpropagate(params, passes, features, doutputs, of_blocks)

@@ -82,6 +82,7 @@ def conv_hvp(
     vectors: Params,
     inputs: Tensor,
     targets: Tensor,
+    weights: Tensor | None,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
     curvature: str,
@@ -99,10 +100,10 @@ def conv_hvp(
     assert head is not None and dhead is not None
     rfeatures = rx.flatten(-3)
     routputs = linear(rfeatures, head, None) + linear(features, dhead, vectors[-1])
-    rd = output_tangent(outputs, routputs, targets, loss)
+    rd = output_tangent(outputs, routputs, targets, loss, weights)
     if curvature == "ggn":
         return backpropagate(params, passes, features, rd, of_blocks)
-    d = output_gradient(outputs, targets, loss)
+    d = output_gradient(outputs, targets, loss, weights)
     of_images = [x.unflatten(-1, passes[-1].shape) for x in (d @ head, rd @ head + d @ dhead)]
     products = tangents_back(params, vectors, passes, tangents, of_blocks, *of_images)
     return [*products, rd.mT @ features + d.mT @ rfeatures, None if params[-1] is None else rd.sum(-2)]

@@ -9,5 +9,12 @@ from .conv_forward import Params, conv_outputs
 from .mlp_loss import task_loss
 
 
-def conv_loss(params: Params, inputs: Tensor, targets: Tensor, blocks: Sequence[tuple[Any, ...]], loss: str) -> Tensor:
-    return task_loss(conv_outputs(params, inputs, blocks), targets, loss)
+def conv_loss(
+    params: Params,
+    inputs: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    blocks: Sequence[tuple[Any, ...]],
+    loss: str,
+) -> Tensor:
+    return task_loss(conv_outputs(params, inputs, blocks), targets, loss, weights)

@@ -17,6 +17,8 @@ def conv_meta_loss(
     support_y: Tensor,
     query_x: Tensor,
     query_y: Tensor,
+    weights: Tensor | None,
+    query_weights: Tensor | None,
     steps: int,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
@@ -24,7 +26,7 @@ def conv_meta_loss(
     return_outputs: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
-    adapted = conv_adapt(params, rates, support_x, support_y, steps, blocks, loss, first_order)
+    adapted = conv_adapt(params, rates, support_x, support_y, weights, steps, blocks, loss, first_order)
     outputs = conv_outputs(adapted, query_x, blocks)
-    losses = task_loss(outputs, query_y, loss)
+    losses = task_loss(outputs, query_y, loss, query_weights)
     return (losses, outputs.detach()) if return_outputs else losses

@@ -16,6 +16,8 @@ def mlp_meta_loss(
     support_y: Tensor,
     query_x: Tensor,
     query_y: Tensor,
+    weights: Tensor | None,
+    query_weights: Tensor | None,
     steps: int,
     activation: str,
     loss: str,
@@ -23,7 +25,7 @@ def mlp_meta_loss(
     return_outputs: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
-    adapted = mlp_adapt(params, rates, support_x, support_y, steps, activation, loss, first_order)
+    adapted = mlp_adapt(params, rates, support_x, support_y, weights, steps, activation, loss, first_order)
     outputs = mlp_forward(adapted, query_x, activation)
-    losses = task_loss(outputs, query_y, loss)
+    losses = task_loss(outputs, query_y, loss, query_weights)
     return (losses, outputs.detach()) if return_outputs else losses
