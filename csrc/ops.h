@@ -60,42 +60,41 @@ template <class Call>
 py::tuple network_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle network, Handle needs);
 
 template <class Call>
-py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle weights, Handle network, Str loss, Handle needs);
+py::tuple network_loss_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
 template <class Call>
-py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle weights, Handle network,
-                           Str loss, Handle needs);
+py::tuple network_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
+                           Handle needs);
 template <class Call>
-py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle weights, Handle network, Str loss, Handle needs,
+py::tuple network_loss_value_and_grad(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs,
                                       Handle cotangents);
 
 template <class Call>
-py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle weights, Handle network, Str loss, Handle needs);
+py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle needs);
 template <class Call>
-py::tuple network_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle weights, Handle network,
-                           Str loss, Handle needs);
+py::tuple network_grad_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
+                           Handle needs);
 
 template <class Call>
-py::tuple network_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Handle weights, Handle network, Str loss,
-                          Str curvature, Handle needs);
+py::tuple network_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Handle network, Str loss, Str curvature,
+                          Handle needs);
 
 template <class Call>
-py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, Handle weights, int64_t steps, Handle network,
-                            Str loss, bool first_order, Handle needs);
+py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle network, Str loss,
+                            bool first_order, Handle needs);
 template <class Call>
-py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, Handle weights,
-                            int64_t steps, Handle network, Str loss, bool first_order, Handle needs);
+py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
+                            Handle network, Str loss, bool first_order, Handle needs);
 
 template <class Call>
 py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                Handle weights, Handle query_weights, int64_t steps, Handle network, Str loss, bool first_order,
-                                bool return_outputs, Handle needs);
+                                int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
-                                Handle query_x, Handle query_y, Handle weights, Handle query_weights, int64_t steps, Handle network,
-                                Str loss, bool first_order, bool return_outputs, Handle needs);
+                                Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order,
+                                bool return_outputs, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                           Handle weights, Handle query_weights, int64_t steps, Handle network, Str loss, bool first_order,
-                                           bool return_outputs, Handle needs, Handle cotangents);
+                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs,
+                                           Handle cotangents);
 
 }  // namespace fastmeta

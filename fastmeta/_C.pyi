@@ -87,56 +87,28 @@ def mlp_forward_bwd(
     cotangents: Any, saved: Any, params: Any, inputs: Any, activation: Any, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def mlp_loss_fwd(
-    params: Any, inputs: Any, targets: Any, weights: Any, activation: Any, loss: str, needs: Any, /
+    params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def mlp_loss_value_and_grad(
-    params: Any, inputs: Any, targets: Any, weights: Any, activation: Any, loss: str, needs: Any, cotangents: Any, /
+    params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, cotangents: Any, /
 ) -> tuple[Any, ...] | str: ...
 def mlp_loss_bwd(
-    cotangents: Any,
-    saved: Any,
-    params: Any,
-    inputs: Any,
-    targets: Any,
-    weights: Any,
-    activation: Any,
-    loss: str,
-    needs: Any,
-    /,
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def mlp_grad_fwd(
-    params: Any, inputs: Any, targets: Any, weights: Any, activation: Any, loss: str, needs: Any, /
+    params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def mlp_grad_bwd(
-    cotangents: Any,
-    saved: Any,
-    params: Any,
-    inputs: Any,
-    targets: Any,
-    weights: Any,
-    activation: Any,
-    loss: str,
-    needs: Any,
-    /,
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, activation: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def mlp_hvp_fwd(
-    params: Any,
-    vectors: Any,
-    inputs: Any,
-    targets: Any,
-    weights: Any,
-    activation: Any,
-    loss: str,
-    curvature: str,
-    needs: Any,
-    /,
+    params: Any, vectors: Any, inputs: Any, targets: Any, activation: Any, loss: str, curvature: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def mlp_adapt_fwd(
     params: Any,
     rates: Any,
     inputs: Any,
     targets: Any,
-    weights: Any,
     steps: int,
     activation: Any,
     loss: str,
@@ -151,7 +123,6 @@ def mlp_adapt_bwd(
     rates: Any,
     inputs: Any,
     targets: Any,
-    weights: Any,
     steps: int,
     activation: Any,
     loss: str,
@@ -166,8 +137,6 @@ def mlp_meta_loss_fwd(
     support_y: Any,
     query_x: Any,
     query_y: Any,
-    weights: Any,
-    query_weights: Any,
     steps: int,
     activation: Any,
     loss: str,
@@ -183,8 +152,6 @@ def mlp_meta_loss_value_and_grad(
     support_y: Any,
     query_x: Any,
     query_y: Any,
-    weights: Any,
-    query_weights: Any,
     steps: int,
     activation: Any,
     loss: str,
@@ -203,8 +170,6 @@ def mlp_meta_loss_bwd(
     support_y: Any,
     query_x: Any,
     query_y: Any,
-    weights: Any,
-    query_weights: Any,
     steps: int,
     activation: Any,
     loss: str,
@@ -218,56 +183,28 @@ def conv_forward_bwd(
     cotangents: Any, saved: Any, params: Any, inputs: Any, blocks: Any, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def conv_loss_fwd(
-    params: Any, inputs: Any, targets: Any, weights: Any, blocks: Any, loss: str, needs: Any, /
+    params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def conv_loss_value_and_grad(
-    params: Any, inputs: Any, targets: Any, weights: Any, blocks: Any, loss: str, needs: Any, cotangents: Any, /
+    params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, cotangents: Any, /
 ) -> tuple[Any, ...] | str: ...
 def conv_loss_bwd(
-    cotangents: Any,
-    saved: Any,
-    params: Any,
-    inputs: Any,
-    targets: Any,
-    weights: Any,
-    blocks: Any,
-    loss: str,
-    needs: Any,
-    /,
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def conv_grad_fwd(
-    params: Any, inputs: Any, targets: Any, weights: Any, blocks: Any, loss: str, needs: Any, /
+    params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def conv_grad_bwd(
-    cotangents: Any,
-    saved: Any,
-    params: Any,
-    inputs: Any,
-    targets: Any,
-    weights: Any,
-    blocks: Any,
-    loss: str,
-    needs: Any,
-    /,
+    cotangents: Any, saved: Any, params: Any, inputs: Any, targets: Any, blocks: Any, loss: str, needs: Any, /
 ) -> tuple[Any, ...]: ...
 def conv_hvp_fwd(
-    params: Any,
-    vectors: Any,
-    inputs: Any,
-    targets: Any,
-    weights: Any,
-    blocks: Any,
-    loss: str,
-    curvature: str,
-    needs: Any,
-    /,
+    params: Any, vectors: Any, inputs: Any, targets: Any, blocks: Any, loss: str, curvature: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...
 def conv_adapt_fwd(
     params: Any,
     rates: Any,
     inputs: Any,
     targets: Any,
-    weights: Any,
     steps: int,
     blocks: Any,
     loss: str,
@@ -282,7 +219,6 @@ def conv_adapt_bwd(
     rates: Any,
     inputs: Any,
     targets: Any,
-    weights: Any,
     steps: int,
     blocks: Any,
     loss: str,
@@ -297,8 +233,6 @@ def conv_meta_loss_fwd(
     support_y: Any,
     query_x: Any,
     query_y: Any,
-    weights: Any,
-    query_weights: Any,
     steps: int,
     blocks: Any,
     loss: str,
@@ -314,8 +248,6 @@ def conv_meta_loss_value_and_grad(
     support_y: Any,
     query_x: Any,
     query_y: Any,
-    weights: Any,
-    query_weights: Any,
     steps: int,
     blocks: Any,
     loss: str,
@@ -334,8 +266,6 @@ def conv_meta_loss_bwd(
     support_y: Any,
     query_x: Any,
     query_y: Any,
-    weights: Any,
-    query_weights: Any,
     steps: int,
     blocks: Any,
     loss: str,

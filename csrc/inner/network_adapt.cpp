@@ -13,7 +13,7 @@ bool takes_trajectory(const Call& call) {
 
 // The adapted parameters, flat, and for kernels that take it the trajectory [T, steps, P] where it is asked for.
 template <class Call>
-std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const Tensor& y, const Tensor& w, int64_t steps, bool keep) {
+std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const TargetTensors& y, int64_t steps, bool keep) {
   const Tensors adapted = call.empty_params();
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
@@ -22,7 +22,7 @@ std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const
     using R = decltype(zero);
     AdaptCall<R, typename Call::Network> args{call.shape, steps, false, pointers<const R>(call, call.params)};
     set_rates(args.rates, rates, rates);
-    args.support = examples<R>(call, call.inputs, y, w);
+    args.support = examples<R>(call, call.inputs, y);
     args.trajectory = trajectory.data<R>();
     args.adapted = pointers<R>(call, adapted);
     launch(call, args, kernels<R>(call).adapt_fwd);
@@ -33,45 +33,46 @@ std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const
 }  // namespace
 
 template <class Call>
-py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, Handle weights, int64_t steps, Handle network,
-                            Str loss, bool, Handle needs) {
+py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle network, Str loss, bool,
+                            Handle needs) {
   const Call call(Call::kOps.adapt, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count()), w = call.weights(weights, "weights", call.count());
-  const auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, w, steps, any(read_needs(needs)));
+  const TargetTensors y = call.targets(targets, "targets", call.count());
+  const auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, steps, any(read_needs(needs)));
   return py::make_tuple(outputs, trajectory ? py::make_tuple(trajectory.object()) : py::tuple());
 }
 
 template <class Call>
-py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, Handle weights,
-                            int64_t steps, Handle network, Str loss, bool first_order, Handle needs) {
+py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
+                            Handle network, Str loss, bool first_order, Handle needs) {
   const Call call(Call::kOps.adapt, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count()), w = call.weights(weights, "weights", call.count());
+  const TargetTensors y = call.targets(targets, "targets", call.count());
   const Tensors alpha = call.rates(rates, steps);
   const py::tuple kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
-  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, w, steps, true).second;
+  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
   const Tensors v = call.cotangents_of_params(cotangents);
   Gradients grads(call, needs, alpha);
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
-  const Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y), dw = grads.for_examples(w);
+  const Tensor dx = grads.for_examples(call.inputs);
+  const TargetTensors dy = grads.for_targets(y);
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     AdaptCall<R, typename Call::Network> args{call.shape, steps, first_order, pointers<const R>(call, call.params)};
     set_rates(args.rates, alpha, alpha);
-    args.support = examples<R>(call, call.inputs, y, w);
+    args.support = examples<R>(call, call.inputs, y);
     args.trajectory = trajectory.data<R>();
     args.dadapted = pointers<const R>(call, v);
     args.dparams = pointers<R>(call, dparams);
     set_rates(args.drates, alpha, dalpha);
-    args.support_grads = {dx.data<R>(), dy.data<R>(), dw.data<R>()};
+    args.support_grads = example_grads<R>(dx, dy);
     launch(call, args, kernels<R>(call).adapt_bwd);
   });
   return grads.finish(grads.made(), Tensor());
 }
 
-#define INSTANTIATE(CALL)                                                                                                 \
-  template py::tuple network_adapt_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle); \
-  template py::tuple network_adapt_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle);
+#define INSTANTIATE(CALL)                                                                                         \
+  template py::tuple network_adapt_fwd<CALL>(Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle); \
+  template py::tuple network_adapt_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

@@ -99,21 +99,20 @@ Tensor NetworkCall::examples(Handle x, const char* name) const {
   return found;
 }
 
-Tensor NetworkCall::targets(Handle y, const char* name, int64_t count) const {
-  Tensor found(op, y, name);
+TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count) const {
+  if (PyList_Check(given.ptr())) {
+    const auto both = read_list(op, name, given, 2);
+    TargetTensors found{targets(both[0], name, count).y, read_floating(op, "weights", both[1])};
+    require_alike(op, {&inputs, &found.weights});
+    require_shape(op, "weights", found.weights, with_tasks({count}));
+    return found;
+  }
+  Tensor found(op, given, name);
   const bool classes = loss == Loss::cross_entropy;
   if (classes != (found.dtype() == DType::int64)) throw py::type_error(std::string(op) + ": " + name + " must suit the loss");
   require_alike(op, {&inputs, &found});
   require_shape(op, name, found, classes ? with_tasks({count}) : with_tasks({count, outputs}));
-  return found;
-}
-
-Tensor NetworkCall::weights(Handle w, const char* name, int64_t count) const {
-  Tensor found = read_floating_or_none(op, name, w);
-  if (!found) return found;
-  require_alike(op, {&inputs, &found});
-  require_shape(op, name, found, with_tasks({count}));
-  return found;
+  return {found, Tensor()};
 }
 
 Tensors NetworkCall::empty_params() const {
@@ -175,8 +174,11 @@ Tensors Gradients::for_rates() {
   return found;
 }
 
-Tensor Gradients::for_examples(const Tensor& x) {
-  return next(x ? Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end()) : Shape());
+Tensor Gradients::for_examples(const Tensor& x) { return next(Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end())); }
+
+TargetTensors Gradients::for_targets(const TargetTensors& y) {
+  const Tensor dy = for_examples(y.y);
+  return {dy, y.weights ? for_examples(y.weights) : Tensor()};
 }
 
 py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {

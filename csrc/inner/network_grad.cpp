@@ -4,14 +4,14 @@
 namespace fastmeta {
 
 template <class Call>
-py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle weights, Handle network, Str loss, Handle) {
+py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle) {
   const Call call(Call::kOps.grad, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count()), w = call.weights(weights, "weights", call.count());
+  const TargetTensors y = call.targets(targets, "targets", call.count());
   const Tensor value = call.inputs.empty(call.with_tasks({}));
   Tensors grads = call.empty_params();
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
-    LossCall<R, typename Call::Network> args{call.shape, pointers<const R>(call, call.params), examples<R>(call, call.inputs, y, w)};
+    LossCall<R, typename Call::Network> args{call.shape, pointers<const R>(call, call.params), examples<R>(call, call.inputs, y)};
     args.loss = value.data<R>();
     args.dparams = pointers<R>(call, grads);
     launch(call, args, kernels<R>(call).loss);
@@ -21,30 +21,31 @@ py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle 
 }
 
 template <class Call>
-py::tuple network_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle targets, Handle weights, Handle network,
-                           Str loss, Handle needs) {
+py::tuple network_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
+                           Handle needs) {
   const Call call(Call::kOps.grad, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count()), w = call.weights(weights, "weights", call.count());
+  const TargetTensors y = call.targets(targets, "targets", call.count());
   const Tensor dloss = loss_cotangent(call, cotangents);
   const Tensors vectors = call.cotangents_of_params(cotangents, 1);
   Gradients grads(call, needs);
   const Tensors dparams = grads.for_params();
-  const Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y), dw = grads.for_examples(w);
+  const Tensor dx = grads.for_examples(call.inputs);
+  const TargetTensors dy = grads.for_targets(y);
   by_dtype(dloss.dtype(), [&](auto zero) {
     using R = decltype(zero);
     CurvatureCall<R, typename Call::Network> args{call.shape, pointers<const R>(call, call.params), pointers<const R>(call, vectors)};
-    args.examples = examples<R>(call, call.inputs, y, w);
+    args.examples = examples<R>(call, call.inputs, y);
     args.dloss = dloss.data<R>();
     args.dparams = pointers<R>(call, dparams);
-    args.grads = {dx.data<R>(), dy.data<R>(), dw.data<R>()};
+    args.grads = example_grads<R>(dx, dy);
     launch(call, args, kernels<R>(call).hvp);
   });
   return grads.finish(grads.made(), Tensor());
 }
 
-#define INSTANTIATE(CALL)                                                                         \
-  template py::tuple network_grad_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, Str, Handle); \
-  template py::tuple network_grad_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Str, Handle);
+#define INSTANTIATE(CALL)                                                                 \
+  template py::tuple network_grad_fwd<CALL>(Handle, Handle, Handle, Handle, Str, Handle); \
+  template py::tuple network_grad_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Str, Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

@@ -6,28 +6,28 @@ namespace {
 
 // The query losses, and the query outputs where they are asked for; and into `grads` each task's meta-gradients that are asked for.
 template <class Call>
-py::tuple losses(const Call& call, const Tensors& alpha, Handle support_y, Handle query_x, Handle query_y, Handle weights,
-                 Handle query_weights, int64_t steps, bool first_order, bool return_outputs, Gradients& grads) {
+py::tuple losses(const Call& call, const Tensors& alpha, Handle support_y, Handle query_x, Handle query_y, int64_t steps, bool first_order,
+                 bool return_outputs, Gradients& grads) {
   const Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
   if (return_outputs && call.inputs.on_cuda()) throw py::value_error(std::string(call.op) + ": return_outputs must be False on CUDA");
   const Tensor outputs = return_outputs ? call.inputs.empty(call.with_tasks({call.count_of(qx), call.outputs})) : Tensor();
-  const Tensor sy = call.targets(support_y, "support_y", call.count()), qy = call.targets(query_y, "query_y", call.count_of(qx));
-  const Tensor sw = call.weights(weights, "weights", call.count()), qw = call.weights(query_weights, "query_weights", call.count_of(qx));
+  const TargetTensors sy = call.targets(support_y, "support_y", call.count()), qy = call.targets(query_y, "query_y", call.count_of(qx));
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
-  const Tensor dsx = grads.for_examples(call.inputs), dsy = grads.for_examples(sy);
-  const Tensor dqx = grads.for_examples(qx), dqy = grads.for_examples(qy);
-  const Tensor dsw = grads.for_examples(sw), dqw = grads.for_examples(qw);
+  const Tensor dsx = grads.for_examples(call.inputs);
+  const TargetTensors dsy = grads.for_targets(sy);
+  const Tensor dqx = grads.for_examples(qx);
+  const TargetTensors dqy = grads.for_targets(qy);
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MetaLossCall<R, typename Call::Network> args{call.shape, steps, first_order, grads.any(), pointers<const R>(call, call.params)};
     set_rates(args.rates, alpha, alpha);
-    args.support = examples<R>(call, call.inputs, sy, sw);
-    args.query = examples<R>(call, qx, qy, qw);
+    args.support = examples<R>(call, call.inputs, sy);
+    args.query = examples<R>(call, qx, qy);
     args.loss = value.data<R>(), args.outputs = outputs.data<R>();
     args.dparams = pointers<R>(call, dparams);
     set_rates(args.drates, alpha, dalpha);
-    args.support_grads = {dsx.data<R>(), dsy.data<R>(), dsw.data<R>()};
-    args.query_grads = {dqx.data<R>(), dqy.data<R>(), dqw.data<R>()};
+    args.support_grads = example_grads<R>(dsx, dsy);
+    args.query_grads = example_grads<R>(dqx, dqy);
     launch(call, args, kernels<R>(call).meta_loss);
   });
   return pack({value, outputs});
@@ -37,47 +37,44 @@ py::tuple losses(const Call& call, const Tensors& alpha, Handle support_y, Handl
 
 template <class Call>
 py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                Handle weights, Handle query_weights, int64_t steps, Handle network, Str loss, bool first_order,
-                                bool return_outputs, Handle needs) {
+                                int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs) {
   const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
   const Tensors alpha = call.rates(rates, steps);
   Gradients grads(call, needs, alpha);
-  const py::tuple found =
-      losses(call, alpha, support_y, query_x, query_y, weights, query_weights, steps, first_order, return_outputs, grads);
+  const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, grads);
   return py::make_tuple(found, grads.made());
 }
 
 template <class Call>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                           Handle weights, Handle query_weights, int64_t steps, Handle network, Str loss, bool first_order,
-                                           bool return_outputs, Handle needs, Handle cotangents) {
+                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs,
+                                           Handle cotangents) {
   const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
   const Tensors alpha = call.rates(rates, steps);
   Gradients grads(call, needs, alpha);
-  const py::tuple found =
-      losses(call, alpha, support_y, query_x, query_y, weights, query_weights, steps, first_order, return_outputs, grads);
+  const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, grads);
   return py::make_tuple(found, grads.finish(grads.made(), cotangents.is_none() ? Tensor() : loss_cotangent(call, cotangents)));
 }
 
 template <class Call>
 py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
-                                Handle query_x, Handle query_y, Handle weights, Handle query_weights, int64_t steps, Handle network,
-                                Str loss, bool first_order, bool return_outputs, Handle needs) {
+                                Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order,
+                                bool return_outputs, Handle needs) {
   const Call call(Call::kOps.meta_loss, params, support_x, network, loss);
   py::object made = py::reinterpret_borrow<py::object>(saved);
   if (!py::len(made))
-    made = network_meta_loss_fwd<Call>(params, rates, support_x, support_y, query_x, query_y, weights, query_weights, steps, network, loss,
-                                       first_order, false, needs)[1];
+    made = network_meta_loss_fwd<Call>(params, rates, support_x, support_y, query_x, query_y, steps, network, loss, first_order, false,
+                                       needs)[1];
   return Gradients(call, needs, call.rates(rates, steps, false)).finish(made, loss_cotangent(call, cotangents));
 }
 
-#define INSTANTIATE(CALL)                                                                                                                 \
-  template py::tuple network_meta_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str,    \
-                                                 bool, bool, Handle);                                                                     \
-  template py::tuple network_meta_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, \
-                                                 Handle, Str, bool, bool, Handle);                                                        \
-  template py::tuple network_meta_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t,      \
-                                                            Handle, Str, bool, bool, Handle, Handle);
+#define INSTANTIATE(CALL)                                                                                                               \
+  template py::tuple network_meta_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, bool,      \
+                                                 Handle);                                                                               \
+  template py::tuple network_meta_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str,  \
+                                                 bool, bool, Handle);                                                                   \
+  template py::tuple network_meta_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, \
+                                                            bool, Handle, Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

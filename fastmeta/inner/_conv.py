@@ -166,11 +166,9 @@ def _check_entries(op: str, params: Sequence[Tensor | None], places: Sequence[in
 
 
 def cores(blocks: int, loss: str | None, examples: int = 1, before: str = "") -> tuple[Any, ...]:
-    """What `call` takes: of params, of `before` ("vectors", "rates" or nothing), of so many pairs of images and targets, and of
-    the weights of each; without a loss, of images alone."""
+    """What `call` takes: of params, of `before` ("vectors", "rates" or nothing), and of so many pairs of images and targets; without
+    a loss, of images alone."""
     ranks = param_ranks(blocks)
     first = {"vectors": (ranks, ranks), "rates": (ranks, (None,)), "": (ranks,)}[before]
-    if loss is None:
-        return (*first, *((EXAMPLE_RANK,) * examples))
-    targets = 1 if loss == "cross_entropy" else 2
-    return (*first, *((EXAMPLE_RANK, targets) * examples), *((1,) * examples))
+    targets = () if loss is None else (1,) if loss == "cross_entropy" else (2,)
+    return (*first, *((EXAMPLE_RANK, *targets) * examples))

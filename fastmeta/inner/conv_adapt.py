@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Loss, Rate
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
+from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels, weighted
 
 
 def conv_adapt(
@@ -55,12 +55,13 @@ def conv_adapt(
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static, of_call = (steps, of_blocks, loss, first_order), cores(len(of_blocks), loss, before="rates")
-    found = direct(op, (params, listed(lr, params), inputs, targets, weights), static, of_call)
+    y = targets if weights is None else [targets, weights]
+    of_call = of_call if weights is None else weighted(of_call)
+    found = direct(op, (params, listed(lr, params), inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     net = check_conv(op, params, of_blocks, inputs=inputs)
     rates = check_rates(op, lr, params, steps, net.ranks)
-    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss)
-    w = net.weights(op, "weights", weights, inputs.shape[-4])
-    return like_params(call(op, (net.params, rates, net.examples["inputs"], folded, w), static, of_call), net)
+    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss, weights)
+    return like_params(call(op, (net.params, rates, net.examples["inputs"], folded), static, of_call), net)

@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Curvature, Loss
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._network import Param, check_like_params, in_order, like_params, refuse_labels
+from ._network import Param, check_like_params, in_order, like_params, refuse_labels, weighted
 from .mlp_hvp import CURVATURES
 
 
@@ -58,12 +58,13 @@ def conv_hvp(
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     static = (of_blocks, loss, _check.one_of(op, "curvature", curvature, CURVATURES))
     of_call = cores(len(of_blocks), loss, before="vectors")
-    found = direct(op, (params, vectors, inputs, targets, weights), static, of_call)
+    y = targets if weights is None else [targets, weights]
+    of_call = of_call if weights is None else weighted(of_call)
+    found = direct(op, (params, vectors, inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     net = check_conv(op, params, of_blocks, inputs=inputs)
     v = check_like_params(op, "vectors", vectors, net, params)
-    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss)
-    w = net.weights(op, "weights", weights, inputs.shape[-4])
-    return like_params(call(op, (net.params, v, net.examples["inputs"], folded, w), static, of_call), net)
+    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss, weights)
+    return like_params(call(op, (net.params, v, net.examples["inputs"], folded), static, of_call), net)

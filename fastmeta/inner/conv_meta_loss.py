@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Loss, Rate
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._network import check_rates, check_steps, listed, refuse_labels
+from ._network import check_rates, check_steps, listed, refuse_labels, weighted
 
 
 def conv_meta_loss(
@@ -57,8 +57,11 @@ def conv_meta_loss(
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static, of_call = (steps, of_blocks, loss, first_order, False), cores(len(of_blocks), loss, 2, before="rates")
-    given = (params, listed(lr, params), support_x, support_y, query_x, query_y, weights, query_weights)
-    found = direct(op, given, static, of_call)
+    support = support_y if weights is None else [support_y, weights]
+    query = query_y if query_weights is None else [query_y, query_weights]
+    of_call = of_call if weights is None else weighted(of_call, -3)
+    of_call = of_call if query_weights is None else weighted(of_call)
+    found = direct(op, (params, listed(lr, params), support_x, support, query_x, query), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
         return found[0]
@@ -67,11 +70,9 @@ def conv_meta_loss(
         net.params,
         check_rates(op, lr, params, steps, net.ranks),
         net.examples["support_x"],
-        net.targets(op, "support_y", support_y, support_x.shape[-4], loss),
+        net.targets(op, "support_y", support_y, support_x.shape[-4], loss, weights),
         net.examples["query_x"],
-        net.targets(op, "query_y", query_y, query_x.shape[-4], loss),
-        net.weights(op, "weights", weights, support_x.shape[-4]),
-        net.weights(op, "query_weights", query_weights, query_x.shape[-4]),
+        net.targets(op, "query_y", query_y, query_x.shape[-4], loss, query_weights, "query_weights"),
     )
     (out,) = call(op, args, static, of_call)
     return _check.unfold(out, net.lead)

@@ -8,11 +8,11 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
+from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels, weighted
 
 CORES = {
-    "cross_entropy": (PARAM_CORES, (None,), 2, 1, 1),
-    "mse": (PARAM_CORES, (None,), 2, 2, 1),
+    "cross_entropy": (PARAM_CORES, (None,), 2, 1),
+    "mse": (PARAM_CORES, (None,), 2, 2),
 }
 
 
@@ -61,13 +61,14 @@ def mlp_adapt(
     activation, loss = check_loss(op, activation, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static = (steps, activation, loss, first_order)
-    found = direct(op, (params, listed(lr, params), inputs, targets, weights), static, CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, listed(lr, params), inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     rates = check_rates(op, lr, params, steps, mlp.ranks)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    w = mlp.weights(op, "weights", weights, inputs.shape[-2])
-    args = (mlp.params, rates, mlp.examples["inputs"], folded, w)
-    return like_params(call(op, args, static, CORES[loss]), mlp)
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
+    args = (mlp.params, rates, mlp.examples["inputs"], folded)
+    return like_params(call(op, args, static, of_call), mlp)

@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
 from ._mlp import check_loss, check_mlp
-from ._network import Param, in_order, like_params, refuse_labels
+from ._network import Param, in_order, like_params, refuse_labels, weighted
 from .mlp_loss import CORES
 
 
@@ -43,12 +43,13 @@ def mlp_grad(
     """
     op = "mlp_grad"
     activation, loss = check_loss(op, activation, loss)
-    found = direct(op, (params, inputs, targets, weights), (activation, loss), CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, inputs, y), (activation, loss), of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return found[0], in_order(found[1:], params)
     mlp = check_mlp(op, params, inputs=inputs)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    w = mlp.weights(op, "weights", weights, inputs.shape[-2])
-    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded, w), (activation, loss), CORES[loss])
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
+    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), of_call)
     return _check.unfold(value, mlp.lead), like_params(grads, mlp)

@@ -8,12 +8,12 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Curvature, Loss
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import Param, check_like_params, in_order, like_params, refuse_labels
+from ._network import Param, check_like_params, in_order, like_params, refuse_labels, weighted
 
 CURVATURES = ("hessian", "ggn")
 CORES = {
-    "cross_entropy": (PARAM_CORES, PARAM_CORES, 2, 1, 1),
-    "mse": (PARAM_CORES, PARAM_CORES, 2, 2, 1),
+    "cross_entropy": (PARAM_CORES, PARAM_CORES, 2, 1),
+    "mse": (PARAM_CORES, PARAM_CORES, 2, 2),
 }
 
 
@@ -66,13 +66,14 @@ def mlp_hvp(
     op = "mlp_hvp"
     activation, loss = check_loss(op, activation, loss)
     static = (activation, loss, _check.one_of(op, "curvature", curvature, CURVATURES))
-    found = direct(op, (params, vectors, inputs, targets, weights), static, CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, vectors, inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     v = check_like_params(op, "vectors", vectors, mlp, params)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    w = mlp.weights(op, "weights", weights, inputs.shape[-2])
-    products = call(op, (mlp.params, v, mlp.examples["inputs"], folded, w), static, CORES[loss])
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
+    products = call(op, (mlp.params, v, mlp.examples["inputs"], folded), static, of_call)
     return like_params(products, mlp)

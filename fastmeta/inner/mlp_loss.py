@@ -8,9 +8,9 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import refuse_labels
+from ._network import refuse_labels, weighted
 
-CORES = {"cross_entropy": (PARAM_CORES, 2, 1, 1), "mse": (PARAM_CORES, 2, 2, 1)}
+CORES = {"cross_entropy": (PARAM_CORES, 2, 1), "mse": (PARAM_CORES, 2, 2)}
 
 
 def mlp_loss(
@@ -52,12 +52,13 @@ def mlp_loss(
     """
     op = "mlp_loss"
     activation, loss = check_loss(op, activation, loss)
-    found = direct(op, (params, inputs, targets, weights), (activation, loss), CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, inputs, y), (activation, loss), of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return found[0]
     mlp = check_mlp(op, params, inputs=inputs)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    w = mlp.weights(op, "weights", weights, inputs.shape[-2])
-    (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded, w), (activation, loss), CORES[loss])
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
+    (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), of_call)
     return _check.unfold(out, mlp.lead)

@@ -8,11 +8,11 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import check_rates, check_steps, first_with_graph, listed, refuse_labels
+from ._network import check_rates, check_steps, first_with_graph, listed, refuse_labels, weighted
 
 CORES = {
-    "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1, 1, 1),
-    "mse": (PARAM_CORES, (None,), 2, 2, 2, 2, 1, 1),
+    "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1),
+    "mse": (PARAM_CORES, (None,), 2, 2, 2, 2),
 }
 
 
@@ -83,8 +83,12 @@ def mlp_meta_loss_and_outputs(
     activation, loss = check_loss(op, activation, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static = (steps, activation, loss, first_order, return_outputs)
-    given = (params, listed(lr, params), support_x, support_y, query_x, query_y, weights, query_weights)
-    found = direct(op, given, static, CORES[loss])
+    of_call = CORES[loss]
+    support = support_y if weights is None else [support_y, weights]
+    query = query_y if query_weights is None else [query_y, query_weights]
+    of_call = of_call if weights is None else weighted(of_call, -3)
+    of_call = of_call if query_weights is None else weighted(of_call)
+    found = direct(op, (params, listed(lr, params), support_x, support, query_x, query), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
         return first_with_graph(found)
@@ -94,10 +98,8 @@ def mlp_meta_loss_and_outputs(
         mlp.params,
         rates,
         mlp.examples["support_x"],
-        mlp.targets(op, "support_y", support_y, support_x.shape[-2], loss),
+        mlp.targets(op, "support_y", support_y, support_x.shape[-2], loss, weights),
         mlp.examples["query_x"],
-        mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss),
-        mlp.weights(op, "weights", weights, support_x.shape[-2]),
-        mlp.weights(op, "query_weights", query_weights, query_x.shape[-2]),
+        mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss, query_weights, "query_weights"),
     )
-    return first_with_graph([_check.unfold(y, mlp.lead) for y in call(op, args, static, CORES[loss])])
+    return first_with_graph([_check.unfold(y, mlp.lead) for y in call(op, args, static, of_call)])

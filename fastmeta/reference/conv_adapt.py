@@ -8,14 +8,14 @@ from torch import Tensor
 from .conv_forward import Params
 from .conv_grad import conv_grad
 from .mlp_adapt import descend
+from .mlp_loss import Targets
 
 
 def conv_adapt(
     params: Params,
     rates: Sequence[float | Tensor | None],
     inputs: Tensor,
-    targets: Tensor,
-    weights: Tensor | None,
+    targets: Targets,
     steps: int,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
@@ -25,6 +25,6 @@ def conv_adapt(
     ranks = (*((4, 1, 1, 1) * len(blocks)), 2, 1)
 
     def gradient(theta: Params) -> Params:
-        return conv_grad(theta, inputs, targets, weights, blocks, loss)[1]
+        return conv_grad(theta, inputs, targets, blocks, loss)[1]
 
     return descend(params, ranks, rates, inputs.shape[:-4], steps, first_order, gradient)

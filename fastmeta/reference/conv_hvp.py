@@ -12,6 +12,7 @@ from .conv_grad import backpropagate, gained, of_image, of_kernel, projected, su
 from .mlp_forward import linear
 from .mlp_grad import output_gradient, through
 from .mlp_hvp import output_tangent
+from .mlp_loss import Targets
 
 
 class Tangent(NamedTuple):
@@ -81,8 +82,7 @@ def conv_hvp(
     params: Params,
     vectors: Params,
     inputs: Tensor,
-    targets: Tensor,
-    weights: Tensor | None,
+    targets: Targets,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
     curvature: str,
@@ -100,10 +100,10 @@ def conv_hvp(
     assert head is not None and dhead is not None
     rfeatures = rx.flatten(-3)
     routputs = linear(rfeatures, head, None) + linear(features, dhead, vectors[-1])
-    rd = output_tangent(outputs, routputs, targets, loss, weights)
+    rd = output_tangent(outputs, routputs, targets, loss)
     if curvature == "ggn":
         return backpropagate(params, passes, features, rd, of_blocks)
-    d = output_gradient(outputs, targets, loss, weights)
+    d = output_gradient(outputs, targets, loss)
     of_images = [x.unflatten(-1, passes[-1].shape) for x in (d @ head, rd @ head + d @ dhead)]
     products = tangents_back(params, vectors, passes, tangents, of_blocks, *of_images)
     return [*products, rd.mT @ features + d.mT @ rfeatures, None if params[-1] is None else rd.sum(-2)]

@@ -6,6 +6,7 @@ from typing import cast
 from torch import Tensor
 
 from .mlp_grad import mlp_grad
+from .mlp_loss import Targets
 
 Params = Sequence[Tensor | None]
 
@@ -14,8 +15,7 @@ def mlp_adapt(
     params: Params,
     rates: Sequence[float | Tensor | None],
     inputs: Tensor,
-    targets: Tensor,
-    weights: Tensor | None,
+    targets: Targets,
     steps: int,
     activation: str,
     loss: str,
@@ -24,7 +24,7 @@ def mlp_adapt(
     """theta_{k+1} = theta_k - alpha_k * grad L(theta_k). Rates: one for all parameters or one each, as in `ops.mlp_adapt`."""
 
     def gradient(theta: Params) -> Params:
-        return mlp_grad(theta, inputs, targets, weights, activation, loss)[1]
+        return mlp_grad(theta, inputs, targets, activation, loss)[1]
 
     return descend(params, (2, 1), rates, inputs.shape[:-2], steps, first_order, gradient)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .mlp_forward import ACTIVATIONS, linear
-from .mlp_loss import IGNORE_INDEX, counting, task_loss
+from .mlp_loss import IGNORE_INDEX, Targets, task_loss, weighting
 
 
 def derivative(z: Tensor, activation: str) -> Tensor:
@@ -26,23 +26,23 @@ def through(d: Tensor, z: Tensor, activation: str) -> Tensor:
     return torch.where(z <= 0, 0, d) if activation == "relu" else d * derivative(z, activation)
 
 
-def times_weights(x: Tensor, weights: Tensor | None, targets: Tensor, loss: str) -> Tensor:
-    """The examples of x [T?, n, C], each times what it counts."""
-    return x if weights is None else x * counting(weights, targets, loss).unsqueeze(-1)
+def scaled(x: Tensor, weights: Tensor | None) -> Tensor:
+    """The examples of x [T?, n, C] times their weights [T?, n]."""
+    return x if weights is None else x * weights.unsqueeze(-1)
 
 
-def output_gradient(outputs: Tensor, targets: Tensor, loss: str, weights: Tensor | None = None) -> Tensor:
+def output_gradient(outputs: Tensor, targets: Targets, loss: str) -> Tensor:
     """d(task loss)/d(outputs), [T?, n, C]."""
-    classes = outputs.shape[-1]
+    classes, (targets, weights) = outputs.shape[-1], weighting(targets, loss)
     if loss == "mse":
-        difference = times_weights(outputs - targets, weights, targets, loss)
+        difference = scaled(outputs - targets, weights)
         return 2 * difference / max(outputs.shape[-2] * classes, 1)  # not 2 / n: of float32 under torch.jit.trace
     counted = targets != IGNORE_INDEX
     # Not F.one_hot: that fails in a vmap of a vjp.
     is_target = targets.unsqueeze(-1) == torch.arange(classes, device=targets.device)
     residual = (outputs.softmax(-1) - is_target.to(outputs.dtype)) * counted.unsqueeze(-1).to(outputs.dtype)
     residual = torch.where(((targets >= 0) & (targets < classes) | ~counted).unsqueeze(-1), residual, torch.nan)
-    return times_weights(residual, weights, targets, loss) / counted.sum(-1).clamp(min=1)[..., None, None]
+    return scaled(residual, weights) / counted.sum(-1).clamp(min=1)[..., None, None]
 
 
 def backpropagate(
@@ -61,12 +61,7 @@ def backpropagate(
 
 
 def mlp_grad(
-    params: Sequence[Tensor | None],
-    inputs: Tensor,
-    targets: Tensor,
-    weights: Tensor | None,
-    activation: str,
-    loss: str,
+    params: Sequence[Tensor | None], inputs: Tensor, targets: Targets, activation: str, loss: str
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Each task's loss [T?] and its gradients, one [T?, ...] for each parameter, by backpropagation written out."""
     xs, zs, layers = [inputs], [], len(params) // 2
@@ -75,5 +70,5 @@ def mlp_grad(
         assert weight is not None
         zs.append(linear(xs[i], weight, params[2 * i + 1]))
         xs.append(ACTIVATIONS[activation](zs[i]) if i + 1 < layers else zs[i])
-    dz = output_gradient(zs[-1], targets, loss, weights)
-    return task_loss(zs[-1], targets, loss, weights), backpropagate(params, xs, zs, dz, activation)
+    dz = output_gradient(zs[-1], targets, loss)
+    return task_loss(zs[-1], targets, loss), backpropagate(params, xs, zs, dz, activation)

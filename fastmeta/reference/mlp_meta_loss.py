@@ -6,18 +6,16 @@ from torch import Tensor
 
 from .mlp_adapt import mlp_adapt
 from .mlp_forward import mlp_forward
-from .mlp_loss import task_loss
+from .mlp_loss import Targets, task_loss
 
 
 def mlp_meta_loss(
     params: Sequence[Tensor | None],
     rates: Sequence[float | Tensor | None],
     support_x: Tensor,
-    support_y: Tensor,
+    support_y: Targets,
     query_x: Tensor,
-    query_y: Tensor,
-    weights: Tensor | None,
-    query_weights: Tensor | None,
+    query_y: Targets,
     steps: int,
     activation: str,
     loss: str,
@@ -25,7 +23,7 @@ def mlp_meta_loss(
     return_outputs: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
-    adapted = mlp_adapt(params, rates, support_x, support_y, weights, steps, activation, loss, first_order)
+    adapted = mlp_adapt(params, rates, support_x, support_y, steps, activation, loss, first_order)
     outputs = mlp_forward(adapted, query_x, activation)
-    losses = task_loss(outputs, query_y, loss, query_weights)
+    losses = task_loss(outputs, query_y, loss)
     return (losses, outputs.detach()) if return_outputs else losses

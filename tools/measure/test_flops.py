@@ -36,9 +36,9 @@ def test_an_mlp_and_its_hessian_vector_product(widths):
     params = [torch.randn(size) for i, o in itertools.pairwise(widths) for size in ((o, i), (o,))]
     vectors, first = [torch.randn(T, *p.shape) for p in params], 2 * T * n * widths[0] * widths[1]
     x, y = torch.randn(T, n, widths[0]), torch.randint(0, widths[-1], (T, n))
-    of_grad = counted(lambda: reference.mlp_grad(params, x, y, None, *options))
+    of_grad = counted(lambda: reference.mlp_grad(params, x, y, *options))
     assert of_grad == T * flops.gradients(*flops.products(widths, n))
-    of_product = counted(lambda: reference.mlp_hvp(params, vectors, x, y, None, *options, "hessian"))
+    of_product = counted(lambda: reference.mlp_hvp(params, vectors, x, y, *options, "hessian"))
     assert of_product == T * flops.hvp(widths, n) + 2 * first
 
 
