@@ -111,6 +111,15 @@ def test_a_head_of_many_features(backend, loss):
 
 
 @losses
+@pytest.mark.cpu
+def test_many_examples_of_one_task(loss):
+    """Whose products with the Hessian a CPU splits."""
+    p = mlp_cases.problem((40, 20, 3), 300, T=1, loss=loss, weights=True)
+    for call in (mlp_calls.grad, mlp_calls.hvp):
+        check_against_reference(*call(p), "ext")
+
+
+@losses
 @native
 def test_float32(backend, loss):
     for call in (mlp_calls.loss, CALLS["meta_loss"]):
