@@ -30,12 +30,12 @@ def conv_hvp(
     curvature="ggn": J' H_out J v, the generalised Gauss-Newton product; symmetric, positive semi-definite where no weight is
     negative. The targets only say which examples count: mse's may be anything, with gradient 0.
 
-    Shapes: params, inputs, targets, weights as in `conv_loss`; vectors like params, each with the batch dimensions or without (then one
-    vector for all tasks) -> a list like params with the batch dimensions. Nothing is summed over tasks.
+    Shapes: params, inputs, targets, weights as in `conv_loss`; vectors like params, each with the batch dimensions or without
+    (then one vector for all tasks) -> a list like params with the batch dimensions. Nothing is summed over tasks.
 
     One extra forward and backward pass with tangents, through the statistics of the norms too, for "ggn" one backward pass in all;
-    no matrix is formed. Differentiable in params, vectors, inputs, weights and (mse) targets, to any order (the derivative comes from the
-    reference). Errors and dtypes as in `conv_loss`; ValueError for another curvature.
+    no matrix is formed. Differentiable in params, vectors, inputs, weights and (mse) targets, to any order (the derivative comes
+    from the reference). Errors and dtypes as in `conv_loss`; ValueError for another curvature.
 
     Kernels: native CPU C++, as `conv_forward`, forward. Source: Pearlmutter 1994, Neural Computation 6(1); "ggn":
     Schraudolph 2002, Neural Computation 14(7), and Martens 2010, ICML.
