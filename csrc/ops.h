@@ -51,6 +51,7 @@ py::tuple sgd_step_bwd(Handle cotangents, Handle saved, Handle params, Handle gr
 
 // The ops of networks, mlp_forward_fwd and so on, by the network. Call: MlpCall, whose `network` is the activation, or ConvCall, whose
 // `network` is (stride, padding, norm, eps, relu, pool) of each block.
+// Targets: a tensor, or a list of it and the examples' weights.
 class MlpCall;
 class ConvCall;
 
