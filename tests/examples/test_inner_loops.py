@@ -1,4 +1,4 @@
-"""examples/distill.py and reweight.py: fastmeta.unroll gives the gradients of the plain loops beside it, in float64, and both run."""
+"""The programs of fastmeta.unroll: its gradients are those of the plain loops of examples/plain.py, in float64, and all run."""
 
 import re
 
@@ -7,6 +7,7 @@ import pytest
 import reweight
 import torch
 from letters import Letters, network
+from plain import WAYS
 
 from harness import forks
 from harness.places import ROOT
@@ -23,25 +24,29 @@ def letters(n):
     return Letters(torch.rand(n, 1, 28, 28, dtype=D), torch.arange(n) % 3)
 
 
-def same(values, inputs):
-    found = [torch.autograd.grad(value, inputs) for value in values]
-    torch.testing.assert_close(*values, rtol=1e-12, atol=0)
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+def same(value, inputs):
+    """value(way) and its gradients to the inputs, by each way."""
+    inputs = list(inputs)
+    found = {}
+    for way in WAYS:
+        loss = value(way)
+        found[way] = [loss, *torch.autograd.grad(loss.sum(), inputs)]
+        assert all(g.any() for g in found[way])
+    for way in ("autograd", "checkpoint"):
+        torch.testing.assert_close(found["unroll"], found[way], rtol=1e-9, atol=1e-12)
 
 
 def test_distilled_images_and_rate():
     net, (images, labels) = network(3, width=8).to(D), letters(6)
     rate = torch.tensor(0.1, dtype=D, requires_grad=True)
-    values = [
-        way(net, weights(0), weights(1), images.requires_grad_(), labels, rate, 4) for way in distill.WAYS.values()
-    ]
-    same(values, [images, rate])
+    given = net, weights(0), weights(1), images.requires_grad_(), labels, rate, 4
+    same(lambda way: distill.matching(way, *given), [images, rate])
 
 
 def test_weights_of_examples():
     net, start = network(3, width=8).to(D), torch.zeros(5, dtype=D, requires_grad=True)
     batch, clean = letters(5), letters(3)
-    same([way(net, start, batch, clean, 0.1, 3) for way in reweight.WAYS.values()], [start])
+    same(lambda way: reweight.clean_loss(way, net, start, batch, clean, 0.1, 3), [start])
 
 
 @pytest.mark.parametrize("way", ["unroll", "autograd"])
