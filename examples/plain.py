@@ -49,17 +49,17 @@ def by_autograd(
     run = partial(checkpoint, use_reentrant=False) if checkpoints else lambda function, *given: function(*given)
     point = start if isinstance(tasks, bool) else {name: p.expand(tasks, *p.shape) for name, p in start.items()}
     states = {name: [torch.zeros_like(p, requires_grad=False)] * 2 for name, p in point.items()}
-    losses = []
+    losses: list[Tensor | None] = []
     for k, (batch, function) in enumerate(zip(batches, outers, strict=True)):
         numbers = {name: _numbers(optimiser, name, p, k) for name, p in start.items()}
         point, states = run(partial(_step, loss, optimiser, numbers, k + 1), point, states, *batch)
-        if function is not None:
-            losses.append(run(function, point))
-        elif isinstance(outer, list):
-            losses.append(torch.zeros(()))
+        losses.append(run(function, point) if function is not None else None)
     if outer is None:
         return point, states
-    return torch.stack(losses) if isinstance(outer, list) else losses[0], states
+    counted = [loss for loss in losses if loss is not None]
+    if not isinstance(outer, list):
+        return counted[0], states
+    return torch.stack([torch.zeros_like(counted[0]) if loss is None else loss for loss in losses]), states
 
 
 def _step(
