@@ -39,8 +39,9 @@ def adam(
 
 
 def by_autograd(
-    loss: Callable[..., Tensor], params: Params | nn.Module, batches: Any, *, optimiser: Any, steps: int | None = None,
-    outer: Any = None, tasks: bool | int = False, checkpoints: bool = False,
+    loss: Callable[..., Tensor], params: Params | nn.Module, batches: Any, *, optimiser: Any,
+    state: Mapping[str, Any] | None = None, steps: int | None = None, outer: Any = None, tasks: bool | int = False,
+    checkpoints: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     """What fastmeta.unroll gives for a function, a dict or a module, and a list of batches or one batch and `steps`."""
     start = dict(params.named_parameters() if isinstance(params, nn.Module) else params)
@@ -48,18 +49,23 @@ def by_autograd(
     outers = outer if isinstance(outer, list) else [*[None] * (len(batches) - 1), outer]
     run = partial(checkpoint, use_reentrant=False) if checkpoints else lambda function, *given: function(*given)
     point = start if isinstance(tasks, bool) else {name: p.expand(tasks, *p.shape) for name, p in start.items()}
-    states = {name: [torch.zeros_like(p, requires_grad=False)] * 2 for name, p in point.items()}
+    names = optimiser.names or ("momentum_buffer",)
+    first: Any = {name: {key: torch.zeros_like(p, requires_grad=False) for key, p in point.items()} for name in names}
+    first |= {"step": 0} | dict(state or {})
+    states = {key: [first[name][key] for name in names] for key in point}
     losses: list[Tensor | None] = []
     for k, (batch, function) in enumerate(zip(batches, outers, strict=True)):
         numbers = {name: _numbers(optimiser, name, p, k) for name, p in start.items()}
-        point, states = run(partial(_step, loss, optimiser, numbers, k + 1), point, states, *batch)
+        point, states = run(partial(_step, loss, optimiser, numbers, first["step"] + k + 1), point, states, *batch)
         losses.append(run(function, point) if function is not None else None)
+    following = {"step": first["step"] + len(batches)}
+    following |= {slot: {name: of[i] for name, of in states.items()} for i, slot in enumerate(optimiser.names)}
     if outer is None:
-        return point, states
+        return point, following
     counted = [loss for loss in losses if loss is not None]
     if not isinstance(outer, list):
-        return counted[0], states
-    return torch.stack([torch.zeros_like(counted[0]) if loss is None else loss for loss in losses]), states
+        return counted[0], following
+    return torch.stack([torch.zeros_like(counted[0]) if loss is None else loss for loss in losses]), following
 
 
 def _step(
@@ -91,6 +97,7 @@ def _numbers(optimiser: Any, name: str, p: Tensor, k: int) -> dict[str, Any]:
 
 WAYS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "unroll": fastmeta.unroll,
+    "unroll-sqrt": partial(fastmeta.unroll, keep="sqrt"),
     "autograd": by_autograd,
     "checkpoint": partial(by_autograd, checkpoints=True),
 }
