@@ -37,9 +37,10 @@ def printed(program, way="unroll"):
     return process.stdout
 
 
-def numbers(text, *rows):
-    """The last number of each row, without its interval."""
-    return [float(re.search(rf"^{row} .*?([\d.]+)(?: ± [\d.]+)?(?: %)?$", text, re.M)[1]) for row in rows]
+def numbers(text, row):
+    """Those of a row, without their intervals."""
+    (line,) = (line.removeprefix(row) for line in text.splitlines() if line.startswith(f"{row}  "))
+    return [float(number) for number in re.findall(r"[\d.e-]+", re.sub(r" ± \S+", "", line))]
 
 
 @pytest.mark.parametrize("way", ["unroll", "autograd"])
@@ -47,23 +48,36 @@ def numbers(text, *rows):
     ("program", "rows"),
     [
         ("distill.py --steps 2 --classes 3 --epochs 3 --experts 1 --inner-steps 2 --eval-steps 2", 3),
-        ("truncated.py --steps 2 --classes 3 --inner-steps 4 --window 2 --eval-nets 1", 3),
         ("reweight.py --steps 5 --classes 3 --examples 20 --batch 10", 2),
-        ("hyperparameters.py --steps 2 --classes 3 --inner-steps 3 --eval-nets 1", 2),
-        ("maml_plus.py --steps 2 --inner-steps 2 --hidden 4 --tasks 2 --eval-tasks 4", 2),
     ],
 )
 def test_programs(program, rows, way):
     assert len(re.findall(r"^\w+.* [\d.]+ %", printed(program, way), re.M)) >= rows
 
 
-def test_reading_with_steps_tells_more():
-    text = printed("test_time.py --steps 12 --chunks 4 --length 32 --batch 4 --lr 0.01 --eval-texts 16")
-    plain, through = numbers(text, "without steps", "trained through the steps")
-    assert through < plain
-
-
-def test_trained_sines_fit_images_in_a_few_steps():
-    text = printed("modulate.py --steps 20 --size 28 --width 32 --batch 4 --eval-images 16")
-    before, after = numbers(text, "no", "yes")
-    assert after > before + 1
+@pytest.mark.parametrize(
+    ("program", "worse", "better"),  # a row and a column of it
+    [
+        (
+            "truncated.py --steps 25 --classes 5 --inner-steps 20 --window 10 --rate 0.01 --lr 0.05 --eval-nets 2",
+            ("real", -1), ("distilled", -1),
+        ),
+        (
+            "hyperparameters.py --steps 25 --classes 3 --inner-steps 10 --rate 0.003 --lr 0.2 --eval-nets 3 --seed 1",
+            ("as given", -1), ("learned", -1),
+        ),
+        (
+            "maml_plus.py --steps 10 --inner-steps 2 --hidden 8 --eval-tasks 20 --lr 0.01",
+            ("MAML++", 0), ("MAML++", 1),
+        ),
+        (
+            "test_time.py --steps 12 --chunks 4 --length 32 --batch 4 --lr 0.01 --eval-texts 16",
+            ("trained through the steps", -1), ("without steps", -1),
+        ),
+        ("modulate.py --steps 20 --size 28 --width 32 --batch 4 --eval-images 16", ("no", -1), ("yes", -1)),
+    ],
+)  # fmt: skip
+def test_a_short_run_improves_what_it_should(program, worse, better):
+    text = printed(program)
+    low, high = (numbers(text, row)[column] for row, column in (worse, better))
+    assert low < high
