@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from statistics import fmean
 
 import torch
 from common import arguments, count, mlp, print_table, run
@@ -27,8 +28,8 @@ def network(classes: int, width: int = 64) -> nn.Sequential:
 
 
 def starting_at(value: float, net: nn.Module) -> Logs:
-    layers = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)]
-    return {name: torch.tensor(value).log().requires_grad_() for name in layers}
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
+    return {name: layer.weight.new_tensor(value).log().requires_grad_() for name, layer in layers.items()}
 
 
 def optimiser_of(rates: Logs, decays: Logs, net: nn.Module) -> fastmeta.SGD:
@@ -88,21 +89,21 @@ def main(args: argparse.Namespace) -> None:
     others = (training.y + torch.randint(1, args.classes, training.y.shape, device=args.device)) % args.classes
     training = Letters(training.x, torch.where(wrong, others, training.y))
 
-    net = network(args.classes)
-    values = [(args.rate, args.decay)] * len(starting_at(1.0, net))
+    net = network(args.classes).to(args.device)
     rates, decays = (starting_at(value, net) for value in (args.rate, args.decay))
     rows = []
     for name in ("as given", "learned"):
         if name == "learned":
             learn(training, held_out, rates, decays, args)
-            values = [(r.exp().item(), d.exp().item()) for r, d in zip(rates.values(), decays.values(), strict=True)]
-        found = [accuracy(trained(training, rates, decays, args), test) for _ in range(args.eval_nets)]
-        numbers = [" ".join(f"{value:.2g}" for value in of) for of in zip(*values, strict=True)]
-        rows.append([name, *numbers, f"{100 * sum(found) / len(found):.1f} %"])
+        numbers = [" ".join(f"{log.exp():.2g}" for log in logs.values()) for logs in (rates, decays)]
+        nets = [trained(training, rates, decays, args) for _ in range(args.eval_nets)]
+        loss = fmean(cross_entropy(net, dict(net.named_parameters()), *test).item() for net in nets)
+        right = fmean(accuracy(net, test) for net in nets)
+        rows.append([name, *numbers, f"{loss:.3f}", f"{100 * right:.1f} %"])
     print(
         f"\n{args.classes} letters, {100 * args.noise:.0f} % of the labels wrong, {args.inner_steps} steps by {args.way}"
     )
-    print_table(["hyperparameters", "rates", "decays", "accuracy on others"], rows)
+    print_table(["hyperparameters", "rates", "decays", "loss on others", "accuracy"], rows)
 
 
 if __name__ == "__main__":
@@ -112,9 +113,9 @@ if __name__ == "__main__":
     parser.add_argument("--examples", type=count, default=40, help="of a letter; every second one is held out")
     parser.add_argument("--noise", type=float, default=0.33, help="share of the training labels that are wrong")
     parser.add_argument("--inner-steps", type=count, default=60, help="steps of a training")
-    parser.add_argument("--batch", type=count, default=50, help="examples of a step")
-    parser.add_argument("--rate", type=float, default=0.02, help="of every layer at first")
+    parser.add_argument("--batch", type=count, default=100, help="examples of a step")
+    parser.add_argument("--rate", type=float, default=0.05, help="of every layer at first")
     parser.add_argument("--decay", type=float, default=5e-4, help="of every layer at first")
-    parser.add_argument("--lr", type=float, default=0.05, help="Adam's learning rate for the logarithms")
+    parser.add_argument("--lr", type=float, default=0.1, help="Adam's learning rate for the logarithms")
     parser.add_argument("--eval-nets", type=count, default=10, help="networks that are trained for an accuracy")
     run(parser, main)

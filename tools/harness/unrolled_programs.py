@@ -60,7 +60,7 @@ def of_layers(steps: int, large: bool) -> Problem:
     net = hyperparameters.network(3)
     rates, decays = (hyperparameters.starting_at(value, net) for value in (0.1, 0.01))
     start = {name: p.detach() for name, p in net.named_parameters()}
-    batches = [letters(50 if large else 4 + k % 2) for k in range(steps)]
+    batches = [letters(100 if large else 4 + k % 2) for k in range(steps)]
     given = net, start, batches, rates, decays, letters(200 if large else 3)
     return Problem(lambda way: hyperparameters.held_out_loss(way, *given), [*rates.values(), *decays.values()])
 
