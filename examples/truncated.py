@@ -40,19 +40,16 @@ def window_loss(
 
 def distilled(training: Letters, start: Letters, args: argparse.Namespace) -> Letters:
     learned = Letters(start.x.clone().requires_grad_(), start.y)
-    optimiser, inner = (
-        torch.optim.Adam([learned.x], args.lr),
-        OPTIMISERS[args.optimiser](args.rate, weight_decay=args.decay),
-    )
+    optimiser = torch.optim.Adam([learned.x], args.lr)
+    inner = OPTIMISERS[args.optimiser](args.rate, weight_decay=args.decay)
     bar = trange(args.steps, desc="distilling", mininterval=0.5)
     for _ in bar:
         net = network(args.classes).to(args.device)
         before = int(torch.randint(args.inner_steps - args.window + 1, ()))
         rows = torch.randint(len(training.x), (args.batch,), device=args.device)
         optimiser.zero_grad()
-        loss = window_loss(
-            args.way, net, learned, before, args.window, inner, Letters(*(part[rows] for part in training))
-        )
+        real = Letters(*(part[rows] for part in training))
+        loss = window_loss(args.way, net, learned, before, args.window, inner, real)
         loss.backward()
         optimiser.step()
         bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
