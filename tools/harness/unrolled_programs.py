@@ -8,9 +8,9 @@ import hyperparameters
 import maml_plus
 import modulate
 import reweight
-import test_time
 import torch
 import truncated
+import ttt
 from letters import Letters, network
 from torch import Tensor
 
@@ -66,9 +66,9 @@ def of_layers(steps: int, large: bool) -> Problem:
 
 
 def reading(steps: int, large: bool) -> Problem:
-    model, (texts, length) = (test_time.Reader(), (8, 64)) if large else (test_time.Reader(6, 5, 3), (3, 7))
-    chunks = [torch.randint(test_time.VOCABULARY, (texts, test_time.WINDOW + length)) for _ in range(steps + 1)]
-    return Problem(lambda way: test_time.losses(way, model, chunks), list(model.parameters()))
+    model, (texts, length) = (ttt.Reader(), (8, 64)) if large else (ttt.Reader(6, 5, 3), (3, 7))
+    chunks = [torch.randint(ttt.VOCABULARY, (texts, ttt.WINDOW + length)) for _ in range(steps + 1)]
+    return Problem(lambda way: ttt.losses(way, model, chunks), list(model.parameters()))
 
 
 def modulating(steps: int, large: bool) -> Problem:
@@ -90,5 +90,5 @@ def in_batches(steps: int, large: bool) -> Problem:
 
 PROGRAMS: dict[str, Callable[[int, bool], Problem]] = {
     "distill": distilling, "truncated": truncating, "reweight": reweighting, "hyperparameters": of_layers,
-    "test_time": reading, "modulate": modulating, "maml_plus": in_batches,
+    "ttt": reading, "modulate": modulating, "maml_plus": in_batches,
 }  # fmt: skip
