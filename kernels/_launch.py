@@ -11,8 +11,11 @@ import math
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
+
+from fastmeta._replay import recording
 
 
 def accumulator(x: Tensor) -> torch.dtype:
@@ -62,9 +65,14 @@ def launch(kernel: Any, programs: int, like: Tensor, *args: Any, num_warps: int,
     """Run `programs` programs on the device of `like`, on its current stream; none for an empty grid."""
     if programs == 0:
         return
-    if like.is_cuda:
+    if isinstance(kernel, triton.JITFunction):
+        constants |= compiler_options(num_warps)
+    recorder = recording.recorder
+    if recorder is not None:
+        recorder.launch(kernel, programs, args, constants)
+    elif like.is_cuda and like.device.index != torch.cuda.current_device():
         with torch.cuda.device(like.device):
-            kernel[(programs,)](*args, **constants, **compiler_options(num_warps))
+            kernel[(programs,)](*args, **constants)
     else:
         kernel[(programs,)](*args, **constants)
 
