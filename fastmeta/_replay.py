@@ -1,20 +1,18 @@
 """Repeats a call of Triton kernels without the Python between the kernels.
 
 What such a call allocates and launches depends on what its tensors look like, never on their values. So the second call with
-tensors that look alike is recorded: every operation of torch, every launch with its compiled kernel. What is recorded becomes
-a function, for proto_loss about
+tensors that look alike is recorded, every operation of torch and every launch with its compiled kernel, as a function that later calls
+run. Of proto_loss it is about
 
     def replay(flat, pointers, stream):
-        t0, t1, t2, t3 = flat
-        p0, p1, p2, p3 = pointers
-        x0 = empty_strided((32,), (1,), dtype=c0, device=c1)
-        ...
-        run0(608, 1, 1, stream, function0, metadata0, None, None, None, p0, p1, p2, None, p3, x0.data_ptr(), ...)
-        return (x0,), ()
+        t0,t1,t2,t3, = flat
+        p0,p1,p2,p3, = pointers
+        x0 = empty_strided((32,), (1,), dtype=float32, device=cuda)
+        run(320, 1, 1, stream, function, metadata, None, None, None, p0, p1, p2, None, p3, x0.data_ptr(), 75, 5, 64)
+        return ((x0, ), (), )
 
-which later calls run. Pointers, numbers and the stream are those of each call; all else is in the key, or asked for anew (`guards`).
-What cannot be recorded runs as ever, and so does all where somebody looks on: hooks of Triton, its debugger or instrumentation, a
-TorchDispatchMode.
+Pointers, numbers and the stream are those of each call; all else is in the key, or asked for anew (`guards`). What cannot be recorded runs
+as ever, and so does all where somebody looks on: hooks of Triton, its debugger or instrumentation, a TorchDispatchMode.
 """
 
 from __future__ import annotations
@@ -29,18 +27,12 @@ from torch import Tensor
 from ._memory import in_memory
 from ._torch import DispatchMode, dispatch_modes, transforms_active
 
-try:
-    from triton import __version__ as _version
-    from triton import knobs as _knobs
-    from triton.runtime.driver import driver as _driver
-except ImportError:
-    _version = ""
-
-TESTED = ("3.6.", "3.9.")  # releases of Triton whose launch is known
 KEPT = 1024  # calls of an op
 INFINITY = float("inf")
+SEEN, NEVER = "seen", "never"
 _aten: Any = torch.ops.aten
-ALLOCATES = (_aten.empty.memory_format, _aten.new_empty.default, _aten.empty_like.default, _aten.empty_strided.default)
+EMPTY = (_aten.empty.memory_format, _aten.new_empty.default, _aten.empty_like.default, _aten.empty_strided.default)
+FILLS = {_aten.zeros.default: "zeros", _aten.ones_like.default: "ones"}
 
 
 class Refused(Exception):
@@ -62,17 +54,18 @@ class Number:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _value(x: Any) -> Any:
-    return x.value if isinstance(x, Number) else tuple(map(_value, x)) if isinstance(x, tuple) else x
+def value_of(x: Any) -> Any:
+    """An argument of a kernel as it is launched."""
+    return x.value if isinstance(x, Number) else tuple(map(value_of, x)) if isinstance(x, tuple) else x
 
 
 class Recorder(DispatchMode):
     """While it is entered, what torch and `launch` are asked for becomes lines of Python."""
 
     def __init__(self, flat: Sequence[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lines: list[str] = []
-        self.values: dict[str, Any] = {"empty_strided": torch.empty_strided, "zeros": torch.zeros}
+        self.values: dict[str, Any] = {"empty_strided": torch.empty_strided, "zeros": torch.zeros, "ones": torch.ones}
         self.kernels: list[Any] = []
         self.guards: list[tuple[Callable[[], Any], Any]] = []
         self.tensors: dict[int, tuple[Tensor, str, str]] = {}  # by id: the tensor, its name, its pointer's
@@ -86,10 +79,13 @@ class Recorder(DispatchMode):
         if not isinstance(made, Tensor):
             raise Refused
         name = f"x{len(self.lines)}"
-        if func in ALLOCATES:
+        if func is _aten.detach.default and self.source(args[0])[0] == "x":  # what torch makes of each new tensor
+            self.tensors[id(made)] = made, *self.tensors[id(args[0])][1:]
+            return made
+        if func in EMPTY:
             line = f"empty_strided({tuple(made.shape)}, {made.stride()}, {self._place(made)})"
-        elif func is _aten.zeros.default:
-            line = f"zeros({tuple(made.shape)}, {self._place(made)})"
+        elif func in FILLS:
+            line = f"{FILLS[func]}({tuple(made.shape)}, {self._place(made)})"
         else:
             named = [f"{key}={self.source(x)}" for key, x in (kwargs or {}).items()]
             line = f"{self.constant(func)}({', '.join([*map(self.source, args), *named])})"
@@ -110,50 +106,30 @@ class Recorder(DispatchMode):
         if isinstance(x, Tensor):
             if id(x) not in self.tensors:
                 raise Refused  # made where the recorder could not see it
-            return self.tensors[id(x)][2 if pointers else 1]
+            _, name, pointer = self.tensors[id(x)]
+            return pointer if pointers else name
         if isinstance(x, Number):
             return f"p{x.place}"
         if isinstance(x, list | tuple):
             return "(" + "".join(self.source(item, pointers) + ", " for item in x) + ")"
         return repr(x) if x is None or type(x) in (int, bool, str) else self.constant(x)
 
-    def launch(self, kernel: Any, programs: int, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        given = {name: _value(x) for name, x in options.items()}
-        compiled = kernel[(programs,)](*map(_value, args), **given)
-        if type(compiled).__name__ != "CompiledKernel":  # such as one that is still compiled
-            raise Refused
-        bound = kernel.signature.bind(*args, **{name: x for name, x in options.items() if name in kernel.arg_names})
-        bound.apply_defaults()
-        run, function, metadata = map(self.constant, (compiled.run, compiled.function, compiled.packed_metadata))
-        pointers = ", ".join(self.source(x, pointers=True) for x in bound.arguments.values())
-        self.lines.append(f"{run}({programs}, 1, 1, stream, {function}, {metadata}, None, None, None, {pointers})")
+    def launch(self, kernel: Any, programs: int, launcher: Sequence[Any], given: Sequence[Any]) -> None:
+        """A launch of `kernel`: launcher[0](programs, 1, 1, stream, *launcher[1:], *given)."""
+        run, *fixed = (x if x is None else self.constant(x) for x in launcher)
+        pointers = (self.source(x, pointers=True) for x in given)
+        self.lines.append(f"{run}({programs}, 1, 1, stream, {', '.join(map(str, [*fixed, *pointers]))})")
         self.kernels.append(kernel)
 
     def replay(self, answer: Any) -> Callable[..., Any]:
         """What was recorded as a function (flat, pointers, stream) -> answer."""
-        unpacked = [f"{','.join(f'{kind}{i}' for i in range(self.count))}, = {of}" for kind, of in ("t flat".split(), "p pointers".split())]
+        unpacked = [
+            f"{','.join(f'{kind}{i}' for i in range(self.count))}, = {of}"
+            for kind, of in (("t", "flat"), ("p", "pointers"))
+        ]
         body = [*unpacked, *self.lines, f"return {self.source(answer)}"]
         exec("def replay(flat, pointers, stream):\n  " + "\n  ".join(body), self.values)
         return self.values["replay"]  # type: ignore[no-any-return]
-
-
-def is_replayable() -> bool:
-    """Whether Triton compiles its kernels, by a release whose launch is known."""
-    return _version.startswith(TESTED) and not _knobs.runtime.interpret
-
-
-def is_watched() -> bool:
-    """Whether a launch is more than a launch."""
-    runtime = _knobs.runtime
-    return bool(
-        dispatch_modes()
-        or transforms_active()
-        or runtime.launch_enter_hook.calls
-        or runtime.launch_exit_hook.calls
-        or runtime.debug
-        or runtime.add_stages_inspection_hook
-        or _knobs.compilation.instrumentation_mode
-    )
 
 
 def _describe(flat: Sequence[Any]) -> tuple[Any, list[Any]] | None:
@@ -175,7 +151,7 @@ def _describe(flat: Sequence[Any]) -> tuple[Any, list[Any]] | None:
 
 
 try:
-    from ._ext import describe
+    from ._ext import describe as describe
 except ImportError:
     describe = _describe
 
@@ -188,32 +164,36 @@ recording = _Recording()
 
 
 class Replayed:
-    """run(*groups, *needs), a kernel's forward or backward on flat arguments in so many `groups`, replayed where it can be."""
+    """run(*groups, *needs), a kernel's forward or backward on flat arguments in so many `groups`, replayed where it can be.
+    `launches`: the module with `is_watched`, and the `current` device and stream."""
 
-    def __init__(self, run: Callable[..., Any], groups: int) -> None:
-        self.run, self.groups = run, groups
-        self.replays: dict[Any, Any] = {}  # by what tensors look like: how often that was met, `_REFUSED`, or what `_recorded` gives
+    def __init__(self, run: Callable[..., Any], groups: int, launches: Any) -> None:
+        self.run, self.groups, self.launches = run, groups, launches
+        self.replays: dict[
+            Any, Any
+        ] = {}  # by what the tensors look like: `SEEN` once, `NEVER`, or what `_recorded` gives
 
     def __call__(self, *given: Any) -> Any:
         flat = given[0] if self.groups == 1 else (*given[0], *given[1], *given[2])
-        described = None if is_watched() else describe(flat)
+        watched = dispatch_modes() or transforms_active() or self.launches.is_watched()
+        described = None if watched else describe(flat)
         if described is None:
             return self.run(*given)
         key = described[0], given[self.groups :]
-        known = self.replays.get(key, 0)
-        if known.__class__ is not int:
-            replay, device, kernels, guards = known
-            current = _driver.active
-            if device == current.get_current_device() and not any(kernel.pre_run_hooks for kernel in kernels):
-                if all(ask() == answer for ask, answer in guards):
-                    return replay(flat, described[1], current.get_current_stream(device))
-                del self.replays[key]
-        elif known == 1:  # kernels are compiled by the first call
-            return self._recorded(key, given)
-        elif known == 0:
+        known = self.replays.get(key)
+        if known is None:
             if len(self.replays) >= KEPT:
                 self.replays.clear()
-            self.replays[key] = 1
+            self.replays[key] = SEEN
+        elif known is SEEN:  # its kernels are compiled
+            return self._recorded(key, given)
+        elif known is not NEVER:
+            replay, device, kernels, guards = known
+            here, stream = self.launches.current()
+            if here == device and not any(kernel.pre_run_hooks for kernel in kernels):
+                if all(ask() == answer for ask, answer in guards):
+                    return replay(flat, described[1], stream)
+                del self.replays[key]
         return self.run(*given)
 
     def _recorded(self, key: Any, given: tuple[Any, ...]) -> Any:
@@ -227,11 +207,11 @@ class Replayed:
         try:
             with recorder:
                 answer = self.run(*groups, *given[self.groups :])
-            device = _driver.active.get_current_device()
-            self.replays[key] = recorder.replay(answer), device, tuple(recorder.kernels), tuple(recorder.guards)
+            replay = recorder.replay(answer), self.launches.current()[0], recorder.kernels, recorder.guards
         except (Refused, TypeError, AttributeError):  # of a number that is more than handed on
-            self.replays[key] = -1
+            self.replays[key] = NEVER
             return self.run(*given)
         finally:
             recording.recorder = None
+        self.replays[key] = replay
         return answer
