@@ -72,7 +72,7 @@ class Recorder(DispatchMode):
         self.count = len(flat)
         for i, x in enumerate(flat):
             if isinstance(x, Tensor):
-                self.tensors.setdefault(id(x), (x, f"t{i}", f"p{i}"))
+                self.tensors[id(x)] = x, f"t{i}", f"p{i}"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -138,10 +138,10 @@ def _describe(flat: Sequence[Any]) -> tuple[Any, list[Any]] | None:
     pointers: list[Any] = []
     for x in flat:
         if isinstance(x, Tensor):
-            if in_memory(x) is not x:
+            if in_memory(x) is not x or (not (pointer := x.data_ptr()) and x.numel()):
                 return None
-            pointers.append(x.data_ptr())
-            key.append((x.shape, x.stride(), x.dtype, x.device, pointers[-1] % 16))
+            pointers.append(pointer)
+            key.append((x.shape, x.stride(), x.dtype, x.device, pointer % 16))
         elif x is None or type(x) is float:
             pointers.append(x)
             key.append(None if x is None else 0 < x < INFINITY)
@@ -186,7 +186,9 @@ class Replayed:
                 self.replays.clear()
             self.replays[key] = SEEN
         elif known is SEEN:  # its kernels are compiled
-            return self._recorded(key, given)
+            tensors = [id(x) for x in flat if isinstance(x, Tensor)]
+            if len({*tensors}) == len(tensors):  # else what is recorded could not tell them apart
+                return self._recorded(key, given)
         elif known is not NEVER:
             replay, device, kernels, guards = known
             here, stream = self.launches.current()

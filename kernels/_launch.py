@@ -89,6 +89,7 @@ def _launch_recorded(
         raise Refused
     bound = kernel.signature.bind(*args, **{name: x for name, x in constants.items() if name in kernel.arg_names})
     bound.apply_defaults()
+    recorder.constant(compiled)  # else it could be unloaded
     # Of the launcher in TESTED releases: the stream comes before, the hooks are None.
     launcher = compiled.run, compiled.function, compiled.packed_metadata, None, None, None
     recorder.launch(kernel, programs, launcher, list(bound.arguments.values()))
