@@ -68,12 +68,12 @@ def direct(
     if not (flat and isinstance(flat[0], Tensor)):
         return None
     device = "cpu" if flat[0].is_cpu else flat[0].device.type
-    if torch.is_autocast_enabled(device):
+    if (device != "cpu" and device not in UNSEEN) or torch.is_autocast_enabled(device):
         return None
     if device in UNSEEN:
         op = _short.known(name, flat, layout, static)
     else:
-        op = _native(name, layout, static, cores, forced()) if device == "cpu" else None
+        op = _native(name, layout, static, cores, forced())
     if op is None:
         return None
     if device in UNSEEN:
