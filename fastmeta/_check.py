@@ -187,9 +187,8 @@ def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, i
 
 def refuse_empty_class(op: str, x: Tensor, num_classes: int) -> None:
     """ValueError where a class has no example in `x` [..., S], the labels of CPU tensors."""
-    empty = (
-        _empty_class(x, min(num_classes, x.shape[-1] + 1)) if x.is_cpu else None
-    )  # of more classes than examples one is empty
+    most = min(num_classes, x.shape[-1] + 1)  # of more classes than examples one is empty
+    empty = _empty_class(x, most) if x.is_cpu else None
     if empty is not None:
         raise ValueError(
             f"{op}: every class must have a support example, got none of class {empty[1]} in task {empty[0]}"
