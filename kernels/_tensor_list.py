@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmeta._replay import recording
+
 from ._launch import power_of_two, triton_dtype
 
 GROUP = 48  # tensors of a launch: kernel arguments are limited to 4 KiB
@@ -141,6 +143,8 @@ def make_plan(grads: Sequence[Tensor], kinds: list[int]) -> Plan:
 def split_numbers(rates: Sequence[Any], dtype: torch.dtype) -> tuple[float, ...]:
     """The rates that are numbers, each as the float32 nearest to it; for float64 also what that leaves, twice."""
     parts, left = [], [0.0 if isinstance(r, Tensor) else r for r in rates]
+    if dtype != torch.float64 and recording.recorder is not None:
+        return tuple(left)  # a launch rounds them the same way
     for _ in range(3 if dtype == torch.float64 else 1):
         nearest = [ctypes.c_float(x).value for x in left]
         left = [x - y for x, y in zip(left, nearest, strict=True)]
