@@ -71,12 +71,12 @@ def test_many_columns(metric, dtype, way):
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
 def test_many_columns_far_from_the_origin(metric, way):
-    """An offset of all features, an outlier, a coincident pair and one that nearly is. The outlier's distances have their last
+    """An offset of all features, outliers, a coincident pair and one that nearly is. An outlier's distances have their last
     bit at 0.03: its gradients are right because backward finds them with the same bits as forward."""
 
     def draw():
         query, prototypes = randn(9, 20, dtype=torch.float32), randn(40, 20, dtype=torch.float32)
-        query[0], query[1], query[2] = prototypes[0], prototypes[39] + 1e-3, 100 * query[2]
+        query[0], query[1], query[2:6] = prototypes[0], prototypes[39] + 1e-3, 100 * query[2:6]
         return [query + 1e4, prototypes + 1e4]
 
     check_against_reference(ops(metric, 9, 40, 20)[1], draw, "triton")
