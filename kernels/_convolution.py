@@ -4,7 +4,8 @@ Values and data gradient, one kernel: a program owns BLOCK_E channels by BLOCK_M
 of the source, BLOCK_K at a time: weights [E, K] (16 bytes a thread where K allows it) by source [K, M], lanes along the pixels. For
 the data gradient the source is dy; with a stride, a program owns pixels of one phase (row and column modulo the stride), which
 meet the same taps, so that no product is with a 0.
-A loop divides nothing: channel and tap, image and pixel are carried from step to step.
+A loop divides by nothing but constants, the sizes of a kernel, which costs a product: else channel and tap, image and pixel are carried
+from step to step.
 Weight gradient: a program owns BLOCK_E by BLOCK_K of a task's weights and runs over the pixels of all its images. Where there are
 few such, several share the pixels, and torch adds their parts in order.
 Pixels are told to be neighbours by twos, though not all are: lanes go along them, where Triton 3.6 else takes a block's first
@@ -129,21 +130,24 @@ def convolution_kernel(
     h0 = tl.where(inside, h0, AWAY)
     K = C * taps_r * taps_s
     SIGN: tl.constexpr = -1 if BACKWARD else 1
-    if PHASED:  # some phases meet no tap
-        taps_r, taps_s = tl.maximum(taps_r, 1), tl.maximum(taps_s, 1)
-    c, r, s = split(tl.arange(0, BLOCK_K), taps_r, taps_s)
-    step_c, step_r, step_s = split(tl.full((), BLOCK_K, tl.int32), taps_r, taps_s)
+    if PHASED:
+        taps_r, taps_s = tl.maximum(taps_r, 1), tl.maximum(taps_s, 1)  # some phases meet no tap
+        c, r, s = split(tl.arange(0, BLOCK_K), taps_r, taps_s)
+        step_c, step_r, step_s = split(tl.full((), BLOCK_K, tl.int32), taps_r, taps_s)
     total = tl.zeros((BLOCK_E, BLOCK_M), dtype)
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         k = start + tl.arange(0, BLOCK_K)
+        if not PHASED:
+            c, r, s = split(k, KH, KW)
         at = (e * K)[:, None] + k[None, :]
         w = tl.load(weight + at, (e[:, None] < E) & (k[None, :] < K), 0.0).to(OPERAND)  # [E, K]
-        h, v = h0[None, :] + tl.where(k < K, SIGN * r, 2 * AWAY)[:, None], w0[None, :] + SIGN * s[:, None]
-        x_inside = (h >= 0) & (h < H) & (v >= 0) & (v < W)
+        h, column = h0[None, :] + tl.where(k < K, SIGN * r, 2 * AWAY)[:, None], w0[None, :] + SIGN * s[:, None]
+        x_inside = (h >= 0) & (h < H) & (column >= 0) & (column < W)
         place = c * (H * W) + SIGN * (r * W + s)
         x = tl.load(source[None, :] + place[:, None], x_inside, 0.0).to(OPERAND)  # [K, M]
         total = tl.dot(w, x, total, input_precision=PRECISION, out_dtype=dtype)
-        c, r, s = advance(c, r, s, step_c, step_r, step_s, taps_r, taps_s)
+        if PHASED:
+            c, r, s = advance(c, r, s, step_c, step_r, step_s, taps_r, taps_s)
     if bias is not None:
         total += tl.load(bias + task * bias_stride + e, e < E, 0.0).to(dtype)[:, None]
     own = tl.max_contiguous((task * out_task + image * out_image) * OH * OW + pixel, 2)

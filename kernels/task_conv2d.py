@@ -8,6 +8,7 @@ to dy: C(x', W) + C(x, W') + b'; to x: C*(dy, W'); to W: D(x', dy).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,15 @@ def planes(x: Tensor) -> tuple[Tensor, int, int]:
         x = x.contiguous()
     task, image = (0 if size == 1 else step // plane for size, step in zip(sizes[:2], x.stride()[:2], strict=True))
     return x, task, image
+
+
+def empty_like_images(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Of this shape [T?, n, ...]; images first in memory where those of `like` [T, n, ...] are."""
+    images_first = like.ndim == len(shape) == 5 and like.shape[0] > 1 and 0 < like.stride(0) < like.stride(1)
+    if not images_first or like.shape[1] == 1:
+        return like.new_empty(shape)
+    tasks, images, *rest = shape
+    return like.new_empty(images, tasks, *rest).transpose(0, 1)
 
 
 def _by_phases(weight: Tensor, stride: int) -> Tensor:
@@ -171,8 +181,8 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
 
 def _data_gradient(dy: Tensor, weight: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
     """The gradient to images like [T?, n, I, H, W] from dy [T?, n, O, H', W']; summed over the tasks that share them."""
-    found = dy.new_empty(*dy.shape[:-4], *like.shape[-4:])
-    _convolution(dy, weight, None, dense(found, 4), stride, padding, backward=True)
+    found = empty_like_images(dy, (*dy.shape[:-4], *like.shape[-4:]))
+    _convolution(dy, weight, None, found, stride, padding, backward=True)
     return found.sum(0) if like.ndim < found.ndim else found
 
 
@@ -195,8 +205,8 @@ def task_conv2d_fwd(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     leads = (x.shape[:-4], weight.shape[:-4], () if bias is None else bias.shape[:-1])
     sizes = ((n + 2 * padding - k) // stride + 1 for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True))
-    y = x.new_empty(*max(leads, key=len), x.shape[-4], weight.shape[-4], *sizes)
-    _convolution(x, weight, bias, dense(y, 4), stride, padding)
+    y = empty_like_images(x, (*max(leads, key=len), x.shape[-4], weight.shape[-4], *sizes))
+    _convolution(x, weight, bias, y, stride, padding)
     return (y,), ()
 
 
@@ -264,8 +274,8 @@ def _to_cotangent(
     total, bias = None, to_dbias
     for images, weights in ((to_dx, weight), (x, to_dweight)):
         if images is not None and weights is not None:
-            part = torch.empty_like(dy, memory_format=torch.contiguous_format)
-            _convolution(images, weights, bias, dense(part, 4), stride, padding)
+            part = empty_like_images(dy, dy.shape)
+            _convolution(images, weights, bias, part, stride, padding)
             total, bias = part if total is None else total + part, None
     if total is None:
         assert bias is not None
