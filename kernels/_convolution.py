@@ -186,6 +186,7 @@ def weight_gradient_kernel(
     KW: tl.constexpr,
     STRIDE: tl.constexpr,
     TOGETHER: tl.constexpr,
+    CROSSED: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -209,13 +210,17 @@ def weight_gradient_kernel(
     total = tl.zeros((BLOCK_E, BLOCK_K), dtype)
     for start in tl.range(begin, end, BLOCK_M, num_stages=STAGES):
         m = start + tl.arange(0, BLOCK_M)
+        begun = image
+        if CROSSED <= 4:  # so the compiler sees which pixels are neighbours
+            begun = tl.full((BLOCK_M,), start // OP, tl.int32)
+            for i in tl.static_range(CROSSED):
+                begun += (m >= (start // OP + i + 1) * OP).to(tl.int32)
         h0, w0 = u * STRIDE, v * STRIDE
         h, w = r[:, None] + tl.where(m < end, h0, AWAY)[None, :], s[:, None] + w0[None, :]
-        place = tl.max_contiguous(image.to(tl.int64) * x_image * H * W + h0 * W + w0, 2)
+        place = tl.max_contiguous(begun.to(tl.int64) * x_image * H * W + h0 * W + w0, 2)
         value = tl.load(x[:, None] + place[None, :], (h >= 0) & (h < H) & (w >= 0) & (w < W), 0.0).to(OPERAND)  # [K, M]
-        at = image.to(tl.int64) * dy_image * OP + (u * OW + v)
-        at = tl.max_contiguous(tl.multiple_of(at, TOGETHER), TOGETHER)
-        cotangent = tl.load(dy + e[:, None] * OP + at[None, :], (e[:, None] < E) & (m[None, :] < end), 0.0)  # [E, M]
+        at = (e * OP)[:, None] + (m + begun.to(tl.int64) * ((dy_image - 1) * OP))[None, :]
+        cotangent = tl.load(dy + at, (e[:, None] < E) & (m[None, :] < end), 0.0)  # [E, M]
         total = tl.dot(cotangent.to(OPERAND), tl.trans(value), total, input_precision=PRECISION, out_dtype=dtype)
         image, u, v = advance(image, u, v, step_image, step_u, step_v, OH, OW)
     out = dweight + (part * T + task) * E * K + e[:, None] * K + k[None, :]

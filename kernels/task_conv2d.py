@@ -167,6 +167,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         OW=dy.shape[4],
         groups=pixels // together,
         TOGETHER=together,
+        CROSSED=triton.cdiv(blocks[1] - 1, max(pixels, 1)),  # images that begin within a block, at most
         padding=padding,
         share=triton.cdiv(triton.cdiv(images * pixels, splits), blocks[1]),
         KH=kernel[0],
