@@ -83,6 +83,16 @@ def test_halves_are_multiplied_as_they_are(dtype, multiplied):
         assert torch.equal(a[0], query[:16]) and torch.equal(b[0, :, :40].mT, prototypes)
 
 
+@pytest.mark.parametrize("allow_tf32", [True, False], indirect=True)
+def test_float32_is_rounded_only_where_torch_rounds_it(allow_tf32, multiplied):
+    """Every factor, the weights of the gradients too, has the bits that a tensor core takes: the norms are of the same numbers."""
+    run(20, 40, 16)
+    factors = [x for a, b, _ in multiplied for x in (a, b)]
+    assert len(factors) == 2 * 4
+    rounded = [bool((x.contiguous().view(torch.int32) & 0x1FFF == 0).all()) for x in factors]
+    assert all(rounded) if allow_tf32 else not any(rounded)
+
+
 @metrics
 def test_near_pairs_in_every_part(metric):
     """A cluster far from the mean, duplicates, and queries that lie on prototypes: to be added one by one on both sides."""
