@@ -3,6 +3,7 @@
 Forward, one launch: a program owns BLOCK_Q queries of a task and BLOCK_C classes and walks the support. Distances and, for
 all and for each class by itself, the nearest and the online sum of exponentials stay in registers: a class far behind the
 nearest one keeps its digits. Moved: query once, the support once a program (from cache), its labels, the output once.
+A large support: a launch for each chunk of products, see _products.py.
 Backward: see _distance_bwd.py; distances are computed anew, log p is kept.
 """
 

@@ -3,6 +3,7 @@
 Forward, one launch: a program owns BLOCK_Q queries of a task; distances and the online log-sum-exp stay in registers. Up
 to BLOCK_N ways go straight to the output; more are written as distances, and turned into log probabilities by the same
 program while they are in cache. Moved: query and output once, prototypes once a program (from cache).
+Many ways: a launch for each chunk of products, see _products.py.
 Backward: see _distance_bwd.py; distances by differences are kept from forward, so none is computed twice.
 """
 

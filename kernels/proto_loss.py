@@ -4,6 +4,7 @@ Forward, one launch: a program owns BLOCK_Q queries of a task and walks the prot
 stay in registers. Moved: query once, prototypes once a program (from cache), a few numbers a query. For "sum" and "mean" each
 program leaves the sum and the count of its queries, and the last of a task, told by a counter, adds them up in their order; the
 counters are zeroed before, a launch of its own.
+Many ways: a launch for each chunk of products, see _products.py; another adds up the losses of a task.
 Backward: see _distance_bwd.py; distances are computed anew.
 """
 
