@@ -26,6 +26,7 @@ RUNS = {
     "few": ("prototypes", *DISTANCE, "sgd_step"),
     "few half": ("prototypes", "proto_loss", "sgd_step"),
     "few double": ("prototypes", "proto_loss", "sgd_step"),
+    "some": DISTANCE,
     "many": DISTANCE,
     "many tf32": ("proto_loss",),
     "many half": DISTANCE,
