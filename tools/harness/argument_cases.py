@@ -20,6 +20,7 @@ def arguments(op):
     mlp = {"params": params, "inputs": x, "targets": LABELS, "activation": "tanh", "loss": "cross_entropy"}
     inner = {"lr": [torch.full_like(p, 0.1) for p in params], "steps": 2, "first_order": False}
     episode = {"support_x": x, "support_y": LABELS, "query_x": -x, "query_y": LABELS}
+    batched = [torch.randn(2, 3, 4), torch.randn(2, 3)]
     found = {
         "prototypes": {"support": x, "labels": LABELS, "num_classes": 3},
         "proto_log_softmax": {"query": x, "prototypes": centres, "metric": "euclidean", "temperature": 2.0},
@@ -30,7 +31,15 @@ def arguments(op):
         "matching_log_probs": {
             "query": x, "support": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5,
         },
-        "sgd_step": {"params": params, "grads": [torch.randn(2, 3, 4), torch.randn(2, 3)], "lr": [0.1, torch.tensor(0.2)]},
+        "sgd_step": {"params": params, "grads": batched, "lr": [0.1, torch.tensor(0.2)]},
+        "momentum_step": {
+            "params": params, "grads": batched, "velocities": batched, "lr": 0.1, "momentum": 0.9, "weight_decay": torch.tensor(0.1),
+            "nesterov": True,
+        },
+        "adam_step": {
+            "params": params, "grads": batched, "means": batched, "squares": batched, "lr": 0.1, "step": 2, "betas": (0.9, 0.99),
+            "eps": 1e-8, "weight_decay": 0.0,
+        },
         "mlp_forward": {"params": params, "inputs": x, "activation": "relu"},
         "mlp_loss": mlp,
         "mlp_grad": mlp,

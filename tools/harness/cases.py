@@ -17,6 +17,7 @@ PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "refer
 KERNELS = tuple(name for name in PROTO if name != "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
 CONV = ("ext", "reference") if DEVICE == "cpu" else ("reference",)
+STATEFUL = CONV  # the steps of optimisers with a state
 TRITON = ("triton", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
@@ -25,6 +26,8 @@ BACKENDS = {
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
     "sgd_step": PROTO,
+    "momentum_step": STATEFUL,
+    "adam_step": STATEFUL,
     "task_conv2d": TRITON,
     "mlp_forward": MLP,
     "mlp_loss": MLP,
@@ -105,6 +108,29 @@ def _sgd_step(lead, dtype):
 
     shapes = [(*lead, 2, 3), (2,), (*lead, 2, 3), (*lead, 2), (2, 3), ()]
     return Case(fn, [randn(*shape, dtype=dtype) for shape in shapes])
+
+
+def _momentum_step(lead, dtype):
+    def fn(w, b, dw, db, vw, vb, alpha_w, alpha_b):
+        found = fastmeta.momentum_step(
+            [w, b], [dw, db], [vw, vb], [alpha_w, alpha_b], momentum=0.9, weight_decay=0.1, nesterov=True
+        )
+        return outputs(found)
+
+    return Case(fn, [randn(*shape, dtype=dtype) for shape in _with_state(lead, 1)])
+
+
+def _adam_step(lead, dtype):
+    def fn(w, b, dw, db, mw, mb, vw, vb, alpha_w, alpha_b):
+        state, rates = ([mw, mb], [vw.square(), vb.square()]), [alpha_w, alpha_b]
+        return outputs(fastmeta.adam_step([w, b], [dw, db], *state, rates, step=3, weight_decay=0.1))
+
+    return Case(fn, [randn(*shape, dtype=dtype) for shape in _with_state(lead, 2)])
+
+
+def _with_state(lead, count):
+    """The shapes of two parameters, their gradients, state and rates."""
+    return [(*lead, 2, 3), (2,), *[(*lead, 2, 3), (*lead, 2)] * (1 + count), (2, 3), ()]
 
 
 def _task_conv2d(lead, dtype):
