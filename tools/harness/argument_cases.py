@@ -33,12 +33,12 @@ def arguments(op):
         },
         "sgd_step": {"params": params, "grads": batched, "lr": [0.1, torch.tensor(0.2)]},
         "momentum_step": {
-            "params": params, "grads": batched, "velocities": batched, "lr": 0.1, "momentum": 0.9, "weight_decay": torch.tensor(0.1),
+            "params": params, "grads": batched, "velocities": batched, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1,
             "nesterov": True,
         },
         "adam_step": {
-            "params": params, "grads": batched, "means": batched, "squares": batched, "lr": 0.1, "step": 2, "betas": (0.9, 0.99),
-            "eps": 1e-8, "weight_decay": 0.0,
+            "params": params, "grads": batched, "means": batched, "squares": [x.square() for x in batched], "lr": 0.1,
+            "step": 2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0,
         },
         "mlp_forward": {"params": params, "inputs": x, "activation": "relu"},
         "mlp_loss": mlp,

@@ -122,10 +122,12 @@ def _momentum_step(lead, dtype):
 
 def _adam_step(lead, dtype):
     def fn(w, b, dw, db, mw, mb, vw, vb, alpha_w, alpha_b):
-        state, rates = ([mw, mb], [vw.square(), vb.square()]), [alpha_w, alpha_b]
-        return outputs(fastmeta.adam_step([w, b], [dw, db], *state, rates, step=3, weight_decay=0.1))
+        found = fastmeta.adam_step([w, b], [dw, db], [mw, mb], [vw, vb], [alpha_w, alpha_b], step=3, weight_decay=0.1)
+        return outputs(found)
 
-    return Case(fn, [randn(*shape, dtype=dtype) for shape in _with_state(lead, 2)])
+    tensors = [randn(*shape, dtype=dtype) for shape in _with_state(lead, 2)]
+    tensors[6:8] = [1 + v.square() for v in tensors[6:8]]
+    return Case(fn, tensors)
 
 
 def _with_state(lead, count):
