@@ -74,21 +74,15 @@ class InnerOptimiser:
         if theta and self.names and forced() in ("auto", "ext") and _fuses(theta, grads, values):
             kinds = [[state[i] for state in states] for i in range(len(self.names))]
             rates = [v["lr"] for v in values]
-            new, *kinds = self.fused(list(theta), list(grads), kinds, rates, count, dict(values[0]))
+            new, *kinds = self.fused([list(theta), list(grads), *kinds], rates, count, values[0])
             return new, [list(state) for state in zip(*kinds, strict=True)]
         each = [self.update(p, g, s, count, **v) for p, g, s, v in zip(theta, grads, states, values, strict=True)]
         return [p for p, _ in each], [list(state) for _, state in each]
 
     def fused(
-        self,
-        theta: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Tensor]],
-        rates: list[Any],
-        count: int,
-        numbers: dict[str, Any],
+        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
     ) -> tuple[list[Tensor], ...]:
-        """The op of this step; `numbers`: the same for all parameters."""
+        """The op of this step on parameters, gradients and state; `numbers`: the same for all parameters."""
         raise NotImplementedError
 
 
@@ -142,23 +136,14 @@ class SGD(InnerOptimiser):
         return new.to(p.dtype), (b,)
 
     def fused(
-        self,
-        theta: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Tensor]],
-        rates: list[Any],
-        count: int,
-        numbers: dict[str, Any],
+        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
     ) -> tuple[list[Tensor], ...]:
-        return momentum_step(
-            theta,
-            grads,
-            *states,
-            rates,
-            nesterov=self.nesterov,
-            momentum=numbers["momentum"],
-            weight_decay=numbers["weight_decay"],
-        )  # type: ignore[no-any-return]
+        theta, grads, velocities = lists
+        mu, decay = numbers["momentum"], numbers["weight_decay"]
+        found: tuple[list[Tensor], ...] = momentum_step(
+            theta, grads, velocities, rates, momentum=mu, weight_decay=decay, nesterov=self.nesterov
+        )
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,22 +195,18 @@ class Adam(InnerOptimiser):
         self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         wide, g = _wide(p, g)
-        new, m, v = adam_update(wide, g, *state, step=count, eps=self.eps, **values)
+        new, m, v = adam_update(wide, g, state[0], state[1], step=count, eps=self.eps, **values)
         return new.to(p.dtype), (m, v)
 
     def fused(
-        self,
-        theta: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Tensor]],
-        rates: list[Any],
-        count: int,
-        numbers: dict[str, Any],
+        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
     ) -> tuple[list[Tensor], ...]:
+        theta, grads, means, squares = lists
         betas, decay = (numbers["beta1"], numbers["beta2"]), numbers["weight_decay"]
-        return adam_step(  # type: ignore[no-any-return]
-            theta, grads, *states, rates, step=count, betas=betas, eps=self.eps, weight_decay=decay
+        found: tuple[list[Tensor], ...] = adam_step(
+            theta, grads, means, squares, rates, step=count, betas=betas, eps=self.eps, weight_decay=decay
         )
+        return found
 
 
 def _wide(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

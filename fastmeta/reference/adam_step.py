@@ -24,10 +24,10 @@ def adam_step(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Of each tensor; one rate serves all where lr has length 1. A number that is None is the next one of `learned`."""
     more = iter(learned)
-    numbers = [next(more) if x is None else x for x in (beta1, beta2, weight_decay)]
+    b1, b2, decay = (next(more) if x is None else x for x in (beta1, beta2, weight_decay))
     rates = lr * len(params) if len(lr) == 1 else lr
     each = zip(params, grads, means, squares, rates, strict=True)
-    found = [adam_update(p, g, m, v, rate, step, *numbers, eps) for p, g, m, v, rate in each]
+    found = [adam_update(p, g, m, v, rate, step, b1, b2, decay, eps) for p, g, m, v, rate in each]
     return [p for p, _, _ in found], [m for _, m, _ in found], [v for _, _, v in found]
 
 
