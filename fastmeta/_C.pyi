@@ -119,7 +119,7 @@ def adam_step_fwd(
     beta1: Any,
     beta2: Any,
     weight_decay: Any,
-    eps: float,
+    eps: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -136,7 +136,7 @@ def adam_step_bwd(
     beta1: Any,
     beta2: Any,
     weight_decay: Any,
-    eps: float,
+    eps: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...

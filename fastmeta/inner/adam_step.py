@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 from torch import Tensor
 
@@ -8,7 +9,61 @@ from .. import _check
 from ..types import Rate
 from ._optimiser_step import over_tree, stateful
 
+Param = TypeVar("Param", bound=Tensor)
 
+
+@overload
+def adam_step(
+    params: Tensor,
+    grads: Tensor,
+    means: Tensor,
+    squares: Tensor,
+    lr: Rate,
+    *,
+    step: int,
+    betas: tuple[float | Tensor, float | Tensor] = ...,
+    eps: float = ...,
+    weight_decay: float | Tensor = ...,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def adam_step(
+    params: list[Param],
+    grads: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    lr: Rate,
+    *,
+    step: int,
+    betas: tuple[float | Tensor, float | Tensor] = ...,
+    eps: float = ...,
+    weight_decay: float | Tensor = ...,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]: ...
+@overload
+def adam_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    lr: Rate,
+    *,
+    step: int,
+    betas: tuple[float | Tensor, float | Tensor] = ...,
+    eps: float = ...,
+    weight_decay: float | Tensor = ...,
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]: ...
+@overload
+def adam_step(
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    means: Mapping[str, Tensor],
+    squares: Mapping[str, Tensor],
+    lr: Rate,
+    *,
+    step: int,
+    betas: tuple[float | Tensor, float | Tensor] = ...,
+    eps: float = ...,
+    weight_decay: float | Tensor = ...,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]: ...
 def adam_step(
     params: Any,
     grads: Any,
@@ -23,8 +78,12 @@ def adam_step(
 ) -> Any:
     r"""Step number `step` of Adam, the first being 1, elementwise, for one tensor or a whole list or dict of them in one launch:
 
-        g <- g + weight_decay theta,  m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2
-        theta' = theta - lr m' / (1 - beta1^step) / (sqrt(v' / (1 - beta2^step)) + eps)
+        g <- g + weight_decay theta
+        m' = beta1 m + (1 - beta1) g
+        v' = beta2 v + (1 - beta2) g^2
+        mean = m' / (1 - beta1^step)
+        root = sqrt(v' / (1 - beta2^step))
+        theta' = theta - lr mean / (root + eps)
 
     Returns (theta', m', v'), each in the structure of `params`.
 
@@ -45,9 +104,12 @@ def adam_step(
     import torch
     import fastmeta
 
-    params, grads = torch.randn(5, 64), torch.randn(32, 5, 64)  # one start for 32 tasks
-    zeros = torch.zeros_like(grads)
-    params, means, squares = fastmeta.adam_step(params, grads, zeros, zeros, 0.01, step=1)
+    params = torch.randn(5, 64)  # one start for 32 tasks
+    grads = torch.randn(32, 5, 64)
+    m = v = torch.zeros_like(grads)
+    params, m, v = fastmeta.adam_step(
+        params, grads, m, v, 0.01, step=1
+    )
     ```
     """
     op = "adam_step"

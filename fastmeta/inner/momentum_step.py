@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 from torch import Tensor
 
@@ -8,7 +9,53 @@ from .. import _check
 from ..types import Rate
 from ._optimiser_step import over_tree, stateful
 
+Param = TypeVar("Param", bound=Tensor)
 
+
+@overload
+def momentum_step(
+    params: Tensor,
+    grads: Tensor,
+    velocities: Tensor,
+    lr: Rate,
+    *,
+    momentum: float | Tensor,
+    weight_decay: float | Tensor = ...,
+    nesterov: bool = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def momentum_step(
+    params: list[Param],
+    grads: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    lr: Rate,
+    *,
+    momentum: float | Tensor,
+    weight_decay: float | Tensor = ...,
+    nesterov: bool = ...,
+) -> tuple[list[Tensor], list[Tensor]]: ...
+@overload
+def momentum_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    lr: Rate,
+    *,
+    momentum: float | Tensor,
+    weight_decay: float | Tensor = ...,
+    nesterov: bool = ...,
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]: ...
+@overload
+def momentum_step(
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    velocities: Mapping[str, Tensor],
+    lr: Rate,
+    *,
+    momentum: float | Tensor,
+    weight_decay: float | Tensor = ...,
+    nesterov: bool = ...,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
 def momentum_step(
     params: Any,
     grads: Any,
@@ -21,7 +68,9 @@ def momentum_step(
 ) -> Any:
     r"""A step of SGD with momentum, elementwise, for one tensor or a whole list or dict of them in one launch:
 
-        g <- g + weight_decay theta,  b' = momentum b + g,  theta' = theta - lr b'
+        g <- g + weight_decay theta
+        b' = momentum b + g
+        theta' = theta - lr b'
 
     with g + momentum b' in place of the last b' if `nesterov`. Returns (theta', b'), each in the structure of `params`.
 
@@ -42,8 +91,12 @@ def momentum_step(
     import torch
     import fastmeta
 
-    params, grads = torch.randn(5, 64), torch.randn(32, 5, 64)  # one start for 32 tasks
-    params, velocities = fastmeta.momentum_step(params, grads, torch.zeros_like(grads), 0.01, momentum=0.9)
+    params = torch.randn(5, 64)  # one start for 32 tasks
+    grads = torch.randn(32, 5, 64)
+    b = torch.zeros_like(grads)
+    params, b = fastmeta.momentum_step(
+        params, grads, b, 0.01, momentum=0.9
+    )
     ```
     """
     op = "momentum_step"
