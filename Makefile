@@ -9,7 +9,7 @@ PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 WITH_TOOLS = PYTHONPATH=tools:examples:csrc $(BIN)/python -m
 
-.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study neighbour accuracy gates gpu-report gpu attack transforms reproductions docs docs-browser lint tag wheel clean
+.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study neighbour accuracy arm gates gpu-report gpu attack transforms reproductions docs docs-browser lint tag wheel clean
 
 SOURCES = $(wildcard csrc/*.py $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
 
@@ -70,8 +70,8 @@ sanitize: install
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=build/sanitize OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest \
 	    -k "not emulated and not triton" $(wildcard $(SANITIZED:%=tests/*/test_%.py))
 
-SANITIZED = adam_step conv conv_adapt conv_forward conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
-    mlp_hvp mlp_loss mlp_meta_loss mlp_threads nan momentum_step proto_log_softmax proto_loss prototypes sgd_step
+SANITIZED = adam_step conv conv_adapt conv_forward encoder conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
+    mlp_hvp mlp_loss mlp_meta_loss mlp_threads momentum_step nan proto_log_softmax proto_loss prototypes sgd_step
 
 # Within 25 minutes; bench/results/<machine>.json, .md and figures have what came of it.
 bench: install
@@ -94,6 +94,12 @@ neighbour: install
 
 accuracy: install
 	$(WITH_TOOLS) measure.accuracy
+
+# Every CPU kernel, compiled for ARM and run by an emulator of its instructions, against the reference; a minute. Says nothing of speed.
+arm: install
+	@for program in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$program >/dev/null || { \
+	    echo "make arm: needs $$program (Debian, Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user)" >&2; exit 1; }; done
+	OMP_NUM_THREADS=1 $(BIN)/pytest tools/arm
 
 # On a machine with a GPU, by the python that has torch there: no environment of its own.
 gpu:
@@ -141,7 +147,7 @@ docs-browser: docs
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(filter-out %.py,$(SOURCES)) $(wildcard tools/emulator/*.h tools/emulator/*.cpp)
+	$(BIN)/clang-format --dry-run --Werror $(filter-out %.py,$(SOURCES)) $(wildcard $(foreach kind,*.h *.cpp,tools/emulator/$(kind) tools/arm/$(kind)))
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff

@@ -24,11 +24,20 @@ LINK_FLAGS = "-pthread -ldl -Wl,--gc-sections -static-libstdc++ -static-libgcc -
 SANITIZE_FLAGS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"  # with FASTMETA_SANITIZE, see the Makefile
 )
-ISAS = {
+X86 = {
     "avx512": "-march=x86-64-v4 -mprefer-vector-width=512 -ffp-contract=fast",
     "avx2": "-mavx2 -mfma -mbmi2 -ffp-contract=fast",
     "baseline": "-O1",  # for processors of before 2013
 }
+ARM = {  # NEON; the tiles take all 32 registers, which GCC's first scheduling would overdraw; Clang has none and would warn
+    "baseline": "-ffp-contract=fast -fno-schedule-insns -Wno-ignored-optimization-argument"
+}
+ISAS = {
+    "x86_64": X86,
+    "AMD64": X86,
+    "aarch64": ARM,
+    "arm64": ARM,
+}  # by platform.machine(); others: baseline without flags
 
 
 class BuildError(BaseError):
@@ -141,12 +150,12 @@ def run_ninja(work: Path) -> list[str]:
     return errors[:3] or lines[-3:]
 
 
-def objects_of(cuda: Cuda | None, x86: bool) -> list[tuple[str, str, str, str]]:
+def objects_of(cuda: Cuda | None, isas: dict[str, str]) -> list[tuple[str, str, str, str]]:
     """(object, rule, source, flags) of all; what takes longest first, so that no core waits for it at the end."""
     flags = "-Icsrc -Iinclude -Iinclude/python" + " -DFASTMETA_CUDA" * bool(cuda)
     objects = [(f"{path}.o", "nvcc", f"csrc/{path}.cu", "-Icsrc") for path in sources("*/cuda/*.cu") if cuda]
     objects.append(("bindings.o", "cxx", "csrc/bindings.cpp", f"{flags} -Iinclude/pybind11"))
-    for isa, of_isa in (ISAS if x86 else {"baseline": ""}).items():
+    for isa, of_isa in isas.items():
         of_isa += f" -Icsrc -DFASTMETA_ISA={isa}"
         objects += [(f"{isa}/{path}.o", "cxx", f"csrc/{path}.cpp", of_isa) for path in sources("*/cpu/*.cpp")]
     return objects + [(f"{path}.o", "cxx", f"csrc/{path}.cpp", flags) for path in sources("*/*.cpp")]
@@ -159,10 +168,10 @@ def sources(pattern: str) -> list[Path]:
 
 def ninja_file(cxx: str, cuda: Cuda | None) -> str:
     """Builds _C.so. All its paths are below the folder where ninja runs (see setup.py)."""
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    objects = objects_of(cuda, x86)
+    isas = ISAS.get(platform.machine(), {"baseline": ""})
+    objects = objects_of(cuda, isas)
     builds = "\n".join(f"build {o}: {rule} {source}\n  flags = {flags}" for o, rule, source, flags in objects)
-    compile_cxx = f"{cxx} {CXX_FLAGS}" + " -DFASTMETA_X86" * x86
+    compile_cxx = f"{cxx} {CXX_FLAGS}" + " -DFASTMETA_X86" * (isas is X86)
     compile_cuda, link = "false", f"{LINK_FLAGS}"
     if os.environ.get("FASTMETA_SANITIZE"):
         compile_cxx, link = f"{compile_cxx} {SANITIZE_FLAGS}", f"{link.removesuffix(' -s')} {SANITIZE_FLAGS}"

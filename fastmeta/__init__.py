@@ -6,6 +6,7 @@ from .distance.matching_log_probs import matching_log_probs
 from .distance.proto_log_softmax import proto_log_softmax
 from .distance.proto_loss import proto_loss
 from .distance.prototypes import prototypes
+from .graphed import graphed
 from .inner.adam_step import adam_step
 from .inner.conv_adapt import conv_adapt
 from .inner.conv_forward import conv_forward
@@ -66,6 +67,7 @@ __all__ = [
     "conv_meta_loss",
     "evaluate",
     "fit",
+    "graphed",
     "hvp",
     "matching_log_probs",
     "mlp_adapt",

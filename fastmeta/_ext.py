@@ -47,6 +47,12 @@ def _too_much(*args: Any) -> str | None:
         largest = max(block[place] for block in blocks)
         if largest > most:
             return f"takes a {what} of at most {most}, got {largest}"
+    skips, paddings = [block[8] for block in blocks], [block[1] for block in blocks]
+    for i, skip in enumerate(skips):
+        if skip and (skips[i - 1] or skips[i - skip]):
+            return f"takes a skip of blocks without one, got blocks[{i}] after or from one that has"
+        if skip and paddings[i] > paddings[i - skip]:
+            return f"takes a skip from a padding that is no smaller, got {paddings[i]} from {paddings[i - skip]}"
     return None
 
 

@@ -45,6 +45,7 @@ NAMES = (
     "autograd.forward_ad._current_level",
     "nn.modules.batchnorm._BatchNorm",
     "nn.modules.batchnorm._NormBase",
+    "nn.modules.conv._ConvNd",
     "nn.modules.module._global_backward_hooks",
     "nn.modules.module._global_backward_pre_hooks",
     "nn.modules.module._global_forward_hooks",
@@ -121,6 +122,7 @@ without_subclasses = torch._C.DisableTorchFunctionSubclass  # a context
 
 AnyNorm = nn.modules.batchnorm._NormBase  # batch and instance norm
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm
+AnyConv = nn.modules.conv._ConvNd
 _modules: Any = nn.modules.module
 GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     _modules._global_forward_hooks,

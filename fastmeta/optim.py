@@ -28,7 +28,7 @@ class Adam(torch.optim.Adam):
 
     It is torch.optim.Adam with fused=True, bit for bit, with its state, hooks and schedulers. Where all parameters are in one group
     and have gradients, a step is one call of torch's kernel and little else: a third of the time on a small model. Any other
-    step is torch's own.
+    step is torch's own. On the meta device, where torch has no fused kernel, it is unfused.
 
     Errors: as torch.optim.Adam. Source: Kingma and Ba 2015, arXiv:1412.6980.
 
@@ -79,6 +79,10 @@ class Adam(torch.optim.Adam):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self._kept = None
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["fused"] = group["fused"] and not any(
+            p.is_meta for p in group["params"]
+        )  # for which torch has no such kernel
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._kept = None
@@ -116,7 +120,7 @@ class Adam(torch.optim.Adam):
             return None
         params = self.param_groups[0]["params"]
         states = [self.state.get(p, {}) for p in params]
-        if not all(states) or len({(p.device, p.dtype) for p in params}) != 1:
+        if not (self.param_groups[0]["fused"] and all(states)) or len({(p.device, p.dtype) for p in params}) != 1:
             return None
         taken = torch.stack([state["step"] for state in states])
         for state, step in zip(states, taken.unbind(), strict=True):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from . import _check
-from .data.task_sampler import TaskSampler
+from .data.task_sampler import meta_batches
 from .learners._learner import Learner
 from .loops.optimisers import InnerOptimiser
+from .meta_iteration import check_learner, iteration_of
 from .optim import Adam
 
 LEARNING_RATE = 1e-3  # of Adam, where no optimiser is given: MAML's and ProtoNet's papers' own
 MOST = 2**40
-AT_ONCE = 2**26  # bytes of meta-batches that are drawn in one call
 
 Callback = Callable[[int, Tensor], object]
 
@@ -44,6 +44,7 @@ def fit(
     *,
     optimiser: torch.optim.Optimizer | None = None,
     callbacks: Sequence[Callback] = (),
+    graph: bool = False,
 ) -> Tensor:
     """Trains `learner`: in each of `steps` meta-iterations the gradient of the mean query loss of a meta-batch, and a step.
 
@@ -53,10 +54,11 @@ def fit(
     `optimiser`: None: `fastmeta.optim.Adam`, rate 1e-3, on all parameters that are trained.
     `callbacks`: each is called as callback(step, losses) after every step, counted from 1, losses `[T]`; one that returns true
     ends the training.
+    `graph`: on CUDA the steps of `fastmeta.graphed`, from the fourth on one CUDA graph each; elsewhere nothing changes.
     Returns the mean loss of each step taken, `[steps]`, on the learner's device.
 
-    It is a plain loop: for what it does not do, write yours around `learner.backward`. Errors: as the learner; ValueError for
-    steps below 1 and for a sampler that ends early.
+    It is a plain loop: for what it does not do, write yours around `learner.backward`. Errors: as the learner, with `graph` as
+    `fastmeta.graphed`; ValueError for steps below 1 and for a sampler that ends early.
 
     ```python
     import torch
@@ -74,21 +76,18 @@ def fit(
     ```
     """
     op = "fit"
-    if not isinstance(learner, nn.Module) or not any(isinstance(part, Learner) for part in learner.modules()):
-        got = type(learner).__name__
-        raise TypeError(f"{op}: learner must be a learner of fastmeta, or a module around one, got {got}")
+    check_learner(op, learner)
     steps = _check.integer(op, "steps", steps, 1, MOST)
     if isinstance(optimiser, InnerOptimiser):
         raise TypeError(
             f"{op}: optimiser must be one of torch.optim, got fastmeta.{type(optimiser).__name__}, of inner loops"
         )
     optimiser = optimiser or _adam(learner)
+    iteration = iteration_of(op, learner, optimiser, _check.flag(op, "graph", graph))
     found: list[Tensor] = []
-    for step, batch in zip(range(1, steps + 1), _batches(sampler), strict=False):
-        optimiser.zero_grad(set_to_none=True)
-        losses = learner.backward(*batch) if isinstance(learner, Learner) else _backward(learner, batch)
-        optimiser.step()
-        found.append(losses.mean())
+    for step, batch in zip(range(1, steps + 1), meta_batches(sampler), strict=False):
+        losses, mean = iteration(batch)
+        found.append(mean)
         ends = [callback(step, losses) for callback in callbacks]
         if any(ends):
             return torch.stack(found)
@@ -128,7 +127,7 @@ def evaluate(learner: Learner, sampler: Iterable[Sequence[Tensor]], episodes: in
     classifies = learner._loss == "cross_entropy"
     found: list[Tensor] = []
     count = 0
-    for batch in _batches(sampler):
+    for batch in meta_batches(sampler):
         found.append(_accuracies(learner, *batch) if classifies else learner.loss(*batch))
         count += len(found[-1])
         if count >= episodes:
@@ -144,26 +143,8 @@ def _accuracies(learner: Learner, support_x: Tensor, support_y: Tensor, query_x:
     return right.sum(1) / counted.sum(1)
 
 
-def _backward(learner: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-    """As `Learner.backward`, by the module's own call and backward, in which it may average gradients over processes."""
-    losses: Tensor = learner(*batch)
-    losses.mean().backward()
-    return losses.detach()
-
-
 def _adam(learner: nn.Module) -> torch.optim.Optimizer:
     trained = [p for p in learner.parameters() if p.requires_grad]
     if not trained:
         raise ValueError(f"fit: learner must have parameters that are trained, got {type(learner).__name__} without")
     return Adam(trained, lr=LEARNING_RATE)
-
-
-def _batches(sampler: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
-    """What the sampler gives; of a TaskSampler many at once, as far as they are small."""
-    if isinstance(sampler, TaskSampler):
-        first = next(sampler)
-        yield first
-        size = sum(part.nbytes for part in first)
-        yield from sampler.batches(min(64, max(1, AT_ONCE // max(1, size))))
-    else:
-        yield from sampler

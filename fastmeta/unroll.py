@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Required, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +13,64 @@ from .loops.loop import Loop, Replay
 from .loops.optimisers import InnerOptimiser
 from .loops.trajectory import Unrolled, Way, autocast_of, unrolled, without_cache
 
+Params = TypeVar("Params", bound=Mapping[str, Any] | Sequence[Any])
+InnerLoss: TypeAlias = Callable[..., Tensor] | nn.Module | tuple[nn.Module, str | Callable[[Any, Any], Tensor]]
+Batches: TypeAlias = Sequence[object] | Callable[[int], object]
+State: TypeAlias = dict[str, object]
 
+
+class _Options(TypedDict, total=False):
+    optimiser: Required[InnerOptimiser]
+    state: Mapping[str, object] | None
+    steps: int | None
+    keep: Literal["all", "sqrt"]
+    tasks: bool | int
+    first_order: bool
+
+
+@overload
 def unroll(
-    loss: Callable[..., Tensor] | nn.Module | tuple[nn.Module, Any],
-    params: Mapping[str, Any] | Iterable[Any] | nn.Module,
-    batches: Sequence[Any] | Callable[[int], Any],
+    loss: InnerLoss, params: nn.Module, batches: Batches, *, outer: None = None, **options: Unpack[_Options]
+) -> tuple[dict[str, Tensor], State]: ...
+@overload
+def unroll(
+    loss: InnerLoss,
+    params: nn.Module,
+    batches: Batches,
+    *,
+    outer: Callable[[dict[str, Tensor]], Tensor] | Sequence[Callable[[dict[str, Tensor]], Tensor] | None],
+    **options: Unpack[_Options],
+) -> tuple[Tensor, State]: ...
+@overload
+def unroll(
+    loss: InnerLoss, params: Iterator[Tensor], batches: Batches, *, outer: None = None, **options: Unpack[_Options]
+) -> tuple[list[Tensor], State]: ...
+@overload
+def unroll(
+    loss: InnerLoss, params: Params, batches: Batches, *, outer: None = None, **options: Unpack[_Options]
+) -> tuple[Params, State]: ...
+@overload
+def unroll(
+    loss: InnerLoss,
+    params: Params,
+    batches: Batches,
+    *,
+    outer: Callable[[Params], Tensor] | Sequence[Callable[[Params], Tensor] | None],
+    **options: Unpack[_Options],
+) -> tuple[Tensor, State]: ...
+def unroll(
+    loss: InnerLoss,
+    params: Any,
+    batches: Batches,
     *,
     optimiser: InnerOptimiser,
-    state: Mapping[str, Any] | None = None,
+    state: Mapping[str, object] | None = None,
     steps: int | None = None,
-    outer: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor] | None] | None = None,
+    outer: Any = None,
     keep: Literal["all", "sqrt"] = "all",
     tasks: bool | int = False,
     first_order: bool = False,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, State]:
     r"""(theta_{k+1}, s_{k+1}) = U(theta_k, s_k, dL(theta_k, x_k)/dtheta) for k = 0 .. K-1, with derivatives and without a graph over
     the steps. U is the optimiser, s its state, x_k the batch of step k. Returns (theta_K, s_K), or with `outer` (losses, s_K).
 
@@ -87,10 +131,12 @@ def unroll(
     losses = len(loop.counted())
     after = results[losses:] if outer is not None else results[loop.params :]
     names = optimiser.names
-    state = {"step": loop.before + loop.steps} | {name: tree.of(after[i :: len(names)]) for i, name in enumerate(names)}
+    following: State = {"step": loop.before + loop.steps} | {
+        name: tree.of(after[i :: len(names)]) for i, name in enumerate(names)
+    }
     if outer is None:
-        return tree.of(results[: loop.params]), state
-    return (_in_order(loop, results[:losses]) if isinstance(outer, list | tuple) else results[0]), state
+        return tree.of(results[: loop.params]), following
+    return (_in_order(loop, results[:losses]) if isinstance(outer, list | tuple) else results[0]), following
 
 
 def _run(loop: Loop, items: list[Tensor]) -> list[Tensor]:
@@ -98,7 +144,7 @@ def _run(loop: Loop, items: list[Tensor]) -> list[Tensor]:
         return unrolled(loop, items)
     replay, with_gradients = Replay(items[0]), torch.is_grad_enabled()
     with torch.enable_grad():
-        captured = Captured(warn=not loop.first_order) if with_gradients else None
+        captured = Captured() if with_gradients else None
     with without_cache(autocast_of(items[0])):
         results, kept = Way(loop, items, replay, captured).down()
     inputs = [*items, *(captured.tensors if captured is not None else ())]

@@ -4,26 +4,31 @@
 
 namespace fastmeta {
 
-constexpr int kMaxConvs = 8;
+constexpr int kMaxConvs = 16;
 constexpr int64_t kMostPadding = 2, kMostPool = 2;
 constexpr int kConvTensors = 4 * kMaxConvs + 2;
 
 enum class ConvNorm : int { none, batch, group };  // over the batch, or over groups of an image's channels
 
-// x [in, height, width] -> convolution, 3 x 3 -> perhaps norm -> perhaps relu -> perhaps max-pool 2 x 2.
+// x [in, height, width] -> convolution -> perhaps norm -> perhaps relu -> perhaps max-pool 2 x 2.
 struct ConvBlock {
   int64_t in, height, width, out;
   int64_t stride, padding;  // padding: at most kMostPadding
+  int64_t kernel;           // side of the kernels: 3, or, of an encoder, 1
+  int64_t
+      skip;  // of an encoder; not 0: x is what the block so many places before takes, and what the last block gives is added before relu
   ConvNorm norm;
   int64_t groups;  // of channels with a mean and a variance: batch norm: all by themselves
   bool relu;
+  double slope;  // what relu multiplies a negative number by: of an encoder
   int64_t pool;  // 1: none, or 2
   double eps;
 
-  int64_t conv_height() const { return (height + 2 * padding - 3) / stride + 1; }
-  int64_t conv_width() const { return (width + 2 * padding - 3) / stride + 1; }
+  int64_t conv_height() const { return (height + 2 * padding - kernel) / stride + 1; }
+  int64_t conv_width() const { return (width + 2 * padding - kernel) / stride + 1; }
   int64_t out_height() const { return conv_height() / pool; }
   int64_t out_width() const { return conv_width() / pool; }
+  int64_t multiply_adds() const { return kernel * kernel * in * out * conv_height() * conv_width(); }
 };
 
 // W [out, in, 3, 3], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked for.
@@ -50,7 +55,7 @@ struct ConvNet {
   int64_t multiply_adds() const {
     const ConvBlock& last = block[blocks - 1];
     int64_t found = outputs * last.out * last.out_height() * last.out_width();
-    for (int l = 0; l < blocks; l++) found += 9 * block[l].in * block[l].out * block[l].conv_height() * block[l].conv_width();
+    for (int l = 0; l < blocks; l++) found += block[l].multiply_adds();
     return found;
   }
 

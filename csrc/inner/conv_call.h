@@ -5,7 +5,8 @@
 
 namespace fastmeta {
 
-// `blocks`: (stride, padding, norm, eps, relu, pool) of each; norm: "batch", None, or a number of groups. CPU tensors alone.
+// `blocks`: (stride, padding, norm, eps, relu, pool, slope, kernel, skip) of each; norm: "batch", None, or a number of groups. CPU tensors
+// alone.
 class ConvCall : public NetworkCall {
  public:
   using Network = ConvNet;
@@ -20,6 +21,7 @@ class ConvCall : public NetworkCall {
 
  private:
   void read_block(Handle spec, const Tensor& weight, const Shape& image);
+  void require_summand(int l, const Shape& image) const;
 };
 
 // conv_forward of a network without a linear layer, shape.outputs = 0 (conv_forward.cpp).

@@ -62,7 +62,7 @@ py::tuple conv_features_bwd(const ConvCall& call, const Tensor& dout, Handle sav
     using R = decltype(zero);
     const Tensor kept = given.empty() ? forward<R>(call, true, outputs_of(call)) : given[0];
     ConvFeatures<R> args;
-    args.dout = dout.data<R>(), args.dx = dx.data<R>(), args.dparams = pointers<R>(call, dparams);
+    args.keeps = true, args.dout = dout.data<R>(), args.dx = dx.data<R>(), args.dparams = pointers<R>(call, dparams);
     run(call, args, kept, cpu<R>().conv_features_bwd);
   });
   return grads.finish(grads.made(), Tensor());

@@ -13,6 +13,7 @@ namespace {
 struct Block {
   void* data;
   size_t bytes;
+  int missed = 0;  // how often since its last use another did not fit
 };
 
 constexpr size_t kHuge = 2 << 20;
@@ -33,12 +34,13 @@ Block take(size_t bytes) {
     for (auto it = list.begin(); it != list.end(); ++it)
       if (it->bytes >= bytes && it->bytes / 2 <= bytes && (best == list.end() || it->bytes < best->bytes)) best = it;
     if (best != list.end()) {
-      const Block found = *best;
+      const Block found{best->data, best->bytes};
       list.erase(best);
       return found;
     }
-    for (const Block& block : list) std::free(block.data);
-    list.clear();
+    const auto stale = std::partition(list.begin(), list.end(), [](Block& block) { return ++block.missed < int(kMostBlocks); });
+    for (auto it = stale; it != list.end(); ++it) std::free(it->data);
+    list.erase(stale, list.end());
   }
   const size_t rounded = (bytes + kHuge - 1) / kHuge * kHuge;
   void* data = std::aligned_alloc(kHuge, rounded);

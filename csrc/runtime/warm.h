@@ -6,7 +6,7 @@
 namespace fastmeta {
 
 // An uninitialised CPU tensor of so many numbers of like's dtype. Its memory comes back here when the tensor is freed, for the next one
-// that fits; what has not served by the time that another does not fit is given back to the system.
+// that fits; what has not served while a few others did not fit is given back to the system.
 Tensor warm_tensor(const Tensor& like, int64_t count);
 
 }  // namespace fastmeta

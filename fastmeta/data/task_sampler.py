@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 from ..types import Draw
 from . import _check
 from .episodes import Episodes
 from .task_generator import LAST, Blocks, TaskGenerator
+
+AT_ONCE = 2**26  # bytes of meta-batches that are drawn in one call
 
 
 class TaskSampler:
@@ -106,3 +109,14 @@ def _of_process_group() -> tuple[int, int]:
             f"got WORLD_SIZE={os.environ['WORLD_SIZE']} and no process group"
         )
     return 0, 1
+
+
+def meta_batches(sampler: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
+    """What the sampler gives; of a TaskSampler many at once, as far as they are small."""
+    if isinstance(sampler, TaskSampler):
+        first = next(sampler)
+        yield first
+        size = sum(part.nbytes for part in first)
+        yield from sampler.batches(min(64, max(1, AT_ONCE // max(1, size))))
+    else:
+        yield from sampler

@@ -22,9 +22,9 @@ def proto_log_softmax(
     `temperature`: positive and finite, a float or a tensor with one element.
 
     Differentiable in query, prototypes and temperature, to any order. The gradient of the euclidean distance at coincident
-    points is 0, and so is that of the cosine at a zero vector. The first two metrics are computed from differences: they are
-    exactly 0 at coincident points, and an offset that all features share costs no digits. dtypes: float32, float64, float16 and
-    bfloat16, in and out; sums in float32 or better; float32 under autocast.
+    points is 0, and so is that of the cosine at a zero vector. The first two metrics are computed from differences, or
+    from products where these lose nothing: they are exactly 0 at coincident points, and an offset that all features share costs
+    no digits. dtypes: float32, float64, float16 and bfloat16, in and out; sums in float32 or better; float32 under autocast.
 
     Errors: TypeError for a wrong dtype or what is not a tensor; ValueError for wrong shapes, devices and values.
 

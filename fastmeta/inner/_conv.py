@@ -14,16 +14,26 @@ from ._network import LOSSES, NetworkInput, came, check_tensors, check_weights, 
 EXAMPLE_RANK = 4  # [n, channels, height, width]
 MOST_PIXELS = 4096  # of a stride, a padding or a window
 MOST_GROUPS = 2**31 - 1
+PLAIN = (0.0, 3, 0)  # slope, kernel, skip of a block outside encoders
 Blocks = tuple[tuple[Any, ...], ...]  # of each the fields of a ConvBlock: a static argument
 
 
-def check_blocks(op: str, blocks: Any) -> Blocks:
-    """A sequence of ConvBlock as plain tuples."""
+def encodes(op: str, params: Any) -> bool:
+    """Whether `op` has no linear layer."""
+    pairs = isinstance(params, list | tuple) and len(params) > 1
+    return pairs and op == "conv_forward" and params[-2] is None and params[-1] is None
+
+
+def check_blocks(op: str, blocks: Any, encodes: bool = False) -> Blocks:
+    """A sequence of ConvBlock as plain tuples. `encodes`: of a network without a linear layer, which takes all fields."""
     right = isinstance(blocks, list | tuple) and len(blocks) > 0
     if not right or not all(isinstance(block, ConvBlock) for block in blocks):
         came = _check.brief(blocks) if not isinstance(blocks, list | tuple) else [type(b).__name__ for b in blocks]
         raise ValueError(f"{op}: blocks must be a sequence of at least one ConvBlock, got {came}")
-    return tuple(_block(op, f"blocks[{i}]", block) for i, block in enumerate(blocks))
+    found = tuple(_block(op, f"blocks[{i}]", block) for i, block in enumerate(blocks))
+    if any(fields[6:] != PLAIN for fields in found):
+        _check_of_encoder(op, found, encodes)
+    return found
 
 
 def _block(op: str, name: str, block: ConvBlock) -> tuple[Any, ...]:
@@ -40,7 +50,36 @@ def _block(op: str, name: str, block: ConvBlock) -> tuple[Any, ...]:
     if not 0 < eps < _check.INFINITY:
         raise ValueError(f"{op}: {name}.eps must be positive and finite, got {eps}")
     relu = _check.flag(op, f"{name}.relu", block.relu)
-    return stride, padding, norm, eps, relu, _check.integer(op, f"{name}.pool", block.pool, 1, MOST_PIXELS)
+    pool = _check.integer(op, f"{name}.pool", block.pool, 1, MOST_PIXELS)
+    slope = _check.number(op, f"{name}.slope", block.slope)
+    if not 0 <= slope < 1:
+        raise ValueError(f"{op}: {name}.slope must be from 0 to below 1, got {slope}")
+    kernel = _check.integer(op, f"{name}.kernel", block.kernel, 1, 3)
+    if kernel == 2 or (kernel == 1 and padding):
+        raise ValueError(f"{op}: {name}.kernel must be 3, or 1 with padding 0, got {kernel} with padding {padding}")
+    skip = _check.integer(op, f"{name}.skip", block.skip, 0, MOST_PIXELS)
+    return stride, padding, norm, eps, relu, pool, slope if relu else 0.0, kernel, skip
+
+
+def _check_of_encoder(op: str, blocks: Blocks, encodes: bool) -> None:
+    """What an encoder's blocks alone have: slope, kernel, skip."""
+    for i, fields in enumerate(blocks):
+        block = ConvBlock(*fields)
+        for name, plain in zip(("slope", "kernel", "skip"), PLAIN, strict=True):
+            value = getattr(block, name)
+            if not encodes and value != plain:
+                raise ValueError(
+                    f"{op}: blocks[{i}].{name} must be {plain} but in conv_forward without a linear layer, got {value}"
+                )
+        if block.skip and not 2 <= block.skip <= i:
+            raise ValueError(f"{op}: blocks[{i}].skip must be 0, or from 2 to {i}, got {block.skip}")
+        if block.skip:
+            before = ConvBlock(*blocks[i - 1])
+            if before.relu or before.pool > 1:
+                raise ValueError(
+                    f"{op}: blocks[{i - 1}] must have no relu and pool 1, as blocks[{i}] adds to it, got relu={before.relu} and "
+                    f"pool={before.pool}"
+                )
 
 
 def check_loss(op: str, loss: Any) -> Any:
@@ -60,8 +99,7 @@ def check_conv(op: str, params: Any, blocks: Blocks, **examples: Tensor) -> Netw
             f"{op}: params must be a sequence of {len(ranks)}, [weight, bias, gamma, beta] of each of {len(blocks)} blocks and "
             f"[weight, bias] of the linear layer, got {came(params)}"
         )
-    encodes = op == "conv_forward" and params[-2] is None and params[-1] is None
-    check_weights(op, params, range(0, len(ranks) - 4 * encodes, 4))
+    check_weights(op, params, range(0, len(ranks) - 4 * encodes(op, params), 4))
     for i, block in enumerate(blocks):
         for place in (4 * i + 2, 4 * i + 3):
             if block[2] is None and params[place] is not None:
@@ -75,12 +113,16 @@ def check_conv(op: str, params: Any, blocks: Blocks, **examples: Tensor) -> Netw
 def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None], blocks: Blocks) -> None:
     """That the images `x` fit the blocks, the blocks each other and the linear layer."""
     channels, height, width = x.shape[-3:]
+    read: list[tuple[int, int, int]] = []  # by each block
     for i, fields in enumerate(blocks):
-        block, weight = ConvBlock(*fields), params[4 * i]
+        block, weight, handed_on = ConvBlock(*fields), params[4 * i], (channels, height, width)
         assert weight is not None
-        if weight.shape[-3:] != (channels, 3, 3) or channels == 0:
+        channels, height, width = read[i - block.skip] if block.skip else handed_on
+        read.append((channels, height, width))
+        if weight.shape[-3:] != (channels, block.kernel, block.kernel) or channels == 0:
+            side = f"{block.kernel}, {block.kernel}"
             raise ValueError(
-                f"{op}: params[{4 * i}] must have shape [..., out, {channels}, 3, 3], got {_check.shape(weight)}"
+                f"{op}: params[{4 * i}] must have shape [..., out, {channels}, {side}], got {_check.shape(weight)}"
             )
         out = weight.shape[-4]
         height, width = convolved_side(block, height), convolved_side(block, width)
@@ -93,6 +135,11 @@ def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None],
         if block.norm == "batch" and x.shape[-4] * height * width < 2:
             raise ValueError(
                 f"{op}: blocks[{i}].norm must be over more than one value, got {name} of shape {_check.shape(x)}"
+            )
+        if block.skip and (out, height, width) != handed_on:
+            raise ValueError(
+                f"{op}: blocks[{i}].skip must add numbers of one shape, [{out}, {height}, {width}], got {list(handed_on)} from "
+                f"blocks[{i - 1}]"
             )
         _check_entries(op, params, range(4 * i + 1, 4 * i + 4), out)
         channels, height, width = out, height // block.pool, width // block.pool
@@ -108,7 +155,7 @@ def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None],
 
 def convolved_side(block: ConvBlock, side: int) -> int:
     """Height or width of what a block's convolution makes of an image."""
-    return (side + 2 * block.padding - 3) // block.stride + 1
+    return (side + 2 * block.padding - block.kernel) // block.stride + 1
 
 
 def _check_entries(op: str, params: Sequence[Tensor | None], places: Sequence[int], size: int) -> None:

@@ -7,19 +7,20 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock
-from ._conv import check_blocks, check_conv, cores
+from ._conv import check_blocks, check_conv, cores, encodes
 from ._network import first_with_graph
 
 
 def conv_forward(params: Sequence[Tensor | None], inputs: Tensor, *, blocks: Sequence[ConvBlock]) -> Tensor:
     r"""x_l = pool(relu(norm(x_{l-1} * W_l + b_l))) for each of `blocks`, then x_L W' + b on all that the last one leaves: a
     convolutional network, such as Conv4, with weights of its own for each task. Without W and b, both None, it is an encoder: its
-    outputs are the features x_L, and all threads work on one batch.
+    outputs are the features x_L, and all threads work on one batch. Its blocks may be those of a ResNet-12: leaky ReLU, 1 x 1 kernels,
+    and with skip = k: x_l = pool(relu(norm(x_{l-1-k} * W_l + b_l) + x_{l-1})).
 
     norm(z) = gamma (z - mean) / sqrt(var + eps) + beta, with mean and (biased) variance of the task's own batch or of groups of
     channels; each part of a block but the convolution may be left out (`ConvBlock`).
 
-    Shapes: params `[weight, bias, gamma, beta]` of each block, weight `[..., out, in, 3, 3]`, the others `[..., out]` or None,
+    Shapes: params `[weight, bias, gamma, beta]` of each block, weight `[..., out, in, 3, 3]` (or 1, 1), the others `[..., out]` or None,
     then `[weight, bias]` of the linear layer, `[..., outputs, features]`, `[..., outputs]` or None; features are the last block's
     channels, rows and columns, in this order. Each has the batch dimensions of the tasks or is shared without them. inputs
     `[..., n, channels, height, width]` -> `[..., n, outputs]`, or `[..., n, features]`.
@@ -30,7 +31,7 @@ def conv_forward(params: Sequence[Tensor | None], inputs: Tensor, *, blocks: Seq
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values, and for a batch norm over
     one value.
 
-    Kernels: native CPU C++ (up to 8 blocks, padding up to 2, pool up to 2). Sources: Vinyals et al. 2016, arXiv:1606.04080 (the
+    Kernels: native CPU C++ (up to 16 blocks, padding up to 2, pool up to 2). Sources: Vinyals et al. 2016, arXiv:1606.04080 (the
     network); batched weights as in Finn et al. 2017, arXiv:1703.03400.
 
     ```python
@@ -54,7 +55,7 @@ def conv_forward_and_statistics(
     """`conv_forward`; of an encoder with batch norms also the mean and the biased variance of each channel of theirs,
     `[..., channels of all]`, without a graph."""
     op = "conv_forward"
-    of_blocks = check_blocks(op, blocks)
+    of_blocks = check_blocks(op, blocks, encodes(op, params))
     of_call = cores(len(of_blocks), None)
     found = direct(op, (params, inputs), (of_blocks,), of_call)
     if found is None:

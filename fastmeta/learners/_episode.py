@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _check
+from .._autograd import is_autocast
 from ..reference.mlp_loss import IGNORE_INDEX, negative_log_likelihood, per_counted
 
 
@@ -37,7 +38,7 @@ def check_episode(
             )
         if x.device != device:
             raise ValueError(f"{name}: {label} must be on the device of support_x, {device}, got {x.device}")
-    if query_x.dtype != support_x.dtype and not torch.is_autocast_enabled(device.type):
+    if query_x.dtype != support_x.dtype and not is_autocast(device.type):
         raise TypeError(f"{name}: query_x must have the dtype of support_x, {support_x.dtype}, got {query_x.dtype}")
     _check_targets(name, loss, "support_y", support_y, shape)
     if query_y is not None:
@@ -93,6 +94,8 @@ def ways_of(name: str, num_classes: int | None, support_y: Tensor) -> int:
         raise ValueError(f"{name}: support_y must hold at least one example, got shape {list(support_y.shape)}")
     if support_y.is_cuda:
         _warn_that_it_waits(name)
+    if support_y.is_meta:
+        raise ValueError(f"{name}: num_classes must be given where labels have no values, got None on the meta device")
     last = int(support_y.max())
     if last >= _check.MOST_CLASSES:
         raise ValueError(f"{name}: support_y must be below {_check.MOST_CLASSES}, got {last}")

@@ -26,11 +26,11 @@ class Captured:
     """Of one `unroll`. A node that is older than the call belongs to a result that a loss closes over; the graph behind it is not the
     loop's. A leaf that is no argument is closed over as well."""
 
-    def __init__(self, warn: bool) -> None:
+    def __init__(self) -> None:
         self.first = number_of_node(torch.zeros((), requires_grad=True).view(()).grad_fn)
         self.leaves: dict[int, Tensor] = {}
         self.results: dict[Place, Tensor] = {}
-        self.warn = warn  # of attention that is differentiated once more in another form
+        self.silent = False
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -43,9 +43,10 @@ class Captured:
             found.of_step = self, step
         return found  # type: ignore[no-any-return]
 
-    def look(self, total: Tensor, step: int, again: Callable[[], object]) -> None:
-        """Notes all that `total` reaches. `again` computes it once more: the tensors of nodes that are new are seen then."""
-        missing = {place for place in self._ends(total.grad_fn, step) if place not in self.results}
+    def look(self, total: Tensor, step: int, again: Callable[[], object], twice: bool) -> None:
+        """Notes all that `total` reaches. `again` computes it once more: the tensors of nodes that are new are seen then. `twice`:
+        whether it will be differentiated twice."""
+        missing = {place for place in self._ends(total.grad_fn, step, twice) if place not in self.results}
         if not missing:
             return
         with Sought(missing) as sought:
@@ -59,7 +60,7 @@ class Captured:
             )
         self.results |= sought.found
 
-    def _ends(self, root: Any, step: int) -> set[Place]:
+    def _ends(self, root: Any, step: int, twice: bool) -> set[Place]:
         """The places where the graph leaves the loop; leaves are noted."""
         ends: set[Place] = set()
         waiting, seen, around = [root], {None, root}, AROUND.get()
@@ -67,7 +68,7 @@ class Captured:
             node = waiting.pop()
             if node is None:
                 continue
-            if self.warn and node.name().startswith(FUSED_ATTENTION):
+            if twice and not self.silent and node.name().startswith(FUSED_ATTENTION):
                 self._say_so()
             for following, number in node.next_functions:
                 if following in seen:
@@ -92,7 +93,7 @@ class Captured:
             )
 
     def _say_so(self) -> None:
-        self.warn = False
+        self.silent = True
         warnings.warn(
             "unroll: attention runs in its math form where it is differentiated twice, because torch's fused forms have no second "
             "derivative",
@@ -132,7 +133,8 @@ class Standing(TorchFunctionMode):
         if reaches([y.grad_fn for y in found], self.nodes, known):
             raise RuntimeError(
                 "unroll: what the loss closes over must reach it by functions of torch where it has hooks, where one part of it is "
-                "computed from another, or where a derivative of higher order is taken; pass it in the batch"
+                "computed from another, or where a derivative of higher order is taken, got an op that takes it otherwise: pass it in "
+                "the batch"
             )
 
 

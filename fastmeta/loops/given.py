@@ -16,7 +16,7 @@ from .._torch import tree_flatten, tree_unflatten
 from ..networks.users_model import LOSSES
 from ..reference.mlp_loss import task_loss
 from .loop import Loop, Slot
-from .optimisers import InnerOptimiser, zeros
+from .optimisers import InnerOptimiser, wide
 
 OP = "unroll"
 MOST = 2**40
@@ -75,7 +75,7 @@ class Tree:
     def state(self, given: Any, names: Sequence[str]) -> tuple[list[Tensor], int]:
         """The tensors of state, one parameter after the other, and the steps that are behind."""
         if given is None:
-            return [zeros(p) for p in self.leaves for _ in names], 0
+            return [torch.zeros_like(p, dtype=wide(p), requires_grad=False) for p in self.leaves for _ in names], 0
         if not isinstance(given, Mapping) or set(given) != {"step", *names}:
             came = sorted(given) if isinstance(given, Mapping) else type(given).__name__
             raise ValueError(f"{OP}: state must be a dict of {['step', *names]}, as a call gives it, got {came}")
@@ -90,7 +90,7 @@ class Tree:
                     raise ValueError(
                         f"{OP}: state[{name!r}][{i}] must have the shape of its parameter, {_check.shape(p)}, got {_check.shape(x)}"
                     )
-            columns.append(column)
+            columns.append([x.to(wide(p)) for p, x in zip(self.leaves, column, strict=True)])
         step = _check.integer(OP, "state['step']", given["step"], 0, MOST)
         return [x for of_param in zip(*columns, strict=True) for x in of_param], step
 

@@ -47,6 +47,11 @@ class Loop:
         """How many of the items a step changes."""
         return self.params * (1 + len(self.optimiser.names))
 
+    @property
+    def kept(self) -> list[int]:
+        """The points that are kept beside the first, by the steps before them."""
+        return [*range(self.every, self.steps, self.every), *([self.steps] if self.outers else [])]
+
     def slots(self, k: int, of: str) -> list[Slot]:
         """Those of the optimiser's "values", or of the "batch", of step k."""
         if of == "values":

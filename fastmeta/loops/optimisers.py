@@ -15,7 +15,7 @@ from .._torch import tree_leaves, tree_map
 from ..inner.adam_step import adam_step
 from ..inner.momentum_step import momentum_step
 from ..reference.adam_step import adam_update
-from ..reference.momentum_step import decayed, momentum_update
+from ..reference.momentum_step import decayed, momentum_update, plus
 from ..types import Rate
 
 HALF = (torch.float16, torch.bfloat16)
@@ -71,7 +71,7 @@ class InnerOptimiser:
         values: Sequence[Mapping[str, Any]],
     ) -> tuple[list[Tensor], list[list[Tensor]]]:
         """All parameters and their state after step number `count`: in one launch where that can be."""
-        if theta and self.names and forced() in ("auto", "ext") and _fuses(theta, grads, values):
+        if theta and self.names and forced() != "reference" and _fuses(theta, grads, values):
             kinds = [[state[i] for state in states] for i in range(len(self.names))]
             rates = [v["lr"] for v in values]
             new, *kinds = self.fused([list(theta), list(grads), *kinds], rates, count, values[0])
@@ -129,10 +129,10 @@ class SGD(InnerOptimiser):
     def update(
         self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        wide, g = _wide(p, g)
+        start, g = p.to(wide(p)), g.to(wide(p))
         if not state:
-            return (wide - values["lr"] * decayed(wide, g, values["weight_decay"])).to(p.dtype), ()
-        new, b = momentum_update(wide, g, state[0], nesterov=self.nesterov, **values)
+            return plus(start, decayed(start, g, values["weight_decay"]), values["lr"], -1).to(p.dtype), ()
+        new, b = momentum_update(start, g, state[0], nesterov=self.nesterov, **values)
         return new.to(p.dtype), (b,)
 
     def fused(
@@ -194,8 +194,7 @@ class Adam(InnerOptimiser):
     def update(
         self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        wide, g = _wide(p, g)
-        new, m, v = adam_update(wide, g, state[0], state[1], step=count, eps=self.eps, **values)
+        new, m, v = adam_update(p.to(wide(p)), g.to(wide(p)), state[0], state[1], step=count, eps=self.eps, **values)
         return new.to(p.dtype), (m, v)
 
     def fused(
@@ -207,12 +206,6 @@ class Adam(InnerOptimiser):
             theta, grads, means, squares, rates, step=count, betas=betas, eps=self.eps, weight_decay=decay
         )
         return found
-
-
-def _wide(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Parameter and gradient as wide as the state."""
-    wide = torch.float32 if p.dtype in HALF else p.dtype
-    return p.to(wide), g.to(wide)
 
 
 def _fuses(theta: Sequence[Tensor], grads: Sequence[Tensor], values: Sequence[Mapping[str, Any]]) -> bool:
@@ -234,9 +227,9 @@ def _fuses(theta: Sequence[Tensor], grads: Sequence[Tensor], values: Sequence[Ma
     return plain and known and floats and first.is_floating_point()
 
 
-def zeros(p: Tensor) -> Tensor:
-    """What a tensor of the state starts from."""
-    return torch.zeros_like(p, dtype=torch.float32 if p.dtype in HALF else p.dtype, requires_grad=False)
+def wide(p: Tensor) -> torch.dtype:
+    """Of the state, and of what is computed."""
+    return torch.float32 if p.dtype in HALF else p.dtype
 
 
 def _is_zero(value: Any) -> bool:

@@ -9,7 +9,7 @@ the loss closes over, and v the gradient with respect to (theta_{k+1}, s_{k+1}),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -33,21 +33,21 @@ class Way:
     def __init__(self, loop: Loop, items: Sequence[Tensor], replay: Replay, captured: Captured | None = None) -> None:
         self.loop, self.items, self.replay, self.captured = loop, items, replay, captured
 
-    def down(self) -> tuple[list[Tensor], dict[int, Point]]:
-        """The results, and the points that are kept, by their steps."""
+    def down(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The results; and, for the way back, of each tensor of a point the values that are kept, [points, ...], in memory of their
+        own, which does not lie in pieces between what the steps free."""
         loop, losses = self.loop, []
         point = [x.detach() for x in self.items[: loop.moving]]
-        kept: dict[int, Point] = {}
+        rows = {k: row for row, k in enumerate(loop.kept)} if self.captured is not None else {}
+        kept = [x.new_empty((len(rows), *x.shape)) for x in point]
         for k in range(loop.steps):
-            if k % loop.every == 0:
-                kept[k] = point
             point = self.step(k, point)
+            if k + 1 in rows:
+                for whole, x in zip(kept, point, strict=True):
+                    whole[rows[k + 1]] = x
             if loop.outers and loop.outers[k] is not None:
                 losses.append(self._outer(k, point))
-        if not loop.outers:
-            return point, kept
-        kept[loop.steps] = point
-        return [*losses, *point[loop.params :]], kept
+        return [*losses, *point[loop.params :]] if loop.outers else point, kept
 
     def step(self, k: int, point: Point) -> Point:
         """From theta_k and its state to those of k + 1."""
@@ -57,7 +57,7 @@ class Way:
         with torch.enable_grad():
             total = self.replay(name, lambda: loop.total(k, theta, given))
             if captured is not None and not loop.first_order:
-                captured.look(total, k, lambda: self.replay(name, lambda: loop.total(k, theta, given)))
+                captured.look(total, k, lambda: self.replay(name, lambda: loop.total(k, theta, given)), twice=True)
             grads = gradients([total], theta)
         with torch.no_grad():
             return loop.update(k, point, grads, given)
@@ -68,7 +68,7 @@ class Way:
         with torch.set_grad_enabled(captured is not None):
             loss = self.replay(name, lambda: loop.outer(k, theta))
             if captured is not None:
-                captured.look(loss.sum(), k, lambda: self.replay(name, lambda: loop.outer(k, theta)))
+                captured.look(loss.sum(), k, lambda: self.replay(name, lambda: loop.outer(k, theta)), twice=False)
         return loss.detach()
 
     def _argument(self, x: Tensor, k: int, wants_gradient: bool) -> Tensor:
@@ -197,13 +197,12 @@ class Unrolled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loop: Loop, replay: Replay, results: list[Tensor], kept: dict[int, Point], count: int, *inputs: Tensor
+        ctx: Any, loop: Loop, replay: Replay, results: list[Tensor], kept: list[Tensor], count: int, *inputs: Tensor
     ) -> Any:
         ctx.loop, ctx.replay, ctx.count, ctx.captured = loop, replay, count, inputs[count:]
-        ctx.places = [k for k in kept if k]  # the first point is among the items
         ctx.autocast = autocast_of(inputs[0])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, *(x for k in ctx.places for x in kept[k]))
+        ctx.save_for_backward(*inputs, *kept)
         return tuple(results)
 
     @staticmethod
@@ -215,7 +214,7 @@ class Unrolled(torch.autograd.Function):
             if torch.is_grad_enabled():
                 found = _with_graph(ctx, items, cotangents)
             else:
-                found = _by_steps(ctx, items, iter(saved[ctx.count + len(ctx.captured) :]), cotangents)
+                found = _by_steps(ctx, items, saved[ctx.count + len(ctx.captured) :], cotangents)
         restore(noise)
         _, dtype, enabled = ctx.autocast
         ctx.replay.compare(dtype if enabled else items[0].dtype)
@@ -225,11 +224,11 @@ class Unrolled(torch.autograd.Function):
 
 
 def _by_steps(
-    ctx: Any, items: list[Tensor], points: Iterator[Tensor], cotangents: Sequence[Tensor | None]
+    ctx: Any, items: list[Tensor], points: list[Tensor], cotangents: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     loop: Loop = ctx.loop
     kept = {0: [x.detach() for x in items[: loop.moving]]}
-    kept |= {k: [next(points) for _ in range(loop.moving)] for k in ctx.places}
+    kept |= {k: [x[row] for x in points] for row, k in enumerate(loop.kept)}
     standing, others = None, ctx.captured
     if must_stand_in(ctx.captured):
         others = [leaf(x, True) for x in ctx.captured]

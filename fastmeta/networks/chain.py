@@ -168,8 +168,9 @@ def refuse_captured(loss: Tensor, known: Sequence[Tensor]) -> None:
 
 
 def noise_of(like: Tensor) -> Noise:
-    """The state of the generators that layers on `like`'s device draw from."""
-    return torch.get_rng_state(), like.device, torch.cuda.get_rng_state(like.device) if like.is_cuda else None
+    """The state of the generators that layers on `like`'s device draw from; in a capture, of the CPU's alone."""
+    told = like.is_cuda and not torch.cuda.is_current_stream_capturing()
+    return torch.get_rng_state(), like.device, torch.cuda.get_rng_state(like.device) if told else None
 
 
 def restore(noise: Noise) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._route import direct
@@ -12,8 +14,11 @@ from ..inner._conv import Blocks, cores
 from ..inner._network import first_with_graph, in_order, listed
 from ..types import ConvBlock
 from .batch_norm import has_running_statistics
+from .blocks import conv_block
+from .chain import InnerLoop, Update
 from .fused import Fused, parameters_of
-from .inner_problem import check_classes
+from .inner_problem import Flat, Problem, check_classes
+from .layers import Rows, is_whole
 from .network import Data
 
 
@@ -65,6 +70,24 @@ class ConvNet(Fused):
         self._check_labels(data[1])
         return found[0]
 
+    def adapt(self, problem: Problem, flat: Flat, optimiser: Callable[[], Update] | None = None) -> list[Tensor]:
+        x, y = flat.data[:2]
+        found = None
+        if optimiser is None and x.ndim == 5:
+            rates: Any = flat.rates[0] if problem.rate_axes == (0,) else list(flat.rates)
+            args = (self.spread(list(flat.theta)), self._rates(rates), x, y)
+            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False), self._cores(1))
+        return super().adapt(problem, flat, optimiser) if found is None else list(found)
+
+    def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
+        x, y = inner.support
+        found = None
+        if inner.several and x.ndim == 5:
+            with torch.set_grad_enabled(create_graph):
+                args, of_call = (self.spread(list(theta)), x, y), cores(len(self.blocks), str(self.task.loss))
+                found = direct("conv_grad", args, (self.blocks, self.task.loss), of_call)
+        return super().gradients(inner, theta, create_graph) if found is None else list(found[1:])
+
     def _rates(self, rates: Any) -> Any:
         return listed(self.spread(rates), self.params)
 
@@ -80,10 +103,9 @@ class ConvNet(Fused):
             check_classes(self.learner, self.classes, *targets)
 
 
-def convnet_parts(model: nn.Module, adapted: int) -> tuple[list[Tensor | None], Blocks] | None:
-    """What makes `model` a ConvNet, or None: an nn.Sequential, perhaps of such, `users_model.is_plain`, all its parameters, `adapted`
-    of them, adapted and no two the same."""
-    modules = flat_layers(model)
+def convnet_parts(layers: Sequence[Any]) -> tuple[list[Tensor | None], Blocks] | None:
+    """What makes layers one after the other a ConvNet, or None."""
+    modules = list(layers)
     blocks: list[ConvBlock] = []
     params: list[Tensor | None] = []
     while modules and type(modules[0]) is nn.Conv2d:
@@ -93,47 +115,14 @@ def convnet_parts(model: nn.Module, adapted: int) -> tuple[list[Tensor | None], 
         blocks.append(block)
         params += its_params
         modules = modules[used:]
-    if not blocks or [type(m) for m in modules] != [nn.Flatten, nn.Linear] or not is_whole(modules[0]):
+    if not blocks or len(modules) != 2 or type(modules[1]) is not nn.Linear or not flattens(modules[0], modules[1]):
         return None
     params += parameters_of(modules[1])
-    here = [p is not None for p in params]
-    return (params, tuple(map(tuple, blocks))) if adapted == sum(here) and all(here[::4]) else None
+    return (params, tuple(map(tuple, blocks))) if all(p is not None for p in params[::4]) else None
 
 
-def flat_layers(model: nn.Module) -> list[Any]:
-    if type(model) is nn.Sequential:
-        return [m for child in model for m in flat_layers(child)]
-    return [model]
-
-
-def is_whole(flatten: nn.Flatten) -> bool:
-    return (flatten.start_dim, flatten.end_dim) == (1, -1)
-
-
-def conv_block(modules: list[Any]) -> tuple[ConvBlock | None, list[Tensor | None], int]:
-    """The block that the modules begin with, its parameters, and how many modules it is."""
-    conv, used = modules[0], 1
-    plain = (conv.kernel_size, conv.dilation, conv.groups, conv.padding_mode) == ((3, 3), (1, 1), 1, "zeros")
-    padding, stride = conv.padding, conv.stride
-    if not plain or isinstance(padding, str) or len({*padding}) > 1 or len({*stride}) > 1:
-        return None, [], 0
-    kinds = [type(m) for m in modules]
-    norm: str | int | None = None
-    of_norm: list[Tensor | None] = [None, None]
-    eps, relu, pool = 1e-5, False, 1
-    if kinds[used : used + 1] in ([nn.BatchNorm2d], [nn.GroupNorm]):
-        layer = modules[used]
-        norm = "batch" if type(layer) is nn.BatchNorm2d else layer.num_groups
-        eps, of_norm, used = layer.eps, parameters_of(layer), used + 1
-    if kinds[used : used + 1] == [nn.ReLU]:
-        relu, used = True, used + 1
-    if kinds[used : used + 1] == [nn.MaxPool2d] and _halves(modules[used]):
-        pool, used = 2, used + 1
-    return ConvBlock(stride[0], padding[0], norm, eps, relu, pool), [*parameters_of(conv), *of_norm], used
-
-
-def _halves(pool: nn.MaxPool2d) -> bool:
-    sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-    return all(s in (value, (value, value)) for s, value in zip(sizes, (2, 2, 0, 1), strict=True)) and not (
-        pool.ceil_mode or pool.return_indices
-    )
+def flattens(layer: nn.Module, before: nn.Linear) -> bool:
+    """Whether it makes the rows that `before` takes."""
+    if isinstance(layer, Rows):
+        return layer.width == before.in_features
+    return isinstance(layer, nn.Flatten) and is_whole(layer)

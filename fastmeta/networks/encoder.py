@@ -1,9 +1,9 @@
-"""An encoder, `[n, ...] -> [n, ...]`: by the conv kernels where they know it, else as it is."""
+"""An encoder, `[n, ...] -> [n, ...]`: by the conv kernels as far as they know it, else as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,10 @@ from .._route import direct
 from .._torch import PARAMETERS, AnyBatchNorm, is_plain
 from ..inner._conv import convolved_side, cores
 from ..types import ConvBlock
-from . import users_model
-from .convnet import conv_block, flat_layers, is_whole
+from .blocks import Block, Rest, blocks_of
+from .layers import Graph, is_whole
+from .program import Program
 from .users_model import Seen
-
-
-class Block(NamedTuple):
-    fields: ConvBlock
-    conv: nn.Conv2d
-    norm: Any  # or None
 
 
 class Encoder:
@@ -28,8 +23,9 @@ class Encoder:
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.seen = module, Seen(module)
-        found = _parts(module) if users_model.is_plain(module) else None
-        self.blocks, self.flattens = found or ((), False)
+        program = Program(module)
+        self.blocks, self.flattens, self.rest = _parts(program) or ((), False, None)
+        self.seen.reads = program.reads
 
     def holds(self, module: nn.Module) -> bool:
         return module is self.module and self.seen.holds()
@@ -62,7 +58,7 @@ class Encoder:
             return found[0]
         (fields, conv, _), (height, width) = self.blocks[-1], sizes[-1]
         images: Tensor = found[0].unflatten(-1, (conv.out_channels, height // fields.pool, width // fields.pool))
-        return images
+        return images if self.rest is None else _as_it_is(self.rest, images, x.ndim == 5)
 
 
 def encode(learner: Any, encoder: nn.Module, x: Tensor, of_tasks: bool = False) -> Tensor:
@@ -85,23 +81,27 @@ def features_of_tasks(learner: Any, body: nn.Module, x: Tensor) -> Tensor:
     return features
 
 
-def _as_it_is(module: nn.Module, x: Tensor, of_tasks: bool) -> Tensor:
+def _as_it_is(module: Any, x: Tensor, of_tasks: bool) -> Tensor:
     found: Tensor = torch.stack([module(of_task) for of_task in x]) if of_tasks else module(x)
     return found
 
 
-def _parts(module: nn.Module) -> tuple[tuple[Block, ...], bool] | None:
-    """Its blocks, and whether it flattens what they leave; None: it is something else."""
-    layers, blocks = flat_layers(module), []
-    while layers and type(layers[0]) is nn.Conv2d:
-        fields, _, used = conv_block(layers)
-        if fields is None:
-            return None
-        norm = layers[1] if fields.norm is not None else None
-        blocks.append(Block(fields, layers[0], norm))
-        layers = layers[used:]
-    flattens = len(layers) == 1 and type(layers[0]) is nn.Flatten and is_whole(layers[0])
-    return (tuple(blocks), flattens) if blocks and (flattens or not layers) else None
+def _parts(program: Program) -> tuple[tuple[Block, ...], bool, Rest | None] | None:
+    """Its blocks, and what follows: a Flatten, the rest, or nothing; None: it is something else."""
+    graph = Graph(program, nothing=(nn.Identity,))
+    blocks, place, taken = blocks_of(graph) if graph.end is not None else ([], 0, set())
+    own = [m for block in blocks for m in (block.conv, block.norm) if m is not None]
+    if not blocks or len({*map(id, own)}) < len(own):
+        return None
+    if graph.end == place:
+        return tuple(blocks), False, None
+    rest = Rest(graph, place, taken)
+    if not rest.sound:
+        return None
+    layers: list[Any] = [layer for _, layer in graph.run(graph.users[place][0])]
+    if len(rest.nodes) == 1 and [*map(type, layers)] == [nn.Flatten] and is_whole(layers[0]):
+        return tuple(blocks), True, None
+    return tuple(blocks), False, rest
 
 
 def _as_it_runs(block: Block) -> tuple[ConvBlock, list[Tensor | None]]:
@@ -126,8 +126,10 @@ def _as_it_runs(block: Block) -> tuple[ConvBlock, list[Tensor | None]]:
 def _sizes(blocks: Sequence[Block], x: Tensor) -> list[tuple[int, int]]:
     """Height and width of what each convolution gives."""
     height, width = x.shape[-2:]
-    found = []
-    for fields, *_ in blocks:
+    found, read = [], list[tuple[int, int]]()
+    for i, (fields, *_) in enumerate(blocks):
+        height, width = read[i - fields.skip] if fields.skip else (height, width)
+        read.append((height, width))
         height, width = convolved_side(fields, height), convolved_side(fields, width)
         found.append((height, width))
         height, width = height // fields.pool, width // fields.pool

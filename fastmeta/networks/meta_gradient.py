@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._autograd import gradients, scatter
+from .._autograd import gradients, is_autocast, scatter, without_autocast
 from .._torch import any_requires_grad
 from ..inner.sgd_step import sgd_step
 from . import unrolled
@@ -152,7 +152,7 @@ class Adapt(torch.autograd.Function):
         before, device = noise_of(items[-1]), items[-1].device.type
         theta, taken = adapted(problem, problem.flat(items), problem.flat(ctx.needs_input_grad[1:]))
         ctx.noises = [[step.noise for step in steps] for steps in taken]
-        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        ctx.autocast = (device, torch.get_autocast_dtype(device)) if is_autocast(device) else None
         ctx.drew = drew(before, items[-1])
         remember(ctx, problem, items, [p for steps in taken for step in steps for p in step.theta])
         return theta
@@ -166,7 +166,7 @@ class Adapt(torch.autograd.Function):
             return None, *differentiable(ctx, unrolled.adapted, items, dadapted)
         flat, thetas, grads = problem.flat(items), iter(trajectory), []
         cotangents = zip(*(problem.split(d) for d in dadapted), strict=True)
-        with torch.autocast(*ctx.autocast):
+        with torch.autocast(*ctx.autocast) if ctx.autocast else without_autocast(dadapted[0]):
             for part, v, noises in zip(problem.parts(flat), cotangents, ctx.noises, strict=True):
                 inner = InnerLoop(problem, part, problem.flat(needs))
                 inner.taken = [Step([leaf(next(thetas), True) for _ in flat.theta], noise) for noise in noises]

@@ -17,6 +17,7 @@ from ..inner.mlp_meta_loss import mlp_meta_loss_and_outputs
 from .chain import InnerLoop, Update
 from .fused import Fused, parameters_of
 from .inner_problem import Flat, Problem
+from .layers import Rows, is_whole
 from .network import Data
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -34,6 +35,7 @@ class Mlp(Fused):
 
     activation: str
     flattens: bool
+    width: int | None = None  # of an example, where the model flattens to so many
 
     @property
     def meta_loss_op(self) -> str:
@@ -95,22 +97,21 @@ class Mlp(Fused):
 
     def takes(self, support_x: Tensor, query_x: Tensor) -> bool:
         """Whether the model maps these inputs `[T, n, ...]` example by example."""
-        return self.flattens or support_x.ndim == query_x.ndim == 3
+        if self.width is not None:
+            return all(x.ndim > 3 and x.shape[2:].numel() == self.width for x in (support_x, query_x))
+        return (self.flattens and min(support_x.ndim, query_x.ndim) > 2) or support_x.ndim == query_x.ndim == 3
 
     def flat(self, x: Tensor) -> Tensor:
         return x.flatten(2) if self.flattens else x
 
 
-def mlp_parts(model: nn.Module, adapted: int) -> tuple[list[Tensor | None], str, bool] | None:
-    """What makes `model` an Mlp, or None: Sequential(Flatten?, Linear, activation, Linear, ...), `users_model.is_plain`, all its
-    parameters, `adapted` of them, adapted and no two the same."""
-    layers: Sequence[nn.Module] = list(model) if type(model) is nn.Sequential else [model]
-    flattens = bool(layers) and type(layers[0]) is nn.Flatten
-    if flattens:
-        first: Any = layers[0]
-        if (first.start_dim, first.end_dim) != (1, -1):
-            return None
-        layers = layers[1:]
+def mlp_parts(layers: Sequence[Any]) -> tuple[list[Tensor | None], str, bool, int | None] | None:
+    """What makes layers one after the other an Mlp, or None: Flatten?, Linear, activation, Linear, ..."""
+    width = layers[0].width if isinstance(layers[0], Rows) else None
+    flattens = width is not None or type(layers[0]) is nn.Flatten
+    if type(layers[0]) is nn.Flatten and not is_whole(layers[0]):
+        return None
+    layers = layers[flattens:]
     linears, between = list(layers[::2]), list(layers[1::2])
     if len(linears) != len(between) + 1 or not all(type(m) is nn.Linear for m in linears):
         return None
@@ -118,7 +119,6 @@ def mlp_parts(model: nn.Module, adapted: int) -> tuple[list[Tensor | None], str,
     if len(kinds) > 1 or None in kinds or any(type(m) is nn.GELU and m.approximate != "none" for m in between):
         return None
     params = [p for m in linears for p in parameters_of(m)]
-    here = [p is not None for p in params]
-    if adapted != sum(here) or not all(here[::2]):  # fewer: frozen, or shared by two layers
+    if any(p is None for p in params[::2]):
         return None
-    return params, next(iter(kinds), None) or "relu", flattens
+    return params, next(iter(kinds), None) or "relu", flattens, width

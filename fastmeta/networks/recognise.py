@@ -8,15 +8,18 @@ from operator import is_
 from typing import Any
 
 import torch
+from torch import nn
 
 from .any_module import AnyModule
 from .batch_norm import refuse_running_statistics
 from .convnet import ConvNet, convnet_parts
+from .layers import Graph, flat_layers
 from .mlp import Mlp, mlp_parts
+from .program import Program
 from .users_model import Seen, Task, is_plain, stands_in
 from .with_optimiser import WithOptimiser
 
-# Each with what makes a model one: (model, how many of its parameters are adapted) -> what the network has beyond AnyModule, or None.
+# Each with what makes a model one: its layers, one after the other -> what the network has beyond AnyModule, or None.
 KINDS: tuple[tuple[Any, Any], ...] = ((Mlp, mlp_parts), (ConvNet, convnet_parts))
 
 
@@ -73,12 +76,30 @@ def look(
     common = (learner, task, adapted, seen, steps, first_order, task_chunk)
     if by_unroll:
         return Plan(WithOptimiser(*common), settings, trained)
-    whole = isinstance(task.loss, str) and len(adapted) == len(trained) and is_plain(model)
-    for kind, parts_of in KINDS if whole else ():
-        parts = parts_of(model, len(adapted))
-        if parts is not None:
+    whole = isinstance(task.loss, str) and len(adapted) == len(trained)
+    layers = layers_of(model, seen) if whole else None
+    for kind, parts_of in KINDS if layers else ():
+        parts = parts_of(layers)
+        if parts is not None and runs_in_order(parts[0], model):
             return Plan(kind(*common, *parts), settings, trained)
     return Plan(AnyModule(*common), settings, trained)
+
+
+def layers_of(model: nn.Module, seen: Seen | None) -> list[Any] | None:
+    """The known layers that the model is, one after the other; `seen` notes what tells so. Without it, inside torch.compile, of a
+    Sequential alone."""
+    if seen is None:
+        return flat_layers(model) if is_plain(model) else None
+    program = Program(model)
+    found = Graph(program).chain() if program.end is not None else None
+    seen.reads = program.reads
+    return found
+
+
+def runs_in_order(params: Sequence[Any], model: nn.Module) -> bool:
+    """Whether all parameters of the model, in their order, are those that its layers have in theirs, and no two the same."""
+    ours, every = [p for p in params if p is not None], [*model.parameters()]
+    return len(ours) == len(every) and all(a is b for a, b in zip(ours, every, strict=True))
 
 
 def adapted_names(learner: str, trained: dict[str, bool], adapt: Sequence[str] | None, first: bool) -> list[str]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .._autograd import is_autocast
 from .._dispatch import forced
 from .._torch import is_of_vmap
 from ..inner.task_conv2d import task_conv2d
@@ -41,7 +42,7 @@ def _conv2d(
     if not of_tasks or step is None or border is None or _both(dilation) != 1 or groups != 1:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     device = input.device.type
-    if not torch.is_autocast_enabled(device):
+    if not is_autocast(device):
         return task_conv2d(input, weight, bias, stride=step, padding=border)
     dtype = torch.get_autocast_dtype(device)  # torch's convolutions are in it, the op would be in float32
     lowered = (x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in (input, weight, bias))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .._autograd import is_autocast
 from .._torch import BUFFERS, GRAPH_QUESTIONS, is_of_vmap, without_slow_vmap
 from .chain import leaf, noise_of, restore
 from .inner_problem import Flat, Problem
@@ -144,7 +145,7 @@ class State:
                     own[name] = value
         with torch.no_grad():
             for b, value in self.buffers:
-                if not torch.equal(b, value):
+                if b.is_meta or not torch.equal(b, value):
                     b.copy_(value)
 
     def values(self) -> list[Any]:
@@ -156,7 +157,7 @@ def tasks_at_once(problem: Problem, flat: Flat) -> int:
     """1: one by one, without a task axis. On a GPU as many as there are."""
     tasks = len(flat.data[0])
     most = min(tasks, problem.at_once or tasks)
-    if most < FEWEST or flat.data[0].is_cuda:
+    if most < FEWEST or not flat.data[0].is_cpu:
         return most
     per_example, of_parameters = _bytes(problem, flat)
     examples = max(x.shape[1] for x in flat.data[::2])
@@ -180,7 +181,7 @@ def _bytes(problem: Problem, flat: Flat) -> tuple[int, int]:
     of_task = next(flat.parts(1, problem.of_tasks))
     x = of_task.data[0]
     known = problem.seen.learned.saved if problem.seen is not None else {}
-    key = (x.shape, x.dtype, torch.is_autocast_enabled(x.device.type))
+    key = (x.shape, x.dtype, is_autocast(x.device.type))
     if key not in known:
         known[key] = _measured(problem, of_task) // max(len(x), 1)
     return known[key], sum(p.numel() * p.element_size() for p in of_task.theta)

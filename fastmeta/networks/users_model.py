@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._autograd import is_autocast
 from .._torch import BUFFERS, CHILDREN, GLOBAL_HOOKS, HOOKS, PARAMETERS, AnyNorm
 from ..reference.mlp_loss import task_loss
 
@@ -20,10 +21,10 @@ LOSSES = ("cross_entropy", "mse")
 # The layers that a kernel knows, and what they run; those whose options matter to it.
 KNOWN = (
     nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.Identity,
-    nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d,
+    nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, nn.Dropout, nn.Dropout2d,
 )  # fmt: skip
 FORWARD: dict[Any, Any] = {kind: kind.forward for kind in KNOWN}
-WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, AnyNorm)
+WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, AnyNorm)
 
 FORWARDS = repeat("forward")
 _values = methodcaller("values")
@@ -82,7 +83,7 @@ class Task(Bare):
             raise ValueError(
                 f"{self.learner}: targets must have the shape of a task's outputs, {list(outputs.shape)}, got {list(y.shape)}"
             )
-        if outputs.dtype != y.dtype and not torch.is_autocast_enabled(y.device.type):
+        if outputs.dtype != y.dtype and not is_autocast(y.device.type):
             raise TypeError(
                 f"{self.learner}: targets must have the dtype of the outputs, {outputs.dtype}, got {y.dtype}"
             )
@@ -132,6 +133,9 @@ class Seen:
         self.tensors = [p for p in self.parameters if p is not None]
         self.trained = [*map(_trained, self.tensors)]
         self.learned = Learned()
+        self.reads: list[
+            tuple[Callable[[Any], Any], Any, Any]
+        ] = []  # what else was read: how, of what name, what was there
 
     def holds(self) -> bool:
         """Whether the network is the same, but for its parameters and what its buffers hold."""
@@ -142,6 +146,7 @@ class Seen:
                 and [*map(dict.get, self.own, FORWARDS)] == self.own_runs
                 and [*map(_forward, self.classes)] == self.runs
                 and self.filled == self.contents
+                and all(how(name) is value for how, name, value in self.reads)
             )
         except (RuntimeError, ValueError):  # an option that is an array now
             return False

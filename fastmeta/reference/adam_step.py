@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .momentum_step import decayed
+from .._torch import is_functional
+from .momentum_step import decayed, plus
 
 
 def adam_step(
@@ -46,10 +47,10 @@ def adam_update(
     """m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2,
     theta' = theta - lr m' / (1 - beta1^k) / (sqrt(v' / (1 - beta2^k)) + eps)."""
     g = decayed(p, g, weight_decay)
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * g * g
+    m = plus(beta1 * m, g, 1 - beta1)
+    v = plus(beta2 * v, g * g, 1 - beta2)
     unbiased = m / (1 - beta1**step)
-    return p - lr * (unbiased / (_root(v / (1 - beta2**step)) + eps)), m, v
+    return plus(p, unbiased / (_root(v / (1 - beta2**step)) + eps), lr, -1), m, v
 
 
 def _root(v: Tensor) -> Tensor:
@@ -59,5 +60,7 @@ def _root(v: Tensor) -> Tensor:
     du = dm / (sqrt(v) + eps) - m d sqrt(v) / (sqrt(v) + eps)^2 the last term, with |d sqrt(v) / dg| <= s', goes to 0 with g, and du to
     dm / eps. autograd would make 0 times infinity of it. Where m is not 0 (beta2 = 0), the slopes of both sides, m s' and -m s', have
     the mean 0."""
+    if not torch.is_grad_enabled() and not is_functional():
+        return v.sqrt()
     zero = v == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, v).sqrt())

@@ -33,8 +33,9 @@ def affine(u: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
 
 
 def patches_of(x: Tensor, block: ConvBlock) -> Tensor:
-    """[T?, n, in, H, W] -> what the kernel meets at each place, [T?, n, in 9, H' W']."""
-    found: Tensor = F.unfold(x.flatten(0, -4), 3, padding=block.padding, stride=block.stride).unflatten(0, x.shape[:-3])
+    """[T?, n, in, H, W] -> what the kernel, 3 x 3 say, meets at each place, [T?, n, in 9, H' W']."""
+    patches = F.unfold(x.flatten(0, -4), block.kernel, padding=block.padding, stride=block.stride)
+    found: Tensor = patches.unflatten(0, x.shape[:-3])
     return found
 
 
@@ -49,7 +50,9 @@ def convolution(params: Params, x: Tensor, block: ConvBlock) -> tuple[Tensor, Te
     weight, bias, *_ = params
     assert weight is not None
     patches = patches_of(x, block)
-    return patches, convolved(patches, weight, bias, (x.shape[-2] + 2 * block.padding - 3) // block.stride + 1)
+    return patches, convolved(
+        patches, weight, bias, (x.shape[-2] + 2 * block.padding - block.kernel) // block.stride + 1
+    )
 
 
 def winners(x: Tensor, places: Tensor | None) -> Tensor:
@@ -81,8 +84,8 @@ class Passed(NamedTuple):
         return (self.y if self.places is None else self.places).shape[-3:]
 
 
-def pass_block(params: Params, x: Tensor, block: ConvBlock) -> tuple[Passed, Tensor]:
-    """params: weight, bias, gamma, beta. What the block leaves, and what it hands on."""
+def pass_block(params: Params, x: Tensor, block: ConvBlock, added: Tensor | None = None) -> tuple[Passed, Tensor]:
+    """params: weight, bias, gamma, beta. What the block leaves, and what it hands on. `added`: to y, by a skip."""
     _, _, gamma, beta = params
     patches, u = convolution(params, x, block)
     s, size = None, (x.shape[-2], x.shape[-1])
@@ -91,7 +94,10 @@ def pass_block(params: Params, x: Tensor, block: ConvBlock) -> tuple[Passed, Ten
         s = (mean(t.square(), block.norm) + block.eps).rsqrt()
         u = t * s
     y = affine(u, gamma, beta)
-    out, places = torch.relu(y) if block.relu else y, None
+    y = y if added is None else y + added
+    out, places = y, None
+    if block.relu:
+        out = F.leaky_relu(y, block.slope) if block.slope else torch.relu(y)
     if block.pool > 1:
         found = F.max_pool2d(out.detach().flatten(0, -4), block.pool, return_indices=True)[1]
         places = found.unflatten(0, out.shape[:-3])
@@ -121,13 +127,16 @@ def conv_forward(
     all], without a graph."""
     if params[-2] is not None:
         return conv_outputs(params, inputs, blocks)
+    read: list[Tensor] = []  # by each block
     x, means, variances = inputs, [], []
     for i, fields in enumerate(blocks):
         block, of_block = ConvBlock(*fields), params[4 * i : 4 * i + 4]
+        x, added = (read[i - block.skip], x) if block.skip else (x, None)
+        read.append(x)
         if block.norm == "batch":
             z = convolution(of_block, x, block)[1].detach()
             means.append(mean(z, "batch").flatten(-4))
             variances.append(mean((z - mean(z, "batch")).square(), "batch").flatten(-4))
-        x = pass_block(of_block, x, block)[1]
+        x = pass_block(of_block, x, block, added)[1]
     features = x.flatten(-3)
     return (features, torch.cat(means, -1), torch.cat(variances, -1)) if means else features

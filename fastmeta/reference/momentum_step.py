@@ -30,9 +30,17 @@ def momentum_update(
 ) -> tuple[Tensor, Tensor]:
     """b' = momentum b + g,  theta' = theta - lr b'; g has its decay in it, and g + momentum b' takes the place of b' with Nesterov."""
     g = decayed(p, g, weight_decay)
-    b = momentum * b + g
-    return p - lr * (g + momentum * b if nesterov else b), b
+    b = plus(g, b, momentum)
+    return plus(p, plus(g, b, momentum) if nesterov else b, lr, -1), b
 
 
 def decayed(p: Tensor, g: Tensor, weight_decay: Any) -> Tensor:
-    return g if isinstance(weight_decay, float) and weight_decay == 0 else g + weight_decay * p
+    return g if isinstance(weight_decay, float) and weight_decay == 0 else plus(g, p, weight_decay)
+
+
+def plus(x: Tensor, y: Tensor, scale: Any, sign: int = 1) -> Tensor:
+    """x + sign scale y, in one operation where the scale is a number."""
+    if isinstance(scale, float):
+        return x.add(y, alpha=sign * scale)
+    scaled: Tensor = scale * y
+    return x + scaled if sign > 0 else x - scaled

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -170,6 +171,18 @@ def test_which_architectures(monkeypatch, fake_cuda, wanted, asked, seen, found)
         toolchain.find_cuda(wanted)
 
 
+@pytest.mark.parametrize(
+    ("machine", "isas"),
+    [("x86_64", {"avx512", "avx2", "baseline"}), ("aarch64", {"baseline"}), ("arm64", {"baseline"}), ("riscv64", {"baseline"})],
+)  # fmt: skip
+def test_which_instruction_sets(monkeypatch, machine, isas):
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: machine)
+    text = toolchain.ninja_file("g++", None)
+    assert set(re.findall(r"-DFASTMETA_ISA=(\w+)", text)) == isas
+    assert ("-DFASTMETA_X86" in text) == ("-mavx2" in text) == (machine == "x86_64")
+    assert ("-fno-schedule-insns" in text) == (machine in ("aarch64", "arm64"))
+
+
 @pytest.mark.skipif(os.environ.get("FASTMETA_GATES") != "all", reason="make gates: compiles all sources again")
 def test_the_real_sources_in_an_odd_folder(tmp_path):
     """All of csrc but for one instruction set and without optimisation; the build folder is odd too. Objects are kept."""
@@ -179,7 +192,7 @@ def test_the_real_sources_in_an_odd_folder(tmp_path):
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
     tools = root / "csrc/toolchain.py"
-    tools.write_text(tools.read_text().replace('("x86_64", "AMD64")', "()"))
+    tools.write_text(tools.read_text().replace('"x86_64": X86', '"another": X86'))
     version = subprocess.check_output(["g++", "--version"], text=True)
     read = b"".join(path.read_bytes() for path in sorted((root / "csrc").rglob("*.*")) if path.is_file())
     state = hashlib.sha256(repr((version, sys.version, pybind11.__version__, read)).encode()).hexdigest()

@@ -12,6 +12,7 @@ import fastmeta
 
 X, Y = torch.randn(6, 4), torch.randint(0, 3, (6,))
 SGD = fastmeta.SGD(0.1)
+pytestmark = pytest.mark.cpu
 
 
 def call(loss=None, params=None, batches=None, net=None, **options):
@@ -133,6 +134,14 @@ class Hidden(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         return g, g.sum()
+
+
+def test_what_has_hooks_and_goes_into_an_op_is_refused():
+    net, centres = nn.Linear(4, 3), torch.ones(3, 3, requires_grad=True).exp()
+    centres.register_hook(lambda g: 2 * g)
+    value, _ = call(lambda p, x, y: fastmeta.proto_loss(functional_call(net, p, (x,)), centres, y), net=net)
+    with pytest.raises(RuntimeError, match="got an op that takes it otherwise: pass it in the batch"):
+        value["weight"].sum().backward()
 
 
 def test_what_cannot_be_found_is_refused():

@@ -57,7 +57,7 @@ def perceptron(*between):
 
 
 MODELS = {
-    "linear": lambda: nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3)),
+    "linear": lambda: nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.Softsign()), nn.Linear(5, 3)),
     "layer norm": lambda: perceptron(nn.LayerNorm(5), nn.GELU()),
     "batch norm": lambda: perceptron(nn.BatchNorm1d(5, track_running_stats=False), nn.Tanh()),
     "convolution, batch norm": lambda: convolutional(nn.BatchNorm2d(4, track_running_stats=False)),

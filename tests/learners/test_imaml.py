@@ -11,7 +11,7 @@ from harness.plain_loops import D, check_slope
 
 MODELS = {
     "native": lambda width, outputs: nn.Linear(width, outputs),
-    "general": lambda width, outputs: nn.Sequential(nn.Sequential(nn.Linear(width, outputs))),
+    "general": lambda width, outputs: nn.Sequential(nn.Linear(width, outputs), nn.Identity()),
 }
 
 

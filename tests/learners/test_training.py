@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastmeta
-from fastmeta.data import Sinusoid, TaskSampler, sample_episodes
+from fastmeta.data import Sinusoid, TaskSampler, sample_episodes, task_sampler
 
 IMAGES = torch.randint(0, 256, (9, 6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
@@ -125,7 +125,7 @@ def test_large_meta_batches_are_drawn_a_few_at_a_time(monkeypatch, room, drawn):
         counts.append(count)
         return Sinusoid().sample(count, 2, 3, generator=generator)
 
-    monkeypatch.setattr(fastmeta.training, "AT_ONCE", room)
+    monkeypatch.setattr(task_sampler, "AT_ONCE", room)
     fastmeta.fit(maml(), TaskSampler(draw, 4), 4)
     assert counts == drawn
 

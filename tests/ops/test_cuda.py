@@ -7,7 +7,7 @@ import fastmeta
 from fastmeta import _dispatch
 from harness.cases import BACKENDS, VARIANTS, case
 from harness.compare import outputs
-from harness.learner_cases import learner_case
+from harness.learner_cases import ALL, data_of, learner_case, made
 from measure.timing import captured
 
 LEARNERS = ("MAML", "MetaSGD", "ANIL", "LEO", "ProtoNet", "MatchingNet")  # those that run on ops alone
@@ -42,6 +42,17 @@ def test_a_graph_computes_anew_from_what_lies_in_its_inputs(name, backend):
                 expected = run()
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_graphed_learner_trains_as_fit_does(name):
+    plain, of_graph = made(name), made(name)
+    of_graph.load_state_dict(plain.state_dict())
+    data = [data_of(name) for _ in range(7)]
+    expected = fastmeta.fit(plain, data, 7)
+    found = fastmeta.fit(of_graph, data, 7, graph=True)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close([*of_graph.parameters()], [*plain.parameters()], rtol=1e-6, atol=1e-6)
 
 
 def test_ops_follow_each_other_on_a_stream():

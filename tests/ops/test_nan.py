@@ -15,7 +15,8 @@ from harness.mlp_cases import ACTIVATIONS, LOSSES, problem
 D, NAN = torch.float64, torch.nan
 LABELS = torch.tensor([[-100, 0, 2, 1], [2, -100, 0, 1]])  # the first is ignored: so is the first place that is spoiled
 every_isa = pytest.mark.parametrize("isa", _C.isas())
-few_and_many = pytest.mark.parametrize("sizes", [(3, 4), (17, 12)], ids=["few", "many"])
+SIZES = {"few": (3, 4, 6), "many": (17, 12, 6), "products": (17, 64, 64)}  # Q, N, D
+few_and_many = pytest.mark.parametrize("sizes", [SIZES["few"], SIZES["many"]], ids=["few", "many"])
 metrics = pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
 
 
@@ -92,7 +93,7 @@ def test_elementwise_ops():
     check(fastmeta.sgd_step, [randn(2, 9), randn(2, 9), randn(9)], fixed=[2])
 
 
-def of_distances(metric, queries, ways, temperature):
+def of_distances(metric, queries, ways, _, temperature):
     """Each op of [2, queries, D] and [2, ways, D]."""
     targets, labels = (
         torch.arange(queries).remainder(ways).repeat(2, 1),
@@ -106,9 +107,9 @@ def of_distances(metric, queries, ways, temperature):
     }
 
 
-def pairs(queries, ways):
+def pairs(queries, ways, features):
     """A zero vector on both sides, where "cosine" has gradient 0."""
-    query, prototypes = randn(2, queries, 6), randn(2, ways, 6)
+    query, prototypes = randn(2, queries, features), randn(2, ways, features)
     query[0, -1] = prototypes[0, -1] = 0
     return [query, prototypes]
 
@@ -116,7 +117,7 @@ def pairs(queries, ways):
 DISTANCES = pytest.mark.parametrize("op", ["proto_log_softmax", "proto_loss", "matching_log_probs"])
 
 
-@few_and_many
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @metrics
 @DISTANCES
 def test_distance_ops(op, metric, sizes):

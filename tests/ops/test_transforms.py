@@ -301,7 +301,7 @@ def test_jit_trace(op):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_jit_trace_of_learners():
     x, y = torch.randn(2, 6, 3), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
-    head, body = torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.0))
+    head, body = torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
     for learner in (fastmeta.MAML(head, steps=2), fastmeta.ProtoNet(head, num_classes=3)):
         traced = torch.jit.trace(learner, (x, y, x, y))
         torch.testing.assert_close(traced(-x, y, x, y), learner(-x, y, x, y))

@@ -1,5 +1,6 @@
 """The ops of networks, and inner loops, as their papers define them, for one task in plain PyTorch; see op_formulas.py."""
 
+import itertools
 import math
 
 import torch
@@ -31,16 +32,20 @@ def mlp(activation):
 
 def convnet(blocks):
     def outputs(params, x):
+        read = []
         for i, block in enumerate(blocks):
             weight, *each = params[4 * i : 4 * i + 4]
             bias, gamma, beta = (v if v is None else v[:, None, None] for v in each)
-            x = convolution(x, weight, block.stride, block.padding)
+            read.append(read[i - block.skip] if block.skip else x)
+            before, x = x, convolution(read[i], weight, block.stride, block.padding)
             x = x if bias is None else x + bias
             x = x if block.norm is None else normed(x, block.norm, block.eps)
             x = x if gamma is None else x * gamma
             x = x if beta is None else x + beta
-            x = F.max_pool2d(x.relu() if block.relu else x, block.pool)
-        return F.linear(x.flatten(1), params[-2], params[-1])
+            x = x + before if block.skip else x
+            x = (F.leaky_relu(x, block.slope) if block.slope else x.relu()) if block.relu else x
+            x = F.max_pool2d(x, block.pool)
+        return x.flatten(1) if params[-2] is None else F.linear(x.flatten(1), params[-2], params[-1])
 
     return outputs, (*((4, 1, 1, 1) * len(blocks)), 2, 1), 4
 
@@ -48,9 +53,9 @@ def convnet(blocks):
 def convolution(x, weight, stride, padding):
     """Tap by tap: of torch's own, with a stride, there is no third derivative."""
     x = F.pad(x, [padding] * 4)
-    rows, columns = (side - 2 for side in x.shape[2:])
+    rows, columns = (side + 1 - len(weight[0, 0]) for side in x.shape[2:])
     total = 0
-    for r, s in ((r, s) for r in range(3) for s in range(3)):
+    for r, s in itertools.product(range(len(weight[0, 0])), repeat=2):
         pixels = x[:, :, r : r + rows : stride, s : s + columns : stride]
         total = total + torch.einsum("oi,nihw->nohw", weight[:, :, r, s], pixels)
     return total

@@ -27,12 +27,15 @@ def _mlp(draw, p, lead):
 
 
 def _conv(draw, p, lead):
-    """Parameters and blocks, some of which no kernel takes."""
+    """Parameters and blocks, some of which no kernel takes; now and then of an encoder, whose third block is then a shortcut."""
+    encodes = p.name == "conv_forward" and draw.odd("encodes", 0.4)
     channels, side = draw.size("channels", (1, 2, 3, 4, 9)), max(draw.size("size", (3, 4, 5, 6, 9)), 3)
     into, classes = draw.size("inputs", (1, 1, 2, 3)), draw.size("classes", (1, 2, 3, 5))
     params, blocks, example = [], [], (into, side, side)
     norms = ("batch", "batch", None, *(g for g in (1, 2, 3) if channels % g == 0))
-    for _ in range(draw.size("blocks", (1, 1, 2, 3))):
+    count, reads = draw.size("blocks", (1, 1, 2, 3)), []  # `reads`: channels and side of what each block does
+    shortcut = encodes and count > 2
+    for i in range(count):
         block = fastmeta.ConvBlock(
             draw.pick("stride", (1, 1, 2, 3)), draw.pick("padding", {0: 1, 1: 4, 2: 1, 3: 0.2}), draw.pick("norm", norms),
             draw.pick("eps", (0.1, 0.3)), draw.pick("relu", (True, True, False)), draw.pick("pool", {1: 3, 2: 3, 3: 0.2}),
@@ -40,17 +43,31 @@ def _conv(draw, p, lead):
         after = (max(side + 2 * block.padding - 3, -block.stride) // block.stride + 1) // block.pool
         if after < 1:
             block, after = block._replace(stride=1, padding=1, pool=1), side
+        if shortcut and i == count - 1:
+            into, side = reads[-2]
+            block = block._replace(stride=blocks[-1].stride, padding=0, pool=1, slope=0.3, kernel=1, skip=2)
+        elif shortcut and i >= count - 3:
+            stride = 1 if i == count - 3 else block.stride
+            block = block._replace(stride=stride, padding=1, pool=1, relu=i == count - 3)
+        if shortcut and i >= count - 3:
+            after = (side - 1) // block.stride + 1
+        reads.append((into, side))
         blocks.append(block)
-        params.append(p.keep(draw.randn(*draw.own(lead), channels, into, 3, 3) / (9 * into) ** 0.5))
+        k = block.kernel
+        params.append(p.keep(draw.randn(*draw.own(lead), channels, into, k, k) / (k * k * into) ** 0.5))
         for left_out in ("no_bias", "no_gamma", "no_beta"):
             gone = draw.odd(left_out, 0.2) or (left_out != "no_bias" and block.norm is None)
             params.append(None if gone else p.keep(draw.randn(*draw.own(lead), channels)))
         into, side = channels, after
+    least = 2 if any(block.norm == "batch" for block in blocks) else 0
     features = channels * side * side
+    if encodes:
+        p.arguments |= {"params": [*params, None, None], "blocks": blocks}
+        return example, features, least
     params.append(p.keep(draw.randn(*draw.own(lead), classes, features) / features**0.5))
     params.append(None if draw.odd("no_bias", 0.2) else p.keep(draw.randn(*draw.own(lead), classes)))
     p.arguments |= {"params": params, "blocks": blocks}
-    return example, classes, 2 if any(block.norm == "batch" for block in blocks) else 0
+    return example, classes, least
 
 
 def _examples(draw, p, of_net, x, y, lead):

@@ -15,7 +15,7 @@ class Unknown(nn.Module):
         self.model = model
 
     def forward(self, x):
-        return self.model(x)
+        return self.model.__call__(x)
 
 
 def general(learner):

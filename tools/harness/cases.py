@@ -1,6 +1,7 @@
 """One small example of every op, as a function of its differentiable tensors: what the tests that hold for all ops run on."""
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ BACKENDS = {
     "hvp": ("reference",),
 }
 OPS = sorted(BACKENDS)
-VARIANTS = {"mlp_hvp_ggn": MLP, "conv_forward_features": CONV}  # other forms of an op, with derivatives of their own
+# Other forms of an op, with derivatives of their own.
+VARIANTS = {"mlp_hvp_ggn": MLP, "conv_forward_features": CONV, "conv_forward_residual": CONV}
 
 
 def interpreted(backend: str) -> bool:
@@ -149,14 +151,15 @@ def _of_network(op, lead, dtype):
         activation = {"mlp_grad": "sigmoid", "mlp_hvp": "gelu"}.get(op, "tanh")
         p = mlp_cases.problem((2, 4, 3), 5, activation=activation, **options)
     else:
-        block = fastmeta.ConvBlock(eps=0.1)
-        p = conv_cases.problem((block,), 3, channels=2, inputs=1, size=4, ways=2, **options)
+        blocks = conv_cases.RESIDUAL if op.endswith("_residual") else (fastmeta.ConvBlock(),)
+        blocks = tuple(block._replace(eps=0.1) for block in blocks)
+        p = conv_cases.problem(blocks, 3, channels=2, inputs=1, size=4, ways=2, **options)
         p.params[1] = None  # no bias before the norm
-        if op.endswith("_features"):
+        if op in VARIANTS:
             p.params[-2:] = [None, None]
     if loss == "cross_entropy":
         p.y[:, 0] = -100
-    function, whole = op.split("_", 1)[1].removesuffix("_ggn").removesuffix("_features"), len(p.flat)
+    function, whole = re.sub("_(ggn|features|residual)$", "", op.split("_", 1)[1]), len(p.flat)
     more = {
         "adapt": ("per element", 2),
         "meta_loss": ("per step", 2),

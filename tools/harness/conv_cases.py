@@ -21,6 +21,27 @@ KINDS = {
     "one block": (ConvBlock(padding=0, eps=0.1),),
     "beyond the kernels": (ConvBlock(padding=3, pool=3), ConvBlock()),
 }
+# Of encoders alone, for 9 x 9 images: a block of a ResNet-12; an addition of what a stride leaves; a sum of three.
+RESIDUAL = (ConvBlock(slope=0.1, pool=1),) * 2 + (
+    ConvBlock(relu=False, pool=1),
+    ConvBlock(padding=0, slope=0.1, kernel=1, skip=3),
+)
+ENCODERS = {
+    "residual": RESIDUAL,
+    "residual twice": RESIDUAL * 2,
+    "two strides": (
+        ConvBlock(pool=1, norm=2, slope=0.3),
+        ConvBlock(stride=2, relu=False, pool=1, norm=None),
+        ConvBlock(stride=2, padding=0, kernel=1, skip=2, pool=1, norm=4, slope=0.9),
+    ),
+    "three": (
+        ConvBlock(pool=1),
+        ConvBlock(relu=False, pool=1),
+        ConvBlock(relu=False, pool=1, skip=2, norm=None),
+        ConvBlock(skip=2, slope=0.2),
+    ),
+    "1 x 1": (ConvBlock(padding=0, kernel=1, pool=1, relu=False), ConvBlock(padding=0, kernel=1, slope=0.5, stride=2)),
+}
 both = pytest.mark.parametrize("backend", ["auto", "reference"], indirect=True)
 ext = pytest.mark.parametrize("backend", ["ext"], indirect=True)
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -45,23 +66,28 @@ class ConvNet(Problem):
 
 def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, loss="cross_entropy", shared=True,
             bias=True, affine=True, dtype=D) -> ConvNet:  # fmt: skip
-    """`blocks`: of KINDS, or such a tuple. ValueError where they leave no pixel."""
-    blocks = KINDS.get(blocks, blocks)
+    """`blocks`: of KINDS or ENCODERS, or such a tuple. ValueError where they leave no pixel."""
+    blocks = (KINDS | ENCODERS).get(blocks, blocks)
     lead = () if shared else (T,)
 
     def drawn(*shape, around=0.0, by=0.5):
         return torch.randn(*lead, *shape, dtype=dtype) * by + around
 
     params: list[Tensor | None] = []
-    into, side = inputs, size
-    for block in blocks:
-        params += [drawn(channels, into, 3, 3, by=(9 * into) ** -0.5), drawn(channels) if bias else None]
+    sides, side = [], size
+    for i, block in enumerate(blocks):
+        sides.append(side)
+        of_kernel, side = block.kernel, sides[i - block.skip]
+        into = inputs if i == block.skip else channels
+        params += [
+            drawn(channels, into, of_kernel, of_kernel, by=(9 * into) ** -0.5),
+            drawn(channels) if bias else None,
+        ]
         has_affine = affine and block.norm is not None
         params += [drawn(channels, around=1.0), drawn(channels)] if has_affine else [None, None]
-        side = ((side + 2 * block.padding - 3) // block.stride + 1) // block.pool
+        side = ((side + 2 * block.padding - of_kernel) // block.stride + 1) // block.pool
         if side < 1:
             raise ValueError("no pixel is left")
-        into = channels
     features = channels * side * side
     params += [drawn(ways, features, by=features**-0.5), drawn(ways) if bias else None]
     p = ConvNet(params, torch.randn(T, n, inputs, size, size, dtype=dtype), loss, shared, blocks=blocks)

@@ -70,6 +70,24 @@ def trees(x: Tensor, model: nn.Module, params: Sequence[Tensor], lr: Rate) -> No
     assert_type(fastmeta.hvp(lambda p: p["w"].sum(), named, {"w": x}), dict[str, Tensor])
 
 
+def total(params: dict[str, Tensor], x: Tensor) -> Tensor:
+    return params["w"].mul(x).sum()
+
+
+def bias(params: dict[str, Tensor]) -> Tensor:
+    return params["bias"].sum()
+
+
+def inner_loops(x: Tensor, named: dict[str, Tensor], net: nn.Linear) -> None:
+    after, state = fastmeta.unroll(total, named, [(x,)], optimiser=fastmeta.SGD({"w": x}, momentum=0.9))
+    assert_type(after, dict[str, Tensor])
+    found = fastmeta.unroll(
+        (net, "mse"), net, (x, x), steps=3, optimiser=fastmeta.Adam(0.1, (0.9, x)), state=state, keep="sqrt",
+        outer=[None, None, bias],
+    )  # fmt: skip
+    assert_type(found, tuple[Tensor, dict[str, object]])
+
+
 class Scaled(fastmeta.MAML):
     """A learner of one's own."""
 
@@ -103,6 +121,7 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
         assert_type(learner.backward(x, y, x, y), Tensor)
         assert_type(learner.backward(x, y, x, y, return_outputs=True), tuple[Tensor, Tensor])
         assert_type(fastmeta.fit(learner, [(x, y, x, y)], 1, callbacks=[lambda step, losses: step > 1]), Tensor)
+        assert_type(fastmeta.graphed(learner, torch.optim.SGD(learner.parameters()), [(x, y, x, y)]).loss, Tensor)
         assert_type(fastmeta.evaluate(learner, [(x, y, x, y)], 2), fastmeta.Estimate)
     assert_type(fastmeta.FullContext(64)(x, x), tuple[Tensor, Tensor])
     assert_type(fastmeta.MAML(body).rates(), float | Tensor | list[Tensor])

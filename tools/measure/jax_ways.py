@@ -127,19 +127,65 @@ def mlp(params, x):
     return x @ params[-2].T + params[-1]
 
 
+def normalised(x, scale, shift):
+    """[n, h, w, c], by the batch."""
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) * (scale / imported("jax").numpy.sqrt(variance + 1e-5)) + shift
+
+
+def pooled(x):
+    """[n, h, w, c] -> [n, h / 2, w / 2, c]: the maximum of four slices, which is faster than lax.reduce_window."""
+    jnp = imported("jax").numpy
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    return jnp.maximum(jnp.maximum(x[:, ::2, ::2], x[:, 1::2, ::2]), jnp.maximum(x[:, ::2, 1::2], x[:, 1::2, 1::2]))
+
+
 def conv4(convolve, params, x):
     """Four blocks of convolution, batch norm, ReLU and pooling, then a linear layer where there are parameters left:
-    [n, channels, h, w] -> [n, ...]. A pool is the maximum of four slices, which is faster than lax.reduce_window."""
-    jax = imported("jax")
-    jnp, x = jax.numpy, x.transpose(0, 2, 3, 1)
+    [n, channels, h, w] -> [n, ...]."""
+    jax, x = imported("jax"), x.transpose(0, 2, 3, 1)
     for weight, scale, shift in zip(params[:12:3], params[1:12:3], params[2:12:3], strict=True):
-        x = convolve(x, weight.transpose(2, 3, 1, 0))
-        mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-        x = jax.nn.relu((x - mean) * (scale / jnp.sqrt(variance + 1e-5)) + shift)
-        x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-        x = jnp.maximum(jnp.maximum(x[:, ::2, ::2], x[:, 1::2, ::2]), jnp.maximum(x[:, ::2, 1::2], x[:, 1::2, 1::2]))
+        x = pooled(jax.nn.relu(normalised(convolve(x, weight.transpose(2, 3, 1, 0)), scale, shift)))
     x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
     return x @ params[12].T + params[13] if len(params) > 12 else x
+
+
+def resnet12(params, x):
+    """Blocks of three convolutions and a 1 x 1 one beside them, each with its batch norm: [n, channels, h, w] -> [n, ...]."""
+    jax, x = imported("jax"), x.transpose(0, 2, 3, 1)
+    for block in zip(*[iter(params)] * 12, strict=True):
+        first, second, third, beside = zip(*[iter(block)] * 3, strict=True)
+
+        def of(layer, x):
+            return normalised(by_lax(x, layer[0].transpose(2, 3, 1, 0)), *layer[1:])
+
+        y = jax.nn.leaky_relu(of(second, jax.nn.leaky_relu(of(first, x), 0.1)), 0.1)
+        x = pooled(jax.nn.leaky_relu(of(third, y) + of(beside, x), 0.1))
+    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+
+
+class Encoded:
+    """The features of images and the gradients to the parameters, jitted; the results are the features."""
+
+    def __init__(self, encode, params, x):
+        jax = imported("jax")
+        self.arguments, self.ready = arrays((params, x)), jax.block_until_ready
+
+        def features_and_gradients(params, x):
+            features, pull = jax.vjp(lambda params: encode(params, x), params)
+            return features, pull(jax.numpy.ones_like(features))
+
+        self.fn = jax.jit(features_and_gradients)
+
+    def __call__(self):
+        return self.ready(self.fn(*self.arguments))
+
+    def results(self):
+        return as_tensors(self()[0])
+
+
+def of_encoder(encode, params, x):
+    return {"jax": Encoded(encode, params, x)} if installed() else {}
 
 
 def by_lax(x, weight):

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-import torch._inductor.config
 
 import fastmeta
 from measure.timing import per_call
@@ -44,7 +43,7 @@ LIMITS = {
 def hold_to(isa):
     """Let fastmeta, torch and JAX use `isa` ("avx2") alone, as on a processor that has no better one."""
     os.environ.update({name: spelt(isa) for name, spelt in LIMITS.items()})
-    torch._inductor.config.cpp.simdlen = 256
+    importlib.import_module("torch._inductor.config").cpp.simdlen = 256
     fastmeta._C.set_isa(isa)
 
 

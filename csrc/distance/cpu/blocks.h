@@ -6,6 +6,7 @@
 #include "runtime/arena.h"
 #include "runtime/parallel.h"
 #include "distance/cpu/distance_gradients.h"
+#include "distance/cpu/squares.h"
 #include "distance/cpu/unit_rows.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -40,11 +41,11 @@ struct BlockMemory {
   R *columns, *scratch;  // [groups, kGroup, kChunk, kBlock] and [groups, arrays, N, kBlock]
 
   BlockMemory(Cursor& cursor, const ProtoProblem<R>& p, int64_t at_once, int64_t groups, int arrays) {
-    const bool gradients = p.dquery || p.dprototypes;
-    const int64_t chunks = gradients ? feature_chunks(p) : 0;
+    const bool gradients = p.dquery || p.dprototypes, centred = takes_panels(p);
+    const int64_t chunks = centred ? feature_chunks(p) : 0;
     panels.centre = cursor.template take<R>(chunks * kBlock);
     panels.values = cursor.template take<R>(chunks * p.N * kBlock);
-    panels.radius = cursor.template take<R>(gradients ? p.N : 0);
+    panels.radius = cursor.template take<R>(centred ? p.N : 0);
     const bool cosine = p.metric == Metric::cosine;
     panels.units = cosine ? cursor.template take<R>(p.N * p.D) : nullptr;
     panels.inverse_norms = cosine ? cursor.template take<R>(p.N) : nullptr;
@@ -89,12 +90,12 @@ void prepare_panels(const ProtoProblem<R>& p, int64_t task, Panels<R>& panels, b
     });
     panels.rows = panels.units;
   }
-  if (!p.dquery && !p.dprototypes) return;
+  if (!takes_panels(p)) return;
   const int64_t chunks = feature_chunks(p);
   parallel_for(chunks, split ? 1 + kGrain / (p.N * kBlock) : chunks,
                [&](int64_t begin, int64_t end) { make_panels(p, panels, begin, end); });
   over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; n++) panels.radius[n] = radius_of(panels.rows + n * p.D, panels.centre, p.D);
+    for (int64_t n = begin; n < end; n++) panels.radius[n] = squared_distance(panels.rows + n * p.D, panels.centre, p.D);
   });
 }
 

@@ -2,10 +2,11 @@
 //   dquery_q = sum_n w_nq (q - c_n),   dprototypes_n = sum_q w_nq (c_n - q).
 // A block's distances, and later its coefficients, are an [N, kBlock] array: one query per lane, so that softmax runs over
 // whole vectors however few classes there are. Distances are sums of squared differences in register tiles (tiles.h), exact
-// at any offset. The gradients are matrix products of what is left of both sides after the prototypes' mean m is taken off:
-//   dquery_q = (sum_n w_nq) (q - m) - sum_n w_nq (c_n - m),
-// which would lose digits where q and c_n are nearer to each other than to m: the coefficients of such pairs are taken out
-// into a list, and these differences are added one by one. Long sums are sums of short ones.
+// at any offset; of many prototypes |q - m|^2 + |c - m|^2 - 2 (q - m) . (c - m), m their mean: half the operations (squares.h).
+// The gradients are matrix products of what is left of both sides after m is taken off:
+//   dquery_q = (sum_n w_nq) (q - m) - sum_n w_nq (c_n - m).
+// Both would lose digits where q and c_n are nearer to each other than to m. Such distances are found again by differences; such
+// coefficients are taken out into a list, and these differences are added one by one. Long sums are sums of short ones.
 #pragma once
 #include "distance/proto.h"
 #include "distance/cpu/tiles.h"
@@ -19,8 +20,13 @@ constexpr int64_t kRun = 64;        // prototypes that are summed before they jo
 constexpr int64_t kGroup = 4;       // blocks that share each load of the prototypes
 constexpr int64_t kSegment = 8;     // blocks whose queries are summed before they join dprototypes
 constexpr int64_t kFew = 8;         // prototypes that are too few for the tiles of many
+constexpr int64_t kMany = 64;       // prototypes, and features, from which distances come from products
+constexpr int64_t kRowSum = 512;    // features that are summed along a row before they join its square
 constexpr int64_t kLongRow = 2048;  // features that are summed, in kBlock sums, before they join a distance to few prototypes
+constexpr int kCancelled = 2;       // by differences again where |q - c|^2 < (|q - m|^2 + |c - m|^2) / kCancelled: see squares.h
 constexpr int kNear = 4;            // pairs are near from |q - c|^2 < (|q - m|^2 + |c - m|^2) / kNear: at most 3 times the rounding
+template <class R>                  // rows that few_squares takes at a time; NEON: so many that their sums stay in registers
+constexpr int kFewRows = kVectorBytes == 16 && kRegisters == 32 ? kTileRows<R> : kFew + 1;
 template <class R>
 constexpr R kFarthest = sizeof(R) == 4 ? R(__FLT_MAX__) : R(__DBL_MAX__);  // the farthest that is finite
 
@@ -65,6 +71,17 @@ FASTMETA_INLINE int64_t feature_chunks(const ProtoProblem<R>& p) {
   return (p.D + kBlock - 1) / kBlock;
 }
 
+template <class R>
+FASTMETA_INLINE bool by_products(const ProtoProblem<R>& p) {
+  return p.N >= kMany && p.D >= kMany && !p.kept_distances;
+}
+
+// Whether anything reads the prototypes less their mean.
+template <class R>
+FASTMETA_INLINE bool takes_panels(const ProtoProblem<R>& p) {
+  return p.dquery || p.dprototypes || by_products(p);
+}
+
 // The leading chunks that gradients take kWide at a time, of few prototypes.
 template <class R>
 FASTMETA_INLINE int64_t wide_chunks(const ProtoProblem<R>& p) {
@@ -107,113 +124,25 @@ FASTMETA_INLINE R sum_of_row(int64_t D, Whole&& whole, Single&& single) {
   return total;
 }
 
-// |x - centre|^2, good to the few digits that the choice of near pairs wants; centre [chunks, kBlock].
+// |x - y|^2 of kRowSum features or fewer.
 template <class R>
-R radius_of(const R* x, const R* centre, int64_t D) {
+R short_square(const R* x, const R* y, int64_t D) {
   const auto square = [](auto difference) __attribute__((always_inline)) { return difference * difference; };
   return sum_of_row<R>(
-      D, [&](int64_t d) __attribute__((always_inline)) { return square(load(x + d) - load(centre + d)); },
-      [&](int64_t d) __attribute__((always_inline)) { return square(x[d] - centre[d]); });
-}
-
-// squares[m] = |x - rows[m]|^2, of D features.
-template <int M, class R>
-FASTMETA_INLINE void row_squares(const R* x, const R* const (&rows)[M], int64_t D, R (&squares)[M]) {
-  for (int m = 0; m < M; m++) squares[m] = 0;
-  for (int64_t begin = 0; begin < D; begin += kLongRow) {
-    Columns<R> sum[M] = {};
-    const auto add = [&](int64_t d, int64_t width) __attribute__((always_inline)) {
-      Columns<R> features, row;
-      load_columns(x + d, width, features);
-#pragma GCC unroll 16
-      for (int m = 0; m < M; m++) {
-        load_columns(rows[m] + d, width, row);
-#pragma GCC unroll 8
-        for (int part = 0; part < kParts<R>; part++) {
-          const Vector<R> difference = features[part] - row[part];
-          sum[m][part] += difference * difference;
-        }
-      }
-    };
-    const int64_t end = least(D, begin + kLongRow);
-    int64_t d = begin;
-    for (; d + kBlock <= end; d += kBlock) add(d, kBlock);
-    if (d < end) add(d, end - d);
-    Vector<R> joined[M];
-    R found[M];
-#pragma GCC unroll 16
-    for (int m = 0; m < M; m++) {
-      joined[m] = sum[m][0];
-#pragma GCC unroll 8
-      for (int part = 1; part < kParts<R>; part++) joined[m] += sum[m][part];
-    }
-    sum_each<R, M>(joined, found);
-    for (int m = 0; m < M; m++) squares[m] += found[m];
-  }
-}
-
-// Squared distances of a block to few prototypes along the rows as they lie, and for gradients |q - m|^2 on the way.
-template <class R>
-inline void few_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>& block) {
-  const bool gradients = p.dquery || p.dprototypes;
-  with_size(
-      p.N + gradients,
-      [&](auto count) __attribute__((always_inline)) {
-        constexpr int M = decltype(count)::value;
-        const R* rows[M];
-        for (int m = 0; m < M; m++) rows[m] = m < p.N ? panels.rows + m * p.D : panels.centre;
-        R squares[M] = {};
-        for (int64_t q = 0; q < block.count; q++) {
-          row_squares<M>(block.rows + q * p.D, rows, p.D, squares);
-          for (int64_t n = 0; n < p.N; n++) block.distances[n * kBlock + q] = squares[n];
-          block.radius[q] = squares[M - 1];
-        }
-      },
-      std::make_integer_sequence<int, kFew + 1>());
-}
-
-// Squared distances of `count` blocks of a task; `columns` has room for [count, kChunk, kBlock].
-template <class R>
-inline void block_squares(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
-  for (int64_t d = 0; d < p.D; d += kChunk) {
-    const int64_t width = least(kChunk, p.D - d);
-    for (int64_t b = 0; b < count; b++) transpose(blocks[b].count, width, blocks[b].rows + d, p.D, columns + b * kChunk * kBlock, kBlock);
-    for_each_tile<R>(0, p.N, [&](auto rows, int64_t n) __attribute__((always_inline)) {
-      for (int64_t b = 0; b < count; b++)
-        tile_squares<R, decltype(rows)::value>(width, columns + b * kChunk * kBlock, panels.rows + n * p.D + d, p.D,
-                                               blocks[b].distances + n * kBlock, d > 0);
-    });
-  }
-}
-
-// Lanes beyond the block's queries: finite, and near to nothing.
-template <class R>
-inline void fill_lanes(const ProtoProblem<R>& p, Block<R>& block) {
-  for (int64_t n = 0; n < p.N && block.count < kBlock; n++)
-    for (int64_t q = block.count; q < kBlock; q++) block.distances[n * kBlock + q] = kFarthest<R>;
-  for (int64_t q = block.count; q < kBlock; q++) block.radius[q] = 0;
+      D, [&](int64_t d) __attribute__((always_inline)) { return square(load(x + d) - load(y + d)); },
+      [&](int64_t d) __attribute__((always_inline)) { return square(x[d] - y[d]); });
 }
 
 template <class R>
-void block_distances(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>* blocks, int64_t count, R* columns) {
-  const int64_t pairs = p.N * kBlock;
-  if (p.N > kFew && p.D > 0) block_squares(p, panels, blocks, count, columns);
-  for (int64_t b = 0; b < count; b++) {
-    R* distances = blocks[b].distances;
-    if (p.N <= kFew) few_squares(p, panels, blocks[b]);
-    else if (p.D == 0) std::memset(distances, 0, size_t(pairs) * sizeof(R));
-    fill_lanes(p, blocks[b]);
-    if (p.metric == Metric::euclidean)
-#pragma omp simd
-      for (int64_t i = 0; i < pairs; i++) distances[i] = square_root(distances[i]);
-    if (p.metric != Metric::cosine) continue;
-    // 1 - cos = |q - c|^2 / 2 of unit vectors; cos = 0 to a zero vector
-    for (int64_t n = 0; n < p.N; n++) {
-      const R zero = panels.inverse_norms[n] == 0 ? R(0.5) : R(0);
-#pragma omp simd
-      for (int q = 0; q < kBlock; q++) distances[n * kBlock + q] = R(0.5) * distances[n * kBlock + q] + zero;
-    }
-  }
+FASTMETA_INLINE R squared_distance(const R* x, const R* y, int64_t D) {
+  R total = 0;
+  for (; D > kRowSum; D -= kRowSum, x += kRowSum, y += kRowSum) total += short_square(x, y, kRowSum);
+  return total + short_square(x, y, D);
+}
+
+template <class R>
+inline void find_radii(const ProtoProblem<R>& p, const Panels<R>& panels, Block<R>& block) {
+  for (int64_t q = 0; q < block.count; q++) block.radius[q] = squared_distance(block.rows + q * p.D, panels.centre, p.D);
 }
 
 }  // namespace fastmeta::FASTMETA_ISA

@@ -147,8 +147,7 @@ void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz
     block.dtemperature /= p.temperature * p.temperature;
   }
   if (!p.dquery && !p.dprototypes) return;
-  for (int64_t q = 0; q < block.count && (p.N > kFew || p.kept_distances); q++)
-    block.radius[q] = radius_of(block.rows + q * p.D, panels.centre, p.D);
+  if (p.kept_distances || (p.N > kFew && !by_products(p))) find_radii(p, panels, block);
   if (p.metric == Metric::euclidean) find_coefficients<Metric::euclidean>(p, panels, dz, block);
   if (p.metric == Metric::sqeuclidean) find_coefficients<Metric::sqeuclidean>(p, panels, dz, block);
   if (p.metric == Metric::cosine) find_coefficients<Metric::cosine>(p, panels, dz, block);

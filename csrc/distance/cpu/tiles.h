@@ -10,16 +10,17 @@ constexpr int kBlock = 16;
 
 template <class R>
 constexpr int kParts = kBlock / int(kLanes<R>);
-// Rows of a tile: with the operands, its sums fill the 16 registers (AVX-512: 32).
+// Rows of a tile: with the operands, its sums fill the registers.
 template <class R>
 constexpr int kTileRows = kVectorBytes == 64 ? 16 / kParts<R> / (sizeof(R) == 4 ? 2 : 1)
+                          : kRegisters == 32 ? 20 / kParts<R>
                           : kParts<R> > 6    ? 1
                                              : 12 / kParts<R>;
 
 // A wide tile is kWide times as wide and has fewer rows: where the inner dimension is short, its rows come and go in longer pieces.
 constexpr int kWide = kVectorBytes == 64 ? 4 : 2;
 template <class R>
-constexpr int kWideRows = kWide * kParts<R> > 12 ? 1 : (kVectorBytes == 64 ? 20 : 12) / (kWide * kParts<R>);
+constexpr int kWideRows = kWide * kParts<R> > 12 ? 1 : (kRegisters == 32 ? 20 : 12) / (kWide * kParts<R>);
 
 template <class R>
 using Columns = Vector<R>[kParts<R>];  // kBlock numbers
@@ -59,10 +60,22 @@ FASTMETA_INLINE void store_columns(R* to, int64_t width, const Columns<R>& x) {
   std::memcpy(to, whole, size_t(width) * sizeof(R));
 }
 
+// K rows of out = sum, or += with `add`.
+template <class R, int K>
+FASTMETA_INLINE void store_tile(const Columns<R> (&sum)[K][1], R* out, bool add) {
+#pragma GCC unroll 16
+  for (int k = 0; k < K; k++)
+#pragma GCC unroll 8
+    for (int part = 0; part < kParts<R>; part++) {
+      R* to = out + k * kBlock + part * kLanes<R>;
+      store(to, add ? load(to) + sum[k][0][part] : sum[k][0][part]);
+    }
+}
+
 // out[k] = sum_d (columns_d - rows_k[d])^2 for `count` columns_d, or += with `add`, for K rows.
 template <class R, int K>
 FASTMETA_INLINE void tile_squares(int64_t count, const R* columns, const R* rows, int64_t row_length, R* out, bool add) {
-  Columns<R> sum[K] = {};
+  Columns<R> sum[K][1] = {};
   for (int64_t d = 0; d < count; d++) {
     Columns<R> x;
     load_columns(columns + d * kBlock, x);
@@ -72,24 +85,19 @@ FASTMETA_INLINE void tile_squares(int64_t count, const R* columns, const R* rows
 #pragma GCC unroll 8
       for (int part = 0; part < kParts<R>; part++) {
         const Vector<R> difference = x[part] - row;
-        sum[k][part] += difference * difference;
+        sum[k][0][part] += difference * difference;
       }
     }
   }
-#pragma GCC unroll 16
-  for (int k = 0; k < K; k++)
-#pragma GCC unroll 8
-    for (int part = 0; part < kParts<R>; part++) {
-      R* to = out + k * kBlock + part * kLanes<R>;
-      store(to, add ? load(to) + sum[k][part] : sum[k][part]);
-    }
+  store_tile(sum, out, add);
 }
 
 // sum[k][w] -= sum_i weights[i * step + k * stride] (columns_iw - centre[w]) for `count` rows i of W columns, `across` apart, the
-// rows `length` apart, and K rows of sums.
+// rows `length` apart, and K rows of sums. Two at a time: a processor that takes four instructions a cycle else waits for them.
 template <class R, int K, int W>
 FASTMETA_INLINE void tile_products(int64_t count, const R* weights, int64_t step, int64_t stride, const R* columns, int64_t length,
                                    int64_t across, Columns<R> (&sum)[K][W], const Columns<R>* centre = nullptr) {
+#pragma GCC unroll 2
   for (int64_t i = 0; i < count; i++) {
     Columns<R> x[W];
 #pragma GCC unroll 4
@@ -107,6 +115,15 @@ FASTMETA_INLINE void tile_products(int64_t count, const R* weights, int64_t step
         for (int part = 0; part < kParts<R>; part++) sum[k][w][part] -= weight * x[w][part];
     }
   }
+}
+
+// out[k] = -sum_d columns_d rows_k[d], likewise, for rows that lie in panels of kBlock features, `panel` apart.
+template <class R, int K>
+FASTMETA_INLINE void tile_dots(int64_t count, const R* columns, const R* rows, int64_t panel, R* out, bool add) {
+  Columns<R> sum[K][1] = {};
+  for (int64_t d = 0; d < count; d += kBlock, columns += kBlock * kBlock, rows += panel)
+    tile_products<R, K, 1>(least(kBlock, count - d), rows, 1, kBlock, columns, kBlock, 0, sum);
+  store_tile(sum, out, add);
 }
 
 constexpr int64_t kCopied = 64;  // classes copied at a time, so that their lanes are still in cache

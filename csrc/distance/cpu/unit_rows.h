@@ -4,13 +4,13 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-// Sums of kLongRow terms each, added up.
+// Sums of kRowSum terms each, added up.
 template <class R>
 inline R dot(const R* a, const R* b, int64_t count) {
   R total = 0;
-  for (int64_t begin = 0; begin < count; begin += kLongRow)
+  for (int64_t begin = 0; begin < count; begin += kRowSum)
     total += sum_of_row<R>(
-        least(kLongRow, count - begin), [&](int64_t d) __attribute__((always_inline)) { return load(a + begin + d) * load(b + begin + d); },
+        least(kRowSum, count - begin), [&](int64_t d) __attribute__((always_inline)) { return load(a + begin + d) * load(b + begin + d); },
         [&](int64_t d) __attribute__((always_inline)) { return a[begin + d] * b[begin + d]; });
   return total;
 }

@@ -14,7 +14,8 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params
   };
   for (int l = 0; l < net.blocks; l++) {
     Block& b = block[l];
-    b.in = l ? block[l - 1].out : net.block[0].in;
+    const int64_t source = l - net.block[l].skip;
+    b.in = net.block[l].skip ? block[source].in : l ? block[l - 1].out : net.block[0].in;
     b.out = padded<R>(net.block[l].out);
     for (int i = 0; i < 4; i++) b.begin[i] = params.value[4 * l + i] ? take(gradient, i == kWeight ? 3 * b.taps() * b.out : b.out) : -1;
   }
@@ -24,7 +25,8 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params
   weight = take(gradient, net.outputs * features);
   bias = params.value[4 * net.blocks + 1] ? take(gradient, outputs) : -1;
   size = gradient;
-  for (int l = 0; l < net.blocks; l++) block[l].flipped = l || images ? take(size, 9 * block[l].out * block[l].flipped_in()) : -1;
+  for (int l = 0; l < net.blocks; l++)
+    block[l].flipped = block[l].begin[kWeight] >= 0 && (l || images) ? take(size, 9 * block[l].out * block[l].flipped_in()) : -1;
 }
 
 namespace {

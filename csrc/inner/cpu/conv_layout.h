@@ -59,7 +59,7 @@ void flip(const ConvLayout<R>& layout, R* block);
 inline int64_t tensor_size(const ConvNet& net, int tensor) {
   if (tensor < 4 * net.blocks) {
     const ConvBlock& b = net.block[tensor / 4];
-    return tensor % 4 == kWeight ? b.out * b.in * 9 : b.out;
+    return tensor % 4 == kWeight ? b.out * b.in * b.kernel * b.kernel : b.out;
   }
   const ConvBlock& last = net.block[net.blocks - 1];
   return tensor == 4 * net.blocks ? net.outputs * last.out * last.out_height() * last.out_width() : net.outputs;

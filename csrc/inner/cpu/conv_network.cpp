@@ -14,23 +14,34 @@ R* zeros(int64_t count, Scratch& scratch) {
 }  // namespace
 
 template <class R>
-BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l) {
+BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l, bool dense) {
   const ConvBlock& b = layout.net.block[l];
+  const int64_t around = layout.net.block[l - b.skip].padding;  // of whose input it is
   const int64_t in = layout.block[l].in, to_in = layout.block[l].flipped_in(), out = layout.block[l].out;
   const int64_t H = b.conv_height(), W = b.conv_width();
   // The next block's zeros, so that this one writes right into its padded input.
   const int64_t next = l + 1 < layout.net.blocks ? layout.net.block[l + 1].padding : 0;
-  const int64_t width = b.width + 2 * b.padding, dz_width = b.width + 2, gap = 2 - b.padding;
+  const int64_t width = b.width + 2 * around, dz_width = b.width + 2, gap = 2 - b.padding;
   const int64_t out_height = b.out_height(), out_width = b.out_width();
   pixels = H * W;
-  x_row = width * in, x_size = (b.height + 2 * b.padding) * x_row, x_first = b.padding * (x_row + in);
+  x_row = width * in, x_size = (b.height + 2 * around) * x_row, x_first = around * (x_row + in);
   z_size = pixels * out, dense_size = out_height * out_width * out;
   out_row = (out_width + 2 * next) * out, out_size = (out_height + 2 * next) * out_row, out_first = next * (out_row + out);
   dz_size = (b.height + 2) * dz_width * out, dz_first = gap * (dz_width + 1) * out;
   forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, 3 * in, W * out, out};
   // dz in its zeros (gap), spread by the stride, under the flipped kernel: the full correlation, cut to x without padding.
   to_x = {b.height, b.width, to_in, dz_width * out, out, dz_width * out, 3 * out, b.width * to_in, to_in};
-  image = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, b.stride * dz_width * out, b.stride * out};
+  image = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, b.stride * dz_width * out, b.stride * out, b.slope};
+  if (dense) dz_size = z_size, dz_first = 0, image.dz_row = W * out, image.dz_pixel = out;
+}
+
+template <class R>
+void BlockShape<R>::load(const ConvBlock& b, const R* image, R* to) const {
+  for (int64_t channel = 0; channel < b.in; channel++)
+    for (int64_t row = 0; row < b.height; row++) {
+      R* line = to + x_first + row * x_row + channel;
+      for (int64_t column = 0; column < b.width; column++) line[column * b.in] = *image++;
+    }
 }
 
 template <class R>
@@ -51,15 +62,10 @@ ConvPass<R>::ConvPass(const ConvNetwork<R>& network, int64_t examples, bool owns
 
 template <class R>
 void ConvPass<R>::load(const ConvNetwork<R>& network, const R* images, int64_t count) {
-  const ConvBlock& b = network.layout.net.block[0];
   const BlockShape<R>& shape = network.shapes[0];
+  const int64_t size = network.layout.net.example_size();
   n = count;
-  for (int64_t i = 0; i < n; i++)
-    for (int64_t c = 0; c < b.in; c++)
-      for (int64_t row = 0; row < b.height; row++) {
-        R* to = x[0] + i * shape.x_size + shape.x_first + row * shape.x_row + c;
-        for (int64_t column = 0; column < b.width; column++) to[column * b.in] = *images++;
-      }
+  for (int64_t i = 0; i < n; i++) shape.load(network.layout.net.block[0], images + i * size, x[0] + i * shape.x_size);
 }
 
 template <class R>

@@ -14,7 +14,10 @@ namespace fastmeta::FASTMETA_ISA {
 // midst of as many zeros as the convolution that takes them to x needs.
 template <class R>
 struct BlockShape {
-  BlockShape(const ConvLayout<R>& layout, int l);
+  // `dense`: gradients to z have no zeros in their midst or around.
+  BlockShape(const ConvLayout<R>& layout, int l, bool dense = false);
+
+  void load(const ConvBlock& block, const R* image, R* to) const;  // [in, height, width] -> x; its zeros are there
 
   int64_t pixels;  // of z
   int64_t x_row, x_size, z_size, out_row, out_size, dense_size, dz_size;

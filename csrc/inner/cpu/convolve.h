@@ -9,7 +9,7 @@ namespace fastmeta::FASTMETA_ISA {
 
 constexpr int kConvAcross = 2;  // vectors of channels in a tile
 template <class R>              // its pixels or taps; half of them for double: less to compile
-constexpr int kConvRows = (kVectorBytes == 64 ? 14 : 6) / (sizeof(R) == 4 ? 1 : 2);
+constexpr int kConvRows = (kRegisters == 32 ? 14 : 6) / (sizeof(R) == 4 ? 1 : 2);
 
 constexpr int64_t kShort = 32;  // taps of a row: more are a sum of their own, so that errors stay small, for a few loads more
 

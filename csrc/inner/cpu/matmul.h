@@ -22,7 +22,7 @@ constexpr int64_t padded(int64_t width) {
 constexpr int kAcross = 3;
 template <class R>
 constexpr int rows_of(int across) {
-  if (kVectorBytes == 64) return sizeof(R) == 4 ? 8 : 4;  // double: less to compile
+  if (kRegisters == 32) return sizeof(R) == 4 ? 8 : 4;  // double: less to compile
   return across == 3 ? 4 : across == 2 ? 6 : 8;
 }
 
@@ -172,7 +172,7 @@ FASTMETA_INLINE void dot_tile(R* c, int64_t ldc, const R* a, int64_t lda, const 
 
 // Rows of A and of B in a tile of dots; bytes of a row that pass before the next tile, so that a block of A and B stays in the
 // first cache.
-constexpr int kDotRows = 4, kDotColumns = kVectorBytes == 64 ? 5 : 3;
+constexpr int kDotRows = 4, kDotColumns = kRegisters == 32 ? 5 : 3;
 constexpr int64_t kDotBytes = 512;
 
 template <class R>

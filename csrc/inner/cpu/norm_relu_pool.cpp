@@ -48,11 +48,12 @@ void finish_statistics(const ConvBlock& block, int64_t count, const R* gamma, co
 
 template <class R>
 void forward_image(const ImageShape& e, const R* z, const Norm<R>& norm, R* out, R* top) {
-  with_kind(e, [&](auto pool, auto relu) INLINE {
+  const Vector<R> slope = slope_of<R>(e);
+  with_any_kind(e, [&](auto pool, auto relu) INLINE {
     for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
       for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        store(out + out_place(e, row, column) + c, w.value());
+        store(out + out_place(e, row, column) + c, w.value(slope));
         store(top + dense_place(e, row, column) + c, w.winner_t());
       });
     });
@@ -61,13 +62,14 @@ void forward_image(const ImageShape& e, const R* z, const Norm<R>& norm, R* out,
 
 template <class R>
 void add_gradients(const ImageShape& e, const R* top, const R* d, const Norm<R>& norm) {
-  const ImageShape pooled{e.out_height(), e.out_width(), e.channels, 1, e.relu, e.norm};
-  with_kind(pooled, [&](auto pool, auto relu) INLINE {
+  const ImageShape pooled = without_pool(e);
+  const Vector<R> slope = slope_of<R>(e);
+  with_any_kind(pooled, [&](auto, auto relu) INLINE {
     for_each_vector<R>(norm, [&](int64_t c, Vector<R>, Vector<R> scale, Vector<R> shift) INLINE {
       Sum<R> sum, product;
       for_each_window<1>(pooled, [&](int64_t at, int64_t row, int64_t) INLINE {
         const Vector<R> t = load(top + at + c);
-        const Vector<R> g = gated<relu.value>(t * scale + shift, load(d + at + c));
+        const Vector<R> g = gated<relu.value>(t * scale + shift, load(d + at + c), slope);
         sum.add(row, g), product.add(row, g * t);
       });
       add(norm.dsum + c, sum.all()), add(norm.dproduct + c, product.all());
@@ -95,7 +97,8 @@ void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, con
 
 template <class R>
 void gradient_image(const ImageShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db) {
-  with_norm(e, [&](auto pool, auto relu, auto normed) INLINE {
+  const Vector<R> slope = slope_of<R>(e);
+  with_norm<true>(e, [&](auto pool, auto relu, auto normed) INLINE {
     const auto put = [&](int64_t row, int64_t column, int64_t c, Vector<R> scale, Vector<R> t, Vector<R> g) INLINE {
       const Vector<R> value = normed.value ? scale * g + (load(norm.of_t + c) * t + load(norm.rest + c)) : g;
       store(dz + row * e.dz_row + column * e.dz_pixel + c, value);
@@ -104,7 +107,7 @@ void gradient_image(const ImageShape& e, const R* z, const R* d, const Norm<R>& 
     for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
       for_each_vector<R>(norm, [&](int64_t c, Vector<R> mean, Vector<R> scale, Vector<R> shift) INLINE {
         const Window<R, pool.value, relu.value> w(e, z + at + c, mean, scale, shift);
-        const Vector<R> g = gated<relu.value>(w.y, load(d + dense_place(e, row, column) + c));
+        const Vector<R> g = gated<relu.value>(w.y, load(d + dense_place(e, row, column) + c), slope);
 #pragma GCC unroll 4
         for (int p = 0; p < w.kPixels; p++)
           put(row * pool.value + p / pool.value, column * pool.value + p % pool.value, c, scale, w.t[p], w.if_winner(p, g));

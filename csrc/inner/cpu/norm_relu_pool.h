@@ -32,6 +32,7 @@ struct ImageShape {
   bool relu, norm;
   int64_t out_row;           // from one row of the resulting image to the next
   int64_t dz_row, dz_pixel;  // of gradients to z
+  double slope = 0;          // of relu on what is negative
 
   int64_t out_height() const { return height / pool; }
   int64_t out_width() const { return width / pool; }

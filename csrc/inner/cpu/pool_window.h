@@ -8,10 +8,19 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-// What relu leaves of a gradient or tangent.
+// What relu_ (0: none, 1: relu, 2: leaky relu) leaves of a gradient or tangent.
 template <int relu_, class V>
-FASTMETA_INLINE V gated(V y, V number) {
-  return relu_ ? (y <= V{} ? V{} : number) : number;
+FASTMETA_INLINE V gated(V y, V number, V slope = V{}) {
+  return relu_ == 2 ? (y > V{} ? number : slope * number) : relu_ ? (y <= V{} ? V{} : number) : number;
+}
+// And of a number.
+template <class R, int relu_>
+FASTMETA_INLINE Vector<R> activated(Vector<R> y, Vector<R> slope) {
+  return relu_ == 2 ? (y > Vector<R>{} ? y : slope * y) : relu_ ? relu<R>(y) : y;
+}
+template <class R>
+FASTMETA_INLINE Vector<R> slope_of(const ImageShape& e) {
+  return Vector<R>{} + R(e.slope);
 }
 
 // The pixels of one window, a vector of channels each, and the winner among them.
@@ -58,7 +67,7 @@ struct Window {
   INLINE inline Vector<R> if_winner(int p, Vector<R> number) const {
     return pool == 1 ? number : place == Vector<R>{} + R(p) ? number : Vector<R>{};
   }
-  INLINE inline Vector<R> value() const { return relu_ ? relu<R>(y) : y; }
+  INLINE inline Vector<R> value(Vector<R> slope) const { return activated<R, relu_>(y, slope); }
 };
 
 // Calls f(c, mean, scale, shift) for every vector of channels.
@@ -100,10 +109,26 @@ FASTMETA_INLINE void with_kind(const ImageShape& e, F&& f) {
   else e.relu ? f(Size<1>(), Size<1>()) : f(Size<1>(), Size<0>());
 }
 
-// Calls f(Size<pool>, Size<relu>, Size<norm>): where there is no norm, its factors of 0 would make NaN of an infinity.
+// The same, with relu 2 for leaky relu.
 template <class F>
+FASTMETA_INLINE void with_any_kind(const ImageShape& e, F&& f) {
+  if (!e.relu || e.slope == 0) return with_kind(e, f);
+  e.pool == 2 ? f(Size<2>(), Size<2>()) : f(Size<1>(), Size<2>());
+}
+
+// Calls f(Size<pool>, Size<relu>, Size<norm>): where there is no norm, its factors of 0 would make NaN of an infinity.
+template <bool leaky = false, class F>
 FASTMETA_INLINE void with_norm(const ImageShape& e, F&& f) {
-  with_kind(e, [&](auto pool, auto relu) INLINE { e.norm ? f(pool, relu, Size<1>()) : f(pool, relu, Size<0>()); });
+  const auto split = [&](auto pool, auto relu) INLINE { e.norm ? f(pool, relu, Size<1>()) : f(pool, relu, Size<0>()); };
+  if constexpr (leaky) with_any_kind(e, split);
+  else with_kind(e, split);
+}
+
+// The image that is left of e, of which each window is a pixel.
+inline ImageShape without_pool(const ImageShape& e) {
+  ImageShape left = e;
+  left.height = e.out_height(), left.width = e.out_width(), left.pool = 1;
+  return left;
 }
 
 template <class R>

@@ -15,6 +15,11 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 
 template <class R, int bytes = kVectorBytes>
 struct VectorOf;
@@ -66,22 +71,36 @@ FASTMETA_INLINE void stream_fence() {
 #endif
 }
 
+// Bit i: whether lane i is NaN.
+template <class R>
+FASTMETA_INLINE uint32_t nan_lanes(Vector<R> x) {
+#if defined(__AVX512F__) && !defined(__clang__)
+  constexpr int unordered = 3, rounding = 4;  // the latter as it is
+  if constexpr (sizeof(R) == 4) return uint32_t(__builtin_ia32_cmpps512_mask(x, x, unordered, -1, rounding));
+  else return uint32_t(__builtin_ia32_cmppd512_mask(x, x, unordered, -1, rounding));
+#elif defined(__AVX2__) && !defined(__clang__)
+  if constexpr (sizeof(R) == 4) return uint32_t(__builtin_ia32_movmskps256(Vector<float>(x != x)));
+  else return uint32_t(__builtin_ia32_movmskpd256(Vector<double>(x != x)));
+#elif defined(__SSE2__) && !defined(__clang__)
+  if constexpr (sizeof(R) == 4) return uint32_t(__builtin_ia32_movmskps(Vector<float>(x != x)));
+  else return uint32_t(__builtin_ia32_movmskpd(Vector<double>(x != x)));
+#else
+  uint32_t found = 0;
+  for (int i = 0; i < kLanes<R>; i++) found |= uint32_t(x[i] != x[i]) << i;
+  return found;
+#endif
+}
+
 template <class R>
 FASTMETA_INLINE bool any_nan(Vector<R> x) {
 #if defined(__clang__)
   return __builtin_reduce_or(x != x) != 0;
-#elif defined(__AVX512F__)
-  constexpr int unordered = 3, rounding = 4;  // the latter as it is
-  if constexpr (sizeof(R) == 4) return __builtin_ia32_cmpps512_mask(x, x, unordered, -1, rounding);
-  else return __builtin_ia32_cmppd512_mask(x, x, unordered, -1, rounding);
-#elif defined(__AVX2__)
-  return __builtin_ia32_movmskps256(Vector<float>(x != x));
 #elif defined(__SSE2__)
-  return __builtin_ia32_movmskps(Vector<float>(x != x));
+  return nan_lanes<R>(x) != 0;
 #else
-  bool found = false;
-  for (int i = 0; i < kLanes<R>; i++) found |= x[i] != x[i];
-  return found;
+  typedef int64_t Halves __attribute__((vector_size(16)));
+  const auto unordered = Halves(x != x);
+  return (unordered[0] | unordered[1]) != 0;
 #endif
 }
 

@@ -1,0 +1,105 @@
+"""Learning to reweight examples: of noisy labels those count whose gradient helps on a few clean ones.
+
+Ren et al. 2018, arXiv:1803.09050. In every training step, weights 0 of the batch's examples are given a gradient: that of the loss on
+clean examples after some steps on the weighted loss. The examples whose weight would grow then train the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from common import arguments, count, print_table, run
+from letters import Letters, Params, accuracy, cross_entropy, letters, network
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm import trange
+
+import fastmeta
+
+
+def weighted(net: nn.Module, weights: Tensor, params: Params, x: Tensor, y: Tensor) -> Tensor:
+    return (weights * F.cross_entropy(functional_call(net, dict(params), (x,)), y, reduction="none")).sum()
+
+
+def by_unroll(net: nn.Module, weights: Tensor, batch: Letters, clean: Letters, rate: float, steps: int) -> Tensor:
+    """The loss on clean examples. The inner loss closes over the weights."""
+    value, _ = fastmeta.unroll(
+        partial(weighted, net, weights), net, tuple(batch), steps=steps, optimiser=fastmeta.SGD(rate, momentum=0.9),
+        outer=lambda params: cross_entropy(net, params, *clean),
+    )  # fmt: skip
+    return value
+
+
+def by_autograd(net: nn.Module, weights: Tensor, batch: Letters, clean: Letters, rate: float, steps: int) -> Tensor:
+    params: Any = dict(net.named_parameters())
+    buffers = {name: torch.zeros_like(p) for name, p in params.items()}
+    for _ in range(steps):
+        loss = weighted(net, weights, params, *batch)
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        buffers = {name: 0.9 * b + g for (name, b), g in zip(buffers.items(), grads, strict=True)}
+        params = {name: p - rate * buffers[name] for name, p in params.items()}
+    return cross_entropy(net, params, *clean)
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {"unroll": by_unroll, "autograd": by_autograd}
+
+
+def weights_of(way: str, net: nn.Module, batch: Letters, clean: Letters, rate: float, steps: int) -> Tensor:
+    """[n], of sum 1, or all 0."""
+    start = torch.zeros(len(batch.x), device=batch.x.device, requires_grad=True)
+    (slope,) = torch.autograd.grad(WAYS[way](net, start, batch, clean, rate, steps), start)
+    found = (-slope).clamp(min=0)
+    return found / found.sum().clamp(min=1e-12)
+
+
+def train(net: nn.Module, data: Letters, clean: Letters | None, noisy: Tensor, args: argparse.Namespace) -> float:
+    """Trains `net`, with weights where there are clean examples; the weight that the noisy ones had in the last fifth."""
+    optimiser, shares = torch.optim.SGD(net.parameters(), args.lr, momentum=0.9), []
+    for step in trange(args.steps, desc="reweighted" if clean else "plain", mininterval=0.5):
+        rows = torch.randint(len(data.x), (args.batch,), device=data.x.device)
+        batch = Letters(data.x[rows], data.y[rows])
+        weights = torch.full((args.batch,), 1 / args.batch, device=data.x.device)
+        if clean is not None:
+            weights = weights_of(args.way, net, batch, clean, args.lr, args.inner_steps)
+        optimiser.zero_grad()
+        weighted(net, weights, dict(net.named_parameters()), *batch).backward()
+        optimiser.step()
+        if 5 * step >= 4 * args.steps:
+            shares.append((weights * noisy[rows]).sum())
+    return torch.stack(shares).mean().item()
+
+
+def main(args: argparse.Namespace) -> None:
+    training, test = letters(args.classes, args.examples, args.device)
+    first = torch.arange(len(training.x), device=args.device) % args.examples < args.clean
+    clean, rest = (Letters(*(part[rows] for part in training)) for rows in (first, ~first))
+    noisy = torch.rand(len(rest.y), device=args.device) < args.noise
+    wrong = (rest.y + torch.randint(1, args.classes, rest.y.shape, device=args.device)) % args.classes
+    data = Letters(rest.x, torch.where(noisy, wrong, rest.y))
+    rows = []
+    for name, known in (("plain", None), ("reweighted", clean)):
+        net = network(args.classes).to(args.device)
+        share = train(net, data, known, noisy, args)
+        rows.append([name, f"{100 * accuracy(net, test):.1f} %", f"{100 * share:.1f} %"])
+    print(
+        f"\n{args.classes} letters, {100 * args.noise:.0f} % of the labels wrong, {args.clean} clean examples of each, by {args.way}"
+    )
+    print_table(["training", "accuracy on others", "weight of wrong labels"], rows)
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__, steps=600)
+    parser.add_argument("--way", choices=sorted(WAYS), default="unroll", help="to the gradient")
+    parser.add_argument("--classes", type=count, default=10, help="letters")
+    parser.add_argument("--examples", type=count, default=200, help="training images of a letter")
+    parser.add_argument("--clean", type=count, default=10, help="of them whose labels are right")
+    parser.add_argument("--noise", type=float, default=0.6, help="share of the other labels that are wrong")
+    parser.add_argument("--inner-steps", type=count, default=3, help="steps of the look-ahead")
+    parser.add_argument("--batch", type=count, default=100, help="examples of a step")
+    parser.add_argument("--lr", type=float, default=0.02, help="of SGD")
+    run(parser, main)
