@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import fastmeta
-from harness.cases import DTYPES, STATEFUL
-from harness.step_cases import RATES, check_errors, check_lists, check_threads_of, check_torch
+from harness.cases import DTYPES, PROTO
+from harness.step_cases import LISTS, check_errors, check_lists, check_threads_of, check_torch
 
 OPTIONS = {"betas": (0.8, 0.99), "weight_decay": 0.1}
 
@@ -16,9 +16,7 @@ def test_steps_of_torch(dtype):
     check_torch(torch.optim.Adam, OPTIONS, ours, 2, dtype)
 
 
-@pytest.mark.parametrize("backend", [name for name in STATEFUL if name != "reference"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize(("backend", "dtype", "rates"), LISTS)
 @pytest.mark.parametrize("shared", [False, True])
 def test_lists_match_reference(backend, dtype, rates, shared):
     def step(p, g, m, v, lr):
@@ -39,7 +37,7 @@ def test_learned_numbers(order):
     assert order(fn, [*tensors, *numbers])
 
 
-@pytest.mark.parametrize("backend", STATEFUL, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_zero_gradient_has_the_limit_as_derivative(backend, dtype):
     """d theta' / dg = -lr / eps in the first step, whose m' is g; and finite derivatives of second order."""

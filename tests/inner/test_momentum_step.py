@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import fastmeta
-from harness.cases import DTYPES, STATEFUL
-from harness.step_cases import RATES, check_errors, check_lists, check_threads_of, check_torch
+from harness.cases import DTYPES
+from harness.step_cases import LISTS, check_errors, check_lists, check_threads_of, check_torch
 
 OPTIONS = {"momentum": 0.9, "weight_decay": 0.1}
 
@@ -17,9 +17,7 @@ def test_steps_of_torch(dtype, nesterov):
     )
 
 
-@pytest.mark.parametrize("backend", [name for name in STATEFUL if name != "reference"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize(("backend", "dtype", "rates"), LISTS)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("options", [{"momentum": 0.9}, OPTIONS | {"nesterov": True}], ids=["plain", "nesterov"])
 def test_lists_match_reference(backend, dtype, rates, shared, options):

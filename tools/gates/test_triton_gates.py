@@ -13,10 +13,11 @@ from gates.occupancy import blocks_per_multiprocessor
 from gates.triton_gates import TENSOR_CORES, Launch, accessed_by, compilations, compiler, judged_runs
 
 DISTANCE = ("proto_log_softmax", "proto_loss", "matching_log_probs")
+STEPS = ("sgd_step", "momentum_step", "adam_step")
 RUNS = (  # shape (see triton_gates.py), architectures, ops
-    ("few", ("90", "gfx942"), ("prototypes", *DISTANCE, "sgd_step")),
+    ("few", ("90", "gfx942"), ("prototypes", *DISTANCE, *STEPS)),
     ("few half", ("90",), ("proto_loss",)),
-    ("few double", ("100",), ("proto_loss", "sgd_step")),
+    ("few double", ("100",), ("proto_loss", *STEPS)),
     ("many double", ("90",), ("proto_loss",)),
     ("many", ("90", "120"), ("proto_loss",)),
     ("many tf32", ("100",), ("proto_loss",)),
@@ -29,7 +30,7 @@ RUNS = (  # shape (see triton_gates.py), architectures, ops
     ("conv double", ("90",), ("task_conv2d",)),
 )
 REQUESTS = {
-    "few": ("prototypes", *DISTANCE, "sgd_step"),
+    "few": ("prototypes", *DISTANCE, *STEPS),
     "few half": ("proto_loss",),
     "many": ("proto_loss",),
     "conv": ("task_conv2d",),
@@ -127,7 +128,7 @@ def test_a_planted_uncoalesced_loop_is_found(faulty):
 
 def test_calls_of_other_sizes_compile_nothing_anew(compiled):
     """But for features, channels and pixels: a kernel knows of multiples of 16, whether they are or, as 15 features, are not."""
-    assert [len(launches) for launches in compiled[1]] == [10, 10, 3]
+    assert [len(launches) for launches in compiled[1]] == [14, 14, 3]
     assert [(kernel, len(keys)) for launches in compiled[1] for kernel, keys in launches if len(keys) > 1] == []
 
 

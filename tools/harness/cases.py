@@ -18,7 +18,6 @@ PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "refer
 KERNELS = tuple(name for name in PROTO if name != "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
 CONV = ("ext", "reference") if DEVICE == "cpu" else ("reference",)
-STATEFUL = CONV  # the steps of optimisers with a state
 TRITON = ("triton", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
@@ -27,8 +26,8 @@ BACKENDS = {
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
     "sgd_step": PROTO,
-    "momentum_step": STATEFUL,
-    "adam_step": STATEFUL,
+    "momentum_step": PROTO,
+    "adam_step": PROTO,
     "task_conv2d": TRITON,
     "mlp_forward": MLP,
     "mlp_loss": MLP,

@@ -4,11 +4,18 @@ import pytest
 import torch
 
 import fastmeta
-from harness.cases import randn
+from harness.cases import DTYPES, KERNELS, interpreted, randn
 from harness.compare import check_against_reference, check_threads, outputs, values_and_grads
 
 SHAPES = [(3, 5), (7,), (1030,), (1,), (0, 4)]
 RATES = ("number", "scalar", "each", "element", "task")
+LISTS = [  # backend, dtype, rates; float16 and bfloat16 come to the kernels as float32
+    (backend, dtype, rates)
+    for backend in KERNELS
+    for dtype in DTYPES
+    for rates in RATES
+    if not interpreted(backend) or dtype == torch.float32 or (dtype, rates) == (torch.float64, "task")
+]
 
 
 def check_torch(optimiser, options, ours, states, dtype):
