@@ -48,7 +48,7 @@ def adam_update(
     theta' = theta - lr m' / (1 - beta1^k) / (sqrt(v' / (1 - beta2^k)) + eps)."""
     g = decayed(p, g, weight_decay)
     m = plus(beta1 * m, g, 1 - beta1)
-    v = plus(beta2 * v, g * g, 1 - beta2)
+    v = plus(beta2 * v, g, (1 - beta2) * g)
     unbiased = m / (1 - beta1**step)
     return plus(p, unbiased / (_root(v / (1 - beta2**step)) + eps), lr, -1), m, v
 
