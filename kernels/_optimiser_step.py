@@ -34,6 +34,12 @@ def decayed(x, c):
 
 
 @triton.jit
+def through_decay(dtheta, dg, c):
+    """The gradient to theta, of which g has a part."""
+    return tl.where(c[0] == 0, dtheta, dtheta + c[0] * dg)
+
+
+@triton.jit
 def _own_of_each(lists, index):
     found = ()
     for k in tl.static_range(len(lists)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ._distance import divide, root
 from ._optimiser_launch import step_bwd, step_fwd
 from ._optimiser_launch import takes_numbers as adam_step_limit  # noqa: F401
-from ._optimiser_step import decayed, step_backward, step_forward
+from ._optimiser_step import decayed, step_backward, step_forward, through_decay
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def _backward(x, dy, c):
     below = tl.where(of_square == 0, 1.0, of_square)
     dv = dy[2] - tl.where(of_square == 0, 0.0, divide(dstep * step * c[7], 2 * below))
     dg = c[2] * dm + 2 * c[4] * g * dv
-    return dy[0] + c[0] * dg, dg, c[1] * dm, c[3] * dv, -dy[0] * step
+    return through_decay(dy[0], dg, c), dg, c[1] * dm, c[3] * dv, -dy[0] * step
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._optimiser_launch import step_bwd, step_fwd
 from ._optimiser_launch import takes_numbers as momentum_step_limit  # noqa: F401
-from ._optimiser_step import decayed, step_backward, step_forward
+from ._optimiser_step import decayed, step_backward, step_forward, through_decay
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def _backward(x, dy, c):
     dstep = -x[3] * dy[0]
     db = dy[1] + tl.where(nesterov, c[1] * dstep, dstep)
     dg = tl.where(nesterov, db + dstep, db)
-    return dy[0] + c[0] * dg, dg, c[1] * db, -dy[0] * tl.where(nesterov, g + c[1] * b, b)
+    return through_decay(dy[0], dg, c), dg, c[1] * db, -dy[0] * tl.where(nesterov, g + c[1] * b, b)
 
 
 @triton.jit

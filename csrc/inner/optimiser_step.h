@@ -22,7 +22,7 @@ struct OptimiserStep {
   };
   int64_t count;
   const Item* items;
-  bool one_rate;             // one number for all items: its gradient, summed over them, goes to the first item's din
+  bool one_rate;  // one number for all items: its gradient, summed over them, goes to the first item's din
   double weight_decay, momentum, beta1, beta2, eps, correction1, correction2;  // corrections: 1 - beta^step
   bool nesterov;
   bool* not_finite;  // set by forward where a rate of an element is NaN or infinite

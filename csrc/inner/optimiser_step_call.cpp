@@ -7,7 +7,8 @@ namespace fastmeta {
 StepCall::StepCall(const char* op_, std::initializer_list<Handle> given, Handle lr, Handle learned) : op(op_) {
   static constexpr const char* kNames[] = {"params", "grads", "the state", "the state"};
   for (Handle list : given) lists.push_back(read_tensors(op, kNames[lists.size()], list));
-  if (!read_list(op, "learned", learned).empty()) throw py::value_error(std::string(op) + ": momentum, betas and weight_decay must be numbers");
+  if (!read_list(op, "learned", learned).empty())
+    throw py::value_error(std::string(op) + ": momentum, betas and weight_decay must be numbers");
   for (const auto& list : lists)
     if (list.size() != count()) throw py::value_error(std::string(op) + ": params, grads and the state must have the same length");
   read_rates(lr);

@@ -98,7 +98,7 @@ def adam_step(
     Errors: TypeError for a wrong dtype or what is not a tensor; ValueError for wrong shapes, devices and values, and for a rate
     that is NaN or infinite.
 
-    Kernels: native CPU. Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1; the formulas of torch.optim.Adam.
+    Kernels: Triton (CUDA), native CPU. Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1; the formulas of torch.optim.Adam.
 
     ```python
     import torch

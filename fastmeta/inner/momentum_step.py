@@ -84,8 +84,8 @@ def momentum_step(
     Errors: TypeError for a wrong dtype or what is not a tensor; ValueError for wrong shapes, devices and values, for a rate
     that is NaN or infinite, and for `nesterov` with a momentum of 0.
 
-    Kernels: native CPU. Sources: Polyak 1964; Sutskever et al. 2013, "On the importance of initialization and momentum in deep
-    learning"; the formulas of torch.optim.SGD.
+    Kernels: Triton (CUDA), native CPU. Sources: Polyak 1964; Sutskever et al. 2013, "On the importance of initialization and momentum in
+    deep learning"; the formulas of torch.optim.SGD.
 
     ```python
     import torch

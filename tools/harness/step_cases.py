@@ -53,7 +53,9 @@ def check_lists(step, states, backend, dtype, rates, shared):
         lr = {"number": 0.3, "scalar": t[-1]}.get(rates, list(t[(2 + states) * n :]))
         return outputs(step(*lists, lr))
 
-    check_against_reference(fn, draw if dtype != torch.float64 else draw(), backend)
+    # the gradient of one rate for a tensor is a single number; in float64 it has all digits
+    many = dtype != torch.float64 and (not interpreted(backend) or (shared and rates in ("scalar", "each")))
+    check_against_reference(fn, draw if many else draw(), backend)
 
 
 def check_threads_of(step, states):

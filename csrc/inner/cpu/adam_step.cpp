@@ -10,8 +10,14 @@ struct Adam {
   static constexpr int state = 2;
   R beta1, rest1, beta2, rest2, decay, eps, c1, c2;
   explicit Adam(const OptimiserStep<R>& p)
-      : beta1(R(p.beta1)), rest1(R(1 - p.beta1)), beta2(R(p.beta2)), rest2(R(1 - p.beta2)), decay(R(p.weight_decay)), eps(R(p.eps)),
-        c1(R(p.correction1)), c2(R(p.correction2)) {}
+      : beta1(R(p.beta1)),
+        rest1(R(1 - p.beta1)),
+        beta2(R(p.beta2)),
+        rest2(R(1 - p.beta2)),
+        decay(R(p.weight_decay)),
+        eps(R(p.eps)),
+        c1(R(p.correction1)),
+        c2(R(p.correction2)) {}
 
   // x: theta, g, m, v, alpha; y: theta', m', v'
   template <class V>  // a number or a vector
@@ -30,14 +36,16 @@ struct Adam {
     const V dm = dy[1] + dstep / c1, none = {};
     const V dv = dy[2] - (root == 0 ? none : dstep * step / (2 * c2 * root));
     const V dg = rest1 * dm + 2 * rest2 * g * dv;
-    dx[0] = dy[0] + decay * dg;
+    dx[0] = decay == 0 ? dy[0] : dy[0] + decay * dg;
     dx[1] = dg;
     dx[2] = beta1 * dm;
     dx[3] = beta2 * dv;
     dx[4] = -dy[0] * step;
   }
   template <class V>
-  __attribute__((always_inline)) V decayed(const V* x) const { return decay == 0 ? x[1] : x[1] + decay * x[0]; }
+  __attribute__((always_inline)) V decayed(const V* x) const {
+    return decay == 0 ? x[1] : x[1] + decay * x[0];
+  }
 };
 
 }  // namespace

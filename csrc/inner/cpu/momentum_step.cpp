@@ -21,13 +21,15 @@ struct Momentum {
   __attribute__((always_inline)) void backward(const V* x, const V* dy, V* dx) const {
     const V g = decayed(x), b = mu * x[2] + g;
     const V dstep = -x[3] * dy[0], db = dy[1] + (nesterov ? mu * dstep : dstep), dg = nesterov ? db + dstep : db;
-    dx[0] = dy[0] + decay * dg;
+    dx[0] = decay == 0 ? dy[0] : dy[0] + decay * dg;
     dx[1] = dg;
     dx[2] = mu * db;
     dx[3] = -dy[0] * (nesterov ? g + mu * b : b);
   }
   template <class V>
-  __attribute__((always_inline)) V decayed(const V* x) const { return decay == 0 ? x[1] : x[1] + decay * x[0]; }
+  __attribute__((always_inline)) V decayed(const V* x) const {
+    return decay == 0 ? x[1] : x[1] + decay * x[0];
+  }
 };
 
 }  // namespace

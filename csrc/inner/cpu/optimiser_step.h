@@ -64,7 +64,9 @@ FASTMETA_INLINE void for_each_column(int64_t width, F&& f) {
   const auto load_vector = [](const R* from, bool one) __attribute__((always_inline)) { return one ? Vector<R>{} + *from : load(from); };
   for (int64_t i = 0; i < whole; i += lanes) f(i, load_vector, [](R* to, Vector<R> x) __attribute__((always_inline)) { store(to, x); });
   for (int64_t i = whole; i < width; i++)
-    f(i, [](const R* from, bool) __attribute__((always_inline)) { return *from; }, [](R* to, R x) __attribute__((always_inline)) { *to = x; });
+    f(
+        i, [](const R* from, bool) __attribute__((always_inline)) { return *from; },
+        [](R* to, R x) __attribute__((always_inline)) { *to = x; });
 }
 
 // The square root of a number or of a vector.
@@ -109,8 +111,8 @@ void step_forward(const OptimiserStep<R>& p) {
 template <class Formula, class R>
 double part_back(const Formula& formula, const typename OptimiserStep<R>::Item& item, int64_t column, int64_t width) {
   constexpr int S = Formula::state, rate = 2 + S;
-  R here[3 + S][kPart];        // gradients of one task that are not its own, or not asked for
-  double sums[3 + S][kPart];   // over the tasks
+  R here[3 + S][kPart];       // gradients of one task that are not its own, or not asked for
+  double sums[3 + S][kPart];  // over the tasks
   double number = 0;
   for (int k = 0; k < 3 + S; k++)
     if (item.din[k] && item.spread[k] == Spread::shared) std::memset(sums[k], 0, size_t(width) * sizeof(double));
