@@ -103,7 +103,7 @@ arm: install
 
 # On a machine with a GPU, by the python that has torch there: no environment of its own.
 gpu:
-	PYTHONPATH=tools:examples:csrc $(PYTHON) -m gpu.acceptance
+	$(PYTHON) tools/gpu/acceptance.py
 
 # The machine code of every GPU kernel, and the Triton kernels in the interpreter; TRITON=3.6: by that release of Triton.
 GATES = $(if $(TRITON),build/triton-$(TRITON),$(VENV))

@@ -103,7 +103,7 @@ class Traced(torch.autograd.Function):
 
 
 def _reference(name: str, layout: Any, static: Any, inputs: Any) -> tuple[Tensor, ...]:
-    return _dispatch.widened(_dispatch.flat_reference(name, layout, static), inputs)
+    return _dispatch.flat_reference(name, layout, static)(*inputs)
 
 
 def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:

@@ -28,6 +28,8 @@ CACHED = 1024  # calls that differ in their static arguments, of each cache
 # With a native <op>_value_and_grad: forward finds the gradients of each task's loss.
 FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")
 LOW_PRECISION = (torch.float16, torch.bfloat16)
+# Whose native CPU kernels read and write float16 and bfloat16 as they are.
+NARROW = ("matching_log_probs", "proto_log_softmax", "proto_loss", "prototypes", "sgd_step")
 
 
 def _known(name: str) -> str:
@@ -80,13 +82,14 @@ def forced() -> str:
 def run(
     name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where it has no kernel for them.
+    """Choose the backend for `flat` and run the op there; float16 and bfloat16 are widened where no kernel takes them.
 
     torch.jit.trace records PyTorch's own operations alone: it gets the reference.
     """
     chosen = "reference" if is_recorded() else choose(name, device, _forced.get(), flat, layout, static)
     op = op_on(name, chosen, layout, static, cores)
-    return op(*flat) if chosen == "triton" else widened(op, flat)
+    takes_all = chosen in ("reference", "triton") or (chosen == "ext" and name in NARROW)
+    return op(*flat) if takes_all else widened(op, flat)
 
 
 def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -185,13 +188,13 @@ def _module(name: str, candidate: str) -> ModuleType:
 
 
 def flat_reference(name: str, layout: Layout, static: tuple[Any, ...]) -> Callable[..., tuple[Tensor, ...]]:
-    """The reference of op `name` as a function of flat inputs."""
+    """The reference of op `name` as a function of flat inputs, of any precision."""
     reference = getattr(references, name)
 
-    def flat_function(*flat: Any) -> tuple[Tensor, ...]:
+    def plain(*flat: Any) -> tuple[Tensor, ...]:
         return tensors_of(reference(*unflatten(flat, layout), *static))
 
-    return flat_function
+    return lambda *flat: widened(plain, flat)
 
 
 @functools.lru_cache(maxsize=CACHED)

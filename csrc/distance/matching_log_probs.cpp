@@ -35,11 +35,11 @@ py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Ha
                                  Handle needs) {
   const Call call(query, support, labels, temperature, num_classes, metric);
   const Tensor out = call.query.empty(call.task_shape({call.Q, call.ways}));
-  const Tensor distances = any(read_needs(kOp, needs, 4)) ? call.query.empty(call.task_shape({call.Q, call.N})) : Tensor();
+  const Tensor distances = call.keeps(any(read_needs(kOp, needs, 4))) ? call.query.empty(call.task_shape({call.Q, call.N})) : Tensor();
   by_dtype(out.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MatchingLogProbs<R> p = call.problem<R>();
-    p.log_probs = out.data<R>();
+    p.log_probs = out.stored<R>();
     p.distances = distances.data<R>();
     run_kernel(call.pairs() * call.D, [&] { cpu<R>().matching_log_probs_fwd(p); });
   });
@@ -58,10 +58,10 @@ py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, 
   by_dtype(call.query.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MatchingLogProbs<R> p = call.problem<R>();
-    p.dlog_probs = dlog_probs.data<R>();
+    p.dlog_probs = dlog_probs.stored<const R>();
     p.kept_distances = distances.data<R>();
-    p.dquery = dquery.data<R>();
-    p.dprototypes = dsupport.data<R>();
+    p.dquery = dquery.stored<R>();
+    p.dprototypes = dsupport.stored<R>();
     p.dtemperature = needs[3] ? dtemperature.data() : nullptr;
     run_kernel(call.pairs() * call.D, [&] { cpu<R>().matching_log_probs_bwd(p); });
   });

@@ -1,7 +1,7 @@
 // What the kernels of prototypes, proto_log_softmax, proto_loss, matching_log_probs and sgd_step are told.
 // Sizes: T tasks, S support examples, Q queries, N ways (classes), D features. All tensors are contiguous.
 #pragma once
-#include <cstdint>
+#include "runtime/stored.h"
 
 namespace fastmeta {
 
@@ -11,11 +11,11 @@ enum class Reduction : int { mean, sum, none };
 template <class R>
 struct Prototypes {  // mean of each class; in backward dsupport from dprototypes
   int64_t T, S, N, D;
-  const R* support = nullptr;  // [T, S, D]
-  const int64_t* labels;       // [T, S], any values
-  R* prototypes = nullptr;     // [T, N, D]
-  const R* dprototypes = nullptr;
-  R* dsupport = nullptr;
+  Stored<const R> support;  // [T, S, D]
+  const int64_t* labels;    // [T, S], any values
+  Stored<R> prototypes;     // [T, N, D]
+  Stored<const R> dprototypes;
+  Stored<R> dsupport;
 };
 
 template <class R>
@@ -23,19 +23,19 @@ struct ProtoProblem {  // distances of queries to prototypes, and the gradients 
   int64_t T, Q, N, D;
   Metric metric;
   double temperature;
-  const R* query;       // [T, Q, D]
-  const R* prototypes;  // [T, N, D], or [N, D] for all tasks with stride 0
+  Stored<const R> query;       // [T, Q, D]
+  Stored<const R> prototypes;  // [T, N, D], or [N, D] for all tasks with stride 0
   int64_t prototypes_stride;
-  R *dquery = nullptr, *dprototypes = nullptr;  // [T, Q, D] and [T, N, D]; null: not asked for
-  double* dtemperature = nullptr;               // [T]; null: not asked for
-  R* distances = nullptr;                       // [T, Q, N], written by forward; null: not kept
-  const R* kept_distances = nullptr;            // the same in backward; null: compute them again
+  Stored<R> dquery, dprototypes;      // [T, Q, D] and [T, N, D]; null: not asked for
+  double* dtemperature = nullptr;     // [T]; null: not asked for
+  R* distances = nullptr;             // [T, Q, N], written by forward; null: not kept
+  const R* kept_distances = nullptr;  // the same in backward; null: compute them again
 };
 
 template <class R>
 struct ProtoLogSoftmax : ProtoProblem<R> {
-  R* log_probs = nullptr;  // [T, Q, N]
-  const R* dlog_probs = nullptr;
+  Stored<R> log_probs;  // [T, Q, N]
+  Stored<const R> dlog_probs;
 };
 
 template <class R>
@@ -51,9 +51,9 @@ struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weig
 template <class R>
 struct MatchingLogProbs : ProtoProblem<R> {  // the prototypes are the support, N = S
   int64_t ways;
-  const int64_t* labels;   // [T, S], or [S] where the support is shared; any values
-  R* log_probs = nullptr;  // [T, Q, ways]
-  const R* dlog_probs = nullptr;
+  const int64_t* labels;  // [T, S], or [S] where the support is shared; any values
+  Stored<R> log_probs;    // [T, Q, ways]
+  Stored<const R> dlog_probs;
 };
 
 template <class R>
@@ -62,8 +62,8 @@ struct SgdStep {  // out = param - rate * grad for each of `count` tensors
     int64_t tasks, size;  // grad, out: [tasks, size]; tasks = 1 where nothing is shared by tasks
     bool shared_param;    // param is [size]
     int rate_kind;        // 0: one number; 1: [size]; 2: [tasks, size]
-    const R *param, *grad, *rate, *dout;
-    R *out, *dgrad, *dparam, *drate;  // null: not asked for; dparam only where the param is shared
+    Stored<const R> param, grad, rate, dout;
+    Stored<R> out, dgrad, dparam, drate;  // null: not asked for; dparam only where the param is shared
   };
   int64_t count;
   const Item* items;

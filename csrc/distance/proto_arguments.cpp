@@ -6,8 +6,8 @@ namespace fastmeta {
 
 ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, py::handle temperature_, const std::string& metric_)
     : op(op),
-      query(read_floating(op, "query", query_)),
-      prototypes(read_floating(op, "prototypes", prototypes_)),
+      query(read_floating(op, "query", query_, true)),
+      prototypes(read_floating(op, "prototypes", prototypes_, true)),
       temperature(read_number(op, "temperature", temperature_, query)),
       metric(read_enum<Metric>(op, "metric", metric_, {"euclidean", "sqeuclidean", "cosine"})) {
   require_cpu(op, {&query, &prototypes});
@@ -23,7 +23,7 @@ ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, 
 }
 
 Tensor ProtoCall::cotangent(py::handle cotangents, const Shape& shape) const {
-  Tensor found = read_floating(op, "the cotangent", read_list(op, "cotangents", cotangents, 1)[0]);
+  Tensor found = read_floating(op, "the cotangent", read_list(op, "cotangents", cotangents, 1)[0], true);
   require_alike(op, {&query, &found});
   require_shape(op, "the cotangent", found, shape);
   return found;
@@ -42,8 +42,7 @@ Tensor sum_of(const Tensor& like, const std::vector<double>& values) {
   Tensor out = like.empty({});
   double sum = 0;
   for (double value : values) sum += value;
-  if (out.dtype() == DType::float64) *out.data<double>() = sum;
-  else *out.data<float>() = float(sum);
+  write_numbers(out, &sum);
   return out;
 }
 

@@ -22,6 +22,8 @@ class ProtoCall {
   // The one cotangent of the op, checked.
   Tensor cotangent(py::handle cotangents, const Shape& shape) const;
 
+  // Whether forward keeps the distances for a backward to come. Of 16 bits they would not do.
+  bool keeps(bool gradients) const { return gradients && !query.narrow(); }
   // The distances [T, Q, N] that forward kept in `saved`, checked; empty where it kept none.
   Tensor kept_distances(py::handle saved) const;
 
@@ -32,7 +34,7 @@ class ProtoCall {
     const bool fold = folded && shared;
     p.T = fold ? 1 : T, p.Q = fold ? T * Q : Q, p.N = N, p.D = D;
     p.metric = metric, p.temperature = temperature;
-    p.query = query.template data<R>(), p.prototypes = prototypes.template data<R>();
+    p.query = query.template stored<const R>(), p.prototypes = prototypes.template stored<const R>();
     p.prototypes_stride = shared ? 0 : N * D;
   }
 };

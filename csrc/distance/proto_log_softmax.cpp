@@ -13,12 +13,12 @@ py::tuple proto_log_softmax_fwd(Handle query, Handle prototypes, Handle temperat
   const ProtoCall call(kOp, query, prototypes, temperature, metric);
   const Shape shape = call.task_shape({call.Q, call.N});
   const Tensor out = call.query.empty(shape);
-  const Tensor distances = any(read_needs(kOp, needs, 3)) ? call.query.empty(shape) : Tensor();
+  const Tensor distances = call.keeps(any(read_needs(kOp, needs, 3))) ? call.query.empty(shape) : Tensor();
   by_dtype(out.dtype(), [&](auto zero) {
     using R = decltype(zero);
     ProtoLogSoftmax<R> p;
     call.describe<R>(p, true);
-    p.log_probs = out.data<R>();
+    p.log_probs = out.stored<R>();
     p.distances = distances.data<R>();
     run_kernel(call.pairs() * call.D, [&] { cpu<R>().proto_log_softmax_fwd(p); });
   });
@@ -40,9 +40,9 @@ py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, H
     ProtoLogSoftmax<R> p;
     call.describe<R>(p, true);
     p.kept_distances = distances.data<R>();
-    p.dlog_probs = dlog_probs.data<R>();
-    p.dquery = dquery.data<R>();
-    p.dprototypes = dprototypes.data<R>();
+    p.dlog_probs = dlog_probs.stored<const R>();
+    p.dquery = dquery.stored<R>();
+    p.dprototypes = dprototypes.stored<R>();
     p.dtemperature = needs[2] ? dtemperature.data() : nullptr;
     run_kernel(call.pairs() * call.D, [&] { cpu<R>().proto_log_softmax_bwd(p); });
   });

@@ -39,11 +39,21 @@ class Call : public ProtoCall {
   // For reduction "none", with the cotangent of each query's loss.
   Gradients gradients(const Tensor& dloss) const;
   void losses(const Tensor& loss) const;
+  // Of 16 bits, for any reduction: the losses, unless `loss` is empty, and where `gradients`, those of their sum, each times its cotangent
+  // (empty: 1).
+  Gradients narrow(const Tensor& loss, bool gradients, const Tensor& dloss) const;
 
  private:
+  int64_t counted(int64_t task) const;
   // Runs the kernel for whatever is not empty; dtemperature gets one value a task.
   void run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made, std::vector<double>* dtemperature) const;
 };
+
+// The examples of a task that a mean counts, at least 1.
+int64_t Call::counted(int64_t task) const {
+  const int64_t* begin = targets.data<int64_t>() + task * Q;
+  return std::max<int64_t>(1, Q - std::count(begin, begin + Q, ignore_index));
+}
 
 void Call::run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made,
                std::vector<double>* dtemperature) const {
@@ -55,17 +65,13 @@ void Call::run(bool folded, const Tensor& loss, const Tensor& query_weight, cons
     p.targets = targets.data<int64_t>();
     (reduction == Reduction::none ? p.query_loss : p.task_loss) = loss.data<R>();
     p.query_weight = query_weight.data<R>();
-    p.dquery = made.query.data<R>();
-    p.dprototypes = made.prototypes.data<R>();
+    p.dquery = made.query.stored<R>();
+    p.dprototypes = made.prototypes.stored<R>();
     p.dtemperature = dtemperature ? dtemperature->data() : nullptr;
     std::vector<double> weights(reduction == Reduction::none ? 0 : size_t(T), 1);
     if (reduction != Reduction::none) p.task_weight = weights.data();
     run_kernel(pairs() * D, [&] {
-      for (int64_t t = 0; t < T && reduction == Reduction::mean; t++) {
-        int64_t counted = 0;
-        for (int64_t q = 0; q < Q; q++) counted += p.targets[t * Q + q] != ignore_index;
-        weights[size_t(t)] = 1 / double(std::max<int64_t>(counted, 1));
-      }
+      for (int64_t t = 0; t < T && reduction == Reduction::mean; t++) weights[size_t(t)] = 1 / double(counted(t));
       cpu<R>().proto_loss(p);
     });
   });
@@ -95,6 +101,40 @@ Gradients Call::gradients(const Tensor& dloss) const {
   return made;
 }
 
+// A gradient for the cotangent 1 may vanish in float16, where a large cotangent saves it: so backward finds all of them anew.
+Gradients Call::narrow(const Tensor& loss, bool gradients, const Tensor& dloss) const {
+  const size_t count = size_t(T * Q);
+  const bool of_temperature = gradients && needs[3];
+  Gradients made;
+  if (gradients && needs[0]) made.query = query.empty(query.shape());
+  if (gradients && needs[1]) made.prototypes = prototypes.empty(prototypes.shape());
+  std::vector<double> dtemperature(size_t(of_temperature ? T : 0));
+  std::vector<float> each(loss ? count : 0), weights(gradients ? count : 0), room;
+  const float* cotangents = dloss ? numbers(dloss, room) : nullptr;
+  ProtoLoss<float> p;
+  describe<float>(p, true);
+  p.ignore_index = ignore_index;
+  p.targets = targets.data<int64_t>();
+  p.query_loss = loss ? each.data() : nullptr;
+  p.query_weight = weights.data();
+  p.dquery = made.query.stored<float>(), p.dprototypes = made.prototypes.stored<float>();
+  p.dtemperature = of_temperature ? dtemperature.data() : nullptr;
+  const bool none = reduction == Reduction::none;
+  std::vector<double> losses(none ? count : size_t(T)), scale(size_t(T), 1);
+  run_kernel(pairs() * D, [&] {
+    for (int64_t t = 0; t < T && reduction == Reduction::mean; t++) scale[size_t(t)] = 1 / double(counted(t));
+    for (size_t i = 0; i < weights.size(); i++) {
+      const size_t task = i / size_t(Q);
+      weights[i] = float(scale[task]) * (cotangents ? cotangents[none ? i : task] : 1);
+    }
+    cpu<float>().proto_loss(p);
+    for (size_t i = 0; i < each.size(); i++) losses[none ? i : i / size_t(Q)] += scale[i / size_t(Q)] * double(each[i]);
+  });
+  if (loss) write_numbers(loss, losses.data());
+  if (of_temperature) made.temperature = sum_of(query, dtemperature);
+  return made;
+}
+
 // The unit gradients (of those inputs that need one) times the cotangent of each task's loss, summed over the tasks that
 // share an input.
 py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dloss, int64_t T, bool shared) {
@@ -113,6 +153,7 @@ py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dlos
 }
 
 py::tuple Call::gradients_of_sum(const Tensor& loss, const Tensor& dloss) const {
+  if (query.narrow()) return narrow(loss, true, dloss).pack();
   if (reduction == Reduction::none) {
     losses(loss);
     if (dloss) return gradients(dloss).pack();
@@ -144,6 +185,10 @@ py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle
                          Str reduction, Handle needs) {
   const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
   const Tensor loss = call.query.empty(call.loss_shape());
+  if (call.query.narrow()) {
+    call.narrow(loss, false, Tensor());
+    return py::make_tuple(pack({loss}), py::tuple());
+  }
   if (any(call.needs) && call.reduction != Reduction::none) return py::make_tuple(pack({loss}), call.unit_gradients(loss).pack());
   call.losses(loss);
   return py::make_tuple(pack({loss}), py::tuple());
@@ -154,6 +199,7 @@ py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle p
   if (!py::len(saved)) {
     const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
     const Tensor dloss = call.cotangent(cotangents, call.loss_shape());
+    if (call.query.narrow()) return call.narrow(Tensor(), true, dloss).pack();
     if (call.reduction == Reduction::none) return call.gradients(dloss).pack();
     return scaled(call.unit_gradients(Tensor()).pack(), call.needs, dloss, call.T, call.shared);
   }

@@ -35,15 +35,15 @@ struct Call {
 }  // namespace
 
 py::tuple prototypes_fwd(Handle support_, Handle labels_, int64_t num_classes, Handle) {
-  const Tensor support = read_floating(kOp, "support", support_), labels = read_int64(kOp, "labels", labels_);
+  const Tensor support = read_floating(kOp, "support", support_, true), labels = read_int64(kOp, "labels", labels_);
   const Call call(support, labels, num_classes);
   require_shape(kOp, "support", support, call.support());
   const Tensor out = support.empty(call.prototypes());
   by_dtype(support.dtype(), [&](auto zero) {
     using R = decltype(zero);
     Prototypes<R> p = call.problem<R>(labels);
-    p.support = support.data<R>();
-    p.prototypes = out.data<R>();
+    p.support = support.stored<const R>();
+    p.prototypes = out.stored<R>();
     run_kernel(support.numel() + out.numel(), [&] { cpu<R>().prototypes_fwd(p); });
   });
   return py::make_tuple(pack({out}), py::tuple());
@@ -51,8 +51,8 @@ py::tuple prototypes_fwd(Handle support_, Handle labels_, int64_t num_classes, H
 
 py::tuple prototypes_bwd(Handle cotangents, Handle, Handle support_, Handle labels_, int64_t num_classes, Handle needs_) {
   if (!read_needs(kOp, needs_, 2)[0]) return py::tuple();
-  const Tensor support = read_floating(kOp, "support", support_), labels = read_int64(kOp, "labels", labels_);
-  const Tensor cotangent = read_floating(kOp, "the cotangent", read_list(kOp, "cotangents", cotangents, 1)[0]);
+  const Tensor support = read_floating(kOp, "support", support_, true), labels = read_int64(kOp, "labels", labels_);
+  const Tensor cotangent = read_floating(kOp, "the cotangent", read_list(kOp, "cotangents", cotangents, 1)[0], true);
   const Call call(support, labels, num_classes);
   require_shape(kOp, "support", support, call.support());
   require_shape(kOp, "the cotangent", cotangent, call.prototypes());
@@ -61,8 +61,8 @@ py::tuple prototypes_bwd(Handle cotangents, Handle, Handle support_, Handle labe
   by_dtype(support.dtype(), [&](auto zero) {
     using R = decltype(zero);
     Prototypes<R> p = call.problem<R>(labels);
-    p.dprototypes = cotangent.data<R>();
-    p.dsupport = out.data<R>();
+    p.dprototypes = cotangent.stored<const R>();
+    p.dsupport = out.stored<R>();
     run_kernel(support.numel() + cotangent.numel(), [&] { cpu<R>().prototypes_bwd(p); });
   });
   return pack({out});

@@ -16,8 +16,8 @@ struct Rate {
   float float32 = 0;
 
   template <class R>
-  const R* data() const {
-    if (tensor) return tensor.data<R>();
+  Stored<const R> stored() const {
+    if (tensor) return tensor.stored<const R>();
     if constexpr (sizeof(R) == 8) return &float64;
     else return &float32;
   }
@@ -26,7 +26,7 @@ struct Rate {
 class Call {
  public:
   Call(Handle params_, Handle grads_, Handle lr_)
-      : params(read_tensors(kOp, "params", params_)), grads(read_tensors(kOp, "grads", grads_)) {
+      : params(read_tensors(kOp, "params", params_, true)), grads(read_tensors(kOp, "grads", grads_, true)) {
     const std::vector<py::object> lr = read_list(kOp, "lr", lr_);
     if (grads.size() != params.size() || (lr.size() != params.size() && lr.size() != 1))
       throw py::value_error("sgd_step: params, grads and lr must have the same length, or lr the length 1");
@@ -34,7 +34,7 @@ class Call {
       rates.emplace_back();
       Rate& rate = rates.back();
       if (is_number(item)) rate.float64 = read_number(kOp, "lr", item);
-      else rate.tensor = read_floating(kOp, "lr", item);
+      else rate.tensor = read_floating(kOp, "lr", item, true);
       rate.float32 = float(rate.float64);
       if (!std::isfinite(rate.float64)) refuse_not_finite(kOp, "lr", rate.float64);
       if (rate.tensor && !rate.tensor.dim()) require_finite(kOp, "lr", rate.tensor);  // the kernel looks at those of each element
@@ -66,9 +66,9 @@ class Call {
     item.tasks = by_task ? grad.size(0) : 1;
     item.size = 1;
     for (int64_t axis = by_task; axis < grad.dim(); axis++) item.size *= grad.size(axis);
-    item.param = params[i].data<R>();
-    item.grad = grad.data<R>();
-    item.rate = rate(i).template data<R>();
+    item.param = params[i].stored<const R>();
+    item.grad = grad.stored<const R>();
+    item.rate = rate(i).template stored<R>();
     return item;
   }
 
@@ -97,7 +97,7 @@ py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle) {
     std::vector<typename SgdStep<R>::Item> items;
     for (size_t i = 0; i < call.count(); i++) {
       items.push_back(call.item<R>(i));
-      items[i].out = outs[i].data<R>();
+      items[i].out = outs[i].stored<R>();
     }
     bool not_finite = false;
     const SgdStep<R> step{int64_t(items.size()), items.data(), false, &not_finite};
@@ -114,7 +114,7 @@ py::tuple sgd_step_bwd(Handle cotangents, Handle, Handle params, Handle grads, H
   const std::vector<bool> needs = read_needs(kOp, needs_, call.flat());
   const size_t count = call.count();
   const std::vector<py::object> objects = read_list(kOp, "cotangents", cotangents, count);
-  const std::vector<Tensor> douts = read_tensors(kOp, "cotangents", cotangents);
+  const std::vector<Tensor> douts = read_tensors(kOp, "cotangents", cotangents, true);
   std::vector<Tensor> made(call.flat());  // dparams of shared params, dgrads, drates
   bool work = false;
   for (size_t i = 0; i < count; i++) {
@@ -133,10 +133,10 @@ py::tuple sgd_step_bwd(Handle cotangents, Handle, Handle params, Handle grads, H
       std::vector<typename SgdStep<R>::Item> items;
       for (size_t i = 0; i < count; i++) {
         items.push_back(call.item<R>(i));
-        items[i].dout = douts[i].data<R>();
-        items[i].dparam = made[i].data<R>();
-        items[i].dgrad = made[count + i].data<R>();
-        items[i].drate = i < call.rates.size() ? made[2 * count + i].data<R>() : nullptr;
+        items[i].dout = douts[i].stored<const R>();
+        items[i].dparam = made[i].stored<R>();
+        items[i].dgrad = made[count + i].stored<R>();
+        items[i].drate = i < call.rates.size() ? made[2 * count + i].stored<R>() : Stored<R>();
       }
       const SgdStep<R> step{int64_t(count), items.data(), call.rates.size() == 1 && items[0].rate_kind == 0};
       run_kernel(call.elements(), [&] { cpu<R>().sgd_step_bwd(step); });

@@ -32,10 +32,11 @@ std::vector<bool> read_needs(const char* op, py::handle needs, size_t count) {
   return read;
 }
 
-Tensor read_floating(const char* op, const char* name, py::handle object) {
+Tensor read_floating(const char* op, const char* name, py::handle object, bool narrow) {
   if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
   Tensor tensor(op, object, name);
   if (tensor.dtype() == DType::int64) throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got int64"));
+  if (tensor.narrow() && !narrow) throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got 16 bits"));
   return tensor;
 }
 
@@ -61,18 +62,42 @@ double read_number(const char* op, const char* name, py::handle object) {
 
 double read_number(const char* op, const char* name, py::handle object, const Tensor& like) {
   if (is_number(object)) return read_number(op, name, object);
-  Tensor tensor = read_floating(op, name, object);
+  Tensor tensor = read_floating(op, name, object, like.narrow());
   require_cpu(op, {&tensor});
   require_alike(op, {&like, &tensor});
   if (tensor.numel() != 1)
     throw py::value_error(text(op, std::string(name) + " must have one element, got " + std::to_string(tensor.numel())));
-  return tensor.dtype() == DType::float64 ? *tensor.data<double>() : *tensor.data<float>();
+  return by_dtype(tensor.dtype(), [&](auto zero) {
+    std::vector<decltype(zero)> room;
+    return double(*numbers(tensor, room));
+  });
+}
+
+template <class R>
+const R* numbers(const Tensor& tensor, std::vector<R>& room) {
+  if constexpr (sizeof(R) == sizeof(float))
+    if (tensor.narrow()) {
+      room.resize(size_t(tensor.numel()));
+      cpu<R>().widen(tensor.stored<R>().as, tensor.data<uint16_t>(), tensor.numel(), room.data());
+      return room.data();
+    }
+  return tensor.data<R>();
+}
+template const float* numbers(const Tensor&, std::vector<float>&);
+template const double* numbers(const Tensor&, std::vector<double>&);
+
+void write_numbers(const Tensor& tensor, const double* values) {
+  if (tensor.dtype() == DType::float64) return void(std::copy_n(values, tensor.numel(), tensor.data<double>()));
+  if (!tensor.narrow()) return void(std::copy_n(values, tensor.numel(), tensor.data<float>()));
+  const std::vector<float> rounded(values, values + tensor.numel());
+  cpu<float>().narrow(tensor.stored<float>().as, rounded.data(), tensor.numel(), tensor.data<uint16_t>());
 }
 
 void require_finite(const char* op, const char* name, const Tensor& tensor) {
   if (!tensor.on_cpu()) return;
   by_dtype(tensor.dtype(), [&](auto zero) {
-    const auto *values = tensor.data<decltype(zero)>(), *end = values + tensor.numel();
+    std::vector<decltype(zero)> room;
+    const auto *values = numbers(tensor, room), *end = values + tensor.numel();
     bool finite = true;
     for (const auto* x = values; x < end; x++) finite &= std::isfinite(*x);
     if (!finite) refuse_not_finite(op, name, *std::find_if(values, end, [](auto x) { return !std::isfinite(x); }));
@@ -101,9 +126,10 @@ std::vector<py::object> read_list(const char* op, const char* name, py::handle l
   return items;
 }
 
-std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list) {
+std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list, bool narrow) {
   std::vector<Tensor> tensors;
-  for (const py::object& item : read_list(op, name, list)) tensors.push_back(read_floating_or_none(op, name, item));
+  for (const py::object& item : read_list(op, name, list))
+    tensors.push_back(item.is_none() ? Tensor() : read_floating(op, name, item, narrow));
   return tensors;
 }
 

@@ -18,7 +18,8 @@ std::vector<bool> read_needs(py::handle needs);
 std::vector<bool> read_needs(const char* op, py::handle needs, size_t count);
 inline bool any(const std::vector<bool>& needs) { return std::find(needs.begin(), needs.end(), true) != needs.end(); }
 
-Tensor read_floating(const char* op, const char* name, py::handle object);          // TypeError unless float32 or float64
+// TypeError unless float32 or float64; or, where the op has kernels for them, one of `narrow`: float16 or bfloat16.
+Tensor read_floating(const char* op, const char* name, py::handle object, bool narrow = false);
 Tensor read_floating_or_none(const char* op, const char* name, py::handle object);  // the same, empty for None
 Tensor read_int64(const char* op, const char* name, py::handle object);             // TypeError unless int64
 bool is_number(py::handle object);                                                  // of Python, not a tensor or a bool
@@ -34,7 +35,7 @@ void require_finite(const char* op, const char* name, const Tensor& tensor);
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list);
 std::vector<py::object> read_list(const char* op, const char* name, py::handle list, size_t count);
 // The same as floating tensors, an empty Tensor where an item is None.
-std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list);
+std::vector<Tensor> read_tensors(const char* op, const char* name, py::handle list, bool narrow = false);
 
 size_t read_choice(const char* op, const char* name, const std::string& value, std::initializer_list<const char*> names);
 // The enumerator whose place in its enum is that of `value` in `names`; ValueError where it is not there.
@@ -51,11 +52,17 @@ bool require_rank(const char* op, const char* name, const Tensor& tensor, int64_
 // [tasks, *core] or [*core].
 Shape with_tasks(bool has_tasks, int64_t tasks, Shape core);
 
-// Calls body(float()) or body(double()): the argument carries the type.
+// Calls body(float()) or body(double()): the argument carries the type that kernels compute in.
 template <class Body>
 auto by_dtype(DType dtype, Body&& body) {
   return dtype == DType::float64 ? body(double()) : body(float());
 }
+
+// The numbers of a CPU tensor as R; those of 16 bits are widened into `room`.
+template <class R>
+const R* numbers(const Tensor& tensor, std::vector<R>& room);
+// Writes `values` into a CPU tensor, rounded to what it stores.
+void write_numbers(const Tensor& tensor, const double* values);
 
 // Runs a kernel, without the GIL where its work (about its multiply-adds) is worth the time that releasing it takes.
 template <class Kernel>

@@ -50,7 +50,7 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::nanoseconds;
 
 // Measured on an AMD EPYC, 2 cores, AVX-512, 2026-11-29, idle and beside a busy process (`make neighbour`).
-constexpr nanoseconds kLate = 300us;  // of a thread that begins, or of its time in a job, if a quarter: somebody else ran
+constexpr nanoseconds kLate = 300us;  // that a thread begins after the caller, or is away, if a quarter of the job: somebody else ran
 constexpr nanoseconds kAlone = 10ms, kMostAlone = 640ms;  // the caller, after that
 constexpr int kGood = 100;                                // jobs in a row, for half of that time
 
@@ -71,12 +71,14 @@ void judge(bool disturbed) {
   }
 }
 
+bool is_long(int64_t gone, int64_t all) { return gone > kLate.count() && gone > all / 4; }
+
 // Time on the clock that this thread has not run, since it began.
 class Absence {
  public:
-  bool is_long() const {
-    const int64_t all = now() - begun_, gone = all - (run() - run_);
-    return gone > kLate.count() && gone > all / 4;
+  bool was_long() const {
+    const int64_t all = now() - begun_;
+    return is_long(all - (run() - run_), all);
   }
 
  private:
@@ -154,7 +156,8 @@ class Whole : public Ranges {
 void run_share(void* data) {
   auto* job = static_cast<Job*>(data);
   static thread_local unsigned jobs = 0;
-  const bool helps = omp_thread_num(), late = helps && now() - job->published > kLate.count();
+  const bool helps = omp_thread_num();
+  const int64_t delay = helps ? now() - job->published : 0;
   std::optional<Absence> absence;  // a system call each: of every eighth job
   if (helps && ++jobs % 8 == 0) absence.emplace();
   OfJob ranges(*job, size_t(omp_thread_num()) % job->stretches.size());
@@ -165,7 +168,8 @@ void run_share(void* data) {
     const std::lock_guard<std::mutex> lock(job->mutex);
     job->error = std::current_exception();
   }
-  if (late || (absence && absence->is_long())) job->disturbed = true;
+  const bool late = helps && is_long(delay, now() - job->published);
+  if (late || (absence && absence->was_long())) job->disturbed = true;
 }
 
 }  // namespace

@@ -76,10 +76,12 @@ bool is_contiguous(const std::vector<int64_t>& shape, const int64_t* strides) {
 [[noreturn]] void refuse_elsewhere(const char* op, const char* name, PyObject* tensor) {
   refuse(op, name, std::string("a tensor with memory of its own, got ") + Py_TYPE(tensor)->tp_name);
 }
-[[noreturn]] void refuse_dtype(const char* op, const char* name) { refuse(op, name, "float32, float64 or int64"); }
+[[noreturn]] void refuse_dtype(const char* op, const char* name) { refuse(op, name, "float32, float64, int64, float16 or bfloat16"); }
 
 DType dtype_of(int code, int bits, const char* op, const char* name) {
   if (code == 2 && bits == 32) return DType::float32;
+  if (code == 2 && bits == 16) return DType::float16;
+  if (code == 4 && bits == 16) return DType::bfloat16;
   if (code == 2 && bits == 64) return DType::float64;
   if (code == 0 && bits == 64) return DType::int64;
   refuse_dtype(op, name);
@@ -87,6 +89,8 @@ DType dtype_of(int code, int bits, const char* op, const char* name) {
 
 DType dtype_of(const std::string& text, const char* op, const char* name) {
   if (text == "torch.float32") return DType::float32;
+  if (text == "torch.float16") return DType::float16;
+  if (text == "torch.bfloat16") return DType::bfloat16;
   if (text == "torch.float64") return DType::float64;
   if (text == "torch.int64") return DType::int64;
   refuse_dtype(op, name);
@@ -189,8 +193,8 @@ Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
   if (shape == shape_ && !is_part_) {
     made = PyObject_CallOneArg(empty_like(), object_.ptr());  // half the price of new_empty
   } else if (shape.empty() && on_cpu() && dtype_ != DType::int64) {
-    static PyObject* scalars[2] = {};
-    PyObject*& scalar = scalars[dtype_ == DType::float64];
+    static PyObject* scalars[5] = {};  // by DType
+    PyObject*& scalar = scalars[int(dtype_)];
     if (!scalar) scalar = PyObject_CallMethodOneArg(object_.ptr(), new_empty_name(), py::tuple().ptr());
     made = scalar ? PyObject_CallOneArg(empty_like(), scalar) : nullptr;
   } else {

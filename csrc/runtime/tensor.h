@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/python.h"
+#include "runtime/stored.h"
 
 namespace fastmeta {
 
@@ -26,13 +27,13 @@ struct DLTensor {
   uint64_t byte_offset;
 };
 
-enum class DType { float32, float64, int64 };
+enum class DType { float32, float64, int64, float16, bfloat16 };
 
 class Tensor {
  public:
   Tensor() = default;
   // Views `object` (None gives an empty Tensor); copies it first where its values do not lie in its memory one after the other.
-  // TypeError unless it is a tensor of float32, float64 or int64 with memory of its own.
+  // TypeError unless it is a tensor of float32, float64, int64, float16 or bfloat16 with memory of its own.
   Tensor(const char* op, py::handle object, const char* name);
 
   explicit operator bool() const { return bool(object_); }
@@ -41,7 +42,15 @@ class Tensor {
   R* data() const {
     return static_cast<R*>(data_);
   }
+  // Its numbers for kernels that compute in R: float where they have 16 bits.
+  template <class R>
+  Stored<R> stored() const {
+    return {static_cast<R*>(data_), dtype_ == DType::float16    ? Storage::float16
+                                    : dtype_ == DType::bfloat16 ? Storage::bfloat16
+                                                                : Storage::wide};
+  }
   DType dtype() const { return dtype_; }
+  bool narrow() const { return dtype_ == DType::float16 || dtype_ == DType::bfloat16; }
   bool on_cpu() const { return device_ == 1; }
   bool on_cuda() const { return device_ == 2; }
   int device_index() const { return index_; }
@@ -49,7 +58,7 @@ class Tensor {
   int64_t size(int64_t axis) const { return shape_[size_t(axis < 0 ? axis + dim() : axis)]; }
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t numel() const;
-  int64_t item_size() const { return dtype_ == DType::float32 ? 4 : 8; }
+  int64_t item_size() const { return narrow() ? 2 : dtype_ == DType::float32 ? 4 : 8; }
 
   // The `shape` elements from element `offset` on, in this one's memory; not a torch tensor of its own.
   Tensor part(int64_t offset, const std::vector<int64_t>& shape) const;

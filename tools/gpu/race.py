@@ -1,9 +1,10 @@
 """Races every op and learner on one device, by the files of bench/: a JSON line for each group as soon as it is done.
 
-    python -m gpu.race cuda --seconds 60 [--compile] [--small]
+    python -m gpu.race cuda [proto_loss ...] --seconds 60 [--first | --tf32 | --compile] [--small]
 
-Every way is checked before it is timed; on a GPU each is captured into a CUDA graph too, which is checked like it. --compile races
-what compiles first, and nothing else; a group begins only while there are seconds left, so that what came is whole.
+Every way is checked before it is timed; on a GPU each is captured into a CUDA graph too, which is checked like it. Names: of
+benches, else all. --first: of each its first call alone. --tf32: with torch's switches for TF32 on, all results within TF32's tolerance.
+--compile races what compiles first, and nothing else. A group begins only while there are seconds left, so that what came is whole.
 """
 
 import argparse
@@ -22,22 +23,24 @@ import torch
 from fastmeta import _dispatch, reference
 from gpu.report import IN_GRAPH
 from measure import machine
-from measure.benches import FIRST, calls, in_float64, label, modules
+from measure.benches import calls, in_float64, label, modules
+from measure.contenders import why_missing
 from measure.inner_loops import INDUCTOR
 from measure.timing import captured, disagreement, in_words, results_of, take_turns, turns_of
 
 OURS = "fastmeta"
 BUDGET, SMALL_BUDGET = 0.4, 0.02  # s for a group
 MIN_ROUNDS = 5
-REHEARSED = (*FIRST, "mlp_adapt", "prototypes", "hvp")
-COMPILED = ("prototypes",)  # in seconds
+TOLERANCE, TF32_TOLERANCE = 1e-3, 2e-2  # of a result's norm: TF32 keeps 10 bits, of which an inner loop loses some
+PEERS = ("learn2learn", "higher", "torchopt", "easyfsl", "jax", "pykeops")
 
 
 class Race:
     """The `race` of conftest.py on one device; what came of a group goes to `emit`. Medians, of contenders in turns."""
 
-    def __init__(self, device, emit, *, end=math.inf, compiling=False, small=False):
+    def __init__(self, device, emit, *, end=math.inf, compiling=False, small=False, tf32=False):
         self.device, self.emit, self.end, self.compiling, self.small = device, emit, end, compiling, small
+        self.tf32, self.tolerance = tf32, TF32_TOLERANCE if tf32 else TOLERANCE
         self.truth = None  # of the bench that is called next; the reference where there is none
 
     def __call__(self, group, contenders, also=None, compiled=None, truth=None, floor=None, **_):
@@ -51,7 +54,14 @@ class Race:
         if not ways:
             return
         runs, reasons = self.checked(ways, expected)
-        found = {"group": group, "ours": [OURS, *(also or {})], "not timed": reasons, "seconds": self.medians(runs)}
+        group += ", TF32" * self.tf32
+        found = {
+            "group": group,
+            "tolerance": self.tolerance,
+            "ours": [OURS, *(also or {})],
+            "not timed": reasons,
+            "seconds": self.medians(runs),
+        }
         if floor:
             found["floor"] = machine.floor(*floor, device=self.device)
         self.emit(found)
@@ -80,7 +90,7 @@ class Race:
     def check(self, name, make, expected, runs, reasons):
         try:
             fn = make()
-            wrong = disagreement(results_of(fn, fn()), expected)
+            wrong = disagreement(results_of(fn, fn()), expected, self.tolerance)
         except Exception as error:  # of whatever library
             wrong = in_words(error)
         if wrong is None:
@@ -109,11 +119,10 @@ def in_order(names, first=False):
     return [found[0] for found in of_modules] + rest
 
 
-def race_all(race):
-    """Calls every bench until the time is over; the names of those left."""
+def race_all(race, names, first):
+    """Calls the benches until the time is over; the names of those left."""
     left = []
-    found = in_order(modules()) if not race.small else in_order(COMPILED if race.compiling else REHEARSED, first=True)
-    for function, arguments in found:
+    for function, arguments in in_order(names, first):
         if time.perf_counter() > race.end:
             left.append(label(function, arguments))
             continue
@@ -136,21 +145,24 @@ def emit(found):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("device")
+    parser.add_argument("names", nargs="*", default=modules())
     parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--small", action="store_true")
+    for flag in ("--first", "--tf32", "--compile", "--small"):
+        parser.add_argument(flag, action="store_true")
     options = parser.parse_args()
     device = options.device
     missing = without_kernels(device)
     if missing:
         sys.exit(f"ops without a kernel on {device}: {missing}")
     end = time.perf_counter() + options.seconds
-    race = Race(device, emit, end=end, compiling=options.compile, small=options.small)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    race = Race(device, emit, end=end, compiling=options.compile, small=options.small, tf32=options.tf32)
+    emit({"missing": {name: reason for name in PEERS if (reason := why_missing(name))}})
     with on_a_stream(device):
         if not options.small:
             bandwidth, rate = machine.ceilings(None, device)
             emit({"bytes per second": bandwidth, "flop per second": rate})
-        emit({"left": race_all(race)})
+        emit({"left": race_all(race, options.names, options.first or options.small)})
 
 
 def on_a_stream(device):

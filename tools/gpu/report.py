@@ -14,13 +14,14 @@ def faults(race, device):
 def markdown(results):
     facts = results["machine"]
     lines = [f"# fastmeta on {facts['device']}", ""]
-    lines += [f"- {name}: {value}" for name, value in facts.items() if "per second" not in name]
+    lines += [f"- {name}: {value}" for name, value in facts.items() if "per second" not in name and name != "missing"]
+    lines += [f"- not raced, {name}: {reason}" for name, reason in facts.get("missing", {}).items()]
     if "bytes per second" in facts:
         copied, multiplied = facts["bytes per second"] / 1e9, facts["flop per second"] / 1e12
         lines.append(
             f"- measured: a copy {copied:.0f} GB/s (read and written), float32 products {multiplied:.1f} TFLOP/s"
         )
-    lines += ["", *of_parts(results["parts"]), *of_races(results["races"])]
+    lines += ["", *of_parts(results["parts"]), *of_groups(results["groups"]), *of_races(results["races"])]
     if info := results.get("info"):
         lines += ["## python -m fastmeta.info", "", "```", *info, "```", ""]
     return "\n".join(lines)
@@ -31,11 +32,30 @@ def of_parts(parts):
     return ["| part | state | s | |", "| --- | --- | --- | --- |", *rows, ""]
 
 
+def of_groups(groups):
+    """What did not pass, with its words."""
+    bad = [
+        f"- {part}, {name}: {found['state']}: {found['words']}"
+        for part, of_part in groups.items()
+        for name, found in of_part.items()
+        if found["state"] != "passed"
+    ]
+    return ["## Not passed", "", *bad, ""] if bad else []
+
+
 def of_races(races):
     """A row for each group, then each group's alternatives, and those that were not timed."""
     whole = {name: race for name, race in races.items() if race.get("seconds")}
+    tolerances = sorted(
+        {
+            (race["tolerance"], ", in TF32" * name.endswith("TF32"))
+            for name, race in whole.items()
+            if "tolerance" in race
+        }
+    )
     lines = [
         "## Races", "",
+        *(f"Results must agree within {of:g} of their norm{where}." for of, where in tolerances), "",
         "Medians in us, contenders in turns, caches warm; eager calls include the host. Floor: the bytes and flops that no way can do",
         "without, at the measured rates, over our time in a graph (eager where there is none). In parentheses: how",
         "many times longer than ours, eager, in a graph, and the better of both.", "",

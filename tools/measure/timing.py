@@ -87,8 +87,8 @@ def in_words(error):
     return re.sub(r"(?<!\S)/(?:[^\s/]+/)+", "", f"{type(error).__name__}: {lines[0] if lines else ''}")
 
 
-def disagreement(found, expected):
-    """Where results differ from what is true by more than 1e-3 of its norm, in words; None where they agree. What is only rounding
+def disagreement(found, expected, tolerance=1e-3):
+    """Where results differ from what is true by more than the tolerance of its norm, in words; None where they agree. What is only rounding
     beside the other results, such as the gradient of a bias before a batch norm, is taken as zero."""
     found, expected = tensors_of(found), tensors_of(expected)
     if len(found) != len(expected):
@@ -98,7 +98,7 @@ def disagreement(found, expected):
         if ours.shape != right.shape:
             return f"shape {list(ours.shape)} for {list(right.shape)}"
         error, size = (ours - right).norm(), right.norm()
-        if not error <= max(1e-3 * size, zero):
+        if not error <= max(tolerance * size, zero):
             return f"error {error}, norm {size}"
     return None
 

@@ -47,15 +47,18 @@ struct BlockMemory {
     panels.values = cursor.template take<R>(chunks * p.N * kBlock);
     panels.radius = cursor.template take<R>(centred ? p.N : 0);
     const bool cosine = p.metric == Metric::cosine;
-    panels.units = cosine ? cursor.template take<R>(p.N * p.D) : nullptr;
-    panels.inverse_norms = cosine ? cursor.template take<R>(p.N) : nullptr;
+    const auto room = [&](bool taken, int64_t count) { return taken ? cursor.template take<R>(count) : nullptr; };
+    panels.own = room(cosine || p.prototypes.narrow(), p.N * p.D);
+    panels.inverse_norms = room(cosine, p.N);
+    panels.dprototypes = room(p.dprototypes.narrow(), p.N * p.D);
     columns = cursor.template take<R>(groups * kGroup * kChunk * kBlock);
     scratch = cursor.template take<R>(groups * arrays * p.N * kBlock);
     distances_ = cursor.template take<R>(at_once * p.N * kBlock);
     sums_ = cursor.template take<R>(at_once * p.N);
     row_ = p.dprototypes && !one_tile(p) ? (chunks + 1) * kBlock * kBlock : 0;  // one more: not all on the same cache sets
     centred_ = cursor.template take<R>(at_once * row_);
-    units_ = cosine ? cursor.template take<R>(at_once * kBlock * p.D) : nullptr;
+    own_ = room(cosine || p.query.narrow(), at_once * kBlock * p.D);
+    dquery_ = room(p.dquery.narrow(), at_once * kBlock * p.D);
     near_ = cursor.template take<Near<R>>(gradients ? at_once * p.N * kBlock : 0);
     blocks = cursor.template take<Block<R>>(at_once);
   }
@@ -65,12 +68,15 @@ struct BlockMemory {
     b.task = task, b.first = first, b.count = least(kBlock, p.Q - first);
     b.distances = distances_ + i * p.N * kBlock, b.sums = sums_ + i * p.N, b.near = near_ + i * p.N * kBlock;
     b.centred = centred_ + i * row_;
-    b.rows = p.query + (task * p.Q + first) * p.D, b.units = units_ ? units_ + i * kBlock * p.D : nullptr;
+    const int64_t row = (task * p.Q + first) * p.D;
+    b.own = own_ ? own_ + i * kBlock * p.D : nullptr;
+    b.rows = b.own ? b.own : p.query.numbers + row;
+    if (p.dquery) b.dquery = place(p.dquery, row, dquery_ + i * kBlock * p.D);
     b.near_count = 0, b.loss = b.dtemperature = 0;
   }
 
  private:
-  R *distances_, *sums_, *centred_, *units_;
+  R *distances_, *sums_, *centred_, *own_, *dquery_;
   int64_t row_;
   Near<R>* near_;
 };
@@ -83,13 +89,16 @@ void over_rows(int64_t count, int64_t D, bool split, Body&& body) {
 
 template <class R>
 void prepare_panels(const ProtoProblem<R>& p, int64_t task, Panels<R>& panels, bool split) {
-  panels.rows = p.prototypes + task * p.prototypes_stride;
-  if (panels.units) {
+  const int64_t first = task * p.prototypes_stride;
+  if (panels.own)
     over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; n++) panels.inverse_norms[n] = unit_row(panels.rows + n * p.D, p.D, panels.units + n * p.D);
+      for (int64_t n = begin; n < end; n++) {
+        const R* x = read(p.prototypes, first + n * p.D, p.D, panels.own + n * p.D);
+        if (panels.inverse_norms) panels.inverse_norms[n] = unit_row(x, p.D, panels.own + n * p.D);
+      }
     });
-    panels.rows = panels.units;
-  }
+  panels.rows = panels.own ? panels.own : p.prototypes.numbers + first;
+  if (p.dprototypes) panels.dprototypes = place(p.dprototypes, task * p.N * p.D, panels.dprototypes);
   if (!takes_panels(p)) return;
   const int64_t chunks = feature_chunks(p);
   parallel_for(chunks, split ? 1 + kGrain / (p.N * kBlock) : chunks,
@@ -99,18 +108,32 @@ void prepare_panels(const ProtoProblem<R>& p, int64_t task, Panels<R>& panels, b
   });
 }
 
+// The rows of a block that has its own.
 template <class R>
-void make_units(const ProtoProblem<R>& p, Block<R>& block) {
-  for (int64_t q = 0; q < block.count; q++) block.inverse_norms[q] = unit_row(block.rows + q * p.D, p.D, block.units + q * p.D);
-  block.rows = block.units;
+void make_rows(const ProtoProblem<R>& p, Block<R>& block) {
+  const int64_t first = (block.task * p.Q + block.first) * p.D;
+  for (int64_t q = 0; q < block.count; q++) {
+    const R* x = read(p.query, first + q * p.D, p.D, block.own + q * p.D);
+    if (p.metric == Metric::cosine) block.inverse_norms[q] = unit_row(x, p.D, block.own + q * p.D);
+  }
 }
 
-// The gradients to unit vectors become those to the queries.
+// The gradients to unit vectors become those to the queries; what was made elsewhere goes to its place.
 template <class R>
 void finish_dquery(const ProtoProblem<R>& p, const Block<R>& block) {
   const int64_t first = (block.task * p.Q + block.first) * p.D;
-  for (int64_t q = 0; q < block.count; q++)
-    unit_row_gradient(p.query + first + q * p.D, block.units + q * p.D, block.inverse_norms[q], p.D, p.dquery + first + q * p.D);
+  for (int64_t q = 0; q < block.count && p.metric == Metric::cosine; q++)
+    unit_row_gradient(p.query, first + q * p.D, block.own + q * p.D, block.inverse_norms[q], p.D, block.dquery + q * p.D);
+  put(p.dquery, first, block.count * p.D, block.dquery);
+}
+
+// The same of the prototypes [begin, end) of a task.
+template <class R>
+void finish_dprototypes(const ProtoProblem<R>& p, int64_t task, const Panels<R>& panels, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end && p.metric == Metric::cosine; n++)
+    unit_row_gradient(p.prototypes, task * p.prototypes_stride + n * p.D, panels.own + n * p.D, panels.inverse_norms[n], p.D,
+                      panels.dprototypes + n * p.D);
+  put(p.dprototypes, (task * p.N + begin) * p.D, (end - begin) * p.D, panels.dprototypes + begin * p.D);
 }
 
 // body(Block<R>&, const Panels<R>&, scratch) finds the distances in the block, has `arrays` arrays [N, kBlock] of scratch, and
@@ -140,7 +163,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             const int64_t first = g * group, size = least(group, now - first), slot = split ? g : 0;
             for (int64_t i = first; i < first + size; i++) memory.begin(i, p, task, (start + i) * kBlock);
             Block<R>* blocks = memory.blocks + first;
-            for (int64_t i = 0; i < size && memory.panels.units; i++) make_units(p, blocks[i]);
+            for (int64_t i = 0; i < size && blocks[i].own; i++) make_rows(p, blocks[i]);
             if (!p.kept_distances) block_distances(p, memory.panels, blocks, size, memory.columns + slot * kGroup * kChunk * kBlock);
             for (int64_t i = 0; i < size; i++) {
               const int64_t row = (task * p.Q + blocks[i].first) * p.N;
@@ -153,7 +176,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             for (int64_t i = 0; i < size; i++) body(blocks[i], memory.panels, memory.scratch + slot * arrays * p.N * kBlock);
             for (int64_t i = 0; i < size && p.dprototypes && !one_tile(p); i++) centre_queries(p, memory.panels, blocks[i]);
             if (p.dquery) block_dquery(p, memory.panels, blocks, size);
-            for (int64_t i = 0; i < size && p.dquery && memory.panels.units; i++) finish_dquery(p, blocks[i]);
+            for (int64_t i = 0; i < size && p.dquery && blocks[i].own; i++) finish_dquery(p, blocks[i]);
           }
         });
         for (int64_t i = 0; i < now; i++) loss += memory.blocks[i].loss, dtemperature += memory.blocks[i].dtemperature;
@@ -170,13 +193,9 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
                        }
                      });
       }
-      if (p.dprototypes && count == 0 && p.N * p.D > 0) std::memset(p.dprototypes + task * p.N * p.D, 0, size_t(p.N * p.D) * sizeof(R));
-      if (p.dprototypes && memory.panels.units)
-        over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) {
-          for (int64_t n = begin; n < end; n++)
-            unit_row_gradient(p.prototypes + task * p.prototypes_stride + n * p.D, memory.panels.units + n * p.D,
-                              memory.panels.inverse_norms[n], p.D, p.dprototypes + (task * p.N + n) * p.D);
-        });
+      if (p.dprototypes && count == 0 && p.N * p.D > 0) std::memset(memory.panels.dprototypes, 0, size_t(p.N * p.D) * sizeof(R));
+      if (p.dprototypes && memory.panels.own)
+        over_rows(p.N, p.D, split, [&](int64_t begin, int64_t end) { finish_dprototypes(p, task, memory.panels, begin, end); });
       done(task, loss, dtemperature);
     }
   });
@@ -185,8 +204,9 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
 // Compiled once, in distance.cpp: they expand to many tiles.
 #define FASTMETA_DISTANCE(EXTERN, R)                                                                                                       \
   EXTERN template void prepare_panels<R>(const ProtoProblem<R>&, int64_t, Panels<R>&, bool);                                               \
-  EXTERN template void make_units<R>(const ProtoProblem<R>&, Block<R>&);                                                                   \
+  EXTERN template void make_rows<R>(const ProtoProblem<R>&, Block<R>&);                                                                    \
   EXTERN template void finish_dquery<R>(const ProtoProblem<R>&, const Block<R>&);                                                          \
+  EXTERN template void finish_dprototypes<R>(const ProtoProblem<R>&, int64_t, const Panels<R>&, int64_t, int64_t);                         \
   EXTERN template void block_distances<R>(const ProtoProblem<R>&, const Panels<R>&, Block<R>*, int64_t, R*);                               \
   EXTERN template void centre_queries<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>&);                                       \
   EXTERN template void block_dquery<R>(const ProtoProblem<R>&, const Panels<R>&, const Block<R>*, int64_t);                                \

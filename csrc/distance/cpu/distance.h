@@ -10,6 +10,7 @@
 #pragma once
 #include "distance/proto.h"
 #include "distance/cpu/tiles.h"
+#include "runtime/cpu/stored.h"
 
 namespace fastmeta::FASTMETA_ISA {
 
@@ -43,7 +44,8 @@ template <class R>
 struct Block {
   int64_t task, first, count;  // its queries
   const R* rows;               // [count, D], these; with "cosine" their unit vectors
-  R* units;                    // [kBlock, D], where those are; null otherwise
+  R* own;                      // [kBlock, D], where those are, or what is widened; null otherwise
+  R* dquery;                   // [count, D], where the gradient is made
   R inverse_norms[kBlock];     // 1 / |q|, with "cosine"
   R* distances;                // [N, kBlock], replaced by the coefficients
   R* sums;                     // [N], of the coefficients over the queries
@@ -59,7 +61,8 @@ struct Block {
 template <class R>
 struct Panels {
   const R* rows;     // [N, D]; with "cosine" unit vectors
-  R* units;          // [N, D], where those are; null otherwise
+  R* own;            // [N, D], where those are, or what is widened; null otherwise
+  R* dprototypes;    // [N, D], where the gradient is made
   R* inverse_norms;  // [N], 1 / |c|, 0 for a zero vector; with "cosine"
   R* centre;         // [chunks, kBlock]
   R* values;         // [chunks, N, kBlock]

@@ -8,7 +8,6 @@ namespace fastmeta::FASTMETA_ISA {
 template <int W, class R>
 FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>& block, int64_t n, int64_t begin,
                                     int64_t end) {
-  const int64_t first = (block.task * p.Q + block.first) * p.D;
   for_each_part<W == 1 ? kTileRows<R> : kWideRows<R>>(0, block.count, [&](auto rows, int64_t q) __attribute__((always_inline)) {
     constexpr int K = decltype(rows)::value;
     for (int64_t chunk = begin; chunk < end; chunk += W) {
@@ -21,7 +20,7 @@ FASTMETA_INLINE void dquery_columns(const ProtoProblem<R>& p, const Panels<R>& p
         load_columns(panels.centre + d, centre);
 #pragma GCC unroll 16
         for (int k = 0; k < K; k++) {
-          R* out = p.dquery + first + (q + k) * p.D + d;
+          R* out = block.dquery + (q + k) * p.D + d;
           load_columns(n ? out : block.rows + (q + k) * p.D + d, W == 1 ? width : kBlock, x);
 #pragma GCC unroll 8
           for (int part = 0; part < kParts<R>; part++) sum[k][w][part] += n ? x[part] : block.totals[q + k] * (x[part] - centre[part]);
@@ -45,7 +44,7 @@ void block_dquery(const ProtoProblem<R>& p, const Panels<R>& panels, const Block
     for (int64_t i = 0; i < blocks[b].near_count; i++) {
       const Near<R> pair = blocks[b].near[i];
       const R *x = blocks[b].rows + pair.q * p.D, *c = panels.rows + pair.n * p.D;
-      R* out = p.dquery + (blocks[b].task * p.Q + blocks[b].first + pair.q) * p.D;
+      R* out = blocks[b].dquery + pair.q * p.D;
 #pragma omp simd
       for (int64_t d = 0; d < p.D; d++) out[d] += pair.coefficient * (x[d] - c[d]);
     }
@@ -74,7 +73,7 @@ template <int W, class R>
 FASTMETA_INLINE void dprototypes_columns(const ProtoProblem<R>& p, const Panels<R>& panels, const Block<R>* blocks, int64_t count,
                                          int64_t begin, int64_t end, int64_t chunk, bool add) {
   const int64_t d = chunk * kBlock, width = W == 1 ? least(kBlock, p.D - d) : kBlock;
-  R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
+  R* dprototypes = panels.dprototypes + d;
   const bool direct = W > 1 || one_tile(p);
   Columns<R> centre[W];
 #pragma GCC unroll 4
@@ -122,7 +121,7 @@ void block_dprototypes(const ProtoProblem<R>& p, const Panels<R>& panels, const 
   } else {
     dprototypes_columns<1>(p, panels, blocks, count, begin, end, chunk, add);
   }
-  R* dprototypes = p.dprototypes + blocks[0].task * p.N * p.D + d;
+  R* dprototypes = panels.dprototypes + d;
   for (int64_t b = 0; b < count; b++) {
     const Near<R>* pair = blocks[b].near;
     const Near<R>* last_pair = pair + blocks[b].near_count;

@@ -84,7 +84,10 @@ void matching_log_probs_fwd(const MatchingLogProbs<R>& p) {
         R *class_sum = class_nearest + array, *log_probs = class_sum + array, nearest[kBlock];
         class_log_probs(p, labels_of(p, block.task), block.distances, static_cast<R*>(nullptr), class_nearest, class_sum, log_probs,
                         nearest);
-        store_rows(p.ways, block.count, log_probs, p.log_probs + (block.task * p.Q + block.first) * p.ways);
+        const int64_t row = (block.task * p.Q + block.first) * p.ways;
+        R* rows = place(p.log_probs, row, class_nearest);
+        store_rows(p.ways, block.count, log_probs, rows);
+        put(p.log_probs, row, block.count * p.ways, rows);
       },
       [](int64_t, double, double) {});
 }
@@ -99,7 +102,8 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
         R *class_nearest = dz + p.N * kBlock, *class_sum = class_nearest + array;
         R *weights = class_sum + array, *cotangents = weights + array, nearest[kBlock], total[kBlock];
         const bool valid = class_log_probs(p, labels, block.distances, dz, class_nearest, class_sum, weights, nearest);
-        transpose(block.count, p.ways, p.dlog_probs + (block.task * p.Q + block.first) * p.ways, p.ways, cotangents, kBlock);
+        const int64_t row = (block.task * p.Q + block.first) * p.ways;
+        transpose(block.count, p.ways, read(p.dlog_probs, row, block.count * p.ways, class_nearest), p.ways, cotangents, kBlock);
         sum_classes(p.ways, total, [&](int64_t k, int q) __attribute__((always_inline)) {
           return cotangents[k * kBlock + q] + 0 * weights[k * kBlock + q];  // NaN where log p is -inf: it has no gradient
         });

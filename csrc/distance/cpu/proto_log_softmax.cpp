@@ -9,8 +9,8 @@ namespace fastmeta::FASTMETA_ISA {
 template <class R>
 void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
   for_each_block(
-      static_cast<const ProtoProblem<R>&>(p), 0,
-      [&](Block<R>& block, const Panels<R>&, R*) {
+      static_cast<const ProtoProblem<R>&>(p), p.log_probs.narrow(),
+      [&](Block<R>& block, const Panels<R>&, R* room) {
         const int64_t row = (block.task * p.Q + block.first) * p.N;
         R* distances = block.distances;
         Softmax<R> s;
@@ -19,7 +19,9 @@ void proto_log_softmax_fwd(const ProtoLogSoftmax<R>& p) {
         for (int64_t n = 0; n < p.N; n++)
 #pragma omp simd
           for (int q = 0; q < kBlock; q++) distances[n * kBlock + q] = (s.nearest[q] - distances[n * kBlock + q]) / tau - s.log_sum[q];
-        store_rows(p.N, block.count, distances, p.log_probs + row);
+        R* log_probs = place(p.log_probs, row, room);
+        store_rows(p.N, block.count, distances, log_probs);
+        put(p.log_probs, row, block.count * p.N, log_probs);
       },
       [](int64_t, double, double) {});
 }
@@ -31,7 +33,7 @@ void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
       [&](Block<R>& block, const Panels<R>& panels, R* exps) {
         const int64_t row = (block.task * p.Q + block.first) * p.N;
         R* cotangents = exps + p.N * kBlock;
-        transpose(block.count, p.N, p.dlog_probs + row, p.N, cotangents, kBlock);
+        transpose(block.count, p.N, read(p.dlog_probs, row, block.count * p.N, exps), p.N, cotangents, kBlock);
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, block.distances, exps, s);
         R scale[kBlock];  // sum_n dlogp_n / sum_n e_n

@@ -6,6 +6,8 @@
 #include "runtime/arena.h"
 #include "runtime/parallel.h"
 #include "runtime/cpu/kernels.h"
+#include "runtime/cpu/sizes.h"
+#include "runtime/cpu/stored.h"
 #include "runtime/cpu/vector.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -69,6 +71,31 @@ void class_mean(int64_t width, const R* support, int64_t D, const int64_t* rows,
   }
 }
 
+// The mean of `width` <= kFeatures features of rows of 16 bits: kShortSum rows are widened at a time.
+template <class R>
+void narrow_class_mean(int64_t width, const Stored<const R>& support, int64_t first, int64_t D, const int64_t* rows, int64_t count,
+                       R* out) {
+  R wide[kShortSum * kFeatures];
+  fill(out, width, R(0));
+  for (int64_t begin = 0; begin < count; begin += kShortSum) {
+    const int64_t now = least(kShortSum, count - begin);
+    for (int64_t i = 0; i < now; i++) read(support, first + rows[begin + i] * D, width, wide + i * kFeatures);
+    for (int64_t i = 1; i < now; i++)
+#pragma omp simd
+      for (int64_t d = 0; d < width; d++) wide[d] += wide[i * kFeatures + d];
+#pragma omp simd
+    for (int64_t d = 0; d < width; d++) out[d] += wide[d];
+  }
+#pragma omp simd
+  for (int64_t d = 0; d < width; d++) out[d] /= R(count);
+}
+
+template <class R>
+FASTMETA_INLINE void scale_row(int64_t width, R scale, const R* from, R* out) {
+#pragma omp simd
+  for (int64_t d = 0; d < width; d++) out[d] = scale * from[d];
+}
+
 // scale[n] = one over the examples of class n; false where a label is out of range or a class has none.
 template <class R>
 bool scale_of_classes(int64_t S, int64_t N, const int64_t* labels, R* scale) {
@@ -94,14 +121,18 @@ void prototypes_fwd(const Prototypes<R>& p) {
     int64_t* start = static_cast<int64_t*>(thread_arena(size_t(p.N + 1 + p.S) * sizeof(int64_t)));
     int64_t *members = start + p.N + 1, sorted = -1;
     bool in_range = true;
+    R made[kFeatures];
     for (int64_t unit = begin; unit < end; unit++) {
-      const int64_t t = unit / ranges, d = unit % ranges * kFeatures, width = p.D - d < kFeatures ? p.D - d : kFeatures;
+      const int64_t t = unit / ranges, d = unit % ranges * kFeatures, width = least(kFeatures, p.D - d), first = t * p.S * p.D + d;
       if (t != sorted) in_range = sort_by_class(p.S, p.N, p.labels + t * p.S, start, members);
       sorted = t;
       for (int64_t n = 0; n < p.N; n++) {
-        R* out = p.prototypes + (t * p.N + n) * p.D + d;
+        const int64_t row = (t * p.N + n) * p.D + d, *rows = members + start[n], examples = start[n + 1] - start[n];
+        R* out = place(p.prototypes, row, made);
         if (p.S == 0 || !in_range) fill(out, width, p.S ? R(__builtin_nan("")) : R(0));
-        else class_mean(width, p.support + t * p.S * p.D + d, p.D, members + start[n], start[n + 1] - start[n], out);
+        else if (p.support.narrow()) narrow_class_mean(width, p.support, first, p.D, rows, examples, out);
+        else class_mean(width, p.support.numbers + first, p.D, rows, examples, out);
+        put(p.prototypes, row, width, out);
       }
     }
   });
@@ -114,18 +145,19 @@ void prototypes_bwd(const Prototypes<R>& p) {
     R* scale = static_cast<R*>(thread_arena(size_t(p.N) * sizeof(R)));
     int64_t scaled = -1;
     bool defined = true;
+    R made[kFeatures];
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t t = unit / ranges, first = unit % ranges * kRows, last = p.S - first < kRows ? p.S : first + kRows;
       const int64_t* labels = p.labels + t * p.S;
       if (t != scaled) defined = scale_of_classes(p.S, p.N, labels, scale);
       scaled = t;
-      R* out = p.dsupport + (t * p.S + first) * p.D;
-      if (!defined) fill(out, (last - first) * p.D, p.N ? R(__builtin_nan("")) : R(0));
-      else
-        for (int64_t s = first; s < last; s++, out += p.D) {
-          const R* from = p.dprototypes + (t * p.N + labels[s]) * p.D;
-#pragma omp simd
-          for (int64_t d = 0; d < p.D; d++) out[d] = scale[labels[s]] * from[d];
+      for (int64_t s = first; s < last; s++)
+        for (int64_t d = 0; d < p.D; d += kFeatures) {
+          const int64_t row = (t * p.S + s) * p.D + d, width = least(kFeatures, p.D - d);
+          R* out = place(p.dsupport, row, made);
+          if (defined) scale_row(width, scale[labels[s]], read(p.dprototypes, (t * p.N + labels[s]) * p.D + d, width, made), out);
+          else fill(out, width, p.N ? R(__builtin_nan("")) : R(0));
+          put(p.dsupport, row, width, out);
         }
     }
   });

@@ -6,6 +6,7 @@
 #include "runtime/arena.h"
 #include "runtime/parallel.h"
 #include "runtime/cpu/kernels.h"
+#include "runtime/cpu/stored.h"
 #include "runtime/cpu/vector.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -62,7 +63,7 @@ template <class R>
 bool outgrows_caches(const SgdStep<R>& p) {
   int64_t elements = 0;
   for (int64_t i = 0; i < p.count; i++) elements += p.items[i].tasks * p.items[i].size;
-  return elements * int64_t(sizeof(R)) > kStreamed;
+  return elements * int64_t(sizeof(R)) > kStreamed && !p.items[0].grad.narrow();
 }
 
 // Calls f(first index of the part in a [tasks, size] tensor, and in what rate points to) for each task.
@@ -74,23 +75,35 @@ FASTMETA_INLINE void for_each_task(const typename SgdStep<R>::Item& item, int64_
   }
 }
 
+template <class R>
+void put_sums(const Stored<R>& out, int64_t first, int64_t width, const double* sums, R* room) {
+  R* made = place(out, first, room);
+  for (int64_t i = 0; i < width; i++) made[i] = R(sums[i]);
+  put(out, first, width, made);
+}
+
 // One part of an item's gradients; returns its part of the gradient of a rate that is one number, where `rate_number`.
 template <class R>
 double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int64_t width, bool rate_number, bool streams) {
   double dparam[kPart], drate[kPart], number = 0;
+  R room[3][kPart], made[kPart];
   const bool rate_shared = item.rate_kind == 1 && item.drate, rate_own = item.rate_kind == 2 && item.drate;
   for (int64_t i = 0; i < width && item.dparam; i++) dparam[i] = 0;
   for (int64_t i = 0; i < width && rate_shared; i++) drate[i] = 0;
   for_each_task<R>(item, column, [&](int64_t at, int64_t rate_at) {
-    const R *dout = item.dout + at, *grad = item.grad + at, *rates = item.rate + rate_at, rate = *rates;
-    R *dgrad = item.dgrad ? item.dgrad + at : nullptr, *own = rate_own ? item.drate + at : nullptr;
+    const R *dout = read(item.dout, at, width, room[0]), *grad = read(item.grad, at, width, room[1]);
+    const R *rates = read(item.rate, rate_at, item.rate_kind ? width : 1, room[2]), rate = *rates;
+    R* dgrad = item.dgrad ? place(item.dgrad, at, made) : nullptr;
     if (dgrad && item.rate_kind == 0)
       write(dgrad, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) { return -rate * load(dout + i); });
     else if (dgrad)
       write(dgrad, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) { return -load(rates + i) * load(dout + i); });
+    if (dgrad) put(item.dgrad, at, width, dgrad);
+    R* own = rate_own ? place(item.drate, at, made) : nullptr;
     if (own)
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) own[i] = -dout[i] * grad[i];
+    if (own) put(item.drate, at, width, own);
     if (item.dparam)
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) dparam[i] += double(dout[i]);
@@ -101,8 +114,8 @@ double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int
 #pragma omp simd reduction(- : number)
       for (int64_t i = 0; i < width; i++) number -= double(dout[i]) * double(grad[i]);
   });
-  for (int64_t i = 0; i < width && item.dparam; i++) item.dparam[column + i] = R(dparam[i]);
-  for (int64_t i = 0; i < width && rate_shared; i++) item.drate[column + i] = R(drate[i]);
+  if (item.dparam) put_sums(item.dparam, column, width, dparam, made);
+  if (rate_shared) put_sums(item.drate, column, width, drate, made);
   return number;
 }
 
@@ -122,9 +135,10 @@ void sgd_step_fwd(const SgdStep<R>& p) {
   const bool streams = outgrows_caches(p);
   for_each_part(p, [&](const typename SgdStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
     for_each_task<R>(item, column, [&](int64_t at, int64_t rate_at) {
-      const R *param = item.param + (item.shared_param ? column : at), *grad = item.grad + at;
-      const R *rates = item.rate + rate_at, rate = *rates;
-      R* out = item.out + at;
+      R room[3][kPart], made[kPart];
+      const R *param = read(item.param, item.shared_param ? column : at, width, room[0]), *grad = read(item.grad, at, width, room[1]);
+      const R *rates = read(item.rate, rate_at, item.rate_kind ? width : 1, room[2]), rate = *rates;
+      R* out = place(item.out, at, made);
       if ((item.rate_kind == 2 || (item.rate_kind == 1 && at == column)) && !all_finite(rates, width))
         __atomic_store_n(p.not_finite, true, __ATOMIC_RELAXED);
       if (item.rate_kind == 0)
@@ -133,6 +147,7 @@ void sgd_step_fwd(const SgdStep<R>& p) {
       else
         write(out, width, streams,
               [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - load(rates + i) * load(grad + i); });
+      put(item.out, at, width, out);
     });
   });
 }
@@ -149,13 +164,14 @@ void sgd_step_bwd(const SgdStep<R>& p) {
     numbers[part] = part_gradients<R>(item, column, width, rate_number, streams);
   });
   double sum = 0;
+  R room;
   for (int64_t i = 0, part = 0; i < p.count; i++) {
     for (const int64_t end = part + parts_of<R>(p.items[i]); part < end; part++) sum += numbers[part];
     if (p.one_rate) continue;
-    if (p.items[i].rate_kind == 0 && p.items[i].drate) *p.items[i].drate = R(sum);
+    if (p.items[i].rate_kind == 0 && p.items[i].drate) put_sums(p.items[i].drate, 0, 1, &sum, &room);
     sum = 0;
   }
-  if (one_for_all) *p.items[0].drate = R(sum);
+  if (one_for_all) put_sums(p.items[0].drate, 0, 1, &sum, &room);
 }
 
 template void sgd_step_fwd(const SgdStep<float>&);

@@ -25,6 +25,8 @@ struct NetworkOnCpu {
 
 template <class R>
 struct CpuKernels {
+  void (*widen)(Storage, const uint16_t*, int64_t, float*);
+  void (*narrow)(Storage, const float*, int64_t, uint16_t*);
   void (*prototypes_fwd)(const Prototypes<R>&);
   void (*prototypes_bwd)(const Prototypes<R>&);
   void (*proto_log_softmax_fwd)(const ProtoLogSoftmax<R>&);

@@ -3,6 +3,9 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
+void widen(Storage, const uint16_t*, int64_t, float*);
+void narrow(Storage, const float*, int64_t, uint16_t*);
+
 #define DECLARE(NAME, ARGS) \
   template <class R>        \
   void NAME(const ARGS<R>&);
@@ -44,10 +47,27 @@ constexpr NetworkOnCpu<R, N> of_network() {
 template <class R>
 constexpr CpuKernels<R> table() {
   return {
-      prototypes_fwd<R>,    prototypes_bwd<R>,         proto_log_softmax_fwd<R>,  proto_log_softmax_bwd<R>, proto_loss<R>,
-      task_scale<R>,        matching_log_probs_fwd<R>, matching_log_probs_bwd<R>, sgd_step_fwd<R>,          sgd_step_bwd<R>,
-      momentum_step_fwd<R>, momentum_step_bwd<R>,      adam_step_fwd<R>,          adam_step_bwd<R>,         conv_features_sizes<R>,
-      conv_features_fwd<R>, conv_features_bwd<R>,      of_network<R, MlpShape>(), of_network<R, ConvNet>(),
+      widen,
+      narrow,
+      prototypes_fwd<R>,
+      prototypes_bwd<R>,
+      proto_log_softmax_fwd<R>,
+      proto_log_softmax_bwd<R>,
+      proto_loss<R>,
+      task_scale<R>,
+      matching_log_probs_fwd<R>,
+      matching_log_probs_bwd<R>,
+      sgd_step_fwd<R>,
+      sgd_step_bwd<R>,
+      momentum_step_fwd<R>,
+      momentum_step_bwd<R>,
+      adam_step_fwd<R>,
+      adam_step_bwd<R>,
+      conv_features_sizes<R>,
+      conv_features_fwd<R>,
+      conv_features_bwd<R>,
+      of_network<R, MlpShape>(),
+      of_network<R, ConvNet>(),
   };
 }
 
