@@ -114,28 +114,24 @@ class Back(Way):
         return [*(d if u is None else u + d for u, d in zip(v[:n], found[:n], strict=True)), *v[n:]]
 
     def _step_back(self, k: int, point: Point, v: Sequence[Tensor | None]) -> list[Tensor | None]:
-        loop, n = self.loop, self.loop.params
+        loop = self.loop
         given = {slot: leaf(x, x.requires_grad) for slot, x in loop.at(k, self.items).items()}
         arguments = [leaf(x, True) for x in point]
-        theta = arguments[:n]
+        theta = arguments[: loop.params]
         with torch.enable_grad(), _modes(self.loop.first_order):
             total = self.replay(("step", k), lambda: loop.total(k, theta, given))
             self._check(total)
             grads = gradients([total], theta, create_graph=not loop.first_order)
-            dg = [leaf(g, True) for g in grads]
-            following = loop.update(k, arguments, dg, given)
-        values, batch = ([x for x in loop.slots(k, of) if given[x].requires_grad] for of in ("values", "batch"))
+            if loop.first_order:
+                grads = tuple(g.detach() for g in grads)
+            following = loop.update(k, arguments, grads, given)
+        slots = [x for x in given if given[x].requires_grad]
         dnext = [torch.zeros_like(x) if u is None else u for x, u in zip(following, v, strict=True)]
-        found = gradients(following, [*arguments, *dg, *(given[x] for x in values)], dnext)
+        found = gradients(following, [*arguments, *(given[x] for x in slots), *self.others], dnext)
         m = len(arguments)
-        before: list[Any] = list(found[:m])
-        self._add_slots(k, values, found[m + n :])
-        if not loop.first_order:
-            more = gradients(grads, [*theta, *(given[x] for x in batch), *self.others], found[m : m + n])
-            before[:n] = [a + b for a, b in zip(before, more[:n], strict=False)]
-            self._add_slots(k, batch, more[n : n + len(batch)])
-            self._add_others(more[n + len(batch) :])
-        return before
+        self._add_slots(k, slots, found[m : m + len(slots)])
+        self._add_others(found[m + len(slots) :])
+        return list(found[:m])
 
     def _check(self, total: Tensor) -> None:
         if self.standing is not None:
