@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import is_functional
+from .._torch import is_plain
 from .momentum_step import decayed, plus
 
 
@@ -60,7 +60,7 @@ def _root(v: Tensor) -> Tensor:
     du = dm / (sqrt(v) + eps) - m d sqrt(v) / (sqrt(v) + eps)^2 the last term, with |d sqrt(v) / dg| <= s', goes to 0 with g, and du to
     dm / eps. autograd would make 0 times infinity of it. Where m is not 0 (beta2 = 0), the slopes of both sides, m s' and -m s', have
     the mean 0."""
-    if not torch.is_grad_enabled() and not is_functional():
+    if not torch.is_grad_enabled() and is_plain():
         return v.sqrt()
     zero = v == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, v).sqrt())
