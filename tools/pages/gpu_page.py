@@ -25,7 +25,7 @@ STEPS = ("sgd_step", "momentum_step", "adam_step")
 DISTANCE = ("proto_log_softmax", "proto_loss", "matching_log_probs")
 RUNS = {
     "few": ("prototypes", *DISTANCE, *STEPS),
-    "few half": ("prototypes", "proto_loss", *STEPS),
+    "few half": ("prototypes", "proto_loss", "sgd_step"),
     "few double": ("prototypes", "proto_loss", *STEPS),
     "many": DISTANCE,
     "many tf32": ("proto_loss",),
