@@ -11,7 +11,7 @@ from torch import Tensor
 from ._launch import accumulator, launch
 from ._tensor_list import SHARED, WANTED, dense_or, kind_of, make_plan, new_like, split_numbers
 
-GROUP = {0: 48, 1: 36, 2: 28}  # tensors of a launch, by those of the state: kernel arguments are limited to 4 KiB
+GROUP = {0: 44, 1: 35, 2: 28}  # tensors of a launch, by those of the state: kernel arguments are limited to 4 KiB
 Lists = Sequence[Sequence[Any]]  # params, grads, the state; then perhaps rates
 
 
