@@ -9,7 +9,7 @@ PIP = @$(BIN)/pip install --quiet --disable-pip-version-check
 SAY = @printf '\n\033[1m%s\033[0m\n'
 WITH_TOOLS = PYTHONPATH=tools:examples:csrc $(BIN)/python -m
 
-.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study neighbour accuracy arm gates gpu-report gpu attack transforms reproductions docs docs-browser lint tag wheel clean
+.PHONY: install peers demo test test-oldest sanitize bench bench-tables scaling study inner-loops neighbour accuracy arm gates gpu-report gpu attack transforms reproductions docs docs-browser lint tag wheel clean
 
 SOURCES = $(wildcard csrc/*.py $(addprefix csrc/,$(foreach kind,*.h *.cpp *.cu *.cuh,$(kind) */$(kind) */*/$(kind))))
 
@@ -87,6 +87,11 @@ scaling: install
 
 study: install
 	$(WITH_TOOLS) pages.scaling_page
+
+# Memory and time of the programs of docs/unroll.md against their inner steps, in half an hour; then the page's table and picture.
+inner-loops: install
+	$(WITH_TOOLS) measure.against_steps
+	$(WITH_TOOLS) pages.inner_loops_page
 
 # What a busy process beside it costs a call, in two minutes.
 neighbour: install

@@ -6,6 +6,7 @@
 #include "inner/conv.h"
 #include "inner/mlp.h"
 #include "inner/network_bindings.h"
+#include "runtime/describe.h"
 #include "runtime/given.h"
 #include "runtime/parallel.h"
 #include "runtime/pybind.h"
@@ -59,6 +60,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("most_pool") = kMostPool;
   m.def("init_tensor", &init_tensor);
   m.def("init_values", &init_values);
+  m.def("describe", &describe);
   m.def("give_outputs", &give_outputs);
   m.def("init_parallel", &init_parallel);
   m.def("num_threads", &num_threads);

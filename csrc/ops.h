@@ -60,6 +60,7 @@ py::tuple adam_step_bwd(Handle cotangents, Handle saved, Handle params, Handle g
 
 // The ops of networks, mlp_forward_fwd and so on, by the network. Call: MlpCall, whose `network` is the activation, or ConvCall, whose
 // `network` is (stride, padding, norm, eps, relu, pool) of each block.
+// Targets: a tensor, or a list of it and the examples' weights.
 class MlpCall;
 class ConvCall;
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from common import arguments, count, print_table, run
 from letters import Letters, Params, accuracy, cross_entropy, letters, network
+from plain import WAYS
 from torch import Tensor, nn
 from tqdm import trange
 
@@ -27,29 +27,15 @@ def distance(start: Params, target: Params, params: Params) -> Tensor:
     return apart[0] / apart[1]
 
 
-def by_unroll(
-    net: nn.Module, start: Params, target: Params, images: Tensor, labels: Tensor, rate: Tensor, steps: int
+def matching(
+    way: str, net: nn.Module, start: Params, target: Params, images: Tensor, labels: Tensor, rate: Tensor, steps: int
 ) -> Tensor:
-    value, _ = fastmeta.unroll(
+    """The distance after the student's steps."""
+    value, _ = WAYS[way](
         partial(cross_entropy, net), dict(start), (images, labels), steps=steps, optimiser=fastmeta.SGD(rate),
         outer=partial(distance, start, target),
     )  # fmt: skip
     return value
-
-
-def by_autograd(
-    net: nn.Module, start: Params, target: Params, images: Tensor, labels: Tensor, rate: Tensor, steps: int
-) -> Tensor:
-    """The paper's own loop, on a graph over all steps."""
-    params = {name: p.detach().requires_grad_() for name, p in start.items()}
-    for _ in range(steps):
-        loss = cross_entropy(net, params, images, labels)
-        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-        params = {name: p - rate * g for (name, p), g in zip(params.items(), grads, strict=True)}
-    return distance(start, target, params)
-
-
-WAYS: dict[str, Any] = {"unroll": by_unroll, "autograd": by_autograd}
 
 
 def trained(net: nn.Module, data: Letters, rate: float, epochs: int, batch: int) -> list[Params]:
@@ -78,13 +64,12 @@ def distilled(
         points = experts[step % len(experts)]
         at = int(torch.randint(len(points) - args.ahead, ()))
         optimiser.zero_grad()
-        loss = WAYS[args.way](
-            net, points[at], points[at + args.ahead], images, labels, log_rate.exp(), args.inner_steps
-        )
+        rate, target = log_rate.exp(), points[at + args.ahead]
+        loss = matching(args.way, net, points[at], target, images, labels, rate, args.inner_steps)
         loss.backward()
         optimiser.step()
         if step % 20 == 0:
-            bar.set_postfix_str(f"distance {loss.item():.3f}, rate {log_rate.exp().item():.3f}", refresh=False)
+            bar.set_postfix_str(f"distance {loss.item():.3f}, rate {rate.item():.3f}", refresh=False)
     return images.detach(), log_rate.exp().detach()
 
 

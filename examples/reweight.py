@@ -7,14 +7,13 @@ clean examples after some steps on the weighted loss. The examples whose weight 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from common import arguments, count, print_table, run
 from letters import Letters, Params, accuracy, cross_entropy, letters, network
+from plain import WAYS
 from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm import trange
@@ -26,33 +25,21 @@ def weighted(net: nn.Module, weights: Tensor, params: Params, x: Tensor, y: Tens
     return (weights * F.cross_entropy(functional_call(net, dict(params), (x,)), y, reduction="none")).sum()
 
 
-def by_unroll(net: nn.Module, weights: Tensor, batch: Letters, clean: Letters, rate: float, steps: int) -> Tensor:
+def clean_loss(
+    way: str, net: nn.Module, weights: Tensor, batch: Letters, clean: Letters, rate: float, steps: int
+) -> Tensor:
     """The loss on clean examples. The inner loss closes over the weights."""
-    value, _ = fastmeta.unroll(
+    value, _ = WAYS[way](
         partial(weighted, net, weights), net, tuple(batch), steps=steps, optimiser=fastmeta.SGD(rate, momentum=0.9),
         outer=lambda params: cross_entropy(net, params, *clean),
     )  # fmt: skip
     return value
 
 
-def by_autograd(net: nn.Module, weights: Tensor, batch: Letters, clean: Letters, rate: float, steps: int) -> Tensor:
-    params: Any = dict(net.named_parameters())
-    buffers = {name: torch.zeros_like(p) for name, p in params.items()}
-    for _ in range(steps):
-        loss = weighted(net, weights, params, *batch)
-        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-        buffers = {name: 0.9 * b + g for (name, b), g in zip(buffers.items(), grads, strict=True)}
-        params = {name: p - rate * buffers[name] for name, p in params.items()}
-    return cross_entropy(net, params, *clean)
-
-
-WAYS: dict[str, Callable[..., Tensor]] = {"unroll": by_unroll, "autograd": by_autograd}
-
-
 def weights_of(way: str, net: nn.Module, batch: Letters, clean: Letters, rate: float, steps: int) -> Tensor:
     """[n], of sum 1, or all 0."""
     start = torch.zeros(len(batch.x), device=batch.x.device, requires_grad=True)
-    (slope,) = torch.autograd.grad(WAYS[way](net, start, batch, clean, rate, steps), start)
+    (slope,) = torch.autograd.grad(clean_loss(way, net, start, batch, clean, rate, steps), start)
     found = (-slope).clamp(min=0)
     return found / found.sum().clamp(min=1e-12)
 

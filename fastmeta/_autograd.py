@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ._memory import in_memory
+from ._replay import Replayed
 from ._torch import (
     Transform,
     any_requires_grad,
@@ -69,6 +70,20 @@ class Op:
     def transformed(self) -> type[torch.autograd.Function]:
         return _transformed(self)
 
+    @functools.cached_property
+    def value_and_gradients(self) -> Callable[[Flat, Needs], tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | str]:
+        """(flat, needs) -> the outputs, and the gradients of their sum; or why the kernel declines."""
+
+        def run(flat: Flat, needs: Needs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | str:
+            assert self.forward is not None
+            answer = self.forward(flat, needs)
+            if self.backward is None or isinstance(answer, str):
+                return "no backward"
+            outputs, saved = answer
+            return outputs, self.backward(tuple(map(torch.ones_like, outputs)), saved, flat, needs)
+
+        return Replayed(run, 1, self.forward.launches) if isinstance(self.forward, Replayed) else run
+
     def __call__(self, *flat: Any) -> tuple[Tensor, ...]:
         if self.forward is None:
             return self.reference(*flat)
@@ -80,11 +95,13 @@ class Op:
             raise (TypeError if elsewhere else ValueError)(answer)
         return answer
 
-    def untransformed(self, flat: Flat) -> tuple[Tensor, ...] | str:
-        """self(*flat) by the kernel, or why it declines, where neither a transform of torch.func nor forward-mode AD is active."""
+    def untransformed(self, flat: Flat, in_memory: bool = False) -> tuple[Tensor, ...] | str:
+        """self(*flat) by the kernel, or why it declines, where neither a transform of torch.func nor forward-mode AD is active.
+        `in_memory`: no tensor is one that a transform has left."""
         assert self.forward is not None
         if torch.is_grad_enabled() and any_requires_grad(*flat):
-            return self.eager.apply(*flat)  # type: ignore[no-any-return]
+            function: Any = super(torch.autograd.Function, self.eager) if in_memory else self.eager
+            return function.apply(*flat)  # type: ignore[no-any-return]
         answer = self.forward(flat, (False,) * len(flat))
         return answer if isinstance(answer, str) else answer[0]
 

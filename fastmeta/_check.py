@@ -179,7 +179,7 @@ def _visible(x: Tensor) -> bool:
 
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     """ValueError where a label of a CPU tensor is outside [0, num_classes) and not ignore_index."""
-    wrong = _label_out_of_range(x, num_classes, ignore_index)
+    wrong = _label_out_of_range(x, num_classes, ignore_index) if x.is_cpu else None
     if wrong is not None:
         also = "" if ignore_index is None else f" or ignore_index={ignore_index}"
         raise ValueError(f"{op}: {name} must be in [0, {num_classes}){also}, got {wrong}")
@@ -187,7 +187,8 @@ def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, i
 
 def refuse_empty_class(op: str, x: Tensor, num_classes: int) -> None:
     """ValueError where a class has no example in `x` [..., S], the labels of CPU tensors."""
-    empty = _empty_class(x, min(num_classes, x.shape[-1] + 1))  # of more classes than examples one is empty
+    most = min(num_classes, x.shape[-1] + 1)  # of more classes than examples one is empty
+    empty = _empty_class(x, most) if x.is_cpu else None
     if empty is not None:
         raise ValueError(
             f"{op}: every class must have a support example, got none of class {empty[1]} in task {empty[0]}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
+
+from ._replay import recording
 
 
 def allows_tf32(products: Literal["matmul", "conv"]) -> bool:
@@ -17,4 +20,7 @@ def allows_tf32(products: Literal["matmul", "conv"]) -> bool:
         chosen: str = torch.backends.cuda.matmul.fp32_precision
     else:
         chosen = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return chosen == "tf32"
+    allowed = chosen == "tf32"
+    if recording.recorder is not None:
+        recording.recorder.guards.append((functools.partial(allows_tf32, products), allowed))
+    return allowed

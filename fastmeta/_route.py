@@ -1,7 +1,7 @@
 """Where the call of an op goes. The first that fits decides:
 
-1. CPU tensors, and nothing looks on (no trace, mode, transform, forward-mode AD, autocast): to the native kernel at once, which checks
-   its arguments itself (`direct`). What it declines goes on.
+1. Nothing looks on (no trace, mode, transform, forward-mode AD, autocast): CPU tensors to the native kernel at once, which checks
+   its arguments itself, CUDA tensors to where others that look like them went (`direct`). What the kernel declines goes on.
 2. Wrong arguments: the public function says what must hold.
 3. torch.compile, torch.export, a TorchDispatchMode: into the graph as a node, which comes back here when it runs. Under torch.func too:
    the reference is traced (`_compile.traced`).
@@ -23,11 +23,14 @@ import torch
 from torch import Tensor
 
 from . import _dispatch
-from ._autograd import Op, is_autocast, scatter
+from ._autograd import Flat, Op, is_autocast, scatter
 from ._compile import traced
-from ._dispatch import CACHED, LOW_PRECISION, forced, op_on, run
+from ._dispatch import CACHED, LOW_PRECISION, choose, forced, op_on, run
 from ._layout import Layout, flatten, has_lists, unflatten
+from ._replay import describe
 from ._torch import is_plain, is_traced
+
+UNSEEN = {"cuda"}  # devices whose values no check looks at: it would wait for them
 
 
 def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -44,27 +47,69 @@ def call(name: str, args: Sequence[Any], static: tuple[Any, ...], cores: Sequenc
         flat = tuple(x.float() if isinstance(x, Tensor) and x.dtype in LOW_PRECISION else x for x in flat)
         with torch.autocast(device.type, enabled=False):
             return run(name, flat, layout, static, tuple(cores), device)
-    return run(name, flat, layout, static, tuple(cores), device)
+    answer = run(name, flat, layout, static, tuple(cores), device)
+    if _short.met is not None:
+        _short.checked(name, flat, layout, static, tuple(cores))
+    return answer
 
 
 def direct(
     name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...]
 ) -> tuple[Tensor, ...] | None:
-    """What the native CPU kernel answers, which checks its arguments itself: the short way for small calls.
+    """The short way for small calls: what the native CPU kernel answers, which checks its arguments itself, or the kernel of another
+    device for arguments that look like those of an earlier call, which were checked.
 
-    None where the general way has to decide, or to say what is wrong: arguments that the kernel declines, another device or
-    backend, a call that is traced, transformed or under autocast.
+    None where the general way has to decide, or to say what is wrong: arguments that the kernel declines, another backend, a call
+    that is traced, transformed or under autocast.
     """
-    if not is_plain() or torch.is_autocast_enabled("cpu"):
+    if not is_plain():
         return None
     flat, layout = flatten(args) if has_lists(cores) else (args, (None,) * len(args))
-    if not (flat and isinstance(flat[0], Tensor) and flat[0].is_cpu):
+    if not (flat and isinstance(flat[0], Tensor)):
         return None
-    op = _native(name, layout, static, cores, forced())
+    device = "cpu" if flat[0].is_cpu else flat[0].device.type
+    if (device != "cpu" and device not in UNSEEN) or torch.is_autocast_enabled(device):
+        return None
+    if device in UNSEEN:
+        op = _short.known(name, flat, layout, static)
+    else:
+        op = _native(name, layout, static, cores, forced())
     if op is None:
         return None
-    answer = op.untransformed(flat) if _asked.op != name else _asked.answer(flat, layout, static)
+    if device in UNSEEN:
+        answer = op.untransformed(flat, in_memory=True) if _asked.op != name else _asked.answer_of(op, flat, layout)
+    else:
+        answer = op.untransformed(flat) if _asked.op != name else _asked.answer(flat, layout, static)
     return None if isinstance(answer, str) else answer
+
+
+class _Short(threading.local):
+    """The ops that calls went to once they were checked, by what their arguments look like; and such a key that waits for it."""
+
+    def __init__(self) -> None:
+        self.ops: dict[Any, Op] = {}
+        self.met: Any = None
+
+    def known(self, name: str, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> Op | None:
+        described = describe(flat)
+        self.met = None if described is None else (name, layout, static, forced(), described[0])
+        return self.ops.get(self.met)
+
+    def checked(self, name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...]) -> None:
+        """Remembers the call that was met, where the general way has run it with its arguments as they were."""
+        key, self.met, described = self.met, None, describe(flat)
+        if described is None or key != (name, layout, static, forced(), described[0]):
+            return
+        first = next(x for x in flat if isinstance(x, Tensor))
+        chosen = choose(name, first.device, forced(), flat, layout, static)
+        if chosen == "reference" or (chosen == "ext" and first.dtype in LOW_PRECISION):  # which is widened
+            return
+        if len(self.ops) >= CACHED:
+            self.ops.clear()
+        self.ops[key] = op_on(name, chosen, layout, static, cores)
+
+
+_short = _Short()
 
 
 class _Asked(threading.local):
@@ -92,13 +137,29 @@ class _Asked(threading.local):
         self.gradients = found if order is None else [found[i] for i in order]
         return outputs  # type: ignore[no-any-return]
 
+    def answer_of(self, op: Op, flat: tuple[Any, ...], layout: Layout) -> tuple[Tensor, ...] | str:
+        """The same by an op's forward and backward."""
+        if self.cotangents is not None:
+            return "cotangents"
+        needs = self._needs(flat, layout)
+        answer = op.value_and_gradients(flat, needs)
+        if isinstance(answer, str):
+            return answer
+        outputs, found = answer
+        of_args = unflatten(scatter(found, needs), layout)
+        self.gradients = [of_args[i] for i in self.places]
+        return outputs
+
+    def _needs(self, flat: tuple[Any, ...], layout: Layout) -> tuple[bool, ...]:
+        wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
+        return tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
+
     def _answer_with_lists(
         self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
     ) -> tuple[Tensor, ...] | str:
         assert self.op is not None
         native = _with_gradients(self.op, 0, ())[0]
-        wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
-        needs = tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
+        needs = self._needs(flat, layout)
         args = unflatten(flat, layout)
         answer = (
             native(*args, *static, needs, self.cotangents)

@@ -99,6 +99,7 @@ _functions: Any = torch._C._functions
 LeafNode = _functions.AccumulateGrad  # where a graph ends in a leaf, its `variable`
 
 DispatchMode = _python_dispatch.TorchDispatchMode
+dispatch_modes = torch._C._len_torch_dispatch_stack  # how many are entered
 
 
 def number_of_node(node: Any) -> int:

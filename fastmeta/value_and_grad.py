@@ -35,8 +35,9 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     the op's shape, `[T]` for a loss of T tasks: the tasks are independent, so the gradients of the sum hold each task's own.
 
     On a CPU, `proto_loss`, `mlp_loss`, `mlp_meta_loss`, `conv_loss` and `conv_meta_loss` find both in one native call, and autograd
-    takes no part. The results then need no gradient. Where grad mode is on and an argument requires grad, they stay
-    differentiable, through autograd. Under torch.func, torch.compile and autocast the call goes through torch.func.vjp.
+    takes no part; nor does it on CUDA, from the second call with tensors of the same shapes on. The results then need no gradient. Where
+    grad mode is on and an argument requires grad, they stay differentiable, through autograd. Under torch.func, torch.compile and
+    autocast the call goes through torch.func.vjp.
 
     `run(..., out=result)` writes into the tensors of an earlier result and returns it: no memory is taken anew. They share none with
     the arguments or each other; after an error they hold anything. Results that stay differentiable take no `out`.

@@ -11,8 +11,14 @@ import math
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.driver import driver
+
+from fastmeta._replay import Recorder, Refused, recording, value_of
+
+TESTED = ("3.6.", "3.9.")  # releases of Triton
 
 
 def accumulator(x: Tensor) -> torch.dtype:
@@ -62,11 +68,55 @@ def launch(kernel: Any, programs: int, like: Tensor, *args: Any, num_warps: int,
     """Run `programs` programs on the device of `like`, on its current stream; none for an empty grid."""
     if programs == 0:
         return
-    if like.is_cuda:
+    if isinstance(kernel, triton.JITFunction):
+        constants |= compiler_options(num_warps)
+    if like.is_cuda and like.device.index != torch.cuda.current_device():
+        if recording.recorder is not None:
+            raise Refused
         with torch.cuda.device(like.device):
-            kernel[(programs,)](*args, **constants, **compiler_options(num_warps))
+            kernel[(programs,)](*args, **constants)
+    elif recording.recorder is not None:
+        _launch_recorded(recording.recorder, kernel, programs, args, constants)
     else:
         kernel[(programs,)](*args, **constants)
+
+
+def _launch_recorded(
+    recorder: Recorder, kernel: Any, programs: int, args: tuple[Any, ...], constants: dict[str, Any]
+) -> None:
+    compiled = kernel[(programs,)](*map(value_of, args), **{name: value_of(x) for name, x in constants.items()})
+    if type(compiled).__name__ != "CompiledKernel":  # such as one that is still compiled
+        raise Refused
+    bound = kernel.signature.bind(*args, **{name: x for name, x in constants.items() if name in kernel.arg_names})
+    bound.apply_defaults()
+    recorder.constant(compiled)  # else it could be unloaded
+    # Of the launcher in TESTED releases: the stream comes before, the hooks are None.
+    launcher = compiled.run, compiled.function, compiled.packed_metadata, None, None, None
+    recorder.launch(kernel, programs, launcher, list(bound.arguments.values()))
+
+
+def is_replayable() -> bool:
+    """Whether Triton compiles its kernels, by a release whose launcher is known."""
+    return triton.__version__.startswith(TESTED) and not triton.knobs.runtime.interpret
+
+
+def is_watched() -> bool:
+    """Whether a launch is more than a launch: hooks, Triton's debugger or instrumentation."""
+    runtime = triton.knobs.runtime
+    return bool(
+        runtime.launch_enter_hook.calls
+        or runtime.launch_exit_hook.calls
+        or runtime.debug
+        or runtime.add_stages_inspection_hook
+        or triton.knobs.compilation.instrumentation_mode
+    )
+
+
+def current() -> tuple[int, int]:
+    """Triton's device, and its stream."""
+    active = driver.active
+    device = active.get_current_device()
+    return device, active.get_current_stream(device)
 
 
 def counters(like: Tensor, count: int) -> Tensor:

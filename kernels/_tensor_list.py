@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastmeta._replay import recording
+
 from ._launch import power_of_two, triton_dtype
 
 TILE = 1024  # elements of a program, half as many in float64: two loads of 16 bytes a thread
@@ -145,6 +147,8 @@ def make_plan(grads: Sequence[Tensor], kinds: list[int]) -> Plan:
 def split_numbers(rates: Sequence[Any], dtype: torch.dtype) -> tuple[float, ...]:
     """What of the rates is a number, each as the float32 nearest to it; for float64 also what that leaves, twice."""
     parts, left = [], [0.0 if isinstance(r, Tensor) else r for r in rates]
+    if dtype != torch.float64 and recording.recorder is not None:
+        return tuple(left)  # a launch rounds them the same way
     for _ in range(3 if dtype == torch.float64 else 1):
         nearest = [ctypes.c_float(x).value for x in left]
         left = [x - y for x, y in zip(left, nearest, strict=True)]

@@ -10,19 +10,22 @@ namespace fastmeta {
 enum class Loss : int { cross_entropy, mse };
 constexpr int64_t kIgnoreIndex = -100;
 
-// Examples of all tasks: x [T, n, ...]; y int64 [T, n] for cross_entropy, R [T, n, outputs] for mse.
+// Examples of all tasks: x [T, n, ...]; y int64 [T, n] for cross_entropy, R [T, n, outputs] for mse; weights [T, n] of their losses, null
+// for ones.
 template <class R>
 struct Examples {
   int64_t count = 0;
   const R* x = nullptr;
   const void* y = nullptr;
+  const R* weights = nullptr;
 };
 
 // Gradients to the examples, one value for each of theirs; null where not asked for.
 template <class R>
 struct ExampleGrads {
   R* dx = nullptr;
-  R* dy = nullptr;  // mse only
+  R* dy = nullptr;        // mse only
+  R* dweights = nullptr;  // where there are weights
 };
 
 // Learning rates: one tensor for all parameters (shared) or one per parameter tensor. Each is [steps or 1, size], size = 1 or the

@@ -13,7 +13,7 @@ bool takes_trajectory(const Call& call) {
 
 // The adapted parameters, flat, and for kernels that take it the trajectory [T, steps, P] where it is asked for.
 template <class Call>
-std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const Tensor& y, int64_t steps, bool keep) {
+std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const TargetTensors& y, int64_t steps, bool keep) {
   const Tensors adapted = call.empty_params();
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
@@ -36,7 +36,7 @@ template <class Call>
 py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle network, Str loss, bool,
                             Handle needs) {
   const Call call(Call::kOps.adapt, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count());
+  const TargetTensors y = call.targets(targets, "targets", call.count());
   const auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, steps, any(read_needs(needs)));
   return py::make_tuple(outputs, trajectory ? py::make_tuple(trajectory.object()) : py::tuple());
 }
@@ -45,7 +45,7 @@ template <class Call>
 py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
                             Handle network, Str loss, bool first_order, Handle needs) {
   const Call call(Call::kOps.adapt, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count());
+  const TargetTensors y = call.targets(targets, "targets", call.count());
   const Tensors alpha = call.rates(rates, steps);
   const py::tuple kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
@@ -53,7 +53,8 @@ py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Hand
   const Tensors v = call.cotangents_of_params(cotangents);
   Gradients grads(call, needs, alpha);
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
-  const Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
+  const Tensor dx = grads.for_examples(call.inputs);
+  const TargetTensors dy = grads.for_targets(y);
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     AdaptCall<R, typename Call::Network> args{call.shape, steps, first_order, pointers<const R>(call, call.params)};
@@ -63,7 +64,7 @@ py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Hand
     args.dadapted = pointers<const R>(call, v);
     args.dparams = pointers<R>(call, dparams);
     set_rates(args.drates, alpha, dalpha);
-    args.support_grads = {dx.data<R>(), dy.data<R>()};
+    args.support_grads = example_grads<R>(dx, dy);
     launch(call, args, kernels<R>(call).adapt_bwd);
   });
   return grads.finish(grads.made(), Tensor());

@@ -99,13 +99,20 @@ Tensor NetworkCall::examples(Handle x, const char* name) const {
   return found;
 }
 
-Tensor NetworkCall::targets(Handle y, const char* name, int64_t count) const {
-  Tensor found(op, y, name);
+TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count) const {
+  if (PyList_Check(given.ptr())) {
+    const auto both = read_list(op, name, given, 2);
+    TargetTensors found{targets(both[0], name, count).y, read_floating(op, "weights", both[1])};
+    require_alike(op, {&inputs, &found.weights});
+    require_shape(op, "weights", found.weights, with_tasks({count}));
+    return found;
+  }
+  Tensor found(op, given, name);
   const bool classes = loss == Loss::cross_entropy;
   if (classes != (found.dtype() == DType::int64)) throw py::type_error(std::string(op) + ": " + name + " must suit the loss");
   require_alike(op, {&inputs, &found});
   require_shape(op, name, found, classes ? with_tasks({count}) : with_tasks({count, outputs}));
-  return found;
+  return {found, Tensor()};
 }
 
 Tensors NetworkCall::empty_params() const {
@@ -168,6 +175,11 @@ Tensors Gradients::for_rates() {
 }
 
 Tensor Gradients::for_examples(const Tensor& x) { return next(Shape(x.shape().begin() + (call_.batched ? 1 : 0), x.shape().end())); }
+
+TargetTensors Gradients::for_targets(const TargetTensors& y) {
+  const Tensor dy = for_examples(y.y);
+  return {dy, y.weights ? for_examples(y.weights) : Tensor()};
+}
 
 py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
   const auto items = read_list(call_.op, "saved", made);

@@ -15,6 +15,11 @@ namespace fastmeta {
 
 using Tensors = std::vector<Tensor>;
 
+// The targets of a batch and the weights of its examples, empty where all count 1; or the gradients to them.
+struct TargetTensors {
+  Tensor y, weights;
+};
+
 // The ops of a network, as messages name them.
 struct OpNames {
   const char *forward, *loss, *grad, *hvp, *adapt, *meta_loss;
@@ -44,7 +49,7 @@ class NetworkCall {
   // without tasks; each also [steps, ...]. Without `values` the tensors of numbers hold nothing.
   Tensors rates(Handle list, int64_t steps, bool values = true) const;
   Tensor examples(Handle x, const char* name) const;
-  Tensor targets(Handle y, const char* name, int64_t count) const;
+  TargetTensors targets(Handle y, const char* name, int64_t count) const;  // y: targets, or a list of these and weights
 
   Shape with_tasks(Shape core) const { return fastmeta::with_tasks(batched, tasks, std::move(core)); }
   virtual Shape core(int tensor) const = 0;  // of one task's parameter
@@ -72,8 +77,12 @@ void set_rates(Rates<R, tensors>& to, const Tensors& rates, const Tensors& value
 
 // The kernels' view of a batch of examples.
 template <class R>
-Examples<R> examples(const NetworkCall& call, const Tensor& x, const Tensor& y) {
-  return {call.count_of(x), x.data<R>(), y.data<void>()};
+Examples<R> examples(const NetworkCall& call, const Tensor& x, const TargetTensors& y) {
+  return {call.count_of(x), x.data<R>(), y.y.data<void>(), y.weights.data<R>()};
+}
+template <class R>
+ExampleGrads<R> example_grads(const Tensor& dx, const TargetTensors& dy) {
+  return {dx.data<R>(), dy.y.data<R>(), dy.weights.data<R>()};
 }
 
 // The gradients that a kernel writes, one for each flat input that needs one, made per task. On a CPU those that will be summed
@@ -85,7 +94,8 @@ class Gradients {
   // For the next flat inputs, in order: empty tensors where no gradient is needed.
   Tensors for_params();
   Tensors for_rates();
-  Tensor for_examples(const Tensor& x);  // targets too
+  Tensor for_examples(const Tensor& x);
+  TargetTensors for_targets(const TargetTensors& y);
   bool any() const { return together_ || !made_.empty(); }
   py::tuple made() const;
 

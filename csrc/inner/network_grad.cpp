@@ -6,7 +6,8 @@ namespace fastmeta {
 template <class Call>
 py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle network, Str loss, Handle) {
   const Call call(Call::kOps.grad, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count()), value = call.inputs.empty(call.with_tasks({}));
+  const TargetTensors y = call.targets(targets, "targets", call.count());
+  const Tensor value = call.inputs.empty(call.with_tasks({}));
   Tensors grads = call.empty_params();
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
@@ -23,18 +24,20 @@ template <class Call>
 py::tuple network_grad_bwd(Handle cotangents, Handle, Handle params, Handle inputs, Handle targets, Handle network, Str loss,
                            Handle needs) {
   const Call call(Call::kOps.grad, params, inputs, network, loss);
-  const Tensor y = call.targets(targets, "targets", call.count()), dloss = loss_cotangent(call, cotangents);
+  const TargetTensors y = call.targets(targets, "targets", call.count());
+  const Tensor dloss = loss_cotangent(call, cotangents);
   const Tensors vectors = call.cotangents_of_params(cotangents, 1);
   Gradients grads(call, needs);
   const Tensors dparams = grads.for_params();
-  const Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
+  const Tensor dx = grads.for_examples(call.inputs);
+  const TargetTensors dy = grads.for_targets(y);
   by_dtype(dloss.dtype(), [&](auto zero) {
     using R = decltype(zero);
     CurvatureCall<R, typename Call::Network> args{call.shape, pointers<const R>(call, call.params), pointers<const R>(call, vectors)};
     args.examples = examples<R>(call, call.inputs, y);
     args.dloss = dloss.data<R>();
     args.dparams = pointers<R>(call, dparams);
-    args.grads = {dx.data<R>(), dy.data<R>()};
+    args.grads = example_grads<R>(dx, dy);
     launch(call, args, kernels<R>(call).hvp);
   });
   return grads.finish(grads.made(), Tensor());

@@ -7,7 +7,7 @@ template <class Call>
 py::tuple network_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle targets, Handle network, Str loss, Str curvature, Handle) {
   const Call call(Call::kOps.hvp, params, inputs, network, loss);
   const bool gauss_newton = read_choice(call.op, "curvature", curvature, {"hessian", "ggn"}) == 1;
-  const Tensor y = call.targets(targets, "targets", call.count());
+  const TargetTensors y = call.targets(targets, "targets", call.count());
   const Tensors v = call.like_params(vectors, "vectors"), products = call.empty_params();
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);

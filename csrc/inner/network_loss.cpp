@@ -7,15 +7,17 @@ namespace {
 // The losses; and into `grads` each task's gradients that are asked for.
 template <class Call>
 Tensor losses(const Call& call, Handle targets, Gradients& grads) {
-  const Tensor y = call.targets(targets, "targets", call.count()), value = call.inputs.empty(call.with_tasks({}));
+  const TargetTensors y = call.targets(targets, "targets", call.count());
+  const Tensor value = call.inputs.empty(call.with_tasks({}));
   const Tensors dparams = grads.for_params();
-  const Tensor dx = grads.for_examples(call.inputs), dy = grads.for_examples(y);
+  const Tensor dx = grads.for_examples(call.inputs);
+  const TargetTensors dy = grads.for_targets(y);
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     LossCall<R, typename Call::Network> args{call.shape, pointers<const R>(call, call.params), examples<R>(call, call.inputs, y)};
     args.loss = value.data<R>();
     args.dparams = pointers<R>(call, dparams);
-    args.grads = {dx.data<R>(), dy.data<R>()};
+    args.grads = example_grads<R>(dx, dy);
     launch(call, args, kernels<R>(call).loss);
   });
   return value;

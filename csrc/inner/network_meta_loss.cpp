@@ -11,10 +11,12 @@ py::tuple losses(const Call& call, const Tensors& alpha, Handle support_y, Handl
   const Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
   if (return_outputs && call.inputs.on_cuda()) throw py::value_error(std::string(call.op) + ": return_outputs must be False on CUDA");
   const Tensor outputs = return_outputs ? call.inputs.empty(call.with_tasks({call.count_of(qx), call.outputs})) : Tensor();
-  const Tensor sy = call.targets(support_y, "support_y", call.count()), qy = call.targets(query_y, "query_y", call.count_of(qx));
+  const TargetTensors sy = call.targets(support_y, "support_y", call.count()), qy = call.targets(query_y, "query_y", call.count_of(qx));
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
-  const Tensor dsx = grads.for_examples(call.inputs), dsy = grads.for_examples(sy);
-  const Tensor dqx = grads.for_examples(qx), dqy = grads.for_examples(qy);
+  const Tensor dsx = grads.for_examples(call.inputs);
+  const TargetTensors dsy = grads.for_targets(sy);
+  const Tensor dqx = grads.for_examples(qx);
+  const TargetTensors dqy = grads.for_targets(qy);
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MetaLossCall<R, typename Call::Network> args{call.shape, steps, first_order, grads.any(), pointers<const R>(call, call.params)};
@@ -24,8 +26,8 @@ py::tuple losses(const Call& call, const Tensors& alpha, Handle support_y, Handl
     args.loss = value.data<R>(), args.outputs = outputs.data<R>();
     args.dparams = pointers<R>(call, dparams);
     set_rates(args.drates, alpha, dalpha);
-    args.support_grads = {dsx.data<R>(), dsy.data<R>()};
-    args.query_grads = {dqx.data<R>(), dqy.data<R>()};
+    args.support_grads = example_grads<R>(dsx, dsy);
+    args.query_grads = example_grads<R>(dqx, dqy);
     launch(call, args, kernels<R>(call).meta_loss);
   });
   return pack({value, outputs});

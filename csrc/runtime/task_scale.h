@@ -13,7 +13,7 @@ struct TaskScale {
     const R* unit;
     R* out;  // may be `unit`, unless shared
   };
-  static constexpr int kMost = 4 * kMaxLayers + 4;  // parameters, rates, inputs and targets
+  static constexpr int kMost = 4 * kMaxLayers + 6;  // parameters, rates, inputs, targets and weights
   int64_t T;
   const R* dloss;  // [T]; null: ones
   int count = 0;

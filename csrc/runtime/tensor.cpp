@@ -208,13 +208,20 @@ Tensor Tensor::empty(const std::vector<int64_t>& shape) const {
   return tensor;
 }
 
-bool memory_of(py::handle tensor, const char*& begin, const char*& end) {
+static bool view_of(py::handle tensor, DLTensor& t) {
   if (!api || !PyObject_TypeCheck(tensor.ptr(), tensor_type)) return false;
+  if (!api->view(tensor.ptr(), &t)) return true;
+  PyErr_Clear();
+  return false;
+}
+
+bool view_in_memory(py::handle tensor, DLTensor& t) {
+  return api && PyObject_TypeCheck(tensor.ptr(), tensor_type) && is_plain(tensor.ptr()) && view_of(tensor, t);
+}
+
+bool memory_of(py::handle tensor, const char*& begin, const char*& end) {
   DLTensor t;
-  if (api->view(tensor.ptr(), &t)) {
-    PyErr_Clear();
-    return false;
-  }
+  if (!view_of(tensor, t)) return false;
   int64_t count = 1, last = 0, step = 1;
   for (int i = t.ndim - 1; i >= 0; i--) {
     count *= t.shape[i];

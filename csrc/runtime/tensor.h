@@ -78,6 +78,8 @@ class Tensor {
   bool is_part_ = false;
 };
 
+// The view of a tensor whose values lie in its memory in strides; false for another one, and where torch has no exchange table.
+bool view_in_memory(py::handle tensor, DLTensor& view);
 // The bytes from a tensor's first element to its last; false where they are not told.
 bool memory_of(py::handle tensor, const char*& begin, const char*& end);
 

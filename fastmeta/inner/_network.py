@@ -28,8 +28,10 @@ class NetworkInput:
     def rank(self, i: int) -> int:
         return self.ranks[i % len(self.ranks)]
 
-    def targets(self, op: str, name: str, targets: Any, count: int, loss: str) -> Tensor:
-        """Check the targets of inputs with `count` examples a task, and fold them."""
+    def targets(
+        self, op: str, name: str, targets: Any, count: int, loss: str, weights: Any = None, of_weights: str = "weights"
+    ) -> Any:
+        """Check the targets of inputs with `count` examples a task, and fold them; with weights, a list of both."""
         like = self.params[0]
         assert like is not None
         core = [count] if loss == "cross_entropy" else [count, self.width]
@@ -42,7 +44,14 @@ class NetworkInput:
             _check.floating(op, **{"params[0]": like, name: targets})
             if list(targets.shape) != shape:
                 raise ValueError(f"{op}: {name} must have shape {shape}, got {_check.shape(targets)}")
-        return _check.fold(targets, self.lead, len(core))
+        folded = _check.fold(targets, self.lead, len(core))
+        if weights is None:
+            return folded
+        _check.floating(op, **{"params[0]": like, of_weights: weights})
+        shape = [*self.lead, count] if weights.ndim != 1 else [count]
+        if list(weights.shape) != shape:
+            raise ValueError(f"{op}: {of_weights} must have shape {shape}, got {_check.shape(weights)}")
+        return [folded, _check.fold(weights, self.lead, 1)]
 
     @property
     def width(self) -> int:
@@ -50,6 +59,11 @@ class NetworkInput:
         weight = self.params[-2]
         assert weight is not None
         return weight.shape[-2]
+
+
+def weighted(cores: tuple[Any, ...], place: int = -1) -> tuple[Any, ...]:
+    """`cores` of a call whose targets, at `place`, are a list of targets and weights."""
+    return *cores[:place], (cores[place], 1), *(cores[place + 1 :] if place + 1 else ())
 
 
 def came(params: Any) -> str:

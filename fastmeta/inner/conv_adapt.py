@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Loss, Rate
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
+from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels, weighted
 
 
 def conv_adapt(
@@ -17,6 +17,7 @@ def conv_adapt(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     blocks: Sequence[ConvBlock],
     steps: int,
     loss: Loss = "cross_entropy",
@@ -24,14 +25,14 @@ def conv_adapt(
 ) -> list[Param]:
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
 
-    Shapes: params, inputs, targets as in `conv_loss` -> the adapted parameters, a list like params with the batch dimensions.
+    Shapes: params, inputs, targets, weights as in `conv_loss` -> the adapted parameters, a list like params with the batch dimensions.
     `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
     numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD), or `[steps, *shape]`. ValueError where a rate is NaN or
     infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million.
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); no graph is kept, at most the
-    parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs and
-    (mse) targets, to any order. Errors and dtypes as in `conv_loss`.
+    parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs,
+    weights and (mse) targets, to any order. Errors and dtypes as in `conv_loss`.
 
     Kernels: native CPU C++, as `conv_forward`. Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017, arXiv:1707.09835.
 
@@ -54,11 +55,13 @@ def conv_adapt(
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static, of_call = (steps, of_blocks, loss, first_order), cores(len(of_blocks), loss, before="rates")
-    found = direct(op, (params, listed(lr, params), inputs, targets), static, of_call)
+    y = targets if weights is None else [targets, weights]
+    of_call = of_call if weights is None else weighted(of_call)
+    found = direct(op, (params, listed(lr, params), inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     net = check_conv(op, params, of_blocks, inputs=inputs)
     rates = check_rates(op, lr, params, steps, net.ranks)
-    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss)
+    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss, weights)
     return like_params(call(op, (net.params, rates, net.examples["inputs"], folded), static, of_call), net)

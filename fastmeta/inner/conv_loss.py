@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Loss
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._network import refuse_labels
+from ._network import refuse_labels, weighted
 
 
 def conv_loss(
@@ -16,16 +16,19 @@ def conv_loss(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     blocks: Sequence[ConvBlock],
     loss: Loss = "cross_entropy",
 ) -> Tensor:
-    r"""L_t = mean over the examples of task t of the loss of conv_forward(params, inputs).
+    r"""L_t = sum_i w_ti l_ti / n_t: l_ti the loss of example i of task t in conv_forward(params, inputs), n_t the number of examples
+    that are not ignored, w_ti their weights, 1 without `weights`.
 
     Shapes: params and inputs as in `conv_forward`; targets `[..., n]` int64 for "cross_entropy" (-100: the example is left out,
     but batch norm still sees it), `[..., n, outputs]` for "mse" -> `[...]`, one loss a task; 0 where no example counts.
+    `weights` as in `mlp_loss`; batch norm sees all examples, whatever their weights.
 
     Where a gradient will be asked for, forward computes it while everything is in cache and backward only scales.
-    Differentiable in params, inputs and (mse) targets, to any order. ValueError for a target out of range; on CUDA, where
+    Differentiable in params, inputs, weights and (mse) targets, to any order. ValueError for a target out of range; on CUDA, where
     looking would have to wait for the device, its task's loss is NaN. Errors and dtypes as in `conv_forward`.
 
     Kernels: native CPU C++, as `conv_forward`. Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
@@ -47,11 +50,13 @@ def conv_loss(
     op = "conv_loss"
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     static, of_call = (of_blocks, loss), cores(len(of_blocks), loss)
-    found = direct(op, (params, inputs, targets), static, of_call)
+    y = targets if weights is None else [targets, weights]
+    of_call = of_call if weights is None else weighted(of_call)
+    found = direct(op, (params, inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return found[0]
     net = check_conv(op, params, of_blocks, inputs=inputs)
-    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss)
+    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss, weights)
     (out,) = call(op, (net.params, net.examples["inputs"], folded), static, of_call)
     return _check.unfold(out, net.lead)

@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import ConvBlock, Loss, Rate
 from ._conv import check_blocks, check_conv, check_loss, cores
-from ._network import check_rates, check_steps, listed, refuse_labels
+from ._network import check_rates, check_steps, listed, refuse_labels, weighted
 
 
 def conv_meta_loss(
@@ -19,6 +19,8 @@ def conv_meta_loss(
     query_x: Tensor,
     query_y: Tensor,
     *,
+    weights: Tensor | None = None,
+    query_weights: Tensor | None = None,
     blocks: Sequence[ConvBlock],
     steps: int,
     loss: Loss = "cross_entropy",
@@ -27,10 +29,11 @@ def conv_meta_loss(
     r"""L_query(theta_K), theta_K = conv_adapt(params, lr, support_x, support_y): adaptation and query loss in one call.
 
     Shapes: params, lr as in `conv_adapt`; support_x `[..., S, channels, height, width]`, query_x with Q for S, targets as in
-    `conv_loss` -> `[...]`, one query loss a task.
+    `conv_loss` -> `[...]`, one query loss a task. `weights`: of the support, `query_weights`: of the query; as in `mlp_loss`.
 
     Where a gradient will be asked for, forward computes each task's whole meta-gradient in the same call and backward only
-    scales it. Differentiable in params, lr, all inputs and (mse) targets, to any order. Errors and dtypes as in `conv_loss`.
+    scales it. Differentiable in params, lr, all inputs, weights and (mse) targets, to any order. Errors and dtypes as in
+    `conv_loss`.
 
     Kernels: native CPU C++, as `conv_forward`. Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017, arXiv:1707.09835.
 
@@ -54,7 +57,11 @@ def conv_meta_loss(
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static, of_call = (steps, of_blocks, loss, first_order, False), cores(len(of_blocks), loss, 2, before="rates")
-    found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, of_call)
+    support = support_y if weights is None else [support_y, weights]
+    query = query_y if query_weights is None else [query_y, query_weights]
+    of_call = of_call if weights is None else weighted(of_call, -3)
+    of_call = of_call if query_weights is None else weighted(of_call)
+    found = direct(op, (params, listed(lr, params), support_x, support, query_x, query), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
         return found[0]
@@ -63,9 +70,9 @@ def conv_meta_loss(
         net.params,
         check_rates(op, lr, params, steps, net.ranks),
         net.examples["support_x"],
-        net.targets(op, "support_y", support_y, support_x.shape[-4], loss),
+        net.targets(op, "support_y", support_y, support_x.shape[-4], loss, weights),
         net.examples["query_x"],
-        net.targets(op, "query_y", query_y, query_x.shape[-4], loss),
+        net.targets(op, "query_y", query_y, query_x.shape[-4], loss, query_weights, "query_weights"),
     )
     (out,) = call(op, args, static, of_call)
     return _check.unfold(out, net.lead)

@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels
+from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels, weighted
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1),
@@ -22,6 +22,7 @@ def mlp_adapt(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     steps: int,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
@@ -29,14 +30,14 @@ def mlp_adapt(
 ) -> list[Param]:
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
 
-    Shapes: params, inputs, targets as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.
+    Shapes: params, inputs, targets, weights as in `mlp_loss` -> the adapted parameters, a list like params with the batch dimensions.
     `lr`: the rates, of any sign. One rate for all parameters is a number, a 0-dim tensor or `[steps]`. A sequence like params
     gives each its own. Its entries are all of one kind: numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD:
     `[out, in]`, `[out]`), or `[steps, *shape]`.
     `steps`: at most a million. `first_order`: leave out the second derivatives, v_k = v_{k+1} below (FOMAML).
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}). It keeps no graph, at most the
-    parameters before each step. Differentiable in params, lr, inputs and (mse) targets, to any order.
+    parameters before each step. Differentiable in params, lr, inputs, weights and (mse) targets, to any order.
 
     Errors: as in `mlp_loss`; ValueError where a rate is NaN or infinite. Tensors of rates on CUDA and under transforms are not
     looked at. dtypes as in `mlp_loss`.
@@ -60,12 +61,14 @@ def mlp_adapt(
     activation, loss = check_loss(op, activation, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static = (steps, activation, loss, first_order)
-    found = direct(op, (params, listed(lr, params), inputs, targets), static, CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, listed(lr, params), inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     rates = check_rates(op, lr, params, steps, mlp.ranks)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
     args = (mlp.params, rates, mlp.examples["inputs"], folded)
-    return like_params(call(op, args, static, CORES[loss]), mlp)
+    return like_params(call(op, args, static, of_call), mlp)

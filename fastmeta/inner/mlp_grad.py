@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
 from ._mlp import check_loss, check_mlp
-from ._network import Param, in_order, like_params, refuse_labels
+from ._network import Param, in_order, like_params, refuse_labels, weighted
 from .mlp_loss import CORES
 
 
@@ -17,6 +17,7 @@ def mlp_grad(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
 ) -> tuple[Tensor, list[Param]]:
@@ -25,7 +26,7 @@ def mlp_grad(
     Shapes: as in `mlp_loss` -> loss `[...]` and a list like params with `[..., out, in]`, `[..., out]`, or None where the bias
     is None. Parameters that the tasks share get one gradient for each task too: nothing is summed over tasks.
 
-    Differentiable in params, inputs and (mse) targets, to any order. The derivative of the gradient is a Hessian-vector
+    Differentiable in params, inputs, weights and (mse) targets, to any order. The derivative of the gradient is a Hessian-vector
     product. Errors and dtypes as in `mlp_loss`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
@@ -42,11 +43,13 @@ def mlp_grad(
     """
     op = "mlp_grad"
     activation, loss = check_loss(op, activation, loss)
-    found = direct(op, (params, inputs, targets), (activation, loss), CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, inputs, y), (activation, loss), of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return found[0], in_order(found[1:], params)
     mlp = check_mlp(op, params, inputs=inputs)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
+    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), of_call)
     return _check.unfold(value, mlp.lead), like_params(grads, mlp)

@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Curvature, Loss
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import Param, check_like_params, in_order, like_params, refuse_labels
+from ._network import Param, check_like_params, in_order, like_params, refuse_labels, weighted
 
 CURVATURES = ("hessian", "ggn")
 CORES = {
@@ -23,6 +23,7 @@ def mlp_hvp(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
     curvature: Curvature = "hessian",
@@ -33,19 +34,19 @@ def mlp_hvp(
     With z the outputs, J = dz/dparams and H_out = d2L/dz2:
 
     - curvature="hessian": H = J' H_out J + sum_o (dL/dz_o) d2z_o/dparams2.
-    - curvature="ggn": J' H_out J v, the generalised Gauss-Newton product. It is symmetric and positive semi-definite, and equal
-      to H for one layer and where dL/dz = 0.
+    - curvature="ggn": J' H_out J v, the generalised Gauss-Newton product. It is symmetric, positive semi-definite where no
+      weight is negative, and equal to H for one layer and where dL/dz = 0.
 
     For mse, H_out is 2/(n C) times the identity. For cross_entropy it is diag(p) - p p', p = softmax(z), over the number of
-    examples counted, and 0 for an example left out; J' H_out J is then the Fisher matrix too. "ggn" asks the targets only which
-    examples count: mse's may be anything and get the gradient 0.
+    examples counted, and 0 for an example left out; J' H_out J is then the Fisher matrix too. An example's weight multiplies its
+    part. "ggn" asks the targets only which examples count: mse's may be anything and get the gradient 0.
 
-    Shapes: params, inputs, targets as in `mlp_loss`; vectors like params -> a list like params with the batch dimensions. A
-    vector without the batch dimensions serves all tasks. Nothing is summed over tasks.
+    Shapes: params, inputs, targets, weights as in `mlp_loss`; vectors like params -> a list like params with the batch dimensions.
+    A vector without the batch dimensions serves all tasks. Nothing is summed over tasks.
 
     Cost: one more forward and backward pass with tangents; for "ggn" one backward pass in all. No matrix is formed.
 
-    Differentiable in params, vectors, inputs and (mse) targets, to any order; the derivative comes from the reference. Errors
+    Differentiable in params, vectors, inputs, weights and (mse) targets, to any order; the derivative comes from the reference. Errors
     and dtypes as in `mlp_loss`; ValueError for another curvature.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers), forward. Source: Pearlmutter 1994, Neural Computation 6(1); "ggn":
@@ -65,12 +66,14 @@ def mlp_hvp(
     op = "mlp_hvp"
     activation, loss = check_loss(op, activation, loss)
     static = (activation, loss, _check.one_of(op, "curvature", curvature, CURVATURES))
-    found = direct(op, (params, vectors, inputs, targets), static, CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, vectors, inputs, y), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, inputs=inputs)
     v = check_like_params(op, "vectors", vectors, mlp, params)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    products = call(op, (mlp.params, v, mlp.examples["inputs"], folded), static, CORES[loss])
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
+    products = call(op, (mlp.params, v, mlp.examples["inputs"], folded), static, of_call)
     return like_params(products, mlp)

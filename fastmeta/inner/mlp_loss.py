@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import refuse_labels
+from ._network import refuse_labels, weighted
 
 CORES = {"cross_entropy": (PARAM_CORES, 2, 1), "mse": (PARAM_CORES, 2, 2)}
 
@@ -18,15 +18,20 @@ def mlp_loss(
     inputs: Tensor,
     targets: Tensor,
     *,
+    weights: Tensor | None = None,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
 ) -> Tensor:
-    r"""L_t = mean over the examples of task t of the loss of mlp_forward(params, inputs).
+    r"""L_t = sum_i w_ti l_ti / n_t: l_ti the loss of example i of task t in mlp_forward(params, inputs), n_t the number of examples
+    that are not ignored, w_ti their weights, 1 without `weights`.
 
     Shapes: params and inputs as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy", `[..., n, out]` for "mse" ->
     `[...]`, one loss a task. The target -100 leaves an example out, for ragged tasks. A task without examples has the loss 0.
+    `weights`: `[..., n]`, or `[n]` for all tasks; of any sign. What they sum to does not matter: a weight of 0 takes away an
+    example's loss, not its place in the mean. The weight of an example that is left out counts nothing, even where it is NaN, and
+    has the gradient 0.
 
-    Differentiable in params, inputs and (mse) targets, to any order. Where a gradient is needed, forward computes it while
+    Differentiable in params, inputs, weights and (mse) targets, to any order. Where a gradient is needed, forward computes it while
     everything is in cache, and backward only scales it. dtypes as in `mlp_forward`.
 
     Errors: as in `mlp_forward`; ValueError for a target out of range. On CUDA targets are not looked at, because that would
@@ -47,11 +52,13 @@ def mlp_loss(
     """
     op = "mlp_loss"
     activation, loss = check_loss(op, activation, loss)
-    found = direct(op, (params, inputs, targets), (activation, loss), CORES[loss])
+    y = targets if weights is None else [targets, weights]
+    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    found = direct(op, (params, inputs, y), (activation, loss), of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return found[0]
     mlp = check_mlp(op, params, inputs=inputs)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss)
-    (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), CORES[loss])
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
+    (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), of_call)
     return _check.unfold(out, mlp.lead)

@@ -8,7 +8,7 @@ from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss, Rate
 from ._mlp import PARAM_CORES, check_loss, check_mlp
-from ._network import check_rates, check_steps, first_with_graph, listed, refuse_labels
+from ._network import check_rates, check_steps, first_with_graph, listed, refuse_labels, weighted
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1, 2, 1),
@@ -24,6 +24,8 @@ def mlp_meta_loss(
     query_x: Tensor,
     query_y: Tensor,
     *,
+    weights: Tensor | None = None,
+    query_weights: Tensor | None = None,
     steps: int,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
@@ -32,10 +34,11 @@ def mlp_meta_loss(
     r"""L_query(theta_K), theta_K = mlp_adapt(params, lr, support_x, support_y): adaptation and query loss in one call.
 
     Shapes: params, lr as in `mlp_adapt`; support_x `[..., S, in]`, query_x `[..., Q, in]`, targets as in `mlp_loss` ->
-    `[...]`, one query loss a task.
+    `[...]`, one query loss a task. `weights` are those of the support examples, `[..., S]`, `query_weights` of the query examples,
+    `[..., Q]`; both as in `mlp_loss`.
 
-    Differentiable in params, lr, all inputs and (mse) targets, to any order. Where a gradient is needed, forward computes each
-    task's whole meta-gradient in the same call, and backward only scales it. Errors and dtypes as in `mlp_adapt`.
+    Differentiable in params, lr, all inputs, weights and (mse) targets, to any order. Where a gradient is needed, forward
+    computes each task's whole meta-gradient in the same call, and backward only scales it. Errors and dtypes as in `mlp_adapt`.
 
     Kernels: native CPU and CUDA C++ (up to 8 layers). Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017,
     arXiv:1707.09835.
@@ -54,8 +57,8 @@ def mlp_meta_loss(
     ```
     """
     return mlp_meta_loss_and_outputs(
-        params, lr, support_x, support_y, query_x, query_y, steps=steps, activation=activation, loss=loss,
-        first_order=first_order, return_outputs=False,
+        params, lr, support_x, support_y, query_x, query_y, weights=weights, query_weights=query_weights, steps=steps,
+        activation=activation, loss=loss, first_order=first_order, return_outputs=False,
     )[0]  # fmt: skip
 
 
@@ -67,6 +70,8 @@ def mlp_meta_loss_and_outputs(
     query_x: Tensor,
     query_y: Tensor,
     *,
+    weights: Tensor | None = None,
+    query_weights: Tensor | None = None,
     steps: int,
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
@@ -78,7 +83,12 @@ def mlp_meta_loss_and_outputs(
     activation, loss = check_loss(op, activation, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     static = (steps, activation, loss, first_order, return_outputs)
-    found = direct(op, (params, listed(lr, params), support_x, support_y, query_x, query_y), static, CORES[loss])
+    of_call = CORES[loss]
+    support = support_y if weights is None else [support_y, weights]
+    query = query_y if query_weights is None else [query_y, query_weights]
+    of_call = of_call if weights is None else weighted(of_call, -3)
+    of_call = of_call if query_weights is None else weighted(of_call)
+    found = direct(op, (params, listed(lr, params), support_x, support, query_x, query), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
         return first_with_graph(found)
@@ -88,8 +98,8 @@ def mlp_meta_loss_and_outputs(
         mlp.params,
         rates,
         mlp.examples["support_x"],
-        mlp.targets(op, "support_y", support_y, support_x.shape[-2], loss),
+        mlp.targets(op, "support_y", support_y, support_x.shape[-2], loss, weights),
         mlp.examples["query_x"],
-        mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss),
+        mlp.targets(op, "query_y", query_y, query_x.shape[-2], loss, query_weights, "query_weights"),
     )
-    return first_with_graph([_check.unfold(y, mlp.lead) for y in call(op, args, static, CORES[loss])])
+    return first_with_graph([_check.unfold(y, mlp.lead) for y in call(op, args, static, of_call)])

@@ -8,13 +8,14 @@ from torch import Tensor
 from .conv_forward import Params
 from .conv_grad import conv_grad
 from .mlp_adapt import descend
+from .mlp_loss import Targets
 
 
 def conv_adapt(
     params: Params,
     rates: Sequence[float | Tensor | None],
     inputs: Tensor,
-    targets: Tensor,
+    targets: Targets,
     steps: int,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,

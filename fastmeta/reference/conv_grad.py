@@ -10,7 +10,7 @@ from torch import Tensor
 from ..types import ConvBlock
 from .conv_forward import Params, Passed, mean, of_channels, pass_blocks
 from .mlp_grad import output_gradient, through
-from .mlp_loss import task_loss
+from .mlp_loss import Targets, task_loss
 
 
 def unpooled(d: Tensor, like: Tensor, places: Tensor | None) -> Tensor:
@@ -79,7 +79,7 @@ def backpropagate(
 
 
 def conv_grad(
-    params: Params, inputs: Tensor, targets: Tensor, blocks: Sequence[tuple[Any, ...]], loss: str
+    params: Params, inputs: Tensor, targets: Targets, blocks: Sequence[tuple[Any, ...]], loss: str
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Each task's loss [T?] and its gradients, one [T?, ...] for each parameter, by backpropagation written out."""
     of_blocks = [ConvBlock(*block) for block in blocks]

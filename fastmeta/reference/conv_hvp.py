@@ -12,6 +12,7 @@ from .conv_grad import backpropagate, gained, of_image, of_kernel, projected, su
 from .mlp_forward import linear
 from .mlp_grad import output_gradient, through
 from .mlp_hvp import output_tangent
+from .mlp_loss import Targets
 
 
 class Tangent(NamedTuple):
@@ -81,7 +82,7 @@ def conv_hvp(
     params: Params,
     vectors: Params,
     inputs: Tensor,
-    targets: Tensor,
+    targets: Targets,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
     curvature: str,

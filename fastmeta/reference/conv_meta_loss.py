@@ -7,16 +7,16 @@ from torch import Tensor
 
 from .conv_adapt import conv_adapt
 from .conv_forward import Params, conv_outputs
-from .mlp_loss import task_loss
+from .mlp_loss import Targets, task_loss
 
 
 def conv_meta_loss(
     params: Params,
     rates: Sequence[float | Tensor | None],
     support_x: Tensor,
-    support_y: Tensor,
+    support_y: Targets,
     query_x: Tensor,
-    query_y: Tensor,
+    query_y: Targets,
     steps: int,
     blocks: Sequence[tuple[Any, ...]],
     loss: str,

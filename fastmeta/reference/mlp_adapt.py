@@ -6,6 +6,7 @@ from typing import cast
 from torch import Tensor
 
 from .mlp_grad import mlp_grad
+from .mlp_loss import Targets
 
 Params = Sequence[Tensor | None]
 
@@ -14,7 +15,7 @@ def mlp_adapt(
     params: Params,
     rates: Sequence[float | Tensor | None],
     inputs: Tensor,
-    targets: Tensor,
+    targets: Targets,
     steps: int,
     activation: str,
     loss: str,

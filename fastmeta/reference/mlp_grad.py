@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .mlp_forward import ACTIVATIONS, linear
-from .mlp_loss import IGNORE_INDEX, task_loss
+from .mlp_loss import IGNORE_INDEX, Targets, task_loss, weighting
 
 
 def derivative(z: Tensor, activation: str) -> Tensor:
@@ -26,19 +26,23 @@ def through(d: Tensor, z: Tensor, activation: str) -> Tensor:
     return torch.where(z <= 0, 0, d) if activation == "relu" else d * derivative(z, activation)
 
 
-def output_gradient(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
+def scaled(x: Tensor, weights: Tensor | None) -> Tensor:
+    """The examples of x [T?, n, C] times their weights [T?, n]."""
+    return x if weights is None else x * weights.unsqueeze(-1)
+
+
+def output_gradient(outputs: Tensor, targets: Targets, loss: str) -> Tensor:
     """d(task loss)/d(outputs), [T?, n, C]."""
-    classes = outputs.shape[-1]
+    classes, (targets, weights) = outputs.shape[-1], weighting(targets, loss)
     if loss == "mse":
-        return (
-            2 * (outputs - targets) / max(outputs.shape[-2] * classes, 1)
-        )  # not 2 / n: of float32 under torch.jit.trace
+        difference = scaled(outputs - targets, weights)
+        return 2 * difference / max(outputs.shape[-2] * classes, 1)  # not 2 / n: of float32 under torch.jit.trace
     counted = targets != IGNORE_INDEX
     # Not F.one_hot: that fails in a vmap of a vjp.
     is_target = targets.unsqueeze(-1) == torch.arange(classes, device=targets.device)
     residual = (outputs.softmax(-1) - is_target.to(outputs.dtype)) * counted.unsqueeze(-1).to(outputs.dtype)
     residual = torch.where(((targets >= 0) & (targets < classes) | ~counted).unsqueeze(-1), residual, torch.nan)
-    return residual / counted.sum(-1).clamp(min=1)[..., None, None]
+    return scaled(residual, weights) / counted.sum(-1).clamp(min=1)[..., None, None]
 
 
 def backpropagate(
@@ -57,7 +61,7 @@ def backpropagate(
 
 
 def mlp_grad(
-    params: Sequence[Tensor | None], inputs: Tensor, targets: Tensor, activation: str, loss: str
+    params: Sequence[Tensor | None], inputs: Tensor, targets: Targets, activation: str, loss: str
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Each task's loss [T?] and its gradients, one [T?, ...] for each parameter, by backpropagation written out."""
     xs, zs, layers = [inputs], [], len(params) // 2

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from .mlp_forward import ACTIVATIONS, linear
-from .mlp_grad import backpropagate, derivative, output_gradient, through
-from .mlp_loss import IGNORE_INDEX
+from .mlp_grad import backpropagate, derivative, output_gradient, scaled, through
+from .mlp_loss import IGNORE_INDEX, Targets, weighting
 
 
 def second_derivative(z: Tensor, activation: str) -> Tensor | None:
@@ -22,22 +22,24 @@ def second_derivative(z: Tensor, activation: str) -> Tensor | None:
     return None
 
 
-def output_tangent(outputs: Tensor, tangent: Tensor, targets: Tensor, loss: str) -> Tensor:
+def output_tangent(outputs: Tensor, tangent: Tensor, targets: Targets, loss: str) -> Tensor:
     """The derivative of `output_gradient` along a tangent of the outputs: H_out times the tangent."""
+    targets, weights = weighting(targets, loss)
     if loss == "mse":
-        return 2 * tangent / max(outputs.shape[-2] * outputs.shape[-1], 1)
+        return 2 * scaled(tangent, weights) / max(outputs.shape[-2] * outputs.shape[-1], 1)
     p = outputs.softmax(-1)
     counted = targets != IGNORE_INDEX
     change = p * (tangent - (p * tangent).sum(-1, keepdim=True)) * counted.unsqueeze(-1).to(p.dtype)
     out_of_range = counted & ((targets < 0) | (targets >= outputs.shape[-1]))
-    return torch.where(out_of_range.unsqueeze(-1), torch.nan, change) / counted.sum(-1).clamp(min=1)[..., None, None]
+    change = scaled(torch.where(out_of_range.unsqueeze(-1), torch.nan, change), weights)
+    return change / counted.sum(-1).clamp(min=1)[..., None, None]
 
 
 def mlp_hvp(
     params: Sequence[Tensor | None],
     vectors: Sequence[Tensor | None],
     inputs: Tensor,
-    targets: Tensor,
+    targets: Targets,
     activation: str,
     loss: str,
     curvature: str,

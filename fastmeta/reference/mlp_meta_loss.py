@@ -6,16 +6,16 @@ from torch import Tensor
 
 from .mlp_adapt import mlp_adapt
 from .mlp_forward import mlp_forward
-from .mlp_loss import task_loss
+from .mlp_loss import Targets, task_loss
 
 
 def mlp_meta_loss(
     params: Sequence[Tensor | None],
     rates: Sequence[float | Tensor | None],
     support_x: Tensor,
-    support_y: Tensor,
+    support_y: Targets,
     query_x: Tensor,
-    query_y: Tensor,
+    query_y: Targets,
     steps: int,
     activation: str,
     loss: str,

@@ -1,47 +1,47 @@
-"""examples/distill.py and reweight.py: fastmeta.unroll gives the gradients of the plain loops beside it, in float64, and both run."""
+"""The programs of fastmeta.unroll: its gradients are those of the plain loops of examples/plain.py, in float64, and all run."""
 
 import re
 
-import distill
 import pytest
-import reweight
 import torch
-from letters import Letters, network
+from plain import WAYS
 
 from harness import forks
 from harness.places import ROOT
-
-D = torch.float64
-
-
-def weights(seed):
-    torch.manual_seed(seed)
-    return {name: p.detach() for name, p in network(3, width=8).to(D).named_parameters()}
+from harness.unrolled_programs import PROGRAMS
 
 
-def letters(n):
-    return Letters(torch.rand(n, 1, 28, 28, dtype=D), torch.arange(n) % 3)
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
-def same(values, inputs):
-    found = [torch.autograd.grad(value, inputs) for value in values]
-    torch.testing.assert_close(*values, rtol=1e-12, atol=0)
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_gradients(program):
+    torch.manual_seed(0)
+    problem = PROGRAMS[program](3, False)
+    found = {way: problem.differentiated(way) for way in WAYS}
+    assert all(part.any() and part.dtype == torch.float64 for part in found["unroll"])
+    for way in WAYS:
+        torch.testing.assert_close(found[way][0], found["autograd"][0], rtol=1e-12, atol=0)  # the loss
+        torch.testing.assert_close(found[way][1:], found["autograd"][1:], rtol=1e-9, atol=1e-12)
 
 
-def test_distilled_images_and_rate():
-    net, (images, labels) = network(3, width=8).to(D), letters(6)
-    rate = torch.tensor(0.1, dtype=D, requires_grad=True)
-    values = [
-        way(net, weights(0), weights(1), images.requires_grad_(), labels, rate, 4) for way in distill.WAYS.values()
-    ]
-    same(values, [images, rate])
+def printed(program, way="unroll"):
+    name, *options = program.split()
+    process = forks.run(str(ROOT / "examples" / name), *options, "--way", way)
+    assert process.returncode == 0, process.stderr
+    assert f"by {way}" in process.stdout
+    return process.stdout
 
 
-def test_weights_of_examples():
-    net, start = network(3, width=8).to(D), torch.zeros(5, dtype=D, requires_grad=True)
-    batch, clean = letters(5), letters(3)
-    same([way(net, start, batch, clean, 0.1, 3) for way in reweight.WAYS.values()], [start])
+def numbers(text, row):
+    """Those of a row, without their intervals."""
+    (line,) = (line.removeprefix(row) for line in text.splitlines() if line.startswith(f"{row}  "))
+    return [float(number) for number in re.findall(r"[\d.e-]+", re.sub(r" ± \S+", "", line))]
 
 
 @pytest.mark.parametrize("way", ["unroll", "autograd"])
@@ -53,7 +53,32 @@ def test_weights_of_examples():
     ],
 )
 def test_programs(program, rows, way):
-    name, *options = program.split()
-    process = forks.run(str(ROOT / "examples" / name), *options, "--way", way)
-    assert process.returncode == 0, process.stderr
-    assert f"by {way}" in process.stdout and len(re.findall(r"^\w+.* [\d.]+ %", process.stdout, re.M)) >= rows
+    assert len(re.findall(r"^\w+.* [\d.]+ %", printed(program, way), re.M)) >= rows
+
+
+@pytest.mark.parametrize(
+    ("program", "worse", "better"),  # a row and a column of it
+    [
+        (
+            "truncated.py --steps 25 --classes 5 --inner-steps 20 --window 10 --rate 0.01 --lr 0.05 --eval-nets 2",
+            ("real", -1), ("distilled", -1),
+        ),
+        (
+            "hyperparameters.py --steps 25 --classes 3 --inner-steps 10 --rate 0.003 --lr 0.2 --eval-nets 3 --seed 1",
+            ("as given", -1), ("learned", -1),
+        ),
+        (
+            "maml_plus.py --steps 10 --inner-steps 2 --hidden 8 --eval-tasks 20 --lr 0.01",
+            ("MAML++", 0), ("MAML++", 1),
+        ),
+        (
+            "ttt.py --steps 12 --chunks 4 --length 32 --batch 4 --lr 0.01 --eval-texts 16",
+            ("trained through the steps", -1), ("without steps", -1),
+        ),
+        ("modulate.py --steps 20 --size 28 --width 32 --batch 4 --eval-images 16", ("no", -1), ("yes", -1)),
+    ],
+)  # fmt: skip
+def test_a_short_run_improves_what_it_should(program, worse, better):
+    text = printed(program)
+    low, high = (numbers(text, row)[column] for row, column in (worse, better))
+    assert low < high

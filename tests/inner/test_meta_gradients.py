@@ -27,9 +27,10 @@ def meta_loss(params, lr, support_x, support_y, query_x, query_y, **options):
     return fastmeta.mlp_meta_loss(params, lr, support_x, support_y, query_x, query_y, **options)
 
 
-def adapt_then_loss(params, lr, support_x, support_y, query_x, query_y, *, activation, loss, **options):
-    adapted = fastmeta.mlp_adapt(params, lr, support_x, support_y, activation=activation, loss=loss, **options)
-    return fastmeta.mlp_loss(adapted, query_x, query_y, activation=activation, loss=loss)
+def adapt_then_loss(params, lr, support_x, support_y, query_x, query_y, *, query_weights=None, **options):
+    adapted = fastmeta.mlp_adapt(params, lr, support_x, support_y, **options)
+    of_query = {name: options[name] for name in ("activation", "loss")}
+    return fastmeta.mlp_loss(adapted, query_x, query_y, weights=query_weights, **of_query)
 
 
 @dataclass
@@ -42,11 +43,14 @@ class MetaProblem:
     rates: list[Tensor] = field(repr=False)
     query_x: Tensor = field(repr=False)
     query_y: Tensor = field(repr=False)
+    query_weights: Tensor | None = field(repr=False)
 
     def groups(self) -> dict[str, list[Tensor]]:
         """Everything that can be differentiated."""
         targets = [self.p.y, self.query_y] if self.p.loss == "mse" else []
-        return {"parameters": self.p.flat, "rates": self.rates, "examples": [self.p.x, self.query_x, *targets]}
+        return {"parameters": self.p.flat, "rates": self.rates, "examples": [self.p.x, self.query_x, *targets]} | (
+            {"weights": [self.p.weights, self.query_weights]} if self.query_weights is not None else {}
+        )
 
     def call(self, way, groups, first_order=False):
         """The query losses [T]."""
@@ -54,6 +58,7 @@ class MetaProblem:
         support_y, query_y = targets or (self.p.y, self.query_y)
         params, lr = self.p.tree(groups["parameters"]), self.p.lr(self.kind, groups["rates"])
         options = self.p.options() | {"steps": self.steps, "first_order": first_order}
+        options |= dict(zip(("weights", "query_weights"), groups.get("weights", ()), strict=False))
         return way(params, lr, support_x, support_y, query_x, query_y, **options)
 
     def gradients(self, way, backend, first_order=False) -> dict[str, list[Tensor]]:
@@ -71,7 +76,8 @@ def meta_problems(draw):
     kind, steps, queries = draw(st.sampled_from(RATES)), draw(st.integers(1, 6)), draw(st.integers(0, 40))
     widest = max(t.shape[-1] for t in (p.x, *p.flat))  # the curvature grows with it: the inner loop shall not diverge
     rates = [rate * 4 / (4 + widest) for rate in p.rates(kind, steps)]
-    return MetaProblem(p, kind, steps, rates, p.like_x(queries), p.targets(queries))
+    query_weights = None if p.weights is None else p.drawn_weights(queries)
+    return MetaProblem(p, kind, steps, rates, p.like_x(queries), p.targets(queries), query_weights)
 
 
 def dot(a, b):
@@ -116,17 +122,27 @@ def first_order_gradients(m):
     starts, rates = ([t.clone().requires_grad_() for t in group] for group in (p.flat, m.rates))
     theta = [t.expand(p.x.shape[0], *p.core(t)) for t in starts]
     for k in range(m.steps):
-        _, grads = fastmeta.mlp_grad(p.tree([t.detach() for t in theta]), support_x, p.y, **p.options())
+        now = p.tree([t.detach() for t in theta])
+        _, grads = fastmeta.mlp_grad(now, support_x, p.y, weights=p.weights, **p.options())
         grads = [g for g in grads if g is not None]
         alphas = [rate[k] if "step" in m.kind else rate for rate in rates] * (len(grads) if len(rates) == 1 else 1)
         theta = [t - alpha * g for t, alpha, g in zip(theta, alphas, grads, strict=True)]
     adapted = [t.detach().requires_grad_() for t in theta]
     query = [t.clone().requires_grad_() for t in (query_x, *targets[1:])]
-    losses = fastmeta.mlp_loss(p.tree(adapted), query[0], query[1] if targets else m.query_y, **p.options())
-    dadapted, dquery = (torch.autograd.grad(losses.sum(), of, retain_graph=True) for of in (adapted, query))
+    weights = [m.query_weights.clone().requires_grad_()] if p.weights is not None else []
+    options = p.options() | {"weights": weights[0] if weights else None}
+    losses = fastmeta.mlp_loss(p.tree(adapted), query[0], query[1] if targets else m.query_y, **options)
+    dadapted, dquery, dweights = (
+        torch.autograd.grad(losses.sum(), of, retain_graph=True) if of else () for of in (adapted, query, weights)
+    )
     found = torch.autograd.grad(theta, [*starts, *rates], dadapted)
     examples = [torch.zeros_like(support_x), dquery[0], *(z for dy in dquery[1:] for z in (torch.zeros_like(p.y), dy))]
-    return {"parameters": list(found[: len(starts)]), "rates": list(found[len(starts) :]), "examples": examples}
+    of_weights = {"weights": [torch.zeros_like(p.weights), *dweights]} if weights else {}
+    return {
+        "parameters": list(found[: len(starts)]),
+        "rates": list(found[len(starts) :]),
+        "examples": examples,
+    } | of_weights
 
 
 @settings(max_examples=60)

@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from plain import adam, sgd
 from torch import nn
 from torch.func import functional_call
 
 import fastmeta
 from harness.plain_loops import check_slope
-from harness.plain_unroll import D, adam, plain_unroll, sgd
+from harness.plain_unroll import D, plain_unroll
 
 K, N = 5, 6
 

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from plain import adam, sgd
 from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastmeta
 from fastmeta.networks.batch_norm import ExactNorms
-from harness.plain_unroll import D, adam, plain_unroll, sgd
+from harness.plain_unroll import D, plain_unroll
 
 K, N = 5, 6
 pytestmark = [pytest.mark.cpu, pytest.mark.filterwarnings("ignore:unroll. attention")]

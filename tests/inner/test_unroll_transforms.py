@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+from plain import sgd
 from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 import fastmeta
-from harness.plain_unroll import D, plain_unroll, sgd
+from harness.plain_unroll import D, plain_unroll
 
 N = 6
 pytestmark = pytest.mark.cpu

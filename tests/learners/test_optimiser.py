@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from plain import adam, sgd
 from torch import nn
 from torch.func import functional_call
 
 import fastmeta
 from harness.plain_loops import episode, mlp, same_gradients
-from harness.plain_unroll import D, adam, plain_unroll, sgd
+from harness.plain_unroll import D, plain_unroll
 
 
 def rates(model):

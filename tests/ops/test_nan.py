@@ -69,13 +69,15 @@ CALLS = {
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("op", CALLS)
 def test_mlp_ops(op, activation, of):
-    p = problem((5, 6, 3), 4, T=2, loss=of, activation=activation, shared=False)
+    p = problem((5, 6, 3), 4, T=2, loss=of, activation=activation, shared=False, weights=activation == "tanh")
     if of == "cross_entropy":
         p.y = LABELS
     rates = range(len(p.flat), 2 * len(p.flat)) if op in ("adapt", "meta_loss") else ()
     finite_derivatives = activation != "gelu"  # torch's at the infinities depend on the width of its vectors
     values = (NAN, torch.inf, -torch.inf) if finite_derivatives else (NAN,)
-    check(*CALLS[op](p), values, fixed=rates, truth=by_autograd(p) if op == "hvp" else None)
+    fn, tensors = CALLS[op](p)
+    weights = [i for i, t in enumerate(tensors) if t.shape == (2, 4)]
+    check(fn, tensors, values, fixed=[*rates, *weights], truth=by_autograd(p) if op == "hvp" else None)
 
 
 def by_autograd(p):
@@ -84,7 +86,8 @@ def by_autograd(p):
 
     def products(*t):
         y = t[2 * n + 1] if p.loss == "mse" else p.y
-        loss = lambda params: fastmeta.mlp_loss(params, t[2 * n], y, **p.options()).sum()  # noqa: E731
+        options = p.options() | {"weights": t[-1] if p.weights is not None else None}
+        loss = lambda params: fastmeta.mlp_loss(params, t[2 * n], y, **options).sum()  # noqa: E731
         return fastmeta.hvp(loss, list(t[:n]), list(t[n : 2 * n]))
 
     return products

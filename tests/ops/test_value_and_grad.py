@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastmeta
-from fastmeta import _autograd, value_and_grad
+from fastmeta import _autograd, _route, value_and_grad
 from fastmeta.value_and_grad import FUSED
 from harness.argument_cases import arguments
 from harness.cases import BACKENDS, OPS
@@ -45,11 +45,18 @@ def by_autograd(fn, args, kwargs, places):
     return value, torch.autograd.grad(total, leaves, materialize_grads=True)
 
 
+@pytest.mark.parametrize("unseen", [False, True], ids=["values are seen", "values are unseen"])
 @pytest.mark.parametrize(("op", "backend"), EVERYWHERE, indirect=["backend"])
-def test_equals_autograd(op, backend):
+def test_equals_autograd(op, backend, unseen, monkeypatch):
+    """Where no check looks at values, as on CUDA, a second call goes where the first one went."""
     fn, args, kwargs, places = call_of(op)
-    value, grads = value_and_grad(fn, places)(*args, **kwargs)
     expected, expected_grads = by_autograd(fn, args, kwargs, places)
+    if unseen:
+        monkeypatch.setattr(_route, "UNSEEN", {"cpu", "cuda"})
+        value_and_grad(fn, places)(*args, **kwargs)
+        again, _ = by_autograd(fn, args, kwargs, places)
+        torch.testing.assert_close(outputs(again), outputs(expected))
+    value, grads = value_and_grad(fn, places)(*args, **kwargs)
     torch.testing.assert_close(outputs(value), outputs(expected))
     torch.testing.assert_close(outputs(grads), tuple(expected_grads))
     assert not any(x.requires_grad for x in (*outputs(value), *outputs(grads)))

@@ -68,11 +68,20 @@ def normed(x, norm, eps):
     return sets.reshape(x.shape[1], len(x), *x.shape[2:]).movedim(0, 1) if norm == "batch" else sets.reshape(x.shape)
 
 
-def outputs_loss(z, y, loss):
-    """`loss`: "mse", "cross_entropy" or a function."""
+def outputs_loss(z, y, loss, weights=None):
+    """`loss`: "mse", "cross_entropy" or a function. `weights`: of the examples."""
     if callable(loss):
         return loss(z, y)
-    return (z - y).square().sum() / max(z.numel(), 1) if loss == "mse" else mean_loss(torch.log_softmax(z, 1), y)
+    if loss == "mse":
+        return weighted((z - y).square(), y, loss, weights).sum() / max(z.numel(), 1)
+    losses = mean_loss(torch.log_softmax(z, 1), y, reduction="none")
+    return weighted(losses[:, None], y, loss, weights).sum() / max(int((y != -100).sum()), 1)
+
+
+def weighted(rows, y, loss, weights):
+    if weights is None:
+        return rows
+    return rows * (weights if loss == "mse" else torch.where(y != -100, weights, 0))[:, None]
 
 
 def present(values):
@@ -97,16 +106,16 @@ def hessian(fn, p, v):
     return gradient(lambda p: inner(gradient(fn, p), v), p)
 
 
-def gauss_newton(outputs, p, v, y, loss):
+def gauss_newton(outputs, p, v, y, loss, weights):
     """J' H_out J v (Schraudolph 2002)."""
     z = outputs(p)
     zero = torch.zeros_like(z).requires_grad_()  # J v is the derivative of (J' u) . v with respect to u
     (jv,) = gradient(lambda u: inner(gradient(lambda p: (outputs(p) * u[0]).sum(), p), v), [zero])
     if loss == "mse":
-        return gradient(outputs, p, jv * 2 / max(z.numel(), 1))
+        return gradient(outputs, p, weighted(jv, y, loss, weights) * 2 / max(z.numel(), 1))
     prob, counted = z.softmax(1), y != -100
     curved = prob * (jv - (prob * jv).sum(1, keepdim=True)) * counted[:, None] / max(int(counted.sum()), 1)
-    return gradient(outputs, p, curved)
+    return gradient(outputs, p, weighted(curved, y, loss, weights))
 
 
 def rate_at(lr, i, k):
@@ -130,16 +139,19 @@ def formula(name):
     """Of an op of networks, such as mlp_loss; with its arguments."""
     family, _, op = name.partition("_")
 
-    def of(params, loss="cross_entropy", lr=0.0, steps=0, first_order=False, curvature="", vectors=(), **arguments):
+    def of(
+        params, loss="cross_entropy", lr=0.0, steps=0, first_order=False, curvature="", vectors=(), weights=None,
+        query_weights=None, **arguments,
+    ):  # fmt: skip
         outputs, ranks, rank = mlp(arguments.pop("activation")) if family == "mlp" else convnet(arguments.pop("blocks"))
         count, of_params = len(params), [ranks[i % len(ranks)] for i in range(len(params) + len(vectors))]
         of_examples = [(2 if loss == "mse" else 1) if i % 2 else rank for i in range(len(arguments))]
 
         def one(*tensors):
-            p, v, examples = tensors[:count], tensors[count : len(of_params)], tensors[len(of_params) :]
+            p, v, (*examples, w, of_query) = tensors[:count], tensors[count : len(of_params)], tensors[len(of_params) :]
 
-            def value(p, x=examples[0], y=examples[-1]):
-                return outputs_loss(outputs(p, x), y, loss)
+            def value(p, x=examples[0], y=examples[-1], w=w):
+                return outputs_loss(outputs(p, x), y, loss, w)
 
             if op == "forward":
                 return outputs(p, *examples)
@@ -148,14 +160,15 @@ def formula(name):
             if op == "grad":
                 return [value(p), *present(gradient(value, p))]
             if op == "hvp" and curvature == "ggn":
-                return present(gauss_newton(lambda p: outputs(p, examples[0]), p, v, examples[1], loss))
+                return present(gauss_newton(lambda p: outputs(p, examples[0]), p, v, examples[1], loss, w))
             if op == "hvp":
                 return present(hessian(value, p, v))
             support = lambda p: value(p, *examples[:2])  # noqa: E731
             p = path(p, support, lambda i, k: rate_at(lr, i, k), steps, first_order)[-1]
-            return present(p) if op == "adapt" else value(p, *examples[2:])
+            return present(p) if op == "adapt" else value(p, *examples[2:], of_query)
 
-        return each_task(one, of_params + of_examples, *params, *vectors, *arguments.values())
+        ranks = [*of_params, *of_examples, 1, 1]
+        return each_task(one, ranks, *params, *vectors, *arguments.values(), weights, query_weights)
 
     return of
 

@@ -70,8 +70,8 @@ def _conv(draw, p, lead):
     return example, classes, least
 
 
-def _examples(draw, p, of_net, x, y, lead):
-    """Inputs x and, unless it is empty, targets y."""
+def _examples(draw, p, of_net, x, y, weights, lead):
+    """Inputs x and, unless their names are empty, targets y and now and then weights."""
     example, classes, least = of_net
     n = max(draw.size("examples", COUNTS), least)
     n = n if p.kinks else draw.big(n, 33, 65)
@@ -83,6 +83,8 @@ def _examples(draw, p, of_net, x, y, lead):
         p.arguments[y] = p.keep(draw.randn(*shape, classes))
     elif y:
         p.arguments[y] = p.label(y, draw.ignoring(draw.labels(classes, *shape), 0.3))
+    if y and draw.odd("weights", 0.3):
+        p.arguments[weights] = p.keep(draw.randn(*draw.own(lead), n))
 
 
 def _rates(draw, p, cores, steps):
@@ -120,7 +122,7 @@ def _problem(family, op):
         )
         of_net = (_conv if p.kinks else _mlp)(draw, p, lead)
         if op == "forward":
-            _examples(draw, p, of_net, "inputs", "", lead)
+            _examples(draw, p, of_net, "inputs", "", "", lead)
             return p
         p.arguments["loss"], cores = draw.pick("loss", ("cross_entropy", "mse")), _cores(p)
         if op == "hvp":
@@ -131,8 +133,9 @@ def _problem(family, op):
             steps = draw.size("steps", (0, 1, 1, 2, 3))
             given = {"lr": _rates(draw, p, cores, steps), "steps": steps, "first_order": draw.odd("first_order", 0.2)}
             p.arguments |= given
-        for part in ("support", "query") if op == "meta_loss" else ("",):
-            _examples(draw, p, of_net, *((f"{part}_x", f"{part}_y") if part else ("inputs", "targets")), lead)
+        names = [("support_x", "support_y", "weights"), ("query_x", "query_y", "query_weights")]
+        for of_batch in names if op == "meta_loss" else [("inputs", "targets", "weights")]:
+            _examples(draw, p, of_net, *of_batch, lead)
         return p
 
     return make

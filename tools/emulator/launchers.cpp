@@ -51,12 +51,14 @@ void add(const MlpShape& s, const Examples<R>& examples, const char* inputs, con
   add(examples.x, count * s.width[0], inputs);
   if (s.loss == Loss::mse) add(static_cast<const R*>(examples.y), count * s.width[s.layers], targets);
   else add(static_cast<const int64_t*>(examples.y), count, targets);
+  add(examples.weights, count, "weights");
 }
 
 template <class R>
 void add(const MlpShape& s, const ExampleGrads<R>& grads, int64_t count, const char* dx, const char* dy) {
   add(grads.dx, s.tasks * count * s.width[0], dx);
   add(grads.dy, s.tasks * count * s.width[s.layers], dy);
+  add(grads.dweights, s.tasks * count, "dweights");
 }
 
 template <class R>

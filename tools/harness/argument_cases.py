@@ -16,11 +16,27 @@ def arguments(op):
     centres = torch.randn(2, 3, 4)
     images, blocks = torch.randn(2, 6, 1, 4, 4), [fastmeta.ConvBlock(norm=1)]
     of_conv = [torch.randn(3, 1, 3, 3), *torch.randn(3, 3), torch.randn(3, 12), torch.randn(3)]
-    conv = {"params": of_conv, "inputs": images, "targets": LABELS, "blocks": blocks, "loss": "cross_entropy"}
-    mlp = {"params": params, "inputs": x, "targets": LABELS, "activation": "tanh", "loss": "cross_entropy"}
+    weights = torch.randn(2, 6)
+    conv = {
+        "weights": weights,
+        "params": of_conv,
+        "inputs": images,
+        "targets": LABELS,
+        "blocks": blocks,
+        "loss": "cross_entropy",
+    }
+    mlp = {
+        "weights": weights,
+        "params": params,
+        "inputs": x,
+        "targets": LABELS,
+        "activation": "tanh",
+        "loss": "cross_entropy",
+    }
     inner = {"lr": [torch.full_like(p, 0.1) for p in params], "steps": 2, "first_order": False}
     episode = {"support_x": x, "support_y": LABELS, "query_x": -x, "query_y": LABELS}
     batched = [torch.randn(2, 3, 4), torch.randn(2, 3)]
+    episode |= {"weights": weights, "query_weights": -weights}
     found = {
         "prototypes": {"support": x, "labels": LABELS, "num_classes": 3},
         "proto_log_softmax": {"query": x, "prototypes": centres, "metric": "euclidean", "temperature": 2.0},
@@ -51,8 +67,8 @@ def arguments(op):
         "conv_grad": conv,
         "conv_hvp": conv | {"vectors": [torch.randn(2, *p.shape) for p in of_conv], "curvature": "ggn"},
         "conv_adapt": conv | inner | {"lr": [torch.full_like(p, 0.1) for p in of_conv]},
-        "conv_meta_loss": {"params": of_conv, "blocks": blocks, "loss": "cross_entropy"} | inner | {
-            "lr": [0.1] * 6, "support_x": images, "support_y": LABELS, "query_x": -images, "query_y": LABELS,
+        "conv_meta_loss": {"params": of_conv, "blocks": blocks, "loss": "cross_entropy"} | inner | episode | {
+            "lr": [0.1] * 6, "support_x": images, "query_x": -images,
         },
         "task_conv2d": {
             "x": torch.randn(2, 3, 1, 5, 5), "weight": torch.randn(2, 4, 1, 3, 3), "bias": torch.randn(4), "stride": 1,

@@ -46,6 +46,8 @@ BACKENDS = {
 OPS = sorted(BACKENDS)
 # Other forms of an op, with derivatives of their own.
 VARIANTS = {"mlp_hvp_ggn": MLP, "conv_forward_features": CONV, "conv_forward_residual": CONV}
+VARIANTS |= {f"mlp_{name}_weighted": MLP for name in ("loss", "grad", "hvp", "adapt", "meta_loss")}
+VARIANTS |= {f"conv_{name}_weighted": CONV for name in ("grad", "hvp", "meta_loss")}
 
 
 def interpreted(backend: str) -> bool:
@@ -144,25 +146,26 @@ def _task_conv2d(lead, dtype):
 
 def _of_network(op, lead, dtype):
     """Parameters that the tasks share. Smooth: no ReLU in the MLP, and a norm that is smooth where a channel's numbers are few."""
+    op, form = re.fullmatch("(.*?)(_ggn|_features|_residual|_weighted|)", op).groups()
     loss = "mse" if op.endswith(("_grad", "_meta_loss")) else "cross_entropy"
-    options = {"T": lead[0] if lead else 1, "loss": loss, "dtype": dtype}
+    options = {"T": lead[0] if lead else 1, "loss": loss, "weights": form == "_weighted", "dtype": dtype}
     if op.startswith("mlp"):
         activation = {"mlp_grad": "sigmoid", "mlp_hvp": "gelu"}.get(op, "tanh")
         p = mlp_cases.problem((2, 4, 3), 5, activation=activation, **options)
     else:
-        blocks = conv_cases.RESIDUAL if op.endswith("_residual") else (fastmeta.ConvBlock(),)
+        blocks = conv_cases.RESIDUAL if form == "_residual" else (fastmeta.ConvBlock(),)
         blocks = tuple(block._replace(eps=0.1) for block in blocks)
         p = conv_cases.problem(blocks, 3, channels=2, inputs=1, size=4, ways=2, **options)
         p.params[1] = None  # no bias before the norm
-        if op in VARIANTS:
+        if form in ("_features", "_residual"):
             p.params[-2:] = [None, None]
     if loss == "cross_entropy":
         p.y[:, 0] = -100
-    function, whole = re.sub("_(ggn|features|residual)$", "", op.split("_", 1)[1]), len(p.flat)
+    function, whole = op.split("_", 1)[1], len(p.flat)
     more = {
         "adapt": ("per element", 2),
         "meta_loss": ("per step", 2),
-        "hvp": ("ggn" if op.endswith("ggn") else "hessian",),
+        "hvp": ("ggn" if form == "_ggn" else "hessian",),
     }
     call, tensors = getattr(mlp_calls, function)(p, *more.get(function, ()))
     if function in ("adapt", "meta_loss"):

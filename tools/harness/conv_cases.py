@@ -56,16 +56,13 @@ class ConvNet(Problem):
     def of_network(self):
         return {"blocks": self.blocks}
 
-    def of_task(self, t: int) -> list[Tensor | None]:
-        return [p if p is None or self.shared else p[t] for p in self.params]
-
     def rates(self, kind, steps):
         """Smaller for many features, on which larger steps would run away."""
         return [rate * min(1, 10 / self.params[-2].shape[-1]) for rate in super().rates(kind, steps)]
 
 
 def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, loss="cross_entropy", shared=True,
-            bias=True, affine=True, dtype=D) -> ConvNet:  # fmt: skip
+            bias=True, affine=True, weights=False, dtype=D) -> ConvNet:  # fmt: skip
     """`blocks`: of KINDS or ENCODERS, or such a tuple. ValueError where they leave no pixel."""
     blocks = (KINDS | ENCODERS).get(blocks, blocks)
     lead = () if shared else (T,)
@@ -91,7 +88,7 @@ def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, l
     features = channels * side * side
     params += [drawn(ways, features, by=features**-0.5), drawn(ways) if bias else None]
     p = ConvNet(params, torch.randn(T, n, inputs, size, size, dtype=dtype), loss, shared, blocks=blocks)
-    p.y = p.targets(n)
+    p.y, p.weights = p.targets(n), p.drawn_weights(n) if weights else None
     return p
 
 
@@ -119,6 +116,7 @@ def problems(draw):
     return problem(
         blocks, n, **options, ways=draw(st.integers(1, 6)), T=draw(st.integers(1, 4)), loss=draw(st.sampled_from(LOSSES)),
         shared=draw(st.booleans()), bias=draw(st.booleans()), affine=draw(st.booleans()),
+        weights=draw(st.booleans()),
     )  # fmt: skip
 
 

@@ -5,14 +5,27 @@ def _targets(p):
     return [p.y] if p.loss == "mse" else []
 
 
+def _weights(p):
+    return [] if p.weights is None else [p.weights]
+
+
+def _weighting(p, *tensors):
+    """The options that the last tensors are."""
+    return dict(zip(("weights", "query_weights"), tensors, strict=False)) if _weights(p) else {}
+
+
 def forward(p):
     return lambda *t: p.op("forward")(p.tree(t[:-1]), t[-1], **p.of_network()), [*p.flat, p.x]
 
 
 def _of_examples(name, p):
     n = len(p.flat)
-    fn = lambda *t: p.op(name)(p.tree(t[:n]), t[n], t[n + 1] if _targets(p) else p.y, **p.options())  # noqa: E731
-    return fn, [*p.flat, p.x, *_targets(p)]
+
+    def fn(*t):
+        y = t[n + 1] if _targets(p) else p.y
+        return p.op(name)(p.tree(t[:n]), t[n], y, **p.options(), **_weighting(p, t[-1]))
+
+    return fn, [*p.flat, p.x, *_targets(p), *_weights(p)]
 
 
 def loss(p):
@@ -27,10 +40,11 @@ def hvp(p, curvature="hessian"):
     n = len(p.flat)
 
     def fn(*t):
-        params, vectors, x, y = p.tree(t[:n]), p.tree(t[n : 2 * n]), t[2 * n], t[2 * n + 1 :]
-        return p.op("hvp")(params, vectors, x, y[0] if y else p.y, **p.options(), curvature=curvature)
+        params, vectors, x, *rest = p.tree(t[:n]), p.tree(t[n : 2 * n]), *t[2 * n :]
+        y = rest[0] if rest and _targets(p) else p.y
+        return p.op("hvp")(params, vectors, x, y, **p.options(), curvature=curvature, **_weighting(p, t[-1]))
 
-    return fn, [*p.flat, *p.vectors(), p.x, *_targets(p)]
+    return fn, [*p.flat, *p.vectors(), p.x, *_targets(p), *_weights(p)]
 
 
 def adapt(p, kind, steps, first_order=False):
@@ -40,9 +54,9 @@ def adapt(p, kind, steps, first_order=False):
 
     def fn(*t):
         y = t[m + 1] if _targets(p) else p.y
-        return p.op("adapt")(p.tree(t[:n]), p.lr(kind, t[n:m]), t[m], y, **options)
+        return p.op("adapt")(p.tree(t[:n]), p.lr(kind, t[n:m]), t[m], y, **options, **_weighting(p, t[-1]))
 
-    return fn, [*p.flat, *rates, p.x, *_targets(p)]
+    return fn, [*p.flat, *rates, p.x, *_targets(p), *_weights(p)]
 
 
 def meta_loss(p, kind, steps, first_order=False):
@@ -51,10 +65,11 @@ def meta_loss(p, kind, steps, first_order=False):
     options = p.options() | {"steps": steps, "first_order": first_order}
 
     def fn(*t):
-        examples = t[m:] if _targets(p) else (t[m], p.y, t[m + 1], query_y)
-        return p.op("meta_loss")(p.tree(t[:n]), p.lr(kind, t[n:m]), *examples, **options)
+        examples = t[m : m + 4] if _targets(p) else (t[m], p.y, t[m + 1], query_y)
+        return p.op("meta_loss")(p.tree(t[:n]), p.lr(kind, t[n:m]), *examples, **options, **_weighting(p, *t[-2:]))
 
-    return fn, [*p.flat, *rates, *([p.x, p.y, query_x, query_y] if _targets(p) else [p.x, query_x])]
+    weights = [p.weights, p.drawn_weights(4)] if _weights(p) else []
+    return fn, [*p.flat, *rates, *([p.x, p.y, query_x, query_y] if _targets(p) else [p.x, query_x]), *weights]
 
 
 def every(p, kind, first_order):

@@ -31,6 +31,7 @@ class Problem:
     loss: str
     shared: bool
     y: Tensor = field(default_factory=lambda: torch.empty(0))
+    weights: Tensor | None = None
     family = ""  # of its ops
 
     @property
@@ -43,6 +44,9 @@ class Problem:
 
     def core(self, p: Tensor) -> torch.Size:
         return p.shape if self.shared else p.shape[1:]
+
+    def of_task(self, t: int) -> list[Tensor | None]:
+        return [p if p is None or self.shared else p[t] for p in self.params]
 
     def vectors(self) -> list[Tensor]:
         return [torch.randn(self.x.shape[0], *self.core(p), dtype=p.dtype) for p in self.flat]
@@ -57,6 +61,9 @@ class Problem:
         y = torch.randint(0, ways, (T, n))
         y[torch.rand(T, n) < 0.15] = -100
         return y
+
+    def drawn_weights(self, n: int) -> Tensor:
+        return torch.randn(self.x.shape[0], n, dtype=self.x.dtype).where(torch.rand(self.x.shape[0], n) > 0.1, 0)
 
     def rates(self, kind: str, steps: int) -> list[Tensor]:
         dtype = self.x.dtype
@@ -83,7 +90,7 @@ class Problem:
 
     def __repr__(self) -> str:
         shapes = [None if p is None else tuple(p.shape) for p in self.params]
-        return f"Problem({shapes}, {tuple(self.x.shape)}, {self.options()}, shared={self.shared})"
+        return f"Problem({shapes}, {tuple(self.x.shape)}, {self.options()}, shared={self.shared}, weights={self.weights is not None})"
 
 
 @dataclass(repr=False)
@@ -96,14 +103,15 @@ class Mlp(Problem):
         return {"activation": self.activation}
 
 
-def problem(widths, n, *, T=3, loss="cross_entropy", activation="tanh", shared=True, bias=True, dtype=torch.float64):
+def problem(widths, n, *, T=3, loss="cross_entropy", activation="tanh", shared=True, bias=True, weights=False,
+            dtype=torch.float64):  # fmt: skip
     lead = () if shared else (T,)
     params: list[Tensor | None] = []
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
         params.append(torch.randn(*lead, outputs, inputs, dtype=dtype) / (2 * max(inputs, 1) ** 0.5))
         params.append(torch.randn(*lead, outputs, dtype=dtype) / 2 if bias else None)
     p = Mlp(params, torch.randn(T, n, widths[0], dtype=dtype), loss, shared, activation=activation)
-    p.y = p.targets(n)
+    p.y, p.weights = p.targets(n), p.drawn_weights(n) if weights else None
     return p
 
 
@@ -114,6 +122,7 @@ def problems(draw, layers=3, widest=130, most=40):
     return problem(
         widths, draw(st.integers(0, most)), T=draw(st.integers(1, 4)), loss=draw(st.sampled_from(LOSSES)),
         activation=draw(st.sampled_from(ACTIVATIONS)), shared=draw(st.booleans()), bias=draw(st.booleans()),
+        weights=draw(st.booleans()),
     )  # fmt: skip
 
 

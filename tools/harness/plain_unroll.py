@@ -6,19 +6,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 D = torch.float64
 
 
-def sgd(p, g, state, k, lr, momentum=0, weight_decay=0, nesterov=False):
-    g = g + weight_decay * p
-    b = momentum * state[0] + g
-    return p - lr * (g + momentum * b if nesterov else b), [b]
-
-
-def adam(p, g, state, k, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0):
-    g = g + weight_decay * p
-    m = betas[0] * state[0] + (1 - betas[0]) * g
-    v = betas[1] * state[1] + (1 - betas[1]) * g**2
-    return p - lr * (m / (1 - betas[0] ** k)) / ((v / (1 - betas[1] ** k)).sqrt() + eps), [m, v]
-
-
 def at(value, k, name):
     """Of step k; of a parameter where there is one for each."""
     if isinstance(value, dict):

@@ -35,6 +35,7 @@ def perceptron(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, activation:
     assert_type(fastmeta.mlp_forward([w, None], x, activation=activation), Tensor)
     assert_type(fastmeta.mlp_loss([w, b], x, y, activation=activation, loss=loss), Tensor)
     assert_type(fastmeta.mlp_meta_loss([w, b], lr, x, y, x, y, steps=3, loss=loss, first_order=True), Tensor)
+    assert_type(fastmeta.mlp_meta_loss([w, b], lr, x, y, x, y, steps=3, weights=x, query_weights=None), Tensor)
     assert_type(fastmeta.mlp_grad([w, b], x, y, loss=loss), tuple[Tensor, list[Tensor]])
     assert_type(fastmeta.mlp_grad([w, None], x, y, loss=loss), tuple[Tensor, list[Tensor | None]])
     assert_type(fastmeta.mlp_adapt([w, b], lr, x, y, steps=3), list[Tensor])

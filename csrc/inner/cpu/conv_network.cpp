@@ -155,7 +155,7 @@ void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* d
 }
 
 template <class R>
-void ConvNetwork<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const void* y) const {
+void ConvNetwork<R>::tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y) const {
   const int L = layout.net.blocks;
   for (int l = 0; l < L; l++) {
     const BlockShape<R>& s = shapes[size_t(l)];
@@ -213,7 +213,7 @@ void ConvNetwork<R>::block_tangents(int l, const R* theta, const R* v, const Con
 }
 
 template <class R>
-void ConvNetwork<R>::curvature(const R* theta, const R* v, const ConvPass<R>& pass, const void* y, R dloss, R* sum, R* dx) const {
+void ConvNetwork<R>::curvature(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y, R dloss, R* sum, R* dx) const {
   if (!pass.n) return;  // there is no memory for tangents
   const int L = layout.net.blocks;
   const int64_t n = pass.n, F = layout.features, out = layout.outputs, classes = layout.net.outputs;
@@ -228,7 +228,7 @@ void ConvNetwork<R>::curvature(const R* theta, const R* v, const ConvPass<R>& pa
 }
 
 template <class R>
-void ConvNetwork<R>::gauss_newton(const R* theta, const R* v, const ConvPass<R>& pass, const void* y, R* product) const {
+void ConvNetwork<R>::gauss_newton(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y, R* product) const {
   if (pass.n) tangents_forward(theta, v, pass, y);
   reverse(theta, pass, rdoutputs, product, nullptr);
 }

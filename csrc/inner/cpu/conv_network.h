@@ -70,16 +70,19 @@ struct ConvNetwork {
   ConvNetwork(const ConvLayout<R>& layout, int64_t examples, int64_t tangents, Scratch& scratch);
 
   void forward(const R* theta, const ConvPass<R>& pass) const;
-  R loss(const void* y, ConvPass<R>& pass) const { return loss(y, pass, scale_of(y, pass.n)); }
-  R loss(const void* y, ConvPass<R>& pass, R scale) const {
+  R loss(const Targets<R>& y, ConvPass<R>& pass, R* dweights = nullptr) const { return loss(y, pass, scale_of(y, pass.n), dweights); }
+  R loss(const Targets<R>& y, ConvPass<R>& pass, R scale, R* dweights = nullptr) const {
     pass.scale = scale;
-    return loss_of(outputs_of(pass), y, pass.logits, pass.dlogits, row_sums);
+    return loss_of(outputs_of(pass), y, pass.logits, pass.dlogits, row_sums, dweights);
   }
-  R scale_of(const void* y, int64_t n) const { return example_scale<R>(layout.net.loss, layout.net.outputs, y, n); }
+  R scale_of(const Targets<R>& y, int64_t n) const { return example_scale<R>(layout.net.loss, layout.net.outputs, y.y, n); }
+  void add_weight_tangents(const ConvPass<R>& pass, const Targets<R>& y, R* dweights) const {
+    FASTMETA_ISA::add_weight_tangents<R>(outputs_of(pass), y, pass.outputs(), routputs, dweights);
+  }
   void backward(const R* theta, const ConvPass<R>& pass, R* grad, R* dx) const { reverse(theta, pass, pass.dlogits, grad, dx); }
-  void curvature(const R* theta, const R* v, const ConvPass<R>& pass, const void* y, R dloss, R* sum, R* dx) const;
+  void curvature(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y, R dloss, R* sum, R* dx) const;
   // Writes over the pass's backward.
-  void gauss_newton(const R* theta, const R* v, const ConvPass<R>& pass, const void* y, R* product) const;
+  void gauss_newton(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y, R* product) const;
   const R* output_tangents() const { return rdoutputs; }
 
   const ConvLayout<R>& layout;
@@ -109,7 +112,7 @@ struct ConvNetwork {
     return {layout.net.loss, pass.n, layout.net.outputs, layout.outputs, pass.scale, pass.probability};
   }
   void reverse(const R* theta, const ConvPass<R>& pass, const R* doutputs, R* grad, R* dx) const;
-  void tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const void* y) const;
+  void tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y) const;
   void block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const;
   // dx [in, height, width] += the image in `dimage`.
   void add_image(R* dx) const;

@@ -31,7 +31,7 @@ class InnerLoop {
   PassOf<R, N>& pass(int64_t k) { return passes_[size_t(kept_ ? k : 0)]; }
   R* theta(int64_t k) { return thetas_[size_t(second_order || !k ? k : 1)]; }
   R* grad(int64_t k) { return grads_[size_t(grads_.size() > 1 ? k : 0)]; }
-  void gradient(int64_t k, const void* y);
+  void gradient(int64_t k, const Targets<R>& y);
 
   const Call& call_;
   InnerRates<R, N> rates_;
@@ -61,7 +61,7 @@ InnerLoop<R, N, Call>::InnerLoop(const Call& call, const LayoutOf<R, N>& layout,
 }
 
 template <class R, class N, class Call>
-void InnerLoop<R, N, Call>::gradient(int64_t k, const void* y) {
+void InnerLoop<R, N, Call>::gradient(int64_t k, const Targets<R>& y) {
   network.forward(theta(k), pass(k));
   network.loss(y, pass(k));
   network.backward(theta(k), pass(k), grad(k), nullptr);
@@ -69,7 +69,7 @@ void InnerLoop<R, N, Call>::gradient(int64_t k, const void* y) {
 
 template <class R, class N, class Call>
 const R* InnerLoop<R, N, Call>::adapt(int64_t t) {
-  const void* y = targets_of(call_.shape, call_.support, t);
+  const Targets<R> y = targets_of(call_.shape, call_.support, t);
   const int64_t n = call_.support.count;
   loader_.load(network.layout, call_.params, t, theta(0));
   passes_[0].load(network, call_.support.x + t * n * call_.shape.example_size(), n);
@@ -86,7 +86,7 @@ template <class R, class N, class Call>
 void InnerLoop<R, N, Call>::differentiate(int64_t t) {
   const N& shape = call_.shape;
   const int64_t n = call_.support.count;
-  const void* y = targets_of(shape, call_.support, t);
+  const Targets<R> y = targets_of(shape, call_.support, t);
   const auto grads = cleared(shape, call_.support_grads, t * n, n);
   drates_.clear();
   for (int64_t k = call_.steps - 1; k >= 0; k--) {
@@ -97,6 +97,7 @@ void InnerLoop<R, N, Call>::differentiate(int64_t t) {
     flip(network.layout, vec_);
     network.curvature(theta(k), vec_, pass(k), y, R(0), v, grads.dx);
     if (grads.dy) subtract_rows(network.output_tangents(), n, shape.output_size(), network.layout.padded_outputs(), grads.dy);
+    if (grads.dweights) network.add_weight_tangents(pass(k), y, grads.dweights);
   }
   drates_.store(t);
   store_block(network.layout, v, call_.dparams, t);

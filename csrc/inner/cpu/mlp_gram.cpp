@@ -42,6 +42,7 @@ struct Work {
   int64_t S, Q, ld_in, ldo, ldS;
   MlpNetwork<R> network;
   MlpPass<R> query;
+  ExampleGrads<R> query_grads;  // of the task
   InnerRates<R, MlpShape> rates;
   RateGradients<R, MlpShape> drates;
   Loader<R, MlpShape> loader;
@@ -66,7 +67,7 @@ template <class R>
 void evaluate(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, int64_t t) {
   const Layer& head = layout.layer[0];
   const int64_t S = w.S, D = head.in, ldo = w.ldo;
-  const void* y = targets_of(c.shape, c.support, t);
+  const Targets<R> y = targets_of(c.shape, c.support, t);
   const R* inputs = c.support.x + t * S * D;
   w.a = w.ld_in == D ? inputs : w.room;
   if (w.a == w.room) load_rows(inputs, S, D, w.room, w.ld_in);
@@ -95,7 +96,7 @@ void evaluate(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, i
   if (head.bias >= 0) scale_add<R>(w.bias, 1, w.theta + head.bias, ldo, w.adapted + head.bias);
   w.query.load(w.network, c.query.x + t * w.Q * D, w.Q);
   w.network.forward(w.adapted, w.query);
-  c.loss[t] = w.network.loss(targets_of(c.shape, c.query, t), w.query);
+  c.loss[t] = w.network.loss(targets_of(c.shape, c.query, t), w.query, w.query_grads.dweights);
   store_outputs(c, t, w.query.outputs(), w.network.layout.padded_outputs());
 }
 
@@ -113,7 +114,7 @@ void add_rates(const Layer& head, Work<R>& w, int64_t k) {
 }
 
 template <class R>
-void run_chain_by_gram(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, int64_t t) {
+void run_chain_by_gram(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>& w, const Targets<R>& y, R* dweights) {
   const int64_t S = w.S, ldo = w.ldo, out = layout.layer[0].out;
   std::memset(w.rd_sum, 0, size_t(S * ldo) * sizeof(R));
   std::memset(w.to_support, 0, size_t(S * w.ldS) * sizeof(R));
@@ -125,7 +126,8 @@ void run_chain_by_gram(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work
     const R alpha = w.rates.of_tensor(k, 0), beta = w.bias_v ? w.rates.of_tensor(k, 1) : R(0);
     for (int64_t i = 0; i < S; i++)
       for (int64_t j = 0; j < ldo; j++) rz[i * ldo + j] = -alpha * w.u[i * ldo + j] - (w.bias_v ? beta * w.bias_v[j] : R(0));
-    w.network.output_tangent(step.pass, targets_of(c.shape, c.support, t));
+    w.network.output_tangent(step.pass, y);
+    if (dweights) w.network.add_weight_tangents(step.pass, y, dweights);
     const R* rd = w.network.output_tangents();
     if (c.support_grads.dx) {
       transpose(S, out, step.before, ldo, w.moved_flipped, w.ldS);
@@ -145,13 +147,13 @@ void differentiate(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>&
   const int64_t S = w.S, Q = w.Q, D = head.in, out = head.out, ldo = w.ldo, ld_in = w.ld_in;
   const R* W = w.theta + head.rows;
   R* v = w.v + head.rows;
-  const auto query = cleared(c.shape, c.query_grads, t * Q, Q), support = cleared(c.shape, c.support_grads, t * S, S);
+  const ExampleGrads<R>&query = w.query_grads, support = cleared(c.shape, c.support_grads, t * S, S);
   w.network.backward(w.adapted, w.query, w.v, query.dx);
   if (query.dy) subtract_rows(w.query.doutputs(), Q, out, ldo, query.dy);
   std::memset(w.u, 0, size_t(S * ldo) * sizeof(R));
   dots<R>(w.u, ldo, w.a, ld_in, v, ld_in, S, out, D, false);
   w.drates.clear();
-  run_chain_by_gram(c, layout, w, t);
+  run_chain_by_gram(c, layout, w, targets_of(c.shape, c.support, t), support.dweights);
   w.drates.store(t);
   if (support.dy) subtract_rows(w.rd_sum, S, out, ldo, support.dy);
   if (support.dx && !c.first_order) {
@@ -182,6 +184,7 @@ void mlp_meta_loss_by_gram(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout) 
       c.shape, most(c.support.count, c.query.count),
       [&](Work<R>& w, int64_t t) {
         w.loader.load(layout, c.params, t, w.theta);
+        w.query_grads = cleared(c.shape, c.query_grads, t * w.Q, w.Q);
         evaluate(c, layout, w, t);
         if (c.with_grads) differentiate(c, layout, w, t);
       },

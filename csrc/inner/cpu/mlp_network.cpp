@@ -163,7 +163,7 @@ void MlpNetwork<R>::reverse_tangents(const R* theta, const R* v, const MlpPass<R
 }
 
 template <class R>
-void MlpNetwork<R>::curvature(const R* theta, const R* v, const MlpPass<R>& pass, const void* y, R dloss, R* sum, R* dx) const {
+void MlpNetwork<R>::curvature(const R* theta, const R* v, const MlpPass<R>& pass, const Targets<R>& y, R dloss, R* sum, R* dx) const {
   const int L = shape.layers;
   tangents_forward(theta, v, pass, false);
   output_tangent(pass, y);
@@ -175,7 +175,7 @@ void MlpNetwork<R>::curvature(const R* theta, const R* v, const MlpPass<R>& pass
 }
 
 template <class R>
-void MlpNetwork<R>::gauss_newton(const R* theta, const R* v, const MlpPass<R>& pass, const void* y, R* product) const {
+void MlpNetwork<R>::gauss_newton(const R* theta, const R* v, const MlpPass<R>& pass, const Targets<R>& y, R* product) const {
   std::memset(product, 0, size_t(layout.gradient) * sizeof(R));
   tangents_forward(theta, v, pass, true);
   output_tangent(pass, y);

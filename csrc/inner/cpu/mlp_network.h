@@ -43,19 +43,24 @@ struct MlpNetwork {
   MlpNetwork(const MlpLayout<R>& layout, int64_t examples, int64_t tangents, Scratch& scratch);
 
   void forward(const R* theta, MlpPass<R>& pass) const;
-  R loss(const void* y, MlpPass<R>& pass) const { return loss(y, pass, scale_of(y, pass.n)); }
+  R loss(const Targets<R>& y, MlpPass<R>& pass, R* dweights = nullptr) const { return loss(y, pass, scale_of(y, pass.n), dweights); }
   // With the scale of a batch that these are a part of.
-  R loss(const void* y, MlpPass<R>& pass, R scale) const {
+  R loss(const Targets<R>& y, MlpPass<R>& pass, R scale, R* dweights = nullptr) const {
     pass.scale = scale;
-    return loss_of(outputs(pass), y, pass.outputs(), pass.doutputs(), row_sums);
+    return loss_of(outputs(pass), y, pass.outputs(), pass.doutputs(), row_sums, dweights);
   }
-  R scale_of(const void* y, int64_t n) const { return example_scale<R>(shape.loss, shape.output_size(), y, n); }
+  R scale_of(const Targets<R>& y, int64_t n) const { return example_scale<R>(shape.loss, shape.output_size(), y.y, n); }
+  void add_weight_tangents(const MlpPass<R>& pass, const Targets<R>& y, R* dweights) const {
+    FASTMETA_ISA::add_weight_tangents<R>(outputs(pass), y, pass.outputs(), rx[shape.layers], dweights);
+  }
   void backward(const R* theta, MlpPass<R>& pass, R* grad, R* dx) const;  // grad: a block, or null
-  void curvature(const R* theta, const R* v, const MlpPass<R>& pass, const void* y, R dloss, R* sum, R* dx) const;
-  void gauss_newton(const R* theta, const R* v, const MlpPass<R>& pass, const void* y, R* product) const;
+  void curvature(const R* theta, const R* v, const MlpPass<R>& pass, const Targets<R>& y, R dloss, R* sum, R* dx) const;
+  void gauss_newton(const R* theta, const R* v, const MlpPass<R>& pass, const Targets<R>& y, R* product) const;
 
   // From output_directions() (tangents of the outputs) to output_tangents() (of d of the last layer): [n, padded out].
-  void output_tangent(const MlpPass<R>& pass, const void* y) const { loss_tangent(outputs(pass), y, rx[shape.layers], rd[shape.layers]); }
+  void output_tangent(const MlpPass<R>& pass, const Targets<R>& y) const {
+    loss_tangent(outputs(pass), y, rx[shape.layers], rd[shape.layers]);
+  }
   R* output_directions() const { return rx[shape.layers]; }
   const R* output_tangents() const { return rd[shape.layers]; }
 

@@ -2,17 +2,19 @@
 // a block (its layout says what lies where), and of a pass, which holds n examples and what the functions leave:
 //
 //   forward(theta, pass)                          the outputs
-//   loss(y, pass)                                 -> the mean loss of the outputs; its gradient to them
+//   loss(y, pass, dweights)                       -> the mean loss of the outputs; its gradient to them, and to the weights of y
 //   backward(theta, pass, grad, dx)               grad = J' doutputs; dx += the gradient to the inputs
 //   curvature(theta, v, pass, y, dloss, sum, dx)  after backward: sum += H v + dloss grad; dx += the same derivative to the inputs;
 //                                                 output_tangents() = the tangents of doutputs, plus dloss doutputs
 //
-// and gauss_newton(theta, v, pass, y, product), product = J' H_out J v. MlpNetwork and ConvNetwork are such. What is below, the inner loop
+// add_weight_tangents(pass, y, dweights), after curvature: dweights += its derivative to the weights, but for dloss; and
+// gauss_newton(theta, v, pass, y, product), product = J' H_out J v. MlpNetwork and ConvNetwork are such. What is below, the inner loop
 // (inner_loop.h) and the ops know no more of a network, so that they are written once.
 #pragma once
 #include <cstring>
 
 #include "inner/network.h"
+#include "inner/cpu/outputs.h"
 #include "runtime/cpu/scratch.h"
 #include "runtime/parallel.h"
 
@@ -42,12 +44,13 @@ class Loader {
 
 // The targets from an example on, counted through all tasks.
 template <class R, class N>
-const void* targets_at(const N& shape, const Examples<R>& examples, int64_t example) {
-  if (shape.loss == Loss::cross_entropy) return static_cast<const int64_t*>(examples.y) + example;
-  return static_cast<const R*>(examples.y) + example * shape.output_size();
+Targets<R> targets_at(const N& shape, const Examples<R>& examples, int64_t example) {
+  const R* weights = examples.weights ? examples.weights + example : nullptr;
+  if (shape.loss == Loss::cross_entropy) return {static_cast<const int64_t*>(examples.y) + example, weights};
+  return {static_cast<const R*>(examples.y) + example * shape.output_size(), weights};
 }
 template <class R, class N>
-const void* targets_of(const N& shape, const Examples<R>& examples, int64_t t) {
+Targets<R> targets_of(const N& shape, const Examples<R>& examples, int64_t t) {
   return targets_at(shape, examples, t * examples.count);
 }
 
@@ -55,9 +58,11 @@ const void* targets_of(const N& shape, const Examples<R>& examples, int64_t t) {
 template <class R, class N>
 ExampleGrads<R> cleared(const N& shape, const ExampleGrads<R>& grads, int64_t example, int64_t count) {
   const int64_t in = shape.example_size(), out = shape.output_size();
-  const ExampleGrads<R> found{grads.dx ? grads.dx + example * in : nullptr, grads.dy ? grads.dy + example * out : nullptr};
+  const ExampleGrads<R> found{grads.dx ? grads.dx + example * in : nullptr, grads.dy ? grads.dy + example * out : nullptr,
+                              grads.dweights ? grads.dweights + example : nullptr};
   if (found.dx) std::memset(found.dx, 0, size_t(count * in) * sizeof(R));
   if (found.dy) std::memset(found.dy, 0, size_t(count * out) * sizeof(R));
+  if (found.dweights) std::memset(found.dweights, 0, size_t(count) * sizeof(R));
   return found;
 }
 

@@ -36,17 +36,21 @@ template <class R, class N>
 void differentiate(const CurvatureCall<R, N>& c, Work<R, N>& w, int64_t t, int64_t begin, int64_t end, R* product) {
   const LayoutOf<R, N>& layout = w.network.layout;
   const int64_t n = c.examples.count, first = t * n + begin, count = end - begin;
-  const void* y = targets_at(c.shape, c.examples, first);
+  const Targets<R> y = targets_at(c.shape, c.examples, first);
   if (w.vec_task != t) load_block(layout, c.vectors, t, w.vec);
   w.vec_task = t;
   w.forward(c.params, t, c.examples.x + first * c.shape.example_size(), count);
-  w.network.loss(y, w.pass, w.network.scale_of(targets_of(c.shape, c.examples, t), n));
-  if (c.gauss_newton) return w.network.gauss_newton(w.theta, w.vec, w.pass, y, product);
   const ExampleGrads<R> grads = cleared(c.shape, c.grads, first, count);
+  w.network.loss(y, w.pass, w.network.scale_of(targets_of(c.shape, c.examples, t), n), grads.dweights);
+  if (c.gauss_newton) return w.network.gauss_newton(w.theta, w.vec, w.pass, y, product);
+  const R dloss = c.dloss ? c.dloss[t] : R(0);
   std::memset(product, 0, size_t(layout.gradient) * sizeof(R));
   w.network.backward(w.theta, w.pass, nullptr, nullptr);
-  w.network.curvature(w.theta, w.vec, w.pass, y, c.dloss ? c.dloss[t] : R(0), product, grads.dx);
+  w.network.curvature(w.theta, w.vec, w.pass, y, dloss, product, grads.dx);
   if (grads.dy) subtract_rows(w.network.output_tangents(), count, c.shape.output_size(), layout.padded_outputs(), grads.dy);
+  if (!grads.dweights) return;
+  for (int64_t i = 0; i < count; i++) grads.dweights[i] *= dloss;
+  w.network.add_weight_tangents(w.pass, y, grads.dweights);
 }
 
 }  // namespace

@@ -13,8 +13,8 @@ void network_loss(const LossCall<R, N>& c) {
       c.shape, n,
       [&](Evaluation<R, N>& w, int64_t t) {
         w.forward(c.params, t, c.examples.x + t * n * in, n);
-        c.loss[t] = w.network.loss(targets_of(c.shape, c.examples, t), w.pass);
         const ExampleGrads<R> grads = cleared(c.shape, c.grads, t * n, n);
+        c.loss[t] = w.network.loss(targets_of(c.shape, c.examples, t), w.pass, grads.dweights);
         if (grads.dy) subtract_rows(w.pass.doutputs(), n, c.shape.output_size(), layout.padded_outputs(), grads.dy);
         if (backward) w.network.backward(w.theta, w.pass, of_params ? w.grad : nullptr, grads.dx);
         if (of_params) store_block(layout, w.grad, c.dparams, t);

@@ -33,10 +33,10 @@ void network_meta_loss(const MetaLossCall<R, N>& c) {
         const R* adapted = w.loop.adapt(t);
         w.query.load(network, c.query.x + t * n * c.shape.example_size(), n);
         network.forward(adapted, w.query);
-        c.loss[t] = network.loss(targets_of(c.shape, c.query, t), w.query);
+        const ExampleGrads<R> grads = cleared(c.shape, c.query_grads, t * n, n);
+        c.loss[t] = network.loss(targets_of(c.shape, c.query, t), w.query, grads.dweights);
         store_outputs(c, t, w.query.outputs(), layout.padded_outputs());
         if (!c.with_grads) return;
-        const ExampleGrads<R> grads = cleared(c.shape, c.query_grads, t * n, n);
         if (grads.dy) subtract_rows(w.query.doutputs(), n, c.shape.output_size(), layout.padded_outputs(), grads.dy);
         network.backward(adapted, w.query, w.loop.v, grads.dx);
         w.loop.differentiate(t);

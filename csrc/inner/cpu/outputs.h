@@ -5,6 +5,13 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
+// The targets of examples in turn, and what their losses count; weights null: 1.
+template <class R>
+struct Targets {
+  const void* y;
+  const R* weights;
+};
+
 template <class R>
 struct Outputs {
   Loss loss;
@@ -17,12 +24,17 @@ struct Outputs {
 template <class R>
 R example_scale(Loss loss, int64_t classes, const void* y, int64_t n);
 
-// The mean loss of z, and d = its gradient to z. row_sums: [n], whole vectors.
+// The mean loss of z, and d = its gradient to z; with weights, unless null, dweights [n] = its gradient to them. row_sums: [n], whole
+// vectors.
 template <class R>
-R loss_of(const Outputs<R>& outputs, const void* y, const R* z, R* d, R* row_sums);
+R loss_of(const Outputs<R>& outputs, const Targets<R>& y, const R* z, R* d, R* row_sums, R* dweights);
 
 // found = the loss's second derivative in the outputs times tangents.
 template <class R>
-void loss_tangent(const Outputs<R>& outputs, const void* y, const R* tangents, R* found);
+void loss_tangent(const Outputs<R>& outputs, const Targets<R>& y, const R* tangents, R* found);
+
+// dweights [n] += the tangents of the loss's gradient to the weights.
+template <class R>
+void add_weight_tangents(const Outputs<R>& outputs, const Targets<R>& y, const R* z, const R* tangents, R* dweights);
 
 }  // namespace fastmeta::FASTMETA_ISA

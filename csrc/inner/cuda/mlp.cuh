@@ -77,6 +77,9 @@ struct Task {
   R *theta, *direction, *cotangent;  // [P]: W_1, b_1, W_2, ...; null: read where they are
   R *x, *kept;
   const void* y;
+  const R* weights;  // of the examples' losses; null: ones
+  R* dweights;       // [n]; null: not asked for
+  bool subtracts;    // dweights -= the gradient to them
   R partial[kMaxThreads / kWarp];
 
   __host__ __device__ Layer<R>& last() { return layer[layers - 1]; }
@@ -181,16 +184,25 @@ __device__ const void* targets_of(Task<R>& s, const void* y, int64_t n, int64_t 
   return y ? static_cast<const char*>(y) + task * n * size : nullptr;
 }
 
-// The examples become those of a task: between two barriers.
+// The weights of a task's examples, and where the gradient to them goes. Of one thread.
 template <class R>
-__device__ void load_examples(Task<R>& s, const R* x, const void* y, int64_t n, int64_t task) {
-  const int64_t in = s.layer[0].in;
-  x += task * n * in;
+__device__ void set_weights(Task<R>& s, const R* weights, R* dweights, bool subtracts, int64_t n, int64_t task) {
+  s.weights = weights ? weights + task * n : nullptr;
+  s.dweights = dweights ? dweights + task * n : nullptr;
+  s.subtracts = subtracts;
+}
+
+// The examples become those of a task: between two barriers. dweights: of all tasks.
+template <class R>
+__device__ void load_examples(Task<R>& s, const Examples<R>& examples, int64_t task, R* dweights = nullptr, bool subtracts = false) {
+  const int64_t n = examples.count, in = s.layer[0].in;
+  const R* x = examples.x + task * n * in;
   if (s.x) copy(s.x, x, n * in);
   if (threadIdx.x) return;
   s.n = int(n);
   s.layer[0].x = s.x ? s.x : x;
-  s.y = targets_of(s, y, n, task);
+  s.y = targets_of(s, examples.y, n, task);
+  set_weights(s, examples.weights, dweights, subtracts, n, task);
 }
 
 // The block's sum of v, on every thread. partial: shared memory, one for each warp.

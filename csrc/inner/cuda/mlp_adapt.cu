@@ -12,7 +12,7 @@ template <class R>
 __global__ void __launch_bounds__(kMaxThreads, 2) adapt_kernel(const __grid_constant__ MlpAdapt<R> c, const Need need, const Block block) {
   each_task<R>(c.shape, c.params, c.support.count, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
-    load_examples(s, c.support.x, c.support.y, c.support.count, t);
+    load_examples(s, c.support, t);
     __syncthreads();
     Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.support_grads, c.steps, t, c.first_order};
     for (inner.step = 0; inner.step < c.steps; inner.step++) {
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
   const int64_t n = c.support.count;
   each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {
     gather(s, s.cotangent, c.dadapted, t);
-    load_examples(s, c.support.x, c.support.y, n, t);
+    load_examples(s, c.support, t, c.first_order ? nullptr : c.support_grads.dweights, true);
     Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.support_grads, c.steps, t, c.first_order, Stage::chain};
     const bool runs = begin_chain(inner, n);
     __syncthreads();

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
   each_task<R>(c.shape, c.params, c.count, need, block, [&](Task<R>& s, int64_t t) {
     const int64_t first = t * c.count * s.last().out;
     load_params(s, c.params, t);
-    load_examples(s, c.x, nullptr, c.count, t);
+    load_examples(s, {c.count, c.x}, t);
     if (kGradients) copy(s.last().d, c.dout + first, c.count * s.last().out);
     else if (threadIdx.x == 0) s.last().a = c.out + first;
     __syncthreads();

@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
   each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
     load_params(s, c.vectors, t, true);
-    load_examples(s, c.examples.x, c.examples.y, n, t);
+    load_examples(s, c.examples, t, c.grads.dweights);
     __syncthreads();
     forward<R, true>(s, true);
     output_gradient(s, true, c.dloss ? c.dloss[t] : R(0));
@@ -34,7 +34,7 @@ void by_layer(const MlpCurvature<R>& c, const Need& need, Queue& queue) {
   net.direction = c.vectors;
   net.examples = c.examples;
   layerwise::forward(queue, net, true);
-  layerwise::output(queue, net, {nullptr, layerwise::of_targets(net, c.grads.dy), true, c.dloss});
+  layerwise::output(queue, net, {nullptr, layerwise::of_targets(net, c.grads.dy), true, c.dloss, c.grads.dweights});
   if (c.gauss_newton) net.task.last().d = net.task.last().rd;
   layerwise::backward(queue, net, !c.gauss_newton);
   layerwise::gradients(queue, net, !c.gauss_newton, layerwise::asked(net, c.dparams, c.grads.dx));

@@ -73,6 +73,7 @@ __device__ bool begin_chain(const Inner<R>& inner, int64_t n) {
   const ExampleGrads<R> support = examples_of(s, inner.support, n, inner.task);
   zero(support.dx, n * s.layer[0].in);
   zero(support.dy, n * s.layer[s.layers - 1].out);
+  zero(support.dweights, n);
   return asked;
 }
 

@@ -105,7 +105,8 @@ struct Inner {
     net.direction = as_const(direction);
     forward(queue, net, tangent);
     const TaskTensor<R> to_y{dy, n * net.shape.width[net.task.layers]}, to_x{dx, n * net.shape.width[0]};
-    output(queue, net, {nullptr, {to_y, R(-1), {first ? nullptr : dy, to_y.stride}}, tangent});
+    output(queue, net,
+           {nullptr, {to_y, R(-1), {first ? nullptr : dy, to_y.stride}}, tangent, nullptr, tangent ? grads.dweights : nullptr, true});
     backward(queue, net, tangent);
     rate_gradients(step, v, first || drates.per_step);
     if (!tangent) return;
@@ -150,7 +151,7 @@ struct Inner {
     gradients(queue, net, false, to, {drates, step, steps, first});
   }
 
-  // Gradients of which the chain has no term.
+  // Gradients of which the chain has no term, and those that it adds to.
   void zero_others() {
     Scalings<R> what;
     const auto add = [&](R* out, int64_t size) {
@@ -160,6 +161,7 @@ struct Inner {
       add(grads.dx, net.examples.count * net.shape.width[0]);
       add(grads.dy, net.examples.count * net.shape.width[net.task.layers]);
     }
+    add(grads.dweights, net.examples.count);  // the links subtract from it
     if (!steps && !drates.per_step)
       for_each_tensor(net.task, [&](int tensor, int, int size) {
         if (!tensor || !drates.shared) add(drates.value[tensor], drates.per_element ? size : 1);

@@ -34,6 +34,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) output_kernel(const __grid_con
     s.n = n;
     s.loss = c.task.loss;
     s.y = targets_of(s, c.examples.y, n, t);
+    set_weights(s, c.examples.weights, c.what.dweights, c.what.subtracts, n, t);
   }
   __syncthreads();
   const R loss = output_gradient(s, c.what.tangent, c.what.dloss ? c.what.dloss[t] : R(0));

@@ -65,6 +65,8 @@ struct Output {
   Sinks<R> dy;        // takes -d, or with `tangent` -rd
   bool tangent = false;
   const R* dloss = nullptr;  // [T]; null: 0
+  R* dweights = nullptr;     // [T, n]
+  bool subtracts = false;    // from dweights
 };
 template <class R>
 void output(Queue& queue, const Net<R>& net, const Output<R>& what);
@@ -110,7 +112,7 @@ struct Scaled {
 template <class R>
 struct Scalings {
   int count = 0;
-  Scaled<R> item[2 * kMaxLayers + 2];
+  Scaled<R> item[2 * kMaxLayers + 3];
 };
 template <class R>
 void scale(Queue& queue, int64_t tasks, const Scalings<R>& what);

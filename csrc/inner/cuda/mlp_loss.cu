@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) loss_kernel(const __grid_const
   const int64_t n = c.examples.count;
   each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
-    load_examples(s, c.examples.x, c.examples.y, n, t);
+    load_examples(s, c.examples, t, c.grads.dweights);
     __syncthreads();
     forward<R, false>(s);
     const R loss = output_gradient(s);
@@ -28,7 +28,7 @@ void by_layer(const MlpLoss<R>& c, const Need& need, Queue& queue) {
   layerwise::Net<R> net = layerwise::lay_out(queue, c.shape, c.params, c.examples.count, need);
   net.examples = c.examples;
   layerwise::forward(queue, net);
-  layerwise::output(queue, net, {c.loss, layerwise::of_targets(net, c.grads.dy)});
+  layerwise::output(queue, net, {c.loss, layerwise::of_targets(net, c.grads.dy), false, nullptr, c.grads.dweights});
   if (!need.gradient) return;
   layerwise::backward(queue, net);
   layerwise::gradients(queue, net, false, layerwise::asked(net, c.dparams, c.grads.dx));

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
   const int64_t S = c.support.count, Q = c.query.count;
   each_task<R>(c.shape, c.params, S > Q ? S : Q, need, block, [&](Task<R>& s, int64_t t) {
     load_params(s, c.params, t);
-    load_examples(s, c.support.x, c.support.y, S, t);
+    load_examples(s, c.support, t);
     Inner<R> inner{s, c.rates, c.drates, c.support_grads, c.query_grads, c.steps, t, c.first_order};
     const bool runs = c.with_grads && begin_chain(inner, S);
     __syncthreads();
@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
       inner.stage = i < K ? Stage::descend : i == K ? Stage::query : Stage::chain;
       inner.step = i < K ? i : 2 * K - i;
       if (i < K && c.with_grads) copy(s.kept + inner.step * s.params, s.theta, s.params);
-      if (i == K) load_examples(s, c.query.x, c.query.y, Q, t);
-      if (i == K + 1) load_examples(s, c.support.x, c.support.y, S, t);
+      if (i == K) load_examples(s, c.query, t, c.query_grads.dweights);
+      if (i == K + 1) load_examples(s, c.support, t, c.first_order ? nullptr : c.support_grads.dweights, true);
       if (i > K) load_step(inner, s.kept);
       __syncthreads();
       const R loss = run_stage<R, true>(inner, i < K || c.with_grads);
@@ -50,7 +50,7 @@ void by_layer(const MlpMetaLoss<R>& c, const Need& need, Queue& queue) {
   net.examples = c.query;
   net.params = theta(K);
   layerwise::forward(queue, net);
-  layerwise::output(queue, net, {c.loss, layerwise::of_targets(net, c.query_grads.dy)});
+  layerwise::output(queue, net, {c.loss, layerwise::of_targets(net, c.query_grads.dy), false, nullptr, c.query_grads.dweights});
   if (!c.with_grads) return;
   layerwise::backward(queue, net);
   const MlpParams<R> v = layerwise::complete(queue, net, c.dparams);

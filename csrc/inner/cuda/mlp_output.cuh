@@ -41,6 +41,28 @@ __device__ __forceinline__ R gated(Activation kind, R slope, R value) {
   return kind == Activation::relu && slope == 0 ? R(0) : slope * value;
 }
 
+template <class R>
+__device__ __forceinline__ void put_weight_gradient(const Task<R>& s, int i, R gradient) {
+  s.dweights[i] = s.subtracts ? s.dweights[i] - gradient : gradient;
+}
+
+// dL/dweights, or with `tangent` its tangent, plus dloss times itself. A thread for each example.
+template <class R>
+__device__ __forceinline__ void squared_error_of_weights(Task<R>& s, bool tangent, R dloss, R scale) {
+  const Layer<R>& y = s.last();
+  const R* target = static_cast<const R*>(s.y);
+  for (int i = threadIdx.x; i < s.n; i += blockDim.x) {
+    R loss = 0, change = 0;
+    for (int e = i * y.out; e < (i + 1) * y.out; e++) {
+      const R difference = y.a[e] - target[e];
+      loss += difference * difference;
+      if (tangent) change += difference * y.ra[e];
+    }
+    loss *= scale / 2;
+    put_weight_gradient(s, i, tangent ? scale * change + (dloss == 0 ? R(0) : dloss * loss) : loss);
+  }
+}
+
 // dL/dz of the last layer (where there is room for it), and its tangent, plus dloss * dL/dz -> the loss, on every thread.
 template <class R>
 __device__ __forceinline__ R squared_error(Task<R>& s, bool tangent, R dloss) {
@@ -50,11 +72,13 @@ __device__ __forceinline__ R squared_error(Task<R>& s, bool tangent, R dloss) {
   const R scale = R(2) / R(count ? count : 1);
   R total = 0;
   for (int e = threadIdx.x; e < count; e += blockDim.x) {
-    const R difference = y.a[e] - target[e], d = scale * difference;
-    total += difference * difference;
+    const R weight = s.weights ? s.weights[e / y.out] : R(1);
+    const R difference = y.a[e] - target[e], d = scale * weight * difference;
+    total += weight * difference * difference;
     if (y.d) y.d[e] = d;
-    if (tangent) y.rd[e] = scale * y.ra[e] + (dloss == 0 ? R(0) : dloss * d);
+    if (tangent) y.rd[e] = scale * weight * y.ra[e] + (dloss == 0 ? R(0) : dloss * d);
   }
+  if (s.dweights) squared_error_of_weights(s, tangent, dloss, scale);
   return block_sum(s.partial, total) / R(count ? count : 1);
 }
 
@@ -72,7 +96,8 @@ __device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
   for (int i = threadIdx.x / kWarp; i < s.n; i += blockDim.x / kWarp) {
     const int64_t target = targets[i];
     const bool counts = target != kIgnoreIndex, valid = target >= 0 && target < classes;
-    const R factor = valid ? 1 / R(counted) : counts ? R(NAN) : R(0);
+    const R share = valid ? 1 / R(counted) : counts ? R(NAN) : R(0), weight = s.weights && counts ? s.weights[i] : R(1);
+    const R factor = share * weight;
     const R *z = y.a + i * classes, *rz = tangent ? y.ra + i * classes : nullptr;
     R *d = y.d ? y.d + i * classes : nullptr, *rd = tangent ? y.rd + i * classes : nullptr;
     R largest = z[0], sum = 0, mean = 0;
@@ -91,7 +116,14 @@ __device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
       d[c] = factor * (p - (c == target ? R(1) : R(0)));  // 0 where ignored, but NaN stays
       if (tangent) rd[c] = factor * p * (rz[c] - mean) + dloss * d[c];
     }
-    if (lane == 0 && counts) total += valid ? largest - z[target] + std::log(sum) : R(NAN);
+    if (lane == 0 && counts) {
+      const R loss = valid ? largest - z[target] + std::log(sum) : R(NAN);
+      total += weight * loss;
+      const R change = tangent && valid ? mean - rz[target] + (dloss == 0 ? R(0) : dloss * loss) : loss;
+      if (s.dweights) put_weight_gradient(s, i, share * change);
+    } else if (lane == 0 && s.dweights) {
+      put_weight_gradient(s, i, R(0));
+    }
   }
   return block_sum(s.partial, total) / R(counted);
 }

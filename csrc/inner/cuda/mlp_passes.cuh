@@ -155,7 +155,8 @@ struct Asked {
 // Where the gradients to the examples of a task go.
 template <class R>
 __device__ ExampleGrads<R> examples_of(const Task<R>& s, const ExampleGrads<R>& grads, int64_t n, int64_t task) {
-  return {grads.dx ? grads.dx + task * n * s.layer[0].in : nullptr, grads.dy ? grads.dy + task * n * s.layer[s.layers - 1].out : nullptr};
+  return {grads.dx ? grads.dx + task * n * s.layer[0].in : nullptr, grads.dy ? grads.dy + task * n * s.layer[s.layers - 1].out : nullptr,
+          grads.dweights ? grads.dweights + task * n : nullptr};
 }
 
 }  // namespace fastmeta::cuda
