@@ -111,7 +111,8 @@ def _forward(name: str, spec: str, inputs: list[Tensor | None]) -> list[Tensor]:
     device = next(x for x in inputs if x is not None).device
     inputs = all_in_memory(name, inputs)  # torch resolves no negation that a list of perhaps tensors holds
     with torch.autocast(device.type, enabled=False):
-        return _own(_dispatch.run(name, tuple(inputs), layout, static, cores, device), inputs)
+        outputs = _dispatch.run(name, tuple(inputs), layout, static, cores, device)
+    return _own([y.contiguous() for y in outputs], inputs)  # as the fake ones are
 
 
 def _backward(

@@ -1,11 +1,12 @@
 """Blocks of distances between rows x_i and y_j, which the distance ops share: what a program computes in its registers.
 
-Few columns: differences. [BLOCK_I, BLOCK_J, BLOCK_D] squares, summed over D once at the end: 2 instructions per (i, j, d).
-Many columns: |x - m|^2 + |y - m|^2 - 2 <x - m, y - m> by tl.dot, m being the mean of the block's y, so that an offset common
-to all rows does not cancel. Pairs whose square comes out below NEAR of the norms (or is not a number) lose digits there;
-they are done again by differences, one a row at a time, so that coincident points are at exactly 0.
-Moved: the rows of both sides once a block, 16 bytes a thread where rows are so aligned. Cosine is 1 - cos = |u - v|^2 / 2 of
-unit vectors: the same blocks, of rows scaled as they are loaded.
+Few columns, or little work: differences. [BLOCK_I, BLOCK_J, BLOCK_D] squares, summed over D once at the end: 2 instructions
+per (i, j, d).
+Otherwise |x - m|^2 + |y - m|^2 - 2 <x - m, y - m>, whose products torch has made (see _products.py). Pairs whose square comes
+out below NEAR of the norms (or is not a number) lose digits there; they are done again by differences, one a row at a time, so
+that coincident points are at exactly 0.
+Moved: the rows of both sides once a block, or the products once, 16 bytes a thread where rows are so aligned. Cosine is
+1 - cos = |u - v|^2 / 2 of unit vectors: the same blocks, of rows scaled as they are loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import triton
 import triton.language as tl
 
 INFINITY = tl.constexpr(float("inf"))
-NEAR = tl.constexpr(0.25)  # a square above this share of the norms has lost at most two bits
 
 
 @triton.jit
@@ -41,10 +41,25 @@ def load_rate(tensor, value, dtype: tl.constexpr):
 
 
 @triton.jit
+def block_of_rows(index, rows, first_task, first_row, BLOCK_Q: tl.constexpr):
+    """A program's task, its rows of the task, and their place among the rows of the launch: `rows` of each task."""
+    q_blocks = tl.cdiv(rows, BLOCK_Q)
+    task, i = (index // q_blocks).to(tl.int64), (index % q_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q).to(tl.int64)
+    return first_task + task, first_row + i, task * rows + i
+
+
+@triton.jit
 def load_rows(x, i, rows, d, D, scale, dtype: tl.constexpr):
     """x[i, d], times the scale of its row where there is one: [I], [E] -> [I, E]."""
     value = tl.load(x + i[:, None] * D + d[None, :], (i[:, None] < rows) & (d[None, :] < D), 0.0).to(dtype)
     return value if scale is None else value * scale[:, None]
+
+
+@triton.jit
+def load_scale(scale, at, i, rows):
+    """None where there is none: Triton 3.6 knows neither `return None` nor a tuple of what such a function returns."""
+    if scale is not None:
+        return tl.load(scale + at + i, i < rows, 0.0)
 
 
 @triton.jit
@@ -61,13 +76,31 @@ def row_scale(x, i, rows, D, dtype: tl.constexpr, METRIC: tl.constexpr, BLOCK_I:
 
 
 @triton.jit
-def tf32_rounded(x, PRECISION: tl.constexpr):
+def tf32_rounded(x):
     """x with the 10 bits of fraction that a tensor core takes, so that norms and products are of the same numbers."""
-    if PRECISION == "tf32":
-        bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
-        return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # the sum of bits could hide a NaN
+    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # the sum of bits could hide a NaN
+
+
+@triton.jit
+def scale_of(
+    x,
+    scale,
+    at,
+    i,
+    rows,
+    D,
+    products,
+    dtype: tl.constexpr,
+    METRIC: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """`row_scale`, which those who have products have found before."""
+    if products is None:
+        return row_scale(x, i, rows, D, dtype, METRIC, BLOCK_I, BLOCK_D)
     else:
-        return x
+        return load_scale(scale, at, i, rows)
 
 
 @triton.jit
@@ -100,7 +133,7 @@ def squares_by_differences(
 
 
 @triton.jit
-def squares_by_dot(
+def squares_of_products(
     x,
     y,
     i,
@@ -110,50 +143,34 @@ def squares_by_dot(
     D,
     x_scale,
     y_scale,
+    given,
     dtype: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    TIGHT: tl.constexpr,
 ):
-    """|x_i - y_j|^2 and which pairs are near, [BLOCK_I, BLOCK_J]."""
-    STAGES: tl.constexpr = 1 if TIGHT else 3 if x.dtype.element_ty.primitive_bitwidth == 32 else 2  # more would spill
-    NEAR_D: tl.constexpr = 32 if TIGHT else BLOCK_D
-    product = tl.zeros((BLOCK_I, BLOCK_J), dtype)
-    x_square, y_square = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_J,), dtype)
-    for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
-        d = start + tl.arange(0, BLOCK_D)
-        a = load_rows(x, i, x_rows, d, D, x_scale, dtype)
-        b = load_rows(y, j, y_rows, d, D, y_scale, dtype)
-        centre = column_mean(b, j, y_rows)
-        a, b = tf32_rounded(a - centre, PRECISION), tf32_rounded(b - centre, PRECISION)
-        x_square += tl.sum(a * a, 1)
-        y_square += tl.sum(b * b, 1)
-        product = tl.dot(a, tl.trans(b), product, input_precision=PRECISION)
-    norms = x_square[:, None] + y_square[None, :]
-    inside = (i[:, None] < x_rows) & (j[None, :] < y_rows)
-    square = tl.where(inside, norms - 2 * product, 0.0)
-    near = inside & ((square >= NEAR * norms) == 0)
+    """|x_i - y_j|^2 and which pairs are near, [BLOCK_I, BLOCK_J]; `given`: the products of the centred rows, where the row of each
+    i begins, the squares of these rows, columns up to a multiple of 16, the share of the norms from which on a pair is near."""
+    products, at, x_square, y_square, WIDTH, near_share = given
+    inside = (i[:, None] < x_rows) & (j[None, :] < WIDTH)
+    product = tl.load(products + at[:, None] + j[None, :], inside, 0.0)
+    own = tl.load(x_square + i, i < x_rows, 0.0)[:, None]
+    others = tl.load(y_square + j, j < WIDTH, 0.0)[None, :]
+    inside &= j[None, :] < y_rows
+    square = tl.where(inside, own + (others - 2 * product), 0.0)  # far out x leaves one rounding of its size, not two
+    near = inside & ((square >= near_share * (own + others)) == 0)
     left = near
     while tl.max(left.to(tl.int32)) > 0:
         chosen, picked = first_column(left, j, BLOCK_J)
         scale = None if y_scale is None else tl.sum(tl.where(chosen, y_scale[None, :], 0.0), 1)
-        again = tl.zeros((BLOCK_I, NEAR_D), dtype)
-        for start in tl.range(0, D, NEAR_D, num_stages=1):  # seldom run: without registers for loads ahead
-            d = start + tl.arange(0, NEAR_D)
+        again = tl.zeros((BLOCK_I, BLOCK_D), dtype)
+        for start in tl.range(0, D, BLOCK_D, num_stages=1):  # seldom run: without registers for loads ahead
+            d = start + tl.arange(0, BLOCK_D)
             a = load_rows(x, i, x_rows, d, D, x_scale, dtype) - load_rows(y, picked, y_rows, d, D, scale, dtype)
             again += a * a
         square = tl.where(chosen, tl.sum(again, 1)[:, None], square)
         left = left & (chosen == 0)
     return square, near
-
-
-@triton.jit
-def column_mean(b, j, y_rows):
-    """The mean of the rows j < y_rows of b, [1, E]; the others are 0."""
-    count = tl.sum((j < y_rows).to(tl.int32), 0)
-    return (tl.sum(b, 0) / count.to(b.dtype))[None, :]
 
 
 @triton.jit
@@ -175,23 +192,22 @@ def distance_block(
     D,
     x_scale,
     y_scale,
+    given,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    TIGHT: tl.constexpr = False,
 ):
     """Distances [BLOCK_I, BLOCK_J] of the rows i < x_rows of x to the rows j < y_rows of y, and which pairs are near."""
-    if PRECISION is None:
+    if given[0] is None:
         square = squares_by_differences(
             x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, BLOCK_I, BLOCK_J, BLOCK_D
         )
         near = square < 0
     else:
-        square, near = squares_by_dot(
-            x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, dtype, PRECISION, BLOCK_I, BLOCK_J, BLOCK_D, TIGHT
+        square, near = squares_of_products(
+            x, y, i, j, x_rows, y_rows, D, x_scale, y_scale, given, dtype, BLOCK_I, BLOCK_J, BLOCK_D
         )
     if METRIC == "euclidean":
         square = root(square)

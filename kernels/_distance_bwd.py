@@ -19,7 +19,9 @@ from ._distance import load_rate, load_rows
 from ._distance_sums import all_features, store_rows, sums
 from ._dlogits import class_block, row_totals
 from ._launch import counters, launch, task_rows, triton_dtype
-from ._tiles import gradient_options, kept_arguments, merge_tasks, temperature_arguments
+from ._products import Operands
+from ._products_bwd import product_gradients
+from ._tiles import kept_arguments, merge_tasks, temperature_arguments, tile_options
 
 
 @triton.jit(
@@ -77,14 +79,12 @@ def _gradients_kernel(
     ignore_index,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
-    PRECISION: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    TIGHT: tl.constexpr,
 ):
     rate = load_rate(temperature_tensor, temperature_value, dtype)
     softmax = nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels
@@ -106,7 +106,7 @@ def _gradients_kernel(
             else:
                 dq, scaled = sums(
                     sides, task, q, e, 0, N, rate, softmax, distances, sizes,
-                    dtype, METRIC, PRECISION, ONE_BLOCK, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C, TIGHT
+                    dtype, METRIC, ONE_BLOCK, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
                 )  # fmt: skip
                 if dquery is not None:
                     store_rows(dquery + task * Q * D, dq, q, Q, e * BLOCK_E + tl.arange(0, BLOCK_E), D)
@@ -126,7 +126,7 @@ def _gradients_kernel(
             dc, _ = sums(
                 sides, task, n, e, part * share, tl.minimum(part * share + share, Q),
                 rate, softmax, distances, sizes,
-                dtype, METRIC, PRECISION, ONE_BLOCK, False, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C, TIGHT
+                dtype, METRIC, ONE_BLOCK, False, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
             )  # fmt: skip
             d = e * BLOCK_E + tl.arange(0, BLOCK_E)
             if splits == 1:
@@ -161,45 +161,79 @@ def distance_gradients(
 ) -> tuple[Tensor, ...]:
     """The gradients of query, prototypes and temperature, of those that are needed; `kept`: see `kept_tensors`."""
     q, c = merge_tasks(query, prototypes)
-    (tasks, queries, features), ways = q.shape, c.shape[1]
-    options = gradient_options(q, ways)
-    block_e = options["BLOCK_E"]
-    one_block = options["PRECISION"] is None and ways <= options["BLOCK_N"]
+    kept, made = kept[:4], Operands(*kept[4:])
     dquery, dprototypes = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device) if need else None
         for x, need in zip((query, prototypes), needs, strict=False)
     )
-    dtemperature = torch.empty_like(kept[0]) if needs[2] else None
+    softmax = {
+        "dloss": dloss,
+        "counts": counts,
+        "targets": targets,
+        "dlog_probs": dlog_probs,
+        "totals": row_totals(dlog_probs, log_probs),
+        "log_probs": log_probs,
+        "labels": labels,
+        "group": group,
+        "ignore_index": ignore_index,
+        "C": 1 if dlog_probs is None else dlog_probs.shape[-1],
+        "BLOCK_C": class_block(dlog_probs),
+    }
+    wanted = dquery, dprototypes, needs[2], softmax
+    if made.x is None:
+        dtemperature = _by_differences(q, c, temperature, metric, kept, distances, *wanted)
+    else:
+        dtemperature = product_gradients(q, c, temperature, metric, kept, made, *wanted)
+    grads = [x for x in (dquery, dprototypes) if x is not None]
+    if dtemperature is not None and isinstance(temperature, Tensor):
+        grads.append(dtemperature.sum().to(temperature.dtype))
+    return tuple(grads)
+
+
+def _by_differences(
+    q: Tensor,
+    c: Tensor,
+    temperature: float | Tensor,
+    metric: str,
+    kept: list[Any],
+    distances: Tensor | None,
+    dquery: Tensor | None,
+    dprototypes: Tensor | None,
+    with_temperature: bool,
+    softmax: dict[str, Any],
+) -> Tensor | None:
+    """Writes the gradients of q [T, Q, D] and c [T, N, D] that are wanted; returns each query's part in that of the temperature."""
+    (tasks, queries, features), ways = q.shape, c.shape[1]
+    options = tile_options(q, ways)
+    block_e = options["BLOCK_D"]
+    one_block = ways <= options["BLOCK_N"]
+    dtemperature = torch.empty_like(kept[0]) if with_temperature else None
     if queries == 0 and dprototypes is not None:
         dprototypes.zero_()
     e_blocks = max(triton.cdiv(features, block_e), 1)
     query_e = 1 if one_block or dquery is None else e_blocks
-    query_programs = tasks * triton.cdiv(queries, options["BLOCK_Q"]) * query_e if needs[0] or needs[2] else 0
-    slots = tasks * triton.cdiv(ways, options["BLOCK_N"]) * e_blocks if needs[1] and queries else 0
+    query_programs = (
+        tasks * triton.cdiv(queries, options["BLOCK_Q"]) * query_e if dquery is not None or with_temperature else 0
+    )
+    slots = tasks * triton.cdiv(ways, options["BLOCK_N"]) * e_blocks if dprototypes is not None and queries else 0
     splits = max(min(triton.cdiv(queries, 8 * options["BLOCK_Q"]), 512 // max(slots, 1)), 1)
     shared = slots > 0 and splits > 1
     parts = kept[0].new_empty(splits if shared else 0, *c.shape)
     launch(
         _gradients_kernel,
         query_programs + splits * slots,
-        query,
+        q,
         query=q,
         prototypes=c,
         **temperature_arguments(temperature),
         **kept_arguments(kept),
+        **softmax,
         distances=distances,
-        dloss=dloss,
-        counts=counts,
-        targets=targets,
-        dlog_probs=dlog_probs,
-        totals=row_totals(dlog_probs, log_probs),
-        log_probs=log_probs,
-        labels=labels,
         dquery=dquery,
         dprototypes=dprototypes,
         dtemperature=dtemperature,
         parts=parts,
-        counter=counters(query, slots if shared else 0),
+        counter=counters(q, slots if shared else 0),
         query_programs=query_programs,
         query_stride=task_rows(q),
         prototypes_stride=task_rows(c),
@@ -209,18 +243,12 @@ def distance_gradients(
         Q=queries,
         N=ways,
         D=features,
-        C=1 if dlog_probs is None else dlog_probs.shape[-1],
         splits=splits,
         share=triton.cdiv(triton.cdiv(queries, splits), options["BLOCK_Q"]) * options["BLOCK_Q"],
-        group=group,
-        ignore_index=ignore_index,
-        dtype=triton_dtype(query),
+        dtype=triton_dtype(q),
         METRIC=metric,
         ONE_BLOCK=one_block,
-        BLOCK_C=class_block(dlog_probs),
+        BLOCK_E=block_e,
         **options,
     )
-    grads = [x for x in (dquery, dprototypes) if x is not None]
-    if dtemperature is not None and isinstance(temperature, Tensor):
-        grads.append(dtemperature.sum().to(temperature.dtype))
-    return tuple(grads)
+    return dtemperature

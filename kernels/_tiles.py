@@ -8,44 +8,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmeta._precision import allows_tf32
-
 from ._launch import accumulator, dense, power_of_two
 
 FEW = 32  # columns that differences serve best: from the registers of the compiled kernels, not from a GPU (2026-11-24)
+PRODUCTS = 1 << 28  # instructions by differences that take as long as nine more launches, by the model of tools/gpu.md
+WIDE = 512  # columns of a block of products
+
+
+def by_products(query: Tensor, columns: int) -> bool:
+    """Whether the distances of queries [T, Q, D] to so many columns come from products that torch makes. By differences a call takes 2
+    instructions for each pair and feature forward; backward, on each side, 2 and 2 more for every block of 64 features."""
+    features = query.shape[2]
+    instructions = 6 + 4 * -(-features // 64)
+    return columns > FEW and features >= 16 and query.numel() * columns * instructions >= max(PRODUCTS, 1)
 
 
 def tile_options(query: Tensor, columns: int) -> dict[str, Any]:
-    """Blocks for queries [T, Q, D] and so many columns: loads of 16 bytes where the length of rows allows it. PRECISION is that
-    of tl.dot, None for differences.
+    """Blocks for queries [T, Q, D] and so many columns: loads of 16 bytes where the length of rows allows it.
 
     Backward takes the same blocks as forward: with distances of the same bits, the probabilities that it computes from the
     nearest and the log-sum-exp sum to 1, where a distance's last bit is large against the temperature. In its registers are
     the squares and the sums, [BLOCK_Q, BLOCK_N, BLOCK_D] each for differences."""
     features, size = query.shape[2], query.element_size()
-    if columns > FEW and features >= 16 and size <= 4:
-        tf32 = size == 2 or allows_tf32("matmul")  # it has all digits of float16 and bfloat16
-        if tf32:
-            blocks = {"BLOCK_Q": 16, "BLOCK_N": 32, "BLOCK_D": power_of_two(features, 32, 64)}
-            return {**blocks, "PRECISION": "tf32", "num_warps": 8}
-        return {"BLOCK_Q": 32, "BLOCK_N": 32, "BLOCK_D": 32, "PRECISION": "ieee", "num_warps": 8}
+    if by_products(query, columns):
+        return {"BLOCK_Q": 4, "BLOCK_N": power_of_two(columns, 16, WIDE), "BLOCK_D": 128, "num_warps": 4}
     block_n = power_of_two(columns, 1, FEW if size <= 4 else 16)
     widest = 32 if features % 16 else 128 if block_n <= 8 else 64  # 16: else elements are loaded one by one
     block_d = power_of_two(features, 16, widest)
     tile = 4096 if size <= 4 else 2048
     block_q = power_of_two(tile // (block_n * block_d), 1, power_of_two(query.shape[1], 1, 32))
     blocks = {"BLOCK_Q": block_q, "BLOCK_N": block_n, "BLOCK_D": block_d}
-    return {**blocks, "PRECISION": None, "num_warps": 4 if block_n <= 8 and size <= 4 else 8}
-
-
-def gradient_options(query: Tensor, columns: int) -> dict[str, Any]:
-    """The same, the features that a program owns, the fewer the oftener are distances computed, and whether it is to hold less in
-    registers: halves, widened as they are loaded, would spill."""
-    options = tile_options(query, columns)
-    if options["PRECISION"] is None:
-        return {**options, "BLOCK_E": options["BLOCK_D"], "TIGHT": False}
-    widest = 128 if options["PRECISION"] == "tf32" else 64
-    return {**options, "BLOCK_E": power_of_two(query.shape[2], 16, widest), "TIGHT": query.element_size() == 2}
+    return {**blocks, "num_warps": 4 if block_n <= 8 and size <= 4 else 8}
 
 
 def temperature_arguments(temperature: float | Tensor) -> dict[str, Any]:
@@ -64,6 +57,13 @@ def kept_tensors(query: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor
 
 def kept_arguments(kept: Sequence[Tensor | None]) -> dict[str, Any]:
     return dict(zip(("nearest", "log_sum", "query_scale", "prototype_scale"), kept, strict=True))
+
+
+def forward_sides(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Both as [T, rows, D], and whether their distances come from products: then as for backward, whose products are to have the
+    same bits."""
+    q, c = dense(query, 2), dense(prototypes, 2)
+    return (*merge_tasks(q, prototypes), True) if by_products(q, c.shape[1]) else (q, c, False)
 
 
 def merge_tasks(query: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 Forward, one launch: a program owns BLOCK_Q queries of a task and BLOCK_C classes and walks the support. Distances and, for
 all and for each class by itself, the nearest and the online sum of exponentials stay in registers: a class far behind the
 nearest one keeps its digits. Moved: query once, the support once a program (from cache), its labels, the output once.
+A large support: a launch for each chunk of products, see _products.py.
 Backward: see _distance_bwd.py; distances are computed anew, log p is kept.
 """
 
@@ -13,10 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._distance import INFINITY, accurate_log, distance_block, load_rate, online_log_sum_exp, row_scale
+from ._distance import INFINITY, accurate_log, block_of_rows, distance_block, load_rate, online_log_sum_exp, scale_of
 from ._distance_bwd import distance_gradients
-from ._launch import accumulator, dense, launch, power_of_two, task_rows, triton_dtype
-from ._tiles import kept_arguments, kept_tensors, temperature_arguments, tile_options
+from ._launch import accumulator, launch, power_of_two, task_rows, triton_dtype
+from ._products import forward_parts
+from ._tiles import forward_sides, kept_arguments, kept_tensors, temperature_arguments, tile_options
 
 
 @triton.jit
@@ -36,7 +38,9 @@ def _class_log_sum_exp(nearest, total, distance, label, first, classes, rate, BL
     return new_nearest, total
 
 
-@triton.jit(do_not_specialize=("query_stride", "support_stride", "row_stride", "Q", "S", "N"))
+@triton.jit(
+    do_not_specialize=("first_task", "first_row", "rows", "query_stride", "support_stride", "row_stride", "Q", "S", "N")
+)
 def _matching_log_probs_fwd_kernel(
     query,
     support,
@@ -49,6 +53,9 @@ def _matching_log_probs_fwd_kernel(
     log_sum,
     query_scale,
     prototype_scale,
+    products,
+    x_square,
+    y_square,
     query_stride,
     support_stride,
     row_stride,
@@ -56,35 +63,44 @@ def _matching_log_probs_fwd_kernel(
     S,
     N,
     D,
+    first_task,
+    first_row,
+    rows,
+    WIDTH,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
-    PRECISION: tl.constexpr,
+    NEAR: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     c_blocks = tl.cdiv(N, BLOCK_C)
-    q_blocks = tl.cdiv(Q, BLOCK_Q)
     first = (tl.program_id(0) % c_blocks) * BLOCK_C
     index = tl.program_id(0) // c_blocks
-    task, q_block = (index // q_blocks).to(tl.int64), index % q_blocks
-    q = (q_block * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
+    task, q, place = block_of_rows(index, rows, first_task, first_row, BLOCK_Q)
+    q_block = index % tl.cdiv(rows, BLOCK_Q)
     query += task * query_stride * D
     support += task * support_stride * D
     labels += task * row_stride
     row = task * Q + q  # [BLOCK_Q]
+    if products is not None:
+        x_square, y_square = x_square + task * Q, y_square + task * WIDTH
+    given = products, place * WIDTH, x_square, y_square, WIDTH, NEAR
+    last = first_row + rows
     rate = load_rate(temperature_tensor, temperature_value, dtype)
-    x_scale = row_scale(query, q, Q, D, dtype, METRIC, BLOCK_Q, BLOCK_D)
+    x_scale = scale_of(query, query_scale, task * Q, q, last, D, products, dtype, METRIC, BLOCK_Q, BLOCK_D)
     least, total = tl.full((BLOCK_Q,), INFINITY, dtype), tl.zeros((BLOCK_Q,), dtype)
     class_least, class_total = tl.full((BLOCK_Q, BLOCK_C), INFINITY, dtype), tl.zeros((BLOCK_Q, BLOCK_C), dtype)
     classes = tl.minimum(N - first, BLOCK_C)
     for start in range(0, S, BLOCK_N):
         s = start + tl.arange(0, BLOCK_N).to(tl.int64)
         label = tl.load(labels + s, s < S, 0)
-        s_scale = row_scale(support, s, S, D, dtype, METRIC, BLOCK_N, BLOCK_D)
+        s_scale = scale_of(
+            support, prototype_scale, task * row_stride, s, S, D, products, dtype, METRIC, BLOCK_N, BLOCK_D
+        )
         distance, _ = distance_block(
-            query, support, q, s, Q, S, D, x_scale, s_scale, dtype, METRIC, PRECISION, BLOCK_Q, BLOCK_N, BLOCK_D
+            query, support, q, s, last, S, D, x_scale, s_scale, given, dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D
         )
         distance = tl.where(s[None, :] < S, distance, INFINITY)
         outside = tl.max(((label < 0) | (label >= N)).to(tl.int32), 0) > 0
@@ -94,18 +110,18 @@ def _matching_log_probs_fwd_kernel(
         class_least, class_total = _class_log_sum_exp(
             class_least, class_total, distance, member, first, classes, rate, BLOCK_C
         )
-        if prototype_scale is not None:
+        if prototype_scale is not None and products is None:
             tl.store(prototype_scale + task * row_stride + s, s_scale, s < tl.where(q_block + first == 0, S, 0))
     k = first + tl.arange(0, BLOCK_C)
     out = (least[:, None] - class_least) * rate + accurate_log(class_total) - accurate_log(total)[:, None]
-    inside = (q[:, None] < Q) & (k[None, :] < N)
+    inside = (q[:, None] < last) & (k[None, :] < N)
     tl.store(log_probs + row[:, None] * N + k[None, :], out.to(log_probs.dtype.element_ty), inside)
-    if nearest is not None:
+    if kept_log_probs is not None:
         tl.store(kept_log_probs + row[:, None] * N + k[None, :], out, inside)
-        tl.store(nearest + row, least, q < tl.where(first == 0, Q, 0))
-        tl.store(log_sum + row, accurate_log(total), q < tl.where(first == 0, Q, 0))
-    if query_scale is not None:
-        tl.store(query_scale + row, x_scale, q < tl.where(first == 0, Q, 0))
+        tl.store(nearest + row, least, q < tl.where(first == 0, last, 0))
+        tl.store(log_sum + row, accurate_log(total), q < tl.where(first == 0, last, 0))
+    if query_scale is not None and products is None:
+        tl.store(query_scale + row, x_scale, q < tl.where(first == 0, last, 0))
 
 
 def matching_log_probs_fwd(
@@ -118,36 +134,39 @@ def matching_log_probs_fwd(
     needs: tuple[bool, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     log_probs = query.new_empty(*query.shape[:-1], num_classes)
-    q, s = dense(query, 2), dense(support, 2)
-    (tasks, queries, features), examples = q.shape, s.shape[1]
+    q, s, by_products = forward_sides(query, support)
+    (queries, features), examples = q.shape[1:], s.shape[1]
     options = tile_options(q, examples)
     block_c = power_of_two(num_classes, 1, 32)
-    kept = kept_tensors(q, s, metric) if any(needs) else (None,) * 4
+    kept = kept_tensors(q, s, metric) if any(needs) or by_products else (None,) * 4
+    made, chunks = forward_parts(q, s, metric, kept[2:], by_products)
     kept_log_probs = torch.empty_like(log_probs, dtype=accumulator(query)) if any(needs) else None
-    launch(
-        _matching_log_probs_fwd_kernel,
-        tasks * triton.cdiv(queries, options["BLOCK_Q"]) * triton.cdiv(num_classes, block_c),
-        query,
-        query=q,
-        support=s,
-        labels=labels.contiguous(),
-        **temperature_arguments(temperature),
-        log_probs=log_probs,
-        kept_log_probs=kept_log_probs,
-        **kept_arguments(kept),
-        query_stride=task_rows(q),
-        support_stride=task_rows(s),
-        row_stride=examples if len(s) > 1 else 0,
-        Q=queries,
-        S=examples,
-        N=num_classes,
-        D=features,
-        dtype=triton_dtype(query),
-        METRIC=metric,
-        BLOCK_C=block_c,
-        **options,
-    )
-    return (log_probs,), (*kept, kept_log_probs) if any(needs) else ()
+    for part, given in chunks:
+        launch(
+            _matching_log_probs_fwd_kernel,
+            part.tasks * triton.cdiv(part.rows, options["BLOCK_Q"]) * triton.cdiv(num_classes, block_c),
+            query,
+            query=q,
+            support=s,
+            labels=labels.contiguous(),
+            **temperature_arguments(temperature),
+            log_probs=log_probs,
+            kept_log_probs=kept_log_probs,
+            **kept_arguments(kept),
+            query_stride=task_rows(q),
+            support_stride=task_rows(s),
+            row_stride=examples if len(s) > 1 else 0,
+            Q=queries,
+            S=examples,
+            N=num_classes,
+            D=features,
+            dtype=triton_dtype(query),
+            METRIC=metric,
+            BLOCK_C=block_c,
+            **given,
+            **options,
+        )
+    return (log_probs,), (*kept, *made, kept_log_probs) if any(needs) else ()
 
 
 def matching_log_probs_bwd(

@@ -7,6 +7,8 @@ to dy: C(x', W) + C(x, W') + b'; to x: C*(dy, W'); to W: D(x', dy).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,6 +44,38 @@ def _options(like: Tensor, rows: int, columns: int, depth: int) -> dict[str, Any
     }
 
 
+def planes(x: Tensor) -> tuple[Tensor, int, int]:
+    """`x` as [T, n, C, H, W], and how many planes [H, W] its tasks and its images are apart, each with its channels one after the
+    other: as torch.vmap leaves them, [n, T C, H, W], nothing is copied. 0 for what all tasks share."""
+    x = x if x.ndim == 5 else x.unsqueeze(0)
+    *sizes, height, width = x.shape
+    plane = max(height * width, 1)
+    steps, wanted = x.stride(), (plane, width, 1)
+    together = all(n == 1 or step == one for n, step, one in zip(x.shape[2:], steps[2:], wanted, strict=True))
+    if not together or any(step % plane for step in steps[:2]):
+        x = x.contiguous()
+    task, image = (0 if size == 1 else step // plane for size, step in zip(sizes[:2], x.stride()[:2], strict=True))
+    return x, task, image
+
+
+def empty_like_images(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Of this shape [T?, n, ...]; images first in memory where those of `like` [T, n, ...] are."""
+    images_first = like.ndim == len(shape) == 5 and like.shape[0] > 1 and 0 < like.stride(0) < like.stride(1)
+    if not images_first or like.shape[1] == 1:
+        return like.new_empty(shape)
+    tasks, images, *rest = shape
+    return like.new_empty(images, tasks, *rest).transpose(0, 1)
+
+
+def _by_phases(weight: Tensor, stride: int) -> Tensor:
+    """Weights [T?, O, I, kh, kw] with the taps of each phase of a stride together, phase after phase, in as much memory: a program meets
+    one phase, and its weights then lie side by side."""
+    if stride == 1:
+        return weight
+    phases = [weight[..., a::stride, b::stride] for a in range(stride) for b in range(stride)]
+    return torch.cat([phase.flatten(-4) for phase in phases], -1).view(weight.shape)
+
+
 def _convolution(
     source: Tensor,
     weight: Tensor,
@@ -53,10 +87,12 @@ def _convolution(
 ) -> Tensor:
     """Into `out` [T, n, O, H', W'] the convolution of source [T, n, C, H, W] with weight [T, O, C, kh, kw], or, `backward`, its
     adjoint: weight [T, C, O, kh, kw]. Source, weight and bias of one task serve all."""
-    source, weight = dense(source, 4), dense(weight.transpose(-4, -3) if backward else weight, 4)
-    bias = None if bias is None else dense(bias, 1)
+    source, source_task, source_image = planes(source)
+    out, out_task, out_image = planes(out)
     tasks, images, channels, height, width = out.shape
     phase = stride if backward else 1
+    weight = dense(_by_phases(weight.transpose(-4, -3), phase) if backward else weight, 4)
+    bias = None if bias is None else dense(bias, 1)
     pixels = images * triton.cdiv(height, phase) * triton.cdiv(width, phase)
     options = _options(source, channels, pixels, source.shape[2] * weight.shape[3] * weight.shape[4])
     blocks = [options.pop(f"BLOCK_{name}") for name in ("ROWS", "COLUMNS", "DEPTH")]
@@ -69,7 +105,10 @@ def _convolution(
         weight=weight,
         bias=bias,
         out=out,
-        source_stride=task_rows(source),
+        source_task=source_task,
+        source_image=source_image,
+        out_task=out_task,
+        out_image=out_image,
         weight_stride=task_rows(weight),
         bias_stride=0 if bias is None else task_rows(bias),
         images=images,
@@ -94,13 +133,15 @@ def _convolution(
 def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
     """The gradient to weights like [T?, O, I, kh, kw] of the convolution of x [T?, n, I, H, W] from dy [T?, n, O, H', W']."""
     summed = like.ndim < dy.ndim
-    x, dy = dense(x, 4), dense(dy, 4)
+    x, x_task, x_image = planes(x)
+    dy, dy_task, dy_image = planes(dy)
     tasks, images = dy.shape[:2]
     outputs, channels, *kernel = like.shape[-4:]
     depth, pixels = channels * kernel[0] * kernel[1], dy.shape[3] * dy.shape[4]
     options = _options(x, outputs, depth, images * pixels)
     blocks = [options.pop(f"BLOCK_{name}") for name in ("ROWS", "DEPTH", "COLUMNS")]
     each = tasks * triton.cdiv(outputs, blocks[0]) * triton.cdiv(depth, blocks[2])
+    together = math.gcd(pixels, 16)  # as many of dy lie next to each other, where a block of pixels begins
     shares = triton.cdiv(images * pixels, 8 * blocks[1])
     splits = max(min(shares, PROGRAMS // max(each, 1)), 1)
     whole = splits == 1 and not summed
@@ -112,8 +153,10 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         x=x,
         dy=dy,
         dweight=parts,
-        x_stride=task_rows(x),
-        dy_stride=task_rows(dy),
+        x_task=x_task,
+        x_image=x_image,
+        dy_task=dy_task,
+        dy_image=dy_image,
         T=tasks,
         images=images,
         C=channels,
@@ -122,7 +165,9 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
         W=x.shape[4],
         OH=dy.shape[3],
         OW=dy.shape[4],
-        OP=pixels,
+        groups=pixels // together,
+        TOGETHER=together,
+        CROSSED=triton.cdiv(blocks[1] - 1, max(pixels, 1)),  # images that begin within a block, at most
         padding=padding,
         share=triton.cdiv(triton.cdiv(images * pixels, splits), blocks[1]),
         KH=kernel[0],
@@ -137,8 +182,8 @@ def _weight_gradient(x: Tensor, dy: Tensor, like: Tensor, stride: int, padding: 
 
 def _data_gradient(dy: Tensor, weight: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
     """The gradient to images like [T?, n, I, H, W] from dy [T?, n, O, H', W']; summed over the tasks that share them."""
-    found = dy.new_empty(*dy.shape[:-4], *like.shape[-4:])
-    _convolution(dy, weight, None, dense(found, 4), stride, padding, backward=True)
+    found = empty_like_images(dy, (*dy.shape[:-4], *like.shape[-4:]))
+    _convolution(dy, weight, None, found, stride, padding, backward=True)
     return found.sum(0) if like.ndim < found.ndim else found
 
 
@@ -161,8 +206,8 @@ def task_conv2d_fwd(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     leads = (x.shape[:-4], weight.shape[:-4], () if bias is None else bias.shape[:-1])
     sizes = ((n + 2 * padding - k) // stride + 1 for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True))
-    y = x.new_empty(*max(leads, key=len), x.shape[-4], weight.shape[-4], *sizes)
-    _convolution(x, weight, bias, dense(y, 4), stride, padding)
+    y = empty_like_images(x, (*max(leads, key=len), x.shape[-4], weight.shape[-4], *sizes))
+    _convolution(x, weight, bias, y, stride, padding)
     return (y,), ()
 
 
@@ -230,8 +275,8 @@ def _to_cotangent(
     total, bias = None, to_dbias
     for images, weights in ((to_dx, weight), (x, to_dweight)):
         if images is not None and weights is not None:
-            part = torch.empty_like(dy, memory_format=torch.contiguous_format)
-            _convolution(images, weights, bias, dense(part, 4), stride, padding)
+            part = empty_like_images(dy, dy.shape)
+            _convolution(images, weights, bias, part, stride, padding)
             total, bias = part if total is None else total + part, None
     if total is None:
         assert bias is not None

@@ -13,6 +13,22 @@ from harness.distance_cases import METRICS, log_softmax, loss, matching, metrics
 pytest.importorskip("triton")
 
 
+@pytest.fixture(params=["differences", "products"])
+def way(request, monkeypatch):
+    """That of calls with more than 32 columns: products of any size, in parts and blocks of few rows and columns."""
+    if request.param == "products":
+        small_products(monkeypatch)
+    return request.param
+
+
+def small_products(monkeypatch):
+    from fastmeta.kernels import _products, _tiles
+
+    monkeypatch.setattr(_tiles, "PRODUCTS", 0)
+    monkeypatch.setattr(_tiles, "WIDE", 32)
+    monkeypatch.setattr(_products, "CHUNK", 1)
+
+
 def ops(metric, rows, columns, features):
     """The three ops of [rows, features] and [columns, features]."""
     targets, labels, temperature = (
@@ -43,22 +59,24 @@ def test_one_query_expanded_over_tasks_that_share_the_other_side(metric):
         if of == metric or not interpreted("triton")
     ],
 )
-def test_many_columns(metric, dtype):
-    """One over a block of queries, of features and of columns; in float32 over two of columns."""
+def test_many_columns(metric, dtype, way):
+    """One over a block of queries, of features and of columns; in float32 over two of columns. Products: three parts of queries."""
     rows, columns, features = (33, 65, 33) if dtype == torch.float32 else (17, 33, 65)
+    if way == "products":
+        rows, columns, features = 33, 130, 17
     for fn in ops(metric, rows, columns, features):
         tensors = [randn(rows, features, dtype=dtype), randn(columns, features, dtype=dtype)]
         check_against_reference(fn, tensors, "triton")
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
-def test_many_columns_far_from_the_origin(metric):
-    """An offset of all features, an outlier, a coincident pair and one that nearly is. The outlier's distances have their last
+def test_many_columns_far_from_the_origin(metric, way):
+    """An offset of all features, outliers, a coincident pair and one that nearly is. An outlier's distances have their last
     bit at 0.03: its gradients are right because backward finds them with the same bits as forward."""
 
     def draw():
         query, prototypes = randn(9, 20, dtype=torch.float32), randn(40, 20, dtype=torch.float32)
-        query[0], query[1], query[2] = prototypes[0], prototypes[39] + 1e-3, 100 * query[2]
+        query[0], query[1], query[2:6] = prototypes[0], prototypes[39] + 1e-3, 100 * query[2:6]
         return [query + 1e4, prototypes + 1e4]
 
     check_against_reference(ops(metric, 9, 40, 20)[1], draw, "triton")
@@ -68,7 +86,7 @@ def test_many_columns_far_from_the_origin(metric):
 
 
 @metrics
-def test_infinity_and_nan_with_many_columns(metric):
+def test_infinity_and_nan_with_many_columns(metric, way):
     """An infinite prototype is infinitely far; a NaN spoils its own query alone."""
     query, prototypes = randn(4, 16).float(), randn(40, 16).float()
     query[1, 2] = torch.nan
@@ -82,7 +100,7 @@ def test_infinity_and_nan_with_many_columns(metric):
 
 
 @pytest.mark.parametrize("columns", [5, 40])
-def test_the_cosine_of_an_infinite_vector_is_no_number(columns):
+def test_the_cosine_of_an_infinite_vector_is_no_number(columns, way):
     """As in the reference: it has no direction. A zero vector's is 0."""
     draw = randn(3, 16).float(), randn(columns, 16).float()
     for value in (torch.inf, 0.0):
@@ -97,8 +115,9 @@ def test_the_cosine_of_an_infinite_vector_is_no_number(columns):
         assert found[0].isnan().all() if value else found[0].isfinite().all()
 
 
-def test_tf32(allow_tf32):
+def test_tf32(allow_tf32, monkeypatch):
     """Rounded operands, exact sums: distances of 11-bit numbers, but coincident points at 0."""
+    small_products(monkeypatch)
     query, prototypes = randn(5, 48).float(), randn(40, 48).float()
     query[0] = prototypes[7]
     with fastmeta.backend("triton"):
@@ -153,7 +172,7 @@ def test_a_label_out_of_range_and_an_empty_class():
         assert grad[0].isnan().all() and grad[1].isfinite().all()
 
 
-def test_temperature_of_many_columns():
+def test_temperature_of_many_columns(way):
     def draw(metric):
         temperature = torch.tensor(temperature_for(metric, 17))
         return [randn(5, 17, dtype=torch.float32), randn(40, 17, dtype=torch.float32), temperature]

@@ -109,6 +109,27 @@ def test_shared_strided_and_leading_dimensions(backend):
     check_against_reference(op(1, 1), strided, backend)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_images_before_tasks_in_memory(stride, monkeypatch):
+    """As torch.vmap leaves them, [n, T C, H, W]: nothing is copied, and results lie so too."""
+    from fastmeta.kernels import task_conv2d as kernels
+
+    x, weight, bias = draw(3, 2, 2, 6, 6, 4, (3, 3), dtype=torch.float32)
+    images_first = x.transpose(0, 1).contiguous().transpose(0, 1)
+    check_against_reference(op(stride, 1), [images_first, weight, bias], "triton")
+    launched, launch = [], kernels.launch
+    monkeypatch.setattr(kernels, "launch", lambda *args, **given: (launched.append(given), launch(*args, **given)))
+    (y,), _ = kernels.task_conv2d_fwd(images_first, weight, bias, stride, 1, (True,) * 3)
+    dx, dweight, _ = kernels.task_conv2d_bwd((y,), (), images_first, weight, bias, stride, 1, (True,) * 3)
+    values, data, weights = launched
+    assert values["source"].data_ptr() == weights["x"].data_ptr() == images_first.data_ptr()
+    assert data["source"].data_ptr() == weights["dy"].data_ptr() == y.data_ptr()
+    assert all(z.transpose(0, 1).is_contiguous() for z in (y, dx))
+    (alike,), _ = kernels.task_conv2d_fwd(x, weight, bias, stride, 1, (True,) * 3)
+    of_alike = kernels.task_conv2d_bwd((alike,), (), x, weight, bias, stride, 1, (True,) * 3)
+    assert torch.equal(y, alike) and torch.equal(dx, of_alike[0]) and torch.equal(dweight, of_alike[1])
+
+
 def test_gradients_of_what_tasks_share_have_its_shape():
     """From the kernels themselves: autograd would sum them."""
     from fastmeta.kernels.task_conv2d import task_conv2d_bwd

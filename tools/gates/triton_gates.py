@@ -34,9 +34,10 @@ SHAPES = {
     "few": (torch.float32, "euclidean", 2, 75, 5, 64, False),
     "few half": (torch.float16, "cosine", 2, 75, 20, 640, False),
     "few double": (torch.float64, "sqeuclidean", 2, 75, 5, 64, False),
+    "some": (torch.float32, "euclidean", 2, 75, 40, 64, False),  # more than a block holds, by differences
     "many": (torch.float32, "sqeuclidean", 2, 256, 128, 512, False),
     "many tf32": (torch.float32, "euclidean", 2, 256, 128, 512, True),
-    "many half": (torch.bfloat16, "cosine", 2, 16384, 1000, 512, False),
+    "many half": (torch.bfloat16, "cosine", 1, 4096, 1000, 512, False),
     "many double": (torch.float64, "cosine", 2, 75, 40, 640, False),
 }
 # the same of convolutions: dtype, T, images, input channels, pixels of a side, output channels, stride, whether TF32 is allowed
@@ -47,8 +48,8 @@ CONVOLUTIONS = {
     "conv double": (torch.float64, 2, 25, 64, 28, 64, 1, False),
     "conv strided": (torch.float32, 2, 25, 64, 28, 64, 2, False),
 }
-# the shapes whose products tensor cores make: those that may be rounded, and float64, which is not
-TENSOR_CORES = ("many tf32", "many half", "conv tf32", "conv half", "conv double")
+# the shapes whose products tensor cores make: those that may be rounded, and float64, which is not; those of "many" torch makes
+TENSOR_CORES = ("conv tf32", "conv half", "conv double")
 
 
 @dataclass
@@ -104,7 +105,8 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     if shape in CONVOLUTIONS:
         return run_convolution(shape, small, **sizes)
     dtype, metric, T, Q, N, D, tf32 = SHAPES[shape]
-    Q, N, D = (min(Q, 36), min(N, 36), min(D, 128)) if small else (Q, N, D)
+    if small:
+        Q, N, D = min(Q, 36), N if by_products(shape) else min(N, 36), D if by_products(shape) else min(D, 128)
     T, Q, N, D = (sizes.get(name, size) for name, size in (("T", T), ("Q", Q), ("N", N), ("D", D)))
     ways = 5
     query, columns = torch.randn(T, Q, D).to(dtype), torch.randn(T, N, D).to(dtype)
@@ -124,9 +126,16 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     module = importlib.import_module(f"fastmeta.kernels.{op}")
     tensors = [x for some in inputs for x in (some if isinstance(some, list) else [some])]
     needs = tuple(isinstance(x, torch.Tensor) and x.is_floating_point() for x in tensors)
-    with tf32_allowed(tf32):
+    tiles = importlib.import_module("fastmeta.kernels._tiles")
+    products = 0 if small and by_products(shape) else tiles.PRODUCTS
+    with tf32_allowed(tf32), mock.patch.object(tiles, "PRODUCTS", products):
         outputs, saved = getattr(module, f"{op}_fwd")(*inputs, *static, needs)
         getattr(module, f"{op}_bwd")(outputs, saved, *inputs, *static, needs)
+
+
+def by_products(shape: str) -> bool:
+    """Whether torch makes the products of distances, that is of all but float64's few."""
+    return shape.startswith("many") and shape != "many double"
 
 
 def run_convolution(shape: str, small: bool, **sizes: int) -> None:
@@ -149,7 +158,7 @@ def recorded(shape: str, ops: Iterable[str], **sizes: int) -> list[Launch]:
         def record(kernel, programs, like, *args, op=op, **options):
             found.append(Launch(op, shape, kernel, args, options))
 
-        for module in (op, "_distance_bwd", "_optimiser_launch"):
+        for module in (op, "_distance_bwd", "_products", "_products_bwd", "_optimiser_launch"):
             importlib.import_module(f"fastmeta.kernels.{module}").launch = record
         run(shape, op, **sizes)
     return found

@@ -27,6 +27,7 @@ RUNS = {
     "few": ("prototypes", *DISTANCE, *STEPS),
     "few half": ("prototypes", "proto_loss", "sgd_step"),
     "few double": ("prototypes", "proto_loss", *STEPS),
+    "some": DISTANCE,
     "many": DISTANCE,
     "many tf32": ("proto_loss",),
     "many half": DISTANCE,
