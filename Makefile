@@ -70,8 +70,8 @@ sanitize: install
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=build/sanitize OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest \
 	    -k "not emulated and not triton" $(wildcard $(SANITIZED:%=tests/*/test_%.py))
 
-SANITIZED = conv conv_adapt conv_forward encoder conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
-    mlp_hvp mlp_loss mlp_meta_loss mlp_threads nan proto_log_softmax proto_loss prototypes sgd_step
+SANITIZED = adam_step conv conv_adapt conv_forward encoder conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
+    mlp_hvp mlp_loss mlp_meta_loss mlp_threads momentum_step nan proto_log_softmax proto_loss prototypes sgd_step
 
 # Within 25 minutes; bench/results/<machine>.json, .md and figures have what came of it.
 bench: install

@@ -81,6 +81,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("proto_loss_value_and_grad", declining<&proto_loss_value_and_grad>);
   FASTMETA_DEFINE(matching_log_probs);
   FASTMETA_DEFINE(sgd_step);
+  FASTMETA_DEFINE(momentum_step);
+  FASTMETA_DEFINE(adam_step);
   define_network<MlpCall>(m, "mlp");
   define_network<ConvCall>(m, "conv");
 }

@@ -49,6 +49,15 @@ py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, 
 py::tuple sgd_step_fwd(Handle params, Handle grads, Handle lr, Handle needs);
 py::tuple sgd_step_bwd(Handle cotangents, Handle saved, Handle params, Handle grads, Handle lr, Handle needs);
 
+py::tuple momentum_step_fwd(Handle params, Handle grads, Handle velocities, Handle lr, Handle learned, Handle momentum, Handle weight_decay,
+                            bool nesterov, Handle needs);
+py::tuple momentum_step_bwd(Handle cotangents, Handle saved, Handle params, Handle grads, Handle velocities, Handle lr, Handle learned,
+                            Handle momentum, Handle weight_decay, bool nesterov, Handle needs);
+py::tuple adam_step_fwd(Handle params, Handle grads, Handle means, Handle squares, Handle lr, Handle step, Handle learned, Handle beta1,
+                        Handle beta2, Handle weight_decay, Handle eps, Handle needs);
+py::tuple adam_step_bwd(Handle cotangents, Handle saved, Handle params, Handle grads, Handle means, Handle squares, Handle lr, Handle step,
+                        Handle learned, Handle beta1, Handle beta2, Handle weight_decay, Handle eps, Handle needs);
+
 // The ops of networks, mlp_forward_fwd and so on, by the network. Call: MlpCall, whose `network` is the activation, or ConvCall, whose
 // `network` is (stride, padding, norm, eps, relu, pool) of each block.
 // Targets: a tensor, or a list of it and the examples' weights.

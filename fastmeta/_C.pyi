@@ -83,6 +83,64 @@ def matching_log_probs_bwd(
 ) -> tuple[Any, ...]: ...
 def sgd_step_fwd(params: Any, grads: Any, lr: Any, needs: Any, /) -> tuple[Any, ...] | str: ...
 def sgd_step_bwd(cotangents: Any, saved: Any, params: Any, grads: Any, lr: Any, needs: Any, /) -> tuple[Any, ...]: ...
+def momentum_step_fwd(
+    params: Any,
+    grads: Any,
+    velocities: Any,
+    lr: Any,
+    learned: Any,
+    momentum: Any,
+    weight_decay: Any,
+    nesterov: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...] | str: ...
+def momentum_step_bwd(
+    cotangents: Any,
+    saved: Any,
+    params: Any,
+    grads: Any,
+    velocities: Any,
+    lr: Any,
+    learned: Any,
+    momentum: Any,
+    weight_decay: Any,
+    nesterov: bool,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
+def adam_step_fwd(
+    params: Any,
+    grads: Any,
+    means: Any,
+    squares: Any,
+    lr: Any,
+    step: Any,
+    learned: Any,
+    beta1: Any,
+    beta2: Any,
+    weight_decay: Any,
+    eps: Any,
+    needs: Any,
+    /,
+) -> tuple[Any, ...] | str: ...
+def adam_step_bwd(
+    cotangents: Any,
+    saved: Any,
+    params: Any,
+    grads: Any,
+    means: Any,
+    squares: Any,
+    lr: Any,
+    step: Any,
+    learned: Any,
+    beta1: Any,
+    beta2: Any,
+    weight_decay: Any,
+    eps: Any,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
 def mlp_forward_fwd(params: Any, inputs: Any, activation: Any, needs: Any, /) -> tuple[Any, ...] | str: ...
 def mlp_forward_bwd(
     cotangents: Any, saved: Any, params: Any, inputs: Any, activation: Any, needs: Any, /

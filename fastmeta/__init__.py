@@ -7,6 +7,7 @@ from .distance.proto_log_softmax import proto_log_softmax
 from .distance.proto_loss import proto_loss
 from .distance.prototypes import prototypes
 from .graphed import graphed
+from .inner.adam_step import adam_step
 from .inner.conv_adapt import conv_adapt
 from .inner.conv_forward import conv_forward
 from .inner.conv_grad import conv_grad
@@ -20,6 +21,7 @@ from .inner.mlp_grad import mlp_grad
 from .inner.mlp_hvp import mlp_hvp
 from .inner.mlp_loss import mlp_loss
 from .inner.mlp_meta_loss import mlp_meta_loss
+from .inner.momentum_step import momentum_step
 from .inner.sgd_step import sgd_step
 from .inner.task_conv2d import task_conv2d
 from .learners.anil import ANIL
@@ -55,6 +57,7 @@ __all__ = [
     "ProtoMAML",
     "ProtoNet",
     "Reptile",
+    "adam_step",
     "backend",
     "conv_adapt",
     "conv_forward",
@@ -73,6 +76,7 @@ __all__ = [
     "mlp_hvp",
     "mlp_loss",
     "mlp_meta_loss",
+    "momentum_step",
     "optim",
     "proto_log_softmax",
     "proto_loss",

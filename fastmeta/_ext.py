@@ -29,6 +29,15 @@ mlp_forward_limit = mlp_loss_limit = mlp_grad_limit = _too_deep
 mlp_hvp_limit = mlp_adapt_limit = mlp_meta_loss_limit = _too_deep
 
 
+def _learned(*args: Any) -> str | None:
+    """The limit of the optimisers' steps, whose last argument that is a list has the numbers that are tensors."""
+    learned = [x for x in args if isinstance(x, list)][-1]
+    return "takes momentum, betas and weight_decay as numbers, got a tensor" if learned else None
+
+
+momentum_step_limit = adam_step_limit = _learned
+
+
 def _too_much(*args: Any) -> str | None:
     """The limits of the conv kernels, whose blocks are the one static argument that is a tuple."""
     blocks = next(x for x in args if isinstance(x, tuple))

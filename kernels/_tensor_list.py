@@ -1,4 +1,4 @@
-"""A list of tensors in one launch, for sgd_step: how the list is cut into programs, and what its kernels are told.
+"""A list of tensors in one launch, for the steps of optimisers: how the list is cut into programs, and what its kernels are told.
 
 A program owns a tile [TASKS, COLUMNS] of one tensor, which it finds by comparing its index with where each tensor's
 programs end. Pointers and numbers are kernel arguments: nothing is copied to the device for a call. A tensor in which
@@ -21,11 +21,10 @@ from fastmeta._replay import recording
 
 from ._launch import power_of_two, triton_dtype
 
-GROUP = 48  # tensors of a launch: kernel arguments are limited to 4 KiB
 TILE = 1024  # elements of a program, half as many in float64: two loads of 16 bytes a thread
-# Bits of a tensor's `kind`: theta is shared by tasks; alpha is a number, is per element, and that per task; the
-# gradients asked for; a program walks all tasks.
-SHARED, NUMBER, ELEMENT, PER_TASK, DGRAD, DTHETA, DRATE, WALK = (tl.constexpr(1 << i) for i in range(8))
+# Bits of a tensor's `kind`: alpha is a number, or per element; a program walks all tasks. Of its operands theta, g, state, alpha, shifted
+# by an operand's place: the tasks share it; its gradient is asked for.
+NUMBER, ELEMENT, WALK, SHARED, WANTED = (tl.constexpr(bit) for bit in (1, 2, 4, 8, 256))
 
 
 @triton.jit
@@ -64,11 +63,16 @@ def own_number(numbers, index, dtype: tl.constexpr, COUNT: tl.constexpr):
     """The number alpha; floats are passed with 24 bits, so a float64 comes in three parts."""
     number = tl.full((), 0, dtype)
     for i in tl.static_range(COUNT):
-        value = tl.full((), numbers[i], dtype)
-        if dtype == tl.float64:
-            value += tl.full((), numbers[COUNT + i], dtype) + tl.full((), numbers[2 * COUNT + i], dtype)
-        number = tl.where(index == i, value, number)
+        number = tl.where(index == i, number_at(numbers, i, dtype, COUNT), number)
     return number
+
+
+@triton.jit
+def number_at(numbers, i: tl.constexpr, dtype: tl.constexpr, COUNT: tl.constexpr):
+    value = tl.full((), numbers[i], dtype)
+    if dtype == tl.float64:
+        value += tl.full((), numbers[COUNT + i], dtype) + tl.full((), numbers[2 * COUNT + i], dtype)
+    return value
 
 
 @triton.jit
@@ -88,11 +92,11 @@ def tile_limit(at, column, size, total, COLUMNS: tl.constexpr, MASKED: tl.conste
 
 
 @triton.jit
-def rate_tile(rate, number, kind, task, column, lane, limit, size):
+def rate_tile(rate, number, kind, shared, task, column, lane, limit, size):
     """alpha for a tile [TASKS, COLUMNS]."""
     scalar = tl.load(rate, (kind & (NUMBER | ELEMENT)) == 0, 0.0).to(number.dtype)
     scalar = tl.where((kind & NUMBER) != 0, number, scalar)
-    at = task * tl.where((kind & PER_TASK) != 0, size, 0) + column
+    at = task * tl.where(shared, 0, size) + column
     element = (kind & ELEMENT) != 0
     tile = tl.load(rate + at + lane, lane < tl.where(element, limit, 0), 0.0).to(number.dtype)
     return tl.where(element, tile, scalar)
@@ -106,21 +110,21 @@ class Plan(NamedTuple):
     options: dict[str, Any]
 
 
-def kind_of(theta: Tensor, grad: Tensor, rate: Any, needs: tuple[bool, bool, bool] = (False, False, False)) -> int:
+def kind_of(operands: Sequence[Any], needs: Sequence[bool] = ()) -> int:
+    """Of one tensor's theta, g, state, alpha."""
+    grad, rate = operands[1], operands[-1]
+    element = isinstance(rate, Tensor) and rate.ndim > 0
+    kind: int = ELEMENT.value * element + NUMBER.value * (not isinstance(rate, Tensor))
     many = grad.ndim > 0 and grad.shape[0] != 1
-    kind: int = DGRAD.value * needs[1] | DRATE.value * needs[2]
-    if many and theta.ndim < grad.ndim:
-        kind |= SHARED.value | (DTHETA.value | WALK.value) * needs[0]
-    if not isinstance(rate, Tensor):
-        kind |= NUMBER.value
-    elif rate.ndim:
-        kind |= ELEMENT.value
-        kind |= WALK.value * needs[2] if many and rate.ndim < grad.ndim else PER_TASK.value
+    for k, x in enumerate(operands):
+        shared = many and (x is not rate or element) and x.ndim < grad.ndim
+        wanted = bool(needs) and needs[k]
+        kind |= SHARED.value * shared << k | WANTED.value * wanted << k | WALK.value * (shared and wanted)
     return kind
 
 
 def make_plan(grads: Sequence[Tensor], kinds: list[int]) -> Plan:
-    by_task = [bool(k & SHARED.value or k & (ELEMENT.value | PER_TASK.value) == ELEMENT.value) for k in kinds]
+    by_task = [k % WANTED.value >= SHARED.value for k in kinds]
     totals = [g.numel() for g in grads]
     tasks = power_of_two(max((g.shape[0] for g, b in zip(grads, by_task, strict=True) if b), default=1), 1, 4)
     columns = TILE // tasks // (2 if grads[0].dtype == torch.float64 else 1)
@@ -141,7 +145,7 @@ def make_plan(grads: Sequence[Tensor], kinds: list[int]) -> Plan:
 
 
 def split_numbers(rates: Sequence[Any], dtype: torch.dtype) -> tuple[float, ...]:
-    """The rates that are numbers, each as the float32 nearest to it; for float64 also what that leaves, twice."""
+    """What of the rates is a number, each as the float32 nearest to it; for float64 also what that leaves, twice."""
     parts, left = [], [0.0 if isinstance(r, Tensor) else r for r in rates]
     if dtype != torch.float64 and recording.recorder is not None:
         return tuple(left)  # a launch rounds them the same way

@@ -5,9 +5,9 @@ from typing import Any, TypeVar, overload
 
 from torch import Tensor
 
-from .. import _check
 from .._route import call, direct
 from ..types import Rate
+from ._optimiser_step import check_tensors, finite_rates, over_tree
 
 CORES = ((None,), (None,), (None,))  # no fixed ranks: torch.vmap goes through the reference, two elementwise passes
 Param = TypeVar("Param", bound=Tensor)
@@ -48,74 +48,15 @@ def sgd_step(params: Any, grads: Any, lr: Rate) -> Any:
     params = fastmeta.sgd_step(params, grads, 0.01)  # of each of 32 tasks
     ```
     """
-    return _any_tree("sgd_step", params, grads, lr)
+    return over_tree("sgd_step", _step, params, {"grads": grads}, lr)[0]
 
 
-def _any_tree(op: str, params: Any, grads: Any, lr: Any) -> Any:
-    if isinstance(params, Tensor):
-        return _step(op, ["params"], [params], [grads], [lr])[0]
-    if isinstance(params, Mapping):
-        _same_keys(op, "grads", params, grads)
-        names = list(params)
-        rates = lr
-        if isinstance(lr, Mapping):
-            _same_keys(op, "lr", params, lr)
-            rates = [lr[n] for n in names]
-        stepped = _step(op, names, [params[n] for n in names], [grads[n] for n in names], _rates(op, rates, names))
-        return dict(zip(names, stepped, strict=True))
-    if not isinstance(params, list | tuple):
-        raise TypeError(f"{op}: params must be a tensor, a sequence or a dict of tensors, got {type(params).__name__}")
-    if not isinstance(grads, list | tuple) or len(grads) != len(params):
-        came = len(grads) if isinstance(grads, list | tuple) else type(grads).__name__
-        raise ValueError(f"{op}: grads must be a sequence of {len(params)} tensors like params, got {came}")
-    names = [f"params[{i}]" for i in range(len(params))]
-    stepped = _step(op, names, list(params), list(grads), _rates(op, lr, names))
-    return tuple(stepped) if isinstance(params, tuple) else stepped
-
-
-def _same_keys(op: str, name: str, params: Mapping[str, Any], other: Any) -> None:
-    if not isinstance(other, Mapping) or (list(other) != list(params) and set(other) != set(params)):
-        came = list(other) if isinstance(other, Mapping) else type(other).__name__
-        raise ValueError(f"{op}: {name} must be a dict with the keys of params, {list(params)}, got {came}")
-
-
-def _rates(op: str, lr: Any, names: Sequence[str]) -> list[Any]:
-    """One rate for all as a list of length 1, else one for each tensor."""
-    if not isinstance(lr, list | tuple):
-        if isinstance(lr, Tensor):
-            _check.dense(op, "lr", lr)
-            if lr.ndim:
-                raise ValueError(
-                    f"{op}: one lr for all must be a number or a 0-dim tensor, got shape {_check.shape(lr)}"
-                )
-        return [lr]
-    if len(lr) != len(names):
-        raise ValueError(f"{op}: lr must have one entry for each of the {len(names)} params, got {len(lr)}")
-    return list(lr)
-
-
-def _step(op: str, names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]) -> list[Tensor]:
-    rates = [r if isinstance(r, Tensor) else _check.rate(op, "lr", r) for r in rates]
+def _step(names: Sequence[str], params: list[Tensor], grads: list[Tensor], rates: list[Any]) -> list[list[Tensor]]:
+    rates = finite_rates("sgd_step", rates)
     if not params:
-        return []
-    found = direct(op, (params, grads, rates), (), CORES)
-    if found is not None:
-        return list(found)
-    for i, (name, p, g) in enumerate(zip(names, params, grads, strict=True)):
-        rate = rates[0 if len(rates) == 1 else i]
-        _check.floating(op, **{name: p, f"the gradient of {name}": g})
-        _check.floating(op, **{names[0]: params[0], name: p})
-        if p.shape != g.shape and p.shape != g.shape[1:]:
-            raise ValueError(
-                f"{op}: the gradient of {name} must have its shape {_check.shape(p)}, with or without a task axis in front, "
-                f"got {_check.shape(g)}"
-            )
-        if isinstance(rate, Tensor):
-            _check.floating(op, **{name: p, f"the rate of {name}": rate})
-            if rate.ndim and rate.shape not in (g.shape, g.shape[1:]):
-                raise ValueError(
-                    f"{op}: the rate of {name} must be 0-dim or have the shape {_check.shape(g)} with or without the task "
-                    f"axis, got {_check.shape(rate)}"
-                )
-            _check.rate(op, f"the rate of {name}", rate)
-    return list(call(op, (params, grads, rates), (), CORES))
+        return [[]]
+    found = direct("sgd_step", (params, grads, rates), (), CORES)
+    if found is None:
+        check_tensors("sgd_step", names, params, grads, rates)
+        found = call("sgd_step", (params, grads, rates), (), CORES)
+    return [list(found)]

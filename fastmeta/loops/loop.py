@@ -85,16 +85,13 @@ class Loop:
     ) -> list[Tensor]:
         """Parameters and state after step k."""
         n, each = self.params, len(self.optimiser.names)
-        theta: list[Tensor] = []
-        states: list[Tensor] = []
-        for i, (p, g) in enumerate(zip(point, grads, strict=False)):
-            entries = {name: entries[i] for name, entries in self.values.items()}
-            values = {name: given[x] if isinstance(x, Slot) else x for name, x in entries.items()}
-            state = point[n + i * each : n + (i + 1) * each]
-            p, state = self.optimiser.update(p, g, state, self.before + k + 1, **values)
-            theta.append(p)
-            states += state
-        return [*theta, *states]
+        states = [point[n + i * each : n + (i + 1) * each] for i in range(n)]
+        values = [
+            {name: given[x] if isinstance(x := entries[i], Slot) else x for name, entries in self.values.items()}
+            for i in range(n)
+        ]
+        theta, found = self.optimiser.updates(point[:n], grads, states, self.before + k + 1, values)
+        return [*theta, *(s for state in found for s in state)]
 
 
 @dataclass

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
-from .._torch import is_functional, tree_leaves, tree_map
+from .._dispatch import forced
+from .._torch import tree_leaves, tree_map
+from ..inner.adam_step import adam_step
+from ..inner.momentum_step import momentum_step
+from ..reference.adam_step import adam_update
+from ..reference.momentum_step import decayed, momentum_update, plus
 from ..types import Rate
 
 HALF = (torch.float16, torch.bfloat16)
@@ -57,6 +62,29 @@ class InnerOptimiser:
         """One parameter and its state after step number `count`, the first being 1."""
         raise NotImplementedError
 
+    def updates(
+        self,
+        theta: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[Sequence[Tensor]],
+        count: int,
+        values: Sequence[Mapping[str, Any]],
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """All parameters and their state after step number `count`: in one launch where that can be."""
+        if theta and self.names and forced() != "reference" and _fuses(theta, grads, values):
+            kinds = [[state[i] for state in states] for i in range(len(self.names))]
+            rates = [v["lr"] for v in values]
+            new, *kinds = self.fused([list(theta), list(grads), *kinds], rates, count, values[0])
+            return new, [list(state) for state in zip(*kinds, strict=True)]
+        each = [self.update(p, g, s, count, **v) for p, g, s, v in zip(theta, grads, states, values, strict=True)]
+        return [p for p, _ in each], [list(state) for _, state in each]
+
+    def fused(
+        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
+    ) -> tuple[list[Tensor], ...]:
+        """The op of this step on parameters, gradients and state; `numbers`: the same for all parameters."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, eq=False)
 class SGD(InnerOptimiser):
@@ -101,13 +129,21 @@ class SGD(InnerOptimiser):
     def update(
         self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        start, g = _decayed(p, g, values["weight_decay"])
+        start, g = p.to(wide(p)), g.to(wide(p))
         if not state:
-            return _plus(start, g, values["lr"], -1).to(p.dtype), ()
-        momentum = values["momentum"]
-        b = _plus(g, state[0], momentum)
-        step = _plus(g, b, momentum) if self.nesterov else b
-        return _plus(start, step, values["lr"], -1).to(p.dtype), (b,)
+            return plus(start, decayed(start, g, values["weight_decay"]), values["lr"], -1).to(p.dtype), ()
+        new, b = momentum_update(start, g, state[0], nesterov=self.nesterov, **values)
+        return new.to(p.dtype), (b,)
+
+    def fused(
+        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
+    ) -> tuple[list[Tensor], ...]:
+        theta, grads, velocities = lists
+        mu, decay = numbers["momentum"], numbers["weight_decay"]
+        found: tuple[list[Tensor], ...] = momentum_step(
+            theta, grads, velocities, rates, momentum=mu, weight_decay=decay, nesterov=self.nesterov
+        )
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,40 +194,37 @@ class Adam(InnerOptimiser):
     def update(
         self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        start, g = _decayed(p, g, values["weight_decay"])
-        beta1, beta2 = values["beta1"], values["beta2"]
-        m = _plus(beta1 * state[0], g, 1 - beta1)
-        v = _plus(beta2 * state[1], g * g, 1 - beta2)
-        unbiased = m / (1 - beta1**count)
-        step = unbiased / (_root(v / (1 - beta2**count)) + self.eps)
-        return _plus(start, step, values["lr"], -1).to(p.dtype), (m, v)
+        new, m, v = adam_update(p.to(wide(p)), g.to(wide(p)), state[0], state[1], step=count, eps=self.eps, **values)
+        return new.to(p.dtype), (m, v)
+
+    def fused(
+        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
+    ) -> tuple[list[Tensor], ...]:
+        theta, grads, means, squares = lists
+        betas, decay = (numbers["beta1"], numbers["beta2"]), numbers["weight_decay"]
+        found: tuple[list[Tensor], ...] = adam_step(
+            theta, grads, means, squares, rates, step=count, betas=betas, eps=self.eps, weight_decay=decay
+        )
+        return found
 
 
-def _root(v: Tensor) -> Tensor:
-    """sqrt(v), whose derivatives at 0 are 0, for u = m / (sqrt(v) + eps).
-
-    v is 0 where each g that counts in it is 0, and m with it. Near there |m| <= c |g| and sqrt(v) >= s |g|, so in
-    du = dm / (sqrt(v) + eps) - m d sqrt(v) / (sqrt(v) + eps)^2 the last term, with |d sqrt(v) / dg| <= s', goes to 0 with g, and du to
-    dm / eps. autograd would make 0 times infinity of it. Where m is not 0 (beta2 = 0), the slopes of both sides, m s' and -m s', have
-    the mean 0."""
-    if not torch.is_grad_enabled() and not is_functional():
-        return v.sqrt()
-    zero = v == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, v).sqrt())
-
-
-def _decayed(p: Tensor, g: Tensor, weight_decay: Any) -> tuple[Tensor, Tensor]:
-    """Parameter and gradient with its decay, as wide as the state."""
-    p, g = p.to(wide(p)), g.to(wide(p))
-    return p, g if _is_zero(weight_decay) else _plus(g, p, weight_decay)
-
-
-def _plus(x: Tensor, y: Tensor, scale: Any, sign: int = 1) -> Tensor:
-    """x + sign scale y, in one operation where the scale is a number."""
-    if isinstance(scale, float):
-        return x.add(y, alpha=sign * scale)
-    scaled: Tensor = scale * y
-    return x + scaled if sign > 0 else x - scaled
+def _fuses(theta: Sequence[Tensor], grads: Sequence[Tensor], values: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the fused step takes them: plain tensors of one dtype on one device, numbers that are the same for all, and rates that it
+    knows."""
+    first, *_ = theta
+    plain = all(
+        type(x) in (Tensor, nn.Parameter) and x.dtype == first.dtype and x.device == first.device
+        for x in (*theta, *grads)
+    )
+    rates = [v["lr"] for v in values]
+    known = all(
+        isinstance(r, float)
+        or (r.dtype == first.dtype and r.device == first.device and (not r.ndim or r.shape == p.shape))
+        for r, p in zip(rates, theta, strict=True)
+    )
+    numbers = [[x for name, x in v.items() if name != "lr"] for v in values]
+    floats = all(isinstance(x, float) for x in numbers[0]) and all(some == numbers[0] for some in numbers[1:])
+    return plain and known and floats and first.is_floating_point()
 
 
 def wide(p: Tensor) -> torch.dtype:

@@ -1,5 +1,6 @@
 """The mathematics of every op in plain PyTorch, by the op's name."""
 
+from .adam_step import adam_step
 from .conv_adapt import conv_adapt
 from .conv_forward import conv_forward
 from .conv_grad import conv_grad
@@ -14,6 +15,7 @@ from .mlp_grad import mlp_grad
 from .mlp_hvp import mlp_hvp
 from .mlp_loss import mlp_loss
 from .mlp_meta_loss import mlp_meta_loss
+from .momentum_step import momentum_step
 from .proto_log_softmax import proto_log_softmax
 from .proto_loss import proto_loss
 from .prototypes import prototypes
@@ -21,6 +23,7 @@ from .sgd_step import sgd_step
 from .task_conv2d import task_conv2d
 
 __all__ = [
+    "adam_step",
     "conv_adapt",
     "conv_forward",
     "conv_grad",
@@ -35,6 +38,7 @@ __all__ = [
     "mlp_hvp",
     "mlp_loss",
     "mlp_meta_loss",
+    "momentum_step",
     "proto_log_softmax",
     "proto_loss",
     "prototypes",

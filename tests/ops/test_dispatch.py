@@ -69,7 +69,7 @@ def test_the_first_call_of_a_process_on_the_reference():
 
 
 def test_native_kernels_are_the_default_on_a_cpu():
-    for op in ("prototypes", "proto_loss", "sgd_step", "mlp_meta_loss"):
+    for op in ("prototypes", "proto_loss", "sgd_step", "adam_step", "mlp_meta_loss"):
         assert _dispatch.choose(op, torch.device("cpu"), "auto", (), (0, 0, 0, 0), ()) == "ext"
 
 

@@ -1,6 +1,8 @@
 """One number of one argument becomes NaN or infinite: the native CPU kernels' values and gradients are finite where the reference's
 are, which is plain PyTorch, and NaN where a NaN makes them so."""
 
+import functools
+
 import pytest
 import torch
 
@@ -94,6 +96,12 @@ def by_autograd(p):
 def test_elementwise_ops():
     check(lambda s: fastmeta.prototypes(s, LABELS.clamp(min=0), 3), [randn(2, 4, 5)])
     check(fastmeta.sgd_step, [randn(2, 9), randn(2, 9), randn(9)], fixed=[2])
+    x = [randn(2, 9) for _ in range(3)]
+    for decay in (0.0, 0.1):
+        momentum = functools.partial(fastmeta.momentum_step, momentum=0.9, weight_decay=decay)
+        adam = functools.partial(fastmeta.adam_step, step=2, weight_decay=decay)
+        check(momentum, [*x, randn(9)], fixed=[3])
+        check(adam, [*x, 1 + x[0].square(), randn(9)], fixed=[4])
 
 
 def of_distances(metric, queries, ways, _, temperature):

@@ -21,12 +21,12 @@ RATES = {  # what makes of a bad number a bad rate
 @pytest.mark.parametrize("backend", ["auto", "reference"], indirect=True)
 def test_a_rate_must_be_finite(kind, bad, backend):
     """One rule for all ways: also where the long way is taken, in float16."""
-    for op in ("sgd_step", "mlp_adapt", "mlp_meta_loss"):
+    for op in ("sgd_step", "momentum_step", "adam_step", "mlp_adapt", "mlp_meta_loss"):
         right = arguments(op)
         for dtype in (torch.float32, torch.float16):
             given = {k: _to(v, dtype) for k, v in right.items()}
             if kind == "of each step":
-                if op == "sgd_step":
+                if op.endswith("_step"):
                     continue
                 rate = torch.tensor([0.1, bad])
             else:

@@ -1,5 +1,6 @@
 // Runs the CPU kernels on saved problems, without Python and torch: `driver file`. tools/arm/problems.py writes them, in the order of
 // what is read here. Prints what is wrong, and how many problems were right.
+#include "arm/optimiser_steps.h"
 #include "arm/saved.h"
 #include "runtime/cpu/kernels.h"
 
@@ -222,9 +223,9 @@ struct Family {  // in the order of FAMILIES in problems.py
   void (*float64)(Saved&);
 };
 #define FAMILY(NAME) {#NAME, NAME<float>, NAME<double>}
-const Family families[] = {
-    FAMILY(prototypes), FAMILY(proto_log_softmax), FAMILY(proto_loss), FAMILY(matching_log_probs), FAMILY(sgd_step), FAMILY(mlp),
-    FAMILY(conv),       FAMILY(conv_features)};
+const Family families[] = {FAMILY(prototypes), FAMILY(proto_log_softmax), FAMILY(proto_loss), FAMILY(matching_log_probs),
+                           FAMILY(sgd_step),   FAMILY(momentum_step),     FAMILY(adam_step),  FAMILY(mlp),
+                           FAMILY(conv),       FAMILY(conv_features)};
 
 }  // namespace
 

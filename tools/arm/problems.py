@@ -99,6 +99,42 @@ def sgd_step(saved: Saved, tasks: int, size: int, shared_param: bool, rate_kind:
     saved.results(out, dparam if shared_param else None, *rest)
 
 
+def momentum_step(saved: Saved, momentum: float, decay: float, nesterov: bool, *shape: int) -> None:
+    def step(*xs: Tensor) -> object:
+        return fastmeta.momentum_step(*xs, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+
+    stateful(saved, step, (decay, momentum, 0, 0, 0, 0, 0, nesterov), 1, *shape)
+
+
+def adam_step(saved: Saved, step: int, betas: tuple[float, float], decay: float, *shape: int) -> None:
+    eps, corrections = 1e-3, [1 - beta**step for beta in betas]
+
+    def adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: Tensor) -> object:
+        return fastmeta.adam_step(p, g, m, v, lr, step=step, betas=betas, eps=eps, weight_decay=decay)
+
+    stateful(saved, adam, (decay, 0, *betas, eps, *corrections, 0), 2, *shape)
+
+
+def stateful(
+    saved: Saved, step: Callable, numbers: tuple[float, ...], states: int, tasks: int, size: int, *spreads: int
+) -> None:
+    """spreads: of parameter, gradient, state, rate; 0: a number, 1: [size], shared by the tasks, 2: [tasks, size]."""
+    inputs = [saved.randn(*[(), (size,), (tasks, size)][spread]) for spread in spreads]
+    if states == 2:
+        inputs[3] = inputs[3].square()
+    cotangents = [saved.randn(tasks, size) for _ in range(1 + states)]
+    saved.numbers(*numbers, tasks, size)
+    for spread, x in zip(spreads, inputs, strict=True):
+        saved.numbers(spread)
+        saved.arrays(x)
+    saved.arrays(*cotangents)
+
+    def run(*xs: Tensor) -> list[Tensor]:
+        return values_and_grads(step, xs[: len(inputs)], xs[len(inputs) :])
+
+    saved.results(*saved.both(run, [*inputs, *cotangents]))
+
+
 FAMILIES: dict[Callable, list[tuple]] = {  # in the order of `families` in driver.cpp
     prototypes: [(25, 5, 37), (7, 1, 1), (40, 20, 64)],
     proto_log_softmax: [("euclidean", 2, 19, 5, 37), ("sqeuclidean", 1, 33, 20, 50, True), ("cosine", 2, 5, 8, 16)],
@@ -112,6 +148,12 @@ FAMILIES: dict[Callable, list[tuple]] = {  # in the order of `families` in drive
     ],
     matching_log_probs: [("cosine", 5, 2, 17, 25, 37), ("euclidean", 3, 2, 5, 6, 16)],
     sgd_step: [(3, 37, True, 0), (3, 600, True, 1), (2, 5, False, 2), (1, 129, False, 0), (4, 33, True, 2)],
+    momentum_step: [
+        (0.9, 0.1, False, 3, 600, 1, 2, 2, 0),
+        (0.8, 0.0, True, 2, 37, 1, 2, 1, 1),
+        (0.9, 0.2, True, 1, 5, 2, 2, 2, 2),
+    ],
+    adam_step: [(1, (0.9, 0.99), 0.0, 3, 600, 1, 2, 1, 2, 1), (4, (0.8, 0.9), 0.1, 2, 37, 2, 2, 2, 2, 0)],
     mlp: [
         ("relu", (33, 20, 5), "cross_entropy", "scalar", 2, True),
         ("tanh", (7, 40, 9, 3), "mse", "per tensor and step", 3, False),

@@ -98,13 +98,47 @@ def matching_log_probs(query, support, labels, num_classes, metric, temperature)
     return each_task(one, (2, 2, 1), query, support, labels)
 
 
+def each_tensor(one, lr, *trees):
+    """one(rate, *tensors) of every tensor of the trees: its results, one kind after the other."""
+    if isinstance(trees[0], Tensor):
+        return one(lr, *trees)
+    each = isinstance(lr, list | tuple | dict)
+    keys = list(trees[0]) if isinstance(trees[0], dict) else range(len(trees[0]))
+    found = [one(lr[k] if each else lr, *(tree[k] for tree in trees)) for k in keys]
+    return [x for kind in zip(*found, strict=True) for x in kind]
+
+
 def sgd_step(params, grads, lr):
     """Finn et al. 2017, eq. 1; Li et al. 2017, eq. 2."""
-    if isinstance(params, Tensor):
-        return [params - lr * grads]
-    each = isinstance(lr, list | tuple | dict)
-    keys = list(params) if isinstance(params, dict) else range(len(params))
-    return [params[k] - (lr[k] if each else lr) * grads[k] for k in keys]
+    return each_tensor(lambda rate, p, g: [p - rate * g], lr, params, grads)
+
+
+def decayed(g, p, weight_decay):
+    """As torch.optim has it: without a decay, a NaN of p does not reach g."""
+    return g + weight_decay * p if isinstance(weight_decay, Tensor) or weight_decay else g
+
+
+def momentum_step(params, grads, velocities, lr, momentum, weight_decay, nesterov):
+    """torch.optim.SGD's documentation."""
+
+    def one(rate, p, g, b):
+        g = decayed(g, p, weight_decay)
+        b = momentum * b + g
+        return [p - rate * (g + momentum * b if nesterov else b), b]
+
+    return each_tensor(one, lr, params, grads, velocities)
+
+
+def adam_step(params, grads, means, squares, lr, step, betas, eps, weight_decay):
+    """Kingma and Ba 2015, algorithm 1."""
+
+    def one(rate, p, g, m, v):
+        g = decayed(g, p, weight_decay)
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        return [p - rate * (m / (1 - betas[0] ** step)) / (root(v / (1 - betas[1] ** step)) + eps), m, v]
+
+    return each_tensor(one, lr, params, grads, means, squares)
 
 
 def task_conv2d(x, weight, bias, stride, padding):

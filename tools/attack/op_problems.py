@@ -79,27 +79,53 @@ def matching_log_probs(draw):
     return p
 
 
-def sgd_step(draw):
-    p, t, params = of_op("sgd_step"), draw.size("T", (0, 1, 2, 3)), {}
-    grads, rates = {}, {}
-    for i in range(draw.size("tensors", (1, 1, 2, 3, 9))):
-        shape = [draw.size("side", (0, 1, 2, 3, 5, 17)) for _ in range(draw.size("rank", (0, 1, 2, 2, 3)))]
-        shape = [draw.size("big size", (4099, 70001))] if draw.odd("big", 0.05) else shape
-        params[f"p{i}"] = p.keep(draw.randn(*draw.own((t,)), *shape))
-        grads[f"p{i}"] = p.keep(draw.randn(t, *shape))
-        rates[f"p{i}"] = draw.randn(*draw.pick("rate", ((), tuple(shape), (t, *shape))))
-    each, one = draw.odd("rates", 0.5), draw.randn()
+def step_of(op, states=()):
+    """A problem of an optimiser's step: lists of parameters, gradients and `states`, and rates."""
 
-    def rate(x):
-        return p.keep(x) if x.ndim or draw.odd("rate_tensor", 0.5) else float(x)
+    def problem(draw):
+        p, t, rates = of_op(op), draw.size("T", (0, 1, 2, 3)), {}
+        trees = {name: {} for name in ("params", "grads", *states)}
+        for i in range(draw.size("tensors", (1, 1, 2, 3, 9))):
+            shape = [draw.size("side", (0, 1, 2, 3, 5, 17)) for _ in range(draw.size("rank", (0, 1, 2, 2, 3)))]
+            shape = [draw.size("big size", (4099, 70001))] if draw.odd("big", 0.05) else shape
+            lead = draw.own((t,))
+            for name, tree in trees.items():
+                x = draw.randn(
+                    *(lead if name == "params" or (name != "grads" and draw.odd("shared_state", 0.3)) else (t,)), *shape
+                )
+                tree[f"p{i}"] = p.keep(x.square() if name == "squares" else x)
+            rates[f"p{i}"] = draw.randn(*draw.pick("rate", ((), tuple(shape), (t, *shape))))
+        each, one = draw.odd("rates", 0.5), draw.randn()
 
-    trees = [params, grads, {n: rate(x) for n, x in rates.items()} if each else rate(one)]
-    kind = draw.pick("tree", ("list", "tuple", "dict", "tensor"))
-    if kind != "dict":
-        made = {"list": list, "tuple": tuple, "tensor": lambda values: next(iter(values))}[kind]
-        trees = [made(tree.values()) if isinstance(tree, dict) else tree for tree in trees]
-    p.arguments = dict(zip(("params", "grads", "lr"), trees, strict=True))
-    return p
+        def rate(x):
+            return p.keep(x) if x.ndim or draw.odd("rate_tensor", 0.5) else float(x)
+
+        trees["lr"] = {n: rate(x) for n, x in rates.items()} if each else rate(one)
+        kind = draw.pick("tree", ("list", "tuple", "dict", "tensor"))
+        if kind != "dict":
+            made = {"list": list, "tuple": tuple, "tensor": lambda values: next(iter(values))}[kind]
+            trees = {n: made(tree.values()) if isinstance(tree, dict) else tree for n, tree in trees.items()}
+        p.arguments = trees | OF_STEPS[op](lambda name, x: p.keep(x) if draw.odd(name, 0.15) else float(x), draw)
+        return p
+
+    problem.__name__ = op
+    return problem
+
+
+OF_STEPS = {  # the other arguments of each, of number(name, value), which may be a tensor
+    "sgd_step": lambda number, draw: {},
+    "momentum_step": lambda number, draw: {
+        "momentum": number("momentum", draw.randn()),
+        "weight_decay": number("decay", draw.randn() * draw.size("decayed", (0, 1))),
+        "nesterov": draw.odd("nesterov", 0.5),
+    },
+    "adam_step": lambda number, draw: {
+        "step": draw.size("step", (1, 2, 30)),
+        "betas": (number("beta1", draw.randn().sigmoid()), number("beta2", draw.randn().sigmoid())),
+        "eps": draw.pick("eps", (1e-8, 0.01, 1.0)),
+        "weight_decay": number("decay", draw.randn() * draw.size("decayed", (0, 1))),
+    },
+}
 
 
 def hvp(draw):
@@ -127,5 +153,6 @@ def task_conv2d(draw):
     return p
 
 
-OPS = (prototypes, proto_log_softmax, proto_loss, matching_log_probs, sgd_step, hvp, task_conv2d)
+STEPS = (step_of("sgd_step"), step_of("momentum_step", ["velocities"]), step_of("adam_step", ["means", "squares"]))
+OPS = (prototypes, proto_log_softmax, proto_loss, matching_log_probs, *STEPS, hvp, task_conv2d)
 PROBLEMS = {make.__name__: make for make in OPS}

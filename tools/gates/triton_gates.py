@@ -112,12 +112,16 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     query, columns = torch.randn(T, Q, D).to(dtype), torch.randn(T, N, D).to(dtype)
     targets, labels = torch.arange(Q).expand(T, Q) % N, torch.arange(N).expand(T, N) % ways
     weights = [torch.randn(size).to(dtype) for size in ((D, D), (D,), (N, D), (N,))]
+    of_tasks = [w.expand(T, *w.shape) for w in weights]
+    squares = [w.square() for w in of_tasks]
     inputs, static = {
         "prototypes": ((columns, labels), (ways,)),
         "proto_log_softmax": ((query, columns, 1.0), (metric,)),
         "proto_loss": ((query, columns, targets, 1.0), (metric, -100, "mean")),
         "matching_log_probs": ((query, columns, labels, 1.0), (ways, metric)),
-        "sgd_step": ((weights, [w.expand(T, *w.shape) for w in weights], weights), ()),  # one rate for each number
+        "sgd_step": ((weights, of_tasks, weights), ()),  # one rate for each number
+        "momentum_step": ((weights, of_tasks, of_tasks, weights, []), (0.9, 0.1, True)),
+        "adam_step": ((weights, of_tasks, of_tasks, squares, weights, 3.0, []), (0.9, 0.999, 0.1, 1e-8)),
     }[op]
     module = importlib.import_module(f"fastmeta.kernels.{op}")
     tensors = [x for some in inputs for x in (some if isinstance(some, list) else [some])]
@@ -154,7 +158,7 @@ def recorded(shape: str, ops: Iterable[str], **sizes: int) -> list[Launch]:
         def record(kernel, programs, like, *args, op=op, **options):
             found.append(Launch(op, shape, kernel, args, options))
 
-        for module in (op, "_distance_bwd", "_products", "_products_bwd"):
+        for module in (op, "_distance_bwd", "_products", "_products_bwd", "_optimiser_launch"):
             importlib.import_module(f"fastmeta.kernels.{module}").launch = record
         run(shape, op, **sizes)
     return found

@@ -35,6 +35,7 @@ def arguments(op):
     }
     inner = {"lr": [torch.full_like(p, 0.1) for p in params], "steps": 2, "first_order": False}
     episode = {"support_x": x, "support_y": LABELS, "query_x": -x, "query_y": LABELS}
+    batched = [torch.randn(2, 3, 4), torch.randn(2, 3)]
     episode |= {"weights": weights, "query_weights": -weights}
     found = {
         "prototypes": {"support": x, "labels": LABELS, "num_classes": 3},
@@ -46,7 +47,15 @@ def arguments(op):
         "matching_log_probs": {
             "query": x, "support": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5,
         },
-        "sgd_step": {"params": params, "grads": [torch.randn(2, 3, 4), torch.randn(2, 3)], "lr": [0.1, torch.tensor(0.2)]},
+        "sgd_step": {"params": params, "grads": batched, "lr": [0.1, torch.tensor(0.2)]},
+        "momentum_step": {
+            "params": params, "grads": batched, "velocities": batched, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1,
+            "nesterov": True,
+        },
+        "adam_step": {
+            "params": params, "grads": batched, "means": batched, "squares": [x.square() for x in batched], "lr": 0.1,
+            "step": 2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0,
+        },
         "mlp_forward": {"params": params, "inputs": x, "activation": "relu"},
         "mlp_loss": mlp,
         "mlp_grad": mlp,

@@ -26,6 +26,8 @@ BACKENDS = {
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
     "sgd_step": PROTO,
+    "momentum_step": PROTO,
+    "adam_step": PROTO,
     "task_conv2d": TRITON,
     "mlp_forward": MLP,
     "mlp_loss": MLP,
@@ -109,6 +111,31 @@ def _sgd_step(lead, dtype):
 
     shapes = [(*lead, 2, 3), (2,), (*lead, 2, 3), (*lead, 2), (2, 3), ()]
     return Case(fn, [randn(*shape, dtype=dtype) for shape in shapes])
+
+
+def _momentum_step(lead, dtype):
+    def fn(w, b, dw, db, vw, vb, alpha_w, alpha_b):
+        found = fastmeta.momentum_step(
+            [w, b], [dw, db], [vw, vb], [alpha_w, alpha_b], momentum=0.9, weight_decay=0.1, nesterov=True
+        )
+        return outputs(found)
+
+    return Case(fn, [randn(*shape, dtype=dtype) for shape in _with_state(lead, 1)])
+
+
+def _adam_step(lead, dtype):
+    def fn(w, b, dw, db, mw, mb, vw, vb, alpha_w, alpha_b):
+        found = fastmeta.adam_step([w, b], [dw, db], [mw, mb], [vw, vb], [alpha_w, alpha_b], step=3, weight_decay=0.1)
+        return outputs(found)
+
+    tensors = [randn(*shape, dtype=dtype) for shape in _with_state(lead, 2)]
+    tensors[6:8] = [1 + v.square() for v in tensors[6:8]]
+    return Case(fn, tensors)
+
+
+def _with_state(lead, count):
+    """The shapes of two parameters, their gradients, state and rates."""
+    return [(*lead, 2, 3), (2,), *[(*lead, 2, 3), (*lead, 2)] * (1 + count), (2, 3), ()]
 
 
 def _task_conv2d(lead, dtype):

@@ -59,6 +59,8 @@ def convolutional(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, loss: Lo
 def trees(x: Tensor, model: nn.Module, params: Sequence[Tensor], lr: Rate) -> None:
     """In the structure that went in."""
     assert_type(fastmeta.sgd_step(x, x, 0.1), Tensor)
+    assert_type(fastmeta.momentum_step(x, x, x, 0.1, momentum=0.9), tuple[Tensor, Tensor])
+    assert_type(fastmeta.adam_step([x], [x], [x], [x], [0.1], step=1), tuple[list[Tensor], list[Tensor], list[Tensor]])
     assert_type(fastmeta.sgd_step([x], [x], [0.1]), list[Tensor])
     assert_type(fastmeta.sgd_step((x, x), (x, x), (x, None)), tuple[Tensor, ...])
     assert_type(fastmeta.sgd_step({"w": x}, {"w": x}, {"w": x}), dict[str, Tensor])

@@ -48,6 +48,14 @@ def sgd_step(tasks, shared, rates):
     return [forward, Launch("backward", 3 * each + 4 * (shared + 2 * rates), 6 * tasks * shared)]
 
 
+def step_with_state(tasks, numbers, states, flops):
+    """Of `numbers` of each task's own, with one rate and no weight decay; flops of one number, forward and backward. Backward does not
+    read the parameters."""
+    each = 4 * tasks * numbers
+    forward = Launch("forward", (3 + 2 * states) * each, flops[0] * tasks * numbers)
+    return [forward, Launch("backward", (4 + 3 * states) * each, flops[1] * tasks * numbers)]
+
+
 def task_conv2d(T, n, C, E, pixels, kernel):
     """n images [C, pixels] to [E, pixels], kernel x kernel; all gradients. Programs own 64 x 64 numbers, or 16 or 32 where there are
     fewer; those of the weight gradient share the pixels until there are 512, and torch adds their parts."""
@@ -135,12 +143,15 @@ EPISODES = "32 tasks, 25 supports, 75 queries, 5 ways, 64 features"
 IMAGES = "32 tasks, 25 images 14 x 14, 32 to 32 channels, 3 x 3"
 HEAD = "32 tasks, a linear classifier of 64 features and 5 ways, 25 examples"
 META = HEAD + " and 75 queries, 5 steps"
+OWN = "32 tasks, 1e5 parameters of each task's own, one rate"
 OF_OPS = {  # the sizes in words, and the launches at these sizes
     "prototypes": (EPISODES, prototypes(32, 25, 5, 64)),
     "proto_log_softmax": (EPISODES, distances(32, 75, 5, 64, outputs=5)),
     "proto_loss": (EPISODES, distances(32, 75, 5, 64, kept=True)),
     "matching_log_probs": (EPISODES, distances(32, 75, 25, 64, outputs=5)),
     "sgd_step": ("32 tasks, 1e5 parameters, one rate", sgd_step(32, 100_000, 1)),
+    "momentum_step": (OWN, step_with_state(32, 100_000, 1, (4, 10))),
+    "adam_step": (OWN, step_with_state(32, 100_000, 2, (22, 48))),
     "task_conv2d": (IMAGES, task_conv2d(32, 25, 32, 32, 14 * 14, 3)),
     "mlp_forward": (HEAD, mlp_forward((64, 5), 32, 25)),
     "mlp_loss": (HEAD, mlp_loss((64, 5), 32, 25)),

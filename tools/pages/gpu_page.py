@@ -21,11 +21,12 @@ from pages.tables import replaced, table
 
 PAGE = ROOT / "tools/gpu.md"
 BEGIN, END = "<!-- make gpu-report writes from here -->", "<!-- to here -->"
+STEPS = ("sgd_step", "momentum_step", "adam_step")
 DISTANCE = ("proto_log_softmax", "proto_loss", "matching_log_probs")
 RUNS = {
-    "few": ("prototypes", *DISTANCE, "sgd_step"),
+    "few": ("prototypes", *DISTANCE, *STEPS),
     "few half": ("prototypes", "proto_loss", "sgd_step"),
-    "few double": ("prototypes", "proto_loss", "sgd_step"),
+    "few double": ("prototypes", "proto_loss", *STEPS),
     "some": DISTANCE,
     "many": DISTANCE,
     "many tf32": ("proto_loss",),

@@ -6,6 +6,7 @@
 
 #include "inner/conv.h"
 #include "inner/mlp.h"
+#include "inner/optimiser_step.h"
 #include "distance/proto.h"
 #include "runtime/task_scale.h"
 
@@ -36,6 +37,10 @@ struct CpuKernels {
   void (*matching_log_probs_bwd)(const MatchingLogProbs<R>&);
   void (*sgd_step_fwd)(const SgdStep<R>&);
   void (*sgd_step_bwd)(const SgdStep<R>&);
+  void (*momentum_step_fwd)(const OptimiserStep<R>&);
+  void (*momentum_step_bwd)(const OptimiserStep<R>&);
+  void (*adam_step_fwd)(const OptimiserStep<R>&);
+  void (*adam_step_bwd)(const OptimiserStep<R>&);
   void (*conv_features_sizes)(const ConvFeatures<R>&);  // with dout: of backward
   void (*conv_features_fwd)(const ConvFeatures<R>&);
   void (*conv_features_bwd)(const ConvFeatures<R>&);

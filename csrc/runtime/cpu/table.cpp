@@ -19,6 +19,10 @@ DECLARE(matching_log_probs_fwd, MatchingLogProbs)
 DECLARE(matching_log_probs_bwd, MatchingLogProbs)
 DECLARE(sgd_step_fwd, SgdStep)
 DECLARE(sgd_step_bwd, SgdStep)
+DECLARE(momentum_step_fwd, OptimiserStep)
+DECLARE(momentum_step_bwd, OptimiserStep)
+DECLARE(adam_step_fwd, OptimiserStep)
+DECLARE(adam_step_bwd, OptimiserStep)
 DECLARE(conv_features_sizes, ConvFeatures)
 DECLARE(conv_features_fwd, ConvFeatures)
 DECLARE(conv_features_bwd, ConvFeatures)
@@ -55,6 +59,10 @@ constexpr CpuKernels<R> table() {
       matching_log_probs_bwd<R>,
       sgd_step_fwd<R>,
       sgd_step_bwd<R>,
+      momentum_step_fwd<R>,
+      momentum_step_bwd<R>,
+      adam_step_fwd<R>,
+      adam_step_bwd<R>,
       conv_features_sizes<R>,
       conv_features_fwd<R>,
       conv_features_bwd<R>,

@@ -1,0 +1,31 @@
+// What the kernels of momentum_step and adam_step are told. All tensors are contiguous.
+#pragma once
+#include <cstdint>
+
+namespace fastmeta {
+
+constexpr int kMostState = 2;             // tensors of state that a parameter has
+constexpr int kMostIn = 3 + kMostState;   // parameter, gradient, state, rate
+constexpr int kMostOut = 1 + kMostState;  // parameter, state
+
+enum class Spread : int { number, shared, own };  // one number; [size], shared by the tasks; [tasks, size]
+
+template <class R>
+struct OptimiserStep {
+  struct Item {
+    int64_t tasks, size;  // outputs are [tasks, size]
+    Spread spread[kMostIn];
+    const R* in[kMostIn];
+    R* out[kMostOut];         // of forward
+    const R* dout[kMostOut];  // of backward
+    R* din[kMostIn];          // null: not asked for
+  };
+  int64_t count;
+  const Item* items;
+  bool one_rate;  // one number for all items: its gradient, summed over them, goes to the first item's din
+  double weight_decay, momentum, beta1, beta2, eps, correction1, correction2;  // corrections: 1 - beta^step
+  bool nesterov;
+  bool* not_finite;  // set by forward where a rate of an element is NaN or infinite
+};
+
+}  // namespace fastmeta
