@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -28,7 +29,6 @@ from ._memory import in_memory
 from ._torch import DispatchMode, dispatch_modes, transforms_active
 
 KEPT = 1024  # calls of an op
-INFINITY = float("inf")
 SEEN, NEVER = "seen", "never"
 _aten: Any = torch.ops.aten
 EMPTY = (_aten.empty.memory_format, _aten.new_empty.default, _aten.empty_like.default, _aten.empty_strided.default)
@@ -144,7 +144,7 @@ def _describe(flat: Sequence[Any]) -> tuple[Any, list[Any]] | None:
             key.append((x.shape, x.stride(), x.dtype, x.device, pointer % 16))
         elif x is None or type(x) is float:
             pointers.append(x)
-            key.append(None if x is None else 0 < x < INFINITY)
+            key.append(None if x is None else (x > 0, isfinite(x)))
         else:
             return None
     return tuple(key), pointers

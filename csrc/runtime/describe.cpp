@@ -41,7 +41,7 @@ py::object describe(py::handle flat) {
       key += 'n';
     } else if (PyFloat_CheckExact(item)) {
       const double value = PyFloat_AS_DOUBLE(item);
-      key += value > 0 && std::isfinite(value) ? 'p' : 'f';
+      key += !std::isfinite(value) ? 'x' : value > 0 ? 'p' : 'f';
     } else {
       key += 't';
       const int64_t address = put_tensor(key, item);

@@ -178,6 +178,20 @@ def errors_are_those_of_the_first_call():
 
 
 @check
+def a_rate_that_is_not_finite_is_none_of_those_before():
+    import fastmeta
+
+    params = [torch.randn(4, 3)]
+    for rate in (-0.3, -0.2, 0.0, float("nan")):
+        try:
+            fastmeta.sgd_step(params, params, rate)
+        except ValueError:
+            assert rate != rate
+            return
+    raise AssertionError("no error for NaN")
+
+
+@check
 def gradients_at_once_launch_as_autograd():
     import fastmeta
 
