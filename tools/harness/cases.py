@@ -48,6 +48,14 @@ OPS = sorted(BACKENDS)
 VARIANTS = {"mlp_hvp_ggn": MLP, "conv_forward_features": CONV, "conv_forward_residual": CONV}
 VARIANTS |= {f"mlp_{name}_weighted": MLP for name in ("loss", "grad", "hvp", "adapt", "meta_loss")}
 VARIANTS |= {f"conv_{name}_weighted": CONV for name in ("grad", "hvp", "meta_loss")}
+# Of which the derivatives are tested, and the transforms by forms of the same code: that saves minutes.
+LIKE_OTHERS = (
+    "mlp_grad_weighted",
+    "mlp_adapt_weighted",
+    "mlp_loss_weighted",
+    "conv_grad_weighted",
+    "conv_hvp_weighted",
+)
 
 
 def interpreted(backend: str) -> bool:

@@ -8,11 +8,11 @@ import torch
 from torch.func import grad
 
 import fastmeta
-from harness.cases import BACKENDS, VARIANTS, case
+from harness.cases import BACKENDS, LIKE_OTHERS, VARIANTS, case
 from harness.compare import outputs
 from harness.learner_cases import LEARNERS, learner_case
 
-OPS = [*BACKENDS, *VARIANTS]
+OPS = [*BACKENDS, *(name for name in VARIANTS if name not in LIKE_OTHERS)]
 SUBJECTS = [*OPS, *LEARNERS]
 OWN_KIND = ("IMAML", "Reptile")  # their gradient is none of the loss's value
 STEP = 1e-5  # of the central differences

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     forward<R, false>(s);
     if constexpr (kGradients) {
       backward<R, false>(s);
-      gradients<R, false>(s, false, Asked<R>{c.dparams, t, 2 * s.layers, examples_of<R>(s, {c.dx, nullptr}, c.count, t)});
+      gradients<R, false>(s, false, Asked<R>{c.dparams, {c.dx, nullptr}, t, 2 * s.layers});
     }
   });
 }

@@ -8,8 +8,15 @@
 namespace fastmeta::cuda {
 namespace {
 
+// Blocks of a multiprocessor: for two sm_120 would spill four registers (nvcc 13.0, 2026-11-30).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kBlocks = 1;
+#else
+constexpr int kBlocks = 2;
+#endif
+
 template <class R>
-__global__ void __launch_bounds__(kMaxThreads, 2)
+__global__ void __launch_bounds__(kMaxThreads, kBlocks)
     hvp_kernel(const __grid_constant__ MlpCurvature<R> c, const Need need, const Block block) {
   const int64_t n = c.examples.count;
   each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {
@@ -20,11 +27,11 @@ __global__ void __launch_bounds__(kMaxThreads, 2)
     forward<R, true>(s, true);
     output_gradient(s, true, c.dloss ? c.dloss[t] : R(0));
     if (c.gauss_newton) {
-      copy(s.last().d, s.last().rd, n * s.last().out);
+      copy(s.last().d, s.last().rd, int64_t(s.n) * s.last().out);
       __syncthreads();
     }
     backward<R, true>(s, !c.gauss_newton);
-    gradients<R, true>(s, !c.gauss_newton, Asked<R>{c.dparams, t, 2 * s.layers, examples_of(s, c.grads, n, t)});
+    gradients<R, true>(s, !c.gauss_newton, Asked<R>{c.dparams, c.grads, t, 2 * s.layers});
   });
 }
 

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) loss_kernel(const __grid_const
     if (threadIdx.x == 0) c.loss[t] = loss;
     if constexpr (kGradients) {
       backward<R, false>(s);
-      gradients<R, false>(s, false, Asked<R>{c.dparams, t, 2 * s.layers, examples_of(s, c.grads, n, t)});
+      gradients<R, false>(s, false, Asked<R>{c.dparams, c.grads, t, 2 * s.layers});
     }
   });
 }

@@ -96,8 +96,8 @@ __device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
   for (int i = threadIdx.x / kWarp; i < s.n; i += blockDim.x / kWarp) {
     const int64_t target = targets[i];
     const bool counts = target != kIgnoreIndex, valid = target >= 0 && target < classes;
-    const R share = valid ? 1 / R(counted) : counts ? R(NAN) : R(0), weight = s.weights && counts ? s.weights[i] : R(1);
-    const R factor = share * weight;
+    const R share = valid ? 1 / R(counted) : counts ? R(NAN) : R(0);
+    const R factor = s.weights && counts ? share * s.weights[i] : share;
     const R *z = y.a + i * classes, *rz = tangent ? y.ra + i * classes : nullptr;
     R *d = y.d ? y.d + i * classes : nullptr, *rd = tangent ? y.rd + i * classes : nullptr;
     R largest = z[0], sum = 0, mean = 0;
@@ -118,9 +118,9 @@ __device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
     }
     if (lane == 0 && counts) {
       const R loss = valid ? largest - z[target] + std::log(sum) : R(NAN);
-      total += weight * loss;
+      total += s.weights ? s.weights[i] * loss : loss;  // read again: registers are short
       const R change = tangent && valid ? mean - rz[target] + (dloss == 0 ? R(0) : dloss * loss) : loss;
-      if (s.dweights) put_weight_gradient(s, i, share * change);
+      if (s.dweights) put_weight_gradient(s, i, change / R(counted));
     } else if (lane == 0 && s.dweights) {
       put_weight_gradient(s, i, R(0));
     }

@@ -140,14 +140,15 @@ __device__ __forceinline__ void gradients(const Task<R>& s, bool tangent, To&& t
 // The gradients that a caller asks for, of one task.
 template <class R>
 struct Asked {
-  const MlpParams<R>& dparams;  // [T, ...]
+  const MlpParams<R>& dparams;   // [T, ...]
+  const ExampleGrads<R>& grads;  // of all tasks
   int64_t task;
-  int inputs;             // 2 L
-  ExampleGrads<R> grads;  // of this task
+  int inputs;  // 2 L
 
-  __device__ __forceinline__ Sink<R> sink(int tensor, int, int, bool) const {
+  __device__ __forceinline__ Sink<R> sink(int tensor, int, int size, bool) const {
     if (tensor < inputs) return {tensor_of(dparams, tensor, task)};
-    return {tensor == inputs ? grads.dx : grads.dy};
+    R* out = tensor == inputs ? grads.dx : grads.dy;
+    return {out ? out + task * size : nullptr};
   }
   __device__ void done(int, int, R) const {}
 };
