@@ -6,54 +6,19 @@
 #include <cstring>
 
 #include "inner/optimiser_step.h"
+#include "inner/cpu/step_parts.h"
 #include "runtime/arena.h"
 #include "runtime/cpu/kernels.h"
-#include "runtime/cpu/vector.h"
-#include "runtime/parallel.h"
 
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-constexpr int64_t kPart = 512;       // columns of a part
 constexpr int64_t kGrain = 1 << 14;  // elements that are worth another thread
-
-template <class R>
-int64_t parts_of(const typename OptimiserStep<R>::Item& item) {
-  return (item.size + kPart - 1) / kPart;
-}
-
-// Calls f(item, index of the part in the list, first column, columns) for every part, several on each thread.
-template <class R, class F>
-void for_each_part(const OptimiserStep<R>& p, F&& f) {
-  int64_t parts = 0, elements = 0;
-  for (int64_t i = 0; i < p.count; i++) parts += parts_of<R>(p.items[i]), elements += p.items[i].tasks * p.items[i].size;
-  const int64_t mean = elements / (parts + 1) + 1;
-  parallel_for(parts, 1 + kGrain / mean, [&](int64_t begin, int64_t end) {
-    int64_t first = 0;  // of the item's parts
-    for (int64_t i = 0; i < p.count && first < end; i++) {
-      const auto& item = p.items[i];
-      const int64_t count = parts_of<R>(item), last = end < first + count ? end : first + count;
-      for (int64_t part = begin > first ? begin : first; part < last; part++) {
-        const int64_t column = (part - first) * kPart, width = item.size - column;
-        f(item, part, column, width < kPart ? width : kPart);
-      }
-      first += count;
-    }
-  });
-}
 
 // Where an operand's part begins.
 template <class R>
 FASTMETA_INLINE R* at(R* x, Spread spread, int64_t task, int64_t size, int64_t column) {
   return !x || spread == Spread::number ? x : x + column + (spread == Spread::own ? task * size : 0);
-}
-
-template <class R>
-bool all_finite(const R* x, int64_t width) {
-  int wrong = 0;
-#pragma omp simd reduction(| : wrong)
-  for (int64_t i = 0; i < width; i++) wrong |= !(x[i] - x[i] == 0);
-  return !wrong;
 }
 
 // Calls f(i, load, save) for every column: vectors at a time, the last ones as numbers. load(from, whether it is one number for all).
@@ -86,7 +51,7 @@ template <class Formula, class R>
 void step_forward(const OptimiserStep<R>& p) {
   constexpr int S = Formula::state, rate = 2 + S;
   const Formula formula(p);
-  for_each_part(p, [&](const typename OptimiserStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
+  for_each_part(p, kGrain, [&](const typename OptimiserStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
     for (int64_t t = 0; t < item.tasks; t++) {
       const R* in[3 + S];
       R* out[1 + S];
@@ -152,14 +117,14 @@ void step_backward(const OptimiserStep<R>& p) {
   constexpr int rate = 2 + Formula::state;
   const Formula formula(p);
   int64_t parts = 0;
-  for (int64_t i = 0; i < p.count; i++) parts += parts_of<R>(p.items[i]);
+  for (int64_t i = 0; i < p.count; i++) parts += parts_of(p.items[i]);
   double* numbers = static_cast<double*>(thread_arena(size_t(parts) * sizeof(double)));
-  for_each_part(p, [&](const typename OptimiserStep<R>::Item& item, int64_t part, int64_t column, int64_t width) {
+  for_each_part(p, kGrain, [&](const typename OptimiserStep<R>::Item& item, int64_t part, int64_t column, int64_t width) {
     numbers[part] = part_back<Formula, R>(formula, item, column, width);
   });
   double sum = 0;
   for (int64_t i = 0, part = 0; i < p.count; i++) {
-    for (const int64_t end = part + parts_of<R>(p.items[i]); part < end; part++) sum += numbers[part];
+    for (const int64_t end = part + parts_of(p.items[i]); part < end; part++) sum += numbers[part];
     if (p.one_rate) continue;
     if (p.items[i].spread[rate] == Spread::number && p.items[i].din[rate]) *p.items[i].din[rate] = R(sum);
     sum = 0;

@@ -3,17 +3,15 @@
 // summed in order without leaving the thread. Forward moves 3 values an element (2 where the param is shared);
 // backward reads dout once, and g where a rate wants its gradient, and writes dgrad. Results of more than kStreamed bytes go
 // past the caches.
+#include "inner/cpu/step_parts.h"
 #include "runtime/arena.h"
-#include "runtime/parallel.h"
 #include "runtime/cpu/kernels.h"
 #include "runtime/cpu/stored.h"
-#include "runtime/cpu/vector.h"
 
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
 // Measured on an AMD EPYC with AVX-512, 2 cores, 2026-11-25: what one thread takes, and from where results go past the caches.
-constexpr int64_t kPart = 512;          // columns of a part
 constexpr int64_t kGrain = 1 << 15;     // elements that are worth another thread
 constexpr int64_t kStreamed = 8 << 20;  // bytes of results
 
@@ -28,35 +26,6 @@ FASTMETA_INLINE void write(R* out, int64_t width, bool streams, F&& f) {
   else
     for (int64_t i = 0; i < whole; i += lanes) store(out + i, f(i, vector));
   for (int64_t i = whole; i < width; i++) out[i] = f(i, [](const R* x) __attribute__((always_inline)) { return *x; });
-}
-
-template <class R>
-int64_t parts_of(const typename SgdStep<R>::Item& item) {
-  return (item.size + kPart - 1) / kPart;
-}
-
-// Calls f(item, index of the part in the list, first column, columns) for every part, several on each thread.
-template <class R, class F>
-void for_each_part(const SgdStep<R>& p, F&& f) {
-  int64_t parts = 0, elements = 0;
-  for (int64_t i = 0; i < p.count; i++) {
-    parts += parts_of<R>(p.items[i]);
-    elements += p.items[i].tasks * p.items[i].size;
-  }
-  const int64_t mean = elements / (parts + 1) + 1;
-  parallel_for(parts, 1 + kGrain / mean, [&](int64_t begin, int64_t end) {
-    int64_t first = 0;  // of the item's parts
-    for (int64_t i = 0; i < p.count && first < end; i++) {
-      const auto& item = p.items[i];
-      const int64_t count = parts_of<R>(item), last = end < first + count ? end : first + count;
-      for (int64_t part = begin > first ? begin : first; part < last; part++) {
-        const int64_t column = (part - first) * kPart, width = item.size - column;
-        f(item, part, column, width < kPart ? width : kPart);
-      }
-      first += count;
-    }
-    stream_fence();
-  });
 }
 
 template <class R>
@@ -119,21 +88,12 @@ double part_gradients(const typename SgdStep<R>::Item& item, int64_t column, int
   return number;
 }
 
-// Whether x - x is 0 everywhere: neither NaN nor infinite.
-template <class R>
-bool all_finite(const R* x, int64_t width) {
-  int wrong = 0;
-#pragma omp simd reduction(| : wrong)
-  for (int64_t i = 0; i < width; i++) wrong |= !(x[i] - x[i] == 0);
-  return !wrong;
-}
-
 }  // namespace
 
 template <class R>
 void sgd_step_fwd(const SgdStep<R>& p) {
   const bool streams = outgrows_caches(p);
-  for_each_part(p, [&](const typename SgdStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
+  for_each_part(p, kGrain, [&](const typename SgdStep<R>::Item& item, int64_t, int64_t column, int64_t width) {
     for_each_task<R>(item, column, [&](int64_t at, int64_t rate_at) {
       R room[3][kPart], made[kPart];
       const R *param = read(item.param, item.shared_param ? column : at, width, room[0]), *grad = read(item.grad, at, width, room[1]);
@@ -155,18 +115,18 @@ void sgd_step_fwd(const SgdStep<R>& p) {
 template <class R>
 void sgd_step_bwd(const SgdStep<R>& p) {
   int64_t parts = 0;
-  for (int64_t i = 0; i < p.count; i++) parts += parts_of<R>(p.items[i]);
+  for (int64_t i = 0; i < p.count; i++) parts += parts_of(p.items[i]);
   double* numbers = static_cast<double*>(thread_arena(size_t(parts) * sizeof(double)));
   const bool streams = outgrows_caches(p);
   const bool one_for_all = p.one_rate && p.count && p.items[0].drate;
-  for_each_part(p, [&](const typename SgdStep<R>::Item& item, int64_t part, int64_t column, int64_t width) {
+  for_each_part(p, kGrain, [&](const typename SgdStep<R>::Item& item, int64_t part, int64_t column, int64_t width) {
     const bool rate_number = item.rate_kind == 0 && (one_for_all || item.drate);
     numbers[part] = part_gradients<R>(item, column, width, rate_number, streams);
   });
   double sum = 0;
   R room;
   for (int64_t i = 0, part = 0; i < p.count; i++) {
-    for (const int64_t end = part + parts_of<R>(p.items[i]); part < end; part++) sum += numbers[part];
+    for (const int64_t end = part + parts_of(p.items[i]); part < end; part++) sum += numbers[part];
     if (p.one_rate) continue;
     if (p.items[i].rate_kind == 0 && p.items[i].drate) put_sums(p.items[i].drate, 0, 1, &sum, &room);
     sum = 0;
