@@ -84,14 +84,20 @@ def direct(
 
 
 def pullback(
-    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...], needs: tuple[bool, ...], *cotangents: Tensor
+    name: str,
+    args: tuple[Any, ...],
+    static: tuple[Any, ...],
+    cores: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    *cotangents: Tensor,
 ) -> tuple[Tensor, ...]:
     """The gradients of the op's flat inputs that `needs` marks, for the cotangents of its outputs, which are not computed: plain tensors
     of one precision, checked before."""
     flat, layout = flatten(args)
     device = next(x.device for x in flat if isinstance(x, Tensor))
     chosen = choose(name, device, forced(), flat, layout, static)
-    return op_on(name, chosen, layout, static, cores).vjp(needs)(*cotangents, *flat)
+    op = op_on(name, chosen, layout, static, cores)
+    return op.backward(cotangents, (), flat, needs) if op.backward else op.vjp(needs)(*cotangents, *flat)
 
 
 class _Short(threading.local):
