@@ -51,7 +51,7 @@ class ConvNet(Fused):
     ) -> tuple[Tensor, ...] | None:
         if weights is not None or data[0].ndim != 5:  # [n, ...] would be one task
             return None
-        args, static = (self.params, self._rates(rates), *data), (*self._static(), return_outputs)
+        args, static = (self.params, self._rates(rates), *data), (*self._static(), return_outputs, None)
         found = direct("conv_meta_loss", args, static, self._cores(2))
         if found is not None:
             self._check_labels(data[1], data[3])
@@ -60,7 +60,9 @@ class ConvNet(Fused):
     def predict(self, rates: Any, data: Data) -> Tensor:
         found = None
         if data[0].ndim == 5:
-            found = direct("conv_adapt", (self.params, self._rates(rates), *data[:2]), self._static(), self._cores(1))
+            found = direct(
+                "conv_adapt", (self.params, self._rates(rates), *data[:2]), (*self._static(), None), self._cores(1)
+            )
         if found is not None:
             found = direct(
                 "conv_forward", (in_order(found, self.params), data[2]), (self.blocks,), cores(len(self.blocks), None)
@@ -76,7 +78,7 @@ class ConvNet(Fused):
         if optimiser is None and x.ndim == 5:
             rates: Any = flat.rates[0] if problem.rate_axes == (0,) else list(flat.rates)
             args = (self.spread(list(flat.theta)), self._rates(rates), x, y)
-            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False), self._cores(1))
+            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False, None), self._cores(1))
         return super().adapt(problem, flat, optimiser) if found is None else list(found)
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
