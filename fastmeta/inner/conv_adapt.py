@@ -33,7 +33,8 @@ def conv_adapt(
     Shapes: params, inputs, targets, weights as in `conv_loss` -> the adapted parameters, a list like params with the batch dimensions.
     `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
     numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD), or `[steps, *shape]`. ValueError where a rate is NaN or
-    infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million.
+    infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million. `batch_per_step`, `optimiser`: as in
+    `mlp_adapt`.
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); no graph is kept, at most the
     parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs,

@@ -35,6 +35,7 @@ def conv_meta_loss(
 
     Shapes: params, lr as in `conv_adapt`; support_x `[..., S, channels, height, width]`, query_x with Q for S, targets as in
     `conv_loss` -> `[...]`, one query loss a task. `weights`: of the support, `query_weights`: of the query; as in `mlp_loss`.
+    `batch_per_step`, of the support alone, and `optimiser` as in `mlp_adapt`.
 
     Where a gradient will be asked for, forward computes each task's whole meta-gradient in the same call and backward only
     scales it. Differentiable in params, lr, all inputs, weights and (mse) targets, to any order. Errors and dtypes as in

@@ -40,6 +40,10 @@ def mlp_adapt(
     gives each its own. Its entries are all of one kind: numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD:
     `[out, in]`, `[out]`), or `[steps, *shape]`.
     `steps`: at most a million. `first_order`: leave out the second derivatives, v_k = v_{k+1} below (FOMAML).
+    `batch_per_step`: inputs `[K, ..., S, in]`, targets and weights with the K steps in front likewise; step k takes batch k.
+    `optimiser`: a `fastmeta.SGD` or `fastmeta.Adam` in the place of `lr`, which must then be None. Its rates are of the kinds that
+    `lr` has. Its other numbers are Python's; `fastmeta.unroll` learns those. Its state begins at 0 in every task and has its
+    part in the backward. On CUDA the reference runs where either is given.
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}). It keeps no graph, at most the
     parameters before each step. Differentiable in params, lr, inputs, weights and (mse) targets, to any order.

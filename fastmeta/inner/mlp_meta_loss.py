@@ -40,7 +40,7 @@ def mlp_meta_loss(
 
     Shapes: params, lr as in `mlp_adapt`; support_x `[..., S, in]`, query_x `[..., Q, in]`, targets as in `mlp_loss` ->
     `[...]`, one query loss a task. `weights` are those of the support examples, `[..., S]`, `query_weights` of the query examples,
-    `[..., Q]`; both as in `mlp_loss`.
+    `[..., Q]`; both as in `mlp_loss`. `batch_per_step`, of the support alone, and `optimiser` as in `mlp_adapt`.
 
     Differentiable in params, lr, all inputs, weights and (mse) targets, to any order. Where a gradient is needed, forward
     computes each task's whole meta-gradient in the same call, and backward only scales it. Errors and dtypes as in `mlp_adapt`.
