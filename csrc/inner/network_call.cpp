@@ -111,7 +111,7 @@ TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count
     const auto both = read_list(op, name, given, 2);
     TargetTensors found{targets(both[0], name, count, steps).y, read_floating(op, "weights", both[1])};
     require_alike(op, {&inputs, &found.weights});
-    require_shape(op, "weights", found.weights, with_tasks(expected));
+    require_shape(op, "weights", found.weights, with_tasks(std::move(expected)));
     return found;
   }
   Tensor found(op, given, name);
@@ -119,7 +119,7 @@ TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count
   if (classes != (found.dtype() == DType::int64)) throw py::type_error(std::string(op) + ": " + name + " must suit the loss");
   require_alike(op, {&inputs, &found});
   if (!classes) expected.push_back(outputs);
-  require_shape(op, name, found, with_tasks(expected));
+  require_shape(op, name, found, with_tasks(std::move(expected)));
   return {found, Tensor()};
 }
 
