@@ -112,4 +112,10 @@ struct MetaLossCall {  // adaptation and query loss [T]; with gradients asked fo
   const InnerOptimiser* optimiser = nullptr;
 };
 
+// Of the support of a task.
+template <class Call>
+int64_t batches(const Call& call) {
+  return call.batch_per_step ? call.steps : 1;
+}
+
 }  // namespace fastmeta

@@ -7,7 +7,7 @@ namespace {
 template <class Call>
 std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const TargetTensors& y, int64_t steps, const InnerSteps& how,
                                    bool keep) {
-  const Tensors adapted = call.empty_params();
+  const Tensors adapted = call.empty_params(call.inputs);
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
   const Tensor trajectory = keep && takes_trajectory(call) ? call.inputs.empty({total * steps}) : Tensor();

@@ -16,11 +16,12 @@ int64_t product(const Shape& shape) {
 NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, Str loss_, const Shape& lead_)
     : op(op_),
       loss(read_enum<Loss>(op_, "loss", loss_, {"cross_entropy", "mse"})),
-      inputs(read_floating(op_, "inputs", inputs_)),
+      inputs(read_floating(op_, "inputs", inputs_, true)),
       batched(require_rank(op_, "inputs", inputs, example_rank + 1 + int64_t(lead_.size()))),
       tasks(batched ? inputs.size(0) : 1),
       example(inputs.shape().end() - example_rank, inputs.shape().end()),
       lead(lead_) {
+  if (inputs.narrow() && !inputs.on_cpu()) read_floating(op, "inputs", inputs_);  // which refuses
   if (!lead.empty() && inputs.size(batched) != lead[0])
     throw py::value_error(std::string(op) + ": inputs must have a batch for each of " + std::to_string(lead[0]) + " steps, got " +
                           std::to_string(inputs.size(batched)));
@@ -39,7 +40,7 @@ Tensors NetworkCall::like_params(Handle list, const char* name) const {
   const auto items = read_list(op, name, list, params.size());
   Tensors found;
   for (size_t i = 0; i < items.size(); i++) {
-    const Tensor item = read_floating_or_none(op, name, items[i]);
+    const Tensor item = read_floating_or_none(op, name, items[i], inputs.narrow());
     if (bool(item) != bool(params[i])) throw py::value_error(std::string(op) + ": " + name + " must have a tensor where params has one");
     if (item) {
       require_shape(op, name, item, with_tasks(core(int(i))));
@@ -59,17 +60,17 @@ Tensors NetworkCall::cotangents_of_params(Handle cotangents, size_t first) const
 
 Tensor NetworkCall::rate(Handle item, const Shape& expected, bool values) const {
   if (!is_number(item)) {
-    Tensor found = read_floating(op, "rates", item);
+    Tensor found = read_floating(op, "rates", item, inputs.narrow());
     require_shape(op, "rates", found, expected);
     require_alike(op, {&inputs, &found});
     if (values) require_finite(op, "lr", found);
-    return found;
+    return widened(found);
   }
   const double value = read_number(op, "lr", item);
   if (!std::isfinite(value)) refuse_not_finite(op, "lr", value);
   require_shape(op, "rates", Tensor(), expected);
   if (inputs.on_cuda() && values) return Tensor(op, inputs.object().attr("new_full")(py::tuple(), value), "rates");
-  Tensor made = inputs.empty({});
+  Tensor made = computed_in(inputs).empty({});
   if (values) by_dtype(made.dtype(), [&](auto zero) { *made.data<decltype(zero)>() = decltype(zero)(value); });
   return made;
 }
@@ -80,7 +81,7 @@ Tensors NetworkCall::rates(Handle list, int64_t steps, bool values) const {
     throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
   if (steps < 0) throw py::value_error(std::string(op) + ": steps must be at least 0, got " + std::to_string(steps));
   // The first tells the kind: (), [steps], the first weight's shape, whose rank is even, or [steps, *shape].
-  const int64_t rank = is_number(items[0]) ? 0 : read_floating(op, "rates", items[0]).dim();
+  const int64_t rank = is_number(items[0]) ? 0 : read_floating(op, "rates", items[0], inputs.narrow()).dim();
   const bool per_element = rank > 1, per_step = rank % 2 == 1;
   if (items.size() == 1 && per_element) throw py::value_error(std::string(op) + ": one rate for all must have shape [] or [steps]");
   Tensors found;
@@ -95,7 +96,7 @@ Tensors NetworkCall::rates(Handle list, int64_t steps, bool values) const {
 }
 
 Tensor NetworkCall::examples(Handle x, const char* name) const {
-  Tensor found = read_floating(op, name, x);
+  Tensor found = read_floating(op, name, x, inputs.narrow());
   require_alike(op, {&inputs, &found});
   Shape expected = example;
   expected.insert(expected.begin(), found.dim() > int64_t(example.size()) ? count_of(found) : 0);
@@ -109,7 +110,7 @@ TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count
   expected.push_back(count);
   if (PyList_Check(given.ptr())) {
     const auto both = read_list(op, name, given, 2);
-    TargetTensors found{targets(both[0], name, count, steps).y, read_floating(op, "weights", both[1])};
+    TargetTensors found{targets(both[0], name, count, steps).y, read_floating(op, "weights", both[1], inputs.narrow())};
     require_alike(op, {&inputs, &found.weights});
     require_shape(op, "weights", found.weights, with_tasks(std::move(expected)));
     return found;
@@ -123,10 +124,16 @@ TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count
   return {found, Tensor()};
 }
 
-Tensors NetworkCall::empty_params() const {
+Tensors NetworkCall::empty_params(const Tensor& like) const {
   Tensors made;
-  for (size_t i = 0; i < params.size(); i++) made.push_back(params[i] ? inputs.empty(with_tasks(core(int(i)))) : Tensor());
+  for (size_t i = 0; i < params.size(); i++) made.push_back(params[i] ? like.empty(with_tasks(core(int(i)))) : Tensor());
   return made;
+}
+
+Tensors NetworkCall::rounded(Tensors tensors) const {
+  for (Tensor& tensor : tensors)
+    if (tensor) tensor = fastmeta::rounded(inputs, tensor);
+  return tensors;
 }
 
 int64_t NetworkCall::stride(const Tensor& tensor, size_t i) const {
@@ -156,10 +163,10 @@ Tensor Gradients::next(const Shape& core) {
   if (!needs_.at(i)) return Tensor();
   const Shape shape = call_.with_tasks(core);
   if (!is_together(i)) {
-    made_.push_back(call_.inputs.empty(shape));
+    made_.push_back(computed_in(call_.inputs).empty(shape));
     return made_.back();
   }
-  if (!together_) together_ = call_.inputs.empty({total_});
+  if (!together_) together_ = computed_in(call_.inputs).empty({total_});
   used_ += product(shape);
   return together_.part(used_ - product(shape), shape);
 }
@@ -195,7 +202,7 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
   size_t item = 0;
   if (total_) {
     together = Tensor(call_.op, items.at(item++), "saved");
-    require_alike(call_.op, {&call_.inputs, &together});
+    require_alike(call_.op, {&computed_in(call_.inputs), &together});
     require_shape(call_.op, "saved", together, {total_});
   }
   Tensors gradients;
@@ -213,14 +220,15 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
     }
     gradients.push_back(gradient), summed.push_back(is_summed(i));
   }
-  return of_tasks(call_.op, gradients, summed, call_.tasks, dloss);
+  const py::tuple found = of_tasks(call_.op, gradients, summed, call_.tasks, dloss);
+  return call_.inputs.narrow() ? pack(call_.rounded(read_tensors(call_.op, "gradients", found))) : found;
 }
 
 Tensor loss_cotangent(const NetworkCall& call, Handle cotangents) {
-  Tensor dloss = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0]);
+  Tensor dloss = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], call.inputs.narrow());
   require_shape(call.op, "cotangent", dloss, call.with_tasks({}));
   require_alike(call.op, {&call.inputs, &dloss});
-  return dloss;
+  return widened(dloss);
 }
 
 }  // namespace fastmeta

@@ -110,8 +110,8 @@ void InnerLoop<R, N, Call>::curve(int64_t t, int64_t k, const ExampleGrads<R>& g
 
 template <class R, class N, class Call>
 void InnerLoop<R, N, Call>::differentiate(int64_t t) {
-  const int64_t n = call_.support.count, batches = call_.batch_per_step ? call_.steps : 1;
-  cleared(call_.shape, call_.support_grads, batch(t, 0) * n, batches * n);
+  const int64_t n = call_.support.count;
+  cleared(call_.shape, call_.support_grads, batch(t, 0) * n, batches(call_) * n);
   drates_.clear();
   optimiser_.begin_back();
   for (int64_t k = call_.steps - 1; k >= 0; k--) {
