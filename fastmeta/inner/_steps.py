@@ -12,12 +12,14 @@ from ..loops.optimisers import SGD, Adam, InnerOptimiser
 from ..reference.mlp_adapt import Inner
 from ..types import Rate
 
+OPTIMISERS = (SGD, Adam)  # whose formulas the kernels have
+
 
 def given_steps(op: str, lr: Rate | None, batch_per_step: Any, optimiser: InnerOptimiser | None) -> tuple[Any, Inner]:
     """The rates, and the static argument of the op: None for theta - alpha g on one batch."""
     batched, numbers = _check.flag(op, "batch_per_step", batch_per_step), None
     if optimiser is not None:
-        if not isinstance(optimiser, InnerOptimiser):
+        if type(optimiser) not in OPTIMISERS:
             came = _check.brief(optimiser)
             raise TypeError(f"{op}: optimiser must be None, a fastmeta.SGD or a fastmeta.Adam, got {came}")
         if lr is not None:
@@ -32,11 +34,11 @@ def numbers_of(op: str, optimiser: InnerOptimiser) -> tuple[Any, ...] | None:
         if name != "lr" and not isinstance(value, float):
             came = type(value).__name__
             raise TypeError(f"{op}: optimiser must have a number for {name}, which fastmeta.unroll learns, got {came}")
-    if isinstance(optimiser, Adam):
-        return ("adam", *optimiser.betas, optimiser.eps, optimiser.weight_decay)
-    assert isinstance(optimiser, SGD)
-    plain = optimiser.momentum == 0 and optimiser.weight_decay == 0
-    return None if plain else ("sgd", optimiser.momentum, optimiser.weight_decay, optimiser.nesterov)
+    own: Any = optimiser
+    if type(optimiser) is Adam:
+        return ("adam", *own.betas, own.eps, own.weight_decay)
+    plain = own.momentum == 0 and own.weight_decay == 0
+    return None if plain else ("sgd", own.momentum, own.weight_decay, own.nesterov)
 
 
 def lead_of(inner: Inner, steps: int) -> list[int]:

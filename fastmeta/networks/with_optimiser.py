@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..inner._steps import OPTIMISERS
 from ..loops.optimisers import InnerOptimiser
 from ..unroll import unroll
 from .any_module import AnyModule
@@ -61,7 +62,7 @@ class WithOptimiser(AnyModule):
 
     def _known(self, optimiser: InnerOptimiser) -> InnerOptimiser | None:
         """The optimiser as the native ops take it: numbers but for rates of one kind, on a CPU."""
-        if self.native is None:
+        if self.native is None or type(optimiser) not in OPTIMISERS:
             return None
         leaves = self.native.leaves
         lr, *numbers = optimiser.values().values()

@@ -1,11 +1,14 @@
 """A batch for each step, and an optimiser, in the ops of inner loops, beyond what each op's table has."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from plain import adam, sgd
 
 import fastmeta
+from fastmeta import _ext
 from harness import conv_cases, mlp_calls, mlp_cases
 from harness.compare import check_against_reference, check_threads, outputs, values_and_grads
 from harness.plain_unroll import D, plain_unroll
@@ -161,3 +164,15 @@ def test_errors(backend):
     for wrong, error, message in WRONG:
         with pytest.raises(error, match=f"mlp_adapt: {message}"):
             fastmeta.mlp_adapt(p.params, **p.options(), **right | wrong)
+
+
+@pytest.mark.cpu
+def test_on_cuda_the_reference_runs():
+    """The limit tells why, and the CUDA kernels refuse what comes to them all the same."""
+    on_cuda, plain = [SimpleNamespace(is_cuda=True)], (True, None)
+    for limit in (_ext.mlp_adapt_limit, _ext.mlp_meta_loss_limit):
+        assert limit(on_cuda, 0.1, plain) == "takes no batch for each step and no optimiser on CUDA"
+        assert limit(on_cuda, 0.1, None) is None
+    fn, tensors = mlp_calls.adapt(problem(), "scalar", K)
+    with fastmeta.backend("emulated"), pytest.raises(ValueError, match="mlp_adapt: .* must run on a CPU"):
+        fn(*tensors)
