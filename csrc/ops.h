@@ -90,21 +90,21 @@ py::tuple network_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle t
 
 template <class Call>
 py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle network, Str loss,
-                            bool first_order, Handle needs);
+                            bool first_order, Handle inner, Handle needs);
 template <class Call>
 py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
-                            Handle network, Str loss, bool first_order, Handle needs);
+                            Handle network, Str loss, bool first_order, Handle inner, Handle needs);
 
 template <class Call>
 py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs);
+                                int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
                                 Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order,
-                                bool return_outputs, Handle needs);
+                                bool return_outputs, Handle inner, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs,
-                                           Handle cotangents);
+                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner,
+                                           Handle needs, Handle cotangents);
 
 }  // namespace fastmeta

@@ -172,6 +172,7 @@ def mlp_adapt_fwd(
     activation: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -186,6 +187,7 @@ def mlp_adapt_bwd(
     activation: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -201,6 +203,7 @@ def mlp_meta_loss_fwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -216,6 +219,7 @@ def mlp_meta_loss_value_and_grad(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     cotangents: Any,
     /,
@@ -234,6 +238,7 @@ def mlp_meta_loss_bwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -268,6 +273,7 @@ def conv_adapt_fwd(
     blocks: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -282,6 +288,7 @@ def conv_adapt_bwd(
     blocks: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -297,6 +304,7 @@ def conv_meta_loss_fwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -312,6 +320,7 @@ def conv_meta_loss_value_and_grad(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     cotangents: Any,
     /,
@@ -330,6 +339,7 @@ def conv_meta_loss_bwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...

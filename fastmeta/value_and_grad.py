@@ -67,7 +67,7 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
     if len(set(places)) < max(len(places), 1):
         raise ValueError(f"{NAME}: argnums must be at least one number, each another, got {argnums}")
 
-    fused = name in FUSED
+    fused, of_support = name in FUSED, max(places) > 1
 
     def run(*args: Any, out: Any = None, **kwargs: Any) -> tuple[Any, Any]:
         wanted = _wanted(name, places, args)
@@ -75,7 +75,7 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
         stays = plain and _stays_differentiable(args, kwargs)
         given = () if out is None else _given(out, stays)
         value, grads = None, None
-        if fused and plain and not stays:
+        if fused and plain and not stays and not (of_support and kwargs.get("batch_per_step")):
             value, grads = with_gradients(name, places, op, args, kwargs, given)
         if grads is None:
             value, grads = _by_autograd(op, places, wanted, args, kwargs)

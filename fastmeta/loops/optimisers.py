@@ -110,7 +110,7 @@ class SGD(InnerOptimiser):
 
     `lr`, `momentum`, `weight_decay`: a number, or a tensor, 0-dim or `[K]`, one for each step. Or a list or dict in the structure of the
     parameters, each entry a number or a tensor that broadcasts to its parameter (one rate per element), perhaps with `[K]` in front.
-    Tensors get gradients. Rates may have any sign.
+    Tensors get gradients. Rates may have any sign. In a list, None stands where the mlp and conv ops have None for a parameter.
 
     State: "momentum_buffer", where momentum is not 0.
 
@@ -241,5 +241,5 @@ def _rate(kind: str, name: str, value: Any) -> Any:
     if isinstance(value, Mapping | nn.ParameterDict):
         return {key: _rate(kind, f"{name}[{key!r}]", entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | nn.ParameterList):
-        return [_rate(kind, f"{name}[{i}]", entry) for i, entry in enumerate(value)]
+        return [None if entry is None else _rate(kind, f"{name}[{i}]", entry) for i, entry in enumerate(value)]
     return _check.rate(kind, name, value)

@@ -41,34 +41,25 @@ class Mlp(Fused):
     def meta_loss_op(self) -> str:
         return "mlp_meta_loss"
 
-    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
-        if weights is not None or not self.takes(data[0], data[2]):
-            return super().losses(rates, data, weights)
-        return self._meta_loss(rates, data, return_outputs=False)[0]
-
-    def losses_and_outputs(
-        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        if weights is not None or not self.takes(data[0], data[2]):
-            return super().losses_and_outputs(rates, data, weights)
-        losses, outputs = self._meta_loss(rates, data, return_outputs=True)
-        return losses, outputs
-
-    def _meta_loss(self, rates: Any, data: Data, return_outputs: bool) -> tuple[Tensor, ...]:
+    def in_one_call(self, rates: Any, data: Data, return_outputs: bool) -> tuple[Tensor, ...] | None:
         support_x, support_y, query_x, query_y = data
+        if not self.takes(support_x, query_x):
+            return None
+        lr, optimiser = self.steps_of(rates)
         return ask(
-            self.learner, mlp_meta_loss_and_outputs, {}, self.params, self.spread(rates), self.flat(support_x), support_y,
+            self.learner, mlp_meta_loss_and_outputs, {}, self.params, lr, self.flat(support_x), support_y,
             self.flat(query_x), query_y, steps=self.steps, activation=self.activation, loss=self.task.loss,
-            first_order=self.first_order, return_outputs=return_outputs,
+            first_order=self.first_order, optimiser=optimiser, return_outputs=return_outputs,
         )  # fmt: skip
 
-    def predict(self, rates: Any, data: Data) -> Tensor:
+    def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
         support_x, support_y, query_x = data
         if not self.takes(support_x, query_x):
-            return super().predict(rates, data)
+            return None
+        lr, optimiser = self.steps_of(rates)
         params = ask(
-            self.learner, mlp_adapt, OF_SUPPORT, self.params, self.spread(rates), self.flat(support_x), support_y,
-            steps=self.steps, activation=self.activation, loss=self.task.loss, first_order=self.first_order,
+            self.learner, mlp_adapt, OF_SUPPORT, self.params, lr, self.flat(support_x), support_y, steps=self.steps,
+            activation=self.activation, loss=self.task.loss, first_order=self.first_order, optimiser=optimiser,
         )  # fmt: skip
         x = self.flat(query_x)
         return ask(self.learner, mlp_forward, {"inputs": "query_x"}, params, x, activation=self.activation)

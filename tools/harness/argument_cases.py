@@ -33,7 +33,13 @@ def arguments(op):
         "activation": "tanh",
         "loss": "cross_entropy",
     }
-    inner = {"lr": [torch.full_like(p, 0.1) for p in params], "steps": 2, "first_order": False}
+    inner = {
+        "lr": [torch.full_like(p, 0.1) for p in params],
+        "steps": 2,
+        "first_order": False,
+        "batch_per_step": False,
+        "optimiser": None,
+    }
     episode = {"support_x": x, "support_y": LABELS, "query_x": -x, "query_y": LABELS}
     batched = [torch.randn(2, 3, 4), torch.randn(2, 3)]
     episode |= {"weights": weights, "query_weights": -weights}

@@ -40,6 +40,8 @@ def perceptron(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, activation:
     assert_type(fastmeta.mlp_grad([w, None], x, y, loss=loss), tuple[Tensor, list[Tensor | None]])
     assert_type(fastmeta.mlp_adapt([w, b], lr, x, y, steps=3), list[Tensor])
     assert_type(fastmeta.mlp_adapt((w, None), lr, x, y, steps=3), list[Tensor | None])
+    adam = fastmeta.Adam([0.1, None])
+    assert_type(fastmeta.mlp_adapt([w, b], None, x, y, steps=3, batch_per_step=True, optimiser=adam), list[Tensor])
     curvature: Curvature = "ggn"
     assert_type(fastmeta.mlp_hvp([w, b], [w, b], x, y, curvature=curvature), list[Tensor])
     assert_type(fastmeta.mlp_hvp([w, None], [w, None], x, y), list[Tensor | None])
