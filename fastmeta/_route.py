@@ -129,11 +129,14 @@ class _Short(threading.local):
 _short = _Short()
 
 
+Places = tuple[int | tuple[int, int], ...]
+
+
 class _Asked(threading.local):
-    """What `with_gradients` asks of an op that is called: gradients to its arguments at `places`."""
+    """What `with_gradients` asks of an op that is called: gradients to its arguments at `places`, (i, j) for entry j of a list."""
 
     op: str | None = None
-    places: tuple[int, ...] = ()
+    places: Places = ()
     out: tuple[Tensor, ...] = ()
     cotangents: tuple[Tensor, ...] | None = None
     gradients: list[Any] | None = None
@@ -163,13 +166,15 @@ class _Asked(threading.local):
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        of_args = unflatten(scatter(found, needs), layout)
-        self.gradients = [of_args[i] for i in self.places]
+        self.gradients = self._asked_of(unflatten(scatter(found, needs), layout))
         return outputs
 
     def _needs(self, flat: tuple[Any, ...], layout: Layout) -> tuple[bool, ...]:
-        wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
+        wanted = _wanted(layout, self.places)
         return tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
+
+    def _asked_of(self, of_args: Sequence[Any]) -> list[Any]:
+        return [of_args[i] if isinstance(i, int) else of_args[i[0]][i[1]] for i in self.places]
 
     def _answer_with_lists(
         self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
@@ -186,8 +191,7 @@ class _Asked(threading.local):
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        of_args = unflatten(scatter(found, needs), layout)
-        self.gradients = [of_args[i] for i in self.places]
+        self.gradients = self._asked_of(unflatten(scatter(found, needs), layout))
         return outputs  # type: ignore[no-any-return]
 
     def _into_out(self, native: Callable[..., Any], flat: Any, args: Any, static: Any, needs: Any) -> Any:
@@ -201,8 +205,15 @@ class _Asked(threading.local):
 
 
 @functools.lru_cache(maxsize=CACHED)
+def _wanted(layout: Layout, places: Places) -> list[bool]:
+    """Of flat arguments, which are at `places`."""
+    entries = [(i, j) for i, length in enumerate(layout) for j in range(1 if length is None else length)]
+    return [i in places or (i, j) in places for i, j in entries]
+
+
+@functools.lru_cache(maxsize=CACHED)
 def _with_gradients(
-    name: str, count: int, places: tuple[int, ...]
+    name: str, count: int, places: Any
 ) -> tuple[Callable[..., Any], tuple[bool, ...], list[int] | None]:
     """The kernel that finds the gradients too, which of `count` arguments need one, and where among what it finds those at `places`
     are; None: they are in order."""
@@ -216,7 +227,7 @@ _asked = _Asked()
 
 def with_gradients(
     name: str,
-    places: tuple[int, ...],
+    places: Places,
     fn: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
