@@ -30,7 +30,11 @@ CACHED = 1024  # calls that differ in their static arguments, of each cache
 FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 # Whose native CPU kernels read and write float16 and bfloat16 as they are.
-NARROW = ("matching_log_probs", "proto_log_softmax", "proto_loss", "prototypes", "sgd_step")
+NARROW = (
+    "conv_adapt", "conv_forward", "conv_grad", "conv_hvp", "conv_loss", "conv_meta_loss",
+    "matching_log_probs", "mlp_adapt", "mlp_forward", "mlp_grad", "mlp_hvp", "mlp_loss", "mlp_meta_loss",
+    "proto_log_softmax", "proto_loss", "prototypes", "sgd_step",
+)  # fmt: skip
 
 
 def _known(name: str) -> str:
@@ -89,8 +93,8 @@ def run(
     """
     chosen = "reference" if is_recorded() else choose(name, device, _forced.get(), flat, layout, static)
     op = op_on(name, chosen, layout, static, cores)
-    takes_all = chosen in ("reference", "triton") or (chosen == "ext" and name in NARROW)
-    return op(*flat) if takes_all else widened(op, flat)
+    narrow = chosen == "ext" and device.type == "cpu" and name in NARROW
+    return op(*flat) if narrow or chosen in ("reference", "triton") else widened(op, flat)
 
 
 def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple[Tensor, ...]:

@@ -85,6 +85,17 @@ def direct(
     return None if isinstance(answer, str) else answer
 
 
+def pullback(
+    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...], needs: tuple[bool, ...], *cotangents: Tensor
+) -> tuple[Tensor, ...]:
+    """The gradients of the op's flat inputs that `needs` marks, for the cotangents of its outputs, which are not computed: plain tensors
+    of one precision, checked before."""
+    flat, layout = flatten(args)
+    device = next(x.device for x in flat if isinstance(x, Tensor))
+    chosen = choose(name, device, forced(), flat, layout, static)
+    return op_on(name, chosen, layout, static, cores).vjp(needs)(*cotangents, *flat)
+
+
 class _Short(threading.local):
     """The ops that calls went to once they were checked, and whether these are native, by what their arguments look like; and such a key
     that waits for it."""

@@ -66,6 +66,16 @@ struct ConvNet {
   Loss loss;
 };
 
+// Elements of a parameter tensor.
+inline int64_t tensor_size(const ConvNet& net, int tensor) {
+  if (tensor < 4 * net.blocks) {
+    const ConvBlock& b = net.block[tensor / 4];
+    return tensor % 4 ? b.out : b.out * b.in * b.kernel * b.kernel;
+  }
+  const ConvBlock& last = net.block[net.blocks - 1];
+  return tensor == 4 * net.blocks ? net.outputs * last.out * last.out_height() * last.out_width() : net.outputs;
+}
+
 // The features of a batch, of a network without a linear layer (outputs: 0).
 struct ConvFeaturesSizes {
   int64_t kept = 0, work = 0;  // numbers; kept: of each task

@@ -7,7 +7,7 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
   require_cpu(op, {&inputs});
   const auto specs = read_list(op, "blocks", blocks);
   if (specs.empty() || specs.size() > size_t(kMaxConvs)) throw py::value_error(std::string(op) + ": blocks must be 1 to 16");
-  const Tensors given = read_tensors(op, "params", params_);
+  const Tensors given = read_tensors(op, "params", params_, inputs.narrow());
   const size_t last = 4 * specs.size();
   const bool features = op == std::string(kOps.forward) && given.size() == last + 2 && !given[last] && !given[last + 1];
   if (given.size() != last + 2 || (!features && (!given[last] || given[last].dim() < 2 || given[last].size(-2) < 1)))

@@ -14,12 +14,12 @@ Tensor run(const ConvCall& call, ConvFeatures<R>& args, Tensor kept, void (*kern
   args.shape = call.shape, args.count = call.count(), args.params = pointers<const R>(call, call.params);
   args.x = call.inputs.data<R>(), args.sizes = &sizes;
   cpu<R>().conv_features_sizes(args);
-  if (args.keeps && !kept) kept = warm_tensor(call.inputs, call.tasks * sizes.kept);
+  if (args.keeps && !kept) kept = warm_tensor(computed_in(call.inputs), call.tasks * sizes.kept);
   if (kept && kept.numel() != call.tasks * sizes.kept) throw py::value_error(std::string(call.op) + ": saved must be what forward kept");
-  const Tensor work = warm_tensor(call.inputs, sizes.work);
+  const Tensor work = warm_tensor(computed_in(call.inputs), sizes.work);
   args.kept = kept.data<R>(), args.work = work.data<R>();
   py::gil_scoped_release release;
-  kernel(args);
+  run_on_cpu(call.inputs, args, 1, kernel);
   return kept;
 }
 

@@ -15,7 +15,7 @@ MlpCall::MlpCall(const char* op, Handle params_, Handle inputs_, Handle activati
   shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().mlp_tf32) && allows_tf32();
   shape.width[0] = inputs.size(-1);
   for (size_t i = 0; i < list.size(); i++) {
-    const Tensor p = read_floating_or_none(op, "params", list[i]);
+    const Tensor p = read_floating_or_none(op, "params", list[i], inputs.narrow());
     if (i % 2 == 0) {
       if (!p || p.dim() < 2) throw py::value_error(std::string(op) + ": params must hold weights [T, out, in] or [out, in]");
       shape.width[i / 2 + 1] = p.size(-2);

@@ -14,7 +14,7 @@ bool takes_trajectory(const Call& call) {
 // The adapted parameters, flat, and for kernels that take it the trajectory [T, steps, P] where it is asked for.
 template <class Call>
 std::pair<py::tuple, Tensor> adapt(const Call& call, const RateList& rates, const TargetTensors& y, int64_t steps, bool keep) {
-  const Tensors adapted = call.empty_params();
+  const Tensors adapted = call.empty_params(call.inputs);
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
   const Tensor trajectory = keep && takes_trajectory(call) ? call.inputs.empty({total * steps}) : Tensor();

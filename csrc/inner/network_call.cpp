@@ -19,10 +19,12 @@ int64_t room(const Shape& shape) { return (product(shape) + 3) / 4 * 4; }
 NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, Str loss_)
     : op(op_),
       loss(read_enum<Loss>(op_, "loss", loss_, {"cross_entropy", "mse"})),
-      inputs(read_floating(op_, "inputs", inputs_)),
+      inputs(read_floating(op_, "inputs", inputs_, true)),
       batched(require_rank(op_, "inputs", inputs, example_rank + 1)),
       tasks(batched ? inputs.size(0) : 1),
-      example(inputs.shape().end() - example_rank, inputs.shape().end()) {}
+      example(inputs.shape().end() - example_rank, inputs.shape().end()) {
+  if (inputs.narrow() && !inputs.on_cpu()) read_floating(op, "inputs", inputs_);  // which refuses
+}
 
 void NetworkCall::add_param(const Tensor& p) {
   if (p) {
@@ -37,7 +39,7 @@ Tensors NetworkCall::like_params(Handle list, const char* name) const {
   const auto items = read_list(op, name, list, params.size());
   Tensors found;
   for (size_t i = 0; i < items.size(); i++) {
-    const Tensor item = read_floating_or_none(op, name, items[i]);
+    const Tensor item = read_floating_or_none(op, name, items[i], inputs.narrow());
     if (bool(item) != bool(params[i])) throw py::value_error(std::string(op) + ": " + name + " must have a tensor where params has one");
     if (item) {
       require_shape(op, name, item, with_tasks(core(int(i))));
@@ -56,11 +58,15 @@ Tensors NetworkCall::cotangents_of_params(Handle cotangents, size_t first) const
 }
 
 Tensor NetworkCall::rate(Handle item, const Shape& expected) const {
-  Tensor found = is_number(item) ? Tensor() : read_floating(op, "rates", item);
+  if (is_number(item)) {
+    require_shape(op, "rates", Tensor(), expected);
+    return Tensor();
+  }
+  const Tensor found = read_floating(op, "rates", item, inputs.narrow());
   require_shape(op, "rates", found, expected);
   require_alike(op, {&inputs, &found});
-  if (found) require_finite(op, "lr", found);
-  return found;
+  require_finite(op, "lr", found);
+  return widened(found);
 }
 
 RateList NetworkCall::rates(Handle list, int64_t steps) const {
@@ -69,7 +75,7 @@ RateList NetworkCall::rates(Handle list, int64_t steps) const {
     throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
   if (steps < 0) throw py::value_error(std::string(op) + ": steps must be at least 0, got " + std::to_string(steps));
   // The first tells the kind: (), [steps], the first weight's shape, whose rank is even, or [steps, *shape].
-  const int64_t rank = is_number(items[0]) ? 0 : read_floating(op, "rates", items[0]).dim();
+  const int64_t rank = is_number(items[0]) ? 0 : read_floating(op, "rates", items[0], inputs.narrow()).dim();
   const bool per_element = rank > 1, per_step = rank % 2 == 1;
   if (items.size() == 1 && per_element) throw py::value_error(std::string(op) + ": one rate for all must have shape [] or [steps]");
   RateList found;
@@ -86,7 +92,7 @@ RateList NetworkCall::rates(Handle list, int64_t steps) const {
 }
 
 Tensor NetworkCall::examples(Handle x, const char* name) const {
-  Tensor found = read_floating(op, name, x);
+  Tensor found = read_floating(op, name, x, inputs.narrow());
   require_alike(op, {&inputs, &found});
   Shape expected = example;
   expected.insert(expected.begin(), found.dim() > int64_t(example.size()) ? count_of(found) : 0);
@@ -98,7 +104,7 @@ Tensor NetworkCall::examples(Handle x, const char* name) const {
 TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count) const {
   if (PyList_Check(given.ptr())) {
     const auto both = read_list(op, name, given, 2);
-    TargetTensors found{targets(both[0], name, count).y, read_floating(op, "weights", both[1])};
+    TargetTensors found{targets(both[0], name, count).y, read_floating(op, "weights", both[1], inputs.narrow())};
     require_alike(op, {&inputs, &found.weights});
     require_shape(op, "weights", found.weights, with_tasks({count}));
     return found;
@@ -111,10 +117,16 @@ TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count
   return {found, Tensor()};
 }
 
-Tensors NetworkCall::empty_params() const {
+Tensors NetworkCall::empty_params(const Tensor& like) const {
   Tensors made;
-  for (size_t i = 0; i < params.size(); i++) made.push_back(params[i] ? inputs.empty(with_tasks(core(int(i)))) : Tensor());
+  for (size_t i = 0; i < params.size(); i++) made.push_back(params[i] ? like.empty(with_tasks(core(int(i)))) : Tensor());
   return made;
+}
+
+Tensors NetworkCall::rounded(Tensors tensors) const {
+  for (Tensor& tensor : tensors)
+    if (tensor) tensor = fastmeta::rounded(inputs, tensor);
+  return tensors;
 }
 
 int64_t NetworkCall::stride(const Tensor& tensor, size_t i) const {
@@ -149,10 +161,10 @@ Tensor Gradients::next(const Shape& core) {
   if (!needs_.at(i)) return Tensor();
   const Shape shape = call_.with_tasks(core);
   if (!is_together(i)) {
-    made_.push_back(call_.inputs.empty(shape));
+    made_.push_back(computed_in(call_.inputs).empty(shape));
     return made_.back();
   }
-  if (!together_) together_ = call_.inputs.empty({total_});
+  if (!together_) together_ = computed_in(call_.inputs).empty({total_});
   used_ += room(shape);
   return together_.part(used_ - room(shape), shape);
 }
@@ -188,7 +200,7 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
   size_t item = 0;
   if (total_) {
     together = Tensor(call_.op, items.at(item++), "saved");
-    require_alike(call_.op, {&call_.inputs, &together});
+    require_alike(call_.op, {&computed_in(call_.inputs), &together});
     require_shape(call_.op, "saved", together, {total_});
   }
   Tensors gradients, outs;
@@ -204,17 +216,19 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
     } else {
       gradient = Tensor(call_.op, items.at(item++), "saved");
     }
-    outs.push_back(is_summed(i) ? input(i).empty(core(i)) : gradient);
+    const Tensor& like = call_.inputs.narrow() ? computed_in(call_.inputs) : input(i);
+    outs.push_back(is_summed(i) ? like.empty(core(i)) : gradient);
     gradients.push_back(gradient), summed.push_back(is_summed(i));
   }
-  return of_tasks(call_.op, gradients, summed, call_.tasks, dloss, outs);
+  const py::tuple found = of_tasks(call_.op, gradients, summed, call_.tasks, dloss, outs);
+  return call_.inputs.narrow() ? pack(call_.rounded(read_tensors(call_.op, "gradients", found))) : found;
 }
 
 Tensor loss_cotangent(const NetworkCall& call, Handle cotangents) {
-  Tensor dloss = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0]);
+  Tensor dloss = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], call.inputs.narrow());
   require_shape(call.op, "cotangent", dloss, call.with_tasks({}));
   require_alike(call.op, {&call.inputs, &dloss});
-  return dloss;
+  return widened(dloss);
 }
 
 }  // namespace fastmeta

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "inner/narrow_tasks.h"
 #include "inner/network.h"
 #include "ops.h"
 #include "runtime/arguments.h"
@@ -61,7 +62,8 @@ class NetworkCall {
   virtual Shape core(int tensor) const = 0;  // of one task's parameter
   // ValueError where the network has no output for a batch of so many.
   virtual void require_examples(int64_t) const {}
-  Tensors empty_params() const;  // one for each parameter, with the task axis
+  Tensors empty_params(const Tensor& like) const;  // one for each parameter, with the task axis, of like's dtype
+  Tensors rounded(Tensors tensors) const;          // to the dtype of the inputs
   // Elements from one task's to the next's in a tensor like parameter `i`; 0: one for all tasks.
   int64_t stride(const Tensor& tensor, size_t i) const;
 
@@ -97,9 +99,9 @@ ExampleGrads<R> example_grads(const Tensor& dx, const TargetTensors& dy) {
   return {dx.data<R>(), dy.y.data<R>(), dy.weights.data<R>()};
 }
 
-// The gradients that a kernel writes, one for each flat input that needs one, made per task. Those that will be summed over tasks
-// lie in one tensor, the first of `made`, each from a multiple of 16 bytes on: to make a tensor takes longer than to write a small
-// gradient.
+// The gradients that a kernel writes, one for each flat input that needs one, made per task, of the dtype that it computes in. Those
+// that will be summed over tasks lie in one tensor, the first of `made`, each from a multiple of 16 bytes on: to make a tensor takes
+// longer than to write a small gradient.
 class Gradients {
  public:
   Gradients(const NetworkCall& call, Handle needs, Tensors rates = {});
@@ -113,7 +115,7 @@ class Gradients {
   py::tuple made() const;
 
   // What `made` gave, each times its task's `dloss` ([T], or () without tasks; empty: 1) and summed over tasks, in order, where the
-  // input is shared by them.
+  // input is shared by them; then rounded to the inputs' dtype.
   py::tuple finish(Handle made, const Tensor& dloss) const;
 
  private:
@@ -149,12 +151,20 @@ struct NetworkKernels {
   bool keeps_trajectory = false;  // whether adapt_bwd takes the trajectory that adapt_fwd wrote, on a CPU
 };
 
+// Runs a kernel on numbers of the dtype of `like`: of 16 bits at least so many tasks at a time.
+template <class Args>
+void run_on_cpu(const Tensor& like, const Args& args, int64_t least, void (*kernel)(const Args&)) {
+  if constexpr (kIsFloat<Args>)
+    if (like.narrow()) return run_narrow(like.stored<float>().as, args, least, kernel);
+  kernel(args);
+}
+
 // Runs the kernel of the tensors' device. RuntimeError with CUDA's message where a launch fails.
 template <class Args>
 void launch(const NetworkCall& call, const Args& args, Kernel<Args> kernel) {
   if (!call.inputs.on_cuda()) {
     py::gil_scoped_release release;
-    return kernel.on_cpu(args);
+    return run_on_cpu(call.inputs, args, kNarrowTasks, kernel.on_cpu);
   }
   if (!kernel.on_cuda) throw std::runtime_error(std::string(call.op) + ": the extension must be built with CUDA, got CUDA tensors");
 #ifdef FASTMETA_CUDA
@@ -166,7 +176,7 @@ void launch(const NetworkCall& call, const Args& args, Kernel<Args> kernel) {
 #endif
 }
 
-// The one cotangent of a loss: [T], or () without tasks.
+// The one cotangent of a loss: [T], or () without tasks; of the dtype that kernels compute in.
 Tensor loss_cotangent(const NetworkCall& call, Handle cotangents);
 
 }  // namespace fastmeta

@@ -26,7 +26,7 @@ template <class Call>
 py::tuple network_forward_bwd(Handle cotangents, Handle saved, Handle params, Handle inputs, Handle network, Handle needs) {
   const Call call(Call::kOps.forward, params, inputs, network);
   const Tensor& x = call.inputs;
-  const Tensor dout = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0]);
+  const Tensor dout = read_floating(call.op, "cotangent", py::tuple(py::reinterpret_borrow<py::object>(cotangents))[0], x.narrow());
   require_shape(call.op, "cotangent", dout, call.with_tasks({call.count(), call.outputs}));
   require_alike(call.op, {&call.inputs, &dout});
   if constexpr (std::is_same_v<Call, ConvCall>)

@@ -8,7 +8,7 @@ py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle 
   const Call call(Call::kOps.grad, params, inputs, network, loss);
   const TargetTensors y = call.targets(targets, "targets", call.count());
   const Tensor value = call.inputs.empty(call.with_tasks({}));
-  Tensors grads = call.empty_params();
+  Tensors grads = call.empty_params(computed_in(call.inputs));
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     LossCall<R, typename Call::Network> args{call.shape, pointers<const R>(call, call.params), examples<R>(call, call.inputs, y)};
@@ -16,6 +16,7 @@ py::tuple network_grad_fwd(Handle params, Handle inputs, Handle targets, Handle 
     args.dparams = pointers<R>(call, grads);
     launch(call, args, kernels<R>(call).loss);
   });
+  grads = call.rounded(grads);
   grads.insert(grads.begin(), value);
   return py::make_tuple(pack(grads), py::tuple());
 }

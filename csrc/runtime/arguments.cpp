@@ -40,8 +40,8 @@ Tensor read_floating(const char* op, const char* name, py::handle object, bool n
   return tensor;
 }
 
-Tensor read_floating_or_none(const char* op, const char* name, py::handle object) {
-  return object.is_none() ? Tensor() : read_floating(op, name, object);
+Tensor read_floating_or_none(const char* op, const char* name, py::handle object, bool narrow) {
+  return object.is_none() ? Tensor() : read_floating(op, name, object, narrow);
 }
 
 Tensor read_int64(const char* op, const char* name, py::handle object) {
@@ -85,6 +85,20 @@ const R* numbers(const Tensor& tensor, std::vector<R>& room) {
 }
 template const float* numbers(const Tensor&, std::vector<float>&);
 template const double* numbers(const Tensor&, std::vector<double>&);
+
+Tensor widened(const Tensor& tensor) {
+  if (!tensor.narrow()) return tensor;
+  const Tensor found = computed_in(tensor).empty(tensor.shape());
+  cpu<float>().widen(tensor.stored<float>().as, tensor.data<uint16_t>(), tensor.numel(), found.data<float>());
+  return found;
+}
+
+Tensor rounded(const Tensor& like, const Tensor& tensor) {
+  if (!like.narrow() || tensor.dtype() == like.dtype()) return tensor;
+  const Tensor found = like.empty(tensor.shape());
+  cpu<float>().narrow(found.stored<float>().as, tensor.data<float>(), tensor.numel(), found.data<uint16_t>());
+  return found;
+}
 
 void write_numbers(const Tensor& tensor, const double* values) {
   if (tensor.dtype() == DType::float64) return void(std::copy_n(values, tensor.numel(), tensor.data<double>()));

@@ -20,9 +20,9 @@ inline bool any(const std::vector<bool>& needs) { return std::find(needs.begin()
 
 // TypeError unless float32 or float64; or, where the op has kernels for them, one of `narrow`: float16 or bfloat16.
 Tensor read_floating(const char* op, const char* name, py::handle object, bool narrow = false);
-Tensor read_floating_or_none(const char* op, const char* name, py::handle object);  // the same, empty for None
-Tensor read_int64(const char* op, const char* name, py::handle object);             // TypeError unless int64
-bool is_number(py::handle object);                                                  // of Python, not a tensor or a bool
+Tensor read_floating_or_none(const char* op, const char* name, py::handle object, bool narrow = false);  // the same, empty for None
+Tensor read_int64(const char* op, const char* name, py::handle object);                                  // TypeError unless int64
+bool is_number(py::handle object);  // of Python, not a tensor or a bool
 // ValueError where the number is too large for a double.
 double read_number(const char* op, const char* name, py::handle object);
 // A number, or the one element of a CPU tensor with the dtype of `like`.
@@ -61,6 +61,9 @@ auto by_dtype(DType dtype, Body&& body) {
 // The numbers of a CPU tensor as R; those of 16 bits are widened into `room`.
 template <class R>
 const R* numbers(const Tensor& tensor, std::vector<R>& room);
+// A CPU tensor in the dtype that kernels compute in, and such a one in the dtype of `like`: itself where that is its own.
+Tensor widened(const Tensor& tensor);
+Tensor rounded(const Tensor& like, const Tensor& tensor);
 // Writes `values` into a CPU tensor, rounded to what it stores.
 void write_numbers(const Tensor& tensor, const double* values);
 

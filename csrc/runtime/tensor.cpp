@@ -25,6 +25,7 @@ const ExchangeApi* api = nullptr;
 // Kept for the life of the process: destroying them after the interpreter has gone would crash.
 PyTypeObject* tensor_type = nullptr;
 PyObject* in_memory = nullptr;
+const Tensor* of_float = nullptr;  // without elements
 struct {
   Py_ssize_t impl, keys;
   uint64_t plain;
@@ -112,6 +113,7 @@ void ask_for_huge_pages(void* data, size_t bytes) {
 void init_tensor(py::handle tensor_class, bool exchange_api) {
   tensor_type = reinterpret_cast<PyTypeObject*>(py::reinterpret_borrow<py::object>(tensor_class).release().ptr());
   api = nullptr;
+  of_float = new Tensor("fastmeta._C", py::import_module("torch").attr("FloatTensor")(), "memory");
   if (!exchange_api || !py::hasattr(tensor_class, "__dlpack_c_exchange_api__")) return;
   py::object capsule = tensor_class.attr("__dlpack_c_exchange_api__");
   auto* found = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
@@ -172,6 +174,8 @@ void Tensor::view(const char* op, const char* name) {
   object_ = py::reinterpret_steal<py::object>(copy);
   view(op, name);
 }
+
+const Tensor& computed_in(const Tensor& like) { return like.narrow() ? *of_float : like; }
 
 int64_t Tensor::numel() const {
   int64_t count = 1;

@@ -78,6 +78,9 @@ class Tensor {
   bool is_part_ = false;
 };
 
+// A tensor of the dtype that CPU kernels compute in for `like`: of float32 where it has 16 bits.
+const Tensor& computed_in(const Tensor& like);
+
 // The view of a tensor whose values lie in its memory in strides; false for another one, and where torch has no exchange table.
 bool view_in_memory(py::handle tensor, DLTensor& view);
 // The bytes from a tensor's first element to its last; false where they are not told.

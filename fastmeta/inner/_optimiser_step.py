@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _check
 from .._dispatch import LOW_PRECISION
-from .._route import call, direct
+from .._route import call, direct, pullback
 
 
 def over_tree(op: str, step: Callable[..., list[Any]], params: Any, others: dict[str, Any], lr: Any) -> list[Any]:
@@ -92,26 +92,59 @@ def stateful(
     values: Mapping[str, float | Tensor],
     static: tuple[Any, ...],
 ) -> list[list[Tensor]]:
-    """The op on `lists` (params, grads, state) in the dtype of the state. `values`: numbers, or 0-dim tensors that get gradients."""
+    """The op on `lists` (params, grads, state) in the dtype of the state. `values`: numbers, or 0-dim tensors that get gradients; an op
+    without any takes no list of these."""
     rates = finite_rates(op, rates)
     if not names:
         return [[] for _ in lists[1:]]
     dtypes = [[getattr(x, "dtype", None) for x in some] for some in (lists[0], *lists[2:])]
     narrow = dtypes[0][0]
     learned = [x for x in values.values() if isinstance(x, Tensor)]
-    static = (*(None if isinstance(x, Tensor) else x for x in values.values()), *static)
     if narrow in LOW_PRECISION:
         lists, (rates, learned) = [_widened(x, narrow) for x in lists], (_widened(x, narrow) for x in (rates, learned))
-    cores = (*((None,) for _ in range(len(lists) + 1)), *(None for _ in more), (None,))
-    found = direct(op, (*lists, rates, *more, learned), static, cores)
+    given = _arguments(lists, rates, more, learned, values, static)
+    found = direct(op, *given)
     if found is None:
         _check_all(op, names, lists, rates, values, learned)
-        found = call(op, (*lists, rates, *more, learned), static, cores)
+        found = call(op, *given)
     n = len(names)
     results = [list(found[i : i + n]) for i in range(0, len(found), n)]
     if narrow in LOW_PRECISION:
         return [[x.to(dtype) for x, dtype in zip(*some, strict=True)] for some in zip(results, dtypes, strict=True)]
     return results
+
+
+def _arguments(
+    lists: Sequence[list[Tensor]],
+    rates: list[Any],
+    more: tuple[Any, ...],
+    learned: list[Tensor],
+    values: Mapping[str, float | Tensor],
+    static: tuple[Any, ...],
+) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+    """What the op is called with: its arguments, those that are static, and the ranks of the arguments."""
+    static = (*(None if isinstance(x, Tensor) else x for x in values.values()), *static)
+    cores = (*((None,) for _ in range(len(lists) + 1)), *(None for _ in more), *([(None,)] if values else []))
+    return (*lists, rates, *more, *([learned] if values else [])), static, cores
+
+
+def stateful_pullback(
+    op: str,
+    lists: Sequence[list[Tensor]],
+    rates: list[Any],
+    more: tuple[Any, ...],
+    values: Mapping[str, float],
+    static: tuple[Any, ...],
+    cotangents: Sequence[Tensor],
+) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """The gradients to `lists`, and to those of the rates that ask for one, from the cotangents of what `stateful` would give."""
+    args, static, cores = _arguments(lists, rates, more, [], values, static)
+    n = len(lists[0])
+    wanted = [isinstance(x, Tensor) and x.requires_grad for x in rates]
+    needs = (*(True,) * (n * len(lists)), *wanted, *(False for _ in more))
+    found = pullback(op, args, static, cores, needs, *cotangents)
+    ends = range(0, n * len(lists), n)
+    return [list(found[i : i + n]) for i in ends], list(found[n * len(lists) :])
 
 
 def _widened(some: list[Any], narrow: torch.dtype | None) -> list[Any]:

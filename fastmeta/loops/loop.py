@@ -84,14 +84,39 @@ class Loop:
         self, k: int, point: Sequence[Tensor], grads: Sequence[Tensor], given: Mapping[Slot, Tensor]
     ) -> list[Tensor]:
         """Parameters and state after step k."""
-        n, each = self.params, len(self.optimiser.names)
-        states = [point[n + i * each : n + (i + 1) * each] for i in range(n)]
-        values = [
-            {name: given[x] if isinstance(x := entries[i], Slot) else x for name, entries in self.values.items()}
-            for i in range(n)
-        ]
-        theta, found = self.optimiser.updates(point[:n], grads, states, self.before + k + 1, values)
+        values, count = self._values(given), self.before + k + 1
+        theta, found = self.optimiser.updates(point[: self.params], grads, self._states(point), count, values)
         return [*theta, *(s for state in found for s in state)]
+
+    def pullback(
+        self, k: int, point: Sequence[Tensor], grads: Sequence[Tensor], given: Mapping[Slot, Tensor], v: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], dict[Slot, Tensor]] | None:
+        """From v, the gradients to what `update` gives, in one launch those to the point, to grads and to rates; None where there is none."""
+        values, n = self._values(given), self.params
+        found = self.optimiser.pullback(
+            point[:n], grads, self._states(point), self.before + k + 1, values, v[:n], self._states(v)
+        )
+        if found is None:
+            return None
+        dtheta, dgrads, dstates, drates = found
+        of_slot = dict[Slot, Tensor]()
+        slots = {id(x): slot for slot, x in given.items()}
+        for rate, gradient in drates:
+            slot = slots[id(rate)]
+            of_slot[slot] = of_slot[slot] + gradient if slot in of_slot else gradient
+        return [*dtheta, *(s for state in dstates for s in state)], dgrads, of_slot
+
+    def _states(self, point: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """Of each parameter, in a point or in gradients to one."""
+        n, each = self.params, len(self.optimiser.names)
+        return [point[n + i * each : n + (i + 1) * each] for i in range(n)]
+
+    def _values(self, given: Mapping[Slot, Tensor]) -> list[dict[str, Any]]:
+        """The optimiser's, of each parameter."""
+        return [
+            {name: given[x] if isinstance(x := entries[i], Slot) else x for name, entries in self.values.items()}
+            for i in range(self.params)
+        ]
 
 
 @dataclass

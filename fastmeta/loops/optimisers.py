@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from .. import _check
 from .._dispatch import forced
 from .._torch import tree_leaves, tree_map
-from ..inner.adam_step import adam_step
-from ..inner.momentum_step import momentum_step
+from ..inner._optimiser_step import stateful, stateful_pullback
 from ..reference.adam_step import adam_update
 from ..reference.momentum_step import decayed, momentum_update, plus
 from ..types import Rate
 
 HALF = (torch.float16, torch.bfloat16)
+# The name of an op, its numbers beside the lists and rates, the values that may be tensors elsewhere, and static arguments.
+Fused = tuple[str, tuple[float, ...], dict[str, float], tuple[Any, ...]]
 
 
 class InnerOptimiser:
@@ -71,18 +72,49 @@ class InnerOptimiser:
         values: Sequence[Mapping[str, Any]],
     ) -> tuple[list[Tensor], list[list[Tensor]]]:
         """All parameters and their state after step number `count`: in one launch where that can be."""
-        if theta and self.names and forced() != "reference" and _fuses(theta, grads, values):
-            kinds = [[state[i] for state in states] for i in range(len(self.names))]
-            rates = [v["lr"] for v in values]
-            new, *kinds = self.fused([list(theta), list(grads), *kinds], rates, count, values[0])
-            return new, [list(state) for state in zip(*kinds, strict=True)]
+        fused = self._fused(theta, grads, count, values)
+        if fused is not None:
+            op, more, numbers, static = fused
+            names = [f"params[{i}]" for i in range(len(theta))]
+            lists = [list(theta), list(grads), *_by_kind(states)]
+            new, *kinds = stateful(op, names, lists, _rates(values), more, numbers, static)
+            return new, [list(state) for state in zip(*kinds, strict=True)] or [[] for _ in theta]
         each = [self.update(p, g, s, count, **v) for p, g, s, v in zip(theta, grads, states, values, strict=True)]
         return [p for p, _ in each], [list(state) for _, state in each]
 
-    def fused(
-        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
-    ) -> tuple[list[Tensor], ...]:
-        """The op of this step on parameters, gradients and state; `numbers`: the same for all parameters."""
+    def pullback(
+        self,
+        theta: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[Sequence[Tensor]],
+        count: int,
+        values: Sequence[Mapping[str, Any]],
+        dtheta: Sequence[Tensor],
+        dstates: Sequence[Sequence[Tensor]],
+    ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]], list[tuple[Tensor, Tensor]]] | None:
+        """From the gradients to what `updates` gives, in one launch those to parameters, grads and states, and for each rate that asks for
+        one (rate, its gradient). None where there is no such launch."""
+        fused = self._fused(theta, grads, count, values)
+        if fused is None or theta[0].dtype in HALF:
+            return None
+        op, more, numbers, static = fused
+        lists = [list(theta), list(grads), *_by_kind(states)]
+        cotangents = [*dtheta, *(x for kind in _by_kind(dstates) for x in kind)]
+        rates = _rates(values)
+        found, drates = stateful_pullback(op, lists, rates, more, numbers, static, cotangents)
+        learned = [x for x in rates if isinstance(x, Tensor) and x.requires_grad]
+        new = [list(state) for state in zip(*found[2:], strict=True)] or [[] for _ in theta]
+        return found[0], found[1], new, list(zip(learned, drates, strict=True))
+
+    def _fused(
+        self, theta: Sequence[Tensor], grads: Sequence[Tensor], count: int, values: Sequence[Mapping[str, Any]]
+    ) -> Fused | None:
+        if not theta or forced() == "reference" or not _fuses(theta, grads, values):
+            return None
+        return self.fused(count, values[0])
+
+    def fused(self, count: int, numbers: Mapping[str, Any]) -> Fused | None:
+        """The op of step number `count` for all parameters, where there is one; `numbers`: the same for all of them."""
         raise NotImplementedError
 
 
@@ -135,15 +167,10 @@ class SGD(InnerOptimiser):
         new, b = momentum_update(start, g, state[0], nesterov=self.nesterov, **values)
         return new.to(p.dtype), (b,)
 
-    def fused(
-        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
-    ) -> tuple[list[Tensor], ...]:
-        theta, grads, velocities = lists
-        mu, decay = numbers["momentum"], numbers["weight_decay"]
-        found: tuple[list[Tensor], ...] = momentum_step(
-            theta, grads, velocities, rates, momentum=mu, weight_decay=decay, nesterov=self.nesterov
-        )
-        return found
+    def fused(self, count: int, numbers: Mapping[str, Any]) -> Fused | None:
+        if self.names:
+            return "momentum_step", (), {name: numbers[name] for name in ("momentum", "weight_decay")}, (self.nesterov,)
+        return None if numbers["weight_decay"] else ("sgd_step", (), {}, ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,15 +224,22 @@ class Adam(InnerOptimiser):
         new, m, v = adam_update(p.to(wide(p)), g.to(wide(p)), state[0], state[1], step=count, eps=self.eps, **values)
         return new.to(p.dtype), (m, v)
 
-    def fused(
-        self, lists: Sequence[list[Tensor]], rates: list[Any], count: int, numbers: Mapping[str, Any]
-    ) -> tuple[list[Tensor], ...]:
-        theta, grads, means, squares = lists
-        betas, decay = (numbers["beta1"], numbers["beta2"]), numbers["weight_decay"]
-        found: tuple[list[Tensor], ...] = adam_step(
-            theta, grads, means, squares, rates, step=count, betas=betas, eps=self.eps, weight_decay=decay
-        )
-        return found
+    def fused(self, count: int, numbers: Mapping[str, Any]) -> Fused | None:
+        values = {name: numbers[name] for name in ("beta1", "beta2", "weight_decay")}
+        return "adam_step", (float(count),), values, (self.eps,)
+
+
+def _by_kind(states: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The parameters' states as lists of the parameters' first, second, ..."""
+    return [list(kind) for kind in zip(*states, strict=True)]
+
+
+def _rates(values: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Those of the parameters, or one where they are one number."""
+    rates = [v["lr"] for v in values]
+    first = rates[0]
+    same = all(r is first for r in rates) and not (isinstance(first, Tensor) and first.ndim)
+    return [first] if same else rates
 
 
 def _fuses(theta: Sequence[Tensor], grads: Sequence[Tensor], values: Sequence[Mapping[str, Any]]) -> bool:

@@ -40,11 +40,11 @@ class Way:
         point = [x.detach() for x in self.items[: loop.moving]]
         rows = {k: row for row, k in enumerate(loop.kept)} if self.captured is not None else {}
         kept = [x.new_empty((len(rows), *x.shape)) for x in point]
+        places = list(zip(*(whole.unbind() for whole in kept), strict=True))
         for k in range(loop.steps):
             point = self.step(k, point)
             if k + 1 in rows:
-                for whole, x in zip(kept, point, strict=True):
-                    whole[rows[k + 1]] = x
+                torch._foreach_copy_(places[rows[k + 1]], point)
             if loop.outers and loop.outers[k] is not None:
                 losses.append(self._outer(k, point))
         return [*losses, *point[loop.params :]] if loop.outers else point, kept
@@ -113,7 +113,7 @@ class Back(Way):
         self._add_others(found[n:])
         return [*(d if u is None else u + d for u, d in zip(v[:n], found[:n], strict=True)), *v[n:]]
 
-    def _step_back(self, k: int, point: Point, v: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def _step_back(self, k: int, point: Point, v: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         loop = self.loop
         given = {slot: leaf(x, x.requires_grad) for slot, x in loop.at(k, self.items).items()}
         arguments = [leaf(x, True) for x in point]
@@ -124,14 +124,25 @@ class Back(Way):
             grads = gradients([total], theta, create_graph=not loop.first_order)
             if loop.first_order:
                 grads = tuple(g.detach() for g in grads)
-            following = loop.update(k, arguments, grads, given)
         slots = [x for x in given if given[x].requires_grad]
-        dnext = [torch.zeros_like(x) if u is None else u for x, u in zip(following, v, strict=True)]
-        found = gradients(following, [*arguments, *(given[x] for x in slots), *self.others], dnext)
-        m = len(arguments)
-        self._add_slots(k, slots, found[m : m + len(slots)])
-        self._add_others(found[m + len(slots) :])
-        return list(found[:m])
+        dnext = [torch.zeros_like(x) if u is None else u for x, u in zip(point, v, strict=True)]
+        others = [*(given[x] for x in slots), *self.others]
+        direct = loop.pullback(k, point, [g.detach() for g in grads], given, dnext)
+        if direct is None:
+            with torch.enable_grad():
+                following = loop.update(k, arguments, grads, given)
+            found = gradients(following, [*arguments, *others], dnext)
+            dpoint, of_others = [*found[: len(point)]], found[len(point) :]
+        else:
+            dpoint, dgrads, of_values = direct
+            found = gradients(grads, [*theta, *others], dgrads)
+            dpoint[: len(theta)] = torch._foreach_add(found[: len(theta)], dpoint[: len(theta)])
+            of_others = found[len(theta) :]
+            for slot, gradient in of_values.items():
+                self._add_slots(k, [slot], [gradient])
+        self._add_slots(k, slots, of_others[: len(slots)])
+        self._add_others(of_others[len(slots) :])
+        return dpoint
 
     def _check(self, total: Tensor) -> None:
         if self.standing is not None:
@@ -224,7 +235,7 @@ def _by_steps(
 ) -> list[Tensor | None]:
     loop: Loop = ctx.loop
     kept = {0: [x.detach() for x in items[: loop.moving]]}
-    kept |= {k: [x[row] for x in points] for row, k in enumerate(loop.kept)}
+    kept |= dict(zip(loop.kept, map(list, zip(*(x.unbind() for x in points), strict=True)), strict=True))
     standing, others = None, ctx.captured
     if must_stand_in(ctx.captured):
         others = [leaf(x, True) for x in ctx.captured]

