@@ -127,6 +127,7 @@ build/triton-$(TRITON)/installed: $(VENV)/installed
 
 gpu-report: install
 	$(WITH_TOOLS) pages.gpu_page
+	$(WITH_TOOLS) pages.gpu_predictions
 
 # Random problems for so many seconds, against formulas of their own; not in CI. tools/attack/__init__.py says how to read what it finds.
 SECONDS ?= 60

@@ -26,7 +26,7 @@ from . import _dispatch
 from ._autograd import Flat, Op, is_autocast, scatter
 from ._compile import traced
 from ._dispatch import CACHED, LOW_PRECISION, choose, forced, op_on, run
-from ._layout import Layout, flatten, has_lists, unflatten
+from ._layout import Layout, flatten, has_lists
 from ._replay import describe
 from ._torch import is_plain, is_traced
 
@@ -71,15 +71,17 @@ def direct(
     if (device != "cpu" and device not in UNSEEN) or torch.is_autocast_enabled(device):
         return None
     if device in UNSEEN:
-        op = _short.known(name, flat, layout, static)
+        op, is_native = _short.known(name, flat, layout, static)
     else:
-        op = _native(name, layout, static, cores, forced())
+        op, is_native = _native(name, layout, static, cores, forced()), True
     if op is None:
         return None
-    if device in UNSEEN:
-        answer = op.untransformed(flat, in_memory=True) if _asked.op != name else _asked.answer_of(op, flat, layout)
+    if _asked.op != name:
+        answer = op.untransformed(flat, in_memory=device in UNSEEN)
+    elif is_native:
+        answer = _asked.answer(flat, layout, static, args)
     else:
-        answer = op.untransformed(flat) if _asked.op != name else _asked.answer(flat, layout, static)
+        answer = _asked.answer_of(op, flat, layout)
     return None if isinstance(answer, str) else answer
 
 
@@ -101,16 +103,19 @@ def pullback(
 
 
 class _Short(threading.local):
-    """The ops that calls went to once they were checked, by what their arguments look like; and such a key that waits for it."""
+    """The ops that calls went to once they were checked, and whether these are native, by what their arguments look like; and such a key
+    that waits for it."""
 
     def __init__(self) -> None:
-        self.ops: dict[Any, Op] = {}
+        self.ops: dict[Any, tuple[Op | None, bool]] = {}
         self.met: Any = None
 
-    def known(self, name: str, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> Op | None:
+    def known(
+        self, name: str, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
+    ) -> tuple[Op | None, bool]:
         described = describe(flat)
         self.met = None if described is None else (name, layout, static, forced(), described[0])
-        return self.ops.get(self.met)
+        return self.ops.get(self.met, _UNKNOWN)
 
     def checked(self, name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...]) -> None:
         """Remembers the call that was met, where the general way has run it with its arguments as they were."""
@@ -123,9 +128,10 @@ class _Short(threading.local):
             return
         if len(self.ops) >= CACHED:
             self.ops.clear()
-        self.ops[key] = op_on(name, chosen, layout, static, cores)
+        self.ops[key] = op_on(name, chosen, layout, static, cores), chosen == "ext"
 
 
+_UNKNOWN = None, False
 _short = _Short()
 
 
@@ -138,10 +144,12 @@ class _Asked(threading.local):
     cotangents: tuple[Tensor, ...] | None = None
     gradients: list[Any] | None = None
 
-    def answer(self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
+    def answer(
+        self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...], args: tuple[Any, ...]
+    ) -> tuple[Tensor, ...] | str:
         assert self.op is not None
         if layout.count(None) != len(layout):
-            return self._answer_with_lists(flat, layout, static)
+            return self._answer_with_lists(flat, layout, static, args)
         native, needs, order = _with_gradients(self.op, len(flat), self.places)
         answer = (
             native(*flat, *static, needs, self.cotangents)
@@ -163,21 +171,24 @@ class _Asked(threading.local):
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        of_args = unflatten(scatter(found, needs), layout)
-        self.gradients = [of_args[i] for i in self.places]
+        self._sort(found, needs, layout)
         return outputs
 
     def _needs(self, flat: tuple[Any, ...], layout: Layout) -> tuple[bool, ...]:
-        wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
+        wanted, _ = _at(self.places, layout)
         return tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
 
+    def _sort(self, found: Sequence[Tensor], needs: tuple[bool, ...], layout: Layout) -> None:
+        """`found`, for each True of `needs`, becomes the gradients."""
+        flat = scatter(found, needs)
+        self.gradients = [flat[begin] if end is None else flat[begin:end] for begin, end in _at(self.places, layout)[1]]
+
     def _answer_with_lists(
-        self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
+        self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...], args: tuple[Any, ...]
     ) -> tuple[Tensor, ...] | str:
         assert self.op is not None
         native = _with_gradients(self.op, 0, ())[0]
         needs = self._needs(flat, layout)
-        args = unflatten(flat, layout)
         answer = (
             native(*args, *static, needs, self.cotangents)
             if not self.out
@@ -186,8 +197,7 @@ class _Asked(threading.local):
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        of_args = unflatten(scatter(found, needs), layout)
-        self.gradients = [of_args[i] for i in self.places]
+        self._sort(found, needs, layout)
         return outputs  # type: ignore[no-any-return]
 
     def _into_out(self, native: Callable[..., Any], flat: Any, args: Any, static: Any, needs: Any) -> Any:
@@ -198,6 +208,15 @@ class _Asked(threading.local):
             return native(*args, *static, needs, self.cotangents)
         finally:
             module.give_outputs((), ())
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _at(places: tuple[int, ...], layout: Layout) -> tuple[list[bool], list[tuple[int, int | None]]]:
+    """Of arguments in this layout, made flat: which are those at `places`; and of each of these where it begins and, a list, ends."""
+    lengths = [1 if length is None else length for length in layout]
+    begins = [sum(lengths[:i]) for i in range(len(layout))]
+    wanted = [i in places for i, length in enumerate(lengths) for _ in range(length)]
+    return wanted, [(begins[i], None if layout[i] is None else begins[i] + lengths[i]) for i in places]
 
 
 @functools.lru_cache(maxsize=CACHED)

@@ -32,6 +32,7 @@ NAMES = (
     "_C._functorch.is_batchedtensor",
     "_C._functorch.is_legacy_batchedtensor",
     "_C._functions.AccumulateGrad",
+    "_C._get_fp32_precision_getter",
     "_C._is_tracing",
     "_C._len_torch_dispatch_stack",
     "Tensor._backward_hooks",
@@ -132,6 +133,7 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     _modules._global_backward_pre_hooks,
 )
 
+fp32_precision: Any = torch._C._get_fp32_precision_getter  # what torch.backends.cuda.matmul.fp32_precision asks
 fused_adam: Any = torch._fused_adam_
 _optimiser: Any = sys.modules["torch.optim.optimizer"]
 OPTIMISER_HOOKS: tuple[dict[int, Any], ...] = (

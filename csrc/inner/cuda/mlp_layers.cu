@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kTileThreads) scale_kernel(const __grid_consta
   R* out = s.out.of(task);
   const R *in = s.in.of(task), *factor = s.factor.of(task);
   for (int64_t e = block * kScaledAtOnce + threadIdx.x; e < (block + 1) * kScaledAtOnce && e < s.size; e += kTileThreads)
-    out[e] = in ? (factor ? factor[s.per_element ? e : 0] * in[e] : in[e]) : R(0);
+    out[e] = in ? (factor ? factor[s.per_element ? e : 0] : s.number) * in[e] : R(0);
 }
 
 template <Form kForm, class R, class Store>

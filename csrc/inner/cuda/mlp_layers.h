@@ -101,13 +101,14 @@ struct Sums {
 template <class R>
 void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& targets, const Sums<R>& sums = {});
 
-// out = factor in; no factor: 1; no in: 0.
+// out = factor in; no factor: number; no in: 0.
 template <class R>
 struct Scaled {
   TaskTensor<R> out;
   TaskTensor<const R> in, factor;
   bool per_element;
   int64_t size;
+  R number = 1;
 };
 template <class R>
 struct Scalings {
