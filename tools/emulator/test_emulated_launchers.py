@@ -126,6 +126,7 @@ def sanitized():
     return run
 
 
+@pytest.mark.gate
 def test_no_sanitizer_objects(sanitized):
     emulation.compile_module("sanitized")  # here: a compiler under its own sanitizers is slow
     some = "tf32 or ((entropy and gelu) or (mse and not gelu)) and not (layer and (shape1 or shape2))"
@@ -134,6 +135,7 @@ def test_no_sanitizer_objects(sanitized):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(
     ("name", "words"),
     [
