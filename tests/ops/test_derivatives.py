@@ -17,8 +17,10 @@ quick = pytest.mark.parametrize(("op", "backend"), [x for x in EVERYWHERE if x[1
 @quick
 @pytest.mark.parametrize("tasks", [None, 2])
 def test_first_order(op, backend, tasks):
+    """For each number by itself, or along random directions."""
     c = case(op, tasks)
-    assert gradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=tasks is not None)
+    each = backend == "reference" and tasks is None
+    assert gradcheck(c.fn, [t.requires_grad_() for t in c.tensors], fast_mode=not each)
 
 
 @quick
