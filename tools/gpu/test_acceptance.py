@@ -1,7 +1,6 @@
 """What `make gpu` runs, without a GPU: its parts, with stand-ins for CUDA's graphs; test_rehearsal.py has the whole."""
 
 import contextlib
-import os
 import signal
 import sys
 import types
@@ -14,8 +13,7 @@ from gpu import acceptance, tests
 from gpu.processes import run
 from gpu.race import Race
 from gpu.report import faults, markdown
-from harness import forks
-from harness.places import ROOT, WITH_TOOLS
+from harness.places import WITH_TOOLS
 from measure import machine
 from measure.timing import captured
 
@@ -205,19 +203,3 @@ def test_a_part_that_fails_or_does_not_end_is_no_acceptance(monkeypatch, tmp_pat
     of_device = acceptance.Acceptance(device, True, tmp_path)
     of_device.results["parts"][name] = {"state": state}
     assert bool(of_device.failed()) == fails
-
-
-def test_outside_a_gpu_the_tests_of_a_gpu_are_the_same_but_for_their_tensors():
-    """FASTMETA_DEVICE=cuda: no emulated kernels, no ext where there is no CUDA C++, Triton for what has it."""
-    words = ["-m", "pytest", ROOT / "tests", "-m", "not cpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    done = forks.run(*words, env=os.environ | {"FASTMETA_DEVICE": "cuda"}, cwd=ROOT)
-    ids = [line for line in done.stdout.splitlines() if "::" in line]
-    assert len(ids) > 1000 and not [i for i in ids if "emulated" in i]
-    assert not [i for i in ids if "ext" in i.split("[")[-1] and "proto" in i.split("[")[-1]]
-    for op, backend in (
-        ("proto_loss", "triton"),
-        ("sgd_step", "triton"),
-        ("mlp_meta_loss", "ext"),
-        ("mlp_hvp_ggn", "ext"),
-    ):
-        assert f"tests/ops/test_cuda.py::test_a_graph_computes_anew_from_what_lies_in_its_inputs[{op}-{backend}]" in ids

@@ -1,6 +1,7 @@
 """The whole of `make gpu` on CPU tensors."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.places import WITH_TOOLS
+from harness import forks
+from harness.places import ROOT, WITH_TOOLS
 
 pytestmark = pytest.mark.gate
 SMALL = ("--device", "cpu", "--small")
@@ -90,3 +92,19 @@ def test_what_is_cut_off_leaves_its_files_and_no_process(tmp_path):
     results = json.loads(found.read_text())
     assert list(results["parts"]) == ["build"]
     assert next(iter(results["races"])) in (tmp_path / "cpu.md").read_text()
+
+
+def test_outside_a_gpu_the_tests_of_a_gpu_are_the_same_but_for_their_tensors():
+    """FASTMETA_DEVICE=cuda: no emulated kernels, no ext where there is no CUDA C++, Triton for what has it."""
+    words = ["-m", "pytest", ROOT / "tests", "-m", "not cpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = forks.run(*words, env=os.environ | {"FASTMETA_DEVICE": "cuda"}, cwd=ROOT)
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    assert len(ids) > 1000 and not [i for i in ids if "emulated" in i]
+    assert not [i for i in ids if "ext" in i.split("[")[-1] and "proto" in i.split("[")[-1]]
+    for op, backend in (
+        ("proto_loss", "triton"),
+        ("sgd_step", "triton"),
+        ("mlp_meta_loss", "ext"),
+        ("mlp_hvp_ggn", "ext"),
+    ):
+        assert f"tests/ops/test_cuda.py::test_a_graph_computes_anew_from_what_lies_in_its_inputs[{op}-{backend}]" in ids
