@@ -46,6 +46,24 @@ def keeps(op):
 
 
 @pytest.mark.cpu
+def test_calls_for_other_gradients_are_kept_apart():
+    """Of the same shapes, one after the other, before either's backward."""
+    c, mode = case("proto_loss"), OwnMemory()
+    mode.seen, mode.calls = [], []
+
+    def found():
+        calls = [[t.detach().requires_grad_(i in of) for i, t in enumerate(c.tensors)] for of in ((0, 1, 2), (0,))]
+        losses = [scalar(c)(*tensors) for tensors in calls]
+        wanted = [[t for t in tensors if t.requires_grad] for tensors in calls]
+        return [torch.autograd.grad(*pair) for pair in zip(losses, wanted, strict=True)]
+
+    with mode:
+        ours = found()
+    assert mode.seen.count("forward_keeping.default") == mode.seen.count("backward_kept.default") == 2
+    torch.testing.assert_close(ours, found())
+
+
+@pytest.mark.cpu
 @pytest.mark.parametrize("op", FUSED)
 def test_a_compiled_fused_loss_runs_its_kernel_once(op, monkeypatch):
     calls, kernel = [], getattr(_ext, f"{op}_fwd")
