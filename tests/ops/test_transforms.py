@@ -30,15 +30,14 @@ def backends(name, transform):
     return ["auto"] if TRANSFORMS[transform].compiles else ["auto", "reference"]
 
 
-IN_TURN = (
-    "`linearize`",
-    COMPILED[0],
-    COMPILED[2],
-    EXPORTED[1],
-)  # take seconds: a subject has one of them, all in `make gates`
+# These take seconds: with the suite a subject has one of them.
+IN_TURN = ("`linearize`", COMPILED[0], COMPILED[2], EXPORTED[1])
 
 
-def marks(name, transform):
+def marks(name, transform, backend):
+    """Every cell is checked by `make gates`. The reference is plain PyTorch, and what kernels leave to it is in their own cells."""
+    if backend == "reference" and transform not in ON_EVERY_BACKEND:
+        return [pytest.mark.gate]
     turn = IN_TURN[SUBJECTS.index(name) % len(IN_TURN)]
     whole = COMPILED[0] if transform == SECOND_OF_COMPILED else transform  # they share a compilation
     return [pytest.mark.gate] if whole in IN_TURN and whole != turn else []
@@ -46,7 +45,7 @@ def marks(name, transform):
 
 @pytest.mark.parametrize(
     ("name", "transform", "backend"),
-    [pytest.param(*cell, backend, marks=marks(*cell)) for cell in CELLS for backend in backends(*cell)],
+    [pytest.param(*cell, backend, marks=marks(*cell, backend)) for cell in CELLS for backend in backends(*cell)],
     indirect=["backend"],
 )
 def test_cell(name, transform, backend):
