@@ -70,6 +70,7 @@ def test_a_users_program_has_every_name():
     assert found >= {*fastmeta.__all__, *fastmeta.data.__all__, *fastmeta.types.__all__}
 
 
+@pytest.mark.gate
 @pytest.mark.cpu
 def test_a_users_program_is_typed():
     """With no configuration of ours; `warn_unused_ignores` sees that a wrong word is an error."""
