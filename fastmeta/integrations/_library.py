@@ -38,7 +38,7 @@ def load(name: str) -> ModuleType:
     if library == "learn2learn" and library not in sys.modules:
         try:
             return importlib.import_module(name)
-        except ImportError:
+        except Exception:  # gym and torchvision fail in ways of their own on a newer numpy or torch
             if (spec := importlib.util.find_spec(library)) is None:
                 raise
             _in_parts(spec)
