@@ -24,7 +24,8 @@ def tensor(op: str, name: str, value: Any) -> None:
 
 
 def mapping(op: str, name: str, value: Any) -> None:
-    instance(op, name, value, Mapping, "a dict")
+    if not isinstance(value, nn.ParameterDict):  # which is no Mapping
+        instance(op, name, value, Mapping, "a dict")
 
 
 def optimiser(op: str, name: str, value: Any) -> None:

@@ -256,7 +256,8 @@ def test_what_learn2learn_keeps_beside():
     torch.testing.assert_close(ours.nn.Scale((2,), alpha=0.5)(torch.ones(2)), torch.full((2,), 0.5))
     model = ours.nn.freeze(nn.Linear(1, 1))
     assert not model.weight.requires_grad and ours.nn.unfreeze(model).weight.requires_grad
-    assert list(ours.clone_named_parameters({"w": x})) == ["w"]
+    for named in ({"w": x}, nn.ParameterDict({"w": x})):
+        assert list(ours.clone_named_parameters(named)) == ["w"]
 
 
 def test_an_accelerated_head_is_the_librarys_again_afterwards():
