@@ -85,6 +85,14 @@ def test_threads_do_not_change_a_bit(rates):
     check_threads(lambda: values_and_grads(step, tensors))
 
 
+@pytest.mark.cpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_bits_are_pytorchs(dtype):
+    p, g, element = (torch.randn(1003, dtype=dtype) for _ in range(3))
+    for rate in (0.1, torch.tensor(0.1, dtype=dtype), element):
+        assert torch.equal(fastmeta.sgd_step(p, g, rate), p - rate * g)
+
+
 def test_errors():
     p, g = torch.ones(2), torch.ones(2)
     for call, message in (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._arguments import missing
+from .._library import otherwise
 from . import optim, patch, utils
 from ._optimisers import DifferentiableOptimizer, Override
 from .optim import create_diff_optim, get_diff_optim, register_optim
@@ -26,7 +26,7 @@ __all__ = [
     "register_optim",
     "utils",
 ]
-__getattr__ = missing("higher", __all__)
+__getattr__ = otherwise("higher", __all__)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._torch import BUFFERS, PARAMETERS, tree_map_only
-from .. import _arguments
+from .. import _library
 from .optim import MetaOptimizer, parts_of
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "recover_state_dict",
     "stop_gradient",
 ]
-__getattr__ = _arguments.missing("torchopt.utils", __all__)
+__getattr__ = _library.otherwise("torchopt.utils", __all__)
 
 BY = {
     "reference": "reference", "ref": "reference", "copy": "copy", "clone": "copy",
