@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fastmeta
 from fastmeta import _ext
-from fastmeta._dispatch import FUSED, op_on
+from fastmeta._dispatch import FUSED, WITHOUT_KERNELS, op_on
 from harness.cases import BACKENDS, EVERYWHERE, VARIANTS, Case, case, randn
 from harness.compare import outputs, values_and_grads
 from harness.learner_cases import learner_case
@@ -22,7 +22,7 @@ from harness.transforms import TRANSFORMS
 from pages.transform_table import CELLS, PAGE, RAISES, page
 
 everywhere = pytest.mark.parametrize(("op", "backend"), EVERYWHERE, indirect=["backend"])
-NATIVE = [(op, backend) for op, backend in EVERYWHERE if op != "hvp" and backend != "reference"]
+NATIVE = [(op, backend) for op, backend in EVERYWHERE if op not in WITHOUT_KERNELS and backend != "reference"]
 ON_EVERY_BACKEND = (  # the others run on the default one and, unless they compile, on the reference
     "`is_grads_batched`", "`vmap`, one tensor", "`vmap(vmap(grad))`", "`vmap(grad(grad))`", "`jvp(grad)`", "`make_fx`",
 )  # fmt: skip
@@ -89,7 +89,7 @@ def test_opaque_nodes_own_their_memory(op, backend):
 
 def keeps(op):
     """Whether forward hands its gradients on to backward."""
-    return op.removesuffix("_weighted") in FUSED and torch.get_default_device().type == "cpu"
+    return re.sub("_(weighted|replaced)$", "", op) in FUSED and torch.get_default_device().type == "cpu"
 
 
 @pytest.mark.cpu
