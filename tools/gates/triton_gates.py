@@ -158,7 +158,7 @@ def recorded(shape: str, ops: Iterable[str], **sizes: int) -> list[Launch]:
         def record(kernel, programs, like, *args, op=op, **options):
             found.append(Launch(op, shape, kernel, args, options))
 
-        for module in (op, "_distance_bwd", "_products", "_products_bwd", "_optimiser_launch"):
+        for module in (op, "_distance_bwd", "_loss_sums", "_products", "_products_bwd", "_optimiser_launch"):
             importlib.import_module(f"fastmeta.kernels.{module}").launch = record
         run(shape, op, **sizes)
     return found
