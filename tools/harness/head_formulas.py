@@ -25,6 +25,37 @@ def angle_proto(x, w, b):
     return F.cross_entropy(w * cosines(x[:, 0], x[:, 1:].mean(1)) + b, torch.arange(len(x)))
 
 
+def ge2e_by_speaker(x, w, b):
+    """The same, one speaker's column of similarities after the other, as Real-Time-Voice-Cloning fills it."""
+    speakers, utterances, _ = x.shape
+    unit, centres = F.normalize(x, dim=-1), F.normalize(x.mean(1), dim=-1)
+    without = F.normalize((x.sum(1, keepdim=True) - x) / (utterances - 1), dim=-1)
+    filled = x.new_zeros(speakers, utterances, speakers)
+    for k in range(speakers):
+        others = torch.arange(speakers) != k
+        filled[others, :, k] = (unit[others] * centres[k]).sum(-1)
+        filled[k, :, k] = (unit[k] * without[k]).sum(-1)
+    return F.cross_entropy((w * filled + b).flatten(0, 1), torch.arange(speakers).repeat_interleave(utterances))
+
+
+def ge2e_by_utterance(x, w, b):
+    """The same, one utterance of all speakers after the other, from expanded pairs, as voxceleb_trainer makes it."""
+    speakers, utterances, _ = x.shape
+    place, columns = torch.arange(speakers), []
+    for u in range(utterances):
+        rest = torch.cat([x[:, :u], x[:, u + 1 :]], 1).mean(1)
+        similarities = F.cosine_similarity(x[:, u, None], x.mean(1), dim=-1)
+        own = F.cosine_similarity(x[:, u], rest, dim=-1)
+        columns.append(torch.where(place[:, None] == place, own[:, None], similarities))
+    return F.cross_entropy((w * torch.stack(columns, 1) + b).flatten(0, 1), place.repeat_interleave(utterances))
+
+
+def angle_proto_of_pairs(x, w, b):
+    """`angle_proto` from expanded pairs, as the trainers of speaker encoders make it."""
+    similarities = F.cosine_similarity(x[:, 0, None], x[:, 1:].mean(1), dim=-1)
+    return F.cross_entropy(w * similarities + b, torch.arange(len(x)))
+
+
 def info_nce(q, k, temperature):
     return F.cross_entropy(cosines(q, k) / temperature, torch.arange(len(q)))
 
