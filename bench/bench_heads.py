@@ -9,8 +9,7 @@ from measure.contenders import compiled, forward_and_backward, on_backends
 
 
 def race_of(race, name, head, formula, leaves, pairs, memory=False, others=None):
-    """`formula`: the loss by whole matrices; `others`: by other ways. `pairs`: similarities that it takes; of each feature 2 flops forward, 4
-    backward."""
+    """`formula`: the loss by whole matrices; `others`: by other ways. `pairs`: similarities that it takes, 6 flops of each feature."""
     race(
         name,
         on_backends(forward_and_backward(head, leaves), reference=False)

@@ -31,7 +31,7 @@ class GE2E(_Similarity):
     r"""loss = -mean_{ji} log softmax_k(w cos(e_ji, c_k) + b)[j], c_j the mean of speaker j's other utterances, c_k that of k's.
 
     Shapes: embeddings `[speakers, utterances, D]`, two utterances or more -> `[]`. `w` starts at `init_w`, positive, and counts as 1e-6
-    where it falls below; `b` starts at `init_b`, and its gradient is 0.
+    where it falls below; `b` starts at `init_b`, and its gradient is 0. `labels` are not looked at: the first index says who speaks.
 
     Errors: TypeError and ValueError, in the head's name. Kernels: those of `proto_loss_loo`.
 
@@ -47,12 +47,12 @@ class GE2E(_Similarity):
     ```
     """
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         _arguments.utterances("GE2E", embeddings)
         speakers, utterances = embeddings.shape[:2]
-        labels = torch.arange(speakers, device=embeddings.device).repeat_interleave(utterances)
+        own = torch.arange(speakers, device=embeddings.device).repeat_interleave(utterances)
         loss = proto_loss_loo(
-            embeddings.flatten(0, 1), labels, speakers, metric="cosine", temperature=self._temperature(embeddings)
+            embeddings.flatten(0, 1), own, speakers, metric="cosine", temperature=self._temperature(embeddings)
         )
         return self._with_bias(loss)
 
@@ -60,14 +60,14 @@ class GE2E(_Similarity):
 class AngleProto(_Similarity):
     r"""loss = -mean_j log softmax_k(w cos(e_j1, c_k) + b)[j], c_k the mean of speaker k's utterances but the first.
 
-    Shapes: embeddings `[speakers, utterances, D]`, two utterances or more -> `[]`. `w` and `b` as in `GE2E`.
+    Shapes: embeddings `[speakers, utterances, D]`, two utterances or more -> `[]`. `w`, `b` and `labels` as in `GE2E`.
 
     Errors: TypeError and ValueError, in the head's name. Kernels: those of `proto_loss`.
 
     Source: Chung et al. 2020, arXiv:2003.11982, section 2.3.
     """
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         _arguments.utterances("AngleProto", embeddings)
         first, centres = embeddings[:, 0], embeddings[:, 1:].mean(1)
         loss = proto_loss(
