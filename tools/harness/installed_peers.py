@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 PEERS = ("learn2learn", "higher", "easyfsl", "torchopt")
+OF_HEADS = "pytorch_metric_learning"
 
 
 def peer(name):
@@ -53,6 +54,6 @@ def _torchvision():
 
 
 if __name__ == "__main__":
-    for name in PEERS:
+    for name in (*PEERS, OF_HEADS):
         load(name)
         print("loaded", name)
