@@ -31,7 +31,8 @@ def proto_loss(
             targets == ignore_index, -1, exclude
         )  # so that something is left where there is one class
         logits = torch.where(counted.unsqueeze(-1) == place, -torch.inf, logits)
-        targets = torch.where(counted == targets, place.numel() if ignore_index != place.numel() else -1, targets)
+        wrong = (counted == targets) & (targets != ignore_index)
+        targets = torch.where(wrong, place.numel() if ignore_index != place.numel() else -1, targets)
     losses = negative_log_likelihood(torch.log_softmax(logits, -1), targets, ignore_index)
     if reduction == "none":
         return losses

@@ -82,9 +82,12 @@ def test_excluded_and_margin_are_those_of_a_cross_entropy():
     logits[exclude >= 0, exclude[exclude >= 0]] = -torch.inf
     options = {"temperature": 0.5, "exclude": exclude, "margin": 0.2, "target_distance": given}
     torch.testing.assert_close(fastmeta.proto_loss(q, c, targets, **options), F.cross_entropy(logits, targets))
-    one = randn(1, 3).requires_grad_()
-    loss = fastmeta.proto_loss(one, c[:1], torch.tensor([-100]), exclude=torch.tensor([0]))
-    assert loss == 0 and torch.autograd.grad(loss, one)[0].count_nonzero() == 0
+    for ignored in (-100, -1, 0):
+        one, out = randn(1, 3).requires_grad_(), torch.tensor([0])
+        loss = fastmeta.proto_loss(one, c[:1], torch.tensor([ignored]), exclude=out, ignore_index=ignored)
+        (first,) = torch.autograd.grad(loss, one, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), one)
+        assert loss == 0 and first.count_nonzero() == second.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("backend", KERNELS)

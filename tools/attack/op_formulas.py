@@ -86,7 +86,7 @@ def proto_loss(query, prototypes, targets, metric, temperature, ignore_index, re
         z = log_softmax_of_distances(q, c, metric, temperature)
         place = torch.arange(z.shape[1])
         z = torch.where((out[:, None] == place) & (y != ignore_index)[:, None], -torch.inf, z)
-        return mean_loss((z - margin * (y[:, None] == place)).log_softmax(1), y, ignore_index, reduction)
+        return mean_loss((z - margin * (y[:, None] == place).to(z.dtype)).log_softmax(1), y, ignore_index, reduction)
 
     exclude = torch.full_like(targets, -1) if exclude is None else exclude
     return each_task(one, (2, 2, 1, 1), query, prototypes, targets, exclude)
