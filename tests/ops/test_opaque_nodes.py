@@ -1,5 +1,7 @@
 """Ops as opaque nodes of traced graphs: they own their memory, run a kernel once, and are what torch asks of custom ops."""
 
+import re
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -7,11 +9,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fastmeta
 from fastmeta import _ext
-from fastmeta._dispatch import FUSED, op_on
+from fastmeta._dispatch import FUSED, WITHOUT_KERNELS, op_on
 from harness.cases import EVERYWHERE, case
 from harness.compare import outputs, scalar, values_and_grads
 
-NATIVE = [(op, backend) for op, backend in EVERYWHERE if op != "hvp" and backend != "reference"]
+NATIVE = [(op, backend) for op, backend in EVERYWHERE if op not in WITHOUT_KERNELS and backend != "reference"]
 
 
 class OwnMemory(TorchDispatchMode):
@@ -42,7 +44,7 @@ def test_opaque_nodes_own_their_memory(op, backend):
 
 def keeps(op):
     """Whether forward hands its gradients on to backward."""
-    return op.removesuffix("_weighted").removesuffix("_steps") in FUSED and torch.get_default_device().type == "cpu"
+    return re.sub("_(weighted|steps|replaced)$", "", op) in FUSED and torch.get_default_device().type == "cpu"
 
 
 @pytest.mark.cpu

@@ -10,6 +10,7 @@ import pytest
 from fastmeta.integrations import _library
 
 PEERS = ("learn2learn", "higher", "easyfsl", "torchopt")
+OF_HEADS = "pytorch_metric_learning"
 
 
 def peer(name):
@@ -39,6 +40,6 @@ def _torchvision():
 
 
 if __name__ == "__main__":
-    for name in PEERS:
+    for name in (*PEERS, OF_HEADS):
         load(name)
         print("loaded", name)
