@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
+from ...recording import adapted
 from ..utils import clone_module, update_module
+from ._recorded import RecordedClone, trace_of
 from .base_learner import BaseLearner
 
 
@@ -71,11 +73,32 @@ class MAML(BaseLearner):
     def clone(
         self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> MAML:
-        return MAML(
-            clone_module(self.module), self.lr, _either(first_order, self.first_order),
-            _either(allow_unused, self.allow_unused), _either(allow_nograd, self.allow_nograd),
+        options = (
+            _either(first_order, self.first_order), _either(allow_unused, self.allow_unused),
+            _either(allow_nograd, self.allow_nograd),
         )  # fmt: skip
+        trace = trace_of(self, MAML, self.lr)
+        if trace is not None:
+            return RecordedMAML.of(trace, lr=self.lr, first_order=options[0], allow_unused=options[1], allow_nograd=options[2])
+        return MAML(clone_module(self.module), self.lr, *options)
 
 
 def _either(given: bool | None, otherwise: bool) -> bool:
     return otherwise if given is None else given
+
+
+class RecordedMAML(RecordedClone, MAML):
+    """A clone that records what it does."""
+
+    plain = MAML
+
+    def adapt(
+        self,
+        loss: Tensor,
+        first_order: bool | None = None,
+        allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
+    ) -> None:
+        own = self.__dict__
+        if not adapted(own["_trace"], loss, own["first_order"] if first_order is None else first_order):
+            self.compute("a loss that is not recorded").adapt(loss, first_order, allow_unused, allow_nograd)

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
+from ...recording import adapted
 from ..utils import clone_module, clone_parameters
+from ._recorded import RecordedClone, trace_of
 from .base_learner import BaseLearner
 
 
@@ -45,6 +47,9 @@ class MetaSGD(BaseLearner):
         self.lrs, self.first_order = lrs, first_order
 
     def clone(self) -> MetaSGD:
+        trace = trace_of(self, MetaSGD, None)
+        if trace is not None:
+            return RecordedMetaSGD.of(trace, first_order=self.first_order)
         return MetaSGD(clone_module(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
@@ -53,3 +58,14 @@ class MetaSGD(BaseLearner):
         params = list(self.module.parameters())
         grads = torch.autograd.grad(loss, params, retain_graph=second_order, create_graph=second_order)
         take_step(self.module, params, grads, _arguments.like_params("MetaSGD.adapt", "lrs", self.lrs, params, False))
+
+
+class RecordedMetaSGD(RecordedClone, MetaSGD):
+    """A clone that records what it does."""
+
+    plain = MetaSGD
+
+    def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
+        own = self.__dict__
+        if not adapted(own["_trace"], loss, own["first_order"] if first_order is None else first_order):
+            self.compute("a loss that is not recorded").adapt(loss, first_order)

@@ -1,0 +1,160 @@
+"""Models whose inner loop is a native op, and what a clone of one starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._torch import has_gradient_hooks
+from ...inner._conv import convolved_side
+from ...networks.convnet import ConvNet
+from ...networks.mlp import Mlp
+from ...networks.recognise import look
+from ...networks.users_model import Seen, Task
+from .._steps import copy_of
+
+LOSSES = ("mse", "cross_entropy")
+DTYPES = (torch.float32, torch.float64)
+Shape = tuple[int, ...]
+
+
+class Refused(Exception):
+    """Why a model is not recorded."""
+
+
+class Known:
+    """A model that a native op runs, as it was when it was looked at."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.name = model, type(model).__name__
+        self.seen = Seen(model)
+        self.networks: dict[Any, Any] = {}
+        self.outputs: dict[Any, Shape | None] = {}
+        self.keys: dict[Any, int] = {}  # of what was done in a trace: a number for each
+        self.why = ""
+        try:
+            self._look()
+        except Refused as reason:
+            self.why = str(reason)
+
+    def _look(self) -> None:
+        params = list(self.model.parameters())
+        if not params or any(type(p) is not nn.Parameter or not p.requires_grad for p in params):
+            raise Refused("a parameter is frozen or stands in for one")
+        first = params[0]
+        if any(p.dtype not in DTYPES or p.dtype != first.dtype or not p.is_cpu for p in params):
+            raise Refused("parameters are not of one dtype, float32 or float64, on a CPU")
+        try:
+            task = Task("MAML", self.model, "mse")
+            plan = look("MAML", task, None, (), None, {}, steps=1, first_order=False, task_chunk=None)
+        except ValueError as error:
+            raise Refused(str(error).removeprefix("MAML: ")) from None
+        network = plan.network
+        if not isinstance(network, Mlp | ConvNet):
+            raise Refused("no native op runs the model")
+        if network.seen is not None:
+            self.seen.reads = network.seen.reads
+        self.network, self.params, self.dtype = network, params, first.dtype
+        self.places = {id(p): i for i, p in enumerate(params)}
+        self.template = copy_of(self.model, lambda p: p, lambda b: b)
+        self.hooked = any(map(has_gradient_hooks, params))
+
+    def holds(self, model: nn.Module) -> bool:
+        return model is self.model and self.seen.same_parameters() and self.seen.holds()
+
+    def network_for(self, loss: str, steps: int, first_order: bool) -> Any:
+        key = loss, steps, first_order
+        if key not in self.networks:
+            task = Task("MAML", self.template, loss)
+            self.networks[key] = replace(self.network, task=task, steps=steps, first_order=first_order)
+        return self.networks[key]
+
+    def output_shape(self, shape: torch.Size) -> Shape | None:
+        """Of inputs of this shape; None: the model has to say what is wrong with them, or it does not take them natively."""
+        found = self.outputs.get(shape, ())
+        if found == ():
+            of_kind = _mlp_outputs if isinstance(self.network, Mlp) else _conv_outputs
+            found = of_kind(self.network, shape) if len(shape) > 1 and shape.numel() else None
+            if len(self.outputs) > 1000:
+                self.outputs.clear()
+            self.outputs[shape] = found
+        return found
+
+    def key(self, *of: Any) -> int:
+        return self.keys.setdefault(of, len(self.keys))
+
+
+def _mlp_outputs(network: Any, shape: torch.Size) -> Shape | None:
+    weight, last = network.params[0], network.params[-2]
+    rows, width = shape[0], shape[1:].numel()
+    if network.width is not None:
+        right = len(shape) > 2 and width == network.width
+    else:
+        right = network.flattens or len(shape) == 2
+    return (rows, last.shape[0]) if right and width == weight.shape[1] else None
+
+
+def _conv_outputs(network: Any, shape: torch.Size) -> Shape | None:
+    if len(shape) != 4:
+        return None
+    rows, channels, height, width = shape
+    for block, weight in zip(network.blocks, network.params[:-2:4], strict=True):
+        if weight.shape[1] != channels:
+            return None
+        channels, pool = weight.shape[0], block[5]
+        height, width = (convolved_side(block, side) for side in (height, width))
+        if min(height, width) < pool or (block[2] is not None and rows * height * width < 2):
+            return None
+        height, width = height // pool, width // pool
+    last = network.params[-2]
+    return (rows, last.shape[0]) if channels * height * width == last.shape[1] else None
+
+
+class Start:
+    """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
+
+    __slots__ = ("known", "params", "rates", "tensors", "versions", "copies", "used", "plain_leaves")
+
+    def __init__(self, known: Known, rates: Any) -> None:
+        self.known, self.params, self.rates = known, known.params, rates
+        of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
+        self.tensors: list[Tensor] = [*known.params, *of_rates]
+        self.versions = [p._version for p in self.tensors]
+        self.copies = [p.detach().clone() for p in self.tensors]
+        self.used = False  # whether a gradient has gone back to them: they may have been changed since
+        self.plain_leaves = all(p.is_leaf and not has_gradient_hooks(p) for p in self.tensors)
+
+    def fresh(self) -> bool:
+        """Whether the tensors have not been written to since."""
+        return [p._version for p in self.tensors] == self.versions
+
+
+class Was(torch.autograd.Function):
+    """`value`, which the tensor `now` had; its gradient goes to `now`."""
+
+    @staticmethod
+    def forward(ctx: Any, now: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Any:
+        return gradient[0], None
+
+
+def thetas_of(start: Start) -> tuple[list[Tensor], Any]:
+    """The parameters as a clone has them at first, and the rates."""
+    fresh = start.fresh()
+    of: Callable[[Tensor, Tensor], Tensor] = (lambda p, _: p.clone()) if fresh else Was.apply
+    values = [of(p, c) if p.requires_grad else c.clone() for p, c in zip(start.tensors, start.copies, strict=True)]
+    count = len(start.params)
+    return values[:count], _with(start.rates, values[count:])
+
+
+def _with(rates: Any, tensors: Sequence[Tensor]) -> Any:
+    remaining = iter(tensors)
+    each = [next(remaining) if isinstance(r, Tensor) else r for r in (rates if isinstance(rates, list) else [rates])]
+    return each if isinstance(rates, list) else each[0]
