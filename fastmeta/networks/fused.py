@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._torch import PARAMETERS
 from .any_module import AnyModule
+from .network import Data
 
 
 @dataclass
@@ -21,6 +22,13 @@ class Fused(AnyModule):
             return values
         remaining = iter(values)
         return [None if p is None else next(remaining) for p in self.params]
+
+    def losses_with_gradients(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        """`losses`, with the query outputs where they are asked for, without a graph; and the gradients of sum(counts * losses) to what
+        `needs` marks of params, rates and data. None where there is no such native call."""
+        raise NotImplementedError
 
     @property
     def leaves(self) -> list[Tensor]:

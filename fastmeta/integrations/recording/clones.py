@@ -29,7 +29,7 @@ class Recorder:
             report.note("plain", known.name, known.why)
             return None
         start = self.latest
-        if start is None or start.used or not _same(start.rates, rates) or not start.fresh():
+        if start is None or not _same(start.rates, rates) or not start.same():
             self.latest = start = Start(known, rates)
         return Trace(start)
 

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._layout import tensors_of
-from ..._route import with_gradients
 from ..._torch import accumulate
 from ...inner.mlp_adapt import mlp_adapt
 from ...inner.mlp_forward import mlp_forward
@@ -111,22 +109,16 @@ class Program(Inner):
     def with_gradients(self, counts: Tensor, with_outputs: bool) -> tuple[tuple[Tensor, Tensor | None], Any]:
         """`values`; and the pairs of a leaf and the gradient of sum_t counts[t] losses[t] to it, or None where the values have the graph
         of it."""
-        rates = self.rates(self.last)
-        of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
-        plain = self.start.plain_leaves and all(r.is_leaf for r in of_rates)
-        if not plain or len(self.segments) > 1 or any(x.requires_grad for x in self.data):
+        rates, network = self.rates(self.last), self.network
+        leaves = self.known.leaves(network, self.start, rates)
+        if leaves is None or len(self.segments) > 1 or any([x.requires_grad for x in self.data]):
             return self.values(with_outputs), None
-        learned = any(r.requires_grad for r in of_rates)
-        network = self.network
-        run = network.losses_and_outputs if with_outputs else network.losses
-        found, grads = with_gradients(
-            network.meta_loss_op, (0, 1) if learned else (0,), run, (rates, self.data), {}, cotangents=(counts,)
-        )
-        values = found if with_outputs else (found, None)
-        if grads is None:
-            return values, None
-        leaves = [*network.leaves, *(of_rates if learned else [])]
-        return values, [(x, g) for x, g in zip(leaves, tensors_of(grads), strict=True) if x.requires_grad]
+        needs, params = leaves
+        answer = network.losses_with_gradients(rates, self.data, (counts,), needs, with_outputs)
+        if answer is None:
+            return self.values(with_outputs), None
+        found, grads = answer
+        return (found[0], found[1] if with_outputs else None), zip(params, grads, strict=True)
 
 
 def stacked(tensors: list[Tensor]) -> Tensor:

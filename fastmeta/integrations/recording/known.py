@@ -18,8 +18,8 @@ from ...networks.users_model import Seen, Task
 from .._steps import copy_of
 
 LOSSES = ("mse", "cross_entropy")
+NO_DATA = (False,) * 4  # no gradient to support and query
 DTYPES = (torch.float32, torch.float64)
-Shape = tuple[int, ...]
 
 
 class Refused(Exception):
@@ -33,7 +33,7 @@ class Known:
         self.model, self.name = model, type(model).__name__
         self.seen = Seen(model)
         self.networks: dict[Any, Any] = {}
-        self.outputs: dict[Any, Shape | None] = {}
+        self.outputs: dict[Any, torch.Size | None] = {}
         self.keys: dict[Any, int] = {}  # of what was done in a trace: a number for each
         self.why = ""
         try:
@@ -61,7 +61,7 @@ class Known:
         self.network, self.params, self.dtype = network, params, first.dtype
         self.places = {id(p): i for i, p in enumerate(params)}
         self.template = copy_of(self.model, lambda p: p, lambda b: b)
-        self.hooked = any(map(has_gradient_hooks, params))
+        self.of_numbers = (*(p is not None for p in network.params), False, *NO_DATA), params
 
     def holds(self, model: nn.Module) -> bool:
         return model is self.model and self.seen.same_parameters() and self.seen.holds()
@@ -73,7 +73,7 @@ class Known:
             self.networks[key] = replace(self.network, task=task, steps=steps, first_order=first_order)
         return self.networks[key]
 
-    def output_shape(self, shape: torch.Size) -> Shape | None:
+    def output_shape(self, shape: torch.Size) -> torch.Size | None:
         """Of inputs of this shape; None: the model has to say what is wrong with them, or it does not take them natively."""
         found = self.outputs.get(shape, ())
         if found == ():
@@ -84,21 +84,36 @@ class Known:
             self.outputs[shape] = found
         return found
 
+    def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
+        """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
+        if not start.plain_leaves:
+            return None
+        if not isinstance(rates, list) and not isinstance(rates, Tensor):
+            return self.of_numbers
+        of = rates if isinstance(rates, list) else [rates]
+        learned = [isinstance(r, Tensor) and r.requires_grad for r in of]
+        if any(is_learned and not r.is_leaf for r, is_learned in zip(of, learned, strict=True)):
+            return None
+        spread = [bool(x) for x in network.spread(learned)] if isinstance(rates, list) else learned
+        params = [p is not None for p in network.params]
+        values = [*self.params, *(r for r, is_learned in zip(of, learned, strict=True) if is_learned)]
+        return (*params, *spread, *NO_DATA), values
+
     def key(self, *of: Any) -> int:
         return self.keys.setdefault(of, len(self.keys))
 
 
-def _mlp_outputs(network: Any, shape: torch.Size) -> Shape | None:
+def _mlp_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
     weight, last = network.params[0], network.params[-2]
     rows, width = shape[0], shape[1:].numel()
     if network.width is not None:
         right = len(shape) > 2 and width == network.width
     else:
         right = network.flattens or len(shape) == 2
-    return (rows, last.shape[0]) if right and width == weight.shape[1] else None
+    return torch.Size((rows, last.shape[0])) if right and width == weight.shape[1] else None
 
 
-def _conv_outputs(network: Any, shape: torch.Size) -> Shape | None:
+def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
     if len(shape) != 4:
         return None
     rows, channels, height, width = shape
@@ -111,7 +126,7 @@ def _conv_outputs(network: Any, shape: torch.Size) -> Shape | None:
             return None
         height, width = height // pool, width // pool
     last = network.params[-2]
-    return (rows, last.shape[0]) if channels * height * width == last.shape[1] else None
+    return torch.Size((rows, last.shape[0])) if channels * height * width == last.shape[1] else None
 
 
 class Start:
@@ -127,6 +142,12 @@ class Start:
         self.copies = [p.detach().clone() for p in self.tensors]
         self.used = False  # whether a gradient has gone back to them: they may have been changed since
         self.plain_leaves = all(p.is_leaf and not has_gradient_hooks(p) for p in self.tensors)
+
+    def same(self) -> bool:
+        """Whether the tensors have the values that they had: one may have been written to behind the back of its version."""
+        if self.used:
+            self.used = not all(map(torch.equal, self.tensors, self.copies))
+        return not self.used and self.fresh()
 
     def fresh(self) -> bool:
         """Whether the tensors have not been written to since."""

@@ -153,6 +153,13 @@ class Loss(Scalar):
     def pending(self) -> bool:
         return self.kept is None and self.known is None
 
+    def backward(
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None
+    ) -> None:
+        plain = gradient is None and inputs is None and not retain_graph and not create_graph
+        if not plain or self.kept is not None or self.freed or _back([self], [self.scale]):
+            super().backward(gradient, retain_graph, create_graph, inputs)
+
     def of(self, outputs: Tensor) -> Tensor:
         """It, computed from the outputs."""
         found = FUNCTIONS[self.kind](outputs, self.y)

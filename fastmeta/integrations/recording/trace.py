@@ -21,38 +21,46 @@ Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first o
 class Trace:
     """`steps` of SGD from `start`: theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
 
-    __slots__ = ("start", "steps", "key", "inputs", "clone", "thetas", "rates")
+    __slots__ = ("start", "steps", "key", "inputs", "clone", "thetas", "rates", "latest", "shape")
 
     def __init__(self, start: Start) -> None:
         self.start, self.key = start, 0
         self.steps: list[Step] = []
-        self.inputs: list[tuple[Tensor, int, Tensor]] = []  # what was recorded: the tensor, its version, a copy
+        self.inputs: list[tuple[Tensor, int, Tensor, int]] = []  # the tensor, its version, a copy, where it lies
+        self.latest: Tensor | None = None  # the inputs of the last outputs, and their shape
+        self.shape: Any = None
         self.clone: Any = None  # a weak reference to who may ask for parameters
         self.thetas: list[list[Tensor]] | None = None  # of the steps, once somebody has asked
         self.rates: Any = None
 
     def kept(self, x: Tensor) -> Tensor:
-        """A copy: whatever is written to `x` later does not count. Of the same tensor the same copy."""
-        version = x._version
-        for known, at, copy in self.inputs:
-            if known is x and at == version:
+        """A copy: whatever is written to `x` later does not count. Of the same tensor, or another view of it, the same copy."""
+        version, place = x._version, x.data_ptr()
+        for known, at, copy, where in self.inputs:
+            if where == place and at == version and (known is x or _same_view(known, x)):
                 return copy
         copy = x.clone()
-        self.inputs.append((x, version, copy))
+        self.inputs.append((x, version, copy, place))
         return copy
 
     def why_not(self, x: Any) -> str:
         """Why the outputs for `x` are computed at once, or "" if they need not be."""
         known = self.start.known
-        if type(x) is not Tensor or x.dtype is not known.dtype or not x.is_cpu or x.is_inference():
-            return "inputs are not a plain tensor of the parameters' dtype on a CPU"
         if not torch.is_grad_enabled():
             return "grad mode is off"
-        if not is_plain() or torch.is_autocast_enabled("cpu"):
-            return "a transform, a mode or autocast is active"
         if any(known.seen.empty):
             return "a hook was added"
-        return "" if known.output_shape(x.shape) is not None else "inputs of another shape"
+        if not is_plain() or torch.is_autocast_enabled("cpu"):
+            return "a transform, a mode or autocast is active"
+        if x is self.latest:
+            return ""
+        if type(x) is not Tensor or x.dtype is not known.dtype or not x.is_cpu or x.is_inference():
+            return "inputs are not a plain tensor of the parameters' dtype on a CPU"
+        self.shape = known.output_shape(x.shape)
+        if self.shape is None:
+            return "inputs of another shape"
+        self.latest = x
+        return ""
 
     def step(self, x: Tensor, y: Tensor, loss: str, first_order: bool, scale: float) -> None:
         steps, known = self.steps, self.start.known
@@ -104,6 +112,11 @@ class Trace:
         theta = self.parameters(len(self.steps))
         model = known.model if known.holds(known.model) else known.template
         return copy_of(model, lambda p: theta[known.places[id(p)]], lambda b: b.clone() if b.requires_grad else b)
+
+
+def _same_view(a: Tensor, b: Tensor) -> bool:
+    same = a.shape == b.shape and a.dtype is b.dtype and a.stride() == b.stride()
+    return same and not a.requires_grad and not b.requires_grad
 
 
 def refer(trace: Trace, clone: Any) -> None:

@@ -38,7 +38,7 @@ class RecordedClone(nn.Module):
         trace = self.__dict__["_trace"]
         why = trace.why_not(args[0]) if len(args) == 1 and not kwargs else "other arguments than inputs"
         if not why:
-            return Outputs(trace, args[0], trace.start.known.output_shape(args[0].shape))
+            return Outputs(trace, args[0], trace.shape)
         return self.compute(why)(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
