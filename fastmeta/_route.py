@@ -219,7 +219,12 @@ def with_gradients(
 
 
 def natively_with_gradients(
-    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...], needs: tuple[bool, ...], cotangents: tuple[Tensor, ...]
+    name: str,
+    args: tuple[Any, ...],
+    static: tuple[Any, ...],
+    cores: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    cotangents: tuple[Tensor, ...],
 ) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
     """The outputs of op `name` on CPU tensors, one native kernel with a `<op>_value_and_grad`, and the gradients of sum(cotangents *
     outputs) to the inputs that `needs` marks. None where `direct` has to decide."""

@@ -68,8 +68,15 @@ class Mlp(Fused):
         self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
     ) -> Any:
         support_x, support_y, query_x, query_y = data
-        args = (self.params, listed(self.spread(rates), self.params), self.flat(support_x), support_y, self.flat(query_x), query_y)
-        loss = self.task.loss
+        args = (
+            self.params,
+            listed(self.spread(rates), self.params),
+            self.flat(support_x),
+            support_y,
+            self.flat(query_x),
+            query_y,
+        )
+        loss: Any = self.task.loss
         static = (self.steps, self.activation, loss, self.first_order, return_outputs)
         found = natively_with_gradients("mlp_meta_loss", args, static, CORES[loss], needs, counts)
         if found is not None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..._torch import accumulate
 from ...inner.mlp_adapt import mlp_adapt
-from ...inner.mlp_forward import mlp_forward
 from ...networks.mlp import Mlp
 from .report import note
 
@@ -51,9 +50,8 @@ class Inner:
         """The parameters [T, ...] after these segments; None: there are none."""
         params = None
         for j, count in segments:
-            network = self.known.network_for(self.steps[j][2], count, self.steps[j][3])
-            if not isinstance(network, Mlp):
-                raise Declined("the steps are on other data")
+            network: Any = self.known.network_for(self.steps[j][2], count, self.steps[j][3])
+            refuse_others(network)
             x, y = self.support(j)
             params = mlp_adapt(
                 network.params if params is None else params, network.spread(self.rates(j)), network.flat(x), y,
@@ -63,19 +61,20 @@ class Inner:
 
     def outputs(self, x: Tensor) -> Tensor:
         """f(theta_k, x) [T, n, ...], without a graph."""
-        network = self.known.network
-        if not isinstance(network, Mlp):
-            raise Declined("outputs of a convolutional network")
+        if len(self.segments) != 1:
+            raise Declined("outputs after no steps, or steps on other data")
+        ((j, count),) = self.segments
+        network = self.known.network_for(self.steps[j][2], count, self.steps[j][3])
         with torch.no_grad():
-            params = self.adapted(self.segments)
-            return mlp_forward(network.params if params is None else params, network.flat(x), activation=network.activation)
+            found: Tensor = network.predict(self.rates(j), (*self.support(j), x))
+        return found
 
 
 class Program(Inner):
     """Losses of one kind, each of its own task: the native call of all."""
 
     def __init__(self, losses: Sequence[Any]) -> None:
-        super().__init__([loss.trace for loss in losses], losses[0].k)
+        super().__init__([loss.origin for loss in losses], losses[0].k)
         self.kind = losses[0].kind
         self.query = stacked([x.x for x in losses]), stacked([x.y for x in losses])
         check_targets(self.kind, self.query[1])
@@ -95,8 +94,7 @@ class Program(Inner):
             network, data = self.known.network_for(self.kind, 0, False), (*self.query, *self.query)
         if params is None:
             return network, data
-        if not isinstance(network, Mlp):
-            raise Declined("the steps are on other data")
+        refuse_others(network)
         return replace(network, params=params), data
 
     def values(self, with_outputs: bool) -> tuple[Tensor, Tensor | None]:
@@ -111,7 +109,7 @@ class Program(Inner):
         of it."""
         rates, network = self.rates(self.last), self.network
         leaves = self.known.leaves(network, self.start, rates)
-        if leaves is None or len(self.segments) > 1 or any([x.requires_grad for x in self.data]):
+        if leaves is None or len(self.segments) > 1 or any(x.requires_grad for x in self.data):
             return self.values(with_outputs), None
         needs, params = leaves
         answer = network.losses_with_gradients(rates, self.data, (counts,), needs, with_outputs)
@@ -119,6 +117,12 @@ class Program(Inner):
             return self.values(with_outputs), None
         found, grads = answer
         return (found[0], found[1] if with_outputs else None), zip(params, grads, strict=True)
+
+
+def refuse_others(network: Any) -> None:
+    """Parameters of each task are for one kind of network."""
+    if not isinstance(network, Mlp):
+        raise Declined("the steps are on other data")
 
 
 def stacked(tensors: list[Tensor]) -> Tensor:
@@ -142,7 +146,7 @@ def in_grad_mode() -> contextlib.AbstractContextManager[Any]:
 
 def attempt(losses: Sequence[Any], of: Callable[[Program], Any]) -> Any:
     """of(Program(losses)); None, with a note why, where the native ops do not take them."""
-    start, count = losses[0].trace.start, len(losses)
+    start, count = losses[0].origin.start, len(losses)
     why = "" if start.fresh() else "parameters were changed before the loss was needed"
     try:
         found = None if why else of(Program(losses))
@@ -159,13 +163,20 @@ def values_of(losses: Sequence[Any], with_outputs: bool) -> tuple[Tensor, Tensor
     return found
 
 
+def with_gradients(losses: Sequence[Any], counts: Sequence[float], with_outputs: bool) -> Any:
+    """`values_of`; pairs of a leaf and the gradient of sum_t counts[t] losses[t] to it, or None where the values have its graph; and
+    counts."""
+    cotangent = _counts(tuple(counts), losses[0].origin.start.known.dtype)
+    answer = attempt(losses, lambda program: program.with_gradients(cotangent, with_outputs))
+    return None if answer is None else (*answer, cotangent)
+
+
 def back(losses: Sequence[Any], counts: Sequence[float], with_outputs: bool) -> tuple[Tensor, Tensor | None] | None:
     """`values_of`, and the gradient of sum_t counts[t] losses[t] into `.grad` of what it depends on."""
-    cotangent = _counts(tuple(counts), losses[0].trace.start.known.dtype)
-    answer = attempt(losses, lambda program: program.with_gradients(cotangent, with_outputs))
+    answer = with_gradients(losses, counts, with_outputs)
     if answer is None:
         return None
-    (found, outputs), pairs = answer
+    (found, outputs), pairs, cotangent = answer
     if pairs is not None:
         accumulate(pairs)
     else:

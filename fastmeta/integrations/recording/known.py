@@ -15,6 +15,7 @@ from ...networks.convnet import ConvNet
 from ...networks.mlp import Mlp
 from ...networks.recognise import look
 from ...networks.users_model import Seen, Task
+from ...types import ConvBlock
 from .._steps import copy_of
 
 LOSSES = ("mse", "cross_entropy")
@@ -61,7 +62,10 @@ class Known:
         self.network, self.params, self.dtype = network, params, first.dtype
         self.places = {id(p): i for i, p in enumerate(params)}
         self.template = copy_of(self.model, lambda p: p, lambda b: b)
-        self.of_numbers = (*(p is not None for p in network.params), False, *NO_DATA), params
+        self.of_numbers: tuple[tuple[bool, ...], list[Any]] = (
+            (*(p is not None for p in network.params), False, *NO_DATA),
+            params,
+        )
 
     def holds(self, model: nn.Module) -> bool:
         return model is self.model and self.seen.same_parameters() and self.seen.holds()
@@ -75,14 +79,13 @@ class Known:
 
     def output_shape(self, shape: torch.Size) -> torch.Size | None:
         """Of inputs of this shape; None: the model has to say what is wrong with them, or it does not take them natively."""
-        found = self.outputs.get(shape, ())
-        if found == ():
+        if shape not in self.outputs:
             of_kind = _mlp_outputs if isinstance(self.network, Mlp) else _conv_outputs
             found = of_kind(self.network, shape) if len(shape) > 1 and shape.numel() else None
             if len(self.outputs) > 1000:
                 self.outputs.clear()
             self.outputs[shape] = found
-        return found
+        return self.outputs[shape]
 
     def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
         """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
@@ -121,7 +124,7 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
         if weight.shape[1] != channels:
             return None
         channels, pool = weight.shape[0], block[5]
-        height, width = (convolved_side(block, side) for side in (height, width))
+        height, width = (convolved_side(ConvBlock(*block), side) for side in (height, width))
         if min(height, width) < pool or (block[2] is not None and rows * height * width < 2):
             return None
         height, width = height // pool, width // pool
@@ -132,7 +135,7 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
 class Start:
     """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
 
-    __slots__ = ("known", "params", "rates", "tensors", "versions", "copies", "used", "plain_leaves")
+    __slots__ = ("copies", "known", "params", "plain_leaves", "rates", "tensors", "used", "versions")
 
     def __init__(self, known: Known, rates: Any) -> None:
         self.known, self.params, self.rates = known, known.params, rates

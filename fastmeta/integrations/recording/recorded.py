@@ -19,49 +19,49 @@ VALUES = frozenset(
      "__format__", "__len__", "__index__", "__complex__", "equal", "allclose", "isclose", "detach", "data", "bincount", "is_nonzero")
 )  # fmt: skip
 HANDLERS: dict[Any, Callable[..., Any]] = {}
+NOTHING = torch.empty((), device="meta")  # has no memory: who goes past __torch_function__ meets an error
 
 
-class Recorded:
-    """A tensor in all but memory. `real`: the tensor with its graph; `values`: without. An operation that is not recorded runs on
+class Recorded(Tensor):
+    """A tensor in all but memory. `computed`: the tensor with its graph; `evaluated`: without. An operation that is not recorded runs on
     these, so every other thing than a few functions finds a tensor."""
 
-    __slots__ = ("kept", "known", "__dict__", "__weakref__")
+    __slots__ = ("kept", "known")
+    what = "outputs"
+    shape: Any
     kept: Tensor | None  # the tensor, once somebody has it
     known: Any  # its values, once computed
-
-    requires_grad, is_leaf, is_cpu, is_cuda, is_sparse, grad, layout = True, False, True, False, False, None, torch.strided
+    requires_grad, is_leaf, is_cpu, is_cuda, is_meta, is_sparse, layout = (
+        True,
+        False,
+        True,
+        False,
+        False,
+        False,
+        torch.strided,
+    )
     device = torch.device("cpu")
-    _is_view = is_complex = staticmethod(lambda: False)
-    is_floating_point = staticmethod(lambda: True)
 
-    @property
-    def __class__(self) -> type:
-        return Tensor
-
-    @__class__.setter
-    def __class__(self, _: type) -> None:
-        raise TypeError("the class of a recorded tensor must stay")
-
-    def real(self) -> Tensor:
+    def computed(self) -> Tensor:
         if self.kept is None:
-            self.kept = self._real()
+            self.kept = self._compute()
         return self.kept
 
-    def values(self) -> Tensor:
+    def evaluated(self) -> Tensor:
         if self.kept is not None:
             return self.kept.detach()
         if self.known is None:
-            self.known = self._values()
+            self.known = self._evaluate()
         if type(self.known) is not tuple:
             found: Tensor = self.known
             return found
         values, place = self.known
         return values[place] if type(place) is int else torch.dot(values, place)
 
-    def _real(self) -> Tensor:
+    def _compute(self) -> Tensor:
         raise NotImplementedError
 
-    def _values(self) -> Tensor:
+    def _evaluate(self) -> Tensor:
         raise NotImplementedError
 
     @classmethod
@@ -75,36 +75,25 @@ class Recorded:
         args, kwargs = realised((args, kwargs or {}), graph)
         return func(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.values() if name in VALUES else self.real(), name)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.real().__reduce_ex__(protocol)
-
-    def __dir__(self) -> list[str]:
-        return dir(Tensor)
-
     def dim(self) -> int:
         return len(self.shape)
 
     @property
-    def ndim(self) -> int:
+    def ndim(self) -> int:  # type: ignore[override]
         return len(self.shape)
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
-        return self.shape.numel()
+        found: int = self.shape.numel()
+        return found
 
-    def cpu(self) -> Any:
+    def cpu(self) -> Any:  # type: ignore[override]
         return self
 
-    def __len__(self) -> int:
-        return len(self.values())
+    def is_floating_point(self) -> bool:
+        return True
 
 
 def realised(tree: Any, graph: bool = True) -> Any:
@@ -114,47 +103,42 @@ def realised(tree: Any, graph: bool = True) -> Any:
         return kind(realised(item, graph) for item in tree)
     if kind is dict:
         return {name: realised(item, graph) for name, item in tree.items()}
-    return (tree.real() if graph else tree.values()) if issubclass(kind, Recorded) else tree
+    return (tree.computed() if graph else tree.evaluated()) if issubclass(kind, Recorded) else tree
 
 
-def _delegated(name: str) -> Callable[..., Any]:
-    if name in VALUES:
-        return lambda self, *args: getattr(self.values(), name)(*realised(args, False))
-    return lambda self, *args: getattr(self.real(), name)(*realised(args))
-
-
-for _name in (
-    "add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "truediv", "rtruediv", "itruediv", "pow", "rpow", "matmul",
-    "rmatmul", "floordiv", "mod", "neg", "pos", "abs", "invert", "and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "float",
-    "int", "bool", "index", "complex", "array", "repr", "str", "format", "getitem", "setitem", "iter", "contains", "deepcopy",
-):  # fmt: skip
-    setattr(Recorded, f"__{_name}__", _delegated(f"__{_name}__"))
+new = torch.Tensor._make_subclass
 
 
 class Outputs(Recorded):
     """f(theta_k, x)."""
 
-    __slots__ = ("trace", "k", "x", "shape", "losses")
+    __slots__ = ("dtype", "k", "losses", "origin", "shape", "x")
 
-    def __init__(self, trace: Trace, x: Tensor, shape: Any) -> None:
+    losses: Any
+    origin: Trace
+    k: int
+    x: Tensor
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(trace: Trace, x: Tensor, shape: Any) -> Outputs:
+        self = new(Outputs, NOTHING)
         self.kept = self.known = self.losses = None
-        self.trace, self.k, self.x, self.shape = trace, len(trace.steps), trace.kept(x), shape
+        self.origin, self.k, self.x = trace, len(trace.steps), trace.kept(x)
+        self.shape, self.dtype = shape, x.dtype
+        return self
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.x.dtype
-
-    def _real(self) -> Tensor:
-        note("replayed", self.trace.start.known.name, "an operation on outputs is not recorded")
-        found = self.trace.outputs(self.k, self.x)
+    def _compute(self) -> Tensor:
+        note("replayed", self.origin.start.known.name, "an operation on outputs is not recorded")
+        found = self.origin.outputs(self.k, self.x)
         for loss in self.losses or ():
             loss.follow(found)
         return found
 
-    def _values(self) -> Tensor:
+    def _evaluate(self) -> Tensor:
         for loss in self.losses or ():
             if loss.compute(True):
                 found: Tensor = self.known
                 return found
-        outputs = None if self.trace.computed(self.k) else evaluate.outputs_of(self.trace, self.k, self.x)
-        return self.trace.outputs(self.k, self.x).detach() if outputs is None else outputs
+        outputs = None if self.origin.reached(self.k) else evaluate.outputs_of(self.origin, self.k, self.x)
+        return self.origin.outputs(self.k, self.x).detach() if outputs is None else outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,14 +15,14 @@ from ..._torch import is_plain
 from .._steps import copy_of, stepped
 from .known import Start, thetas_of
 
-FUNCTIONS = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first order, what the loss counts
 
 
 class Trace:
     """`steps` of SGD from `start`: theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
 
-    __slots__ = ("start", "steps", "key", "inputs", "clone", "thetas", "rates", "latest", "shape")
+    __slots__ = ("clone", "inputs", "key", "latest", "rates", "shape", "start", "steps", "thetas")
 
     def __init__(self, start: Start) -> None:
         self.start, self.key = start, 0
@@ -73,7 +74,7 @@ class Trace:
         steps.append((x, y, loss, first_order, scale))
         self.key = known.key(self.key, x.shape, y.shape, loss, first_order, scale)
 
-    def computed(self, k: int) -> bool:
+    def reached(self, k: int) -> bool:
         """Whether theta_k is there."""
         return self.thetas is not None and len(self.thetas) > k
 

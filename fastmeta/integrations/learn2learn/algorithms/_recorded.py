@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
-from ...recording import Outputs, Recorder, Trace, note, refer
+from ...recording import Outputs, Recorder, Trace, adapted, note, refer
 
 
-def trace_of(learner: Any, kind: type, rates: Any) -> Trace | None:
+def trace_of(learner: Any, kind: type[Any], rates: Any) -> Trace | None:
     """Of a clone of `learner`; None: it computes at once. `rates`: None: its `lrs`."""
     if type(learner) is not kind:
         return None
@@ -28,7 +28,7 @@ class RecordedClone(nn.Module):
     _trace: Trace
 
     @classmethod
-    def of(cls, trace: Trace, **options: Any) -> Any:
+    def of(cls, trace: Trace, **options: Any) -> Self:
         clone = cls.__new__(cls)
         clone.__dict__.update(options, _trace=trace, training=True)
         refer(trace, clone)
@@ -38,27 +38,32 @@ class RecordedClone(nn.Module):
         trace = self.__dict__["_trace"]
         why = trace.why_not(args[0]) if len(args) == 1 and not kwargs else "other arguments than inputs"
         if not why:
-            return Outputs(trace, args[0], trace.shape)
+            return Outputs.of(trace, args[0], trace.shape)
         return self.compute(why)(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self(*args, **kwargs)
 
+    def took(self, loss: Any, first_order: bool | None) -> bool:
+        """Whether a step on `loss` was recorded; else it is now a plain learner."""
+        own = self.__dict__
+        if "_trace" in own:
+            if adapted(own["_trace"], loss, own["first_order"] if first_order is None else first_order):
+                return True
+            self.compute("a step on a loss that is not recorded")
+        return False
+
     def compute(self, why: str) -> Any:
         """It, as a learner with parameters of its own."""
-        own = self.__dict__
+        own, plain = self.__dict__, self.plain
         trace = own.pop("_trace")
         note("plain", trace.start.known.name, why)
-        options = dict(own)
         module, rates = trace.module(), trace.rates
+        options = {name: own[name] for name in own if name != "training"}
         own.clear()
-        object.__setattr__(self, "__class__", self.plain)
-        if isinstance(rates, list):
-            options["lrs"] = rates
-        else:
-            options["lr"] = rates
-        options.pop("training")
-        self.plain.__init__(self, module, **options)  # type: ignore[misc]
+        options["lrs" if isinstance(rates, list) else "lr"] = rates
+        object.__setattr__(self, "__class__", plain)
+        plain.__init__(self, module, **options)  # type: ignore[misc]
         return self
 
     def __getattr__(self, name: str) -> Any:

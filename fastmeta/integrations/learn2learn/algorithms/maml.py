@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
-from ...recording import adapted
 from ..utils import clone_module, update_module
 from ._recorded import RecordedClone, trace_of
 from .base_learner import BaseLearner
@@ -79,7 +78,9 @@ class MAML(BaseLearner):
         )  # fmt: skip
         trace = trace_of(self, MAML, self.lr)
         if trace is not None:
-            return RecordedMAML.of(trace, lr=self.lr, first_order=options[0], allow_unused=options[1], allow_nograd=options[2])
+            return RecordedMAML.of(
+                trace, lr=self.lr, first_order=options[0], allow_unused=options[1], allow_nograd=options[2]
+            )
         return MAML(clone_module(self.module), self.lr, *options)
 
 
@@ -99,6 +100,5 @@ class RecordedMAML(RecordedClone, MAML):
         allow_unused: bool | None = None,
         allow_nograd: bool | None = None,
     ) -> None:
-        own = self.__dict__
-        if not adapted(own["_trace"], loss, own["first_order"] if first_order is None else first_order):
-            self.compute("a loss that is not recorded").adapt(loss, first_order, allow_unused, allow_nograd)
+        if not self.took(loss, first_order):
+            MAML.adapt(self, loss, first_order, allow_unused, allow_nograd)

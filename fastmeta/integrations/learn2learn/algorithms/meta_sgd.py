@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
-from ...recording import adapted
 from ..utils import clone_module, clone_parameters
 from ._recorded import RecordedClone, trace_of
 from .base_learner import BaseLearner
@@ -66,6 +65,5 @@ class RecordedMetaSGD(RecordedClone, MetaSGD):
     plain = MetaSGD
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
-        own = self.__dict__
-        if not adapted(own["_trace"], loss, own["first_order"] if first_order is None else first_order):
-            self.compute("a loss that is not recorded").adapt(loss, first_order)
+        if not self.took(loss, first_order):
+            MetaSGD.adapt(self, loss, first_order)
