@@ -54,14 +54,14 @@ class Inner:
             refuse_others(network)
             x, y = self.support(j)
             params = mlp_adapt(
-                network.params if params is None else params, network.spread(self.rates(j)), network.flat(x), y,
+                network.spread(self.start.params) if params is None else params, network.spread(self.rates(j)), network.flat(x), y,
                 steps=count, activation=network.activation, loss=network.task.loss, first_order=network.first_order,
             )  # fmt: skip
         return params
 
     def outputs(self, x: Tensor) -> Tensor:
         """f(theta_k, x) [T, n, ...], without a graph."""
-        if len(self.segments) != 1:
+        if len(self.segments) != 1 or self.start.own:
             raise Declined("outputs after no steps, or steps on other data")
         ((j, count),) = self.segments
         network = self.known.network_for(self.steps[j][2], count, self.steps[j][3])
@@ -92,17 +92,25 @@ class Program(Inner):
             data = (*self.support(j), *self.query)
         else:
             network, data = self.known.network_for(self.kind, 0, False), (*self.query, *self.query)
-        if params is None:
-            return network, data
-        refuse_others(network)
-        return replace(network, params=params), data
+        if params is not None:
+            refuse_others(network)
+        elif self.start.own:
+            params = network.spread(self.start.params)
+        return network if params is None else replace(network, params=params), data
 
     def values(self, with_outputs: bool) -> tuple[Tensor, Tensor | None]:
         """The losses [T], and the outputs without a graph."""
+        if self.start.own and not isinstance(
+            self.network, Mlp
+        ):  # where the op declines, the engine would take the model's
+            found = self.network._meta_loss(self.rates(self.last), self.data, None, with_outputs)
+            if found is None:
+                raise Declined("the op of the network does not take the data")
+            return found[0], found[1] if with_outputs else None
         if not with_outputs:
             return self.network.losses(self.rates(self.last), self.data), None
-        found: tuple[Tensor, Tensor] = self.network.losses_and_outputs(self.rates(self.last), self.data)
-        return found
+        both: tuple[Tensor, Tensor] = self.network.losses_and_outputs(self.rates(self.last), self.data)
+        return both
 
     def with_gradients(self, counts: Tensor, with_outputs: bool) -> tuple[tuple[Tensor, Tensor | None], Any]:
         """`values`; and the pairs of a leaf and the gradient of sum_t counts[t] losses[t] to it, or None where the values have the graph

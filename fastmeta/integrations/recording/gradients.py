@@ -33,7 +33,7 @@ class Parts:
             recorded = issubclass(type(x), Recorded)
             if recorded and graph and x.freed:
                 raise RuntimeError(AGAIN)
-            if recorded and graph and x.what == "loss" and x.kept is None and not x.origin.reached(x.k):
+            if recorded and graph and _takes_gradient(x):
                 losses[id(x)] = x
                 counts[id(x)] = counts.get(id(x), 0.0) + count
             elif graph and isinstance(x, Tensor):
@@ -52,6 +52,11 @@ class Parts:
             self.of.known = group[0].known[0], torch.tensor(counts, dtype=self.of.dtype)
             self.of.terms = ()
         self.of.freed = True
+
+
+def _takes_gradient(x: Any) -> bool:
+    """Whether it is a loss that is not computed, whose gradient a native op may take."""
+    return x.what == "loss" and x.kept is None and x.origin.tracked and not x.origin.reached(x.k)
 
 
 def grouped(losses: Any) -> list[list[Any]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..._torch import has_gradient_hooks
+from ..._torch import HOOK_ENDINGS, has_gradient_hooks
 from ...inner._conv import convolved_side
 from ...networks.convnet import ConvNet
 from ...networks.mlp import Mlp
@@ -62,6 +62,9 @@ class Known:
         self.network, self.params, self.dtype = network, params, first.dtype
         self.places = {id(p): i for i, p in enumerate(params)}
         self.template = copy_of(self.model, lambda p: p, lambda b: b)
+        self.alone = copy_of(self.model, lambda p: p, lambda b: b)  # without the hooks that the model may get
+        for part in self.alone.modules():
+            part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
         self.of_numbers: tuple[tuple[bool, ...], list[Any]] = (
             (*(p is not None for p in network.params), False, *NO_DATA),
             params,
@@ -92,14 +95,14 @@ class Known:
         if not start.plain_leaves:
             return None
         if not isinstance(rates, list) and not isinstance(rates, Tensor):
-            return self.of_numbers
+            return self.of_numbers[0], start.params
         of = rates if isinstance(rates, list) else [rates]
         learned = [isinstance(r, Tensor) and r.requires_grad for r in of]
         if any(is_learned and not r.is_leaf for r, is_learned in zip(of, learned, strict=True)):
             return None
         spread = [bool(x) for x in network.spread(learned)] if isinstance(rates, list) else learned
         params = [p is not None for p in network.params]
-        values = [*self.params, *(r for r, is_learned in zip(of, learned, strict=True) if is_learned)]
+        values = [*start.params, *(r for r, is_learned in zip(of, learned, strict=True) if is_learned)]
         return (*params, *spread, *NO_DATA), values
 
     def key(self, *of: Any) -> int:
@@ -135,14 +138,16 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
 class Start:
     """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
 
-    __slots__ = ("copies", "known", "params", "plain_leaves", "rates", "tensors", "used", "versions")
+    __slots__ = ("copies", "known", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
 
-    def __init__(self, known: Known, rates: Any) -> None:
-        self.known, self.params, self.rates = known, known.params, rates
+    def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None) -> None:
+        """`own`: leaves in the place of the parameters."""
+        self.known, self.rates, self.own = known, rates, own is not None
+        self.params: list[Any] = known.params if own is None else own
         of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
-        self.tensors: list[Tensor] = [*known.params, *of_rates]
+        self.tensors: list[Tensor] = [*self.params, *of_rates]
         self.versions = [p._version for p in self.tensors]
-        self.copies = [p.detach().clone() for p in self.tensors]
+        self.copies = [p.detach() if own is not None else p.detach().clone() for p in self.tensors]
         self.used = False  # whether a gradient has gone back to them: they may have been changed since
         self.plain_leaves = all(p.is_leaf and not has_gradient_hooks(p) for p in self.tensors)
 
@@ -171,10 +176,13 @@ class Was(torch.autograd.Function):
 
 def thetas_of(start: Start) -> tuple[list[Tensor], Any]:
     """The parameters as a clone has them at first, and the rates."""
-    fresh = start.fresh()
-    of: Callable[[Tensor, Tensor], Tensor] = (lambda p, _: p.clone()) if fresh else Was.apply
-    values = [of(p, c) if p.requires_grad else c.clone() for p, c in zip(start.tensors, start.copies, strict=True)]
-    count = len(start.params)
+    count, fresh = len(start.params), start.fresh()
+    values = list(start.tensors)
+    for i, (x, copy) in enumerate(zip(start.tensors, start.copies, strict=True)):
+        if not x.requires_grad:
+            values[i] = copy.clone()
+        elif not (start.own and i < count):
+            values[i] = x.clone() if fresh else Was.apply(x, copy)
     return values[:count], _with(start.rates, values[count:])
 
 

@@ -64,6 +64,7 @@ class Loss(Scalar):
             or self.kept is not None
             or self.freed
             or self.origin.reached(self.k)
+            or not self.origin.tracked
             or back([self], [self.scale])
         ):
             super().backward(gradient, retain_graph, create_graph, inputs)
@@ -114,7 +115,7 @@ class Loss(Scalar):
         if outputs is not None:
             real = outputs.computed()
             return self.of(real) if self.kept is None else self.kept
-        if not self.origin.is_asked():
+        if not self.origin.is_asked() and self.origin.tracked:
             with evaluate.in_grad_mode():
                 answer = evaluate.values_of([self], False)
             if answer is not None:

@@ -22,10 +22,10 @@ Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first o
 class Trace:
     """`steps` of SGD from `start`: theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
 
-    __slots__ = ("clone", "inputs", "key", "latest", "rates", "shape", "start", "steps", "thetas")
+    __slots__ = ("clone", "inputs", "key", "latest", "rates", "shape", "start", "steps", "thetas", "tracked")
 
-    def __init__(self, start: Start) -> None:
-        self.start, self.key = start, 0
+    def __init__(self, start: Start, tracked: bool) -> None:
+        self.start, self.key, self.tracked = start, 0, tracked
         self.steps: list[Step] = []
         self.inputs: list[tuple[Tensor, int, Tensor, int]] = []  # the tensor, its version, a copy, where it lies
         self.latest: Tensor | None = None  # the inputs of the last outputs, and their shape
@@ -94,17 +94,18 @@ class Trace:
                 x, y, loss, first_order, scale = self.steps[at]
                 theta = self.thetas[at]
                 value = FUNCTIONS[loss](self.outputs(at, x), y) * scale
-                grads = torch.autograd.grad(value, theta, create_graph=not first_order)
-                self.thetas.append(stepped(theta, grads, self.rates))
+                grads = torch.autograd.grad(value, theta, create_graph=self.tracked and not first_order)
+                after = stepped(theta, grads, self.rates)
+                self.thetas.append(after if self.tracked else [p.detach().requires_grad_() for p in after])
         return self.thetas[k]
 
     def outputs(self, k: int, x: Tensor) -> Tensor:
         """f(theta_k, x), computed operation by operation."""
         known = self.start.known
         theta = self.parameters(k)
-        values = {name: theta[known.places[id(p)]] for name, p in known.template.named_parameters()}
+        values = {name: theta[known.places[id(p)]] for name, p in known.alone.named_parameters()}
         with torch.enable_grad():
-            found: Tensor = functional_call(known.template, values, (x,))
+            found: Tensor = functional_call(known.alone, values, (x,))
         return found
 
     def module(self) -> nn.Module:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
+from ...recording import trace_of
 from ..utils import clone_module, update_module
-from ._recorded import RecordedClone, trace_of
+from ._recorded import RecordedClone
 from .base_learner import BaseLearner
 
 
@@ -76,7 +77,7 @@ class MAML(BaseLearner):
             _either(first_order, self.first_order), _either(allow_unused, self.allow_unused),
             _either(allow_nograd, self.allow_nograd),
         )  # fmt: skip
-        trace = trace_of(self, MAML, self.lr)
+        trace = trace_of(self.module, self.lr) if type(self) is MAML else None
         if trace is not None:
             return RecordedMAML.of(
                 trace, lr=self.lr, first_order=options[0], allow_unused=options[1], allow_nograd=options[2]
@@ -100,5 +101,5 @@ class RecordedMAML(RecordedClone, MAML):
         allow_unused: bool | None = None,
         allow_nograd: bool | None = None,
     ) -> None:
-        if not self.took(loss, first_order):
+        if not RecordedClone.took(self, loss, first_order):
             MAML.adapt(self, loss, first_order, allow_unused, allow_nograd)

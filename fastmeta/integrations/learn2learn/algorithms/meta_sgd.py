@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
+from ...recording import trace_of
 from ..utils import clone_module, clone_parameters
-from ._recorded import RecordedClone, trace_of
+from ._recorded import RecordedClone
 from .base_learner import BaseLearner
 
 
@@ -46,7 +47,7 @@ class MetaSGD(BaseLearner):
         self.lrs, self.first_order = lrs, first_order
 
     def clone(self) -> MetaSGD:
-        trace = trace_of(self, MetaSGD, None)
+        trace = trace_of(self.module, list(self.lrs)) if type(self) is MetaSGD else None
         if trace is not None:
             return RecordedMetaSGD.of(trace, first_order=self.first_order)
         return MetaSGD(clone_module(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
@@ -65,5 +66,5 @@ class RecordedMetaSGD(RecordedClone, MetaSGD):
     plain = MetaSGD
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
-        if not self.took(loss, first_order):
+        if not RecordedClone.took(self, loss, first_order):
             MetaSGD.adapt(self, loss, first_order)
