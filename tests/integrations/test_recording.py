@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastmeta.integrations import explain
+from fastmeta.integrations import explain, higher
 from fastmeta.integrations.learn2learn.algorithms import MAML, MetaSGD
 from fastmeta.integrations.recording import report
 
@@ -194,6 +194,78 @@ def test_squares(monkeypatch):
         return [total]
 
     assert {*both(monkeypatch, lambda: trained(MAML(net(), 0.1), iteration))} == {"batched"}
+
+
+def in_higher(model, way, learned=False, steps=2, **options):
+    """TASKS tasks on `innerloop_ctx`."""
+    inner = torch.optim.SGD([{"params": [p]} for p in model.parameters()] if learned else model.parameters(), lr=0.1)
+    override = {"lr": [model.rates[f"{i}"] for i in range(4)]} if learned else None
+    found, total = [], 0
+    for _ in range(TASKS):
+        x, y, query_x, query_y = task()
+        with higher.innerloop_ctx(model.body, inner, override=override, **options) as (fmodel, diffopt):
+            assert isinstance(fmodel, nn.Sequential)
+            for _ in range(steps):
+                after = diffopt.step(F.cross_entropy(fmodel(x[:]), y))
+            outputs = fmodel(query_x)
+            loss = F.cross_entropy(outputs, query_y)
+            if way == "accuracy":
+                found += [(outputs.argmax(1) == query_y).sum(), loss.detach()]
+            if way == "asked":
+                found += [after[0].sum(), sum(p.sum() for p in fmodel.parameters()), len(diffopt.param_groups)]
+            if way == "initial":
+                for p, g in zip(
+                    model.body.parameters(), torch.autograd.grad(loss, fmodel.parameters(time=0)), strict=True
+                ):
+                    p.grad = g
+                continue
+        if way == "summed":
+            total = total + loss
+        elif way != "evaluated":
+            loss.backward()
+        found += [] if way == "summed" else [loss.item()]
+    if way == "summed":
+        total.backward()
+        found.append(total)
+    return found
+
+
+class WithRates(nn.Module):
+    def __init__(self, shaped):
+        super().__init__()
+        self.body = net()
+        shapes = [p.shape if shaped else () for p in self.body.parameters()]
+        self.rates = nn.ParameterDict({f"{i}": nn.Parameter(torch.full(s, 0.1).double()) for i, s in enumerate(shapes)})
+
+    def parameters(self, recurse=True):
+        return self.body.parameters(recurse)
+
+
+@pytest.mark.parametrize(
+    ("way", "options", "expected"),
+    [
+        ("summed", {"copy_initial_weights": False}, {"batched"}),
+        ("alone", {"copy_initial_weights": False}, {"alone"}),
+        ("accuracy", {"copy_initial_weights": False}, {"alone"}),
+        ("summed", {"copy_initial_weights": False, "learned": True, "shaped": True}, {"batched"}),
+        ("alone", {"copy_initial_weights": True, "learned": True}, {"alone"}),
+        ("summed", {"copy_initial_weights": True, "learned": True}, {"alone"}),
+        ("evaluated", {"track_higher_grads": False}, {"alone"}),
+        ("asked", {"copy_initial_weights": False}, {"plain", "alone"}),
+        ("initial", {}, {"plain"}),
+    ],
+)
+def test_higher(monkeypatch, way, options, expected):
+    options = dict(options)
+    shaped = options.pop("shaped", False)
+
+    def program():
+        model = WithRates(shaped)
+        of_rates = list(model.rates.values()) if "learned" in options else []
+        return trained(model, lambda model: in_higher(model, way, **options), others=of_rates)
+
+    ways = both(monkeypatch, program)
+    assert {*ways} <= expected | {"replayed"} and {*ways} & expected, ways
 
 
 def written_inputs(learner):

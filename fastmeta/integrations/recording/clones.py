@@ -112,8 +112,9 @@ def took(clone: Any, loss: Any, first_order: bool) -> bool:
 class Later(Sequence[Tensor]):
     """The parameters of a clone after k steps, once somebody looks."""
 
-    def __init__(self, clone: Any, k: int) -> None:
-        self.clone, self.trace, self.k = clone, clone.__dict__["_trace"], k
+    def __init__(self, clone: Any) -> None:
+        self.clone, self.trace = clone, clone.__dict__["_trace"]
+        self.k = len(self.trace.steps)
 
     def __getitem__(self, i: Any) -> Any:
         return self.trace.parameters(self.k)[i]
