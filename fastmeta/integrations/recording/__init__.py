@@ -2,7 +2,9 @@
 
 from . import functions as _functions  # noqa: F401  (which fills the table of what is recorded)
 from .clones import Later, RecordedModule, took, trace_of
+from .losses import adapted
+from .recorded import Outputs
 from .report import explain, note
 from .trace import Trace
 
-__all__ = ["Later", "RecordedModule", "Trace", "explain", "note", "took", "trace_of"]
+__all__ = ["Later", "Outputs", "RecordedModule", "Trace", "adapted", "explain", "note", "took", "trace_of"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..._torch import PARAMETERS
 from .. import _arguments
 from .._steps import Container, active, put, root, stepped
+from ._recorded import listen
 
 __all__ = ["MetaAdam", "MetaOptimizer", "MetaSGD"]
 __getattr__ = _arguments.missing("torchopt.optim", __all__)
@@ -89,6 +90,24 @@ class MetaSGD(MetaOptimizer):
         super().__init__(module, lr, {"momentum": momentum, "weight_decay": weight_decay})
         self.nesterov, self.maximize = nesterov, maximize
         self.plain = plain_rate(lr, momentum, weight_decay, dampening, nesterov, maximize)
+        records = self.plain and type(self) is MetaSGD and (not isinstance(lr, Tensor) or lr.ndim == 0)
+        self._listener = listen(module, float(lr) if type(lr) is int else lr) if records else None
+
+    def add_param_group(self, module: nn.Module) -> None:
+        super().add_param_group(module)
+        if len(self.param_containers_groups) > 1:
+            self._unheard("a second group of parameters")
+
+    def step(self, loss: Tensor) -> None:
+        listener = self._listener
+        if listener is None or not listener.step(loss):
+            super().step(loss)
+
+    def _unheard(self, why: str) -> None:
+        if self._listener is not None:
+            self._listener.settle(why)
+            self._listener.stop()
+            self._listener = None
 
     def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         g = decayed(p, g, self.options["weight_decay"], self.maximize)
