@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastmeta.integrations import explain, higher
+from fastmeta.integrations import explain, higher, torchopt
 from fastmeta.integrations.learn2learn.algorithms import MAML, MetaSGD
 from fastmeta.integrations.recording import report
 
@@ -266,6 +266,56 @@ def test_higher(monkeypatch, way, options, expected):
 
     ways = both(monkeypatch, program)
     assert {*ways} <= expected | {"replayed"} and {*ways} & expected, ways
+
+
+def in_torchopt(model, way, steps=2):
+    """TASKS tasks on a MetaSGD, which steps the parameters in the model itself."""
+    inner = torchopt.MetaSGD(model, lr=0.1)
+    start = torchopt.extract_state_dict(model, by="copy" if way == "copied" else "reference")
+    found, total = [], 0
+    for i in range(TASKS):
+        x, y, query_x, query_y = task()
+        for _ in range(steps):
+            inner.step(F.cross_entropy(model(x[:]), y))
+        outputs = model(query_x)
+        loss = F.cross_entropy(outputs, query_y)
+        if way == "accuracy":
+            found += [(outputs.argmax(1) == query_y).sum(), loss.detach()]
+        if way == "asked":
+            found += [sum(p.sum() for p in model.parameters()), model[0].weight.sum(), len(model.state_dict())]
+        if way == "two" and i == 1:
+            torchopt.MetaAdam(model[2], lr=0.1).step(loss)
+            loss = F.cross_entropy(model(query_x), query_y)
+        if way in ("summed", "copied", "two"):
+            total = total + loss
+        else:
+            loss.backward()
+            found.append(loss.item())
+        if way == "kept" and i == 1:
+            kept = torchopt.extract_state_dict(model, by="deepcopy")
+            found += [held.sum() for of_part in kept.params for held in of_part.values()]
+        torchopt.recover_state_dict(model, start)
+    assert all(isinstance(p, nn.Parameter) for p in model.parameters()) or way == "copied"
+    if way in ("summed", "copied", "two"):
+        total.backward()
+        found.append(total)
+    again = copy.deepcopy(model)
+    with torch.no_grad():
+        found.append(again(query_x).sum())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        ("summed", {"batched"}), ("alone", {"alone"}), ("accuracy", {"alone"}), ("asked", {"plain"}), ("two", {"plain", "batched"}),
+        ("kept", {"plain", "alone"}),
+    ],
+)  # fmt: skip
+def test_torchopt(monkeypatch, way, expected):
+    ways = both(monkeypatch, lambda: trained(net(), lambda model: in_torchopt(model, way)))
+    assert expected <= {*ways} <= expected | {"replayed", "alone"}, ways
+    assert "replayed" not in ways or way in ("two", "asked"), ways
 
 
 def written_inputs(learner):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._steps import active
-from ..recording import Later, RecordedModule, note, took, trace_of
+from ..recording import Later, RecordedModule, gives_up, took, trace_of
 from ._optimisers import DifferentiableSGD, Override
 from .optim import _made_of, get_diff_optim
 from .patch import _functional, monkeypatch
@@ -69,7 +69,7 @@ class RecordedCopy(RecordedModule):
         own = self.__dict__
         trace = own.pop("_trace")
         known = trace.start.known
-        note("plain", known.name, why)
+        gives_up(trace, why)
         thetas = [trace.parameters(k) for k in range(len(trace.steps) + 1)]
         model = known.model if known.holds(known.model) else known.template
         plain = monkeypatch(model, None, own["_copies"], trace.tracked)

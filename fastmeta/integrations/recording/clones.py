@@ -12,8 +12,9 @@ from . import report
 from .known import Known, Start
 from .losses import adapted
 from .recorded import Outputs
-from .trace import Trace, refer
+from .trace import NO_GRAD, Trace, refer
 
+MISSES = 16  # before a model is given up
 KEPT = "_recorder"  # the attribute of a model
 
 
@@ -27,6 +28,8 @@ class Recorder:
         known = self.known
         if known is None or not known.holds(model):
             self.known, self.latest = known, self.latest = Known(model), None
+        if known.missed > MISSES and known.missed > 4 * known.used and not known.why:
+            known.why = "its outputs go to operations that are not recorded"
         if known.why:
             report.note("plain", known.name, known.why)
             return None
@@ -79,7 +82,11 @@ class RecordedModule(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         trace = self.__dict__["_trace"]
         why = trace.why_not(args[0]) if len(args) == 1 and not kwargs else "other arguments than inputs"
-        return self.compute(why)(*args, **kwargs) if why else Outputs.of(trace, args[0], trace.shape)
+        if not why:
+            return Outputs.of(trace, args[0], trace.shape)
+        if why == NO_GRAD:
+            return Outputs.of(trace, args[0], trace.shape).evaluated()
+        return self.compute(why)(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self(*args, **kwargs)
@@ -96,6 +103,12 @@ class RecordedModule(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.compute("it was copied").__reduce_ex__(protocol)
+
+
+def gives_up(trace: Trace, why: str) -> None:
+    """Notes that a clone gets parameters of its own, which are computed operation by operation."""
+    trace.start.known.missed += 1
+    report.note("plain", trace.start.known.name, why)
 
 
 def took(clone: Any, loss: Any, first_order: bool) -> bool:

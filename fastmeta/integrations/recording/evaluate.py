@@ -160,6 +160,7 @@ def attempt(losses: Sequence[Any], of: Callable[[Program], Any]) -> Any:
         found = None if why else of(Program(losses))
     except (Declined, TypeError, ValueError, RuntimeError) as error:
         found, why = None, str(error).splitlines()[0]
+    start.known.used += count * (found is not None)
     way = "replayed" if found is None else "batched" if count > 1 else "alone"
     note(way, start.known.name, why, count)
     return found

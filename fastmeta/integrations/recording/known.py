@@ -37,6 +37,7 @@ class Known:
         self.outputs: dict[Any, torch.Size | None] = {}
         self.keys: dict[Any, int] = {}  # of what was done in a trace: a number for each
         self.why = ""
+        self.used = self.missed = 0  # how often a native op took a loss, and how often outputs went elsewhere
         try:
             self._look()
         except Refused as reason:

@@ -129,7 +129,9 @@ class Outputs(Recorded):
         return self
 
     def _compute(self) -> Tensor:
-        note("replayed", self.origin.start.known.name, "an operation on outputs is not recorded")
+        known = self.origin.start.known
+        known.missed += 1
+        note("replayed", known.name, "an operation on outputs is not recorded")
         found = self.origin.outputs(self.k, self.x)
         for loss in self.losses or ():
             loss.follow(found)

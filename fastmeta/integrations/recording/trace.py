@@ -16,6 +16,7 @@ from .._steps import copy_of, stepped
 from .known import Start, thetas_of
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+NO_GRAD = "grad mode is off"
 Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first order, what the loss counts
 
 
@@ -47,21 +48,19 @@ class Trace:
     def why_not(self, x: Any) -> str:
         """Why the outputs for `x` are computed at once, or "" if they need not be."""
         known = self.start.known
-        if not torch.is_grad_enabled():
-            return "grad mode is off"
         if any(known.seen.empty):
             return "a hook was added"
-        if not is_plain() or torch.is_autocast_enabled("cpu"):
+        if not is_plain() or torch.is_autocast_enabled("cpu") or torch.is_inference_mode_enabled():
             return "a transform, a mode or autocast is active"
         if x is self.latest:
-            return ""
+            return "" if torch.is_grad_enabled() else NO_GRAD
         if type(x) is not Tensor or x.dtype is not known.dtype or not x.is_cpu or x.is_inference():
             return "inputs are not a plain tensor of the parameters' dtype on a CPU"
         self.shape = known.output_shape(x.shape)
         if self.shape is None:
             return "inputs of another shape"
         self.latest = x
-        return ""
+        return "" if torch.is_grad_enabled() else NO_GRAD
 
     def step(self, x: Tensor, y: Tensor, loss: str, first_order: bool, scale: float) -> None:
         steps, known = self.steps, self.start.known

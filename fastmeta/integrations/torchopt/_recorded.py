@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from ..._torch import COMPILED_CALL, PARAMETERS
 from .._steps import Container
-from ..recording import Outputs, Trace, adapted, note, trace_of
+from ..recording import NO_GRAD, Outputs, Trace, adapted, gives_up, trace_of
 
 
 class Listener:
     """What is called in the place of a module that a plain MetaSGD steps. While steps are recorded its parameters are `Unsettled`."""
+
+    of_one_module = True  # a copy of the module has none
 
     def __init__(self, module: nn.Module, rate: Any) -> None:
         self._module, self.rate = weakref.ref(module), rate
@@ -33,6 +35,8 @@ class Listener:
             why = "" if trace is None else trace.why_not(args[0])
             if trace is not None and not why:
                 return Outputs.of(trace, args[0], trace.shape)
+            if trace is not None and self.unsettled and why == NO_GRAD:
+                return Outputs.of(trace, args[0], trace.shape).evaluated()
             if self.unsettled:
                 self.settle(why)
         return module._call_impl(*args, **kwargs)
@@ -66,7 +70,7 @@ class Listener:
             return
         trace = self.trace
         assert trace is not None
-        note("plain", trace.start.known.name, why)
+        gives_up(trace, why)
         self._leave()
         theta = trace.parameters(len(trace.steps))
         places = trace.start.known.places
@@ -80,7 +84,7 @@ class Listener:
             return False
         before = [x.original for x in self.unsettled]
         same = len(state) == len(before) and all(
-            {**held} == {**was} if held.keys() == was.keys() and all(held[n] is was[n] for n in held) else False
+            held.keys() == was.keys() and all(held[name] is was[name] for name in held)
             for held, was in zip(state, before, strict=True)
         )
         if same:
@@ -141,12 +145,17 @@ def listener_of(module: nn.Module) -> Listener | None:
     return found if isinstance(found, Listener) else None
 
 
+def settle(module: nn.Module) -> None:
+    """The parameters of `module` are in their places from here on."""
+    for part in module.modules():
+        held = getattr(part, PARAMETERS)
+        if isinstance(held, Unsettled):
+            held.listener.settle("another optimiser or state has the parameters")
+
+
 def listen(module: nn.Module, rate: Any) -> Listener | None:
     """From now on the module's calls are recorded; None: somebody else has compiled it."""
-    if getattr(module, COMPILED_CALL) is None or listener_of(module) is not None:
-        before = listener_of(module)
-        if before is not None:
-            before.settle("another optimiser")
-        module.__dict__[COMPILED_CALL] = listener = Listener(module, rate)
-        return listener
-    return None
+    if getattr(module, COMPILED_CALL) is not None and listener_of(module) is None:
+        return None
+    module.__dict__[COMPILED_CALL] = listener = Listener(module, rate)
+    return listener

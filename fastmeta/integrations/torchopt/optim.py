@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..._torch import PARAMETERS
 from .. import _arguments
 from .._steps import Container, active, put, root, stepped
-from ._recorded import listen
+from ._recorded import listen, settle
 
 __all__ = ["MetaAdam", "MetaOptimizer", "MetaSGD"]
 __getattr__ = _arguments.missing("torchopt.optim", __all__)
@@ -24,6 +24,7 @@ class MetaOptimizer:
     method; those that are frozen, or that the loss does not depend on, stay. `state_groups`: the state of each module."""
 
     plain = False  # whether d is always g
+    _stepped_modules: Sequence[nn.Module] = ()
 
     def __init__(self, module: nn.Module, lr: Any, options: Mapping[str, Any]) -> None:
         if type(self) is MetaOptimizer:
@@ -41,11 +42,15 @@ class MetaOptimizer:
 
     def add_param_group(self, module: nn.Module) -> None:
         _arguments.module(type(self).__name__, "module", module)
+        settle(module)
+        self._stepped_modules = [*self._stepped_modules, module]
         self.param_containers_groups.append(tuple(parts_of(module, PARAMETERS)))
         self.state_groups.append({})
 
     def step(self, loss: Tensor) -> None:
         _arguments.tensor(f"{type(self).__name__}.step", "loss", loss)
+        for module in self._stepped_modules:
+            settle(module)
         direction = None if self.plain else self._direction
         for i, held in enumerate(self.param_containers_groups):
             self.state_groups[i] = step_on(held, loss, self.lr, direction, self.state_groups[i])

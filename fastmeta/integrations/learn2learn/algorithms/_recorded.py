@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...recording import RecordedModule, note, took
+from ...recording import RecordedModule, gives_up, took
 
 
 class RecordedClone(RecordedModule):
@@ -19,7 +19,7 @@ class RecordedClone(RecordedModule):
     def compute(self, why: str) -> Any:
         own, plain = self.__dict__, self.plain
         trace = own.pop("_trace")
-        note("plain", trace.start.known.name, why)
+        gives_up(trace, why)
         module, rates = trace.module(), trace.rates
         options = {name: own[name] for name in own if name != "training"}
         own.clear()
