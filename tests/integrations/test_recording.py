@@ -318,6 +318,55 @@ def test_torchopt(monkeypatch, way, expected):
     assert "replayed" not in ways or way in ("two", "asked"), ways
 
 
+def with_statistics():
+    model = conv()
+    model[1] = nn.BatchNorm2d(4, momentum=0.3).double()
+    return model
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_running_statistics_in_higher(monkeypatch, asked):
+    """They are those of the copy; batches make the outputs."""
+
+    def iteration(model):
+        inner, found = torch.optim.SGD(model.parameters(), lr=0.1), []
+        for _ in range(TASKS):
+            x, y, query_x, query_y = task(images=True)
+            with higher.innerloop_ctx(model, inner, copy_initial_weights=False) as (fmodel, diffopt):
+                for _ in range(2):
+                    diffopt.step(F.cross_entropy(fmodel(x), y))
+                loss = F.cross_entropy(fmodel(query_x), query_y)
+                loss.backward()
+                found += [loss.item(), *(b.double().sum() for b in fmodel.buffers())] if asked else [loss.item()]
+        return [*found, *(b.double().sum() for b in model.buffers())]
+
+    ways = both(monkeypatch, lambda: trained(with_statistics(), iteration, 2))
+    assert {*ways} == ({"alone", "plain"} if asked else {"alone"}), ways
+
+
+@pytest.mark.parametrize("options", [{"by": "reference"}, {"by": "reference", "detach_buffers": True}, {"by": "copy"}])
+def test_running_statistics_in_torchopt(monkeypatch, options):
+    def iteration(model):
+        inner, found = torchopt.MetaSGD(model, lr=0.1), []
+        start = torchopt.extract_state_dict(model, **options)
+        for i in range(TASKS):
+            x, y, query_x, query_y = task(images=True)
+            for _ in range(2):
+                inner.step(F.cross_entropy(model(x), y))
+            loss = F.cross_entropy(model(query_x), query_y)
+            loss.backward()
+            found += [loss.item(), *(b.double().sum() for b in model.buffers())] if i == 1 else [loss.item()]
+            torchopt.recover_state_dict(model, start)
+            found += [b.double().sum() for b in model.buffers()] if i == 2 else []
+        return found
+
+    def program():
+        model = with_statistics()
+        return trained(nn.ParameterList(model.parameters()), lambda _: iteration(model), 2)
+
+    assert "alone" in both(monkeypatch, program)
+
+
 def written_inputs(learner):
     """One buffer for the data of all tasks and steps, where PyTorch asks for copies."""
     given = (lambda x: x) if report.ON else torch.clone

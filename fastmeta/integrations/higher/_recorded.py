@@ -25,7 +25,7 @@ def recorded(
     if not right or not isinstance(copies, bool) or not isinstance(tracked, bool):
         return None
     rates = rates_of(model, opt, override)
-    trace = None if rates is None else trace_of(model, rates, copies or not tracked, tracked)
+    trace = None if rates is None else trace_of(model, rates, copies or not tracked, tracked, statistics=True)
     if trace is None:
         return None
     kind: Any = type(model)
@@ -75,9 +75,13 @@ class RecordedCopy(RecordedModule):
         plain = monkeypatch(model, None, own["_copies"], trace.tracked)
         plain._fast_params = thetas if trace.tracked else thetas[-1:]
         plain._put(plain._fast_params[-1])
+        kind: Any = type(model)
+        for now, before in zip(plain.buffers() if trace.buffers else (), trace.buffers, strict=True):
+            now.copy_(before)
+        trace.run_again(lambda x: kind.forward(plain, x), plain._put)
+        plain._put(plain._fast_params[-1])
         own.clear()
         own.update(plain.__dict__)
-        kind: type = type(model)
         object.__setattr__(self, "__class__", _functional(kind))
         return self
 

@@ -44,9 +44,11 @@ class Recorder:
         return type(None), ()  # a copy of the model has none
 
 
-def trace_of(model: Any, rates: Any, copies: bool = False, tracked: bool = True) -> Trace | None:
+def trace_of(
+    model: Any, rates: Any, copies: bool = False, tracked: bool = True, statistics: bool = False
+) -> Trace | None:
     """Of a clone of `model`; None: it computes at once. `copies`: it starts from leaves of its own. `tracked`: gradients go through its
-    steps."""
+    steps. `statistics`: it can keep those of batch norm until somebody looks."""
     if not report.ON or not isinstance(model, nn.Module) or not is_plain():
         return None
     own = model.__dict__
@@ -54,7 +56,15 @@ def trace_of(model: Any, rates: Any, copies: bool = False, tracked: bool = True)
     if recorder is None:
         recorder = own[KEPT] = Recorder()
     start = recorder.start(model, rates, copies)
-    return None if start is None else Trace(start, tracked)
+    if start is None:
+        return None
+    trace = Trace(start, tracked)
+    if start.known.statistics:
+        if not statistics:
+            report.note("plain", start.known.name, "clones share the running statistics of batch norm with the model")
+            return None
+        trace.calls, trace.buffers = [], [b.clone() for b in model.buffers()]
+    return trace
 
 
 def same_rates(a: Any, b: Any) -> bool:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..._torch import HOOK_ENDINGS, has_gradient_hooks
+from ..._torch import HOOK_ENDINGS, AnyNorm, has_gradient_hooks
 from ...inner._conv import convolved_side
+from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
 from ...networks.mlp import Mlp
+from ...networks.program import Program
 from ...networks.recognise import look
 from ...networks.users_model import Seen, Task
 from ...types import ConvBlock
@@ -50,8 +52,9 @@ class Known:
         first = params[0]
         if any(p.dtype not in DTYPES or p.dtype != first.dtype or not p.is_cpu for p in params):
             raise Refused("parameters are not of one dtype, float32 or float64, on a CPU")
+        bare = self._without_statistics()
         try:
-            task = Task("MAML", self.model, "mse")
+            task = Task("MAML", bare, "mse")
             plan = look("MAML", task, None, (), None, {}, steps=1, first_order=False, task_chunk=None)
         except ValueError as error:
             raise Refused(str(error).removeprefix("MAML: ")) from None
@@ -59,17 +62,30 @@ class Known:
         if not isinstance(network, Mlp | ConvNet):
             raise Refused("no native op runs the model")
         if network.seen is not None:
-            self.seen.reads = network.seen.reads
+            self.seen.reads += network.seen.reads if bare is self.model else Program(self.model).reads
         self.network, self.params, self.dtype = network, params, first.dtype
         self.places = {id(p): i for i, p in enumerate(params)}
         self.template = copy_of(self.model, lambda p: p, lambda b: b)
-        self.alone = copy_of(self.model, lambda p: p, lambda b: b)  # without the hooks that the model may get
+        self.alone = copy_of(bare, lambda p: p, lambda b: b)  # without the hooks that the model may get
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
         self.of_numbers: tuple[tuple[bool, ...], list[Any]] = (
             (*(p is not None for p in network.params), False, *NO_DATA),
             params,
         )
+
+    def _without_statistics(self) -> nn.Module:
+        """The model, or a copy whose batch norms keep no running statistics, which in training do not matter to the outputs."""
+        norms = [m for m in self.model.modules() if isinstance(m, AnyNorm) and has_running_statistics(m)]
+        self.statistics = bool(norms)
+        if not norms:
+            return self.model
+        if not all(m.training and m.track_running_stats for m in norms):
+            raise Refused("batch norm uses running statistics")
+        self.seen.reads += [
+            (vars(m).get, name, vars(m)[name]) for m in norms for name in ("training", "track_running_stats")
+        ]
+        return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
 
     def holds(self, model: nn.Module) -> bool:
         return model is self.model and self.seen.same_parameters() and self.seen.holds()

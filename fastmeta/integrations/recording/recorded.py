@@ -126,6 +126,8 @@ class Outputs(Recorded):
         self.kept = self.known = self.losses = None
         self.origin, self.k, self.x = trace, len(trace.steps), trace.kept(x)
         self.shape, self.dtype = shape, x.dtype
+        if trace.calls is not None:
+            trace.calls.append((self.k, self.x))
         return self
 
     def _compute(self) -> Tensor:

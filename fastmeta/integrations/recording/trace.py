@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,20 @@ Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first o
 class Trace:
     """`steps` of SGD from `start`: theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
 
-    __slots__ = ("clone", "inputs", "key", "latest", "rates", "shape", "start", "steps", "thetas", "tracked")
+    __slots__ = (
+        "buffers",
+        "calls",
+        "clone",
+        "inputs",
+        "key",
+        "latest",
+        "rates",
+        "shape",
+        "start",
+        "steps",
+        "thetas",
+        "tracked",
+    )
 
     def __init__(self, start: Start, tracked: bool) -> None:
         self.start, self.key, self.tracked = start, 0, tracked
@@ -32,6 +45,9 @@ class Trace:
         self.latest: Tensor | None = None  # the inputs of the last outputs, and their shape
         self.shape: Any = None
         self.clone: Any = None  # a weak reference to who may ask for parameters
+        # Where batch norm keeps statistics: the buffers at first, and all inputs with their step.
+        self.buffers: list[Tensor] = []
+        self.calls: list[tuple[int, Tensor]] | None = None
         self.thetas: list[list[Tensor]] | None = None  # of the steps, once somebody has asked
         self.rates: Any = None
 
@@ -106,6 +122,13 @@ class Trace:
         with torch.enable_grad():
             found: Tensor = functional_call(known.alone, values, (x,))
         return found
+
+    def run_again(self, model: Any, put: Callable[[Sequence[Tensor]], None]) -> None:
+        """All calls on `model` in their order, for what they leave in its buffers. put(theta): makes these its parameters."""
+        with torch.no_grad():
+            for k, x in self.calls or ():
+                put(self.parameters(k))
+                model(x)
 
     def module(self) -> nn.Module:
         """The model with the parameters after all steps."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..._torch import COMPILED_CALL, PARAMETERS
+from ..._torch import BUFFERS, COMPILED_CALL, PARAMETERS
 from .._steps import Container
 from ..recording import NO_GRAD, Outputs, Trace, adapted, gives_up, trace_of
 
@@ -48,21 +49,37 @@ class Listener:
         own = module.__dict__
         own[COMPILED_CALL] = None
         try:
-            self.trace = trace_of(module, self.rate)
+            self.trace = trace_of(module, self.rate, statistics=True)
         finally:
             own[COMPILED_CALL] = self
         if self.trace is not None:
             self.trace.clone = weakref.ref(self)
+            if self.trace.calls is not None:
+                self._unsettle()
         return self.trace
+
+    def _unsettle(self) -> None:
+        parts, trace = [*self.module.modules()], self.trace
+        assert trace is not None
+        kinds = (PARAMETERS,) if trace.calls is None else (PARAMETERS, BUFFERS)
+        self.unsettled = [Unsettled(self, part, kind) for kind in kinds for part in parts if getattr(part, kind)]
 
     def step(self, loss: Any) -> bool:
         """Whether a step on `loss` was recorded; else the parameters are there."""
         if self.trace is not None and adapted(self.trace, loss, False):
             if not self.unsettled:
-                self.unsettled = [Unsettled(self, part) for part in self.module.modules() if getattr(part, PARAMETERS)]
+                self._unsettle()
             return True
         self.settle("a step on a loss that is not recorded")
         return False
+
+    @property
+    def places(self) -> list[tuple[Container, str, int]]:
+        """Where each parameter lies, before the steps are there, and which it is."""
+        assert self.trace is not None
+        place = {id(p): i for i, p in enumerate(self.trace.start.params)}
+        held = [getattr(part, PARAMETERS) for part in self.module.modules()]
+        return [(d, name, place[id(p)]) for d in held for name, p in d.items() if p is not None]
 
     def settle(self, why: str) -> None:
         """The parameters after the steps that were recorded, in their places."""
@@ -72,29 +89,44 @@ class Listener:
         assert trace is not None
         gives_up(trace, why)
         self._leave()
-        theta = trace.parameters(len(trace.steps))
-        places = trace.start.known.places
-        for part in self.module.modules():
-            held: Container = getattr(part, PARAMETERS)
-            held.update({name: theta[places[id(p)]] for name, p in held.items() if p is not None})
+        self._run_again(trace, trace.parameters(len(trace.steps)))
+        self.trace = None
+
+    def _run_again(self, trace: Trace, then: Sequence[Tensor]) -> None:
+        """The calls again, for the statistics of batch norm; `then`: the parameters afterwards."""
+        places = self.places
+
+        def put(theta: Sequence[Tensor]) -> None:
+            for held, name, i in places:
+                held[name] = theta[i]
+
+        trace.run_again(self.module._call_impl, put)
+        put(then)
 
     def put_back(self, state: Any) -> bool:
         """Whether the state is that from which the recorded steps started, which then are nobody's any more."""
-        if not self.unsettled:
+        trace = self.trace
+        if not self.unsettled or trace is None:
             return False
-        before = [x.original for x in self.unsettled]
-        same = len(state) == len(before) and all(
+        before = [x.original for x in self.unsettled if x.kind == PARAMETERS]
+        same = len(state.params) == len(before) and all(
             held.keys() == was.keys() and all(held[name] is was[name] for name in held)
-            for held, was in zip(state, before, strict=True)
+            for held, was in zip(state.params, before, strict=True)
         )
-        if same:
-            self._leave()
-            self.trace = None
-        return same
+        if not same:
+            return False
+        kept = {id(b) for x in self.unsettled if x.kind == BUFFERS for b in x.original.values()}
+        self._leave()
+        if trace.calls is not None and (
+            not state.buffers or any(id(b) in kept for d in state.buffers for b in d.values())
+        ):
+            self._run_again(trace, trace.start.params)
+        self.trace = None
+        return True
 
     def _leave(self) -> None:
         for x in self.unsettled:
-            x.part.__dict__[PARAMETERS] = x.original
+            x.part.__dict__[x.kind] = x.original
         self.unsettled = []
 
     def stop(self) -> None:
@@ -109,13 +141,13 @@ class Listener:
 
 
 class Unsettled(dict[str, Any]):
-    """In the place of a dict of parameters: who looks into it gets those after the steps."""
+    """In the place of a dict of parameters or buffers: who looks into it gets those after the steps."""
 
-    def __init__(self, listener: Listener, part: nn.Module) -> None:
+    def __init__(self, listener: Listener, part: nn.Module, kind: str) -> None:
         super().__init__()
-        self.listener, self.part = listener, part
-        self.original: Container = getattr(part, PARAMETERS)
-        part.__dict__[PARAMETERS] = self
+        self.listener, self.part, self.kind = listener, part, kind
+        self.original: Container = getattr(part, kind)
+        part.__dict__[kind] = self
 
     def __len__(self) -> int:
         return len(self.original)
@@ -148,9 +180,10 @@ def listener_of(module: nn.Module) -> Listener | None:
 def settle(module: nn.Module) -> None:
     """The parameters of `module` are in their places from here on."""
     for part in module.modules():
-        held = getattr(part, PARAMETERS)
-        if isinstance(held, Unsettled):
-            held.listener.settle("another optimiser or state has the parameters")
+        for kind in (PARAMETERS, BUFFERS):
+            held = getattr(part, kind)
+            if isinstance(held, Unsettled):
+                held.listener.settle("another optimiser or state has the parameters")
 
 
 def listen(module: nn.Module, rate: Any) -> Listener | None:

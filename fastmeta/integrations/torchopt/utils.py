@@ -67,7 +67,7 @@ def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
     if not isinstance(state, ModuleState):
         raise TypeError(f"recover_state_dict: state must be that of a module, got {type(state).__name__}")
     listener = listener_of(target)
-    put_back = listener is not None and listener.put_back(state.params)
+    put_back = listener is not None and listener.put_back(state)
     buffers = tree_map_only(Tensor, _once(_leaf), state.buffers) if state.detach_buffers else state.buffers
     for kind, kept in ((PARAMETERS, () if put_back else state.params), (BUFFERS, buffers)):
         parts = parts_of(target, kind)
