@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..._torch import accumulate
 from . import evaluate
 from .recorded import Recorded, realised
 
@@ -38,13 +39,17 @@ class Parts:
                 counts[id(x)] = counts.get(id(x), 0.0) + count
             elif graph and isinstance(x, Tensor):
                 self.others.append((realised(x), count))
-        self.groups = [(group, [counts[id(x)] * x.scale for x in group]) for group in grouped(losses.values())]
+        # Losses whose gradient is there, since their value was needed first; groups of the others.
+        self.ahead = [(x, counts[id(x)] * x.scale) for x in losses.values() if x.pairs is not None]
+        rest = [x for x in losses.values() if x.pairs is None]
+        self.groups = [(group, [counts[id(x)] * x.scale for x in group]) for group in grouped(rest)]
 
     def keep_value(self) -> None:
         """The value of the sum, from those of the losses, which have been computed."""
         if (
             len(self.groups) == 1
             and not self.others
+            and not self.ahead
             and len(self.groups[0][0]) == len(self.leaves)
             and self.of.what == "total"
         ):
@@ -70,9 +75,16 @@ def grouped(losses: Any) -> list[list[Any]]:
 
 def take(group: Sequence[Any], answer: Any) -> None:
     """Every loss its value; its gradient has been taken."""
-    group[0].origin.start.used = True
     for i, x in enumerate(group):
         x.has_value(answer, i)
+        x.free()
+
+
+def take_ahead(losses: Sequence[tuple[Any, float]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Leaves and gradients to them of losses whose gradient is there."""
+    for x, count in losses:
+        for leaf, gradient in x.pairs:
+            yield leaf, gradient if count == 1.0 else gradient * count
         x.free()
 
 
@@ -95,10 +107,11 @@ def backward(of: Any) -> None:
         left = back(group, counts)
         others += left
         done += [] if left else [group]
+    accumulate(take_ahead(parts.ahead))
     others = [(x, count) for x, count in others if x.requires_grad]
     if others:
         torch.autograd.backward([x for x, _ in others], [torch.full_like(x, count) for x, count in others])
-    elif not parts.groups:
+    elif not parts.groups and not parts.ahead:
         realised(of).backward()
     if len(done) == len(parts.groups):
         parts.keep_value()
@@ -135,6 +148,8 @@ def gradients(of: Any, inputs: Sequence[Tensor], allow_unused: bool, materialize
             add(x, gradient)
     for group, answer in answers:
         take(group, answer)
+    for x, gradient in take_ahead(parts.ahead):
+        add(x, gradient)
     if len(answers) == len(parts.groups):
         parts.keep_value()
     of.freed = True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..._torch import HOOK_ENDINGS, AnyNorm, has_gradient_hooks
+from ..._torch import BUFFERS, HOOK_ENDINGS, AnyNorm, has_gradient_hooks
 from ...inner._conv import convolved_side
 from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
@@ -39,6 +39,7 @@ class Known:
         self.outputs: dict[Any, torch.Size | None] = {}
         self.keys: dict[Any, int] = {}  # of what was done in a trace: a number for each
         self.why = ""
+        self.read = self.taken = 0  # how many losses were read first; of these, how many had a way back
         self.used = self.missed = 0  # how often a native op took a loss, and how often outputs went elsewhere
         try:
             self._look()
@@ -85,6 +86,10 @@ class Known:
         self.seen.reads += [
             (vars(m).get, name, vars(m)[name]) for m in norms for name in ("training", "track_running_stats")
         ]
+        theirs = [getattr(m, BUFFERS) for m in norms]  # which may be exchanged
+        pairs = [*zip(self.seen.filled, self.seen.contents, strict=True)]
+        pairs = [(d, was) for d, was in pairs if all(d is not held for held in theirs)]
+        self.seen.filled, self.seen.contents = [d for d, _ in pairs], [was for _, was in pairs]
         return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
 
     def holds(self, model: nn.Module) -> bool:

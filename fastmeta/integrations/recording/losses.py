@@ -15,12 +15,14 @@ from .recorded import NOTHING, Outputs, new
 from .scalars import Scalar, Total, freed
 from .trace import FUNCTIONS, Trace
 
+LIKELY = 0.6  # of the values that are read, how many a way back follows, for both to be computed at once
+
 
 class Loss(Scalar):
     """Of outputs and targets."""
 
     what = "loss"
-    __slots__ = ("dtype", "k", "key", "kind", "origin", "outputs", "scale", "x", "y")
+    __slots__ = ("dtype", "k", "key", "kind", "origin", "outputs", "pairs", "read", "scale", "x", "y")
 
     origin: Any  # the trace
     k: int
@@ -31,12 +33,15 @@ class Loss(Scalar):
     x: Any
     y: Any
     outputs: Any
+    pairs: Any  # a leaf and its gradient each, where the value was needed before them
+    read: bool  # whether the value was needed first
 
     @staticmethod
     def made(outputs: Outputs, y: Tensor, kind: str) -> Loss:
         self = new(Loss, NOTHING)
         self.kept = self.known = None
-        self.freed = self.held = False
+        self.freed = self.held = self.read = False
+        self.pairs = None
         trace = outputs.origin
         self.origin, self.k, self.x, self.y, self.kind = trace, outputs.k, outputs.x, trace.kept(y), kind
         self.scale, self.dtype = 1.0, y.dtype if kind == "mse" else outputs.x.dtype
@@ -65,6 +70,7 @@ class Loss(Scalar):
             or self.freed
             or self.origin.reached(self.k)
             or not self.origin.tracked
+            or self.pairs is not None
             or back([self], [self.scale])
         ):
             super().backward(gradient, retain_graph, create_graph, inputs)
@@ -92,7 +98,10 @@ class Loss(Scalar):
             of.known = outputs[i]
 
     def free(self) -> None:
-        self.freed, self.origin, self.x, self.y = True, None, None, None
+        start = self.origin.start
+        start.used = True
+        start.known.taken += self.read
+        self.freed, self.origin, self.x, self.y, self.pairs = True, None, None, None, None
 
     def evaluated(self) -> Tensor:
         found = super().evaluated()
@@ -102,6 +111,18 @@ class Loss(Scalar):
         """The value, and that of the outputs, in a native call; whether there was one."""
         if self.freed or not self.pending or self.origin.reached(self.k):
             return False
+        known = self.origin.start.known
+        trains = torch.is_grad_enabled() and self.origin.tracked
+        known.read += trains
+        self.read = trains
+        if trains and known.taken > LIKELY * known.read:
+            with evaluate.in_grad_mode():
+                answer = evaluate.with_gradients([self], [1.0], of_outputs)
+            if answer is not None:
+                (losses, outputs), pairs, _ = answer
+                self.has_value((losses.detach(), outputs), 0)
+                self.pairs = None if pairs is None else list(pairs)
+            return answer is not None
         with evaluate.in_grad_mode(), torch.no_grad():
             found = evaluate.values_of([self], of_outputs)
         if found is not None:
