@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
-from ...recording import trace_of
 from ..utils import clone_module, update_module
-from ._recorded import RecordedClone
+from ._recorded import clone_of_maml
 from .base_learner import BaseLearner
 
 
@@ -73,33 +72,14 @@ class MAML(BaseLearner):
     def clone(
         self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> MAML:
-        options = (
-            _either(first_order, self.first_order), _either(allow_unused, self.allow_unused),
-            _either(allow_nograd, self.allow_nograd),
+        recorded: MAML | None = clone_of_maml(self, MAML, first_order, allow_unused, allow_nograd)
+        if recorded is not None:
+            return recorded
+        return MAML(
+            clone_module(self.module), self.lr, _either(first_order, self.first_order),
+            _either(allow_unused, self.allow_unused), _either(allow_nograd, self.allow_nograd),
         )  # fmt: skip
-        trace = trace_of(self.module, self.lr) if type(self) is MAML else None
-        if trace is not None:
-            return RecordedMAML.of(
-                trace, lr=self.lr, first_order=options[0], allow_unused=options[1], allow_nograd=options[2]
-            )
-        return MAML(clone_module(self.module), self.lr, *options)
 
 
 def _either(given: bool | None, otherwise: bool) -> bool:
     return otherwise if given is None else given
-
-
-class RecordedMAML(RecordedClone, MAML):
-    """A clone that records what it does."""
-
-    plain = MAML
-
-    def adapt(
-        self,
-        loss: Tensor,
-        first_order: bool | None = None,
-        allow_unused: bool | None = None,
-        allow_nograd: bool | None = None,
-    ) -> None:
-        if not RecordedClone.took(self, loss, first_order):
-            MAML.adapt(self, loss, first_order, allow_unused, allow_nograd)

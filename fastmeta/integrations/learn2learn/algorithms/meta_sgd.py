@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
-from ...recording import trace_of
 from ..utils import clone_module, clone_parameters
-from ._recorded import RecordedClone
+from ._recorded import clone_of_meta_sgd
 from .base_learner import BaseLearner
 
 
@@ -47,9 +46,9 @@ class MetaSGD(BaseLearner):
         self.lrs, self.first_order = lrs, first_order
 
     def clone(self) -> MetaSGD:
-        trace = trace_of(self.module, list(self.lrs)) if type(self) is MetaSGD else None
-        if trace is not None:
-            return RecordedMetaSGD.of(trace, first_order=self.first_order)
+        recorded: MetaSGD | None = clone_of_meta_sgd(self, MetaSGD)
+        if recorded is not None:
+            return recorded
         return MetaSGD(clone_module(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
@@ -58,13 +57,3 @@ class MetaSGD(BaseLearner):
         params = list(self.module.parameters())
         grads = torch.autograd.grad(loss, params, retain_graph=second_order, create_graph=second_order)
         take_step(self.module, params, grads, _arguments.like_params("MetaSGD.adapt", "lrs", self.lrs, params, False))
-
-
-class RecordedMetaSGD(RecordedClone, MetaSGD):
-    """A clone that records what it does."""
-
-    plain = MetaSGD
-
-    def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
-        if not RecordedClone.took(self, loss, first_order):
-            MetaSGD.adapt(self, loss, first_order)
