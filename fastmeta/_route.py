@@ -254,6 +254,23 @@ def with_gradients(
         _asked.op = _asked.gradients = None
 
 
+def natively_with_gradients(
+    name: str,
+    args: tuple[Any, ...],
+    static: tuple[Any, ...],
+    cores: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    cotangents: tuple[Tensor, ...],
+) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
+    """The outputs of op `name` on CPU tensors, one native kernel with a `<op>_value_and_grad`, and the gradients of sum(cotangents *
+    outputs) to the inputs that `needs` marks. None where `direct` has to decide."""
+    layout = tuple([len(a) if isinstance(a, list | tuple) else None for a in args])
+    if not is_plain() or torch.is_autocast_enabled("cpu") or _native(name, layout, static, cores, forced()) is None:
+        return None
+    answer = _with_gradients(name, 0, ())[0](*args, *static, needs, cotangents)
+    return None if isinstance(answer, str) else answer
+
+
 @functools.lru_cache(maxsize=CACHED)
 def _native(name: str, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...], backend: str) -> Op | None:
     """The op on the native CPU kernels, where they have it; what is beyond its limits the kernel declines."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import fastmeta
 from harness.cases import KERNELS, PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.distance_cases import any_shape, drawn, loss, sizes_and_dtypes, temperature_for
+from harness.distance_cases import any_shape, drawn, loss, metrics, sizes_and_dtypes, temperature_for
 
 REDUCTIONS = ("mean", "sum", "none")
 

