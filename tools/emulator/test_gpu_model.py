@@ -14,8 +14,10 @@ NEAR = {  # where a little more or less goes another way
     "a task more": Mlp((200, 200, 1), 34, 26),
     "less than a large pass": Mlp((784, 64, 64, 10), 8, 18),
     "a large pass": Mlp((784, 64, 64, 10), 8, 19),
-    "what a block holds": Mlp((3600, 5), 32, 10, 10, 1),
-    "more than a block holds": Mlp((4000, 5), 32, 10, 10, 1),
+    "what a block holds": Mlp((3600, 5), 67, 10, 10, 1),
+    "more than a block holds": Mlp((4000, 5), 67, 30, 10, 1),
+    "as many blocks as pay": Mlp((1600, 5), 33, 25, 75, 5),
+    "too few": Mlp((1600, 5), 44, 25, 75, 5),
 }
 
 
@@ -49,7 +51,8 @@ def test_the_ways_of_the_model_are_those_of_the_launchers(emulator, name):
         found[key] = emulation.launches(lambda p=p: call(p))
     assert found == {key: launches(card, p) for key, p in problems.items()}
     if name == "H200":
-        assert [plan(card, p).by_task for p in NEAR.values()] == [False, True, True, False, True, False]
+        found = [plan(card, p).way.removeprefix("by ") for p in NEAR.values()]
+        assert found == ["layer", "task", "task", "layer", "task", "layer", "gram", "task"]
 
 
 def test_the_table_is_what_the_model_says():

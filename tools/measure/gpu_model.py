@@ -7,7 +7,8 @@ Ours by task (csrc/inner/cuda/mlp_launch.cuh): a block for a task. The multiproc
 largest of q tasks' flops at its part of the peak, their operands from shared memory, a byte a flop at SHARED bytes a cycle, and of the
 first layer, where the examples are left in device memory, half a byte a flop at L2 bytes a cycle; and PHASE cycles a barrier, those of
 the blocks that it holds at a time side by side. By layer: each product of all tasks in tiles of TILE x TILE, its factors and result once
-through HBM.
+through HBM. By gram: a block for each slice of SLICE features and task, operands from L1 as from shared memory; the parts of the dots once
+written and read, the examples read again.
 
 Theirs: torch.compile in a CUDA graph, or jax.jit: two kernels a product, the product and one that all elementwise work around it is fused
 into; each product's factors and result go through HBM once, the elementwise kernel reads and writes the result again. No product is
@@ -21,7 +22,7 @@ from typing import NamedTuple
 LAUNCH = {"eager": 3e-6, "graph": 1.5e-6}  # s; of eager calls with the host's part
 SHARED, L2 = 128, 64  # bytes a cycle of one multiprocessor
 PHASE = 200  # cycles of a barrier with what comes before it: indices, a load, a store
-TILE = 64
+TILE, SLICE = 64, 128
 THREADS, MOST_THREADS = 512, 256  # of a multiprocessor, of a block
 OWN = 1024 + 16  # bytes of static shared memory of a block
 
@@ -79,25 +80,27 @@ class Head(NamedTuple):
 
 
 class Plan(NamedTuple):
-    by_task: bool
+    way: str  # "by task", "by layer", "by gram"
     resident: int = 1  # blocks of a multiprocessor
     holds_inputs: bool = False  # in shared memory
 
 
 def plan(card, p):
-    """What make_plan of mlp_launch.cuh decides, for float32."""
+    """What make_plan of mlp_launch.cuh and gram_pays of mlp_gram.cu decide, for float32."""
+    if _gram_pays(card, p):
+        return Plan("by gram")
     n, M = max(p.S, p.Q), card.multiprocessors
     weights = [i * o for i, o in itertools.pairwise(p.widths)]
     if p.T * 4 <= M and n * (sum(weights) + sum(p.widths)) >= 1 << 20:
-        return Plan(False)
+        return Plan("by layer")
     most = max(n * max(p.widths), *weights)
     resident = min(THREADS // (MOST_THREADS if most > 1024 else MOST_THREADS // 2), -(-p.T // M))
     for blocks in range(resident, 0, -1):
         room = min(card.shared - OWN, card.all_shared // blocks - 1024 - OWN)
         fits, holds = _laid_out(p, n, room)
         if fits:
-            return Plan(True, blocks, holds)
-    return Plan(False)
+            return Plan("by task", blocks, holds)
+    return Plan("by layer")
 
 
 def _laid_out(p, n, room):
@@ -115,13 +118,24 @@ def _laid_out(p, n, room):
     return fits, held
 
 
+def _gram_pays(card, p):
+    D, N, (T, S, Q, K) = p.widths[0], p.widths[-1], p[1:]
+    if p.layers > 1 or not K or D < 1024 or S + Q + N > 2048:
+        return False
+    arrays = [(S + Q) * (S + N), (K + 1) * S * N, K * S * N, *[S * N] * 5, *[Q * N] * 2, *[N] * 3]
+    if sum(-(-4 * count // 16) * 16 for count in arrays) > card.shared - 2048:
+        return False
+    direct, gram = N * (6 * K * S + 2 * Q), (S + Q) * (S + 2 * N)
+    return 4 * gram < direct * min(card.multiprocessors // T, -(-D // SLICE))
+
+
 def launches(card, p):
     """Of one call with its gradients, torch's mean and its gradient left out."""
     if isinstance(p, Head):
         return 4  # of them two zero counters
     over_tasks = p.steps > 0
-    if plan(card, p).by_task:
-        return 1 + over_tasks
+    if plan(card, p).way != "by layer":
+        return 1 + over_tasks + 2 * (plan(card, p).way == "by gram")
     L = p.layers
     return p.steps * (6 * L + 2) + 2 * L + 2 if p.steps else 4 * L
 
@@ -135,7 +149,9 @@ def seconds(card, p, way="graph"):
     how = plan(card, p)
     moved = 4 * (p.T * (p.S + p.Q) * (p.widths[0] + p.widths[-1]) + (2 * p.T + 3) * p.params) / card.bandwidth
     passes = _passes(p)
-    if not how.by_task:
+    if how.way == "by gram":
+        return of_calls + moved + _by_gram(card, p)
+    if how.way == "by layer":
         tiled = (p.T * math.ceil(a / TILE) * math.ceil(b / TILE) * TILE**2 * 2 * c for a, b, c in passes)
         return of_calls + sum(
             max(f / card.peak, _bytes(p, x) / card.bandwidth) for f, x in zip(tiled, passes, strict=True)
@@ -146,6 +162,17 @@ def seconds(card, p, way="graph"):
     busy = max(flops * card.multiprocessors / card.peak, flops / SHARED / card.clock, first / 2 / L2 / card.clock)
     barriers = (p.steps * (6 * p.layers + 5) + 3 * p.layers + 4) * PHASE / card.clock
     return of_calls + max(moved, most * busy + math.ceil(most / how.resident) * barriers)
+
+
+def _by_gram(card, p):
+    """Beside what crosses HBM anyway: dots, their parts, the steps, the weights."""
+    D, N, (T, S, Q, K) = p.widths[0], p.widths[-1], p[1:]
+    slices, part = -(-D // SLICE), (S + Q) * (S + N)
+    waves = math.ceil(T * slices / card.multiprocessors)
+    flops = 2 * SLICE * (part + N * (S + Q))
+    products = waves * max(flops * card.multiprocessors / card.peak, flops / SHARED / card.clock)
+    again = 4 * T * (2 * slices * part + (S + Q) * D + N * D) / card.bandwidth
+    return products + again + (18 * K + 15) * PHASE / card.clock
 
 
 def others(card, p, way="graph"):

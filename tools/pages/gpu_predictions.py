@@ -40,7 +40,7 @@ def lines():
 def row(name, p):
     cards = [CARDS[card] for card in SHOWN]
     assert isinstance(p, Head) or len({plan(card, p) for card in cards}) == 1
-    way = "by task" if isinstance(p, Head) or plan(cards[0], p).by_task else "by layer"
+    way = "by task" if isinstance(p, Head) else plan(cards[0], p).way
     times = [[1e6 * seconds(card, p), 1e6 * others(card, p)[1]] for card in cards]
     shown = [f"{ours:.0f}, {theirs:.0f} ({theirs / ours:.1f}x)" for ours, theirs in times]
     eager = f"{1e6 * seconds(cards[-1], p, 'eager'):.0f}"

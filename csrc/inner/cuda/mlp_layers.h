@@ -1,6 +1,8 @@
 // The mlp ops layer by layer over all tasks, for networks that one block cannot hold: host functions that enqueue the kernels of
 // mlp_layers.cu. A pass costs a launch for each layer (two with tangents); the gradients of all parameters are one.
 #pragma once
+#include <type_traits>
+
 #include "inner/cuda/mlp.cuh"
 #include "inner/cuda/mlp_gradient_sink.cuh"
 
@@ -16,11 +18,12 @@ class Queue {
   int64_t bytes() const { return arena_.slow_used; }
   const char* error() const { return error_; }  // the first
 
-  template <class Arguments>
-  void launch(void (*kernel)(Arguments), int64_t blocks, unsigned threads, const Arguments& arguments) {
+  template <class... Arguments>
+  void launch(void (*kernel)(Arguments...), int64_t blocks, unsigned threads, SharedMemory shared,
+              const std::common_type_t<Arguments>&... arguments) {
     if (!enqueues_ || error_ || !blocks) return;
-    error_ =
-        blocks > 0x7fffffff ? "more tiles than a grid has blocks" : cuda::launch(kernel, unsigned(blocks), threads, {}, stream_, arguments);
+    error_ = blocks > 0x7fffffff ? "more tiles than a grid has blocks"
+                                 : cuda::launch(kernel, unsigned(blocks), threads, shared, stream_, arguments...);
   }
 
  private:
