@@ -39,7 +39,9 @@ NAMES = (
     "Tensor._is_zerotensor",
     "Tensor._post_accumulate_grad_hooks",
     "_efficientzerotensor",
+    "_foreach_add",
     "_foreach_add_",
+    "_foreach_copy_",
     "_fused_adam_",
     "_has_compatible_shallow_copy_type",
     "_neg_view",
@@ -93,6 +95,7 @@ check()
 
 transforms_active = torch._C._are_functorch_transforms_active  # of torch.func
 any_requires_grad = torch._C._any_requires_grad
+foreach_add, foreach_copy_ = torch._foreach_add, torch._foreach_copy_  # of lists of tensors
 is_recorded = torch._C._is_tracing  # by torch.jit.trace
 is_batched_cotangent = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched=True; no transform is active
 is_of_vmap = torch._C._functorch.is_batchedtensor  # a tensor inside torch.vmap that has its axis

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._autograd import gradients, is_autocast, scatter
-from .._torch import is_functional
+from .._torch import foreach_add, foreach_copy_, is_functional
 from ..networks.batch_norm import ExactNorms
 from ..networks.chain import leaf, noise_of, restore, twice_differentiable
 from .captured import Captured, Standing, around, must_stand_in
@@ -44,7 +44,7 @@ class Way:
         for k in range(loop.steps):
             point = self.step(k, point)
             if k + 1 in rows:
-                torch._foreach_copy_(places[rows[k + 1]], point)
+                foreach_copy_(places[rows[k + 1]], point)
             if loop.outers and loop.outers[k] is not None:
                 losses.append(self._outer(k, point))
         return [*losses, *point[loop.params :]] if loop.outers else point, kept
@@ -137,7 +137,7 @@ class Back(Way):
             dpoint, dgrads, of_values = direct
             self._add_slots(k, [*of_values], [*of_values.values()])
             found = gradients(grads, [*theta, *others], dgrads)
-            dpoint[: len(theta)] = torch._foreach_add(found[: len(theta)], dpoint[: len(theta)])
+            dpoint[: len(theta)] = foreach_add(found[: len(theta)], dpoint[: len(theta)])
             of_others = found[len(theta) :]
         self._add_slots(k, slots, of_others[: len(slots)])
         self._add_others(of_others[len(slots) :])
