@@ -34,8 +34,8 @@ def test_second_order(op, backend):
     ("op", "backend", "tasks"),
     [(*x, tasks) for x in EVERYWHERE for tasks in ((None, 2) if x[1] in SLOW else (2,))], indirect=["backend"],
 )  # fmt: skip
-def test_third_order_equals_the_references(op, backend, tasks):
-    """And the two before it."""
+def test_third_order_and_the_two_before(op, backend, tasks):
+    """Equal the reference's."""
     c = case(op, tasks)
 
     def three(*tensors):
