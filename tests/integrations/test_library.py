@@ -10,6 +10,7 @@ from torch import nn
 from fastmeta.integrations import _library, easyfsl, higher, learn2learn, torchopt
 from fastmeta.integrations.easyfsl.samplers import _mended
 from harness.installed_peers import peer
+from harness.peer_suites import swapped
 from harness.programs import net, waves
 
 STEPS = 3
@@ -151,3 +152,14 @@ def test_a_sampler_that_hands_torchs_an_argument():
             self.count = count
 
     assert _mended(Old)(3).count == 3 and isinstance(_mended(Old)(3), Old) and _mended(Old) is _mended(Old)
+
+
+def test_the_imports_of_a_librarys_tests_are_changed():
+    text = "import higher\nimport learn2learn as l2l\n  from higher.patch import x\nimport higher.optim as o\nmock('higher.a.b')\n"
+    assert swapped(text, "higher").splitlines() == [
+        "from fastmeta.integrations import higher",
+        "import learn2learn as l2l",
+        "  from fastmeta.integrations.higher.patch import x",
+        "import fastmeta.integrations.higher.optim as o",
+        "mock('fastmeta.integrations.higher.a.b')",
+    ]
