@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,12 +71,19 @@ def _grad(
     return gradients(of, to, bool(allow_unused or (allow_unused is None and materialize_grads)), materialize_grads)
 
 
+def _whole(x: Any, *args: Any, **options: Any) -> Any:
+    """The sum or the mean of one number; a clone."""
+    plain = issubclass(type(x), Scalar) and not args and not options and x.kept is None and x.requires_grad
+    return x * 1.0 if plain and torch.is_grad_enabled() else NotImplemented
+
+
 HANDLERS.update(
     {
         F.mse_loss: _mse, F.cross_entropy: _cross_entropy, torch.stack: _stack, torch.add: _added, Tensor.add: _added,
         Tensor.__add__: _added, Tensor.__radd__: _added,
         torch.autograd.grad: _grad, torch.autograd.backward: _backward,
-        torch.sum: lambda x, *args, **kwargs: x.sum(*args, **kwargs) if type(x) is Stack else NotImplemented,
-        torch.mean: lambda x, *args, **kwargs: x.mean(*args, **kwargs) if type(x) is Stack else NotImplemented,
+        torch.sum: lambda x, *args, **kwargs: (x.sum if type(x) is Stack else partial(_whole, x))(*args, **kwargs),
+        torch.mean: lambda x, *args, **kwargs: (x.mean if type(x) is Stack else partial(_whole, x))(*args, **kwargs),
+        **dict.fromkeys((torch.clone, Tensor.clone, Tensor.sum, Tensor.mean), _whole),
     }
 )  # fmt: skip
