@@ -239,7 +239,7 @@ def test_faults(monkeypatch, fault, first_order):
     [
         lambda: nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, WAYS)).double(),
         lambda: nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, WAYS)).double(),
-        lambda: nn.Sequential(nn.Linear(3, 6), nn.SiLU(), nn.Linear(6, WAYS)).double(),
+        lambda: nn.Sequential(nn.Linear(3, 6), nn.RReLU(), nn.Linear(6, WAYS)).double(),
     ],
 )
 def test_models_that_are_not_recorded(monkeypatch, model):

@@ -43,7 +43,14 @@ def _cross_entropy(
     reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip
     plain = weight is None and size_average is None and reduce is None and reduction == "mean" and not label_smoothing
-    right = plain and ignore_index == -100 and _takes(x, y) and y.dtype is torch.int64 and y.shape == x.shape[:1]
+    right = (
+        plain
+        and ignore_index == -100
+        and _takes(x, y)
+        and len(x.shape) == 2
+        and y.dtype is torch.int64
+        and y.shape == x.shape[:1]
+    )
     return Loss.made(x, y, "cross_entropy") if right else NotImplemented
 
 
