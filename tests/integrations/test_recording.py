@@ -63,6 +63,22 @@ def test_convolutional_networks(monkeypatch, way):
     assert {*ways} == {"batched" if way == "summed" else "alone"}, ways
 
 
+@pytest.mark.parametrize("way", ["summed", "alone", "accuracy"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_models_of_the_engine(monkeypatch, way, first_order):
+    """Tasks together where losses are summed; one task alone is computed operation by operation, and the model given up in the end."""
+
+    def model():
+        torch.manual_seed(1)
+        norm = nn.BatchNorm1d(6, track_running_stats=False)
+        return nn.Sequential(nn.Linear(3, 6), norm, nn.SiLU(), nn.Linear(6, WAYS)).double()
+
+    def program():
+        return trained(MAML(model(), 0.1, first_order=first_order), lambda learner: WAYS_BACK[way](learner), 7)
+
+    assert {*both(monkeypatch, program)} == ({"batched"} if way == "summed" else {"replayed", "plain"})
+
+
 def test_squares(monkeypatch):
     """Of [n, C] outputs, by the module."""
     square = nn.MSELoss()

@@ -147,6 +147,7 @@ def copies(learner):
     clone = adapted(learner.clone(), x, y, 1)
     outputs = clone(query_x).detach()
     again = pickle.loads(pickle.dumps(copy.deepcopy(learner))).clone()
+    assert pickle.loads(pickle.dumps(learner)).module[0].weight.equal(learner.module[0].weight)
     twice = adapted(adapted(again, x, y, 1).clone(), x, y, 1)
     assert type(clone.clone()).__name__ in ("MAML", "RecordedMAML") and "Linear" in repr(clone)
     loss = F.cross_entropy(clone(query_x), query_y) + F.cross_entropy(twice(query_x), query_y).detach()
@@ -178,6 +179,23 @@ def twice_back(learner):
     return [total, first, total * 2]
 
 
+def clones_without_grad(learner):
+    """A clone that is made, or steps, where nothing has a graph."""
+    x, y, query_x, query_y = task()
+    with torch.no_grad():
+        first = learner.clone()
+        assert not F.cross_entropy(first(x), y).requires_grad
+    clone = learner.clone()
+    loss = F.cross_entropy(clone(x), y)
+    with torch.no_grad():
+        clone.adapt(loss)
+    value = F.cross_entropy(clone(query_x), query_y)
+    with torch.inference_mode():
+        outputs = learner.clone()(query_x)
+    (F.cross_entropy(adapted(learner.clone(), x, y, 1)(query_x), query_y).mean().clone() * 2).backward()
+    return [value, outputs.sum()]
+
+
 def nothing_counts(learner):
     """Targets that are all ignored: the mean of nothing."""
     x, y, query_x, query_y = task()
@@ -206,7 +224,7 @@ torch.manual_seed(2)
 BODY = nn.Linear(3, 3).double()
 FAULTS = (
     written_inputs, written_parameters, data_of_parameters, hooked, of_parameters, early_loss, interleaved, of_many_kinds, copies,
-    without_grad, twice_back, nothing_counts, of_features,
+    without_grad, clones_without_grad, twice_back, nothing_counts, of_features,
 )  # fmt: skip
 
 
@@ -221,7 +239,7 @@ def test_faults(monkeypatch, fault, first_order):
     [
         lambda: nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, WAYS)).double(),
         lambda: nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, WAYS)).double(),
-        lambda: nn.Sequential(nn.Linear(3, 6), nn.SiLU(), nn.Linear(6, WAYS)).double(),
+        lambda: nn.Sequential(nn.Linear(3, 6), nn.RReLU(), nn.Linear(6, WAYS)).double(),
     ],
 )
 def test_models_that_are_not_recorded(monkeypatch, model):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._steps import active
-from ..recording import Later, RecordedModule, gives_up, took, trace_of
+from ..recording import Later, RecordedModule, gives_up, refuses, took, trace_of
 from ._optimisers import DifferentiableSGD, Override
 from .optim import _made_of, get_diff_optim
 from .patch import _functional, monkeypatch
@@ -22,7 +22,7 @@ def recorded(
 ) -> tuple[Any, Any] | None:
     """A copy of `model` and an optimiser that record; None: they compute at once."""
     right = isinstance(model, nn.Module) and isinstance(opt, torch.optim.Optimizer)
-    if not right or not isinstance(copies, bool) or not isinstance(tracked, bool):
+    if not right or refuses(model) or not isinstance(copies, bool) or not isinstance(tracked, bool):
         return None
     rates = rates_of(model, opt, override)
     trace = None if rates is None else trace_of(model, rates, copies or not tracked, tracked, statistics=True)

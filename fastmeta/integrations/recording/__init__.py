@@ -1,7 +1,7 @@
 """What programs in the languages of other libraries do, recorded and run as fastmeta's own: see `explain`."""
 
 from . import functions as _functions  # noqa: F401  (which fills the table of what is recorded)
-from .clones import Later, RecordedModule, gives_up, took, trace_of
+from .clones import Later, RecordedModule, gives_up, refuses, took, trace_of
 from .losses import adapted
 from .recorded import Outputs
 from .report import explain
@@ -16,6 +16,7 @@ __all__ = [
     "adapted",
     "explain",
     "gives_up",
+    "refuses",
     "took",
     "trace_of",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from ..._torch import is_plain
@@ -15,6 +16,7 @@ from .recorded import Outputs
 from .trace import NO_GRAD, Trace, refer
 
 MISSES = 16  # before a model is given up
+SKIPS = 32  # clones of a model that was refused, before it is looked at again
 KEPT = "_recorder"  # the attribute of a model
 
 
@@ -23,15 +25,26 @@ class Recorder:
 
     known: Known | None = None
     latest: Start | None = None
+    refused: tuple[str, str] = ("", "")  # the name of the model and why it is not recorded
+    skips = 0  # how many clones more are not even asked for
+    looks = uses = 0  # how often the model was looked at, and how often what was seen then served
 
     def start(self, model: nn.Module, rates: Any, copies: bool) -> Start | None:
+        if self.skips:
+            self.skips -= 1
+            report.note("plain", *self.refused)
+            return None
         known = self.known
         if known is None or not known.holds(model):
-            self.known, self.latest = known, self.latest = Known(model), None
-        if known.missed > MISSES and known.missed > 4 * known.used and not known.why:
-            known.why = "its outputs go to operations that are not recorded"
-        if known.why:
-            report.note("plain", known.name, known.why)
+            self.uses += 0 if known is None else known.used
+            self.looks += 1
+            known = self.known = Known(model)
+            self.latest = None
+            if self.looks > MISSES and self.uses < self.looks:
+                self._refuse(known, "the model changes again and again")
+                return None
+        if known.why or (known.missed > MISSES and known.missed > 4 * known.used):
+            self._refuse(known, known.why or "its outputs go to operations that are not recorded")
             return None
         if copies:
             return Start(known, rates, [p.detach().clone().requires_grad_() for p in known.params])
@@ -39,6 +52,10 @@ class Recorder:
         if start is None or not same_rates(start.rates, rates) or not start.same():
             self.latest = start = Start(known, rates)
         return start
+
+    def _refuse(self, known: Known, why: str) -> None:
+        self.refused, self.skips = (known.name, why), SKIPS
+        report.note("plain", known.name, why)
 
     def __reduce__(self) -> Any:
         return type(None), ()  # a copy of the model has none
@@ -50,6 +67,8 @@ def trace_of(
     """Of a clone of `model`; None: it computes at once. `copies`: it starts from leaves of its own. `tracked`: gradients go through its
     steps. `statistics`: it can keep those of batch norm until somebody looks."""
     if not report.ON or not isinstance(model, nn.Module) or not is_plain():
+        return None
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return None
     own = model.__dict__
     recorder = own.get(KEPT)
@@ -65,6 +84,16 @@ def trace_of(
             return None
         trace.calls, trace.buffers = [], [b.clone() for b in model.buffers()]
     return trace
+
+
+def refuses(model: Any) -> bool:
+    """Whether a model was refused, and is not to be looked at yet."""
+    recorder = model.__dict__.get(KEPT) if isinstance(model, nn.Module) else None
+    if not report.ON or recorder is None or not recorder.skips:
+        return not report.ON
+    recorder.skips -= 1
+    report.note("plain", *recorder.refused)
+    return True
 
 
 def same_rates(a: Any, b: Any) -> bool:

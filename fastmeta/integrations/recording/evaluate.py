@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..._torch import accumulate
 from ...inner.mlp_adapt import mlp_adapt
+from ...networks.convnet import ConvNet
 from ...networks.mlp import Mlp
 from .report import note
 
@@ -61,7 +62,7 @@ class Inner:
 
     def outputs(self, x: Tensor) -> Tensor:
         """f(theta_k, x) [T, n, ...], without a graph."""
-        if len(self.segments) != 1 or self.start.own:
+        if len(self.segments) != 1 or self.start.own or not self.known.native:
             raise Declined("outputs after no steps, or steps on other data")
         ((j, count),) = self.segments
         network = self.known.network_for(self.steps[j][2], count, self.steps[j][3])
@@ -94,15 +95,15 @@ class Program(Inner):
             network, data = self.known.network_for(self.kind, 0, False), (*self.query, *self.query)
         if params is not None:
             refuse_others(network)
-        elif self.start.own:
+        elif self.start.own and self.known.native:
             params = network.spread(self.start.params)
         return network if params is None else replace(network, params=params), data
 
     def values(self, with_outputs: bool) -> tuple[Tensor, Tensor | None]:
         """The losses [T], and the outputs without a graph."""
-        if self.start.own and not isinstance(
-            self.network, Mlp
-        ):  # where the op declines, the engine would take the model's
+        if self.start.own and not self.known.native:
+            raise Declined("the engine starts from the model's parameters")
+        if self.start.own and isinstance(self.network, ConvNet):  # its losses would go to the engine in the end
             found = self.network._meta_loss(self.rates(self.last), self.data, None, with_outputs)
             if found is None:
                 raise Declined("the op of the network does not take the data")
@@ -156,6 +157,9 @@ def attempt(losses: Sequence[Any], of: Callable[[Program], Any]) -> Any:
     """of(Program(losses)); None, with a note why, where the native ops do not take them."""
     start, count = losses[0].origin.start, len(losses)
     why = "" if start.fresh() else "parameters were changed before the loss was needed"
+    if count == 1 and not start.known.native:
+        start.known.missed += 1
+        why = why or "the engine gains nothing on one task"
     try:
         found = None if why else of(Program(losses))
     except (Declined, TypeError, ValueError, RuntimeError) as error:

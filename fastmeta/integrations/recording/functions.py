@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,14 @@ def _cross_entropy(
     reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip
     plain = weight is None and size_average is None and reduce is None and reduction == "mean" and not label_smoothing
-    right = plain and ignore_index == -100 and _takes(x, y) and y.dtype is torch.int64 and y.shape == x.shape[:1]
+    right = (
+        plain
+        and ignore_index == -100
+        and _takes(x, y)
+        and len(x.shape) == 2
+        and y.dtype is torch.int64
+        and y.shape == x.shape[:1]
+    )
     return Loss.made(x, y, "cross_entropy") if right else NotImplemented
 
 
@@ -70,12 +78,19 @@ def _grad(
     return gradients(of, to, bool(allow_unused or (allow_unused is None and materialize_grads)), materialize_grads)
 
 
+def _whole(x: Any, *args: Any, **options: Any) -> Any:
+    """The sum or the mean of one number; a clone."""
+    plain = issubclass(type(x), Scalar) and not args and not options and x.kept is None and x.requires_grad
+    return x * 1.0 if plain and torch.is_grad_enabled() else NotImplemented
+
+
 HANDLERS.update(
     {
         F.mse_loss: _mse, F.cross_entropy: _cross_entropy, torch.stack: _stack, torch.add: _added, Tensor.add: _added,
         Tensor.__add__: _added, Tensor.__radd__: _added,
         torch.autograd.grad: _grad, torch.autograd.backward: _backward,
-        torch.sum: lambda x, *args, **kwargs: x.sum(*args, **kwargs) if type(x) is Stack else NotImplemented,
-        torch.mean: lambda x, *args, **kwargs: x.mean(*args, **kwargs) if type(x) is Stack else NotImplemented,
+        torch.sum: lambda x, *args, **kwargs: (x.sum if type(x) is Stack else partial(_whole, x))(*args, **kwargs),
+        torch.mean: lambda x, *args, **kwargs: (x.mean if type(x) is Stack else partial(_whole, x))(*args, **kwargs),
+        **dict.fromkeys((torch.clone, Tensor.clone, Tensor.sum, Tensor.mean), _whole),
     }
 )  # fmt: skip

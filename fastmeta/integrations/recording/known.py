@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..._torch import BUFFERS, HOOK_ENDINGS, AnyNorm, has_gradient_hooks
 from ...inner._conv import convolved_side
@@ -18,9 +20,15 @@ from ...networks.program import Program
 from ...networks.recognise import look
 from ...networks.users_model import Seen, Task
 from ...types import ConvBlock
-from .._steps import copy_of
+from .._steps import SMALL, copy_of
 
 LOSSES = ("mse", "cross_entropy")
+# Layers that compute the same from the same, and nothing else; batch norm on the statistics of the batch. (Convolutions of several
+# tasks at once are slower than one after the other.)
+PURE = (
+    nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.Identity, nn.BatchNorm1d, nn.LayerNorm, nn.LeakyReLU, nn.SiLU,
+    nn.ELU, nn.Softplus,
+)  # fmt: skip
 NO_DATA = (False,) * 4  # no gradient to support and query
 DTYPES = (torch.float32, torch.float64)
 
@@ -60,8 +68,9 @@ class Known:
         except ValueError as error:
             raise Refused(str(error).removeprefix("MAML: ")) from None
         network = plan.network
-        if not isinstance(network, Mlp | ConvNet):
-            raise Refused("no native op runs the model")
+        self.native = isinstance(network, Mlp | ConvNet)
+        if not self.native:
+            self._check_pure(bare)
         if network.seen is not None:
             self.seen.reads += network.seen.reads if bare is self.model else Program(self.model).reads
         self.network, self.params, self.dtype = network, params, first.dtype
@@ -70,10 +79,8 @@ class Known:
         self.alone = copy_of(bare, lambda p: p, lambda b: b)  # without the hooks that the model may get
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
-        self.of_numbers: tuple[tuple[bool, ...], list[Any]] = (
-            (*(p is not None for p in network.params), False, *NO_DATA),
-            params,
-        )
+        of_params = [p is not None for p in network.params] if isinstance(network, Mlp | ConvNet) else []
+        self.of_numbers: tuple[tuple[bool, ...], list[Any]] = ((*of_params, False, *NO_DATA), params)
 
     def _without_statistics(self) -> nn.Module:
         """The model, or a copy whose batch norms keep no running statistics, which in training do not matter to the outputs."""
@@ -92,29 +99,52 @@ class Known:
         self.seen.filled, self.seen.contents = [d for d, _ in pairs], [was for _, was in pairs]
         return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
 
+    def _check_pure(self, model: nn.Module) -> None:
+        """Refused unless the general engine may run the model later: it draws no number and keeps nothing."""
+        if sum(p.numel() for p in self.model.parameters()) > SMALL:
+            raise Refused("no native op runs the model, and its steps take longer than what several tasks at once save")
+        program = Program(model)
+        calls = [step.call for step in program.steps]
+        if program.end is None or self.statistics:
+            raise Refused("no native op runs the model, and what its forward does is not known")
+        if not all(type(call) in PURE if isinstance(call, nn.Module) else call is not F.dropout for call in calls):
+            raise Refused("no native op runs the model, and a layer convolves, draws numbers or keeps something")
+
     def holds(self, model: nn.Module) -> bool:
         return model is self.model and self.seen.same_parameters() and self.seen.holds()
 
     def network_for(self, loss: str, steps: int, first_order: bool) -> Any:
         key = loss, steps, first_order
         if key not in self.networks:
-            task = Task("MAML", self.template, loss)
+            task = Task("MAML", self.alone, loss)
             self.networks[key] = replace(self.network, task=task, steps=steps, first_order=first_order)
         return self.networks[key]
 
     def output_shape(self, shape: torch.Size) -> torch.Size | None:
         """Of inputs of this shape; None: the model has to say what is wrong with them, or it does not take them natively."""
         if shape not in self.outputs:
-            of_kind = _mlp_outputs if isinstance(self.network, Mlp) else _conv_outputs
-            found = of_kind(self.network, shape) if len(shape) > 1 and shape.numel() else None
+            network, found = self.network, None
+            if len(shape) > 1 and shape.numel():
+                of_kind = _mlp_outputs if isinstance(network, Mlp) else _conv_outputs
+                found = of_kind(network, shape) if self.native else self._outputs_of_any(shape)
             if len(self.outputs) > 1000:
                 self.outputs.clear()
             self.outputs[shape] = found
         return self.outputs[shape]
 
+    def _outputs_of_any(self, shape: torch.Size) -> torch.Size | None:
+        values = {name: p.to("meta") for name, p in self.alone.named_parameters()}
+        try:
+            with torch.no_grad():
+                found = functional_call(self.alone, values, (torch.empty(shape, dtype=self.dtype, device="meta"),))
+        except (RuntimeError, ValueError, NotImplementedError):
+            return None
+        right = isinstance(found, Tensor) and found.dtype is self.dtype and found.ndim and found.shape[0] == shape[0]
+        return found.shape if right else None
+
     def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
         """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
-        if not start.plain_leaves:
+        if not start.plain_leaves or not self.native:
             return None
         if not isinstance(rates, list) and not isinstance(rates, Tensor):
             return self.of_numbers[0], start.params

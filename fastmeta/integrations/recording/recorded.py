@@ -18,6 +18,7 @@ VALUES = frozenset(
      "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__float__", "__int__", "__bool__", "__array__", "__repr__", "__str__",
      "__format__", "__len__", "__index__", "__complex__", "equal", "allclose", "isclose", "detach", "data", "bincount", "is_nonzero")
 )  # fmt: skip
+BACK = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)  # which need the graph in any mode
 HANDLERS: dict[Any, Callable[..., Any]] = {}
 NOTHING = torch.empty((), device="meta")  # has no memory: who goes past __torch_function__ meets an error
 
@@ -44,7 +45,8 @@ class Recorded(Tensor):
 
     def computed(self) -> Tensor:
         if self.kept is None:
-            self.kept = self._compute()
+            with torch.enable_grad():
+                self.kept = self._compute()
         return self.kept
 
     def evaluated(self) -> Tensor:
@@ -71,7 +73,7 @@ class Recorded(Tensor):
             found = handler(*args, **(kwargs or {}))
             if found is not NotImplemented:
                 return found
-        graph = torch.is_grad_enabled() and getattr(func, "__name__", "") not in VALUES
+        graph = func in BACK or (torch.is_grad_enabled() and getattr(func, "__name__", "") not in VALUES)
         args, kwargs = realised((args, kwargs or {}), graph)
         return func(*args, **kwargs)
 

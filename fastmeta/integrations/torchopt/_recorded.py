@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..._torch import BUFFERS, COMPILED_CALL, PARAMETERS
 from .._steps import Container
-from ..recording import NO_GRAD, Outputs, Trace, adapted, gives_up, trace_of
+from ..recording import NO_GRAD, Outputs, Trace, adapted, gives_up, refuses, trace_of
 
 
 class Listener:
@@ -31,6 +31,8 @@ class Listener:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module
+        if not self.unsettled and refuses(module):
+            return module._call_impl(*args, **kwargs)
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             trace = self.trace if self.unsettled else self._started(module)
             why = "" if trace is None else trace.why_not(args[0])
@@ -127,6 +129,7 @@ class Listener:
     def _leave(self) -> None:
         for x in self.unsettled:
             x.part.__dict__[x.kind] = x.original
+        Unsettled.count -= len(self.unsettled)
         self.unsettled = []
 
     def stop(self) -> None:
@@ -143,11 +146,14 @@ class Listener:
 class Unsettled(dict[str, Any]):
     """In the place of a dict of parameters or buffers: who looks into it gets those after the steps."""
 
+    count = 0
+
     def __init__(self, listener: Listener, part: nn.Module, kind: str) -> None:
         super().__init__()
         self.listener, self.part, self.kind = listener, part, kind
         self.original: Container = getattr(part, kind)
         part.__dict__[kind] = self
+        Unsettled.count += 1
 
     def __len__(self) -> int:
         return len(self.original)
@@ -179,7 +185,7 @@ def listener_of(module: nn.Module) -> Listener | None:
 
 def settle(module: nn.Module) -> None:
     """The parameters of `module` are in their places from here on."""
-    for part in module.modules():
+    for part in module.modules() if Unsettled.count else ():
         for kind in (PARAMETERS, BUFFERS):
             held = getattr(part, kind)
             if isinstance(held, Unsettled):
