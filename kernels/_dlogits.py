@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._distance import INFINITY, accurate_log, divide, online_log_sum_exp
+from ._distance import INFINITY, accurate_log, divide
 from ._launch import power_of_two
-from ._replaced import replaced
+from ._replaced import online_with_margin, replaced
 
 FEW_CLASSES = 64  # whose sum each program takes for itself: from the registers, not from a GPU (2026-11-24)
 
@@ -51,11 +51,12 @@ def dlogits_block(
     seen = distance
     if targets is not None:
         target = tl.load(targets + row, in_q, ignore_index)
-        given = exclude, target_distance, MARGIN
-        seen, target = replaced(distance, n, row, in_q, target, rate, given, ignore_index)
+        seen, target = replaced(distance, n, row, in_q, target, (exclude, target_distance), ignore_index)
     if ONE_BLOCK and targets is not None:  # probabilities that sum to 1, whatever the bits of the distances are
         least, total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
-        least, total = online_log_sum_exp(least, total, tl.where(n[None, :] < N, seen, INFINITY), rate)
+        least, total = online_with_margin(
+            least, total, tl.where(n[None, :] < N, seen, INFINITY), rate, n[None, :] == target[:, None], MARGIN
+        )
         log_total = accurate_log(total)
     else:
         least = tl.load(nearest + row, in_q, 0.0)
@@ -70,6 +71,8 @@ def dlogits_block(
         weight = tl.where((target >= 0) & (target < N), weight, float("nan"))
         weight = tl.where(target == ignore_index, 0.0, weight)
         at_target = n[None, :] == target[:, None]
+        if MARGIN != 0:
+            log_p -= tl.where(at_target, tl.full((1, 1), MARGIN, log_p.dtype), 0.0)
         dlogits = weight[:, None] * (tl.exp(log_p) - tl.where(at_target, 1.0, 0.0))
         if target_distance is not None:  # of whose gradient see `target_gradients`
             dlogits = tl.where(at_target, 0.0, dlogits)

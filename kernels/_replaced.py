@@ -11,20 +11,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._distance import INFINITY
+from ._distance import INFINITY, divide, online_log_sum_exp
 
 
 @triton.jit
-def replaced(distance, n, row, in_q, target, rate, given, ignore_index):
-    """The distances [Q, N] so, and each query's target, -1 where that is what does not count; `given`: of each query the prototype
-    that does not count, and the target's distance, or None; the margin."""
-    exclude, target_distance, MARGIN = given
+def online_with_margin(nearest, total, distance, rate, at_target, MARGIN: tl.constexpr):
+    """`online_log_sum_exp` of the logits less the margin at the target. It is taken off behind the nearest's distance, so that a large
+    one leaves its digits."""
+    if MARGIN == 0:
+        return online_log_sum_exp(nearest, total, distance, rate)
+    else:
+        off = tl.where(at_target, tl.full((1, 1), MARGIN, distance.dtype), 0.0)
+        behind = divide(off, rate)
+        new_nearest = tl.minimum(nearest, tl.min(distance + behind, 1))
+        shift = tl.where(new_nearest == INFINITY, 0.0, new_nearest)
+        total *= tl.exp((shift - nearest) * rate)
+        return new_nearest, total + tl.sum(tl.exp((shift[:, None] - distance) * rate - off), 1)
+
+
+@triton.jit
+def replaced(distance, n, row, in_q, target, given, ignore_index):
+    """The distances [Q, N] so, without the margin, and each query's target, -1 where that is what does not count; `given`: of each
+    query the prototype that does not count, and the target's distance, or None."""
+    exclude, target_distance = given
     at_target = n[None, :] == target[:, None]
     if target_distance is not None:
         own = tl.load(target_distance + row, in_q, 0.0).to(distance.dtype)
         distance = tl.where(at_target, own[:, None], distance)
-    if MARGIN != 0:
-        distance += tl.where(at_target, MARGIN / rate, 0.0).to(distance.dtype)
     if exclude is not None:
         out = tl.load(exclude + row, in_q, -1)
         out = tl.where(target == ignore_index, -1, out)

@@ -20,14 +20,13 @@ from ._distance import (
     block_of_rows,
     distance_block,
     load_rate,
-    online_log_sum_exp,
     scale_of,
 )
 from ._distance_bwd import distance_gradients
 from ._launch import accumulator, counters, launch, task_rows, triton_dtype
 from ._loss_sums import add_up, reduce
 from ._products import forward_parts
-from ._replaced import replaced, target_gradients
+from ._replaced import online_with_margin, replaced, target_gradients
 from ._tiles import forward_sides, kept_arguments, kept_tensors, temperature_arguments, tile_options
 
 
@@ -108,12 +107,11 @@ def _proto_loss_fwd_kernel(
         distance, _ = distance_block(
             query, prototypes, q, n, last, N, D, x_scale, c_scale, given, dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D
         )
-        distance, counted = replaced(
-            distance, n, row, q < last, target, rate, (exclude, target_distance, MARGIN), ignore_index
-        )
+        distance, counted = replaced(distance, n, row, q < last, target, (exclude, target_distance), ignore_index)
         distance = tl.where(n[None, :] < N, distance, INFINITY)
-        least, total = online_log_sum_exp(least, total, distance, rate)
-        picked += tl.sum(tl.where(n[None, :] == counted[:, None], distance, 0.0), 1)
+        at_target = n[None, :] == counted[:, None]
+        least, total = online_with_margin(least, total, distance, rate, at_target, MARGIN)
+        picked += tl.sum(tl.where(at_target, distance, 0.0), 1)
         if prototype_scale is not None and products is None:
             tl.store(prototype_scale + task * scale_stride + n, c_scale, n < tl.where(q_block == 0, N, 0))
     log_total = accurate_log(total)
@@ -122,7 +120,7 @@ def _proto_loss_fwd_kernel(
         tl.store(log_sum + row, log_total, q < last)
     if query_scale is not None and products is None:
         tl.store(query_scale + row, x_scale, q < last)
-    loss = (picked - least) * rate + log_total
+    loss = (picked - least) * rate + tl.full((1,), MARGIN, dtype) + log_total
     loss = tl.where((counted >= 0) & (counted < N), loss, float("nan"))
     loss = tl.where(target == ignore_index, 0.0, loss)
     if parts is None:

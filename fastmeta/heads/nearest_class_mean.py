@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
+from .._dispatch import LOW_PRECISION
 from ..distance.proto_log_softmax import METRICS, proto_log_softmax
 from ..distance.prototypes import prototypes
 from ..types import Metric
@@ -117,6 +118,9 @@ class NearestClassMean(nn.Module):
     def _features(self, x: Any) -> Tensor:
         features = torch.as_tensor(x)
         _arguments.matrix(HEAD, x=features)
+        features = (
+            features.float() if features.dtype in LOW_PRECISION else features
+        )  # counts in sixteen bits end at 256
         if self.classes_ is not None:
             features = features.to(self.means_)
             if features.shape[1] != self.means_.shape[1]:

@@ -94,6 +94,15 @@ def test_autocast_and_bfloat16(name):
     torch.testing.assert_close(head.bfloat16()(x, *labels).float(), exact, rtol=3e-2, atol=3e-2)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_meta_device(name):
+    head, _, shapes, labels = CASES[name]()
+    x = [torch.empty(*shape, dtype=torch.float64, device="meta", requires_grad=True) for shape in shapes]
+    loss = head.to("meta")(*x, *(y.to("meta") for y in labels))
+    loss.backward()
+    assert loss.shape == () and loss.is_meta and x[0].grad.shape == shapes[0]
+
+
 def test_nobody_has_a_positive():
     x = randn(3, 4).requires_grad_()
     for head in (heads.SupCon(), heads.NCA()):

@@ -33,6 +33,8 @@ def test_fit_and_partial_fit_find_the_means_of_all_examples(names):
 def test_tensors_in_tensors_out():
     x, y = torch.randn(8, 3), torch.tensor([4, 1] * 4)
     model = NearestClassMean("cosine", temperature=0.1).fit(x, y)
+    many = NearestClassMean().fit(torch.ones(300, 3, dtype=torch.bfloat16), torch.zeros(300, dtype=torch.int64))
+    assert many.counts_.item() == 300
     query = torch.randn(5, 3, requires_grad=True)
     assert model.predict(query).dtype == torch.int64 and set(model.predict(query).tolist()) <= {1, 4}
     assert torch.equal(model.predict_log_proba(query), model(query)) and not model.predict_proba(query).requires_grad

@@ -40,6 +40,22 @@ class Replaced {
     }
   }
 
+  // The margin itself in place of what a large distance, to which it was added, has left of it.
+  void refine(Softmax<R>& s, R* exps) {
+    const R rate = rate_of<R>(p_.temperature);
+    for (int64_t q = 0; p_.margin != 0 && q < block_.count; q++) {
+      const int64_t n = class_of(p_, query_ + q);
+      if (n < 0) continue;
+      R& distance = block_.distances[n * kBlock + q];
+      const R rough = exp_approx((s.nearest[q] - distance) * rate);
+      distance = p_.target_distance ? p_.target_distance[query_ + q] : target_[q];
+      const R fine = exp_approx((s.nearest[q] - distance) * rate - R(p_.margin));
+      s.sum[q] += fine - rough;
+      s.log_sum[q] = log_approx(s.sum[q]);
+      if (exps) exps[n * kBlock + q] = fine;
+    }
+  }
+
   // The distances are back; from dz, dtarget_distance and its part of dtemperature, after which dz at what was given is 0.
   void undo(const Softmax<R>& s, R* dz) {
     for (int64_t q = 0; any() && q < block_.count; q++) {
@@ -73,7 +89,7 @@ double block_losses(const ProtoLoss<R>& p, int64_t query, int64_t count, const R
   for (int64_t q = 0; q < count; q++) {
     const int64_t target = class_of(p, query + q);
     R loss = p.targets[query + q] == p.ignore_index ? R(0) : R(__builtin_nan(""));
-    if (target >= 0) loss = (distances[target * kBlock + q] - s.nearest[q]) / R(p.temperature) + s.log_sum[q];
+    if (target >= 0) loss = (distances[target * kBlock + q] - s.nearest[q]) / R(p.temperature) + R(p.margin) + s.log_sum[q];
     if (p.query_loss) p.query_loss[query + q] = loss;
     sum += double(loss);
   }
@@ -110,6 +126,7 @@ void proto_loss(const ProtoLoss<R>& p) {
         Replaced<R> replaced(p, query, block);
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, block.distances, gradients ? exps : nullptr, s);
+        replaced.refine(s, gradients ? exps : nullptr);
         if (p.task_loss || p.query_loss) block.loss = block_losses(p, query, block.count, block.distances, s);
         if (!gradients) return;
         block_dlogits(p, block.task, query, block.count, s, exps);
