@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastmeta
-from measure import flops, inner_loops, jax_ways, peers
+from measure import flops, inner_loops, inner_steps, jax_ways, peers
 from measure.contenders import AtOnce, on_backends
 from measure.inner_loops import WORKLOADS
 
@@ -26,6 +26,22 @@ def bench_mlp_meta_loss(race, name):
         floor=(0, flops.meta_iteration(workload)),
         mode="meta-iteration",
         memory=name == "W1 sinusoid MAML K5",
+    )
+
+
+@pytest.mark.parametrize("form", inner_steps.FORMS)
+def bench_mlp_meta_loss_steps(race, form):
+    """Weights of the examples, other examples or an optimiser's state at every step, beside torch.vmap of torch.func.grad."""
+    arguments, ours, plain = inner_steps.problem(form)
+    race(
+        f"mlp_meta_loss {form}, W1 sinusoid K5, 25 tasks, 10 + 10 examples",
+        on_backends(inner_loops.eager(ours, arguments)) | {"vmap": inner_loops.eager(plain, arguments)},
+        compiled={
+            f"compiled vmap {kind}".strip(): inner_loops.in_one_graph(plain, arguments, inductor)
+            for kind, inductor in inner_loops.INDUCTOR.items()
+            if kind != "max-autotune"
+        },
+        mode="meta-iteration",
     )
 
 

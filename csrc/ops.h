@@ -33,13 +33,15 @@ py::tuple proto_log_softmax_fwd(Handle query, Handle prototypes, Handle temperat
 py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle temperature, Str metric,
                                 Handle needs);
 
-py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                         Str reduction, Handle needs);
-py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
-                         int64_t ignore_index, Str reduction, Handle needs);
+py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude, Handle target_distance,
+                         Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs);
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature,
+                         Handle exclude, Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin,
+                         Handle needs);
 
-py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                                    Str reduction, Handle needs, Handle cotangents);
+py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude,
+                                    Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs,
+                                    Handle cotangents);
 
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
                                  Handle needs);
@@ -90,21 +92,21 @@ py::tuple network_hvp_fwd(Handle params, Handle vectors, Handle inputs, Handle t
 
 template <class Call>
 py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle network, Str loss,
-                            bool first_order, Handle needs);
+                            bool first_order, Handle inner, Handle needs);
 template <class Call>
 py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
-                            Handle network, Str loss, bool first_order, Handle needs);
+                            Handle network, Str loss, bool first_order, Handle inner, Handle needs);
 
 template <class Call>
 py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs);
+                                int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
                                 Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order,
-                                bool return_outputs, Handle needs);
+                                bool return_outputs, Handle inner, Handle needs);
 template <class Call>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle needs,
-                                           Handle cotangents);
+                                           int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner,
+                                           Handle needs, Handle cotangents);
 
 }  // namespace fastmeta

@@ -28,9 +28,16 @@ def weighted(net: nn.Module, weights: Tensor, params: Params, x: Tensor, y: Tens
 def clean_loss(
     way: str, net: nn.Module, weights: Tensor, batch: Letters, clean: Letters, rate: float, steps: int
 ) -> Tensor:
-    """The loss on clean examples. The inner loss closes over the weights."""
+    """The loss on clean examples. The inner loss closes over the weights; `native` has them as an argument, all steps in one op."""
+    optimiser = fastmeta.SGD(rate, momentum=0.9)
+    if way == "native":
+        support, query = ((part.x.flatten(1), part.y) for part in (batch, clean))
+        found: Tensor = fastmeta.mlp_meta_loss(
+            list(net.parameters()), None, *support, *query, weights=len(batch.x) * weights, steps=steps, optimiser=optimiser
+        )  # fmt: skip
+        return found
     value, _ = WAYS[way](
-        partial(weighted, net, weights), net, tuple(batch), steps=steps, optimiser=fastmeta.SGD(rate, momentum=0.9),
+        partial(weighted, net, weights), net, tuple(batch), steps=steps, optimiser=optimiser,
         outer=lambda params: cross_entropy(net, params, *clean),
     )  # fmt: skip
     return value
@@ -81,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = arguments(__doc__, steps=600)
-    parser.add_argument("--way", choices=sorted(WAYS), default="unroll", help="to the gradient")
+    parser.add_argument("--way", choices=["native", *sorted(WAYS)], default="unroll", help="to the gradient")
     parser.add_argument("--classes", type=count, default=10, help="letters")
     parser.add_argument("--examples", type=count, default=200, help="training images of a letter")
     parser.add_argument("--clean", type=count, default=10, help="of them whose labels are right")

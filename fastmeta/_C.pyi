@@ -35,9 +35,12 @@ def proto_loss_fwd(
     prototypes: Any,
     targets: Any,
     temperature: Any,
+    exclude: Any,
+    target_distance: Any,
     metric: str,
     ignore_index: int,
     reduction: str,
+    margin: float,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -46,9 +49,12 @@ def proto_loss_value_and_grad(
     prototypes: Any,
     targets: Any,
     temperature: Any,
+    exclude: Any,
+    target_distance: Any,
     metric: str,
     ignore_index: int,
     reduction: str,
+    margin: float,
     needs: Any,
     cotangents: Any,
     /,
@@ -60,9 +66,12 @@ def proto_loss_bwd(
     prototypes: Any,
     targets: Any,
     temperature: Any,
+    exclude: Any,
+    target_distance: Any,
     metric: str,
     ignore_index: int,
     reduction: str,
+    margin: float,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -172,6 +181,7 @@ def mlp_adapt_fwd(
     activation: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -186,6 +196,7 @@ def mlp_adapt_bwd(
     activation: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -201,6 +212,7 @@ def mlp_meta_loss_fwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -216,6 +228,7 @@ def mlp_meta_loss_value_and_grad(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     cotangents: Any,
     /,
@@ -234,6 +247,7 @@ def mlp_meta_loss_bwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -268,6 +282,7 @@ def conv_adapt_fwd(
     blocks: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -282,6 +297,7 @@ def conv_adapt_bwd(
     blocks: Any,
     loss: str,
     first_order: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
@@ -297,6 +313,7 @@ def conv_meta_loss_fwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
@@ -312,6 +329,7 @@ def conv_meta_loss_value_and_grad(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     cotangents: Any,
     /,
@@ -330,6 +348,7 @@ def conv_meta_loss_bwd(
     loss: str,
     first_order: bool,
     return_outputs: bool,
+    inner: Any,
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...

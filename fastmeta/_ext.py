@@ -26,7 +26,17 @@ def _too_deep(params: Sequence[Any], *_: Any) -> str | None:
 
 
 mlp_forward_limit = mlp_loss_limit = mlp_grad_limit = _too_deep
-mlp_hvp_limit = mlp_adapt_limit = mlp_meta_loss_limit = _too_deep
+mlp_hvp_limit = _too_deep
+
+
+def _of_loop(params: Sequence[Any], *args: Any) -> str | None:
+    """The limits of the kernels of an inner loop, whose last argument says what its steps are beyond theta - alpha g."""
+    if isinstance(args[-1], tuple) and params[0].is_cuda:
+        return "takes no batch for each step and no optimiser on CUDA"
+    return _too_deep(params)
+
+
+mlp_adapt_limit = mlp_meta_loss_limit = _of_loop
 
 
 def _learned(*args: Any) -> str | None:

@@ -86,14 +86,20 @@ def direct(
 
 
 def pullback(
-    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...], needs: tuple[bool, ...], *cotangents: Tensor
+    name: str,
+    args: tuple[Any, ...],
+    static: tuple[Any, ...],
+    cores: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    *cotangents: Tensor,
 ) -> tuple[Tensor, ...]:
     """The gradients of the op's flat inputs that `needs` marks, for the cotangents of its outputs, which are not computed: plain tensors
     of one precision, checked before."""
     flat, layout = flatten(args)
     device = next(x.device for x in flat if isinstance(x, Tensor))
     chosen = choose(name, device, forced(), flat, layout, static)
-    return op_on(name, chosen, layout, static, cores).vjp(needs)(*cotangents, *flat)
+    op = op_on(name, chosen, layout, static, cores)
+    return op.backward(cotangents, (), flat, needs) if op.backward else op.vjp(needs)(*cotangents, *flat)
 
 
 class _Short(threading.local):
@@ -129,11 +135,14 @@ _UNKNOWN = None, False
 _short = _Short()
 
 
+Places = tuple[int | tuple[int, int], ...]
+
+
 class _Asked(threading.local):
-    """What `with_gradients` asks of an op that is called: gradients to its arguments at `places`."""
+    """What `with_gradients` asks of an op that is called: gradients to its arguments at `places`, (i, j) for entry j of a list."""
 
     op: str | None = None
-    places: tuple[int, ...] = ()
+    places: Places = ()
     out: tuple[Tensor, ...] = ()
     cotangents: tuple[Tensor, ...] | None = None
     gradients: list[Any] | None = None
@@ -205,17 +214,23 @@ class _Asked(threading.local):
 
 
 @functools.lru_cache(maxsize=CACHED)
-def _at(places: tuple[int, ...], layout: Layout) -> tuple[list[bool], list[tuple[int, int | None]]]:
+def _at(places: Places, layout: Layout) -> tuple[list[bool], list[tuple[int, int | None]]]:
     """Of arguments in this layout, made flat: which are those at `places`; and of each of these where it begins and, a list, ends."""
     lengths = [1 if length is None else length for length in layout]
     begins = [sum(lengths[:i]) for i in range(len(layout))]
-    wanted = [i in places for i, length in enumerate(lengths) for _ in range(length)]
-    return wanted, [(begins[i], None if layout[i] is None else begins[i] + lengths[i]) for i in places]
+    wanted = [i in places or (i, j) in places for i, length in enumerate(lengths) for j in range(length)]
+
+    def span(place: int | tuple[int, int]) -> tuple[int, int | None]:
+        if isinstance(place, tuple):
+            return begins[place[0]] + place[1], None
+        return begins[place], None if layout[place] is None else begins[place] + lengths[place]
+
+    return wanted, [span(place) for place in places]
 
 
 @functools.lru_cache(maxsize=CACHED)
 def _with_gradients(
-    name: str, count: int, places: tuple[int, ...]
+    name: str, count: int, places: Any
 ) -> tuple[Callable[..., Any], tuple[bool, ...], list[int] | None]:
     """The kernel that finds the gradients too, which of `count` arguments need one, and where among what it finds those at `places`
     are; None: they are in order."""
@@ -229,7 +244,7 @@ _asked = _Asked()
 
 def with_gradients(
     name: str,
-    places: tuple[int, ...],
+    places: Places,
     fn: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
@@ -246,6 +261,23 @@ def with_gradients(
         return value, _asked.gradients
     finally:
         _asked.op = _asked.gradients = None
+
+
+def natively_with_gradients(
+    name: str,
+    args: tuple[Any, ...],
+    static: tuple[Any, ...],
+    cores: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    cotangents: tuple[Tensor, ...],
+) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
+    """The outputs of op `name` on CPU tensors, one native kernel with a `<op>_value_and_grad`, and the gradients of sum(cotangents *
+    outputs) to the inputs that `needs` marks. None where `direct` has to decide."""
+    layout = tuple([len(a) if isinstance(a, list | tuple) else None for a in args])
+    if not is_plain() or torch.is_autocast_enabled("cpu") or _native(name, layout, static, cores, forced()) is None:
+        return None
+    answer = _with_gradients(name, 0, ())[0](*args, *static, needs, cotangents)
+    return None if isinstance(answer, str) else answer
 
 
 @functools.lru_cache(maxsize=CACHED)

@@ -64,6 +64,7 @@ NAMES = (
 # What a module keeps, by its attributes.
 CHILDREN, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+COMPILED_CALL = "_compiled_call_impl"  # what a module runs in the place of its own call
 HOOK_ENDINGS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # how the names of its dicts of hooks end
 
 
@@ -80,7 +81,7 @@ def check() -> None:
                     f"torch {TESTED} is what fastmeta is tested with"
                 )
             found = getattr(found, part, module)
-    for name in (CHILDREN, PARAMETERS, BUFFERS, *HOOKS):
+    for name in (CHILDREN, PARAMETERS, BUFFERS, COMPILED_CALL, *HOOKS):
         if not hasattr(nn.Module(), name):
             raise ImportError(
                 f"fastmeta: a module must have {name}, which fastmeta uses, got torch {torch.__version__} without it; "

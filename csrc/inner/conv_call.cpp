@@ -2,8 +2,8 @@
 
 namespace fastmeta {
 
-ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle blocks, Str loss_)
-    : NetworkCall(op_, inputs_, 3, loss_), shape{} {
+ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle blocks, Str loss_, const Shape& lead_)
+    : NetworkCall(op_, inputs_, 3, loss_, lead_), shape{} {
   require_cpu(op, {&inputs});
   const auto specs = read_list(op, "blocks", blocks);
   if (specs.empty() || specs.size() > size_t(kMaxConvs)) throw py::value_error(std::string(op) + ": blocks must be 1 to 16");

@@ -12,7 +12,7 @@ class ConvCall : public NetworkCall {
   using Network = ConvNet;
   static constexpr OpNames kOps{"conv_forward", "conv_loss", "conv_grad", "conv_hvp", "conv_adapt", "conv_meta_loss"};
 
-  ConvCall(const char* op, Handle params, Handle inputs, Handle blocks, Str loss = "mse");
+  ConvCall(const char* op, Handle params, Handle inputs, Handle blocks, Str loss = "mse", const Shape& lead = {});
 
   Shape core(int tensor) const override;
   void require_examples(int64_t count) const override;  // every mean of a batch norm must be over two numbers at least

@@ -2,7 +2,8 @@
 
 namespace fastmeta {
 
-MlpCall::MlpCall(const char* op, Handle params_, Handle inputs_, Handle activation, Str loss_) : NetworkCall(op, inputs_, 1, loss_) {
+MlpCall::MlpCall(const char* op, Handle params_, Handle inputs_, Handle activation, Str loss_, const Shape& lead_)
+    : NetworkCall(op, inputs_, 1, loss_, lead_) {
   const auto list = read_list(op, "params", params_);
   const size_t layers = list.size() / 2;
   if (list.size() % 2 || layers < 1 || layers > size_t(kMaxLayers))

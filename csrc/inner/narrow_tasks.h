@@ -48,8 +48,8 @@ void for_each_rate(const N& shape, RatesOf<float, N>& drates, int64_t steps, F& 
                   [&](auto*&, int64_t size, int64_t) { f(drates.value[i++], kinds * (drates.per_element ? size : 1), Numbers::wide); });
 }
 template <class N, class F>
-void for_each_example(const N& shape, Examples<float>& examples, F& f) {
-  const int64_t n = examples.count;
+void for_each_example(const N& shape, Examples<float>& examples, F& f, int64_t batches = 1) {
+  const int64_t n = examples.count * batches;
   f(examples.x, n * shape.example_size(), Numbers::narrow);
   f(examples.weights, n, Numbers::narrow);
   if (shape.loss == Loss::cross_entropy) {
@@ -99,23 +99,23 @@ void for_each_array(CurvatureCall<float, N>& c, F&& f) {
 template <class N, class F>
 void for_each_array(AdaptCall<float, N>& c, F&& f) {
   for_each_param(c.shape, c.params, f);
-  for_each_example(c.shape, c.support, f);
+  for_each_example(c.shape, c.support, f, batches(c));
   for_each_result(c.shape, c.adapted, Numbers::narrow, f);
   for_each_param(c.shape, c.dadapted, f);
   for_each_result(c.shape, c.dparams, Numbers::wide, f);
   for_each_rate(c.shape, c.drates, c.steps, f);
-  for_each_example_grad(c.shape, c.support_grads, c.support.count, f);
+  for_each_example_grad(c.shape, c.support_grads, c.support.count * batches(c), f);
 }
 template <class N, class F>
 void for_each_array(MetaLossCall<float, N>& c, F&& f) {
   for_each_param(c.shape, c.params, f);
-  for_each_example(c.shape, c.support, f);
+  for_each_example(c.shape, c.support, f, batches(c));
   for_each_example(c.shape, c.query, f);
   f(c.loss, 1, Numbers::narrow);
   f(c.outputs, c.query.count * c.shape.output_size(), Numbers::narrow);
   for_each_result(c.shape, c.dparams, Numbers::wide, f);
   for_each_rate(c.shape, c.drates, c.steps, f);
-  for_each_example_grad(c.shape, c.support_grads, c.support.count, f);
+  for_each_example_grad(c.shape, c.support_grads, c.support.count * batches(c), f);
   for_each_example_grad(c.shape, c.query_grads, c.query.count, f);
 }
 template <class F>

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "inner/optimiser_step.h"
+
 namespace fastmeta {
 
 enum class Loss : int { cross_entropy, mse };
@@ -91,6 +93,8 @@ struct AdaptCall {  // K inner steps; backward: the chain of Hessian-vector prod
   ParamsOf<R, N> dparams;
   RatesOf<R, N> drates;  // per task, [T, steps or 1, size]
   ExampleGrads<R> support_grads;
+  bool batch_per_step = false;                // the support's tensors are [T, steps, n, ...], on a CPU
+  const InnerOptimiser* optimiser = nullptr;  // null: theta - alpha g; on a CPU
 };
 
 template <class R, class N>
@@ -106,6 +110,14 @@ struct MetaLossCall {  // adaptation and query loss [T]; with gradients asked fo
   ParamsOf<R, N> dparams;
   RatesOf<R, N> drates;
   ExampleGrads<R> support_grads, query_grads;
+  bool batch_per_step = false;  // as in AdaptCall
+  const InnerOptimiser* optimiser = nullptr;
 };
+
+// Of the support of a task.
+template <class Call>
+int64_t batches(const Call& call) {
+  return call.batch_per_step ? call.steps : 1;
+}
 
 }  // namespace fastmeta

@@ -1,19 +1,12 @@
-#include "inner/conv_call.h"
-#include "inner/mlp_call.h"
+#include "inner/inner_steps.h"
 
 namespace fastmeta {
 namespace {
 
-// Whether backward takes the trajectory that forward wrote.
-template <class Call>
-bool takes_trajectory(const Call& call) {
-  if (call.inputs.on_cuda()) return true;
-  return by_dtype(call.inputs.dtype(), [&](auto zero) { return kernels<decltype(zero)>(call).keeps_trajectory; });
-}
-
 // The adapted parameters, flat, and for kernels that take it the trajectory [T, steps, P] where it is asked for.
 template <class Call>
-std::pair<py::tuple, Tensor> adapt(const Call& call, const RateList& rates, const TargetTensors& y, int64_t steps, bool keep) {
+std::pair<py::tuple, Tensor> adapt(const Call& call, const RateList& rates, const TargetTensors& y, int64_t steps, const InnerSteps& how,
+                                   bool keep) {
   const Tensors adapted = call.empty_params(call.inputs);
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
@@ -25,6 +18,7 @@ std::pair<py::tuple, Tensor> adapt(const Call& call, const RateList& rates, cons
     args.support = examples<R>(call, call.inputs, y);
     args.trajectory = trajectory.data<R>();
     args.adapted = pointers<R>(call, adapted);
+    how.set(args);
     launch(call, args, kernels<R>(call).adapt_fwd);
   });
   return {pack(adapted), trajectory};
@@ -34,22 +28,25 @@ std::pair<py::tuple, Tensor> adapt(const Call& call, const RateList& rates, cons
 
 template <class Call>
 py::tuple network_adapt_fwd(Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps, Handle network, Str loss, bool,
-                            Handle needs) {
-  const Call call(Call::kOps.adapt, params, inputs, network, loss);
-  const TargetTensors y = call.targets(targets, "targets", call.count());
-  const auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, steps, any(read_needs(needs)));
+                            Handle inner, Handle needs) {
+  const InnerSteps how(Call::kOps.adapt, inner, steps);
+  const Call call(Call::kOps.adapt, params, inputs, network, loss, how.lead);
+  require_taken(call, how);
+  const TargetTensors y = call.targets(targets, "targets", call.count(), how.lead);
+  const auto [outputs, trajectory] = adapt(call, call.rates(rates, steps), y, steps, how, any(read_needs(needs)));
   return py::make_tuple(outputs, trajectory ? py::make_tuple(trajectory.object()) : py::tuple());
 }
 
 template <class Call>
 py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle inputs, Handle targets, int64_t steps,
-                            Handle network, Str loss, bool first_order, Handle needs) {
-  const Call call(Call::kOps.adapt, params, inputs, network, loss);
-  const TargetTensors y = call.targets(targets, "targets", call.count());
+                            Handle network, Str loss, bool first_order, Handle inner, Handle needs) {
+  const InnerSteps how(Call::kOps.adapt, inner, steps);
+  const Call call(Call::kOps.adapt, params, inputs, network, loss, how.lead);
+  const TargetTensors y = call.targets(targets, "targets", call.count(), how.lead);
   const RateList alpha = call.rates(rates, steps);
   const py::tuple kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
-  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, true).second;
+  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, how, true).second;
   const Tensors v = call.cotangents_of_params(cotangents);
   Gradients grads(call, needs, alpha.tensors);
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
@@ -65,14 +62,15 @@ py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Hand
     args.dparams = pointers<R>(call, dparams);
     set_rates(args.drates, alpha, dalpha);
     args.support_grads = example_grads<R>(dx, dy);
+    how.set(args);
     launch(call, args, kernels<R>(call).adapt_bwd);
   });
   return grads.finish(grads.made(), Tensor());
 }
 
-#define INSTANTIATE(CALL)                                                                                         \
-  template py::tuple network_adapt_fwd<CALL>(Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle); \
-  template py::tuple network_adapt_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle);
+#define INSTANTIATE(CALL)                                                                                                 \
+  template py::tuple network_adapt_fwd<CALL>(Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle, Handle); \
+  template py::tuple network_adapt_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, Handle, Handle);
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
 

@@ -16,14 +16,18 @@ int64_t room(const Shape& shape) { return (product(shape) + 3) / 4 * 4; }
 
 }  // namespace
 
-NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, Str loss_)
+NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, Str loss_, const Shape& lead_)
     : op(op_),
       loss(read_enum<Loss>(op_, "loss", loss_, {"cross_entropy", "mse"})),
       inputs(read_floating(op_, "inputs", inputs_, true)),
-      batched(require_rank(op_, "inputs", inputs, example_rank + 1)),
+      batched(require_rank(op_, "inputs", inputs, example_rank + 1 + int64_t(lead_.size()))),
       tasks(batched ? inputs.size(0) : 1),
-      example(inputs.shape().end() - example_rank, inputs.shape().end()) {
+      example(inputs.shape().end() - example_rank, inputs.shape().end()),
+      lead(lead_) {
   if (inputs.narrow() && !inputs.on_cpu()) read_floating(op, "inputs", inputs_);  // which refuses
+  if (!lead.empty() && inputs.size(batched) != lead[0])
+    throw py::value_error(std::string(op) + ": inputs must have a batch for each of " + std::to_string(lead[0]) + " steps, got " +
+                          std::to_string(inputs.size(batched)));
 }
 
 void NetworkCall::add_param(const Tensor& p) {
@@ -101,19 +105,22 @@ Tensor NetworkCall::examples(Handle x, const char* name) const {
   return found;
 }
 
-TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count) const {
+TargetTensors NetworkCall::targets(Handle given, const char* name, int64_t count, const Shape& steps) const {
+  Shape expected = steps;
+  expected.push_back(count);
   if (PyList_Check(given.ptr())) {
     const auto both = read_list(op, name, given, 2);
-    TargetTensors found{targets(both[0], name, count).y, read_floating(op, "weights", both[1], inputs.narrow())};
+    TargetTensors found{targets(both[0], name, count, steps).y, read_floating(op, "weights", both[1], inputs.narrow())};
     require_alike(op, {&inputs, &found.weights});
-    require_shape(op, "weights", found.weights, with_tasks({count}));
+    require_shape(op, "weights", found.weights, with_tasks(std::move(expected)));
     return found;
   }
   Tensor found(op, given, name);
   const bool classes = loss == Loss::cross_entropy;
   if (classes != (found.dtype() == DType::int64)) throw py::type_error(std::string(op) + ": " + name + " must suit the loss");
   require_alike(op, {&inputs, &found});
-  require_shape(op, name, found, classes ? with_tasks({count}) : with_tasks({count, outputs}));
+  if (!classes) expected.push_back(outputs);
+  require_shape(op, name, found, with_tasks(std::move(expected)));
   return {found, Tensor()};
 }
 

@@ -44,6 +44,7 @@ class NetworkCall {
   bool batched;  // whether there is a task axis
   int64_t tasks, outputs = 0;
   Shape example;  // the shape of one
+  Shape lead;     // of the inputs and what belongs to them between tasks and examples
 
   int64_t count() const { return count_of(inputs); }
   int64_t count_of(const Tensor& examples) const { return examples.size(-1 - int64_t(example.size())); }
@@ -56,7 +57,8 @@ class NetworkCall {
   // also [steps, ...].
   RateList rates(Handle list, int64_t steps) const;
   Tensor examples(Handle x, const char* name) const;
-  TargetTensors targets(Handle y, const char* name, int64_t count) const;  // y: targets, or a list of these and weights
+  TargetTensors targets(Handle y, const char* name, int64_t count,
+                        const Shape& steps = {}) const;  // y: targets, or a list of these and weights
 
   Shape with_tasks(Shape core) const { return fastmeta::with_tasks(batched, tasks, std::move(core)); }
   virtual Shape core(int tensor) const = 0;  // of one task's parameter
@@ -68,7 +70,7 @@ class NetworkCall {
   int64_t stride(const Tensor& tensor, size_t i) const;
 
  protected:
-  NetworkCall(const char* op, Handle inputs, int64_t example_rank, Str loss);
+  NetworkCall(const char* op, Handle inputs, int64_t example_rank, Str loss, const Shape& lead);
   ~NetworkCall() = default;
   void add_param(const Tensor& p);  // the next one; ValueError unless it has its core's shape, with or without tasks
 

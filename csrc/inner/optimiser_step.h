@@ -1,4 +1,4 @@
-// What the kernels of momentum_step and adam_step are told. All tensors are contiguous.
+// What the kernels of momentum_step and adam_step are told, and an inner loop of its optimiser. All tensors are contiguous.
 #pragma once
 #include <cstdint>
 
@@ -10,8 +10,18 @@ constexpr int kMostOut = 1 + kMostState;  // parameter, state
 
 enum class Spread : int { number, shared, own };  // one number; [size], shared by the tasks; [tasks, size]
 
+// Of torch.optim's SGD with momentum, and Adam. Corrections: 1 - beta^step.
+struct OptimiserNumbers {
+  double weight_decay = 0, momentum = 0, beta1 = 0, beta2 = 0, eps = 0, correction1 = 0, correction2 = 0;
+  bool nesterov = false;
+};
+
+struct InnerOptimiser : OptimiserNumbers {
+  bool adam = false;  // else SGD
+};
+
 template <class R>
-struct OptimiserStep {
+struct OptimiserStep : OptimiserNumbers {
   struct Item {
     int64_t tasks, size;  // outputs are [tasks, size]
     Spread spread[kMostIn];
@@ -22,9 +32,7 @@ struct OptimiserStep {
   };
   int64_t count;
   const Item* items;
-  bool one_rate;  // one number for all items: its gradient, summed over them, goes to the first item's din
-  double weight_decay, momentum, beta1, beta2, eps, correction1, correction2;  // corrections: 1 - beta^step
-  bool nesterov;
+  bool one_rate;     // one number for all items: its gradient, summed over them, goes to the first item's din
   bool* not_finite;  // set by forward where a rate of an element is NaN or infinite
 };
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import _check
 from ..reference.mlp_loss import IGNORE_INDEX
+from ._steps import tasks_first
 
 LOSSES = ("cross_entropy", "mse")
 MOST_STEPS = 1_000_000
@@ -28,15 +29,29 @@ class NetworkInput:
     def rank(self, i: int) -> int:
         return self.ranks[i % len(self.ranks)]
 
+    def support(self, name: str, inputs: Tensor, rank: int, steps: Sequence[int]) -> Tensor:
+        """Inputs that were checked, folded. `steps`: in front of the tasks, where each has a batch of its own."""
+        return _check.fold(tasks_first(inputs, rank + 1), self.lead, rank + 1) if steps else self.examples[name]
+
     def targets(
-        self, op: str, name: str, targets: Any, count: int, loss: str, weights: Any = None, of_weights: str = "weights"
+        self,
+        op: str,
+        name: str,
+        targets: Any,
+        count: int,
+        loss: str,
+        weights: Any = None,
+        of_weights: str = "weights",
+        steps: Sequence[int] = (),
     ) -> Any:
-        """Check the targets of inputs with `count` examples a task, and fold them; with weights, a list of both."""
+        """Check the targets of inputs with `count` examples a task, and fold them; with weights, a list of both. `steps`: as in
+        `support`."""
         like = self.params[0]
         assert like is not None
         core = [count] if loss == "cross_entropy" else [count, self.width]
-        shared = isinstance(targets, Tensor) and targets.ndim == len(core)
-        shape = core if shared else [*self.lead, *core]
+        rank = len(steps) + len(core)
+        shared = isinstance(targets, Tensor) and targets.ndim == rank
+        shape = [*steps, *core] if shared else [*steps, *self.lead, *core]
         if loss == "cross_entropy":
             _check.labels(op, name, targets, shape, like.device)
             _check.label_range(op, name, targets, self.width, IGNORE_INDEX)
@@ -44,14 +59,15 @@ class NetworkInput:
             _check.floating(op, **{"params[0]": like, name: targets})
             if list(targets.shape) != shape:
                 raise ValueError(f"{op}: {name} must have shape {shape}, got {_check.shape(targets)}")
-        folded = _check.fold(targets, self.lead, len(core))
+        folded = _check.fold(tasks_first(targets, rank) if steps else targets, self.lead, rank)
         if weights is None:
             return folded
         _check.floating(op, **{"params[0]": like, of_weights: weights})
-        shape = [*self.lead, count] if weights.ndim != 1 else [count]
+        rank = len(steps) + 1
+        shape = [*steps, *self.lead, count] if weights.ndim != rank else [*steps, count]
         if list(weights.shape) != shape:
             raise ValueError(f"{op}: {of_weights} must have shape {shape}, got {_check.shape(weights)}")
-        return [folded, _check.fold(weights, self.lead, 1)]
+        return [folded, _check.fold(tasks_first(weights, rank) if steps else weights, self.lead, rank)]
 
     @property
     def width(self) -> int:

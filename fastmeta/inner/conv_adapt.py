@@ -6,14 +6,17 @@ from torch import Tensor
 
 from .. import _check
 from .._route import call, direct
+from ..loops.optimisers import InnerOptimiser
+from ..reference.mlp_adapt import Inner
 from ..types import ConvBlock, Loss, Rate
-from ._conv import check_blocks, check_conv, check_loss, cores
+from ._conv import EXAMPLE_RANK, check_blocks, check_conv, check_loss, cores
 from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels, weighted
+from ._steps import by_tasks, given_steps, lead_of, of_a_step
 
 
 def conv_adapt(
     params: Sequence[Param],
-    lr: Rate,
+    lr: Rate | None,
     inputs: Tensor,
     targets: Tensor,
     *,
@@ -22,13 +25,16 @@ def conv_adapt(
     steps: int,
     loss: Loss = "cross_entropy",
     first_order: bool = False,
+    batch_per_step: bool = False,
+    optimiser: InnerOptimiser | None = None,
 ) -> list[Param]:
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
 
     Shapes: params, inputs, targets, weights as in `conv_loss` -> the adapted parameters, a list like params with the batch dimensions.
     `lr`, of any sign: a number, a 0-dim tensor or `[steps]` for all parameters; or a sequence like params, all of one kind:
     numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD), or `[steps, *shape]`. ValueError where a rate is NaN or
-    infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million.
+    infinite; on CUDA and under transforms tensors are not looked at. `steps`: at most a million. `batch_per_step`, `optimiser`: as in
+    `mlp_adapt`.
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}); no graph is kept, at most the
     parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs,
@@ -54,14 +60,20 @@ def conv_adapt(
     op = "conv_adapt"
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
-    static, of_call = (steps, of_blocks, loss, first_order), cores(len(of_blocks), loss, before="rates")
-    y = targets if weights is None else [targets, weights]
-    of_call = of_call if weights is None else weighted(of_call)
-    found = direct(op, (params, listed(lr, params), inputs, y), static, of_call)
+    inner: Inner = None
+    if optimiser is not None or batch_per_step is not False:
+        lr, inner = given_steps(op, lr, batch_per_step, optimiser)
+    static, of_call = (steps, of_blocks, loss, first_order, inner), cores(len(of_blocks), loss, before="rates")
+    of_call, x, y, w = of_call if weights is None else weighted(of_call), inputs, targets, weights
+    if inner is not None:
+        of_call, x, y, w = by_tasks(inner, of_call, inputs, targets, weights)
+    found = direct(op, (params, listed(lr, params), x, y if w is None else [y, w]), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
-    net = check_conv(op, params, of_blocks, inputs=inputs)
+    lead = lead_of(inner, steps)
+    net = check_conv(op, params, of_blocks, **of_a_step(op, "inputs", inputs, EXAMPLE_RANK, lead))
     rates = check_rates(op, lr, params, steps, net.ranks)
-    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss, weights)
-    return like_params(call(op, (net.params, rates, net.examples["inputs"], folded), static, of_call), net)
+    folded = net.targets(op, "targets", targets, inputs.shape[-4], loss, weights, steps=lead)
+    args = (net.params, rates, net.support("inputs", inputs, EXAMPLE_RANK, lead), folded)
+    return like_params(call(op, args, static, of_call), net)

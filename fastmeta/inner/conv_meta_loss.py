@@ -6,14 +6,17 @@ from torch import Tensor
 
 from .. import _check
 from .._route import call, direct
+from ..loops.optimisers import InnerOptimiser
+from ..reference.mlp_adapt import Inner
 from ..types import ConvBlock, Loss, Rate
-from ._conv import check_blocks, check_conv, check_loss, cores
+from ._conv import EXAMPLE_RANK, check_blocks, check_conv, check_loss, cores
 from ._network import check_rates, check_steps, listed, refuse_labels, weighted
+from ._steps import by_tasks, given_steps, lead_of, of_a_step
 
 
 def conv_meta_loss(
     params: Sequence[Tensor | None],
-    lr: Rate,
+    lr: Rate | None,
     support_x: Tensor,
     support_y: Tensor,
     query_x: Tensor,
@@ -25,11 +28,14 @@ def conv_meta_loss(
     steps: int,
     loss: Loss = "cross_entropy",
     first_order: bool = False,
+    batch_per_step: bool = False,
+    optimiser: InnerOptimiser | None = None,
 ) -> Tensor:
     r"""L_query(theta_K), theta_K = conv_adapt(params, lr, support_x, support_y): adaptation and query loss in one call.
 
     Shapes: params, lr as in `conv_adapt`; support_x `[..., S, channels, height, width]`, query_x with Q for S, targets as in
     `conv_loss` -> `[...]`, one query loss a task. `weights`: of the support, `query_weights`: of the query; as in `mlp_loss`.
+    `batch_per_step`, of the support alone, and `optimiser` as in `mlp_adapt`.
 
     Where a gradient will be asked for, forward computes each task's whole meta-gradient in the same call and backward only
     scales it. Differentiable in params, lr, all inputs, weights and (mse) targets, to any order. Errors and dtypes as in
@@ -56,21 +62,31 @@ def conv_meta_loss(
     op = "conv_meta_loss"
     of_blocks, loss = check_blocks(op, blocks), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
-    static, of_call = (steps, of_blocks, loss, first_order, False), cores(len(of_blocks), loss, 2, before="rates")
-    support = support_y if weights is None else [support_y, weights]
+    inner: Inner = None
+    if optimiser is not None or batch_per_step is not False:
+        lr, inner = given_steps(op, lr, batch_per_step, optimiser)
+    static, of_call = (
+        (steps, of_blocks, loss, first_order, False, inner),
+        cores(len(of_blocks), loss, 2, before="rates"),
+    )
     query = query_y if query_weights is None else [query_y, query_weights]
     of_call = of_call if weights is None else weighted(of_call, -3)
     of_call = of_call if query_weights is None else weighted(of_call)
-    found = direct(op, (params, listed(lr, params), support_x, support, query_x, query), static, of_call)
+    x, y, w = support_x, support_y, weights
+    if inner is not None:
+        of_call, x, y, w = by_tasks(inner, of_call, support_x, support_y, weights)
+    found = direct(op, (params, listed(lr, params), x, y if w is None else [y, w], query_x, query), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
         return found[0]
-    net = check_conv(op, params, of_blocks, support_x=support_x, query_x=query_x)
+    lead = lead_of(inner, steps)
+    of_support = of_a_step(op, "support_x", support_x, EXAMPLE_RANK, lead)
+    net = check_conv(op, params, of_blocks, **of_support, query_x=query_x)
     args = (
         net.params,
         check_rates(op, lr, params, steps, net.ranks),
-        net.examples["support_x"],
-        net.targets(op, "support_y", support_y, support_x.shape[-4], loss, weights),
+        net.support("support_x", support_x, EXAMPLE_RANK, lead),
+        net.targets(op, "support_y", support_y, support_x.shape[-4], loss, weights, steps=lead),
         net.examples["query_x"],
         net.targets(op, "query_y", query_y, query_x.shape[-4], loss, query_weights, "query_weights"),
     )

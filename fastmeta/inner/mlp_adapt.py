@@ -6,9 +6,12 @@ from torch import Tensor
 
 from .. import _check
 from .._route import call, direct
+from ..loops.optimisers import InnerOptimiser
+from ..reference.mlp_adapt import Inner
 from ..types import Activation, Loss, Rate
-from ._mlp import PARAM_CORES, check_loss, check_mlp
+from ._mlp import EXAMPLE_RANK, PARAM_CORES, check_loss, check_mlp
 from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels, weighted
+from ._steps import by_tasks, given_steps, lead_of, of_a_step
 
 CORES = {
     "cross_entropy": (PARAM_CORES, (None,), 2, 1),
@@ -18,7 +21,7 @@ CORES = {
 
 def mlp_adapt(
     params: Sequence[Param],
-    lr: Rate,
+    lr: Rate | None,
     inputs: Tensor,
     targets: Tensor,
     *,
@@ -27,6 +30,8 @@ def mlp_adapt(
     activation: Activation = "relu",
     loss: Loss = "cross_entropy",
     first_order: bool = False,
+    batch_per_step: bool = False,
+    optimiser: InnerOptimiser | None = None,
 ) -> list[Param]:
     r"""theta_{k+1} = theta_k - alpha_k * dL(theta_k)/dtheta for k = 0 .. steps - 1, each task for itself.
 
@@ -35,6 +40,10 @@ def mlp_adapt(
     gives each its own. Its entries are all of one kind: numbers or 0-dim tensors, `[steps]`, the parameter's shape (Meta-SGD:
     `[out, in]`, `[out]`), or `[steps, *shape]`.
     `steps`: at most a million. `first_order`: leave out the second derivatives, v_k = v_{k+1} below (FOMAML).
+    `batch_per_step`: inputs `[K, ..., S, in]`, targets and weights with the K steps in front likewise; step k takes batch k.
+    `optimiser`: a `fastmeta.SGD` or `fastmeta.Adam` in the place of `lr`, which must then be None. Its rates are of the kinds that
+    `lr` has. Its other numbers are Python's; `fastmeta.unroll` learns those. Its state begins at 0 in every task and has its
+    part in the backward. On CUDA the reference runs where either is given.
 
     Backward is the chain of Hessian-vector products v_k = v_{k+1} - H_k (alpha_k * v_{k+1}). It keeps no graph, at most the
     parameters before each step. Differentiable in params, lr, inputs, weights and (mse) targets, to any order.
@@ -60,15 +69,20 @@ def mlp_adapt(
     op = "mlp_adapt"
     activation, loss = check_loss(op, activation, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
-    static = (steps, activation, loss, first_order)
-    y = targets if weights is None else [targets, weights]
-    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
-    found = direct(op, (params, listed(lr, params), inputs, y), static, of_call)
+    inner: Inner = None
+    if optimiser is not None or batch_per_step is not False:
+        lr, inner = given_steps(op, lr, batch_per_step, optimiser)
+    static = (steps, activation, loss, first_order, inner)
+    of_call, x, y, w = CORES[loss] if weights is None else weighted(CORES[loss]), inputs, targets, weights
+    if inner is not None:
+        of_call, x, y, w = by_tasks(inner, of_call, inputs, targets, weights)
+    found = direct(op, (params, listed(lr, params), x, y if w is None else [y, w]), static, of_call)
     if found is not None:
         refuse_labels(op, loss, params, targets=targets)
         return in_order(found, params)
-    mlp = check_mlp(op, params, inputs=inputs)
+    lead = lead_of(inner, steps)
+    mlp = check_mlp(op, params, **of_a_step(op, "inputs", inputs, EXAMPLE_RANK, lead))
     rates = check_rates(op, lr, params, steps, mlp.ranks)
-    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
-    args = (mlp.params, rates, mlp.examples["inputs"], folded)
+    folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights, steps=lead)
+    args = (mlp.params, rates, mlp.support("inputs", inputs, EXAMPLE_RANK, lead), folded)
     return like_params(call(op, args, static, of_call), mlp)

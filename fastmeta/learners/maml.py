@@ -45,7 +45,8 @@ class MAML(NetworkLearner):
     general engine. It is an attribute: assign it as training goes on, None for the last step alone.
     `task_chunk`: the most tasks at once in the general engine, to bound its memory. None: all of them.
     `optimiser`: `fastmeta.SGD` or `fastmeta.Adam` in place of `lr`, with momentum, decay or rates by the names of the model's
-    parameters. The loop is then `fastmeta.unroll`'s, in the general engine, and starts in every task without state. An
+    parameters. It starts in every task without state. The models above take it in their native call, on a CPU, where only its rates
+    are tensors, of one kind, without `loss_weights`; else the loop is `fastmeta.unroll`'s, in the general engine. An
     `nn.Parameter` among its numbers is the learner's too. The attribute `inner_optimiser` holds it.
 
         # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
@@ -150,7 +151,7 @@ class MAML(NetworkLearner):
             _arguments.learning_rate(name, lr)
         return look(
             name, self._task_of(model, loss), adapt, settings, self._kept, self._trained, steps=steps, first_order=first_order,
-            task_chunk=task_chunk, by_unroll=optimiser is not None,
+            task_chunk=task_chunk, optimises=optimiser is not None,
         )  # fmt: skip
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:

@@ -100,6 +100,8 @@ class Tree:
         leaves = tree_flatten(self.like)[0]
         entries: list[Any] = []
         for p, (x, own) in zip(leaves, found, strict=True):
+            if x is None:
+                raise ValueError(f"{OP}: {name} must have an entry for each of the params, got None")
             if not isinstance(x, Tensor):
                 entries.append(x)
                 continue

@@ -124,10 +124,10 @@ class Back(Way):
             grads = gradients([total], theta, create_graph=not loop.first_order)
             if loop.first_order:
                 grads = tuple(g.detach() for g in grads)
-        slots = [x for x in given if given[x].requires_grad]
         dnext = [torch.zeros_like(x) if u is None else u for x, u in zip(point, v, strict=True)]
-        others = [*(given[x] for x in slots), *self.others]
         direct = loop.pullback(k, point, [g.detach() for g in grads], given, dnext)
+        slots = [x for x in (given if direct is None else loop.slots(k, "batch")) if given[x].requires_grad]
+        others = [*(given[x] for x in slots), *self.others]
         if direct is None:
             with torch.enable_grad():
                 following = loop.update(k, arguments, grads, given)
@@ -135,11 +135,10 @@ class Back(Way):
             dpoint, of_others = [*found[: len(point)]], found[len(point) :]
         else:
             dpoint, dgrads, of_values = direct
+            self._add_slots(k, [*of_values], [*of_values.values()])
             found = gradients(grads, [*theta, *others], dgrads)
             dpoint[: len(theta)] = torch._foreach_add(found[: len(theta)], dpoint[: len(theta)])
             of_others = found[len(theta) :]
-            for slot, gradient in of_values.items():
-                self._add_slots(k, [slot], [gradient])
         self._add_slots(k, slots, of_others[: len(slots)])
         self._add_others(of_others[len(slots) :])
         return dpoint

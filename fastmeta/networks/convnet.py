@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._route import direct
+from .._route import direct, natively_with_gradients
 from ..inner._conv import Blocks, cores
 from ..inner._network import first_with_graph, in_order, listed
+from ..inner._steps import given_steps
 from ..types import ConvBlock
 from .batch_norm import has_running_statistics
 from .blocks import conv_block
@@ -33,40 +34,38 @@ class ConvNet(Fused):
     def meta_loss_op(self) -> str:
         return "conv_meta_loss"
 
-    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
-        found = self._meta_loss(rates, data, weights, return_outputs=False)
-        return super().losses(rates, data, weights) if found is None else found[0]
-
-    def losses_and_outputs(
-        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        found = self._meta_loss(rates, data, weights, return_outputs=True)
-        if found is None:
-            return super().losses_and_outputs(rates, data, weights)
-        losses, outputs = found
-        return losses, outputs
-
-    def _meta_loss(
-        self, rates: Any, data: Data, weights: tuple[float, ...] | None, return_outputs: bool
-    ) -> tuple[Tensor, ...] | None:
-        if weights is not None or data[0].ndim != 5:  # [n, ...] would be one task
+    def in_one_call(self, rates: Any, data: Data, return_outputs: bool) -> tuple[Tensor, ...] | None:
+        if data[0].ndim != 5:  # [n, ...] would be one task
             return None
-        args, static = (self.params, self._rates(rates), *data), (*self._static(), return_outputs)
+        of_rates, inner = self._steps_of(rates)
+        args, static = (self.params, of_rates, *data), (*self._static(), return_outputs, inner)
         found = direct("conv_meta_loss", args, static, self._cores(2))
         if found is not None:
             self._check_labels(data[1], data[3])
         return found if found is None else first_with_graph(found)
 
-    def predict(self, rates: Any, data: Data) -> Tensor:
-        found = None
-        if data[0].ndim == 5:
-            found = direct("conv_adapt", (self.params, self._rates(rates), *data[:2]), self._static(), self._cores(1))
+    def losses_with_gradients(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        of_rates, inner = self._steps_of(rates)
+        args, static = (self.params, of_rates, *data), (*self._static(), return_outputs, inner)
+        found = natively_with_gradients("conv_meta_loss", args, static, self._cores(2), needs, counts)
+        if found is not None:
+            self._check_labels(data[1], data[3])
+        return found
+
+    def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
+        if data[0].ndim != 5:
+            return None
+        of_rates, inner = self._steps_of(rates)
+        args = (self.params, of_rates, *data[:2])
+        found = direct("conv_adapt", args, (*self._static(), inner), self._cores(1))
         if found is not None:
             found = direct(
                 "conv_forward", (in_order(found, self.params), data[2]), (self.blocks,), cores(len(self.blocks), None)
             )
         if found is None:
-            return super().predict(rates, data)
+            return None
         self._check_labels(data[1])
         return found[0]
 
@@ -76,7 +75,7 @@ class ConvNet(Fused):
         if optimiser is None and x.ndim == 5:
             rates: Any = flat.rates[0] if problem.rate_axes == (0,) else list(flat.rates)
             args = (self.spread(list(flat.theta)), self._rates(rates), x, y)
-            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False), self._cores(1))
+            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False, None), self._cores(1))
         return super().adapt(problem, flat, optimiser) if found is None else list(found)
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
@@ -87,6 +86,14 @@ class ConvNet(Fused):
                 args, of_call = (self.spread(list(theta)), x, y), cores(len(self.blocks), str(self.task.loss))
                 found = direct("conv_grad", args, (self.blocks, self.task.loss), of_call)
         return super().gradients(inner, theta, create_graph) if found is None else list(found[1:])
+
+    def _steps_of(self, rates: Any) -> tuple[Any, Any]:
+        """What the ops take for rates, and their last static argument."""
+        lr, optimiser = self.steps_of(rates)
+        if optimiser is not None:
+            lr, inner = given_steps(self.learner, lr, False, optimiser)
+            return listed(lr, self.params), inner
+        return listed(lr, self.params), None
 
     def _rates(self, rates: Any) -> Any:
         return listed(self.spread(rates), self.params)

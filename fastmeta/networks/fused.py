@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from .._torch import PARAMETERS
+from ..loops.optimisers import InnerOptimiser
 from .any_module import AnyModule
+from .network import Data
 
 
 @dataclass
@@ -21,6 +23,45 @@ class Fused(AnyModule):
             return values
         remaining = iter(values)
         return [None if p is None else next(remaining) for p in self.params]
+
+    def steps_of(self, rates: Any) -> tuple[Any, InnerOptimiser | None]:
+        """`lr` and `optimiser` of the ops."""
+        if isinstance(rates, InnerOptimiser):
+            lr = self.spread(rates.lr)  # type: ignore[attr-defined]
+            return None, replace(rates, lr=lr)  # type: ignore[type-var]
+        return self.spread(rates), None
+
+    def in_one_call(self, rates: Any, data: Data, return_outputs: bool) -> tuple[Tensor, ...] | None:
+        """The losses, and the outputs where they are asked for; None where the ops do not take the data."""
+        raise NotImplementedError
+
+    def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
+        """`predict`; None where the ops do not take the data."""
+        raise NotImplementedError
+
+    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
+        found = None if weights is not None else self.in_one_call(rates, data, return_outputs=False)
+        return super().losses(rates, data, weights) if found is None else found[0]
+
+    def losses_and_outputs(
+        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        found = None if weights is not None else self.in_one_call(rates, data, return_outputs=True)
+        if found is None:
+            return super().losses_and_outputs(rates, data, weights)
+        losses, outputs = found
+        return losses, outputs
+
+    def predict(self, rates: Any, data: Data) -> Tensor:
+        found = self.outputs_by_ops(rates, data)
+        return super().predict(rates, data) if found is None else found
+
+    def losses_with_gradients(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        """`losses`, with the query outputs where they are asked for, without a graph; and the gradients of sum(counts * losses) to what
+        `needs` marks of params, rates and data. None where there is no such native call."""
+        raise NotImplementedError
 
     @property
     def leaves(self) -> list[Tensor]:

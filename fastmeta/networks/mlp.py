@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .._ask import OF_SUPPORT, ask
+from .._route import natively_with_gradients
+from ..inner._network import listed, refuse_labels
 from ..inner.mlp_adapt import mlp_adapt
 from ..inner.mlp_forward import mlp_forward
 from ..inner.mlp_grad import mlp_grad
-from ..inner.mlp_meta_loss import mlp_meta_loss_and_outputs
+from ..inner.mlp_meta_loss import CORES, mlp_meta_loss_and_outputs
 from .chain import InnerLoop, Update
 from .fused import Fused, parameters_of
 from .inner_problem import Flat, Problem
@@ -41,34 +43,41 @@ class Mlp(Fused):
     def meta_loss_op(self) -> str:
         return "mlp_meta_loss"
 
-    def losses(self, rates: Any, data: Data, weights: tuple[float, ...] | None = None) -> Tensor:
-        if weights is not None or not self.takes(data[0], data[2]):
-            return super().losses(rates, data, weights)
-        return self._meta_loss(rates, data, return_outputs=False)[0]
-
-    def losses_and_outputs(
-        self, rates: Any, data: Data, weights: tuple[float, ...] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        if weights is not None or not self.takes(data[0], data[2]):
-            return super().losses_and_outputs(rates, data, weights)
-        losses, outputs = self._meta_loss(rates, data, return_outputs=True)
-        return losses, outputs
-
-    def _meta_loss(self, rates: Any, data: Data, return_outputs: bool) -> tuple[Tensor, ...]:
+    def in_one_call(self, rates: Any, data: Data, return_outputs: bool) -> tuple[Tensor, ...] | None:
         support_x, support_y, query_x, query_y = data
+        if not self.takes(support_x, query_x):
+            return None
+        lr, optimiser = self.steps_of(rates)
         return ask(
-            self.learner, mlp_meta_loss_and_outputs, {}, self.params, self.spread(rates), self.flat(support_x), support_y,
+            self.learner, mlp_meta_loss_and_outputs, {}, self.params, lr, self.flat(support_x), support_y,
             self.flat(query_x), query_y, steps=self.steps, activation=self.activation, loss=self.task.loss,
-            first_order=self.first_order, return_outputs=return_outputs,
+            first_order=self.first_order, optimiser=optimiser, return_outputs=return_outputs,
         )  # fmt: skip
 
-    def predict(self, rates: Any, data: Data) -> Tensor:
+    def losses_with_gradients(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        support_x, support_y, query_x, query_y = data
+        lr, optimiser = self.steps_of(rates)
+        if optimiser is not None:
+            return None
+        of_rates = listed(lr, self.params)
+        args = self.params, of_rates, self.flat(support_x), support_y, self.flat(query_x), query_y
+        loss: Any = self.task.loss
+        static = (self.steps, self.activation, loss, self.first_order, return_outputs, None)
+        found = natively_with_gradients("mlp_meta_loss", args, static, CORES[loss], needs, counts)
+        if found is not None:
+            refuse_labels("mlp_meta_loss", loss, self.params, support_y=support_y, query_y=query_y)
+        return found
+
+    def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
         support_x, support_y, query_x = data
         if not self.takes(support_x, query_x):
-            return super().predict(rates, data)
+            return None
+        lr, optimiser = self.steps_of(rates)
         params = ask(
-            self.learner, mlp_adapt, OF_SUPPORT, self.params, self.spread(rates), self.flat(support_x), support_y,
-            steps=self.steps, activation=self.activation, loss=self.task.loss, first_order=self.first_order,
+            self.learner, mlp_adapt, OF_SUPPORT, self.params, lr, self.flat(support_x), support_y, steps=self.steps,
+            activation=self.activation, loss=self.task.loss, first_order=self.first_order, optimiser=optimiser,
         )  # fmt: skip
         x = self.flat(query_x)
         return ask(self.learner, mlp_forward, {"inputs": "query_x"}, params, x, activation=self.activation)

@@ -60,10 +60,10 @@ def look(
     steps: int,
     first_order: bool,
     task_chunk: int | None,
-    by_unroll: bool = False,
+    optimises: bool = False,
 ) -> Plan:
     """`adapt`: see `adapted_names`. `before`: the last plan, from which an unchanged network takes what was learned of it.
-    `known`: which parameters were trained then, for those in whose place a tensor stands now. `by_unroll`: the
+    `known`: which parameters were trained then, for those in whose place a tensor stands now. `optimises`: the
     rates will be an optimiser."""
     model = task.model
     refuse_running_statistics(learner, model)
@@ -74,15 +74,14 @@ def look(
     if seen is not None and old is not None and old.holds():
         seen.learned = old.learned
     common = (learner, task, adapted, seen, steps, first_order, task_chunk)
-    if by_unroll:
-        return Plan(WithOptimiser(*common), settings, trained)
     whole = isinstance(task.loss, str) and len(adapted) == len(trained)
     layers = layers_of(model, seen) if whole else None
     for kind, parts_of in KINDS if layers else ():
         parts = parts_of(layers)
         if parts is not None and runs_in_order(parts[0], model):
-            return Plan(kind(*common, *parts), settings, trained)
-    return Plan(AnyModule(*common), settings, trained)
+            native = kind(*common, *parts)
+            return Plan(WithOptimiser(*common, native) if optimises else native, settings, trained)
+    return Plan((WithOptimiser if optimises else AnyModule)(*common), settings, trained)
 
 
 def layers_of(model: nn.Module, seen: Seen | None) -> list[Any] | None:

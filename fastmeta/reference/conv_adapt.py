@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .conv_forward import Params
 from .conv_grad import conv_grad
-from .mlp_adapt import descend
+from .mlp_adapt import Inner, batch, descend, has_batches
 from .mlp_loss import Targets
 
 
@@ -20,11 +20,13 @@ def conv_adapt(
     blocks: Sequence[tuple[Any, ...]],
     loss: str,
     first_order: bool,
+    inner: Inner = None,
 ) -> list[Tensor | None]:
     """theta_{k+1} = theta_k - alpha_k * grad L(theta_k). Rates: one for all parameters or one each, as in `ops.conv_adapt`."""
     ranks = (*((4, 1, 1, 1) * len(blocks)), 2, 1)
 
-    def gradient(theta: Params) -> Params:
-        return conv_grad(theta, inputs, targets, blocks, loss)[1]
+    def gradient(theta: Params, k: int) -> Params:
+        return conv_grad(theta, *batch(k, inputs, targets, 4, loss, inner), blocks, loss)[1]
 
-    return descend(params, ranks, rates, inputs.shape[:-4], steps, first_order, gradient)
+    lead = inputs.shape[: -4 - has_batches(inner)]
+    return descend(params, ranks, rates, lead, steps, first_order, gradient, inner)

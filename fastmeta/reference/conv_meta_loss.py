@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .conv_adapt import conv_adapt
 from .conv_forward import Params, conv_outputs
+from .mlp_adapt import Inner
 from .mlp_loss import Targets, task_loss
 
 
@@ -22,9 +23,10 @@ def conv_meta_loss(
     loss: str,
     first_order: bool,
     return_outputs: bool = False,
+    inner: Inner = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
-    adapted = conv_adapt(params, rates, support_x, support_y, steps, blocks, loss, first_order)
+    adapted = conv_adapt(params, rates, support_x, support_y, steps, blocks, loss, first_order, inner)
     outputs = conv_outputs(adapted, query_x, blocks)
     losses = task_loss(outputs, query_y, loss)
     return (losses, outputs.detach()) if return_outputs else losses

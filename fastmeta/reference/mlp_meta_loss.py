@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .mlp_adapt import mlp_adapt
+from .mlp_adapt import Inner, mlp_adapt
 from .mlp_forward import mlp_forward
 from .mlp_loss import Targets, task_loss
 
@@ -21,9 +21,10 @@ def mlp_meta_loss(
     loss: str,
     first_order: bool,
     return_outputs: bool = False,
+    inner: Inner = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
-    adapted = mlp_adapt(params, rates, support_x, support_y, steps, activation, loss, first_order)
+    adapted = mlp_adapt(params, rates, support_x, support_y, steps, activation, loss, first_order, inner)
     outputs = mlp_forward(adapted, query_x, activation)
     losses = task_loss(outputs, query_y, loss)
     return (losses, outputs.detach()) if return_outputs else losses

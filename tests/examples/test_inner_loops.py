@@ -2,7 +2,9 @@
 
 import re
 
+import letters
 import pytest
+import reweight
 import torch
 from plain import WAYS
 
@@ -82,3 +84,14 @@ def test_a_short_run_improves_what_it_should(program, worse, better):
     text = printed(program)
     low, high = (numbers(text, row)[column] for row, column in (worse, better))
     assert low < high
+
+
+def test_reweight_in_one_op():
+    """The weights' gradient, as by unroll."""
+    net, weights = letters.network(3, 8), torch.zeros(10, requires_grad=True)
+    batch, clean = (letters.Letters(torch.rand(n, 1, 28, 28), torch.arange(n) % 3) for n in (10, 6))
+    slopes = []
+    for way in ("native", "unroll"):
+        loss = reweight.clean_loss(way, net, weights, batch, clean, 0.1, 3)
+        slopes.append([loss, *torch.autograd.grad(loss, weights)])
+    torch.testing.assert_close(*slopes)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fastmeta
+from fastmeta.networks import with_optimiser
 from harness.plain_loops import episode, mlp, same_gradients
 from harness.plain_unroll import D, plain_unroll
 
@@ -70,6 +71,48 @@ def test_a_part_is_adapted_and_a_copy_learns_its_own(at_once):
     copied = copy.deepcopy(learner)
     copied.backward(*data)
     assert all(p.grad is None for p in learner.parameters()) and all(p.grad is not None for p in copied.parameters())
+
+
+NATIVE = {
+    "adam, rates of elements": lambda net: fastmeta.Adam({n: torch.rand_like(p) for n, p in net.named_parameters()}, eps=0.1),
+    "nesterov, rates of tensors": lambda net: fastmeta.SGD({n: 0.1 for n, _ in net.named_parameters()}, 0.8, 0.1, True),
+}  # fmt: skip
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("case", [*CASES, *NATIVE])
+def test_known_models_run_in_one_call(case, monkeypatch):
+    """An MLP and a convolutional network, and the same without their ops."""
+    conv = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1, bias=False), nn.GroupNorm(1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+    )
+    images = [x.double() if x.is_floating_point() else x for x in images_of(3)]
+    for net, data in ((mlp(), episode()), (conv.double(), images)):
+        optimiser = (NATIVE | {name: make for name, (make, *_) in CASES.items()})[case](net)
+        learner = fastmeta.MAML(net, steps=2, optimiser=optimiser)
+        found = []
+        for refused in ("unroll", "_is_known"):
+            with monkeypatch.context() as patch:
+                patch.setattr(with_optimiser, refused, lambda *_, **__: None)
+                losses, outputs = learner.loss(*data, return_outputs=True)
+                leaves = [p for p in learner.parameters() if p.requires_grad]
+                found.append([losses, outputs, learner(*data[:3]), *torch.autograd.grad(losses.sum(), leaves)])
+        torch.testing.assert_close(*found)
+
+
+def images_of(ways):
+    labels = torch.arange(6).remainder(ways).expand(2, 6)
+    return torch.rand(2, 6, 1, 4, 4), labels, torch.rand(2, 6, 1, 4, 4), labels
+
+
+def test_meta_sgd(at_once):
+    """Its rates in the place of the optimiser's."""
+    net, data = mlp(), episode()
+    learner = fastmeta.MetaSGD(net, steps=2, optimiser=fastmeta.SGD(0.3, 0.6, 0.1))
+    assert all((rate == 0.3).all() for rate in learner.alpha)
+    lr = dict(zip(learner.adapted, learner.alpha, strict=True))
+    truth = plain(learner, sgd, {"lr": lr, "momentum": 0.6, "weight_decay": 0.1}, *data)
+    same_gradients(learner.loss(*data), truth, list(learner.parameters()))
 
 
 def test_errors():

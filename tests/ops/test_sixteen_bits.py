@@ -169,7 +169,11 @@ def test_networks_widen_some_tasks_at_a_time(dtype, lead, D, shared, loss):
     def fn(W, b, rates, x, query, weights, values):
         y = values if loss == "mse" else classes
         adapted = fastmeta.mlp_adapt([W, b], [rates, rates[..., 0]], x, y, weights=weights, steps=2, loss=loss)
-        return [*adapted, fastmeta.mlp_meta_loss([W, b], 0.1 / D, x, y, query, y, steps=2, loss=loss)]
+        of_steps = fastmeta.mlp_meta_loss(
+            [W, b], None, torch.stack([x, query]), torch.stack([y, y]), query, y, steps=2, loss=loss, batch_per_step=True,
+            optimiser=fastmeta.SGD([rates, rates[..., 0]], 0.5),
+        )  # fmt: skip
+        return [*adapted, of_steps, fastmeta.mlp_meta_loss([W, b], 0.1 / D, x, y, query, y, steps=2, loss=loss)]
 
     tensors = [t.to(dtype) for t in (W, b, rates, x, query, weights, values)]
     ours, wide = values_and_grads(fn, tensors), values_and_grads(fn, [t.float() for t in tensors])

@@ -63,7 +63,7 @@ def inner_loop(how, model, values, params, sx, sy, qx, *qy):
     def outputs(t, x):
         return functional_call(model, stay | dict(zip(theta, t, strict=True)), (x,))
 
-    def support(t):
+    def support(t, _):
         return outputs_loss(outputs(t, sx), sy, how.loss)
 
     steps = path([*theta.values()], support, lambda i, k: rate(how, values, i, k), how.steps, how.first_order)
@@ -103,7 +103,7 @@ def proto_maml(how, learner, values, sx, sy, qx, *qy):
         -c.square().sum(1),
     ]  # a step does not see whose the head is
     steps = path(
-        start, lambda t: outputs_loss(outputs(t, sx), sy, how.loss), lambda i, k: rate(how, values, i, k), how.steps,
+        start, lambda t, _: outputs_loss(outputs(t, sx), sy, how.loss), lambda i, k: rate(how, values, i, k), how.steps,
         how.first_order,
     )  # fmt: skip
     return scored(how, outputs(steps[-1], qx), qy)

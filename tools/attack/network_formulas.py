@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import fastmeta
+
 from .op_formulas import each_task, mean_loss
 
 ACTIVATIONS = {
@@ -124,13 +126,44 @@ def rate_at(lr, i, k):
     return rate[k] if isinstance(first, Tensor) and first.ndim % 2 == 1 else rate
 
 
-def path(p, fn, rate, steps, first_order):
-    """p before the first step of SGD on fn and after each (Finn et al. 2017, Li et al. 2017); `first_order`: slopes are constants;
-    rate(i, k): of parameter i in step k."""
-    found = [p]
+def descend(q, g, rate, k, state):
+    return q - rate * g, state
+
+
+def nesterov(q, g, rate, k, b):
+    """Sutskever et al. 2013 as torch.optim.SGD has it: momentum 0.7, decay 0.2."""
+    g = g + 0.2 * q
+    b = 0.7 * b + g
+    return q - rate * (g + 0.7 * b), b
+
+
+def adam(q, g, rate, k, state):
+    """Kingma and Ba 2015: betas 0.7 and 0.8, eps 0.1, decay 0.2 as torch.optim.Adam has it."""
+    m, v = state if k else (0, 0)
+    g = g + 0.2 * q
+    m, v = 0.7 * m + 0.3 * g, 0.8 * v + 0.2 * g**2
+    root = torch.where(v > 0, torch.where(v > 0, v / (1 - 0.8 ** (k + 1)), 1).sqrt(), 0)
+    return q - rate * m / (1 - 0.7 ** (k + 1)) / (root + 0.1), (m, v)
+
+
+OPTIMISERS = {  # the formula of a step; what fastmeta has for it
+    None: (descend, lambda lr: lr),
+    "nesterov": (nesterov, lambda lr: fastmeta.SGD(lr, 0.7, 0.2, True)),
+    "adam": (adam, lambda lr: fastmeta.Adam(lr, (0.7, 0.8), 0.1, 0.2)),
+}
+
+
+def path(p, fn, rate, steps, first_order, step=descend):
+    """p before the first step on fn and after each (Finn et al. 2017, Li et al. 2017); fn(p, k): in step k; `first_order`: slopes are
+    constants; rate(i, k): of parameter i in step k."""
+    found, states = [p], [0] * len(p)
     for k in range(steps):
-        slopes = [g.detach() if g is not None and first_order else g for g in gradient(fn, p)]
-        p = [None if q is None else q - rate(i, k) * g for i, (q, g) in enumerate(zip(p, slopes, strict=True))]
+        slopes = [g.detach() if g is not None and first_order else g for g in gradient(lambda p, k=k: fn(p, k), p)]
+        made = [
+            (q, 0) if q is None else step(q, g, rate(i, k), k, s)
+            for i, (q, g, s) in enumerate(zip(p, slopes, states, strict=True))
+        ]
+        p, states = [q for q, _ in made], [s for _, s in made]
         found.append(p)
     return found
 
@@ -141,11 +174,16 @@ def formula(name):
 
     def of(
         params, loss="cross_entropy", lr=0.0, steps=0, first_order=False, curvature="", vectors=(), weights=None,
-        query_weights=None, **arguments,
+        query_weights=None, optimiser=None, batch_per_step=False, **arguments,
     ):  # fmt: skip
         outputs, ranks, rank = mlp(arguments.pop("activation")) if family == "mlp" else convnet(arguments.pop("blocks"))
         count, of_params = len(params), [ranks[i % len(ranks)] for i in range(len(params) + len(vectors))]
         of_examples = [(2 if loss == "mse" else 1) if i % 2 else rank for i in range(len(arguments))]
+        examples, of_weights = list(arguments.values()), 1 + batch_per_step
+        if batch_per_step:
+            of_examples[:2] = [1 + of for of in of_examples[:2]]
+            examples[:2] = [x.movedim(0, x.ndim - of) for x, of in zip(examples, of_examples[:2], strict=False)]
+            weights = None if weights is None else weights.movedim(0, weights.ndim - 2)
 
         def one(*tensors):
             p, v, (*examples, w, of_query) = tensors[:count], tensors[count : len(of_params)], tensors[len(of_params) :]
@@ -163,12 +201,16 @@ def formula(name):
                 return present(gauss_newton(lambda p: outputs(p, examples[0]), p, v, examples[1], loss, w))
             if op == "hvp":
                 return present(hessian(value, p, v))
-            support = lambda p: value(p, *examples[:2])  # noqa: E731
-            p = path(p, support, lambda i, k: rate_at(lr, i, k), steps, first_order)[-1]
+
+            def support(p, k):
+                batch = [*examples[:2], w]
+                return value(p, *(x if x is None or not batch_per_step else x[k] for x in batch))
+
+            p = path(p, support, lambda i, k: rate_at(lr, i, k), steps, first_order, OPTIMISERS[optimiser][0])[-1]
             return present(p) if op == "adapt" else value(p, *examples[2:], of_query)
 
-        ranks = [*of_params, *of_examples, 1, 1]
-        return each_task(one, ranks, *params, *vectors, *arguments.values(), weights, query_weights)
+        ranks = [*of_params, *of_examples, of_weights, 1]
+        return each_task(one, ranks, *params, *vectors, *examples, weights, query_weights)
 
     return of
 

@@ -1,5 +1,6 @@
 """Problems of the ops of networks: random MLPs and convolutional networks, inner loops on them."""
 
+import functools
 import itertools
 
 import fastmeta
@@ -70,21 +71,21 @@ def _conv(draw, p, lead):
     return example, classes, least
 
 
-def _examples(draw, p, of_net, x, y, weights, lead):
-    """Inputs x and, unless their names are empty, targets y and now and then weights."""
+def _examples(draw, p, of_net, x, y, weights, lead, steps=()):
+    """Inputs x and, unless their names are empty, targets y and now and then weights; all with `steps` in front."""
     example, classes, least = of_net
     n = max(draw.size("examples", COUNTS), least)
     n = n if p.kinks else draw.big(n, 33, 65)
     shared = p.tensors[0].ndim == (4 if p.kinks else 2)
     of_inputs = lead if shared and y else draw.own(lead)  # the weights or the inputs say how many tasks there are
-    p.arguments[x] = p.keep(draw.randn(*of_inputs, n, *example))
-    shape = [*draw.own(lead), n]
+    p.arguments[x] = p.keep(draw.randn(*steps, *of_inputs, n, *example))
+    shape = [*steps, *draw.own(lead), n]
     if y and p.arguments["loss"] == "mse":
         p.arguments[y] = p.keep(draw.randn(*shape, classes))
     elif y:
         p.arguments[y] = p.label(y, draw.ignoring(draw.labels(classes, *shape), 0.3))
     if y and draw.odd("weights", 0.3):
-        p.arguments[weights] = p.keep(draw.randn(*draw.own(lead), n))
+        p.arguments[weights] = p.keep(draw.randn(*steps, *draw.own(lead), n))
 
 
 def _rates(draw, p, cores, steps):
@@ -112,6 +113,12 @@ def _cores(p):
     return [core and tuple(core[len(core) - rank :]) for core, rank in zip(cores, ranks, strict=True)]
 
 
+def _called(function, lr, optimiser=None, **arguments):
+    """Of a name of `network_formulas.OPTIMISERS`."""
+    made = network_formulas.OPTIMISERS[optimiser][1](lr)
+    return function(lr=made, **arguments) if optimiser is None else function(lr=None, optimiser=made, **arguments)
+
+
 def _problem(family, op):
     name = f"{family}_{op}"
 
@@ -129,13 +136,19 @@ def _problem(family, op):
             p.arguments["curvature"] = draw.pick("curvature", ("hessian", "hessian", "ggn"))
             vectors = [None if core is None else p.keep(draw.randn(*draw.own(lead), *core)) for core in cores]
             p.arguments["vectors"] = vectors
+        batches = ()
         if op in ("adapt", "meta_loss"):
+            p.function = functools.partial(_called, p.function)
             steps = draw.size("steps", (0, 1, 1, 2, 3))
             given = {"lr": _rates(draw, p, cores, steps), "steps": steps, "first_order": draw.odd("first_order", 0.2)}
             p.arguments |= given
+            if draw.odd("optimiser", 0.3):
+                p.arguments["optimiser"] = draw.pick("kind", ("nesterov", "adam"))
+            if draw.odd("batch_per_step", 0.2):
+                p.arguments["batch_per_step"], batches = True, (steps,)
         names = [("support_x", "support_y", "weights"), ("query_x", "query_y", "query_weights")]
         for of_batch in names if op == "meta_loss" else [("inputs", "targets", "weights")]:
-            _examples(draw, p, of_net, *of_batch, lead)
+            _examples(draw, p, of_net, *of_batch, lead, () if of_batch[0] == "query_x" else batches)
         return p
 
     return make

@@ -42,7 +42,7 @@ RUNTIME = ("emulator", "fibers", "checker", "requests", "sites", "accesses")  # 
 DEVICE = (1, 227 * 1024)  # multiprocessors: few, so that blocks take several tasks; bytes of shared memory for a block
 HOST = (
     "runtime/arena", "runtime/arguments", "runtime/given", "runtime/parallel", "runtime/tensor", "runtime/warm",
-    "inner/narrow_tasks", "inner/network_call", "inner/mlp_call", "inner/conv_call", "inner/conv_forward",
+    "inner/narrow_tasks", "inner/network_call", "inner/inner_steps", "inner/mlp_call", "inner/conv_call", "inner/conv_forward",
 )  # fmt: skip
 
 

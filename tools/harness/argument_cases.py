@@ -33,7 +33,13 @@ def arguments(op):
         "activation": "tanh",
         "loss": "cross_entropy",
     }
-    inner = {"lr": [torch.full_like(p, 0.1) for p in params], "steps": 2, "first_order": False}
+    inner = {
+        "lr": [torch.full_like(p, 0.1) for p in params],
+        "steps": 2,
+        "first_order": False,
+        "batch_per_step": False,
+        "optimiser": None,
+    }
     episode = {"support_x": x, "support_y": LABELS, "query_x": -x, "query_y": LABELS}
     batched = [torch.randn(2, 3, 4), torch.randn(2, 3)]
     episode |= {"weights": weights, "query_weights": -weights}
@@ -42,7 +48,10 @@ def arguments(op):
         "proto_log_softmax": {"query": x, "prototypes": centres, "metric": "euclidean", "temperature": 2.0},
         "proto_loss": {
             "query": x, "prototypes": centres, "targets": LABELS, "metric": "cosine", "temperature": torch.tensor(0.5),
-            "ignore_index": -100, "reduction": "mean",
+            "ignore_index": -100, "reduction": "mean", "exclude": (LABELS + 1) % 3, "margin": 0.2, "target_distance": weights,
+        },
+        "proto_loss_loo": {
+            "embeddings": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5, "reduction": "mean",
         },
         "matching_log_probs": {
             "query": x, "support": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5,

@@ -25,6 +25,7 @@ BACKENDS = {
     "prototypes": PROTO,
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
+    "proto_loss_loo": PROTO,
     "sgd_step": PROTO,
     "momentum_step": PROTO,
     "adam_step": PROTO,
@@ -45,17 +46,32 @@ BACKENDS = {
 }
 OPS = sorted(BACKENDS)
 # Other forms of an op, with derivatives of their own.
-VARIANTS = {"mlp_hvp_ggn": MLP, "conv_forward_features": CONV, "conv_forward_residual": CONV}
+VARIANTS = {
+    "proto_loss_replaced": PROTO,
+    "mlp_hvp_ggn": MLP,
+    "conv_forward_features": CONV,
+    "conv_forward_residual": CONV,
+}
 VARIANTS |= {f"mlp_{name}_weighted": MLP for name in ("loss", "grad", "hvp", "adapt", "meta_loss")}
 VARIANTS |= {f"conv_{name}_weighted": CONV for name in ("grad", "hvp", "meta_loss")}
+VARIANTS |= {f"{name}_steps": CONV for name in ("mlp_adapt", "mlp_meta_loss", "conv_meta_loss")}
 # Of which the derivatives are tested, and the transforms by forms of the same code: that saves minutes.
 LIKE_OTHERS = (
+    "proto_loss_replaced",
     "mlp_grad_weighted",
     "mlp_adapt_weighted",
     "mlp_loss_weighted",
     "conv_grad_weighted",
     "conv_hvp_weighted",
+    "mlp_adapt_steps",
+    "conv_meta_loss_steps",
 )
+# Of the forms with a batch for each step.
+OPTIMISERS = {
+    "mlp_adapt": lambda lr: fastmeta.SGD(lr, 0.7, 0.1, nesterov=True),
+    "mlp_meta_loss": lambda lr: fastmeta.Adam(lr, (0.7, 0.8), 0.1, 0.1),
+    "conv_meta_loss": lambda lr: fastmeta.SGD(lr, 0.5),
+}
 
 
 def interpreted(backend: str) -> bool:
@@ -113,6 +129,28 @@ def _proto_loss(lead, dtype):
     return Case(fn, tensors)
 
 
+def _proto_loss_replaced(lead, dtype):
+    """What does not count, a margin, and distances given."""
+    targets, exclude = torch.tensor([2, -100, 0]).expand(*lead, 3), torch.tensor([1, 2, -1]).expand(*lead, 3)
+
+    def fn(query, prototypes, temperature, given):
+        return fastmeta.proto_loss(
+            query, prototypes, targets, temperature=temperature, exclude=exclude, margin=0.3, target_distance=given
+        )
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), torch.tensor(1.7, dtype=dtype)]
+    return Case(fn, [*tensors, randn(*lead, 3, dtype=dtype).square()])
+
+
+def _proto_loss_loo(lead, dtype):
+    labels = torch.tensor([1, 0, 1, 0, 1]).expand(*lead, 5)
+
+    def fn(embeddings, temperature):
+        return fastmeta.proto_loss_loo(embeddings, labels, 2, metric="cosine", temperature=temperature)
+
+    return Case(fn, [randn(*lead, 5, 3, dtype=dtype), torch.tensor(0.7, dtype=dtype)])
+
+
 def _sgd_step(lead, dtype):
     def fn(w, b, dw, db, alpha_w, alpha_b):
         return tuple(fastmeta.sgd_step([w, b], [dw, db], [alpha_w, alpha_b]))
@@ -154,7 +192,7 @@ def _task_conv2d(lead, dtype):
 
 def _of_network(op, lead, dtype):
     """Parameters that the tasks share. Smooth: no ReLU in the MLP, and a norm that is smooth where a channel's numbers are few."""
-    op, form = re.fullmatch("(.*?)(_ggn|_features|_residual|_weighted|)", op).groups()
+    op, form = re.fullmatch("(.*?)(_ggn|_features|_residual|_weighted|_steps|)", op).groups()
     loss = "mse" if op.endswith(("_grad", "_meta_loss")) else "cross_entropy"
     options = {"T": lead[0] if lead else 1, "loss": loss, "weights": form == "_weighted", "dtype": dtype}
     if op.startswith("mlp"):
@@ -169,6 +207,8 @@ def _of_network(op, lead, dtype):
             p.params[-2:] = [None, None]
     if loss == "cross_entropy":
         p.y[:, 0] = -100
+    if form == "_steps":
+        p.with_batches(2).optimiser = OPTIMISERS[op]
     function, whole = op.split("_", 1)[1], len(p.flat)
     more = {
         "adapt": ("per element", 2),
@@ -179,7 +219,9 @@ def _of_network(op, lead, dtype):
     if function in ("adapt", "meta_loss"):
         whole += len(p.rates(more[function][0], 2))
     if not lead:
-        p.y, tensors = p.y[0], [*tensors[:whole], *(t[0] for t in tensors[whole:])]
+        one = {id(t): t[:, 0] if p.batch_per_step else t[0] for t in (p.x, p.y, p.weights) if t is not None}
+        tensors = [*tensors[:whole], *(one.get(id(t), t[0]) for t in tensors[whole:])]
+        p.y = one[id(p.y)]
 
     def fn(*t):
         found = outputs(call(*t))
@@ -196,5 +238,5 @@ def _hvp(lead, dtype):
 
 
 _MAKERS = {op: functools.partial(_of_network, op) for op in BACKENDS | VARIANTS if op.startswith(("mlp_", "conv_"))}
-_MAKERS |= {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS}
+_MAKERS |= {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS | VARIANTS}
 EVERYWHERE = [(op, backend) for op, backends in (BACKENDS | VARIANTS).items() for backend in backends]

@@ -7,7 +7,10 @@ from types import ModuleType
 
 import pytest
 
+from fastmeta.integrations import _library
+
 PEERS = ("learn2learn", "higher", "easyfsl", "torchopt")
+OF_HEADS = "pytorch_metric_learning"
 
 
 def peer(name):
@@ -18,28 +21,12 @@ def peer(name):
 
 
 def load(name):
-    if name == "learn2learn":
-        return _learn2learn()
+    if name == "learn2learn":  # which imports gym, torchvision and more
+        return _library.load(name)
     if name == "easyfsl":
         _torchvision()
         importlib.import_module("easyfsl.methods")
     return importlib.import_module(name)
-
-
-def _learn2learn():
-    """Its algorithms and heads, which are pure Python, without its __init__, which imports gym, torchvision and more."""
-    if "learn2learn" not in sys.modules:
-        spec = importlib.util.find_spec("learn2learn")
-        if spec is None:
-            raise ModuleNotFoundError("No module named 'learn2learn'")
-        package = sys.modules["learn2learn"] = ModuleType("learn2learn")
-        package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations)
-        for part in ("_version", "utils", "algorithms", "nn"):
-            importlib.import_module(f"learn2learn.{part}")
-        package.__version__ = package._version.__version__
-        for name in ("clone_module", "detach_module", "update_module"):
-            setattr(package, name, getattr(package.utils, name))
-    return sys.modules["learn2learn"]
 
 
 def _torchvision():
@@ -53,6 +40,6 @@ def _torchvision():
 
 
 if __name__ == "__main__":
-    for name in PEERS:
+    for name in (*PEERS, OF_HEADS):
         load(name)
         print("loaded", name)

@@ -50,11 +50,12 @@ def hvp(p, curvature="hessian"):
 def adapt(p, kind, steps, first_order=False):
     n, rates = len(p.flat), p.rates(kind, steps)
     m = n + len(rates)
-    options = p.options() | {"steps": steps, "first_order": first_order}
+    options = p.options() | {"first_order": first_order}
 
     def fn(*t):
         y = t[m + 1] if _targets(p) else p.y
-        return p.op("adapt")(p.tree(t[:n]), p.lr(kind, t[n:m]), t[m], y, **options, **_weighting(p, t[-1]))
+        lr, of_steps = p.steps(p.lr(kind, t[n:m]), steps)
+        return p.op("adapt")(p.tree(t[:n]), lr, t[m], y, **options, **of_steps, **_weighting(p, t[-1]))
 
     return fn, [*p.flat, *rates, p.x, *_targets(p), *_weights(p)]
 
@@ -62,11 +63,12 @@ def adapt(p, kind, steps, first_order=False):
 def meta_loss(p, kind, steps, first_order=False):
     n, rates, query_x, query_y = len(p.flat), p.rates(kind, steps), p.like_x(4), p.targets(4)
     m = n + len(rates)
-    options = p.options() | {"steps": steps, "first_order": first_order}
+    options = p.options() | {"first_order": first_order}
 
     def fn(*t):
         examples = t[m : m + 4] if _targets(p) else (t[m], p.y, t[m + 1], query_y)
-        return p.op("meta_loss")(p.tree(t[:n]), p.lr(kind, t[n:m]), *examples, **options, **_weighting(p, *t[-2:]))
+        lr, of_steps = p.steps(p.lr(kind, t[n:m]), steps)
+        return p.op("meta_loss")(p.tree(t[:n]), lr, *examples, **options, **of_steps, **_weighting(p, *t[-2:]))
 
     weights = [p.weights, p.drawn_weights(4)] if _weights(p) else []
     return fn, [*p.flat, *rates, *([p.x, p.y, query_x, query_y] if _targets(p) else [p.x, query_x]), *weights]

@@ -1,5 +1,6 @@
 """Random networks and tasks for the tests of the mlp and conv ops; MLPs here, convolutional networks in conv_cases.py."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,14 @@ native = pytest.mark.parametrize("backend", KERNELS, indirect=True)
 everywhere = pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 losses = pytest.mark.parametrize("loss", LOSSES)
 RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")
+every_rate = pytest.mark.parametrize(  # each two of these together
+    ("kind", "first_order", "loss"),
+    [
+        (kind, first_order, LOSSES[(i + first_order) % 2])
+        for i, kind in enumerate(RATES)
+        for first_order in (False, True)
+    ],
+)
 
 
 @dataclass(repr=False)
@@ -32,6 +41,8 @@ class Problem:
     shared: bool
     y: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor | None = None
+    batch_per_step: bool = False  # of x, y and weights, with the steps in front
+    optimiser: Callable[[Any], Any] | None = None  # of rates
     family = ""  # of its ops
 
     @property
@@ -48,14 +59,33 @@ class Problem:
     def of_task(self, t: int) -> list[Tensor | None]:
         return [p if p is None or self.shared else p[t] for p in self.params]
 
+    @property
+    def tasks(self) -> int:
+        return self.x.shape[int(self.batch_per_step)]
+
+    def with_batches(self, steps: int):
+        """The same with other examples for each step."""
+        n, weighted = self.x.shape[1], self.weights is not None
+        self.y = torch.stack([self.targets(n) for _ in range(steps)])
+        self.weights = torch.stack([self.drawn_weights(n) for _ in range(steps)]) if weighted else None
+        self.x, self.batch_per_step = torch.stack([self.like_x(n) for _ in range(steps)]), True
+        return self
+
+    def steps(self, rates, steps: int) -> tuple[Any, dict[str, Any]]:
+        """The rates and the options of an inner loop."""
+        options = {"steps": steps, "batch_per_step": self.batch_per_step}
+        if self.optimiser is None:
+            return rates, options
+        return None, options | {"optimiser": self.optimiser(rates)}
+
     def vectors(self) -> list[Tensor]:
-        return [torch.randn(self.x.shape[0], *self.core(p), dtype=p.dtype) for p in self.flat]
+        return [torch.randn(self.tasks, *self.core(p), dtype=p.dtype) for p in self.flat]
 
     def like_x(self, n: int) -> Tensor:
-        return torch.randn(self.x.shape[0], n, *self.x.shape[2:], dtype=self.x.dtype)
+        return torch.randn(self.tasks, n, *self.x.shape[2 + self.batch_per_step :], dtype=self.x.dtype)
 
     def targets(self, n: int) -> Tensor:
-        T, ways = self.x.shape[0], self.params[-2].shape[-2]
+        T, ways = self.tasks, self.params[-2].shape[-2]
         if self.loss == "mse":
             return torch.randn(T, n, ways, dtype=self.x.dtype)
         y = torch.randint(0, ways, (T, n))
@@ -63,7 +93,7 @@ class Problem:
         return y
 
     def drawn_weights(self, n: int) -> Tensor:
-        return torch.randn(self.x.shape[0], n, dtype=self.x.dtype).where(torch.rand(self.x.shape[0], n) > 0.1, 0)
+        return torch.randn(self.tasks, n, dtype=self.x.dtype).where(torch.rand(self.tasks, n) > 0.1, 0)
 
     def rates(self, kind: str, steps: int) -> list[Tensor]:
         dtype = self.x.dtype

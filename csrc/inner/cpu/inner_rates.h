@@ -6,15 +6,15 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-// sum a * b over matrices [rows, width].
-template <class R>
-R inner_product(const R* a, const R* b, int64_t rows, int64_t width) {
+// The sum of at(i), a vector from number i of a matrix [rows, width] on.
+template <class R, class F>
+R sum_of_matrix(int64_t rows, int64_t width, F&& at) {
   const int64_t ld = padded<R>(width), whole = width / kLanes<R> * kLanes<R>;
   Vector<R> total = {};
   for (int64_t i = 0; i < rows; i++) {
     Vector<R> sum = {};
-    for (int64_t j = 0; j < whole; j += kLanes<R>) sum += load(a + i * ld + j) * load(b + i * ld + j);
-    if (whole < width) sum += first_lanes<R>(load(a + i * ld + whole) * load(b + i * ld + whole), width - whole);
+    for (int64_t j = 0; j < whole; j += kLanes<R>) sum += at(i * ld + j);
+    if (whole < width) sum += first_lanes<R>(at(i * ld + whole), width - whole);
     total += sum;
   }
   return sum_lanes<R>(total);
@@ -56,6 +56,16 @@ class InnerRates {
     });
   }
 
+  // Calls f(begin, count, alpha_k, whether it is one number) for the spans of a block of gradients.
+  template <class F>
+  void for_each_span(int64_t k, F&& f) const {
+    if (rates_.per_element) return f(int64_t(0), layout_.gradient, blocks_ + (kinds_ > 1 ? k : 0) * layout_.size, false);
+    layout_.for_each_tensor([&](int tensor, int64_t begin, int64_t rows, int64_t width) {
+      const R alpha = of_tensor(k, tensor);
+      f(begin, rows * padded<R>(width), &alpha, true);
+    });
+  }
+
  private:
   const LayoutOf<R, N>& layout_;
   const RatesOf<const R, N>& rates_;
@@ -88,7 +98,18 @@ class RateGradients {
       return;
     }
     layout_.for_each_tensor([&](int tensor, int64_t begin, int64_t rows, int64_t width) {
-      add(k, tensor, -inner_product(grad + begin, v + begin, rows, width));
+      const R sum = sum_of_matrix<R>(rows, width, [&](int64_t i) { return load(grad + begin + i) * load(v + begin + i); });
+      add(k, tensor, -sum);
+    });
+  }
+  void add(int64_t k, const R* products) {  // += products
+    if (blocks_) {
+      R* to = blocks_ + (kinds_ > 1 ? k : 0) * layout_.gradient;
+      for (int64_t i = 0; i < layout_.gradient; i++) to[i] += products[i];
+      return;
+    }
+    layout_.for_each_tensor([&](int tensor, int64_t begin, int64_t rows, int64_t width) {
+      add(k, tensor, sum_of_matrix<R>(rows, width, [&](int64_t i) { return load(products + begin + i); }));
     });
   }
   void add(int64_t k, int tensor, R value) { sums(k)[drates_.shared ? 0 : tensor] += value; }

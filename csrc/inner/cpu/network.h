@@ -54,12 +54,17 @@ Targets<R> targets_of(const N& shape, const Examples<R>& examples, int64_t t) {
   return targets_at(shape, examples, t * examples.count);
 }
 
-// Where the gradients to `count` examples go, from one on, counted through all tasks: zeros, which the passes add to.
+// Where the gradients to examples go, from one on, counted through all tasks.
+template <class R, class N>
+ExampleGrads<R> grads_at(const N& shape, const ExampleGrads<R>& grads, int64_t example) {
+  return {grads.dx ? grads.dx + example * shape.example_size() : nullptr, grads.dy ? grads.dy + example * shape.output_size() : nullptr,
+          grads.dweights ? grads.dweights + example : nullptr};
+}
+// The same of `count` examples, made zeros, which the passes add to.
 template <class R, class N>
 ExampleGrads<R> cleared(const N& shape, const ExampleGrads<R>& grads, int64_t example, int64_t count) {
   const int64_t in = shape.example_size(), out = shape.output_size();
-  const ExampleGrads<R> found{grads.dx ? grads.dx + example * in : nullptr, grads.dy ? grads.dy + example * out : nullptr,
-                              grads.dweights ? grads.dweights + example : nullptr};
+  const ExampleGrads<R> found = grads_at(shape, grads, example);
   if (found.dx) std::memset(found.dx, 0, size_t(count * in) * sizeof(R));
   if (found.dy) std::memset(found.dy, 0, size_t(count * out) * sizeof(R));
   if (found.dweights) std::memset(found.dweights, 0, size_t(count) * sizeof(R));

@@ -2,10 +2,9 @@
 // (elements of one task's tensor) of one item, over all its tasks, so that what the tasks share is read once and its gradient is
 // summed in order without leaving the thread. Each value goes through memory once, forward and backward.
 #pragma once
-#include <cmath>
 #include <cstring>
 
-#include "inner/optimiser_step.h"
+#include "inner/cpu/optimiser_formulas.h"
 #include "inner/cpu/step_parts.h"
 #include "runtime/arena.h"
 #include "runtime/cpu/kernels.h"
@@ -21,32 +20,6 @@ FASTMETA_INLINE R* at(R* x, Spread spread, int64_t task, int64_t size, int64_t c
   return !x || spread == Spread::number ? x : x + column + (spread == Spread::own ? task * size : 0);
 }
 
-// Calls f(i, load, save) for every column: vectors at a time, the last ones as numbers. load(from, whether it is one number for all).
-template <class R, class F>
-FASTMETA_INLINE void for_each_column(int64_t width, F&& f) {
-  constexpr int64_t lanes = kLanes<R>;
-  const int64_t whole = width / lanes * lanes;
-  const auto load_vector = [](const R* from, bool one) __attribute__((always_inline)) { return one ? Vector<R>{} + *from : load(from); };
-  for (int64_t i = 0; i < whole; i += lanes) f(i, load_vector, [](R* to, Vector<R> x) __attribute__((always_inline)) { store(to, x); });
-  for (int64_t i = whole; i < width; i++)
-    f(
-        i, [](const R* from, bool) __attribute__((always_inline)) { return *from; },
-        [](R* to, R x) __attribute__((always_inline)) { *to = x; });
-}
-
-// The square root of a number or of a vector.
-FASTMETA_INLINE float root_of(float x) { return std::sqrt(x); }
-FASTMETA_INLINE double root_of(double x) { return std::sqrt(x); }
-template <class V>
-FASTMETA_INLINE V root_of(V x) {
-#if defined(__clang__)
-  return __builtin_elementwise_sqrt(x);
-#else
-  for (size_t i = 0; i < sizeof x / sizeof x[0]; i++) x[i] = std::sqrt(x[i]);
-  return x;
-#endif
-}
-
 template <class Formula, class R>
 void step_forward(const OptimiserStep<R>& p) {
   constexpr int S = Formula::state, rate = 2 + S;
@@ -60,14 +33,7 @@ void step_forward(const OptimiserStep<R>& p) {
       const bool seen = item.spread[rate] == Spread::shared && t > 0;
       if (item.spread[rate] != Spread::number && !seen && !all_finite(in[rate], width))
         __atomic_store_n(p.not_finite, true, __ATOMIC_RELAXED);
-      const bool one = item.spread[rate] == Spread::number;
-      for_each_column<R>(width, [&](int64_t i, auto load, auto save) __attribute__((always_inline)) {
-        decltype(load(in[0], false)) x[3 + S], y[1 + S];
-        for (int k = 0; k < 2 + S; k++) x[k] = load(in[k] + i, false);
-        x[rate] = load(in[rate] + (one ? 0 : i), one);
-        formula.forward(x, y);
-        for (int k = 0; k < 1 + S; k++) save(out[k] + i, y[k]);
-      });
+      columns_forward<Formula, R>(formula, in, item.spread[rate] == Spread::number, width, out);
     }
   });
 }
@@ -89,15 +55,7 @@ double part_back(const Formula& formula, const typename OptimiserStep<R>::Item& 
       din[k] = item.din[k] && item.spread[k] == Spread::own ? at(item.din[k], Spread::own, t, item.size, column) : here[k];
     }
     for (int k = 0; k < 1 + S; k++) dout[k] = at(item.dout[k], Spread::own, t, item.size, column);
-    const bool one = item.spread[rate] == Spread::number;
-    for_each_column<R>(width, [&](int64_t i, auto load, auto save) __attribute__((always_inline)) {
-      decltype(load(in[0], false)) x[3 + S], d[1 + S], dx[3 + S];
-      for (int k = 0; k < 2 + S; k++) x[k] = load(in[k] + i, false);
-      x[rate] = load(in[rate] + (one ? 0 : i), one);
-      for (int k = 0; k < 1 + S; k++) d[k] = load(dout[k] + i, false);
-      formula.backward(x, d, dx);
-      for (int k = 0; k < 3 + S; k++) save(din[k] + i, dx[k]);
-    });
+    columns_back<Formula, R>(formula, in, item.spread[rate] == Spread::number, dout, width, din);
     for (int k = 0; k < 3 + S; k++)
       if (item.din[k] && item.spread[k] == Spread::shared)
 #pragma omp simd
