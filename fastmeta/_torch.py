@@ -37,6 +37,7 @@ NAMES = (
     "_C._len_torch_dispatch_stack",
     "Tensor._backward_hooks",
     "Tensor._is_zerotensor",
+    "Tensor._make_subclass",
     "Tensor._post_accumulate_grad_hooks",
     "_efficientzerotensor",
     "_foreach_add",
@@ -115,6 +116,7 @@ def number_of_node(node: Any) -> int:
 
 NO_DISPATCH = torch._C._disabled_torch_dispatch_impl  # of a class whose tensors have their values in their own memory
 is_zeros = Tensor._is_zerotensor  # zeros without memory
+of_class: Any = Tensor._make_subclass  # (a class, a tensor) -> that tensor's memory as one of that class
 takes_data_of = torch._has_compatible_shallow_copy_type  # whether x.data = y keeps x
 # What torch.vmap hides of a tensor: its place in autograd's graph.
 _tensor: Any = Tensor

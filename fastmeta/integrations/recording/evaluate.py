@@ -104,7 +104,7 @@ class Program(Inner):
         if self.start.own and not self.known.native:
             raise Declined("the engine starts from the model's parameters")
         if self.start.own and isinstance(self.network, ConvNet):  # its losses would go to the engine in the end
-            found = self.network._meta_loss(self.rates(self.last), self.data, None, with_outputs)
+            found = self.network.in_one_call(self.rates(self.last), self.data, with_outputs)
             if found is None:
                 raise Declined("the op of the network does not take the data")
             return found[0], found[1] if with_outputs else None

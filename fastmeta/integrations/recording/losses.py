@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._torch import of_class
 from . import evaluate
 from .gradients import back
-from .recorded import NOTHING, Outputs, new
+from .recorded import NOTHING, Outputs
 from .scalars import Scalar, Total, freed
 from .trace import FUNCTIONS, Trace
 
@@ -38,7 +39,7 @@ class Loss(Scalar):
 
     @staticmethod
     def made(outputs: Outputs, y: Tensor, kind: str) -> Loss:
-        self = new(Loss, NOTHING)
+        self: Loss = of_class(Loss, NOTHING)
         self.kept = self.known = None
         self.freed = self.held = self.read = False
         self.pairs = None

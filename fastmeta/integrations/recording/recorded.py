@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._torch import of_class
 from . import evaluate
 from .report import note
 from .trace import Trace
@@ -108,9 +109,6 @@ def realised(tree: Any, graph: bool = True) -> Any:
     return (tree.computed() if graph else tree.evaluated()) if issubclass(kind, Recorded) else tree
 
 
-new = torch.Tensor._make_subclass
-
-
 class Outputs(Recorded):
     """f(theta_k, x)."""
 
@@ -124,7 +122,7 @@ class Outputs(Recorded):
 
     @staticmethod
     def of(trace: Trace, x: Tensor, shape: Any) -> Outputs:
-        self = new(Outputs, NOTHING)
+        self: Outputs = of_class(Outputs, NOTHING)
         self.kept = self.known = self.losses = None
         self.origin, self.k, self.x = trace, len(trace.steps), trace.kept(x)
         self.shape, self.dtype = shape, x.dtype

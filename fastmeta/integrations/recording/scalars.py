@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._torch import of_class
 from .gradients import AGAIN, backward, summed, together, value_of_sum
-from .recorded import NOTHING, Recorded, new
+from .recorded import NOTHING, Recorded
 
 SCALAR = torch.Size()
 
@@ -138,7 +139,7 @@ class Total(Scalar):
 
     @staticmethod
     def of(terms: Sequence[tuple[Any, float]], dtype: torch.dtype, graph: bool = True) -> Total:
-        self = new(Total, NOTHING)
+        self: Total = of_class(Total, NOTHING)
         self.kept = self.known = None
         self.freed = self.held = False
         self.terms, self.dtype, self.requires_grad = terms, dtype, graph
@@ -189,7 +190,7 @@ class Stack(Recorded):
 
     @staticmethod
     def of(items: Sequence[Scalar]) -> Stack:
-        self = new(Stack, NOTHING)
+        self: Stack = of_class(Stack, NOTHING)
         self.kept = self.known = None
         self.items, self.shape, self.dtype = items, torch.Size([len(items)]), items[0].dtype
         return self
