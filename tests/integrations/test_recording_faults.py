@@ -220,11 +220,27 @@ def of_features(learner):
     return found
 
 
+def of_features_that_share_a_graph(learner):
+    """Losses after other numbers of steps on features of one pass, which are seen without grad first."""
+    x, y, query_x, query_y = task()
+    support, query = BODY(torch.cat([x, query_x])).split(len(x))
+    total = 0
+    for steps in (0, 1, 2, 1):
+        clone = adapted(learner.clone(), support, y, steps)
+        with torch.no_grad():
+            seen = clone(query).sum()
+        total = total + (1 + steps) * F.cross_entropy(clone(query), query_y)
+    total.backward()
+    found = [total, seen, *(p.grad.clone() for p in BODY.parameters())]
+    BODY.zero_grad()
+    return found
+
+
 torch.manual_seed(2)
 BODY = nn.Linear(3, 3).double()
 FAULTS = (
     written_inputs, written_parameters, data_of_parameters, hooked, of_parameters, early_loss, interleaved, of_many_kinds, copies,
-    without_grad, clones_without_grad, twice_back, nothing_counts, of_features,
+    without_grad, clones_without_grad, twice_back, nothing_counts, of_features, of_features_that_share_a_graph,
 )  # fmt: skip
 
 

@@ -158,7 +158,7 @@ class Known:
         return (*params, *spread, *NO_DATA), values
 
     def key(self, *of: Any) -> int:
-        return self.keys.setdefault(of, len(self.keys))
+        return self.keys.setdefault(of, len(self.keys) + 1)  # 0: nothing was done
 
 
 def _mlp_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
