@@ -61,7 +61,7 @@ class Parts:
 
 def _takes_gradient(x: Any) -> bool:
     """Whether it is a loss that is not computed, whose gradient a native op may take."""
-    return x.what == "loss" and x.kept is None and x.origin.tracked and not x.origin.reached(x.k)
+    return x.what == "loss" and x.kept is None and x.origin.leads_back(x.k) and not x.origin.reached(x.k)
 
 
 def grouped(losses: Any) -> list[list[Any]]:
@@ -170,9 +170,7 @@ def gradients(of: Any, inputs: Sequence[Tensor], allow_unused: bool, materialize
 
 def together(items: Sequence[Any]) -> list[Tensor]:
     """Each with its graph. Losses whose outputs and clones nobody has any more go together."""
-    losses = {
-        id(x): x for x in items if issubclass(type(x), Recorded) and x.what == "loss" and x.kept is None and not x.freed
-    }
+    losses = {id(x): x for x in items if issubclass(type(x), Recorded) and not x.freed and _takes_gradient(x)}
     for group in grouped(losses.values()):
         if len(group) > 1 and not any(x.origin.is_asked() or x.outputs() is not None for x in group):
             with evaluate.in_grad_mode():

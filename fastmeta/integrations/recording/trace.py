@@ -95,6 +95,10 @@ class Trace:
         """Whether theta_k is there."""
         return self.thetas is not None and len(self.thetas) > k
 
+    def leads_back(self, k: int) -> bool:
+        """Whether gradients go from theta_k to the start."""
+        return self.tracked or k == 0
+
     def is_asked(self) -> bool:
         """Whether somebody has the parameters, or may still ask for them."""
         return self.thetas is not None or (self.clone is not None and self.clone() is not None)
