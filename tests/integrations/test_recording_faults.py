@@ -206,6 +206,18 @@ def nothing_counts(learner):
     return [loss, torch.isnan(nothing)]
 
 
+def hooks_on_gradients(learner):
+    """They come after a clone was made."""
+    kept = losses(learner)
+    loss, seen = next(kept), []
+    handles = [p.register_hook(lambda g: seen.append(1) or 2 * g) for p in learner.parameters()]
+    handles.append(learner.module[0].weight.register_post_accumulate_grad_hook(lambda p: seen.append(1)))
+    loss.backward()
+    for handle in handles:
+        handle.remove()
+    return [loss, len(seen)]
+
+
 def of_features(learner):
     """ANIL: features of a body that is not adapted."""
     total = 0.0
@@ -240,7 +252,7 @@ torch.manual_seed(2)
 BODY = nn.Linear(3, 3).double()
 FAULTS = (
     written_inputs, written_parameters, data_of_parameters, hooked, of_parameters, early_loss, interleaved, of_many_kinds, copies,
-    without_grad, clones_without_grad, twice_back, nothing_counts, of_features, of_features_that_share_a_graph,
+    without_grad, clones_without_grad, twice_back, nothing_counts, hooks_on_gradients, of_features, of_features_that_share_a_graph,
 )  # fmt: skip
 
 

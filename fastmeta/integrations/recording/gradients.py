@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._torch import accumulate
+from ..._torch import accumulate, has_gradient_hooks
 from . import evaluate
 from .recorded import Recorded, realised
 
@@ -108,7 +108,11 @@ def backward(of: Any) -> None:
     elif not parts.groups and not parts.ahead:
         realised(of).backward()
     accumulate(pairs)
-    accumulate(take_ahead(parts.ahead))
+    ahead = [*take_ahead(parts.ahead)]
+    if any(has_gradient_hooks(x) for x, _ in ahead):
+        torch.autograd.backward([x for x, _ in ahead], [g for _, g in ahead])
+    else:
+        accumulate(ahead)
     _took(parts, answers)
 
 
