@@ -206,6 +206,18 @@ def nothing_counts(learner):
     return [loss, torch.isnan(nothing)]
 
 
+def hooks_on_gradients(learner):
+    """They come after a clone was made."""
+    kept = losses(learner)
+    loss, seen = next(kept), []
+    handles = [p.register_hook(lambda g: seen.append(1) or 2 * g) for p in learner.parameters()]
+    handles.append(learner.module[0].weight.register_post_accumulate_grad_hook(lambda p: seen.append(1)))
+    loss.backward()
+    for handle in handles:
+        handle.remove()
+    return [loss, len(seen)]
+
+
 def of_features(learner):
     """ANIL: features of a body that is not adapted."""
     total = 0.0
@@ -220,11 +232,27 @@ def of_features(learner):
     return found
 
 
+def of_features_that_share_a_graph(learner):
+    """Losses after other numbers of steps on features of one pass, which are seen without grad first."""
+    x, y, query_x, query_y = task()
+    support, query = BODY(torch.cat([x, query_x])).split(len(x))
+    total = 0
+    for steps in (0, 1, 2, 1):
+        clone = adapted(learner.clone(), support, y, steps)
+        with torch.no_grad():
+            seen = clone(query).sum()
+        total = total + (1 + steps) * F.cross_entropy(clone(query), query_y)
+    total.backward()
+    found = [total, seen, *(p.grad.clone() for p in BODY.parameters())]
+    BODY.zero_grad()
+    return found
+
+
 torch.manual_seed(2)
 BODY = nn.Linear(3, 3).double()
 FAULTS = (
     written_inputs, written_parameters, data_of_parameters, hooked, of_parameters, early_loss, interleaved, of_many_kinds, copies,
-    without_grad, clones_without_grad, twice_back, nothing_counts, of_features,
+    without_grad, clones_without_grad, twice_back, nothing_counts, hooks_on_gradients, of_features, of_features_that_share_a_graph,
 )  # fmt: skip
 
 

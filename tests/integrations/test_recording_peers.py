@@ -66,6 +66,7 @@ class WithRates(nn.Module):
         ("alone", {"copy_initial_weights": True, "learned": True}, {"alone"}),
         ("summed", {"copy_initial_weights": True, "learned": True}, {"alone"}),
         ("evaluated", {"track_higher_grads": False}, {"alone"}),
+        ("alone", {"track_higher_grads": False, "copy_initial_weights": False, "steps": 0}, {"alone"}),
         ("asked", {"copy_initial_weights": False}, {"plain", "alone"}),
         ("initial", {}, {"plain"}),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._torch import accumulate
+from ..._torch import accumulate, has_gradient_hooks
 from . import evaluate
 from .recorded import Recorded, realised
 
@@ -61,7 +61,7 @@ class Parts:
 
 def _takes_gradient(x: Any) -> bool:
     """Whether it is a loss that is not computed, whose gradient a native op may take."""
-    return x.what == "loss" and x.kept is None and x.origin.tracked and not x.origin.reached(x.k)
+    return x.what == "loss" and x.kept is None and x.origin.leads_back(x.k) and not x.origin.reached(x.k)
 
 
 def grouped(losses: Any) -> list[list[Any]]:
@@ -101,21 +101,47 @@ def back(group: list[Any], counts: list[float]) -> list[tuple[Tensor, Any]]:
 def backward(of: Any) -> None:
     """of.backward()."""
     parts = Parts(of)
-    others = parts.others
-    done = []
-    for group, counts in parts.groups:
-        left = back(group, counts)
-        others += left
-        done += [] if left else [group]
-    accumulate(take_ahead(parts.ahead))
-    others = [(x, count) for x, count in others if x.requires_grad]
-    if others:
-        torch.autograd.backward([x for x, _ in others], [torch.full_like(x, count) for x, count in others])
+    others = [(x, torch.full_like(x, count)) for x, count in parts.others if x.requires_grad]
+    answers, pairs = _answers(parts, others)
+    if others:  # at once: they may share a graph
+        torch.autograd.backward([x for x, _ in others], [g for _, g in others])
     elif not parts.groups and not parts.ahead:
         realised(of).backward()
-    if len(done) == len(parts.groups):
+    accumulate(pairs)
+    ahead = [*take_ahead(parts.ahead)]
+    if any(has_gradient_hooks(x) for x, _ in ahead):
+        torch.autograd.backward([x for x, _ in ahead], [g for _, g in ahead])
+    else:
+        accumulate(ahead)
+    _took(parts, answers)
+
+
+def _answers(parts: Parts, others: list[tuple[Tensor, Tensor]]) -> tuple[list[Any], list[tuple[Tensor, Tensor]]]:
+    """The groups that were computed, with their values, and pairs of a leaf and a gradient. What is left to autograd joins `others`."""
+    answers: list[Any] = []
+    found: list[tuple[Tensor, Tensor]] = []
+    with evaluate.in_grad_mode():
+        for group, counts in parts.groups:
+            answer = evaluate.with_gradients(group, counts, any(x.outputs() is not None for x in group))
+            if answer is None:
+                left = [(x.computed(), count / x.scale) for x, count in zip(group, counts, strict=True)]
+                others += [(x, torch.full_like(x, count)) for x, count in left]
+                continue
+            values, pairs, cotangent = answer
+            answers.append((group, (values[0].detach(), values[1])))
+            if pairs is None:
+                others.append((values[0], cotangent))
+            else:
+                found += pairs
+    return answers, found
+
+
+def _took(parts: Parts, answers: list[Any]) -> None:
+    for group, answer in answers:
+        take(group, answer)
+    if len(answers) == len(parts.groups):
         parts.keep_value()
-    of.freed = True
+    parts.of.freed = True
 
 
 def gradients(of: Any, inputs: Sequence[Tensor], allow_unused: bool, materialize: bool) -> tuple[Tensor | None, ...]:
@@ -128,31 +154,14 @@ def gradients(of: Any, inputs: Sequence[Tensor], allow_unused: bool, materialize
             found[id(x)] = gradient if found[id(x)] is None else found[id(x)] + gradient
 
     others = [(x, torch.full_like(x, count)) for x, count in parts.others if x.requires_grad]
-    answers = []
-    with evaluate.in_grad_mode():
-        for group, counts in parts.groups:
-            answer = evaluate.with_gradients(group, counts, any(x.outputs() is not None for x in group))
-            if answer is None:
-                left = [(x.computed(), count / x.scale) for x, count in zip(group, counts, strict=True)]
-                others += [(x, torch.full_like(x, count)) for x, count in left]
-                continue
-            values, pairs, cotangent = answer
-            answers.append((group, (values[0].detach(), values[1])))
-            if pairs is None:
-                others.append((values[0], cotangent))
-            for x, gradient in pairs or ():
-                add(x, gradient)
+    answers, pairs = _answers(parts, others)
     if others:
         of_others = torch.autograd.grad([x for x, _ in others], inputs, [g for _, g in others], allow_unused=True)
         for x, gradient in zip(inputs, of_others, strict=True):
             add(x, gradient)
-    for group, answer in answers:
-        take(group, answer)
-    for x, gradient in take_ahead(parts.ahead):
+    for x, gradient in (*pairs, *take_ahead(parts.ahead)):
         add(x, gradient)
-    if len(answers) == len(parts.groups):
-        parts.keep_value()
-    of.freed = True
+    _took(parts, answers)
     each = [found[id(x)] for x in inputs]
     unused = next((i for i, g in enumerate(each) if g is None), None)
     if unused is not None and not allow_unused:
@@ -165,9 +174,7 @@ def gradients(of: Any, inputs: Sequence[Tensor], allow_unused: bool, materialize
 
 def together(items: Sequence[Any]) -> list[Tensor]:
     """Each with its graph. Losses whose outputs and clones nobody has any more go together."""
-    losses = {
-        id(x): x for x in items if issubclass(type(x), Recorded) and x.what == "loss" and x.kept is None and not x.freed
-    }
+    losses = {id(x): x for x in items if issubclass(type(x), Recorded) and not x.freed and _takes_gradient(x)}
     for group in grouped(losses.values()):
         if len(group) > 1 and not any(x.origin.is_asked() or x.outputs() is not None for x in group):
             with evaluate.in_grad_mode():

@@ -144,7 +144,7 @@ class Known:
 
     def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
         """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
-        if not start.plain_leaves or not self.native:
+        if not start.plain_leaves or not self.native or any(map(has_gradient_hooks, start.tensors)):
             return None
         if not isinstance(rates, list) and not isinstance(rates, Tensor):
             return self.of_numbers[0], start.params
@@ -158,7 +158,7 @@ class Known:
         return (*params, *spread, *NO_DATA), values
 
     def key(self, *of: Any) -> int:
-        return self.keys.setdefault(of, len(self.keys))
+        return self.keys.setdefault(of, len(self.keys) + 1)  # 0: nothing was done
 
 
 def _mlp_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
@@ -201,7 +201,9 @@ class Start:
         self.versions = [p._version for p in self.tensors]
         self.copies = [p.detach() if own is not None else p.detach().clone() for p in self.tensors]
         self.used = False  # whether a gradient has gone back to them: they may have been changed since
-        self.plain_leaves = all(p.is_leaf and not has_gradient_hooks(p) for p in self.tensors)
+        # Where processes train together, hooks that nobody sees wait for autograd to bring a gradient.
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.plain_leaves = not together and all(p.is_leaf for p in self.tensors)
 
     def same(self) -> bool:
         """Whether the tensors have the values that they had: one may have been written to behind the back of its version."""

@@ -70,7 +70,7 @@ class Loss(Scalar):
             or self.kept is not None
             or self.freed
             or self.origin.reached(self.k)
-            or not self.origin.tracked
+            or not self.origin.leads_back(self.k)
             or self.pairs is not None
             or back([self], [self.scale])
         ):
@@ -137,7 +137,7 @@ class Loss(Scalar):
         if outputs is not None:
             real = outputs.computed()
             return self.of(real) if self.kept is None else self.kept
-        if not self.origin.is_asked() and self.origin.tracked:
+        if not self.origin.is_asked() and self.origin.leads_back(self.k):
             with evaluate.in_grad_mode():
                 answer = evaluate.values_of([self], False)
             if answer is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ class Trace:
         for known, at, copy, where in self.inputs:
             if where == place and at == version and (known is x or _same_view(known, x)):
                 return copy
-        copy = x.clone()
+        with torch.enable_grad() if x.requires_grad else nullcontext():  # in any mode: it may serve in another
+            copy = x.clone()
         self.inputs.append((x, version, copy, place))
         return copy
 
@@ -92,6 +94,10 @@ class Trace:
     def reached(self, k: int) -> bool:
         """Whether theta_k is there."""
         return self.thetas is not None and len(self.thetas) > k
+
+    def leads_back(self, k: int) -> bool:
+        """Whether gradients go from theta_k to the start."""
+        return self.tracked or k == 0
 
     def is_asked(self) -> bool:
         """Whether somebody has the parameters, or may still ask for them."""
