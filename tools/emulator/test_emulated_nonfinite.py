@@ -12,6 +12,7 @@ from harness.mlp_cases import ACTIVATIONS, LOSSES, problem
 
 BACKENDS = ("emulated", "emulated-layers")
 PLAIN = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu, "sigmoid": torch.sigmoid, "identity": nn.Identity()}
+PLAIN |= {"silu": F.silu, "leaky_relu": F.leaky_relu, "sine": torch.sin}
 PLACES = ("weight", "bias", "last weight", "last bias", "input", "ignored input", "target")
 VALUES = (torch.nan, torch.inf, -torch.inf)
 
