@@ -13,7 +13,7 @@ PEERS = ("learn2learn", "higher", "easyfsl", "torchopt")
 def peer(name):
     """The library as a module; the test is skipped where it is not installed."""
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: `make peers` does so")
+        pytest.skip(f"{name} is not installed" + (": `make peers` does so" if name in PEERS else ""))
     return load(name)
 
 
@@ -23,19 +23,28 @@ def load(name):
     if name == "easyfsl":
         _torchvision()
         importlib.import_module("easyfsl.methods")
+    if name == "titans_pytorch":
+        return _parts(name, "neural_memory")
     return importlib.import_module(name)
+
+
+def _parts(name, *parts):
+    """The library with these submodules, without its __init__."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+    if name not in sys.modules:
+        package = sys.modules[name] = ModuleType(name)
+        package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations)
+    for part in parts:
+        importlib.import_module(f"{name}.{part}")
+    return sys.modules[name]
 
 
 def _learn2learn():
     """Its algorithms and heads, which are pure Python, without its __init__, which imports gym, torchvision and more."""
     if "learn2learn" not in sys.modules:
-        spec = importlib.util.find_spec("learn2learn")
-        if spec is None:
-            raise ModuleNotFoundError("No module named 'learn2learn'")
-        package = sys.modules["learn2learn"] = ModuleType("learn2learn")
-        package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations)
-        for part in ("_version", "utils", "algorithms", "nn"):
-            importlib.import_module(f"learn2learn.{part}")
+        package = _parts("learn2learn", "_version", "utils", "algorithms", "nn")
         package.__version__ = package._version.__version__
         for name in ("clone_module", "detach_module", "update_module"):
             setattr(package, name, getattr(package.utils, name))
