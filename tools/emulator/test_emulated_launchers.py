@@ -68,10 +68,10 @@ def run_all(emulator, runs, made):
     return found[0]
 
 
-EVERY = [  # of the first shape every activation; of another one in float32 and one in float64
+EVERY = [  # of the first shape five activations: the others differ in one formula; of another one in float32 and one in float64
     pytest.param(loss, activation, shape, id=f"{loss}-{activation}-shape{i}")
     for i, shape in enumerate(SHAPES)
-    for activation in (ACTIVATIONS if i == 0 else ("gelu", ("relu", "tanh", "sigmoid", "identity")[i % 4]))
+    for activation in (ACTIVATIONS[:5] if i == 0 else ("gelu", ("relu", "tanh", "sigmoid", "identity")[i % 4]))
     for loss in LOSSES
 ]
 
