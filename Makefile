@@ -70,7 +70,7 @@ sanitize: install
 	    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONPATH=build/sanitize OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest \
 	    -k "not emulated and not triton" $(wildcard $(SANITIZED:%=tests/*/test_%.py))
 
-SANITIZED = adam_step conv conv_adapt conv_forward encoder conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
+SANITIZED = adam_step conv conv_adapt conv_encoders conv_forward encoder conv_grad conv_hvp conv_loss conv_meta_loss matching_log_probs mlp_adapt mlp_forward mlp_grad \
     mlp_hvp mlp_loss mlp_meta_loss mlp_threads momentum_step nan proto_log_softmax proto_loss prototypes sgd_step
 
 # Within 25 minutes; bench/results/<machine>.json, .md and figures have what came of it.
@@ -104,18 +104,19 @@ accuracy: install
 arm: install
 	@for program in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$program >/dev/null || { \
 	    echo "make arm: needs $$program (Debian, Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user)" >&2; exit 1; }; done
-	OMP_NUM_THREADS=1 $(BIN)/pytest tools/arm
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m gate tools/arm
 
 # On a machine with a GPU, by the python that has torch there: no environment of its own.
 gpu:
 	$(PYTHON) tools/gpu/acceptance.py
 
-# The machine code of every GPU kernel, and the Triton kernels in the interpreter; TRITON=3.6: by that release of Triton.
+# What the suite leaves out: machine code of every GPU kernel, kernels on ARM and under sanitizers, rehearsals, all cells of the transforms.
+# TRITON=3.6: instead of these all that concerns Triton, by that release of it.
 GATES = $(if $(TRITON),build/triton-$(TRITON),$(VENV))
 
 gates: $(GATES)/installed
-	FASTMETA_GATES=all OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(GATES)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
-	    -k "triton$(if $(TRITON),, or gates or odd_folder)"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(GATES)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
+	    $(if $(TRITON),-m "" -k triton,-m gate)
 
 # Over the other one, from which all else comes; Triton 3.6's interpreter knows no later numpy.
 build/triton-$(TRITON)/installed: $(VENV)/installed
@@ -127,6 +128,7 @@ build/triton-$(TRITON)/installed: $(VENV)/installed
 
 gpu-report: install
 	$(WITH_TOOLS) pages.gpu_page
+	$(WITH_TOOLS) pages.gpu_predictions
 
 # Random problems for so many seconds, against formulas of their own; not in CI. tools/attack/__init__.py says how to read what it finds.
 SECONDS ?= 60

@@ -139,6 +139,7 @@ if __name__ == "__main__":
             "fastmeta",
             "fastmeta.data",
             "fastmeta.distance",
+            "fastmeta.heads",
             "fastmeta.inner",
             "fastmeta.integrations",
             "fastmeta.integrations.easyfsl",

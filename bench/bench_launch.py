@@ -21,13 +21,21 @@ LAUNCHES = {
     "sgd_step of a Conv4's list, forward": 1,
     "sgd_step of a Conv4's list, forward + backward": 2,
 }  # of ours in each call
+NATIVE = {
+    "mlp_meta_loss forward + backward": 2,
+    "mlp_meta_loss forward": 1,
+    "mlp_meta_loss value_and_grad": 2,
+}  # where fastmeta._C was built with CUDA
 
 
-def bench_launch(request, table):
+@pytest.mark.parametrize("backend", ["triton", "ext"])
+def bench_launch(request, table, backend):
     if reason := stub_driver.why_not():
         pytest.skip(reason)
+    if backend == "ext" and not stub_driver.linked():
+        pytest.skip("needs the extension with CUDA (FASTMETA_BUILD=cuda)")
     rounds = 1 if request.config.getoption("benchmark_disable") else ROUNDS
-    command = [sys.executable, __file__, str(rounds)]
+    command = [sys.executable, __file__, backend, str(rounds)]
     found = subprocess.run(command, env=WITH_TOOLS, stdout=subprocess.PIPE, text=True, check=True).stdout
     for call, number in json.loads(found).items():
         table(TITLE, call, {"fastmeta": number})
@@ -61,6 +69,26 @@ def calls():
     return dict(zip(LAUNCHES, functions, strict=True))
 
 
+def native_calls():
+    """Each of NATIVE as a function: sinusoid MAML, 25 tasks of 10 + 10 examples, one step."""
+    import fastmeta
+
+    shapes = [s for i, o in ((1, 40), (40, 40), (40, 1)) for s in ((o, i), (o,))]
+    params, data = [torch.randn(s, requires_grad=True) for s in shapes], torch.randn(4, 25, 10, 1).unbind()
+    cotangent, plain = torch.ones(25), [p.detach() for p in params]
+
+    def loss(op=fastmeta.mlp_meta_loss, params=params):
+        return op(params, 0.01, *data, steps=1, loss="mse")
+
+    value_and_grad = fastmeta.value_and_grad(fastmeta.mlp_meta_loss)
+    functions = (
+        lambda: torch.autograd.grad(loss(), params, cotangent),
+        torch.no_grad()(loss),
+        lambda: loss(value_and_grad, plain),
+    )
+    return dict(zip(NATIVE, functions, strict=True))
+
+
 def microseconds(fn, rounds):
     """Of the process's time for one call, the median of rounds: what else the machine does counts less."""
     found = []
@@ -72,18 +100,18 @@ def microseconds(fn, rounds):
     return statistics.median(found)
 
 
-def main(rounds=ROUNDS):
-    stub = stub_driver.install()
+def main(backend, rounds):
+    stub = stub_driver.install(extension=backend == "ext")
     import fastmeta
 
     torch.set_num_threads(1)
     found = {}
-    with fastmeta.backend("triton"):
-        for call, fn in calls().items():
+    with fastmeta.backend(backend):
+        for call, fn in (native_calls if backend == "ext" else calls)().items():
             for _ in range(3):  # compiled, recorded, replayed
                 before = stub.launches()
                 fn()
-            assert stub.launches() - before == LAUNCHES[call]
+            assert stub.launches() - before == (LAUNCHES | NATIVE)[call]
             found[call] = microseconds(fn, int(rounds))
     print(json.dumps(found))
 

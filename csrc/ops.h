@@ -33,13 +33,15 @@ py::tuple proto_log_softmax_fwd(Handle query, Handle prototypes, Handle temperat
 py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle temperature, Str metric,
                                 Handle needs);
 
-py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                         Str reduction, Handle needs);
-py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
-                         int64_t ignore_index, Str reduction, Handle needs);
+py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude, Handle target_distance,
+                         Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs);
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature,
+                         Handle exclude, Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin,
+                         Handle needs);
 
-py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                                    Str reduction, Handle needs, Handle cotangents);
+py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude,
+                                    Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs,
+                                    Handle cotangents);
 
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
                                  Handle needs);

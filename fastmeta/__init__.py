@@ -1,10 +1,11 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
-from . import _torch, optim  # noqa: F401  (_torch first: it refuses a torch that lacks what the rest uses)
+from . import _torch, heads, optim  # noqa: F401  (_torch first: it refuses a torch that lacks what the rest uses)
 from ._dispatch import backend
 from .distance.matching_log_probs import matching_log_probs
 from .distance.proto_log_softmax import proto_log_softmax
 from .distance.proto_loss import proto_loss
+from .distance.proto_loss_loo import proto_loss_loo
 from .distance.prototypes import prototypes
 from .graphed import graphed
 from .inner.adam_step import adam_step
@@ -68,6 +69,7 @@ __all__ = [
     "evaluate",
     "fit",
     "graphed",
+    "heads",
     "hvp",
     "matching_log_probs",
     "mlp_adapt",
@@ -80,6 +82,7 @@ __all__ = [
     "optim",
     "proto_log_softmax",
     "proto_loss",
+    "proto_loss_loo",
     "prototypes",
     "sgd_step",
     "task_conv2d",

@@ -120,7 +120,7 @@ def positive(op: str, name: str, value: float | Tensor, like: Tensor) -> None:
         floating(op, like=like, **{name: value})
         if value.ndim:
             raise ValueError(f"{op}: {name} must have one element, got shape {shape(value)}")
-        if not _visible(value):
+        if not visible(value):
             return
         value = value.item()
     if not 0 < value < INFINITY:
@@ -129,12 +129,12 @@ def positive(op: str, name: str, value: float | Tensor, like: Tensor) -> None:
 
 def rate(op: str, name: str, value: Any) -> float | Tensor:
     """A learning rate, of any sign: a number, as a float, or a tensor. ValueError where it, or an element of it, is NaN or
-    infinite; the elements are looked at where `_visible`."""
+    infinite; the elements are looked at where `visible`."""
     if type(value) is float and -INFINITY < value < INFINITY:
         return value
     if isinstance(value, Tensor):
         floating(op, **{name: value})
-        if _visible(value) and not bool((finite := value.isfinite()).all()):
+        if visible(value) and not bool((finite := value.isfinite()).all()):
             raise ValueError(f"{op}: {name} must be finite, got {value.detach()[~finite][0].item()}")
         return value
     found = number(op, name, value)
@@ -156,14 +156,14 @@ def labels(op: str, name: str, x: Any, expected: Sequence[int], device: torch.de
 
 def label_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     """`refuse_label_out_of_range` where the labels may be looked at."""
-    if _visible(x):
+    if visible(x):
         refuse_label_out_of_range(op, name, x, num_classes, ignore_index)
 
 
 def every_class(op: str, x: Tensor, num_classes: int) -> None:
     """`refuse_empty_class` where the labels `x` [..., S] may be looked at; else the number of classes alone can tell."""
     examples = x.shape[-1]
-    if _visible(x):
+    if visible(x):
         refuse_empty_class(op, x, num_classes)
     elif num_classes > examples and 0 not in x.shape[:-1]:
         raise ValueError(
@@ -171,7 +171,7 @@ def every_class(op: str, x: Tensor, num_classes: int) -> None:
         )
 
 
-def _visible(x: Tensor) -> bool:
+def visible(x: Tensor) -> bool:
     """Whether the values may be looked at: a CUDA tensor would have to wait for the device, so there the kernels answer with
     NaN."""
     return not is_looked_at() and x.is_cpu and type(x).__torch_dispatch__ is NO_DISPATCH
@@ -179,7 +179,7 @@ def _visible(x: Tensor) -> bool:
 
 def refuse_label_out_of_range(op: str, name: str, x: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     """ValueError where a label of a CPU tensor is outside [0, num_classes) and not ignore_index."""
-    wrong = _label_out_of_range(x, num_classes, ignore_index) if x.is_cpu else None
+    wrong = label_out_of_range(x, num_classes, ignore_index) if x.is_cpu else None
     if wrong is not None:
         also = "" if ignore_index is None else f" or ignore_index={ignore_index}"
         raise ValueError(f"{op}: {name} must be in [0, {num_classes}){also}, got {wrong}")
@@ -210,9 +210,9 @@ def _empty_class_in_torch(x: Tensor, num_classes: int) -> tuple[int, int] | None
 
 try:
     from ._ext import empty_class as _empty_class
-    from ._ext import label_out_of_range as _label_out_of_range  # which knows torch.Tensor
+    from ._ext import label_out_of_range as label_out_of_range  # which knows torch.Tensor
 except ImportError:  # no extension: the same searches in PyTorch
-    _label_out_of_range, _empty_class = _label_out_of_range_in_torch, _empty_class_in_torch
+    label_out_of_range, _empty_class = _label_out_of_range_in_torch, _empty_class_in_torch
 
 
 def leads(op: str, ranks: dict[str, int], **tensors: Tensor) -> list[int]:

@@ -31,7 +31,7 @@ mlp_hvp_limit = _too_deep
 
 def _of_loop(params: Sequence[Any], *args: Any) -> str | None:
     """The limits of the kernels of an inner loop, whose last argument says what its steps are beyond theta - alpha g."""
-    if args[-1] is not None and params[0].is_cuda:
+    if isinstance(args[-1], tuple) and params[0].is_cuda:
         return "takes no batch for each step and no optimiser on CUDA"
     return _too_deep(params)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
-import torch
-
 from ._replay import recording
+from ._torch import fp32_precision
 
 
 def allows_tf32(products: Literal["matmul", "conv"]) -> bool:
@@ -16,11 +15,7 @@ def allows_tf32(products: Literal["matmul", "conv"]) -> bool:
     Every interface of torch sets what `fp32_precision` tells, that which a product inherits included; reading `allow_tf32`
     raises once the newer ones were used.
     """
-    if products == "matmul":
-        chosen: str = torch.backends.cuda.matmul.fp32_precision
-    else:
-        chosen = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    allowed = chosen == "tf32"
+    allowed: bool = fp32_precision("cuda", products) == "tf32"
     if recording.recorder is not None:
         recording.recorder.guards.append((functools.partial(allows_tf32, products), allowed))
     return allowed

@@ -66,7 +66,7 @@ class Recorder(DispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.lines: list[str] = []
         self.values: dict[str, Any] = {"empty_strided": torch.empty_strided, "zeros": torch.zeros, "ones": torch.ones}
-        self.kernels: list[Any] = []
+        self.hooks: list[list[Any]] = []  # of each kernel, which others fill
         self.guards: list[tuple[Callable[[], Any], Any]] = []
         self.tensors: dict[int, tuple[Tensor, str, str]] = {}  # by id: the tensor, its name, its pointer's
         self.count = len(flat)
@@ -119,7 +119,7 @@ class Recorder(DispatchMode):
         run, *fixed = (x if x is None else self.constant(x) for x in launcher)
         pointers = (self.source(x, pointers=True) for x in given)
         self.lines.append(f"{run}({programs}, 1, 1, stream, {', '.join(map(str, [*fixed, *pointers]))})")
-        self.kernels.append(kernel)
+        self.hooks.append(kernel.pre_run_hooks)
 
     def replay(self, answer: Any) -> Callable[..., Any]:
         """What was recorded as a function (flat, pointers, stream) -> answer."""
@@ -190,10 +190,10 @@ class Replayed:
             if len({*tensors}) == len(tensors):  # else what is recorded could not tell them apart
                 return self._recorded(key, given)
         elif known is not NEVER:
-            replay, device, kernels, guards = known
+            replay, device, hooks, guards = known
             here, stream = self.launches.current()
-            if here == device and not any(kernel.pre_run_hooks for kernel in kernels):
-                if all(ask() == answer for ask, answer in guards):
+            if here == device and not any(hooks):
+                if not guards or all(ask() == answer for ask, answer in guards):
                     return replay(flat, described[1], stream)
                 del self.replays[key]
         return self.run(*given)
@@ -209,7 +209,7 @@ class Replayed:
         try:
             with recorder:
                 answer = self.run(*groups, *given[self.groups :])
-            replay = recorder.replay(answer), self.launches.current()[0], recorder.kernels, recorder.guards
+            replay = recorder.replay(answer), self.launches.current()[0], recorder.hooks, recorder.guards
         except (Refused, TypeError, AttributeError):  # of a number that is more than handed on
             self.replays[key] = NEVER
             return self.run(*given)

@@ -26,7 +26,7 @@ from . import _dispatch
 from ._autograd import Flat, Op, is_autocast, scatter
 from ._compile import traced
 from ._dispatch import CACHED, LOW_PRECISION, choose, forced, op_on, run
-from ._layout import Layout, flatten, has_lists, unflatten
+from ._layout import Layout, flatten, has_lists
 from ._replay import describe
 from ._torch import is_plain, is_traced
 
@@ -71,40 +71,51 @@ def direct(
     if (device != "cpu" and device not in UNSEEN) or torch.is_autocast_enabled(device):
         return None
     if device in UNSEEN:
-        op = _short.known(name, flat, layout, static)
+        op, is_native = _short.known(name, flat, layout, static)
     else:
-        op = _native(name, layout, static, cores, forced())
+        op, is_native = _native(name, layout, static, cores, forced()), True
     if op is None:
         return None
-    if device in UNSEEN:
-        answer = op.untransformed(flat, in_memory=True) if _asked.op != name else _asked.answer_of(op, flat, layout)
+    if _asked.op != name:
+        answer = op.untransformed(flat, in_memory=device in UNSEEN)
+    elif is_native:
+        answer = _asked.answer(flat, layout, static, args)
     else:
-        answer = op.untransformed(flat) if _asked.op != name else _asked.answer(flat, layout, static)
+        answer = _asked.answer_of(op, flat, layout)
     return None if isinstance(answer, str) else answer
 
 
 def pullback(
-    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...], needs: tuple[bool, ...], *cotangents: Tensor
+    name: str,
+    args: tuple[Any, ...],
+    static: tuple[Any, ...],
+    cores: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    *cotangents: Tensor,
 ) -> tuple[Tensor, ...]:
     """The gradients of the op's flat inputs that `needs` marks, for the cotangents of its outputs, which are not computed: plain tensors
     of one precision, checked before."""
     flat, layout = flatten(args)
     device = next(x.device for x in flat if isinstance(x, Tensor))
     chosen = choose(name, device, forced(), flat, layout, static)
-    return op_on(name, chosen, layout, static, cores).vjp(needs)(*cotangents, *flat)
+    op = op_on(name, chosen, layout, static, cores)
+    return op.backward(cotangents, (), flat, needs) if op.backward else op.vjp(needs)(*cotangents, *flat)
 
 
 class _Short(threading.local):
-    """The ops that calls went to once they were checked, by what their arguments look like; and such a key that waits for it."""
+    """The ops that calls went to once they were checked, and whether these are native, by what their arguments look like; and such a key
+    that waits for it."""
 
     def __init__(self) -> None:
-        self.ops: dict[Any, Op] = {}
+        self.ops: dict[Any, tuple[Op | None, bool]] = {}
         self.met: Any = None
 
-    def known(self, name: str, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> Op | None:
+    def known(
+        self, name: str, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
+    ) -> tuple[Op | None, bool]:
         described = describe(flat)
         self.met = None if described is None else (name, layout, static, forced(), described[0])
-        return self.ops.get(self.met)
+        return self.ops.get(self.met, _UNKNOWN)
 
     def checked(self, name: str, flat: Flat, layout: Layout, static: tuple[Any, ...], cores: tuple[Any, ...]) -> None:
         """Remembers the call that was met, where the general way has run it with its arguments as they were."""
@@ -117,25 +128,31 @@ class _Short(threading.local):
             return
         if len(self.ops) >= CACHED:
             self.ops.clear()
-        self.ops[key] = op_on(name, chosen, layout, static, cores)
+        self.ops[key] = op_on(name, chosen, layout, static, cores), chosen == "ext"
 
 
+_UNKNOWN = None, False
 _short = _Short()
 
 
+Places = tuple[int | tuple[int, int], ...]
+
+
 class _Asked(threading.local):
-    """What `with_gradients` asks of an op that is called: gradients to its arguments at `places`."""
+    """What `with_gradients` asks of an op that is called: gradients to its arguments at `places`, (i, j) for entry j of a list."""
 
     op: str | None = None
-    places: tuple[int, ...] = ()
+    places: Places = ()
     out: tuple[Tensor, ...] = ()
     cotangents: tuple[Tensor, ...] | None = None
     gradients: list[Any] | None = None
 
-    def answer(self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]) -> tuple[Tensor, ...] | str:
+    def answer(
+        self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...], args: tuple[Any, ...]
+    ) -> tuple[Tensor, ...] | str:
         assert self.op is not None
         if layout.count(None) != len(layout):
-            return self._answer_with_lists(flat, layout, static)
+            return self._answer_with_lists(flat, layout, static, args)
         native, needs, order = _with_gradients(self.op, len(flat), self.places)
         answer = (
             native(*flat, *static, needs, self.cotangents)
@@ -157,21 +174,24 @@ class _Asked(threading.local):
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        of_args = unflatten(scatter(found, needs), layout)
-        self.gradients = [of_args[i] for i in self.places]
+        self._sort(found, needs, layout)
         return outputs
 
     def _needs(self, flat: tuple[Any, ...], layout: Layout) -> tuple[bool, ...]:
-        wanted = [i in self.places for i, length in enumerate(layout) for _ in range(1 if length is None else length)]
+        wanted, _ = _at(self.places, layout)
         return tuple([want and isinstance(x, Tensor) for want, x in zip(wanted, flat, strict=True)])
 
+    def _sort(self, found: Sequence[Tensor], needs: tuple[bool, ...], layout: Layout) -> None:
+        """`found`, for each True of `needs`, becomes the gradients."""
+        flat = scatter(found, needs)
+        self.gradients = [flat[begin] if end is None else flat[begin:end] for begin, end in _at(self.places, layout)[1]]
+
     def _answer_with_lists(
-        self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...]
+        self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...], args: tuple[Any, ...]
     ) -> tuple[Tensor, ...] | str:
         assert self.op is not None
         native = _with_gradients(self.op, 0, ())[0]
         needs = self._needs(flat, layout)
-        args = unflatten(flat, layout)
         answer = (
             native(*args, *static, needs, self.cotangents)
             if not self.out
@@ -180,8 +200,7 @@ class _Asked(threading.local):
         if isinstance(answer, str):
             return answer
         outputs, found = answer
-        of_args = unflatten(scatter(found, needs), layout)
-        self.gradients = [of_args[i] for i in self.places]
+        self._sort(found, needs, layout)
         return outputs  # type: ignore[no-any-return]
 
     def _into_out(self, native: Callable[..., Any], flat: Any, args: Any, static: Any, needs: Any) -> Any:
@@ -195,8 +214,23 @@ class _Asked(threading.local):
 
 
 @functools.lru_cache(maxsize=CACHED)
+def _at(places: Places, layout: Layout) -> tuple[list[bool], list[tuple[int, int | None]]]:
+    """Of arguments in this layout, made flat: which are those at `places`; and of each of these where it begins and, a list, ends."""
+    lengths = [1 if length is None else length for length in layout]
+    begins = [sum(lengths[:i]) for i in range(len(layout))]
+    wanted = [i in places or (i, j) in places for i, length in enumerate(lengths) for j in range(length)]
+
+    def span(place: int | tuple[int, int]) -> tuple[int, int | None]:
+        if isinstance(place, tuple):
+            return begins[place[0]] + place[1], None
+        return begins[place], None if layout[place] is None else begins[place] + lengths[place]
+
+    return wanted, [span(place) for place in places]
+
+
+@functools.lru_cache(maxsize=CACHED)
 def _with_gradients(
-    name: str, count: int, places: tuple[int, ...]
+    name: str, count: int, places: Any
 ) -> tuple[Callable[..., Any], tuple[bool, ...], list[int] | None]:
     """The kernel that finds the gradients too, which of `count` arguments need one, and where among what it finds those at `places`
     are; None: they are in order."""
@@ -210,7 +244,7 @@ _asked = _Asked()
 
 def with_gradients(
     name: str,
-    places: tuple[int, ...],
+    places: Places,
     fn: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
@@ -227,6 +261,23 @@ def with_gradients(
         return value, _asked.gradients
     finally:
         _asked.op = _asked.gradients = None
+
+
+def natively_with_gradients(
+    name: str,
+    args: tuple[Any, ...],
+    static: tuple[Any, ...],
+    cores: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    cotangents: tuple[Tensor, ...],
+) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
+    """The outputs of op `name` on CPU tensors, one native kernel with a `<op>_value_and_grad`, and the gradients of sum(cotangents *
+    outputs) to the inputs that `needs` marks. None where `direct` has to decide."""
+    layout = tuple([len(a) if isinstance(a, list | tuple) else None for a in args])
+    if not is_plain() or torch.is_autocast_enabled("cpu") or _native(name, layout, static, cores, forced()) is None:
+        return None
+    answer = _with_gradients(name, 0, ())[0](*args, *static, needs, cotangents)
+    return None if isinstance(answer, str) else answer
 
 
 @functools.lru_cache(maxsize=CACHED)

@@ -32,13 +32,16 @@ NAMES = (
     "_C._functorch.is_batchedtensor",
     "_C._functorch.is_legacy_batchedtensor",
     "_C._functions.AccumulateGrad",
+    "_C._get_fp32_precision_getter",
     "_C._is_tracing",
     "_C._len_torch_dispatch_stack",
     "Tensor._backward_hooks",
     "Tensor._is_zerotensor",
     "Tensor._post_accumulate_grad_hooks",
     "_efficientzerotensor",
+    "_foreach_add",
     "_foreach_add_",
+    "_foreach_copy_",
     "_fused_adam_",
     "_has_compatible_shallow_copy_type",
     "_neg_view",
@@ -63,6 +66,7 @@ NAMES = (
 # What a module keeps, by its attributes.
 CHILDREN, PARAMETERS, BUFFERS = "_modules", "_parameters", "_buffers"
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+COMPILED_CALL = "_compiled_call_impl"  # what a module runs in the place of its own call
 HOOK_ENDINGS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # how the names of its dicts of hooks end
 
 
@@ -79,7 +83,7 @@ def check() -> None:
                     f"torch {TESTED} is what fastmeta is tested with"
                 )
             found = getattr(found, part, module)
-    for name in (CHILDREN, PARAMETERS, BUFFERS, *HOOKS):
+    for name in (CHILDREN, PARAMETERS, BUFFERS, COMPILED_CALL, *HOOKS):
         if not hasattr(nn.Module(), name):
             raise ImportError(
                 f"fastmeta: a module must have {name}, which fastmeta uses, got torch {torch.__version__} without it; "
@@ -91,6 +95,7 @@ check()
 
 transforms_active = torch._C._are_functorch_transforms_active  # of torch.func
 any_requires_grad = torch._C._any_requires_grad
+foreach_add, foreach_copy_ = torch._foreach_add, torch._foreach_copy_  # of lists of tensors
 is_recorded = torch._C._is_tracing  # by torch.jit.trace
 is_batched_cotangent = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched=True; no transform is active
 is_of_vmap = torch._C._functorch.is_batchedtensor  # a tensor inside torch.vmap that has its axis
@@ -132,6 +137,7 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     _modules._global_backward_pre_hooks,
 )
 
+fp32_precision: Any = torch._C._get_fp32_precision_getter  # what torch.backends.cuda.matmul.fp32_precision asks
 fused_adam: Any = torch._fused_adam_
 _optimiser: Any = sys.modules["torch.optim.optimizer"]
 OPTIMISER_HOOKS: tuple[dict[int, Any], ...] = (

@@ -54,7 +54,7 @@ def table() -> list[str]:
     """One line for each op: which backend has kernels on which device, and the reasons where one has none."""
     rows: list[str] = []
     reasons: dict[str, int] = {}
-    for op in sorted(set(reference.__all__) - {"hvp"}):
+    for op in sorted(set(reference.__all__).difference(_dispatch.WITHOUT_KERNELS)):
         cells = []
         for name, device in DEVICES:
             reason = _dispatch.unavailable(op, name, _current(device))

@@ -21,18 +21,27 @@ NAME = "value_and_grad"
 P = ParamSpec("P")
 V = TypeVar("V")
 OfArgument = Tensor | list[Tensor | None]
+Several = list[int] | list[str] | list[int | str] | tuple[int | str, ...]
+# Where the arguments with names alone are among an op's own: with the targets in a list.
+NAMED = {
+    "mlp_loss": {"weights": (2, 1)},
+    "conv_loss": {"weights": (2, 1)},
+    "mlp_meta_loss": {"weights": (3, 1), "query_weights": (5, 1)},
+    "conv_meta_loss": {"weights": (3, 1), "query_weights": (5, 1)},
+}
 
 
 @overload
-def value_and_grad(op: Callable[P, V], argnums: int = 0) -> Callable[P, tuple[V, OfArgument]]: ...
+def value_and_grad(op: Callable[P, V], argnums: int | str = 0) -> Callable[P, tuple[V, OfArgument]]: ...
 @overload
-def value_and_grad(op: Callable[P, V], argnums: Sequence[int]) -> Callable[P, tuple[V, tuple[OfArgument, ...]]]: ...
-def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., tuple[Any, Any]]:
+def value_and_grad(op: Callable[P, V], argnums: Several) -> Callable[P, tuple[V, tuple[OfArgument, ...]]]: ...
+def value_and_grad(op: Callable[..., Any], argnums: int | str | Several = 0) -> Callable[..., tuple[Any, Any]]:
     """A function `run` that returns op(*args, **kwargs) and the gradients of its sum, as jax.value_and_grad does.
 
-    `op`: an op of fastmeta. `argnums`: which of the positional arguments the gradients are to. One number gives the gradient to that
-    argument, a sequence gives a tuple. A list argument, such as `params`, gives a list, None where it has None. The value keeps
-    the op's shape, `[T]` for a loss of T tasks: the tasks are independent, so the gradients of the sum hold each task's own.
+    `op`: an op of fastmeta. `argnums`: which of the positional arguments the gradients are to, or "weights" or "query_weights" of
+    a loss that has them. One gives the gradient to that argument, several a tuple. A list argument, such as `params`, gives a
+    list, None where it has None. The value keeps the op's shape, `[T]` for a loss of T tasks: the tasks are independent, so the
+    gradients of the sum hold each task's own.
 
     On a CPU, `proto_loss`, `mlp_loss`, `mlp_meta_loss`, `conv_loss` and `conv_meta_loss` find both in one native call, and autograd
     takes no part; nor does it on CUDA, from the second call with tensors of the same shapes on. The results then need no gradient. Where
@@ -63,20 +72,24 @@ def value_and_grad(op: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
         raise TypeError(f"{NAME}: op must be an op of fastmeta, got {_check.brief(op)}")
     one = not isinstance(argnums, list | tuple)
     numbers: list[Any] = [argnums] if one else list(argnums)  # type: ignore[arg-type]
-    places = tuple(_check.integer(NAME, "argnums", i, 0, 31) for i in numbers)
+    named = NAMED.get(name, {})
+    places: tuple[Any, ...] = tuple(
+        i if type(i) is str and i in named else _check.integer(NAME, "argnums", i, 0, 31) for i in numbers
+    )
+    of_op: Any = tuple(named.get(i, i) for i in places)
     if len(set(places)) < max(len(places), 1):
         raise ValueError(f"{NAME}: argnums must be at least one number, each another, got {argnums}")
 
-    fused, of_support = name in FUSED, max(places) > 1
+    fused, of_support = name in FUSED, any(i not in (0, 1) for i in places)
 
     def run(*args: Any, out: Any = None, **kwargs: Any) -> tuple[Any, Any]:
-        wanted = _wanted(name, places, args)
+        wanted = _wanted(name, places, args, kwargs)
         plain = is_plain()
         stays = plain and _stays_differentiable(args, kwargs)
         given = () if out is None else _given(out, stays)
         value, grads = None, None
         if fused and plain and not stays and not (of_support and kwargs.get("batch_per_step")):
-            value, grads = with_gradients(name, places, op, args, kwargs, given)
+            value, grads = with_gradients(name, of_op, op, args, kwargs, given)
         if grads is None:
             value, grads = _by_autograd(op, places, wanted, args, kwargs)
         if list in map(type, grads):  # one rate for all goes to the op as a list of one
@@ -113,13 +126,14 @@ def _written(out: Any, given: tuple[Tensor, ...], result: Any) -> Any:
     return out
 
 
-def _wanted(name: str, places: Sequence[int], args: Sequence[Any]) -> list[Any]:
+def _wanted(name: str, places: Sequence[Any], args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
     """The arguments that the gradients are to, each a tensor or a list of tensors and None."""
     try:
-        wanted = [args[i] for i in places]
+        wanted = [kwargs.get(i) if type(i) is str else args[i] for i in places]
     except IndexError:
+        last = max(i for i in places if type(i) is int)
         raise ValueError(
-            f"{NAME}: argnums must be of positional arguments, got {max(places)} for the {len(args)} of {name}"
+            f"{NAME}: argnums must be of positional arguments, got {last} for the {len(args)} of {name}"
         ) from None
     for x in wanted:
         if not (isinstance(x, Tensor) and x.is_floating_point()):
@@ -128,7 +142,7 @@ def _wanted(name: str, places: Sequence[int], args: Sequence[Any]) -> list[Any]:
     return wanted
 
 
-def _check_wanted(name: str, places: Sequence[int], wanted: Sequence[Any]) -> None:
+def _check_wanted(name: str, places: Sequence[Any], wanted: Sequence[Any]) -> None:
     for place, x in zip(places, wanted, strict=True):
         for item in x if isinstance(x, list | tuple) else [x]:
             if not (isinstance(item, Tensor) and item.is_floating_point()) and (item is not None or x is None):
@@ -146,17 +160,20 @@ def _stays_differentiable(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 
 def _by_autograd(
-    op: Callable[..., Any], places: Sequence[int], wanted: Sequence[Any], args: Sequence[Any], kwargs: dict[str, Any]
+    op: Callable[..., Any], places: Sequence[Any], wanted: Sequence[Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Any, list[Any]]:
     """The same for every op and wherever it is called: by torch.autograd, under transforms and tracing by torch.func."""
     flat, layout = flatten(wanted)
     there = [x is not None for x in flat]
 
     def outputs_of(*tensors: Tensor) -> Any:
-        given = list(args)
+        given, named = list(args), {}
         for place, x in zip(places, unflatten(scatter(tensors, there), layout), strict=True):
-            given[place] = x
-        return op(*given, **kwargs)
+            if type(place) is str:
+                named[place] = x
+            else:
+                given[place] = x
+        return op(*given, **kwargs | named)
 
     tensors = [x for x in flat if x is not None]
     if is_plain():

@@ -58,6 +58,8 @@ def _gradients_kernel(
     totals,
     log_probs,
     labels,
+    exclude,
+    target_distance,
     dquery,
     dprototypes,
     dtemperature,
@@ -79,6 +81,7 @@ def _gradients_kernel(
     ignore_index,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
+    MARGIN: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -87,7 +90,9 @@ def _gradients_kernel(
     BLOCK_C: tl.constexpr,
 ):
     rate = load_rate(temperature_tensor, temperature_value, dtype)
-    softmax = nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels
+    softmax = (
+        nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance, MARGIN
+    )  # fmt: skip
     sizes = Q, N, D, C, group, ignore_index
     program = tl.program_id(0)
     if program < query_programs:
@@ -156,6 +161,9 @@ def distance_gradients(
     dlog_probs: Tensor | None = None,
     log_probs: Tensor | None = None,
     labels: Tensor | None = None,
+    exclude: Tensor | None = None,
+    target_distance: Tensor | None = None,
+    margin: float = 0.0,
     group: int = 1,
     ignore_index: int = 0,
 ) -> tuple[Tensor, ...]:
@@ -174,6 +182,9 @@ def distance_gradients(
         "totals": row_totals(dlog_probs, log_probs),
         "log_probs": log_probs,
         "labels": labels,
+        "exclude": exclude,
+        "target_distance": target_distance,
+        "MARGIN": margin,
         "group": group,
         "ignore_index": ignore_index,
         "C": 1 if dlog_probs is None else dlog_probs.shape[-1],

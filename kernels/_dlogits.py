@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._distance import INFINITY, accurate_log, divide, online_log_sum_exp
 from ._launch import power_of_two
+from ._replaced import replaced
 
 FEW_CLASSES = 64  # whose sum each program takes for itself: from the registers, not from a GPU (2026-11-24)
 
@@ -29,29 +30,49 @@ def dlogits_block(
 ):
     """dL/dz of a block of distances [Q, N], and these less their query's smallest: which serves dtemperature too, as a row of
     dL/dz sums to 0."""
-    nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels = softmax
+    (
+        nearest,
+        log_sum,
+        dloss,
+        counts,
+        targets,
+        dlog_probs,
+        totals,
+        log_probs,
+        labels,
+        exclude,
+        target_distance,
+        MARGIN,
+    ) = softmax
     Q, N, _, C, group, ignore_index = sizes
     row = task * Q + q
     in_q = q < Q
     inside = in_q[:, None] & (n[None, :] < N)
+    seen = distance
+    if targets is not None:
+        target = tl.load(targets + row, in_q, ignore_index)
+        given = exclude, target_distance, MARGIN
+        seen, target = replaced(distance, n, row, in_q, target, rate, given, ignore_index)
     if ONE_BLOCK and targets is not None:  # probabilities that sum to 1, whatever the bits of the distances are
         least, total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
-        least, total = online_log_sum_exp(least, total, tl.where(n[None, :] < N, distance, INFINITY), rate)
+        least, total = online_log_sum_exp(least, total, tl.where(n[None, :] < N, seen, INFINITY), rate)
         log_total = accurate_log(total)
     else:
         least = tl.load(nearest + row, in_q, 0.0)
         log_total = tl.load(log_sum + row, in_q, 0.0)
     farther = distance - least[:, None]
-    log_p = -farther * rate - log_total[:, None]
+    log_p = -(seen - least[:, None]) * rate - log_total[:, None]
     if targets is not None:
-        target = tl.load(targets + row, in_q, ignore_index)
         shared = task * (Q // group) + q.to(tl.int32) // group  # `group` queries share a cotangent
         weight = tl.load(dloss + shared, in_q, 0.0).to(dtype)
         if counts is not None:
             weight = divide(weight, tl.load(counts + shared, in_q, 1.0))
         weight = tl.where((target >= 0) & (target < N), weight, float("nan"))
         weight = tl.where(target == ignore_index, 0.0, weight)
-        dlogits = weight[:, None] * (tl.exp(log_p) - tl.where(n[None, :] == target[:, None], 1.0, 0.0))
+        at_target = n[None, :] == target[:, None]
+        dlogits = weight[:, None] * (tl.exp(log_p) - tl.where(at_target, 1.0, 0.0))
+        if target_distance is not None:  # of whose gradient see `target_gradients`
+            dlogits = tl.where(at_target, 0.0, dlogits)
     else:
         if totals is not None:
             dlog_total = tl.load(totals + row, in_q, 0.0).to(dtype)

@@ -39,6 +39,8 @@ def weights_kernel(
     totals,
     log_probs,
     labels,
+    exclude,
+    target_distance,
     weights,
     close,
     flags,
@@ -59,6 +61,7 @@ def weights_kernel(
     ignore_index,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
+    MARGIN: tl.constexpr,
     NEAR: tl.constexpr,
     TF32: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -81,7 +84,9 @@ def weights_kernel(
     distance, near = distance_block(
         query, prototypes, q, n, last, N, D, x_scale, c_scale, given, dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D
     )
-    softmax = nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels
+    softmax = (
+        nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance, MARGIN
+    )  # fmt: skip
     sizes = Q, N, D, C, group, ignore_index
     dlogits, farther = dlogits_block(distance, q, n, task, rate, softmax, sizes, dtype, False, BLOCK_C)
     inside = (q[:, None] < last) & (n[None, :] < N)

@@ -19,14 +19,15 @@ from ._distance import (
     accurate_log,
     block_of_rows,
     distance_block,
-    divide,
     load_rate,
     online_log_sum_exp,
     scale_of,
 )
 from ._distance_bwd import distance_gradients
 from ._launch import accumulator, counters, launch, task_rows, triton_dtype
+from ._loss_sums import add_up, reduce
 from ._products import forward_parts
+from ._replaced import replaced, target_gradients
 from ._tiles import forward_sides, kept_arguments, kept_tensors, temperature_arguments, tile_options
 
 
@@ -47,6 +48,8 @@ def _proto_loss_fwd_kernel(
     query,
     prototypes,
     targets,
+    exclude,
+    target_distance,
     temperature_tensor,
     temperature_value: tl.float64,
     losses,
@@ -73,6 +76,7 @@ def _proto_loss_fwd_kernel(
     ignore_index,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
+    MARGIN: tl.constexpr,
     NEAR: tl.constexpr,
     MEAN: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -95,6 +99,7 @@ def _proto_loss_fwd_kernel(
     least = tl.full((BLOCK_Q,), INFINITY, dtype)
     total = tl.zeros((BLOCK_Q,), dtype)
     picked = tl.zeros((BLOCK_Q,), dtype)
+    counted = target
     for start in range(0, N, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N).to(tl.int64)
         c_scale = scale_of(
@@ -103,9 +108,12 @@ def _proto_loss_fwd_kernel(
         distance, _ = distance_block(
             query, prototypes, q, n, last, N, D, x_scale, c_scale, given, dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D
         )
+        distance, counted = replaced(
+            distance, n, row, q < last, target, rate, (exclude, target_distance, MARGIN), ignore_index
+        )
         distance = tl.where(n[None, :] < N, distance, INFINITY)
         least, total = online_log_sum_exp(least, total, distance, rate)
-        picked += tl.sum(tl.where(n[None, :] == target[:, None], distance, 0.0), 1)
+        picked += tl.sum(tl.where(n[None, :] == counted[:, None], distance, 0.0), 1)
         if prototype_scale is not None and products is None:
             tl.store(prototype_scale + task * scale_stride + n, c_scale, n < tl.where(q_block == 0, N, 0))
     log_total = accurate_log(total)
@@ -115,52 +123,13 @@ def _proto_loss_fwd_kernel(
     if query_scale is not None and products is None:
         tl.store(query_scale + row, x_scale, q < last)
     loss = (picked - least) * rate + log_total
-    loss = tl.where((target >= 0) & (target < N), loss, float("nan"))
+    loss = tl.where((counted >= 0) & (counted < N), loss, float("nan"))
     loss = tl.where(target == ignore_index, 0.0, loss)
     if parts is None:
         tl.store(losses + row, loss.to(losses.dtype.element_ty), q < last)
     else:
         counted = tl.sum(tl.where(target != ignore_index, 1.0, 0.0).to(dtype), 0)
-        _add_up(losses, parts, counter, counts, tl.sum(loss, 0), counted, task, q_block, q_blocks, dtype, MEAN)
-
-
-@triton.jit
-def _add_up(
-    losses, parts, counter, counts, loss, counted, task, q_block, q_blocks, dtype: tl.constexpr, MEAN: tl.constexpr
-):
-    """The task's loss from the sums and counts that its programs left in parts [T, q_blocks, 2], by the last of them."""
-    parts += task * q_blocks * 2
-    tl.store(parts + q_block * 2, loss)
-    tl.store(parts + q_block * 2 + 1, counted)
-    tl.debug_barrier()  # all threads' stores come before the count
-    if tl.atomic_add(counter + task, 1, sem="acq_rel") == q_blocks - 1:
-        total, count = tl.zeros((256,), dtype), tl.zeros((256,), dtype)
-        for start in range(0, q_blocks, 256):
-            b = start + tl.arange(0, 256)
-            total += tl.load(parts + b * 2, b < q_blocks, 0.0)
-            count += tl.load(parts + b * 2 + 1, b < q_blocks, 0.0)
-        out = tl.sum(total, 0)
-        if MEAN:
-            number = tl.maximum(tl.sum(count, 0), 1.0)
-            out = divide(out, number)
-            tl.store(counts + task, number)
-        tl.store(losses + task, out.to(losses.dtype.element_ty))
-
-
-@triton.jit(do_not_specialize=("Q", "ignore_index"))
-def _reduce_kernel(each, targets, losses, counts, Q, ignore_index, dtype: tl.constexpr):
-    total, count, task = tl.zeros((1024,), dtype), tl.zeros((1024,), dtype), tl.program_id(0).to(tl.int64)
-    for start in range(0, Q, 1024):
-        q = start + tl.arange(0, 1024)
-        total += tl.load(each + task * Q + q, q < Q, 0.0)
-        counted = (q < Q) & (tl.load(targets + task * Q + q, q < Q, ignore_index) != ignore_index)
-        count += counted.to(dtype)
-    out = tl.sum(total, 0)
-    if counts is not None:
-        number = tl.maximum(tl.sum(count, 0), 1.0)
-        out = divide(out, number)
-        tl.store(counts + task, number)
-    tl.store(losses + task, out.to(losses.dtype.element_ty))
+        add_up(losses, parts, counter, counts, tl.sum(loss, 0), counted, task, q_block, q_blocks, dtype, MEAN)
 
 
 def proto_loss_fwd(
@@ -168,9 +137,12 @@ def proto_loss_fwd(
     prototypes: Tensor,
     targets: Tensor,
     temperature: float | Tensor,
+    exclude: Tensor | None,
+    target_distance: Tensor | None,
     metric: str,
     ignore_index: int,
     reduction: str,
+    margin: float,
     needs: tuple[bool, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     q, c, by_products = forward_sides(query, prototypes)
@@ -198,6 +170,8 @@ def proto_loss_fwd(
             query=q,
             prototypes=c,
             targets=targets,
+            exclude=_dense(exclude),
+            target_distance=_dense(target_distance),
             **temperature_arguments(temperature),
             losses=each,
             parts=parts,
@@ -213,30 +187,14 @@ def proto_loss_fwd(
             ignore_index=ignore_index,
             dtype=triton_dtype(query),
             METRIC=metric,
+            MARGIN=margin,
             MEAN=reduction == "mean",
             **given,
             **options,
         )
     if each is not losses:
-        _reduce(each, targets, losses, counts, ignore_index)
+        reduce(each, targets, losses, counts, ignore_index)
     return (losses,), (*kept, *made, counts) if any(needs) else ()
-
-
-def _reduce(each: Tensor, targets: Tensor, losses: Tensor, counts: Tensor | None, ignore_index: int) -> None:
-    """The sum, or with `counts` the mean, of each task's losses."""
-    launch(
-        _reduce_kernel,
-        losses.numel(),
-        each,
-        each=each,
-        targets=targets,
-        losses=losses,
-        counts=counts,
-        Q=targets.shape[-1],
-        ignore_index=ignore_index,
-        dtype=triton_dtype(each),
-        num_warps=4,
-    )
 
 
 def proto_loss_bwd(
@@ -246,23 +204,44 @@ def proto_loss_bwd(
     prototypes: Tensor,
     targets: Tensor,
     temperature: float | Tensor,
+    exclude: Tensor | None,
+    target_distance: Tensor | None,
     metric: str,
     ignore_index: int,
     reduction: str,
+    margin: float,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
-    static = metric, ignore_index, reduction
-    *kept, counts = saved or proto_loss_fwd(query, prototypes, targets, temperature, *static, needs)[1]
-    return distance_gradients(
+    static = metric, ignore_index, reduction, margin
+    exclude, target_distance, targets = _dense(exclude), _dense(target_distance), targets.contiguous()
+    inputs = query, prototypes, targets, temperature, exclude, target_distance
+    *kept, counts = saved or proto_loss_fwd(*inputs, *static, needs)[1]
+    dloss = cotangents[0].contiguous()
+    grads = distance_gradients(
         query,
         prototypes,
         temperature,
         metric,
         kept,
         (needs[0], needs[1], needs[3]),
-        dloss=cotangents[0].contiguous(),
+        dloss=dloss,
         counts=counts,
-        targets=targets.contiguous(),
+        targets=targets,
+        exclude=exclude,
+        target_distance=target_distance,
+        margin=margin,
         group=1 if reduction == "none" else targets.shape[-1],
         ignore_index=ignore_index,
     )
+    if target_distance is None or not (needs[3] or needs[5]):
+        return grads
+    of_target, of_temperature = target_gradients(
+        target_distance, targets, exclude, temperature, kept, dloss, counts, prototypes.shape[-2], ignore_index, margin
+    )
+    if needs[3]:
+        grads = *grads[:-1], grads[-1] + of_temperature.to(grads[-1].dtype)
+    return (*grads, of_target) if needs[5] else grads
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()

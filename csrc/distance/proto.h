@@ -42,6 +42,10 @@ template <class R>
 struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weight_q loss_q in the same pass
   int64_t ignore_index;
   const int64_t* targets;               // [T, Q], any values
+  const int64_t* exclude = nullptr;     // [T, Q]: a prototype that does not count, -1: none; null: none of any
+  const R* target_distance = nullptr;   // [T, Q], in place of the target's; null: its own
+  R* dtarget_distance = nullptr;        // [T, Q]; null: not asked for
+  double margin = 0;                    // off the target's logit
   const double* task_weight = nullptr;  // [T]: weight_q of all queries of a task; null: query_weight
   const R* query_weight = nullptr;      // [T, Q]; for gradients only
   R* task_loss = nullptr;               // [T], sum_q weight_q loss_q; null: not asked for

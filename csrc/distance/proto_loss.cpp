@@ -1,3 +1,5 @@
+#include <array>
+
 #include "runtime/cpu/kernels.h"
 #include "ops.h"
 #include "distance/proto_arguments.h"
@@ -6,28 +8,48 @@ namespace fastmeta {
 namespace {
 
 constexpr const char* kOp = "proto_loss";
+constexpr size_t kInputs = 6;
 
 struct Gradients {
-  Tensor query, prototypes, temperature;
+  Tensor query, prototypes, temperature, target_distance;
 
-  py::tuple pack() const { return fastmeta::pack({query, prototypes, temperature}); }
+  py::tuple pack() const { return fastmeta::pack({query, prototypes, temperature, target_distance}); }
+};
+
+// Those of the inputs that have a gradient which needs one, and whether it is summed over the tasks where these share the prototypes.
+struct Wanted {
+  std::array<bool, 4> marked, summed;
+
+  Wanted(const std::vector<bool>& needs, bool shared)
+      : marked{needs[0], needs[1], needs[3], needs[5]}, summed{false, shared, true, false} {}
 };
 
 class Call : public ProtoCall {
  public:
-  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Str metric, int64_t ignore_index, Str reduction_,
-       Handle needs_)
+  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Handle exclude_, Handle target_distance_, Str metric,
+       int64_t ignore_index, Str reduction_, double margin, Handle needs_)
       : ProtoCall(kOp, query, prototypes, temperature, metric),
         targets(read_int64(kOp, "targets", targets_)),
         ignore_index(ignore_index),
+        margin(margin),
         reduction(read_enum<Reduction>(kOp, "reduction", reduction_, {"mean", "sum", "none"})),
-        needs(read_needs(kOp, needs_, 4)) {
+        needs(read_needs(kOp, needs_, kInputs)) {
     require_cpu(kOp, {&targets});
     require_shape(kOp, "targets", targets, task_shape({Q}));
+    if (!exclude_.is_none()) {
+      exclude = read_int64(kOp, "exclude", exclude_);
+      require_cpu(kOp, {&exclude});
+      require_shape(kOp, "exclude", exclude, task_shape({Q}));
+    }
+    if (target_distance_.is_none()) return;
+    target_distance = read_floating(kOp, "target_distance", target_distance_, true);
+    require_alike(kOp, {&this->query, &target_distance});
+    require_shape(kOp, "target_distance", target_distance, task_shape({Q}));
   }
 
-  Tensor targets;
+  Tensor targets, exclude, target_distance;
   int64_t ignore_index;
+  double margin;
   Reduction reduction;
   std::vector<bool> needs;
 
@@ -45,6 +67,12 @@ class Call : public ProtoCall {
 
  private:
   int64_t counted(int64_t task) const;
+  template <class R>
+  void fill(ProtoLoss<R>& p, const R* distances) const {
+    p.ignore_index = ignore_index, p.margin = margin;
+    p.targets = targets.data<int64_t>(), p.exclude = exclude.data<int64_t>();
+    p.target_distance = distances;
+  }
   // Runs the kernel for whatever is not empty; dtemperature gets one value a task.
   void run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made, std::vector<double>* dtemperature) const;
 };
@@ -61,12 +89,12 @@ void Call::run(bool folded, const Tensor& loss, const Tensor& query_weight, cons
     using R = decltype(zero);
     ProtoLoss<R> p;
     describe<R>(p, folded);
-    p.ignore_index = ignore_index;
-    p.targets = targets.data<int64_t>();
+    fill(p, target_distance.data<R>());
     (reduction == Reduction::none ? p.query_loss : p.task_loss) = loss.data<R>();
     p.query_weight = query_weight.data<R>();
     p.dquery = made.query.stored<R>();
     p.dprototypes = made.prototypes.stored<R>();
+    p.dtarget_distance = made.target_distance.data<R>();
     p.dtemperature = dtemperature ? dtemperature->data() : nullptr;
     std::vector<double> weights(reduction == Reduction::none ? 0 : size_t(T), 1);
     if (reduction != Reduction::none) p.task_weight = weights.data();
@@ -83,6 +111,7 @@ Gradients Call::unit_gradients(const Tensor& loss) const {
   Gradients made;
   if (needs[0]) made.query = query.empty(query.shape());
   if (needs[1]) made.prototypes = prototypes.empty(task_shape({N, D}));
+  if (needs[5]) made.target_distance = query.empty(targets.shape());
   std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
   run(false, loss, Tensor(), made, needs[3] ? &dtemperature : nullptr);
   if (!needs[3]) return made;
@@ -95,6 +124,7 @@ Gradients Call::gradients(const Tensor& dloss) const {
   Gradients made;
   if (needs[0]) made.query = query.empty(query.shape());
   if (needs[1]) made.prototypes = prototypes.empty(prototypes.shape());
+  if (needs[5]) made.target_distance = query.empty(targets.shape());
   std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
   run(true, Tensor(), dloss, made, needs[3] ? &dtemperature : nullptr);
   if (needs[3]) made.temperature = sum_of(query, dtemperature);
@@ -108,13 +138,15 @@ Gradients Call::narrow(const Tensor& loss, bool gradients, const Tensor& dloss) 
   Gradients made;
   if (gradients && needs[0]) made.query = query.empty(query.shape());
   if (gradients && needs[1]) made.prototypes = prototypes.empty(prototypes.shape());
+  if (gradients && needs[5]) made.target_distance = query.empty(targets.shape());
   std::vector<double> dtemperature(size_t(of_temperature ? T : 0));
-  std::vector<float> each(loss ? count : 0), weights(gradients ? count : 0), room;
+  std::vector<float> each(loss ? count : 0), weights(gradients ? count : 0), room, target_room;
+  std::vector<float> dtarget(made.target_distance ? count : 0);
   const float* cotangents = dloss ? numbers(dloss, room) : nullptr;
   ProtoLoss<float> p;
   describe<float>(p, true);
-  p.ignore_index = ignore_index;
-  p.targets = targets.data<int64_t>();
+  fill(p, target_distance ? numbers(target_distance, target_room) : nullptr);
+  p.dtarget_distance = made.target_distance ? dtarget.data() : nullptr;
   p.query_loss = loss ? each.data() : nullptr;
   p.query_weight = weights.data();
   p.dquery = made.query.stored<float>(), p.dprototypes = made.prototypes.stored<float>();
@@ -131,6 +163,7 @@ Gradients Call::narrow(const Tensor& loss, bool gradients, const Tensor& dloss) 
     for (size_t i = 0; i < each.size(); i++) losses[none ? i : i / size_t(Q)] += scale[i / size_t(Q)] * double(each[i]);
   });
   if (loss) write_numbers(loss, losses.data());
+  if (made.target_distance) write_numbers(made.target_distance, std::vector<double>(dtarget.begin(), dtarget.end()).data());
   if (of_temperature) made.temperature = sum_of(query, dtemperature);
   return made;
 }
@@ -139,15 +172,15 @@ Gradients Call::narrow(const Tensor& loss, bool gradients, const Tensor& dloss) 
 // share an input.
 py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dloss, int64_t T, bool shared) {
   const std::vector<Tensor> made = read_tensors(kOp, "saved", unit);
-  const bool wanted[] = {needs[0], needs[1], needs[3]}, of_all[] = {false, shared, true};
+  const Wanted wanted(needs, shared);
   std::vector<bool> summed;
-  for (size_t i = 0; i < 3 && summed.size() < made.size(); i++) {
-    if (!wanted[i]) continue;
+  for (size_t i = 0; i < wanted.marked.size() && summed.size() < made.size(); i++) {
+    if (!wanted.marked[i]) continue;
     const Tensor& x = made[summed.size()];
     require_alike(kOp, {&dloss, &x});
-    if (!x || x.dim() < 1 || ((of_all[i] || dloss.dim()) && x.size(0) != T))
+    if (!x || x.dim() < 1 || ((wanted.summed[i] || dloss.dim()) && x.size(0) != T))
       throw py::value_error(std::string(kOp) + ": saved must hold the gradients of each task, got another shape");
-    summed.push_back(of_all[i]);
+    summed.push_back(wanted.summed[i]);
   }
   return of_tasks(kOp, made, summed, T, dloss);
 }
@@ -164,26 +197,27 @@ py::tuple Call::gradients_of_sum(const Tensor& loss, const Tensor& dloss) const 
   const Gradients unit = unit_gradients(loss);
   std::vector<Tensor> made;
   std::vector<bool> summed;
-  const bool of_all[] = {false, shared, true};
-  const Tensor* const each[] = {&unit.query, &unit.prototypes, &unit.temperature};
-  for (int i = 0; i < 3; i++)
-    if (*each[i]) made.push_back(*each[i]), summed.push_back(of_all[i]);
+  const Wanted wanted(needs, shared);
+  const Tensor* const each[] = {&unit.query, &unit.prototypes, &unit.temperature, &unit.target_distance};
+  for (size_t i = 0; i < wanted.marked.size(); i++)
+    if (*each[i]) made.push_back(*each[i]), summed.push_back(wanted.summed[i]);
   return of_tasks(kOp, made, summed, T, dloss);
 }
 
 }  // namespace
 
-py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                                    Str reduction, Handle needs, Handle cotangents) {
-  const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
+py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude,
+                                    Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs,
+                                    Handle cotangents) {
+  const Call call(query, prototypes, targets, temperature, exclude, target_distance, metric, ignore_index, reduction, margin, needs);
   const Tensor loss = call.query.empty(call.loss_shape());
   const Tensor dloss = cotangents.is_none() ? Tensor() : call.cotangent(cotangents, call.loss_shape());
   return py::make_tuple(pack({loss}), call.gradients_of_sum(loss, dloss));
 }
 
-py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric, int64_t ignore_index,
-                         Str reduction, Handle needs) {
-  const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
+py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude, Handle target_distance,
+                         Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs) {
+  const Call call(query, prototypes, targets, temperature, exclude, target_distance, metric, ignore_index, reduction, margin, needs);
   const Tensor loss = call.query.empty(call.loss_shape());
   if (call.query.narrow()) {
     call.narrow(loss, false, Tensor());
@@ -194,10 +228,11 @@ py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle
   return py::make_tuple(pack({loss}), py::tuple());
 }
 
-py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature, Str metric,
-                         int64_t ignore_index, Str reduction, Handle needs) {
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature,
+                         Handle exclude, Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin,
+                         Handle needs) {
   if (!py::len(saved)) {
-    const Call call(query, prototypes, targets, temperature, metric, ignore_index, reduction, needs);
+    const Call call(query, prototypes, targets, temperature, exclude, target_distance, metric, ignore_index, reduction, margin, needs);
     const Tensor dloss = call.cotangent(cotangents, call.loss_shape());
     if (call.query.narrow()) return call.narrow(Tensor(), true, dloss).pack();
     if (call.reduction == Reduction::none) return call.gradients(dloss).pack();
@@ -207,7 +242,7 @@ py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle p
   require_cpu(kOp, {&dloss});
   const int64_t T = dloss.dim() ? dloss.size(0) : 1;
   const bool shared = dloss.dim() && py::cast<int64_t>(prototypes.attr("dim")()) == 2;
-  return scaled(saved, read_needs(kOp, needs, 4), dloss, T, shared);
+  return scaled(saved, read_needs(kOp, needs, kInputs), dloss, T, shared);
 }
 
 }  // namespace fastmeta

@@ -4,6 +4,7 @@
 // an example has (example_size()), how many its output (output_size()), what a forward pass of it costs (multiply_adds()), and the loss.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "inner/optimiser_step.h"
 
@@ -31,11 +32,12 @@ struct ExampleGrads {
 };
 
 // Learning rates: one tensor for all parameters (shared) or one per parameter tensor. Each is [steps or 1, size], size = 1 or the
-// elements of the parameter tensor.
+// elements of the parameter tensor; or a number, where `value` is null.
 template <class R, int tensors>
 struct Rates {
   R* value[tensors] = {};
   bool shared = true, per_element = false, per_step = false;
+  std::remove_const_t<R> number[tensors] = {};
 };
 
 template <class R, class N>

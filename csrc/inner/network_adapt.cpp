@@ -5,7 +5,7 @@ namespace {
 
 // The adapted parameters, flat, and for kernels that take it the trajectory [T, steps, P] where it is asked for.
 template <class Call>
-std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const TargetTensors& y, int64_t steps, const InnerSteps& how,
+std::pair<py::tuple, Tensor> adapt(const Call& call, const RateList& rates, const TargetTensors& y, int64_t steps, const InnerSteps& how,
                                    bool keep) {
   const Tensors adapted = call.empty_params(call.inputs);
   int64_t total = 0;
@@ -14,7 +14,7 @@ std::pair<py::tuple, Tensor> adapt(const Call& call, const Tensors& rates, const
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     AdaptCall<R, typename Call::Network> args{call.shape, steps, false, pointers<const R>(call, call.params)};
-    set_rates(args.rates, rates, rates);
+    set_rates(args.rates, rates);
     args.support = examples<R>(call, call.inputs, y);
     args.trajectory = trajectory.data<R>();
     args.adapted = pointers<R>(call, adapted);
@@ -43,19 +43,19 @@ py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Hand
   const InnerSteps how(Call::kOps.adapt, inner, steps);
   const Call call(Call::kOps.adapt, params, inputs, network, loss, how.lead);
   const TargetTensors y = call.targets(targets, "targets", call.count(), how.lead);
-  const Tensors alpha = call.rates(rates, steps);
+  const RateList alpha = call.rates(rates, steps);
   const py::tuple kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
   if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, how, true).second;
   const Tensors v = call.cotangents_of_params(cotangents);
-  Gradients grads(call, needs, alpha);
+  Gradients grads(call, needs, alpha.tensors);
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();
   const Tensor dx = grads.for_examples(call.inputs);
   const TargetTensors dy = grads.for_targets(y);
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     AdaptCall<R, typename Call::Network> args{call.shape, steps, first_order, pointers<const R>(call, call.params)};
-    set_rates(args.rates, alpha, alpha);
+    set_rates(args.rates, alpha);
     args.support = examples<R>(call, call.inputs, y);
     args.trajectory = trajectory.data<R>();
     args.dadapted = pointers<const R>(call, v);

@@ -11,6 +11,9 @@ int64_t product(const Shape& shape) {
   return total;
 }
 
+// Elements of a gradient among others: it begins 16 bytes after a multiple of as many.
+int64_t room(const Shape& shape) { return (product(shape) + 3) / 4 * 4; }
+
 }  // namespace
 
 NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, Str loss_, const Shape& lead_)
@@ -58,24 +61,19 @@ Tensors NetworkCall::cotangents_of_params(Handle cotangents, size_t first) const
   return like_params(found, "cotangents");
 }
 
-Tensor NetworkCall::rate(Handle item, const Shape& expected, bool values) const {
-  if (!is_number(item)) {
-    Tensor found = read_floating(op, "rates", item, inputs.narrow());
-    require_shape(op, "rates", found, expected);
-    require_alike(op, {&inputs, &found});
-    if (values) require_finite(op, "lr", found);
-    return widened(found);
+Tensor NetworkCall::rate(Handle item, const Shape& expected) const {
+  if (is_number(item)) {
+    require_shape(op, "rates", Tensor(), expected);
+    return Tensor();
   }
-  const double value = read_number(op, "lr", item);
-  if (!std::isfinite(value)) refuse_not_finite(op, "lr", value);
-  require_shape(op, "rates", Tensor(), expected);
-  if (inputs.on_cuda() && values) return Tensor(op, inputs.object().attr("new_full")(py::tuple(), value), "rates");
-  Tensor made = computed_in(inputs).empty({});
-  if (values) by_dtype(made.dtype(), [&](auto zero) { *made.data<decltype(zero)>() = decltype(zero)(value); });
-  return made;
+  const Tensor found = read_floating(op, "rates", item, inputs.narrow());
+  require_shape(op, "rates", found, expected);
+  require_alike(op, {&inputs, &found});
+  require_finite(op, "lr", found);
+  return widened(found);
 }
 
-Tensors NetworkCall::rates(Handle list, int64_t steps, bool values) const {
+RateList NetworkCall::rates(Handle list, int64_t steps) const {
   const auto items = read_list(op, "rates", list);
   if (items.size() != 1 && items.size() != params.size())
     throw py::value_error(std::string(op) + ": rates must be one, or one for each of params");
@@ -84,13 +82,15 @@ Tensors NetworkCall::rates(Handle list, int64_t steps, bool values) const {
   const int64_t rank = is_number(items[0]) ? 0 : read_floating(op, "rates", items[0], inputs.narrow()).dim();
   const bool per_element = rank > 1, per_step = rank % 2 == 1;
   if (items.size() == 1 && per_element) throw py::value_error(std::string(op) + ": one rate for all must have shape [] or [steps]");
-  Tensors found;
+  RateList found;
   for (size_t i = 0; i < items.size(); i++) {
     if (items.size() > 1 && items[i].is_none() == bool(params[i]))
       throw py::value_error(std::string(op) + ": rates must have a tensor where params has one");
-    found.push_back(items[i].is_none()
-                        ? Tensor()
-                        : rate(items[i], fastmeta::with_tasks(per_step, steps, per_element ? core(int(i)) : Shape{}), values));
+    const double number = is_number(items[i]) ? read_number(op, "lr", items[i]) : 0;
+    if (!std::isfinite(number)) refuse_not_finite(op, "lr", number);
+    found.numbers.push_back(number);
+    found.tensors.push_back(
+        items[i].is_none() ? Tensor() : rate(items[i], fastmeta::with_tasks(per_step, steps, per_element ? core(int(i)) : Shape{})));
   }
   return found;
 }
@@ -143,8 +143,13 @@ int64_t NetworkCall::stride(const Tensor& tensor, size_t i) const {
 
 Gradients::Gradients(const NetworkCall& call, Handle needs, Tensors rates)
     : call_(call), rates_(std::move(rates)), needs_(read_needs(needs)) {
-  for (size_t i = 0; call_.inputs.on_cpu() && i < needs_.size(); i++)
-    if (needs_[i] && is_summed(i)) total_ += call_.tasks * product(core(i));
+  for (size_t i = 0; i < needs_.size(); i++)
+    if (needs_[i] && is_summed(i)) total_ += room(call_.with_tasks(core(i)));
+}
+
+const Tensor& Gradients::input(size_t i) const {
+  const size_t params = call_.params.size();
+  return i < params ? call_.params[i] : rates_[i - params];
 }
 
 Shape Gradients::core(size_t i) const {
@@ -167,8 +172,8 @@ Tensor Gradients::next(const Shape& core) {
     return made_.back();
   }
   if (!together_) together_ = computed_in(call_.inputs).empty({total_});
-  used_ += product(shape);
-  return together_.part(used_ - product(shape), shape);
+  used_ += room(shape);
+  return together_.part(used_ - room(shape), shape);
 }
 
 py::tuple Gradients::made() const {
@@ -205,7 +210,7 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
     require_alike(call_.op, {&computed_in(call_.inputs), &together});
     require_shape(call_.op, "saved", together, {total_});
   }
-  Tensors gradients;
+  Tensors gradients, outs;
   std::vector<bool> summed;
   int64_t used = 0;
   for (size_t i = 0; i < needs_.size(); i++) {
@@ -214,13 +219,15 @@ py::tuple Gradients::finish(Handle made, const Tensor& dloss) const {
     if (is_together(i)) {
       const Shape shape = call_.with_tasks(core(i));
       gradient = together.part(used, shape);
-      used += product(shape);
+      used += room(shape);
     } else {
       gradient = Tensor(call_.op, items.at(item++), "saved");
     }
+    const Tensor& like = call_.inputs.narrow() ? computed_in(call_.inputs) : input(i);
+    outs.push_back(is_summed(i) ? like.empty(core(i)) : gradient);
     gradients.push_back(gradient), summed.push_back(is_summed(i));
   }
-  const py::tuple found = of_tasks(call_.op, gradients, summed, call_.tasks, dloss);
+  const py::tuple found = of_tasks(call_.op, gradients, summed, call_.tasks, dloss, outs);
   return call_.inputs.narrow() ? pack(call_.rounded(read_tensors(call_.op, "gradients", found))) : found;
 }
 

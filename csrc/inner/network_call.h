@@ -21,6 +21,12 @@ struct TargetTensors {
   Tensor y, weights;
 };
 
+// Learning rates: `tensors` is empty where there is none, and where it is a number.
+struct RateList {
+  Tensors tensors;
+  std::vector<double> numbers;
+};
+
 // The ops of a network, as messages name them.
 struct OpNames {
   const char *forward, *loss, *grad, *hvp, *adapt, *meta_loss;
@@ -47,9 +53,9 @@ class NetworkCall {
   Tensors like_params(Handle list, const char* name) const;
   // The cotangents of outputs that are `first` others and then one for each parameter.
   Tensors cotangents_of_params(Handle cotangents, size_t first = 0) const;
-  // One for all parameters or one for each, all of one kind: numbers (which become tensors), (), or the parameter's own shape
-  // without tasks; each also [steps, ...]. Without `values` the tensors of numbers hold nothing.
-  Tensors rates(Handle list, int64_t steps, bool values = true) const;
+  // One for all parameters or one for each, all of one kind: numbers, (), or the parameter's own shape without tasks; the latter two
+  // also [steps, ...].
+  RateList rates(Handle list, int64_t steps) const;
   Tensor examples(Handle x, const char* name) const;
   TargetTensors targets(Handle y, const char* name, int64_t count,
                         const Shape& steps = {}) const;  // y: targets, or a list of these and weights
@@ -69,14 +75,20 @@ class NetworkCall {
   void add_param(const Tensor& p);  // the next one; ValueError unless it has its core's shape, with or without tasks
 
  private:
-  Tensor rate(Handle item, const Shape& expected, bool values) const;
+  Tensor rate(Handle item, const Shape& expected) const;
 };
 
-// The kernels' view of rates, or of gradients to them, [T, steps or 1, size]: `values`, each of the kind that `rates` has.
+// The kernels' view of rates; or of gradients to them, [T, steps or 1, size], each of the kind that `rates` has.
 template <class R, int tensors>
-void set_rates(Rates<R, tensors>& to, const Tensors& rates, const Tensors& values) {
-  to.shared = rates.size() == 1, to.per_element = rates[0].dim() > 1, to.per_step = rates[0].dim() % 2 == 1;
+void set_rates(Rates<R, tensors>& to, const RateList& rates, const Tensors& values) {
+  to.shared = rates.tensors.size() == 1;
+  to.per_element = rates.tensors[0].dim() > 1, to.per_step = rates.tensors[0].dim() % 2 == 1;
   for (size_t i = 0; i < values.size(); i++) to.value[i] = values[i].data<R>();
+}
+template <class R, int tensors>
+void set_rates(Rates<const R, tensors>& to, const RateList& rates) {
+  set_rates(to, rates, rates.tensors);
+  for (size_t i = 0; i < rates.numbers.size(); i++) to.number[i] = R(rates.numbers[i]);
 }
 
 // The kernels' view of a batch of examples.
@@ -89,9 +101,9 @@ ExampleGrads<R> example_grads(const Tensor& dx, const TargetTensors& dy) {
   return {dx.data<R>(), dy.y.data<R>(), dy.weights.data<R>()};
 }
 
-// The gradients that a kernel writes, one for each flat input that needs one, made per task, of the dtype that it computes in. On a CPU
-// those that will be summed over tasks lie in one tensor, the first of `made`: to make a tensor takes longer than to write a small
-// gradient.
+// The gradients that a kernel writes, one for each flat input that needs one, made per task, of the dtype that it computes in. Those
+// that will be summed over tasks lie in one tensor, the first of `made`, each from a multiple of 16 bytes on: to make a tensor takes
+// longer than to write a small gradient.
 class Gradients {
  public:
   Gradients(const NetworkCall& call, Handle needs, Tensors rates = {});
@@ -109,6 +121,7 @@ class Gradients {
   py::tuple finish(Handle made, const Tensor& dloss) const;
 
  private:
+  const Tensor& input(size_t i) const;
   Shape core(size_t i) const;  // of flat input i: a parameter or a rate
   bool is_summed(size_t i) const;
   bool is_together(size_t i) const { return total_ && is_summed(i); }
@@ -159,7 +172,8 @@ void launch(const NetworkCall& call, const Args& args, Kernel<Args> kernel) {
 #ifdef FASTMETA_CUDA
   if (!call.tasks) return;
   cuda::DeviceGuard guard(call.inputs.device_index());
-  Tensor memory = call.inputs.empty({(kernel.workspace(args) + 7) / 8 * (8 / call.inputs.item_size())});
+  const int64_t bytes = kernel.workspace(args);
+  const Tensor memory = bytes ? call.inputs.empty({(bytes + 7) / 8 * (8 / call.inputs.item_size())}) : Tensor();
   require_launched(call.op, kernel.on_cuda(args, memory.data<void>(), current_stream(call.inputs)));
 #endif
 }

@@ -5,7 +5,7 @@ namespace {
 
 // The query losses, and the query outputs where they are asked for; and into `grads` each task's meta-gradients that are asked for.
 template <class Call>
-py::tuple losses(const Call& call, const Tensors& alpha, Handle support_y, Handle query_x, Handle query_y, int64_t steps, bool first_order,
+py::tuple losses(const Call& call, const RateList& alpha, Handle support_y, Handle query_x, Handle query_y, int64_t steps, bool first_order,
                  bool return_outputs, const InnerSteps& how, Gradients& grads) {
   require_taken(call, how);
   const Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
@@ -21,7 +21,7 @@ py::tuple losses(const Call& call, const Tensors& alpha, Handle support_y, Handl
   by_dtype(value.dtype(), [&](auto zero) {
     using R = decltype(zero);
     MetaLossCall<R, typename Call::Network> args{call.shape, steps, first_order, grads.any(), pointers<const R>(call, call.params)};
-    set_rates(args.rates, alpha, alpha);
+    set_rates(args.rates, alpha);
     args.support = examples<R>(call, call.inputs, sy);
     args.query = examples<R>(call, qx, qy);
     args.loss = value.data<R>(), args.outputs = outputs.data<R>();
@@ -43,8 +43,8 @@ py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, H
                                 Handle needs) {
   const InnerSteps how(Call::kOps.meta_loss, inner, steps);
   const Call call(Call::kOps.meta_loss, params, support_x, network, loss, how.lead);
-  const Tensors alpha = call.rates(rates, steps);
-  Gradients grads(call, needs, alpha);
+  const RateList alpha = call.rates(rates, steps);
+  Gradients grads(call, needs, alpha.tensors);
   const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, how, grads);
   return py::make_tuple(found, grads.made());
 }
@@ -55,8 +55,8 @@ py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle s
                                            Handle needs, Handle cotangents) {
   const InnerSteps how(Call::kOps.meta_loss, inner, steps);
   const Call call(Call::kOps.meta_loss, params, support_x, network, loss, how.lead);
-  const Tensors alpha = call.rates(rates, steps);
-  Gradients grads(call, needs, alpha);
+  const RateList alpha = call.rates(rates, steps);
+  Gradients grads(call, needs, alpha.tensors);
   const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, how, grads);
   return py::make_tuple(found, grads.finish(grads.made(), cotangents.is_none() ? Tensor() : loss_cotangent(call, cotangents)));
 }
@@ -71,7 +71,7 @@ py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, 
   if (!py::len(made))
     made = network_meta_loss_fwd<Call>(params, rates, support_x, support_y, query_x, query_y, steps, network, loss, first_order, false,
                                        inner, needs)[1];
-  return Gradients(call, needs, call.rates(rates, steps, false)).finish(made, loss_cotangent(call, cotangents));
+  return Gradients(call, needs, call.rates(rates, steps).tensors).finish(made, loss_cotangent(call, cotangents));
 }
 
 #define INSTANTIATE(CALL)                                                                                                                  \

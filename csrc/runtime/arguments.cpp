@@ -189,9 +189,9 @@ void require_launched(const char* op, const char* error) {
   if (error) throw std::runtime_error(std::string(op) + ": the CUDA launch must succeed, got " + error);
 }
 
-py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::vector<bool>& summed, int64_t tasks, const Tensor& dloss) {
-  std::vector<Tensor> outs;
-  for (size_t i = 0; i < made.size(); i++) {
+py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::vector<bool>& summed, int64_t tasks, const Tensor& dloss,
+                   std::vector<Tensor> outs) {
+  for (size_t i = outs.size(); i < made.size(); i++) {
     const Shape& shape = made[i].shape();
     outs.push_back(summed[i] ? made[i].empty(Shape(shape.begin() + 1, shape.end())) : made[i]);
   }

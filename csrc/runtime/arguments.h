@@ -75,9 +75,10 @@ void run_kernel(int64_t work, Kernel&& kernel) {
   kernel();
 }
 
-// A loss's gradients [tasks, ...], made for cotangents 1, times each task's `dloss` ([tasks] or (); empty: 1): in place, or where
-// `summed` their sums over the tasks in order. One kernel for all.
-py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::vector<bool>& summed, int64_t tasks, const Tensor& dloss);
+// A loss's gradients [tasks, ...], made for cotangents 1, times each task's `dloss` ([tasks] or (); empty: 1), in place, or where
+// `summed` their sums over the tasks in order, into new tensors or those of `outs`. One kernel for all.
+py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::vector<bool>& summed, int64_t tasks, const Tensor& dloss,
+                   std::vector<Tensor> outs = {});
 
 // RuntimeError with CUDA's words where a launch failed.
 void require_launched(const char* op, const char* error);

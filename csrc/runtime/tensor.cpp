@@ -248,8 +248,9 @@ void* current_stream(const Tensor& tensor) {
 }
 
 bool allows_tf32() {
-  const py::object module = py::import_module("fastmeta._precision");
-  return py::owned(PyObject_CallMethod(module.ptr(), "allows_tf32", "s", "matmul")).cast<bool>();
+  static PyObject* const allows = py::import_module("fastmeta._precision").attr("allows_tf32").release().ptr();
+  static PyObject* const products = PyUnicode_InternFromString("matmul");
+  return py::owned(PyObject_CallOneArg(allows, products)).cast<bool>();
 }
 
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {

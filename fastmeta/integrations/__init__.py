@@ -2,5 +2,6 @@
 and `accelerate(peer)`, which puts the ops into the library itself. None of them has to be installed."""
 
 from ._accelerate import SUPPORTED, accelerate
+from .recording import explain
 
-__all__ = ["SUPPORTED", "accelerate"]
+__all__ = ["SUPPORTED", "accelerate", "explain"]

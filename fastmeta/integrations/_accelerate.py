@@ -6,17 +6,20 @@ import importlib
 import importlib.metadata
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._steps import active
 from .easyfsl.methods.utils import compute_prototypes
 from .higher._optimisers import step_groups
+from .higher._recorded import recorded
 from .learn2learn import algorithms
+from .learn2learn.algorithms._recorded import clone_of_maml, clone_of_meta_sgd
 from .learn2learn.nn import compute_prototypes as class_means
+from .torchopt._recorded import listen, listener_of
 from .torchopt.optim import plain_rate, step_on
 
 SUPPORTED = {"learn2learn": ("0.2.0",), "higher": ("0.2.1",), "easyfsl": ("1.5.0",), "torchopt": ("0.7.3",)}
@@ -35,9 +38,10 @@ def accelerate(peer: ModuleType) -> Iterator[ModuleType]:
         with accelerate(learn2learn):
             train()
 
-    learn2learn: `maml_update`, `meta_sgd_update`, the class means of `PrototypicalClassifier`. higher: the steps of torch.optim.SGD
-    without momentum and weight decay. easyfsl: prototypes. torchopt: the steps of a `MetaSGD` that is made inside, without further
-    options. All else stays the library's own. For all threads.
+    learn2learn: clones of `MAML` and `MetaSGD` record what they do, as those of `fastmeta.integrations` (see `explain`);
+    `maml_update`, `meta_sgd_update`, the class means of `PrototypicalClassifier`. higher: `innerloop_ctx` records; the steps of
+    torch.optim.SGD without momentum and weight decay. easyfsl: prototypes. torchopt: the steps of a `MetaSGD` that is made inside,
+    without further options, record. All else stays the library's own. For all threads.
 
     Errors: TypeError for what is not a module; ValueError for a library that is not in `SUPPORTED`, or not in that version.
     """
@@ -107,7 +111,21 @@ def _learn2learn() -> list[Exchange]:
         self.prototypes = found
         return found
 
+    for module, name, of in (("maml", "MAML", clone_of_maml), ("meta_sgd", "MetaSGD", clone_of_meta_sgd)):
+        learner = getattr(importlib.import_module(f"learn2learn.algorithms.{module}"), name)
+        found.append((learner, "clone", _recording(learner, of)))
     return [*found, (head, "fit_", by_op)]
+
+
+def _recording(learner: Any, of: Callable[..., Any]) -> Callable[..., Any]:
+    plain: Callable[..., Any] = learner.clone
+
+    def clone(self: Any, *args: Any, **named: Any) -> Any:
+        options = [*args, *(named.get(name) for name in ("first_order", "allow_unused", "allow_nograd")[len(args) :])]
+        recorded = of(self, learner, *(options if of is clone_of_maml else ()))
+        return plain(self, *args, **named) if recorded is None else recorded
+
+    return clone
 
 
 def _higher() -> list[Exchange]:
@@ -119,7 +137,23 @@ def _higher() -> list[Exchange]:
             return update(self, grouped_grads, **kwargs)
         step_groups(self.param_groups, grouped_grads)
 
-    return [(sgd, "_update", by_ops)]
+    package = importlib.import_module("higher")
+    plain: Callable[..., Any] = package.innerloop_ctx
+
+    @contextmanager
+    def innerloop_ctx(
+        model: Any, opt: Any, device: Any = None, copy_initial_weights: bool = True, override: Any = None,
+        track_higher_grads: bool = True,
+    ) -> Iterator[Any]:  # fmt: skip
+        found = recorded(model, opt, override, copy_initial_weights, track_higher_grads) if device is None else None
+        with (
+            plain(model, opt, device, copy_initial_weights, override, track_higher_grads)
+            if found is None
+            else nullcontext(found) as both
+        ):
+            yield both
+
+    return [(sgd, "_update", by_ops), (package, "innerloop_ctx", innerloop_ctx)]
 
 
 def _easyfsl() -> list[Exchange]:
@@ -139,14 +173,29 @@ def _torchopt() -> list[Exchange]:
         init(self, module, lr, momentum, weight_decay, dampening, nesterov, moment_requires_grad, maximize)
         if plain_rate(lr, momentum, weight_decay, dampening, nesterov, maximize):
             self._plain_rate = lr
+            self._listener = listen(module, lr) if type(lr) is float and type(self) is sgd else None
 
     def by_ops(self: Any, loss: Tensor) -> None:
+        listener = getattr(self, "_listener", None)
+        if listener is not None and len(self.param_containers_groups) == 1 and listener.step(loss):
+            return None
+        if listener is not None:
+            listener.settle("a step that is not recorded")
         if not hasattr(self, "_plain_rate"):
             return step(self, loss)
         for containers in self.param_containers_groups:
             step_on(containers, loss, self._plain_rate)
 
-    return [(sgd, "__init__", with_rate), (sgd, "step", by_ops)]
+    def recover(target: Any, state: Any) -> None:
+        listener = listener_of(target) if isinstance(target, nn.Module) and hasattr(state, "params") else None
+        if listener is not None:
+            listener.put_back(state)
+        put_back(target, state)
+
+    package, utils = importlib.import_module("torchopt"), importlib.import_module("torchopt.utils")
+    put_back: Callable[..., None] = utils.recover_state_dict
+    both = [(owner, "recover_state_dict", recover) for owner in (package, utils)]
+    return [(sgd, "__init__", with_rate), (sgd, "step", by_ops), *both]
 
 
 EXCHANGES: dict[str, Callable[[], list[Exchange]]] = {

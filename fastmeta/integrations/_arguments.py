@@ -1,9 +1,9 @@
-"""What the integrations' names ask of their arguments, and what they say of names that are not here."""
+"""What the integrations' names ask of their arguments."""
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ def tensor(op: str, name: str, value: Any) -> None:
 
 
 def mapping(op: str, name: str, value: Any) -> None:
-    instance(op, name, value, Mapping, "a dict")
+    if not isinstance(value, nn.ParameterDict):  # which is no Mapping
+        instance(op, name, value, Mapping, "a dict")
 
 
 def optimiser(op: str, name: str, value: Any) -> None:
@@ -68,13 +69,3 @@ def listed(op: str, name: str, given: Any) -> list[Any]:
         return list(given)
     except TypeError:
         raise TypeError(f"{op}: {name} must be a sequence, got {type(given).__name__}") from None
-
-
-def missing(library: str, offered: Sequence[str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a module that stands in for one of `library`."""
-
-    def no_such_name(name: str) -> Any:
-        here = ", ".join(offered)
-        raise AttributeError(f"{library}: the name must be one that fastmeta.integrations has ({here}), got {name}")
-
-    return no_such_name

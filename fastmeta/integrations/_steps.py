@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._torch import BUFFERS, CHILDREN, PARAMETERS
+from .._torch import BUFFERS, CHILDREN, COMPILED_CALL, PARAMETERS
 from ..inner.sgd_step import sgd_step
 
 SMALL = 1 << 15  # elements: up to here PyTorch's operation for each tensor costs less than one op for all
@@ -114,6 +114,8 @@ def copy_of(
         kind: type[nn.Module] = type(part)
         modules[id(part)] = clone = kind.__new__(kind)
         clone.__dict__.update(part.__dict__)
+        if getattr(clone.__dict__.get(COMPILED_CALL), "of_one_module", False):
+            del clone.__dict__[COMPILED_CALL]
         clone.__dict__[PARAMETERS] = {name: once(p, parameter) for name, p in getattr(part, PARAMETERS).items()}
         clone.__dict__[BUFFERS] = {name: once(b, buffer) for name, b in getattr(part, BUFFERS).items()}
         clone.__dict__[CHILDREN] = {name: copied(m) for name, m in getattr(part, CHILDREN).items()}

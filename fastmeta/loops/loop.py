@@ -89,22 +89,27 @@ class Loop:
         return [*theta, *(s for state in found for s in state)]
 
     def pullback(
-        self, k: int, point: Sequence[Tensor], grads: Sequence[Tensor], given: Mapping[Slot, Tensor], v: Sequence[Tensor]
+        self,
+        k: int,
+        point: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        given: Mapping[Slot, Tensor],
+        v: Sequence[Tensor],
     ) -> tuple[list[Tensor], list[Tensor], dict[Slot, Tensor]] | None:
-        """From v, the gradients to what `update` gives, in one launch those to the point, to grads and to rates; None where there is none."""
+        """From v, the gradients to what `update` gives, in one launch those to the point, to grads and to the optimiser's values; None
+        where there is no such launch."""
         values, n = self._values(given), self.params
         found = self.optimiser.pullback(
             point[:n], grads, self._states(point), self.before + k + 1, values, v[:n], self._states(v)
         )
         if found is None:
             return None
-        dtheta, dgrads, dstates, drates = found
         of_slot = dict[Slot, Tensor]()
         slots = {id(x): slot for slot, x in given.items()}
-        for rate, gradient in drates:
-            slot = slots[id(rate)]
+        for value, gradient in found.learned:
+            slot = slots[id(value)]
             of_slot[slot] = of_slot[slot] + gradient if slot in of_slot else gradient
-        return [*dtheta, *(s for state in dstates for s in state)], dgrads, of_slot
+        return [*found.theta, *(s for state in found.states for s in state)], found.grads, of_slot
 
     def _states(self, point: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         """Of each parameter, in a point or in gradients to one."""
@@ -149,7 +154,9 @@ class Replay:
         pairs, self.pairs = self.pairs, []
         if not pairs or is_looked_at() or any(x.device.type != "cpu" for x in pairs[0]):
             return
-        then, now = (torch.stack([x.double().sum() for x in side]) for side in zip(*pairs, strict=True))
+        then, now = (
+            torch.stack([x if x.ndim == 0 else x.sum() for x in side]).double() for side in zip(*pairs, strict=True)
+        )
         rtol = torch.finfo(tolerance).eps ** 0.5
         same = torch.isclose(now, then, rtol=rtol, atol=rtol, equal_nan=True)
         if not same.all():

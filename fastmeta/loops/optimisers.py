@@ -12,14 +12,10 @@ from torch import Tensor, nn
 from .. import _check
 from .._dispatch import forced
 from .._torch import tree_leaves, tree_map
-from ..inner._optimiser_step import stateful, stateful_pullback
 from ..reference.adam_step import adam_update
 from ..reference.momentum_step import decayed, momentum_update, plus
 from ..types import Rate
-
-HALF = (torch.float16, torch.bfloat16)
-# The name of an op, its numbers beside the lists and rates, the values that may be tensors elsewhere, and static arguments.
-Fused = tuple[str, tuple[float, ...], dict[str, float], tuple[Any, ...]]
+from .fused_step import HALF, FusedStep, Pulled, fuses, is_same_number
 
 
 class InnerOptimiser:
@@ -72,13 +68,9 @@ class InnerOptimiser:
         values: Sequence[Mapping[str, Any]],
     ) -> tuple[list[Tensor], list[list[Tensor]]]:
         """All parameters and their state after step number `count`: in one launch where that can be."""
-        fused = self._fused(theta, grads, count, values)
-        if fused is not None:
-            op, more, numbers, static = fused
-            names = [f"params[{i}]" for i in range(len(theta))]
-            lists = [list(theta), list(grads), *_by_kind(states)]
-            new, *kinds = stateful(op, names, lists, _rates(values), more, numbers, static)
-            return new, [list(state) for state in zip(*kinds, strict=True)] or [[] for _ in theta]
+        step = self._fused(theta, grads, count, values)
+        if step is not None:
+            return step.run(theta, grads, states, values)
         each = [self.update(p, g, s, count, **v) for p, g, s, v in zip(theta, grads, states, values, strict=True)]
         return [p for p, _ in each], [list(state) for _, state in each]
 
@@ -91,30 +83,22 @@ class InnerOptimiser:
         values: Sequence[Mapping[str, Any]],
         dtheta: Sequence[Tensor],
         dstates: Sequence[Sequence[Tensor]],
-    ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]], list[tuple[Tensor, Tensor]]] | None:
-        """From the gradients to what `updates` gives, in one launch those to parameters, grads and states, and for each rate that asks for
-        one (rate, its gradient). None where there is no such launch."""
-        fused = self._fused(theta, grads, count, values)
-        if fused is None or theta[0].dtype in HALF:
-            return None
-        op, more, numbers, static = fused
-        lists = [list(theta), list(grads), *_by_kind(states)]
-        cotangents = [*dtheta, *(x for kind in _by_kind(dstates) for x in kind)]
-        rates = _rates(values)
-        found, drates = stateful_pullback(op, lists, rates, more, numbers, static, cotangents)
-        learned = [x for x in rates if isinstance(x, Tensor) and x.requires_grad]
-        new = [list(state) for state in zip(*found[2:], strict=True)] or [[] for _ in theta]
-        return found[0], found[1], new, list(zip(learned, drates, strict=True))
+    ) -> Pulled | None:
+        """From the gradients to what `updates` gives, in one launch those to all that it takes; None where there is no such launch."""
+        step = self._fused(theta, grads, count, values)
+        return None if step is None else step.pullback(theta, grads, states, values, dtheta, dstates)
 
     def _fused(
         self, theta: Sequence[Tensor], grads: Sequence[Tensor], count: int, values: Sequence[Mapping[str, Any]]
-    ) -> Fused | None:
-        if not theta or forced() == "reference" or not _fuses(theta, grads, values):
+    ) -> FusedStep | None:
+        if not theta or forced() == "reference" or not fuses(theta, grads, values):
             return None
-        return self.fused(count, values[0])
+        same = is_same_number([v["weight_decay"] for v in values])
+        return self.fused(count, values[0] if same else {**values[0], "weight_decay": 0.0})
 
-    def fused(self, count: int, numbers: Mapping[str, Any]) -> Fused | None:
-        """The op of step number `count` for all parameters, where there is one; `numbers`: the same for all of them."""
+    def fused(self, count: int, numbers: Mapping[str, Any]) -> FusedStep | None:
+        """The op of step number `count` for all parameters, where there is one; `numbers`: the same for all of them, and a weight decay of
+        0 where that is not, and comes before."""
         raise NotImplementedError
 
 
@@ -167,10 +151,11 @@ class SGD(InnerOptimiser):
         new, b = momentum_update(start, g, state[0], nesterov=self.nesterov, **values)
         return new.to(p.dtype), (b,)
 
-    def fused(self, count: int, numbers: Mapping[str, Any]) -> Fused | None:
+    def fused(self, count: int, numbers: Mapping[str, Any]) -> FusedStep | None:
         if self.names:
-            return "momentum_step", (), {name: numbers[name] for name in ("momentum", "weight_decay")}, (self.nesterov,)
-        return None if numbers["weight_decay"] else ("sgd_step", (), {}, ())
+            values = {name: numbers[name] for name in ("momentum", "weight_decay")}
+            return FusedStep("momentum_step", (), values, (self.nesterov,))
+        return None if numbers["weight_decay"] else FusedStep("sgd_step", (), {}, ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,41 +209,9 @@ class Adam(InnerOptimiser):
         new, m, v = adam_update(p.to(wide(p)), g.to(wide(p)), state[0], state[1], step=count, eps=self.eps, **values)
         return new.to(p.dtype), (m, v)
 
-    def fused(self, count: int, numbers: Mapping[str, Any]) -> Fused | None:
+    def fused(self, count: int, numbers: Mapping[str, Any]) -> FusedStep | None:
         values = {name: numbers[name] for name in ("beta1", "beta2", "weight_decay")}
-        return "adam_step", (float(count),), values, (self.eps,)
-
-
-def _by_kind(states: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """The parameters' states as lists of the parameters' first, second, ..."""
-    return [list(kind) for kind in zip(*states, strict=True)]
-
-
-def _rates(values: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Those of the parameters, or one where they are one number."""
-    rates = [v["lr"] for v in values]
-    first = rates[0]
-    same = all(r is first for r in rates) and not (isinstance(first, Tensor) and first.ndim)
-    return [first] if same else rates
-
-
-def _fuses(theta: Sequence[Tensor], grads: Sequence[Tensor], values: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the fused step takes them: plain tensors of one dtype on one device, numbers that are the same for all, and rates that it
-    knows."""
-    first, *_ = theta
-    plain = all(
-        type(x) in (Tensor, nn.Parameter) and x.dtype == first.dtype and x.device == first.device
-        for x in (*theta, *grads)
-    )
-    rates = [v["lr"] for v in values]
-    known = all(
-        isinstance(r, float)
-        or (r.dtype == first.dtype and r.device == first.device and (not r.ndim or r.shape == p.shape))
-        for r, p in zip(rates, theta, strict=True)
-    )
-    numbers = [[x for name, x in v.items() if name != "lr"] for v in values]
-    floats = all(isinstance(x, float) for x in numbers[0]) and all(some == numbers[0] for some in numbers[1:])
-    return plain and known and floats and first.is_floating_point()
+        return FusedStep("adam_step", (float(count),), values, (self.eps,))
 
 
 def wide(p: Tensor) -> torch.dtype:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._autograd import gradients, is_autocast, scatter
-from .._torch import is_functional
+from .._torch import foreach_add, foreach_copy_, is_functional
 from ..networks.batch_norm import ExactNorms
 from ..networks.chain import leaf, noise_of, restore, twice_differentiable
 from .captured import Captured, Standing, around, must_stand_in
@@ -44,7 +44,7 @@ class Way:
         for k in range(loop.steps):
             point = self.step(k, point)
             if k + 1 in rows:
-                torch._foreach_copy_(places[rows[k + 1]], point)
+                foreach_copy_(places[rows[k + 1]], point)
             if loop.outers and loop.outers[k] is not None:
                 losses.append(self._outer(k, point))
         return [*losses, *point[loop.params :]] if loop.outers else point, kept
@@ -124,10 +124,10 @@ class Back(Way):
             grads = gradients([total], theta, create_graph=not loop.first_order)
             if loop.first_order:
                 grads = tuple(g.detach() for g in grads)
-        slots = [x for x in given if given[x].requires_grad]
         dnext = [torch.zeros_like(x) if u is None else u for x, u in zip(point, v, strict=True)]
-        others = [*(given[x] for x in slots), *self.others]
         direct = loop.pullback(k, point, [g.detach() for g in grads], given, dnext)
+        slots = [x for x in (given if direct is None else loop.slots(k, "batch")) if given[x].requires_grad]
+        others = [*(given[x] for x in slots), *self.others]
         if direct is None:
             with torch.enable_grad():
                 following = loop.update(k, arguments, grads, given)
@@ -135,11 +135,10 @@ class Back(Way):
             dpoint, of_others = [*found[: len(point)]], found[len(point) :]
         else:
             dpoint, dgrads, of_values = direct
+            self._add_slots(k, [*of_values], [*of_values.values()])
             found = gradients(grads, [*theta, *others], dgrads)
-            dpoint[: len(theta)] = torch._foreach_add(found[: len(theta)], dpoint[: len(theta)])
+            dpoint[: len(theta)] = foreach_add(found[: len(theta)], dpoint[: len(theta)])
             of_others = found[len(theta) :]
-            for slot, gradient in of_values.items():
-                self._add_slots(k, [slot], [gradient])
         self._add_slots(k, slots, of_others[: len(slots)])
         self._add_others(of_others[len(slots) :])
         return dpoint

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._route import direct
+from .._route import direct, natively_with_gradients
 from ..inner._conv import Blocks, cores
 from ..inner._network import first_with_graph, in_order, listed
 from ..inner._steps import given_steps
@@ -43,6 +43,16 @@ class ConvNet(Fused):
         if found is not None:
             self._check_labels(data[1], data[3])
         return found if found is None else first_with_graph(found)
+
+    def losses_with_gradients(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        of_rates, inner = self._steps_of(rates)
+        args, static = (self.params, of_rates, *data), (*self._static(), return_outputs, inner)
+        found = natively_with_gradients("conv_meta_loss", args, static, self._cores(2), needs, counts)
+        if found is not None:
+            self._check_labels(data[1], data[3])
+        return found
 
     def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
         if data[0].ndim != 5:

@@ -56,6 +56,13 @@ class Fused(AnyModule):
         found = self.outputs_by_ops(rates, data)
         return super().predict(rates, data) if found is None else found
 
+    def losses_with_gradients(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        """`losses`, with the query outputs where they are asked for, without a graph; and the gradients of sum(counts * losses) to what
+        `needs` marks of params, rates and data. None where there is no such native call."""
+        raise NotImplementedError
+
     @property
     def leaves(self) -> list[Tensor]:
         return [p for p in self.params if p is not None]

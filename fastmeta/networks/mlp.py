@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .._ask import OF_SUPPORT, ask
+from .._route import natively_with_gradients
+from ..inner._network import listed, refuse_labels
 from ..inner.mlp_adapt import mlp_adapt
 from ..inner.mlp_forward import mlp_forward
 from ..inner.mlp_grad import mlp_grad
-from ..inner.mlp_meta_loss import mlp_meta_loss_and_outputs
+from ..inner.mlp_meta_loss import CORES, mlp_meta_loss_and_outputs
 from .chain import InnerLoop, Update
 from .functions import Sine
 from .fused import Fused, parameters_of
@@ -55,6 +57,22 @@ class Mlp(Fused):
             self.flat(query_x), query_y, steps=self.steps, activation=self.activation, loss=self.task.loss,
             first_order=self.first_order, optimiser=optimiser, return_outputs=return_outputs,
         )  # fmt: skip
+
+    def losses_with_gradients(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        support_x, support_y, query_x, query_y = data
+        lr, optimiser = self.steps_of(rates)
+        if optimiser is not None:
+            return None
+        of_rates = listed(lr, self.params)
+        args = self.params, of_rates, self.flat(support_x), support_y, self.flat(query_x), query_y
+        loss: Any = self.task.loss
+        static = (self.steps, self.activation, loss, self.first_order, return_outputs, None)
+        found = natively_with_gradients("mlp_meta_loss", args, static, CORES[loss], needs, counts)
+        if found is not None:
+            refuse_labels("mlp_meta_loss", loss, self.params, support_y=support_y, query_y=query_y)
+        return found
 
     def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
         support_x, support_y, query_x = data

@@ -18,6 +18,7 @@ from .mlp_meta_loss import mlp_meta_loss
 from .momentum_step import momentum_step
 from .proto_log_softmax import proto_log_softmax
 from .proto_loss import proto_loss
+from .proto_loss_loo import proto_loss_loo
 from .prototypes import prototypes
 from .sgd_step import sgd_step
 from .task_conv2d import task_conv2d
@@ -41,6 +42,7 @@ __all__ = [
     "momentum_step",
     "proto_log_softmax",
     "proto_loss",
+    "proto_loss_loo",
     "prototypes",
     "sgd_step",
     "task_conv2d",

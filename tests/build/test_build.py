@@ -183,7 +183,7 @@ def test_which_instruction_sets(monkeypatch, machine, isas):
     assert ("-fno-schedule-insns" in text) == (machine in ("aarch64", "arm64"))
 
 
-@pytest.mark.skipif(os.environ.get("FASTMETA_GATES") != "all", reason="make gates: compiles all sources again")
+@pytest.mark.gate
 def test_the_real_sources_in_an_odd_folder(tmp_path):
     """All of csrc but for one instruction set and without optimisation; the build folder is odd too. Objects are kept."""
     root = tmp_path / ODD

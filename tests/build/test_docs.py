@@ -13,7 +13,9 @@ import fastmeta.data
 from harness.places import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PUBLIC = {name: getattr(module, name) for module in (fastmeta, fastmeta.data) for name in module.__all__}
+PUBLIC = {
+    name: getattr(module, name) for module in (fastmeta, fastmeta.data, fastmeta.heads) for name in module.__all__
+}
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 TEXTS |= {name: inspect.getdoc(thing) or "" for name, thing in PUBLIC.items() if not isinstance(thing, ModuleType)}
 NOT_RUN = re.compile(r"# not run: (\S.*)\n")

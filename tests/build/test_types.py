@@ -31,7 +31,7 @@ def test_stub_signatures(name):
 
     arguments, returned = re.match(rf"{name}\((.*)\) -> (.*)\n", getattr(_C, name).__doc__).groups()
     kinds = [kind.replace("object", "Any") for kind in re.findall(r"arg\d+: ([\w.]+)", arguments)]
-    kinds = [kind.replace("typing.SupportsInt", "int") for kind in kinds]
+    kinds = [kind.replace("typing.SupportsInt", "int").replace("typing.SupportsFloat", "float") for kind in kinds]
     stub = FUNCTIONS[name]
     assert not stub.args.args and not stub.args.kwonlyargs  # positional
     wanted = [ast.unparse(argument.annotation) for argument in stub.args.posonlyargs]
@@ -70,6 +70,7 @@ def test_a_users_program_has_every_name():
     assert found >= {*fastmeta.__all__, *fastmeta.data.__all__, *fastmeta.types.__all__}
 
 
+@pytest.mark.gate
 @pytest.mark.cpu
 def test_a_users_program_is_typed():
     """With no configuration of ours; `warn_unused_ignores` sees that a wrong word is an error."""

@@ -44,7 +44,6 @@ def test_equals_attention_written_out(backend):
     torch.testing.assert_close(matching(labels, 4)(query, support).exp(), attention @ F.one_hot(labels, 4).double())
 
 
-@metrics
 @sizes_and_dtypes
 def test_matches_reference(backend, metric, size, dtype):
     """Over several draws where it is quick: one class behind all others carries the error."""

@@ -11,7 +11,6 @@ from harness.distance_cases import (
     drawn,
     log_softmax,
     loss,
-    metrics,
     sizes_and_dtypes,
     temperature_for,
 )
@@ -34,7 +33,6 @@ def test_by_hand():
         torch.testing.assert_close(out, expected)
 
 
-@metrics
 @sizes_and_dtypes
 def test_matches_reference(backend, metric, size, dtype):
     check_against_reference(tempered(metric, *size), drawn(*size, dtype), backend)

@@ -32,11 +32,61 @@ def test_equals_cross_entropy(reduction):
         torch.testing.assert_close(ours, F.cross_entropy(logits, targets, reduction=reduction))
 
 
-@metrics
 @sizes_and_dtypes
 def test_matches_reference(backend, metric, size, dtype):
     for reduction in REDUCTIONS if dtype == torch.float32 else ("mean",):
         check_against_reference(of_targets(metric, *size, reduction), drawn(*size, dtype), backend)
+
+
+def replaced(metric, lead, Q, N, D, reduction):
+    """Queries of which most have a prototype that does not count; a margin; half of them with the target's distance given."""
+    targets = torch.randint(0, N, (*lead, Q))
+    exclude = (targets + torch.randint(1, N, (*lead, Q))) % N
+    targets[..., 0], exclude[..., 1] = -100, -1
+    options = {"exclude": exclude, "margin": 0.3, "metric": metric, "temperature": temperature_for(metric, D)}
+
+    def fn(q, c, given):
+        plain = fastmeta.proto_loss(q, c, targets, reduction=reduction, **options)
+        return plain, fastmeta.proto_loss(q, c, targets, reduction=reduction, target_distance=given, **options)
+
+    return fn
+
+
+@metrics
+@pytest.mark.parametrize(
+    ("backend", "size", "dtype", "reduction"),
+    [
+        (backend, size, dtype, reduction)
+        for backend in KERNELS
+        for size, dtype, reduction in (
+            (((2,), 7, 5, 3), torch.float64, "mean"),
+            (((), 17, 67, 65), torch.float32, "none") if backend == "ext" else (((), 3, 33, 5), torch.float64, "none"),
+            (((2,), 2, 3, 4), torch.float16, "mean"),
+        )
+    ],
+)
+def test_what_does_not_count_a_margin_and_distances_given(backend, metric, size, dtype, reduction):
+    lead, Q, N, D = size
+    draw = lambda: [*drawn(*size, dtype), randn(*lead, Q, dtype=dtype).square()]  # noqa: E731
+    tensors = draw() if dtype == torch.float64 else draw
+    check_against_reference(replaced(metric, lead, Q, N, D, reduction), tensors, backend)
+
+
+def test_excluded_and_margin_are_those_of_a_cross_entropy():
+    """Of one class and all of it excluded too, where the target is ignored."""
+    q, c, targets = randn(6, 3), randn(4, 3), torch.tensor([0, 3, -100, 1, 2, 2])
+    exclude, given = torch.tensor([1, -1, 0, 3, 0, 3]), randn(6)
+    logits = -torch.cdist(q, c) / 0.5
+    logits[range(6), targets.clamp(0)] = -given / 0.5 - 0.2
+    logits[exclude >= 0, exclude[exclude >= 0]] = -torch.inf
+    options = {"temperature": 0.5, "exclude": exclude, "margin": 0.2, "target_distance": given}
+    torch.testing.assert_close(fastmeta.proto_loss(q, c, targets, **options), F.cross_entropy(logits, targets))
+    for ignored in (-100, -1, 0):
+        one, out = randn(1, 3).requires_grad_(), torch.tensor([0])
+        loss = fastmeta.proto_loss(one, c[:1], torch.tensor([ignored]), exclude=out, ignore_index=ignored)
+        (first,) = torch.autograd.grad(loss, one, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), one)
+        assert loss == 0 and first.count_nonzero() == second.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -95,6 +145,15 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match="proto_loss: " + message):
             fastmeta.proto_loss(q, c, given, **options)
+    for options, message in (
+        ({"exclude": targets}, "exclude must not be the target, got 0 for both"),
+        ({"exclude": 1 - targets + 1}, r"exclude must be in \[0, 2\) or -1, got 2"),
+        ({"exclude": targets[:3]}, r"exclude must have shape \[4\], got \[3\]"),
+        ({"margin": float("nan")}, "margin must be finite, got nan"),
+        ({"target_distance": q}, r"target_distance must have shape \[4\], got \[4, 3\]"),
+    ):
+        with pytest.raises(ValueError, match="proto_loss: " + message):
+            fastmeta.proto_loss(q, c, targets, **options)
     with pytest.raises(TypeError, match="proto_loss: targets must be int64 class indices, got torch.int32"):
         fastmeta.proto_loss(q, c, targets.int())
 
@@ -120,15 +179,19 @@ def test_a_learned_temperature_may_have_any_shape_of_one_element(backend):
 
 @pytest.mark.parametrize("backend", PROTO, indirect=True)
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(("reduction", "excluded"), [("mean", False), ("none", False), ("none", True)])
 def test_a_target_that_may_not_be_looked_at_gives_nan_and_nan_gradients_if_it_is_out_of_range(
-    backend, metric, reduction
+    backend, metric, reduction, excluded
 ):
     q, c = randn(2, 4, 3), randn(2, 3, 3)
     targets = torch.tensor([[0, 1, 2, -100], [2, 3, 0, -1]])
+    if excluded:  # a target that does not count
+        exclude, targets[1] = torch.tensor([[1, 0, -1, 0], [1, 0, 2, 2]]), torch.tensor([2, 0, 0, 2])
+    else:
+        exclude = None
 
     def value(q, c):
-        losses = fastmeta.proto_loss(q, c, targets, metric=metric, reduction=reduction)
+        losses = fastmeta.proto_loss(q, c, targets, metric=metric, reduction=reduction, exclude=exclude)
         return losses.sum(), losses
 
     (dq, dc), losses = torch.func.grad(value, (0, 1), has_aux=True)(q, c)

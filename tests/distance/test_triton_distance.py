@@ -60,11 +60,13 @@ def test_one_query_expanded_over_tasks_that_share_the_other_side(metric):
     ],
 )
 def test_many_columns(metric, dtype, way):
-    """One over a block of queries, of features and of columns; in float32 over two of columns. Products: three parts of queries."""
+    """One over a block of queries, of features and of columns; in float32 over two of columns. Products: three parts of queries.
+    In the slow interpreter an op and a metric meet one of the two ways; test_triton_products.py has more of one."""
     rows, columns, features = (33, 65, 33) if dtype == torch.float32 else (17, 33, 65)
     if way == "products":
         rows, columns, features = 33, 130, 17
-    for fn in ops(metric, rows, columns, features):
+    turn = (METRICS.index(metric) + (way == "products")) % 2
+    for fn in ops(metric, rows, columns, features)[turn :: 2 if interpreted("triton") else 1]:
         tensors = [randn(rows, features, dtype=dtype), randn(columns, features, dtype=dtype)]
         check_against_reference(fn, tensors, "triton")
 

@@ -156,6 +156,14 @@ def test_few_shot_on_omniglot(examples):
 
 
 @pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")
+def test_heads_on_omniglot(examples):
+    small = f"heads.py --root {OMNIGLOT} --steps 2 --hidden 4 --batch-ways 5 --eval-tasks 20 --ways 5 --shots 1 5"
+    (done,) = examples(small)
+    rows = re.findall(r"^(\w+) +5 +(\d) +[\d.]+ ± [\d.]+ % +\d+ s$", printed(done), re.M)
+    assert rows == [(name, shots) for name in ("protonet", "supcon", "pixels") for shots in "15"]
+
+
+@pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")
 def test_few_shot_on_a_split_of_classes(examples, tmp_path):
     archives = "--train-archive images_background_small1 --test-archive images_background_small2"
     train, test = tmp_path / "train.txt", tmp_path / "test.txt"

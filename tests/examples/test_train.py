@@ -153,6 +153,7 @@ def test_a_dead_rank_ends_the_others_with_an_error(tmp_path, sent):
             assert "timed out" in errors.lower() or "timeout" in errors.lower(), errors
 
 
+@pytest.mark.gate
 def test_torchrun_restarts_a_crashed_training_from_its_checkpoint(train, tmp_path):
     undisturbed, crashed = tmp_path / "undisturbed", tmp_path / "crashed"
     common = [*LEO, "--steps", "8", "--timeout", "30"]

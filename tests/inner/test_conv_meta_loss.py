@@ -6,7 +6,7 @@ import fastmeta
 from harness.compare import check_against_reference
 from harness.conv_cases import any_net, both, ext, kinds, problem, single
 from harness.mlp_calls import meta_loss
-from harness.mlp_cases import RATES, losses
+from harness.mlp_cases import RATES, every_rate, losses
 
 test_any_net = any_net(meta_loss, st.sampled_from(RATES), st.integers(0, 4), st.booleans())
 
@@ -22,9 +22,7 @@ def test_equals_adapt_then_loss(backend, kind, loss):
     torch.testing.assert_close(ours, fastmeta.conv_loss(adapted, x, y, **p.options()))
 
 
-@pytest.mark.parametrize("kind", RATES)
-@pytest.mark.parametrize("first_order", [False, True])
-@losses
+@every_rate
 @ext
 def test_all_rates(backend, kind, first_order, loss):
     for shared in (True, False):

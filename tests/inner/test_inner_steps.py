@@ -24,7 +24,7 @@ OPTIMISERS = {
     ),
 }  # fmt: skip
 optimisers = pytest.mark.parametrize("name", OPTIMISERS)
-both = pytest.mark.parametrize("backend", ["ext", "reference"], indirect=True)
+both = conv_cases.both
 K = 3
 
 

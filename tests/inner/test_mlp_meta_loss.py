@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import fastmeta
 from harness.compare import check_against_reference
 from harness.mlp_calls import meta_loss
-from harness.mlp_cases import RATES, any_net, everywhere, losses, native, problem
+from harness.mlp_cases import RATES, any_net, every_rate, everywhere, losses, native, problem
 
 test_any_net = any_net(meta_loss, st.sampled_from(RATES), st.integers(1, 6), st.booleans(), max_examples=30)
 
@@ -18,9 +18,7 @@ def test_equals_adapt_then_loss(backend):
     torch.testing.assert_close(ours, fastmeta.mlp_loss(adapted, p.x, p.y))
 
 
-@pytest.mark.parametrize("kind", RATES)
-@pytest.mark.parametrize("first_order", [False, True])
-@losses
+@every_rate
 @native
 def test_all_rates(backend, kind, first_order, loss):
     for shared in (True, False):

@@ -54,9 +54,7 @@ def with_second(fn):
 
 
 @BOTH
-@pytest.mark.parametrize(
-    ("shape", "bias"), [(shape, bias) for shape in SHAPES for bias in (True, False) if bias or shape != LARGE], ids=str
-)
+@pytest.mark.parametrize(("shape", "bias"), zip(SHAPES, (True, False, False, True, True), strict=True), ids=str)
 def test_equals_torch_task_by_task(backend, shape, bias):
     """Values, gradients and second derivatives."""
     *sizes, stride, padding = shape
@@ -68,10 +66,11 @@ def test_equals_torch_task_by_task(backend, shape, bias):
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(s, d) for s in SHAPES for d in DTYPES if s != LARGE or d == torch.float32 or not interpreted("triton")],
+    [(s, d) for s in SHAPES for d in DTYPES if not interpreted("triton") or s == SHAPES[2] or d == torch.float32],
     ids=str,
 )
 def test_matches_reference(dtype, shape):
+    """In the slow interpreter float64, which the test above takes, and 16 bits meet one shape."""
     *sizes, stride, padding = shape
     check_against_reference(op(stride, padding), draw(*sizes, dtype=dtype), "triton")
 
@@ -99,8 +98,8 @@ def on_whole(whole, *tensors):
 def test_shared_strided_and_leading_dimensions(backend):
     x, weight, bias = draw(4, 2, 2, 4, 4, 3, (2, 2))
     for shared in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)):
-        given_ = [t[0] if i in shared else t for i, t in enumerate((x, weight, bias))]
-        whole = [t.expand(4, *t.shape) if i in shared else t for i, t in enumerate(given_)]
+        given_ = [t[0] if i in shared else t[:2] for i, t in enumerate((x, weight, bias))]
+        whole = [t.expand(2, *t.shape) if i in shared else t for i, t in enumerate(given_)]
         ours = with_second(op())(given_)
         truth = with_second(F.conv2d if len(shared) == 3 else partial(on_whole, whole))(given_)
         torch.testing.assert_close(ours, truth)
@@ -165,7 +164,7 @@ def test_what_is_not_finite_stays_where_it_is(value):
     assert spoilt[:, :, 1, 1:, 1:].all() and not spoilt[:, :, ::2].any()
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(
     st.integers(1, 2), st.integers(1, 2), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(1, 5),
     st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), st.integers(0, 2**31),

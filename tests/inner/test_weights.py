@@ -1,5 +1,7 @@
 """Weights of the examples in the ops of networks, beyond what each op's table has."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -139,6 +141,30 @@ def test_value_and_grad(monkeypatch):
             expected = values_and_grads(*mlp_calls.loss(p))
         found = [value, *(g for g in of_params if g is not None), dy]
         torch.testing.assert_close(found, [*expected[: len(found) - 1], expected[-2]])
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.cpu
+def test_value_and_grad_of_weights(plain, monkeypatch):
+    """In one native call, unless there is another batch for each step; labels have no gradient."""
+    for p in networks():
+        p = p if plain else p.with_batches(2)
+        fn, tensors = mlp_calls.meta_loss(p, "scalar", 2)
+        query_x, query_weights = tensors[-3], tensors[-1]
+        query_y = inspect.getclosurevars(fn).nonlocals["query_y"]
+        rate, options = p.steps(tensors[len(p.flat)], 2)
+        run = fastmeta.value_and_grad(p.op("meta_loss"), ("query_weights", 0, "weights"))
+        with monkeypatch.context() as patch:
+            if plain:
+                patch.setattr(_autograd.Op, "untransformed", None)
+            value, (of_query, of_params, of_support) = run(
+                p.params, rate, p.x, p.y, query_x, query_y, weights=p.weights, query_weights=query_weights, **options, **p.options()
+            )  # fmt: skip
+        expected = values_and_grads(fn, tensors)
+        torch.testing.assert_close([value, of_support, of_query], [expected[0], *expected[-2:]])
+        torch.testing.assert_close(list(outputs(of_params)), expected[1 : 1 + len(p.flat)])
+    with pytest.raises(TypeError, match="argument weights of mlp_loss must be of tensors of floating point, got None"):
+        fastmeta.value_and_grad(fastmeta.mlp_loss, "weights")([], p.x, p.y)
 
 
 @everywhere

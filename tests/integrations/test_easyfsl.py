@@ -58,8 +58,8 @@ def test_errors():
     for model in (ours.methods.PrototypicalNetworks(), ours.methods.MatchingNetworks(feature_dimension=3)):
         with pytest.raises(RuntimeError, match="process_support_set.* must come first, got none"):
             model(torch.ones(2, 3))
-    with pytest.raises(AttributeError, match=r"easyfsl.methods: the name must be one .* got SimpleShot"):
-        ours.methods.SimpleShot  # noqa: B018
+    with pytest.raises(AttributeError, match=r"easyfsl.methods: the name must be one .* got NoSuchNetworks"):
+        ours.methods.NoSuchNetworks  # noqa: B018
 
 
 def subclass_of(easyfsl):

@@ -12,7 +12,7 @@ from harness.argument_cases import arguments, call, wrong
 from harness.cases import OPS
 
 pytestmark = pytest.mark.cpu
-DRAWS = 300
+DRAWS = 200
 
 
 class Sub(torch.Tensor):

@@ -7,22 +7,16 @@ import pytest
 import torch
 from torch.func import grad, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastmeta
-from fastmeta import _ext
-from fastmeta._dispatch import FUSED, op_on
 from harness.cases import BACKENDS, EVERYWHERE, VARIANTS, Case, case, randn
-from harness.compare import outputs, values_and_grads
+from harness.compare import outputs, scalar, values_and_grads
 from harness.learner_cases import learner_case
 from harness.transform_truths import OPS, SUBJECTS, dot, subject, truth
 from harness.transforms import TRANSFORMS
-from pages.transform_table import CELLS, PAGE, RAISES, page
+from pages.transform_table import CELLS, COMPILED, EXPORTED, PAGE, RAISES, SECOND_OF_COMPILED, page
 
-everywhere = pytest.mark.parametrize(("op", "backend"), EVERYWHERE, indirect=["backend"])
-NATIVE = [(op, backend) for op, backend in EVERYWHERE if op != "hvp" and backend != "reference"]
 ON_EVERY_BACKEND = (  # the others run on the default one and, unless they compile, on the reference
     "`is_grads_batched`", "`vmap`, one tensor", "`vmap(vmap(grad))`", "`vmap(grad(grad))`", "`jvp(grad)`", "`make_fx`",
 )  # fmt: skip
@@ -36,9 +30,22 @@ def backends(name, transform):
     return ["auto"] if TRANSFORMS[transform].compiles else ["auto", "reference"]
 
 
+# These take seconds: with the suite a subject has one of them.
+IN_TURN = ("`linearize`", COMPILED[0], COMPILED[2], EXPORTED[1])
+
+
+def marks(name, transform, backend):
+    """Every cell is checked by `make gates`. The reference is plain PyTorch, and what kernels leave to it is in their own cells."""
+    if backend == "reference" and transform not in ON_EVERY_BACKEND:
+        return [pytest.mark.gate]
+    turn = IN_TURN[SUBJECTS.index(name) % len(IN_TURN)]
+    whole = COMPILED[0] if transform == SECOND_OF_COMPILED else transform  # they share a compilation
+    return [pytest.mark.gate] if whole in IN_TURN and whole != turn else []
+
+
 @pytest.mark.parametrize(
     ("name", "transform", "backend"),
-    [(name, transform, backend) for name, transform in CELLS for backend in backends(name, transform)],
+    [pytest.param(*cell, backend, marks=marks(*cell, backend)) for cell in CELLS for backend in backends(*cell)],
     indirect=["backend"],
 )
 def test_cell(name, transform, backend):
@@ -55,80 +62,6 @@ def test_cell(name, transform, backend):
 @pytest.mark.cpu
 def test_the_page_is_not_stale():
     assert PAGE.read_text() == page(), "docs/transforms.md: run make transforms"
-
-
-def scalar(c):
-    return lambda *tensors: sum(y.sin().sum() for y in outputs(c.fn(*tensors)))
-
-
-class OwnMemory(TorchDispatchMode):
-    """What an opaque node returns must not share memory with what it got, nor one output with another: Inductor reuses it."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        outputs = func(*args, **(kwargs or {}))
-        if func.namespace == "fastmeta":
-            places = [
-                x.untyped_storage().data_ptr() for x in tree_leaves((args, outputs)) if isinstance(x, torch.Tensor)
-            ]
-            made = places[len(places) - len(outputs) :]
-            self.seen.append(func.__name__)
-            self.calls.append((func, args))
-            assert len(set(made)) == len(made) and not set(made) & set(places[: len(places) - len(made)]), func
-        return outputs
-
-
-@pytest.mark.parametrize(("op", "backend"), NATIVE, indirect=["backend"])
-def test_opaque_nodes_own_their_memory(op, backend):
-    c, mode = case(op), OwnMemory()
-    mode.seen, mode.calls = [], []
-    with mode:
-        values_and_grads(scalar(c), c.tensors)
-    nodes = ["forward_keeping", "backward_kept"] if keeps(op) else ["forward", "backward"]
-    assert [name.split(".")[0] for name in mode.seen] == nodes
-
-
-def keeps(op):
-    """Whether forward hands its gradients on to backward."""
-    return op.removesuffix("_weighted").removesuffix("_steps") in FUSED and torch.get_default_device().type == "cpu"
-
-
-@pytest.mark.cpu
-@pytest.mark.parametrize("op", FUSED)
-def test_a_compiled_fused_loss_runs_its_kernel_once(op, monkeypatch):
-    calls, kernel = [], getattr(_ext, f"{op}_fwd")
-    monkeypatch.setattr(_ext, f"{op}_fwd", lambda *args: (calls.append(args), kernel(*args))[1])
-    op_on.cache_clear()
-    torch._dynamo.reset()
-    c = case(op)
-    weighted = lambda *tensors: outputs(c.fn(*tensors))[0] * torch.tensor([2.0, -3.0], dtype=torch.float64)  # noqa: E731
-    expected = values_and_grads(lambda *tensors: weighted(*tensors).sum(), c.tensors)
-    calls.clear()
-    leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in c.tensors]
-    loss = torch.compile(weighted, backend="aot_eager", fullgraph=True)(*leaves).sum()
-    wanted = [x for x in leaves if x.requires_grad]
-    found = [torch.autograd.grad(loss, wanted, retain_graph=True) for _ in range(2)]  # what is kept is not written over
-    assert len(calls) == 1
-    for grads in found:
-        torch.testing.assert_close([loss, *grads], outputs(expected), rtol=0, atol=0)
-
-
-@pytest.mark.cpu
-def test_a_compiled_fused_loss_on_another_backend_than_at_first():
-    """Compiled once, it runs on the reference, where forward keeps nothing."""
-    torch._dynamo.reset()
-    c = case("mlp_meta_loss")
-    compiled = torch.compile(scalar(c), backend="aot_eager", fullgraph=True)
-    expected = values_and_grads(compiled, c.tensors)
-    with fastmeta.backend("reference"):
-        torch.testing.assert_close(values_and_grads(compiled, c.tensors), expected)
-
-
-@pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss"])
-def test_compile_with_inductor(op):
-    torch._dynamo.reset()
-    c = case(op)
-    compiled = torch.compile(scalar(c), fullgraph=True)
-    torch.testing.assert_close(values_and_grads(compiled, c.tensors), values_and_grads(scalar(c), c.tensors))
 
 
 @pytest.mark.parametrize(
@@ -150,20 +83,6 @@ def test_autocast(op, backend):
         assert grad_.dtype == leaf.dtype
         tolerance = {"rtol": 1e-2, "atol": 1e-2} if leaf.dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
         torch.testing.assert_close(grad_.float(), exact, **tolerance)
-
-
-@pytest.mark.parametrize("op", ["proto_loss", "mlp_meta_loss", "mlp_hvp"])
-def test_opcheck(op):
-    """The opaque nodes, two of each kind: schema, fake tensors, registration, tracing."""
-    c, mode = case(op), OwnMemory()
-    mode.seen, mode.calls = [], []
-    with mode:
-        values_and_grads(scalar(c), c.tensors)
-    assert len(mode.calls) == 2
-    leaf = lambda x: x.detach().requires_grad_(x.is_floating_point())  # noqa: E731
-    for (node, args), of_inputs in zip(mode.calls, (leaf, torch.Tensor.detach), strict=True):  # no second derivative
-        checked = torch.library.opcheck(node, tree_map_only(torch.Tensor, of_inputs, args))
-        assert set(checked.values()) == {"SUCCESS"} and len(checked) == 4
 
 
 def labelled(op, labels):

@@ -23,9 +23,12 @@ missing = [
     for program in (*CROSS.values(), *RUNNER.values(), ("aarch64-linux-gnu-objdump",))
     if not shutil.which(program[0])
 ]
-pytestmark = pytest.mark.skipif(
-    bool(missing), reason=f"the kernels on ARM need {' and '.join(missing)} (make arm says where from)"
-)
+pytestmark = [
+    pytest.mark.gate,
+    pytest.mark.skipif(
+        bool(missing), reason=f"the kernels on ARM need {' and '.join(missing)} (make arm says where from)"
+    ),
+]
 
 
 def command(machine: str) -> list[str]:

@@ -79,13 +79,17 @@ def mean_loss(log_p, y, ignore_index=-100, reduction="mean"):
     return losses.sum() / (max(int(counted.sum()), 1) if reduction == "mean" else 1)
 
 
-def proto_loss(query, prototypes, targets, metric, temperature, ignore_index, reduction):
+def proto_loss(query, prototypes, targets, metric, temperature, ignore_index, reduction, exclude, margin):
     """Snell et al. 2017, algorithm 1."""
 
-    def one(q, c, y):
-        return mean_loss(log_softmax_of_distances(q, c, metric, temperature), y, ignore_index, reduction)
+    def one(q, c, y, out):
+        z = log_softmax_of_distances(q, c, metric, temperature)
+        place = torch.arange(z.shape[1])
+        z = torch.where((out[:, None] == place) & (y != ignore_index)[:, None], -torch.inf, z)
+        return mean_loss((z - margin * (y[:, None] == place).to(z.dtype)).log_softmax(1), y, ignore_index, reduction)
 
-    return each_task(one, (2, 2, 1), query, prototypes, targets)
+    exclude = torch.full_like(targets, -1) if exclude is None else exclude
+    return each_task(one, (2, 2, 1, 1), query, prototypes, targets, exclude)
 
 
 def matching_log_probs(query, support, labels, num_classes, metric, temperature):

@@ -68,6 +68,10 @@ def proto_loss(draw):
     ignore = draw.pick("ignore", (-100, -100, -1, 0, n - 1, n))
     targets = draw.ignoring(draw.labels(n, *shape), 0.4, ignore)
     p.arguments |= {"targets": p.label("targets", targets), "ignore_index": ignore}
+    p.arguments["margin"] = draw.pick("margin", (0.0, 0.0, 0.4))
+    out = torch.where(draw.labels(2, *shape) == 0, -1, draw.labels(n, *shape))
+    out = torch.where(out == targets, -1, out)
+    p.arguments["exclude"] = p.label("exclude", out) if draw.odd("exclude", 0.3) else None
     p.arguments["reduction"] = draw.pick("reduction", ("mean", "sum", "none"))
     return p
 

@@ -15,6 +15,7 @@ from harness import forks
 from harness.places import WITH_TOOLS
 
 
+@pytest.mark.gate
 def test_a_fixed_slice_holds():
     ran = forks.run("-m", "attack", "--processes", "1", "--cases", "120", "--seed", "7", env=WITH_TOOLS, seconds=500)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -65,6 +65,7 @@ void* stream();                                        // the only one
 bool opt_in(const void* kernel, size_t shared_bytes);  // whether the device has so much
 int64_t opt_ins();                                     // so far
 bool run(const Launch& launch);                        // false where CUDA would refuse the launch
+void set_runs(bool runs);                              // whether kernels run, or launches are only counted
 void finish();                                         // the last launch of a call is done: Fault where outputs are not complete
 int64_t launches();                                    // that ran so far
 

@@ -52,12 +52,11 @@ def derivatives(fn, tensors, order):
 @check
 def every_op_and_derivative():
     for op in TRITON_OPS:
-        for dtype in (torch.float32, torch.float64, torch.float16):
-            for tasks in (None, 2):
-                c = case(op, tasks, dtype)
-                same_launches(lambda c=c: c.fn(*c.tensors), c.tensors)
-                for order in (1, 2):
-                    same_launches(lambda c=c, order=order: derivatives(c.fn, c.tensors, order), c.tensors)
+        for dtype, tasks in ((torch.float32, 2), (torch.float16, None))[: 2 if op in ("proto_loss", "sgd_step") else 1]:
+            c = case(op, tasks, dtype)
+            same_launches(lambda c=c: c.fn(*c.tensors), c.tensors)
+            for order in (1, 2):
+                same_launches(lambda c=c, order=order: derivatives(c.fn, c.tensors, order), c.tensors)
     assert "never" not in known()
 
 

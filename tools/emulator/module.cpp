@@ -22,6 +22,7 @@ PYBIND11_MODULE(emulated, m) {
   m.def("init_values", &init_values);
   m.def("set_device", &set_device);
   m.def("launches", &emulation::launches);
+  m.def("set_runs", &emulation::set_runs);
   m.def("opt_ins", &emulation::opt_ins);
   m.def("set_order", [](const std::string& order, uint64_t seed) {
     emulation::set_order(order == "reverse"  ? emulation::Order::reverse

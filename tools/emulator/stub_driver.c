@@ -1,4 +1,4 @@
-// In place of libcuda.so.1: a device that loads any machine code, runs none of it, and counts what it is asked for.
+// In place of libcuda.so.1 and of CUDA's runtime: a device that loads any machine code, runs none of it, and counts what it is asked for.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -64,3 +64,54 @@ DOES_NOTHING(cuFuncSetAttribute)
 DOES_NOTHING(cuFuncSetCacheConfig)
 DOES_NOTHING(cuModuleUnload)
 DOES_NOTHING(cuPointerGetAttributes)
+
+// What the CUDA kernels of fastmeta._C take of the runtime.
+int cudaLaunchKernelExC(const Config* config, const void* function, void** arguments) {
+  launches++;
+  stream = config->stream;
+  return 0;
+}
+int cudaGetDevice(int* device) { return *device = 0; }
+int cudaDeviceGetAttribute(int* value, int attribute, int device) {
+  *value = attribute == 16 ? 132 : attribute == 97 ? 227 * 1024 : attribute == 81 ? 228 * 1024 : 1024;  // an H100's
+  return 0;
+}
+const char* cudaGetErrorString(int error) { return "an error"; }
+void** __cudaRegisterFatBinary(void* binary) { return &stream; }
+DOES_NOTHING(cudaFuncSetAttribute)
+DOES_NOTHING(cudaGetLastError)
+DOES_NOTHING(cudaSetDevice)
+DOES_NOTHING(__cudaGetKernel)
+DOES_NOTHING(__cudaLaunchKernel)
+DOES_NOTHING(__cudaPopCallConfiguration)
+DOES_NOTHING(__cudaRegisterFatBinaryEnd)
+DOES_NOTHING(__cudaRegisterFunction)
+DOES_NOTHING(__cudaUnregisterFatBinary)
+
+// DLPack's functions as torch has them, for which every tensor lies on the device.
+typedef struct {
+  void* data;
+  int32_t device_type, device_id;
+} View;
+typedef struct {
+  void *version, *previous, *allocator, *from_object, *to_object;
+  int (*view)(void* object, View* out);
+  int (*stream)(int32_t device_type, int32_t device_id, void** out);
+} Exchange;
+static Exchange torchs, ours;
+
+static int view_on_device(void* object, View* out) {
+  const int error = torchs.view(object, out);
+  out->device_type = 2;
+  return error;
+}
+static int no_stream(int32_t type, int32_t device, void** out) {
+  *out = 0;
+  return 0;
+}
+void* stub_exchange(const Exchange* given) {
+  torchs = ours = *given;
+  ours.view = view_on_device;
+  ours.stream = no_stream;
+  return &ours;
+}

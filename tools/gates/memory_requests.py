@@ -14,8 +14,8 @@ from emulator import emulation
 from gates.cuda_gates import short_name
 from harness.compare import values_and_grads
 from harness.device import tf32_allowed
-from harness.mlp_calls import every
-from harness.mlp_cases import problem
+from harness.mlp_calls import every, meta_loss
+from harness.mlp_cases import Mlp, problem
 from harness.places import ROOT
 
 MAIN = 0.05  # a line of the source with this share of its kernel's sectors, or wavefronts, belongs to a main loop
@@ -114,8 +114,19 @@ def _of_all_ops(widths, n, loss, dtype) -> list[Line]:
                 for fn, tensors in every(p, rates, False)[ops]:
                     fn(*tensors)
                     values_and_grads(fn, tensors)
+        _run_wide_head(problem((1024, widths[-1]), n, T=1, loss=loss, dtype=dtype))
 
     return counted(run)
+
+
+def _run_wide_head(p: Mlp) -> None:
+    """mlp_meta_loss where a task gets several blocks, with the gradients to parameters and the rate."""
+    fn, tensors = meta_loss(p, "scalar", 2)
+    count = len(p.flat) + 1
+    emulation.module().set_device(132, emulation.DEVICE[1])
+    with fastmeta.backend("emulated"):
+        values_and_grads(lambda *t: fn(*t, *tensors[count:]), tensors[:count])
+    emulation.reset(emulation.module())
 
 
 def wasteful(lines: list[Line]) -> list[Line]:

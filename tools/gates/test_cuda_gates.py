@@ -1,20 +1,18 @@
 """The CUDA kernels for GPUs that are not here: their machine code touches no local memory, their warps waste no memory requests."""
 
 import ctypes
-import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from toolchain import ARCHITECTURES
 
 from emulator import emulation, planted
 from gates import cuda_gates
 from gates.memory_requests import PROBLEMS, lines_of, of_all_ops, wasteful
 from harness.places import ROOT
 
-# No source asks for its architecture, so one tells most of all four; `make gates` compiles for all.
-ARCHITECTURES = ("80", "90a", "100", "120") if os.environ.get("FASTMETA_GATES") == "all" else ("90a",)
 needs_nvcc = pytest.mark.skipif(
     cuda_gates.missing() is not None, reason=f"judging CUDA needs nvcc: {cuda_gates.missing()}"
 )
@@ -28,22 +26,25 @@ def names():
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    return cuda_gates.kernels(tmp_path_factory.mktemp("cubins"), ARCHITECTURES)
+    return cuda_gates.kernels(tmp_path_factory.mktemp("cubins"))
 
 
+@pytest.mark.gate
 @needs_nvcc
 def test_no_kernel_touches_local_memory(kernels):
     """No spills, no stack, no arrays indexed at run time."""
     assert [(k.kernel, k.arch, k.local, k.local_accesses) for k in kernels if k.local or k.local_accesses] == []
 
 
+@pytest.mark.gate
 @needs_nvcc
 def test_every_kernel_was_judged(kernels):
     assert {k.kernel.split("<")[0] for k in kernels} == names()
-    assert set(ARCHITECTURES) <= {k.arch for k in kernels} <= set(cuda_gates.toolchain.ARCHITECTURES)
+    assert {k.arch for k in kernels} == set(ARCHITECTURES)
     assert all(k.occupancy() > 0 for k in kernels), "not one block fits"
 
 
+@pytest.mark.gate
 @needs_nvcc
 def test_only_products_in_tf32_take_tensor_cores(kernels):
     """Every product of float32 is there twice."""
@@ -55,9 +56,10 @@ def test_only_products_in_tf32_take_tensor_cores(kernels):
         assert {k.kernel for k in kernels if k.arch == arch and k.tensor_core} == in_tf32
 
 
+@pytest.mark.gate
 @needs_nvcc
 def test_planted_code_is_seen():
-    cubins = cuda_gates.compiled([Path(__file__).with_name("planted_code.cu")], ARCHITECTURES)
+    cubins = cuda_gates.compiled([Path(__file__).with_name("planted_code.cu")])
     found = {(k.kernel, k.arch): k for k in cuda_gates.judged(cubins)}
     for arch in ARCHITECTURES:
         spills, indexes, wide, narrow, multiplies = (
@@ -72,6 +74,7 @@ def test_planted_code_is_seen():
         assert not any(k.local or k.local_accesses for k in (wide, narrow, multiplies))
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_main_loops_waste_no_requests(problem):
     """Global memory in at most twice the sectors that would hold what a warp asks for, shared memory without conflicts of more

@@ -21,6 +21,7 @@ from gates.triton_gates import (
     judged_runs,
 )
 
+pytestmark = pytest.mark.gate
 DISTANCE = ("proto_log_softmax", "proto_loss", "matching_log_probs")
 STEPS = ("sgd_step", "momentum_step", "adam_step")
 RUNS = (  # shape (see triton_gates.py), architectures, ops

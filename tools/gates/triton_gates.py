@@ -117,7 +117,7 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     inputs, static = {
         "prototypes": ((columns, labels), (ways,)),
         "proto_log_softmax": ((query, columns, 1.0), (metric,)),
-        "proto_loss": ((query, columns, targets, 1.0), (metric, -100, "mean")),
+        "proto_loss": ((query, columns, targets, 1.0, None, None), (metric, -100, "mean", 0.0)),
         "matching_log_probs": ((query, columns, labels, 1.0), (ways, metric)),
         "sgd_step": ((weights, of_tasks, weights), ()),  # one rate for each number
         "momentum_step": ((weights, of_tasks, of_tasks, weights, []), (0.9, 0.1, True)),
@@ -158,7 +158,7 @@ def recorded(shape: str, ops: Iterable[str], **sizes: int) -> list[Launch]:
         def record(kernel, programs, like, *args, op=op, **options):
             found.append(Launch(op, shape, kernel, args, options))
 
-        for module in (op, "_distance_bwd", "_products", "_products_bwd", "_optimiser_launch"):
+        for module in (op, "_distance_bwd", "_loss_sums", "_products", "_products_bwd", "_optimiser_launch"):
             importlib.import_module(f"fastmeta.kernels.{module}").launch = record
         run(shape, op, **sizes)
     return found

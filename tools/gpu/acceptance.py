@@ -79,7 +79,6 @@ class Acceptance:
             "memcheck": lambda s: self.sanitizer("memcheck", s),
             "racecheck": lambda s: self.sanitizer("racecheck", s),
         }
-        WORK.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
         self.write()
         limits = {"build": 200} | {name: limit for stage in stages for name, limit in STAGES[stage].items()}

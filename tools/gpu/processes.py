@@ -15,6 +15,7 @@ GRACE = 10  # s between SIGINT, at which a program can still tell what it has, a
 def run(command, seconds, log, on_line=lambda line: None, cwd=WORK, grace=GRACE, **env):
     """The exit status of a command, None where it was stopped after so many seconds. Its lines go to the log and to on_line."""
     stopped = threading.Event()
+    cwd.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w") as file,
         subprocess.Popen(

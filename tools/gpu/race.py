@@ -102,7 +102,7 @@ class Race:
 def without_kernels(device):
     """Ops that would run on the reference, with each backend's reason."""
     of_device = torch.empty(0, device=device).device
-    reasons, none_meant = {}, {"hvp", "task_conv2d"} if device == "cpu" else {"hvp"}
+    reasons, none_meant = {}, {*_dispatch.WITHOUT_KERNELS, *(["task_conv2d"] if device == "cpu" else [])}
     for op in sorted(set(reference.__all__) - none_meant):
         of_op = {
             name: _dispatch.unavailable(op, name, of_device) for name in _dispatch.ORDER[device] if name != "reference"

@@ -48,7 +48,10 @@ def arguments(op):
         "proto_log_softmax": {"query": x, "prototypes": centres, "metric": "euclidean", "temperature": 2.0},
         "proto_loss": {
             "query": x, "prototypes": centres, "targets": LABELS, "metric": "cosine", "temperature": torch.tensor(0.5),
-            "ignore_index": -100, "reduction": "mean",
+            "ignore_index": -100, "reduction": "mean", "exclude": (LABELS + 1) % 3, "margin": 0.2, "target_distance": weights,
+        },
+        "proto_loss_loo": {
+            "embeddings": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5, "reduction": "mean",
         },
         "matching_log_probs": {
             "query": x, "support": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5,

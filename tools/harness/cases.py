@@ -25,6 +25,7 @@ BACKENDS = {
     "prototypes": PROTO,
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
+    "proto_loss_loo": PROTO,
     "sgd_step": PROTO,
     "momentum_step": PROTO,
     "adam_step": PROTO,
@@ -45,12 +46,18 @@ BACKENDS = {
 }
 OPS = sorted(BACKENDS)
 # Other forms of an op, with derivatives of their own.
-VARIANTS = {"mlp_hvp_ggn": MLP, "conv_forward_features": CONV, "conv_forward_residual": CONV}
+VARIANTS = {
+    "proto_loss_replaced": PROTO,
+    "mlp_hvp_ggn": MLP,
+    "conv_forward_features": CONV,
+    "conv_forward_residual": CONV,
+}
 VARIANTS |= {f"mlp_{name}_weighted": MLP for name in ("loss", "grad", "hvp", "adapt", "meta_loss")}
 VARIANTS |= {f"conv_{name}_weighted": CONV for name in ("grad", "hvp", "meta_loss")}
 VARIANTS |= {f"{name}_steps": CONV for name in ("mlp_adapt", "mlp_meta_loss", "conv_meta_loss")}
 # Of which the derivatives are tested, and the transforms by forms of the same code: that saves minutes.
 LIKE_OTHERS = (
+    "proto_loss_replaced",
     "mlp_grad_weighted",
     "mlp_adapt_weighted",
     "mlp_loss_weighted",
@@ -120,6 +127,28 @@ def _proto_loss(lead, dtype):
 
     tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), torch.tensor(1.7, dtype=dtype)]
     return Case(fn, tensors)
+
+
+def _proto_loss_replaced(lead, dtype):
+    """What does not count, a margin, and distances given."""
+    targets, exclude = torch.tensor([2, -100, 0]).expand(*lead, 3), torch.tensor([1, 2, -1]).expand(*lead, 3)
+
+    def fn(query, prototypes, temperature, given):
+        return fastmeta.proto_loss(
+            query, prototypes, targets, temperature=temperature, exclude=exclude, margin=0.3, target_distance=given
+        )
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), torch.tensor(1.7, dtype=dtype)]
+    return Case(fn, [*tensors, randn(*lead, 3, dtype=dtype).square()])
+
+
+def _proto_loss_loo(lead, dtype):
+    labels = torch.tensor([1, 0, 1, 0, 1]).expand(*lead, 5)
+
+    def fn(embeddings, temperature):
+        return fastmeta.proto_loss_loo(embeddings, labels, 2, metric="cosine", temperature=temperature)
+
+    return Case(fn, [randn(*lead, 5, 3, dtype=dtype), torch.tensor(0.7, dtype=dtype)])
 
 
 def _sgd_step(lead, dtype):
@@ -209,5 +238,5 @@ def _hvp(lead, dtype):
 
 
 _MAKERS = {op: functools.partial(_of_network, op) for op in BACKENDS | VARIANTS if op.startswith(("mlp_", "conv_"))}
-_MAKERS |= {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS}
+_MAKERS |= {name[1:]: maker for name, maker in list(globals().items()) if name[1:] in BACKENDS | VARIANTS}
 EVERYWHERE = [(op, backend) for op, backends in (BACKENDS | VARIANTS).items() for backend in backends]

@@ -24,6 +24,11 @@ def values_and_grads(
     return [t.detach() for t in (*found, *grads)]
 
 
+def scalar(case) -> Callable:
+    """A number of all that a case gives."""
+    return lambda *tensors: sum(y.sin().sum() for y in outputs(case.fn(*tensors)))
+
+
 def check_against_reference(
     fn: Callable, tensors: Sequence[Tensor] | Callable, backend: str, cancelling: bool = False
 ) -> None:

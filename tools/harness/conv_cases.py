@@ -144,6 +144,12 @@ def single(**options) -> ConvNet:
     return problem(channels=17, size=14, dtype=torch.float32, **options)
 
 
+def features(p: ConvNet) -> ConvNet:
+    """Without the linear layer."""
+    p.params[-2:] = [None, None]
+    return p
+
+
 def module(p: ConvNet, t: int) -> nn.Sequential:
     """The network of task t out of torch's modules, with its values."""
     layers: list[nn.Module] = []

@@ -21,6 +21,14 @@ native = pytest.mark.parametrize("backend", KERNELS, indirect=True)
 everywhere = pytest.mark.parametrize("backend", [*KERNELS, "reference"], indirect=True)
 losses = pytest.mark.parametrize("loss", LOSSES)
 RATES = ("scalar", "per step", "per tensor", "per tensor and step", "per element", "per element and step")
+every_rate = pytest.mark.parametrize(  # each two of these together
+    ("kind", "first_order", "loss"),
+    [
+        (kind, first_order, LOSSES[(i + first_order) % 2])
+        for i, kind in enumerate(RATES)
+        for first_order in (False, True)
+    ],
+)
 
 
 @dataclass(repr=False)

@@ -9,13 +9,15 @@ from torch import nn
 from torch.func import functional_call
 
 from fastmeta.integrations import _steps
+from fastmeta.integrations.recording import report
 
 ITERATIONS, TASKS, SHOTS, WAYS, QUERIES = 15, 2, 5, 3, 4
 
 
 @pytest.fixture(name="size", autouse=True, params=["small", "large"])
 def size_fixture(request, monkeypatch):
-    """Modules that import it run their tests with the step of small networks, and with the op's."""
+    """Modules that import it run their tests with the step of small networks, not recorded, and with the op's, recorded."""
+    monkeypatch.setattr(report, "ON", request.param == "large")
     if request.param == "large":
         monkeypatch.setattr(_steps, "SMALL", 0)
     return request.param

@@ -35,8 +35,15 @@ def check_torch(optimiser, options, ours, states, dtype):
         torch.testing.assert_close(p, theirs.detach().to(dtype))
 
 
+def dtype_of_lists(backend, dtype, rates, shared):
+    """The gradient of one rate for a tensor is a single number: over several draws its error tells, or in float64, where it has all
+    digits, over one, which the slow interpreter takes."""
+    return torch.float64 if interpreted(backend) and shared and rates in ("scalar", "each") else dtype
+
+
 def check_lists(step, states, backend, dtype, rates, shared):
     """Lists whose parameters are shared by the tasks or not; some of the state is shared."""
+    dtype = dtype_of_lists(backend, dtype, rates, shared)
     T, n = 3, len(SHAPES)
     lead = () if shared else (T,)
     rate_shapes = {
@@ -53,8 +60,7 @@ def check_lists(step, states, backend, dtype, rates, shared):
         lr = {"number": 0.3, "scalar": t[-1]}.get(rates, list(t[(2 + states) * n :]))
         return outputs(step(*lists, lr))
 
-    # the gradient of one rate for a tensor is a single number; in float64 it has all digits
-    many = dtype != torch.float64 and (not interpreted(backend) or (shared and rates in ("scalar", "each")))
+    many = dtype != torch.float64 and not interpreted(backend)
     check_against_reference(fn, draw if many else draw(), backend)
 
 

@@ -26,6 +26,9 @@ def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> Non
     centres = assert_type(fastmeta.prototypes(x, y, 5), Tensor)
     assert_type(fastmeta.proto_log_softmax(x, centres, metric=metric, temperature=0.5), Tensor)
     assert_type(fastmeta.proto_loss(x, centres, y, metric=metric, temperature=x, reduction=reduction), Tensor)
+    assert_type(fastmeta.proto_loss(x, centres, y, exclude=y, margin=0.1, target_distance=x), Tensor)
+    assert_type(fastmeta.proto_loss_loo(x, y, 5, metric=metric, reduction=reduction), Tensor)
+    assert_type(fastmeta.heads.SupCon(temperature=0.1), fastmeta.heads.SupCon)
     assert_type(fastmeta.matching_log_probs(x, x, y, 5, metric=metric), Tensor)
     assert_type(fastmeta.task_conv2d(x, x, None, stride=2, padding=1), Tensor)
 

@@ -8,19 +8,72 @@
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
+// The target of a query, or -1 where it has none that counts.
 template <class R>
-bool is_class(const ProtoLoss<R>& p, int64_t target) {
-  return target >= 0 && target < p.N && target != p.ignore_index;
+int64_t class_of(const ProtoLoss<R>& p, int64_t query) {
+  const int64_t target = p.targets[query];
+  const bool counts = target >= 0 && target < p.N && target != p.ignore_index && !(p.exclude && p.exclude[query] == target);
+  return counts ? target : -1;
 }
+
+// The prototype that does not count for a query, or -1. One that is ignored has all, so that something is left.
+template <class R>
+int64_t excluded_of(const ProtoLoss<R>& p, int64_t query) {
+  const bool one = p.exclude && p.exclude[query] >= 0 && p.exclude[query] < p.N && p.targets[query] != p.ignore_index;
+  return one ? p.exclude[query] : -1;
+}
+
+// What the softmax of a block sees in place of distances, and back.
+template <class R>
+class Replaced {
+ public:
+  Replaced(const ProtoLoss<R>& p, int64_t query, Block<R>& block) : p_(p), query_(query), block_(block) {
+    for (int64_t q = 0; any() && q < block.count; q++) {
+      if (const int64_t n = excluded_of(p, query + q); n >= 0) {
+        R& distance = block.distances[n * kBlock + q];
+        excluded_[q] = distance, distance = R(__builtin_inf());
+      }
+      if (const int64_t n = class_of(p, query + q); n >= 0) {
+        R& distance = block.distances[n * kBlock + q];
+        target_[q] = distance, distance = R((p.target_distance ? p.target_distance[query + q] : distance) + p.margin * p.temperature);
+      }
+    }
+  }
+
+  // The distances are back; from dz, dtarget_distance and its part of dtemperature, after which dz at what was given is 0.
+  void undo(const Softmax<R>& s, R* dz) {
+    for (int64_t q = 0; any() && q < block_.count; q++) {
+      if (const int64_t n = excluded_of(p_, query_ + q); n >= 0) block_.distances[n * kBlock + q] = excluded_[q], dz[n * kBlock + q] *= 0;
+      const int64_t n = class_of(p_, query_ + q);
+      if (n >= 0) block_.distances[n * kBlock + q] = target_[q];
+      if (!p_.target_distance) continue;
+      R given = p_.targets[query_ + q] == p_.ignore_index ? R(0) : R(__builtin_nan(""));
+      if (n >= 0) {
+        R& d = dz[n * kBlock + q];
+        given = d, d = 0;
+        block_.dtemperature += double(given) * double(p_.target_distance[query_ + q] - s.nearest[q]);
+      }
+      if (p_.dtarget_distance) p_.dtarget_distance[query_ + q] = R(-double(given) / p_.temperature);
+    }
+  }
+
+ private:
+  bool any() const { return p_.exclude || p_.target_distance || p_.margin != 0; }
+
+  const ProtoLoss<R>& p_;
+  int64_t query_;
+  Block<R>& block_;
+  R target_[kBlock], excluded_[kBlock];
+};
 
 // The block's losses; returns their sum.
 template <class R>
 double block_losses(const ProtoLoss<R>& p, int64_t query, int64_t count, const R* distances, const Softmax<R>& s) {
   double sum = 0;
   for (int64_t q = 0; q < count; q++) {
-    const int64_t target = p.targets[query + q];
-    R loss = target == p.ignore_index ? R(0) : R(__builtin_nan(""));
-    if (is_class(p, target)) loss = (distances[target * kBlock + q] - s.nearest[q]) / R(p.temperature) + s.log_sum[q];
+    const int64_t target = class_of(p, query + q);
+    R loss = p.targets[query + q] == p.ignore_index ? R(0) : R(__builtin_nan(""));
+    if (target >= 0) loss = (distances[target * kBlock + q] - s.nearest[q]) / R(p.temperature) + s.log_sum[q];
     if (p.query_loss) p.query_loss[query + q] = loss;
     sum += double(loss);
   }
@@ -32,10 +85,9 @@ template <class R>
 void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s, R* exps) {
   R weights[kBlock] = {}, scale[kBlock];
   for (int64_t q = 0; q < count; q++) {
-    const int64_t target = p.targets[query + q];
-    if (target == p.ignore_index) continue;
+    if (p.targets[query + q] == p.ignore_index) continue;
     const R weight = p.task_weight ? R(p.task_weight[task]) : p.query_weight[query + q];
-    weights[q] = is_class(p, target) ? weight : R(__builtin_nan(""));
+    weights[q] = class_of(p, query + q) >= 0 ? weight : R(__builtin_nan(""));
   }
 #pragma omp simd
   for (int q = 0; q < kBlock; q++) scale[q] = weights[q] / s.sum[q];
@@ -43,23 +95,25 @@ void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t c
 #pragma omp simd
     for (int q = 0; q < kBlock; q++) exps[n * kBlock + q] *= scale[q];
   for (int64_t q = 0; q < count; q++)
-    if (is_class(p, p.targets[query + q])) exps[p.targets[query + q] * kBlock + q] -= weights[q];
+    if (const int64_t target = class_of(p, query + q); target >= 0) exps[target * kBlock + q] -= weights[q];
 }
 
 }  // namespace
 
 template <class R>
 void proto_loss(const ProtoLoss<R>& p) {
-  const bool gradients = p.dquery || p.dprototypes || p.dtemperature;
+  const bool gradients = p.dquery || p.dprototypes || p.dtemperature || p.dtarget_distance;
   for_each_block(
       static_cast<const ProtoProblem<R>&>(p), gradients ? 1 : 0,
       [&](Block<R>& block, const Panels<R>& panels, R* exps) {
         const int64_t query = block.task * p.Q + block.first;
+        Replaced<R> replaced(p, query, block);
         Softmax<R> s;
         block_softmax<R>(p.N, p.temperature, block.distances, gradients ? exps : nullptr, s);
         if (p.task_loss || p.query_loss) block.loss = block_losses(p, query, block.count, block.distances, s);
         if (!gradients) return;
         block_dlogits(p, block.task, query, block.count, s, exps);
+        replaced.undo(s, exps);
         block_coefficients<R>(p, panels, exps, s.nearest, block);
       },
       [&](int64_t task, double loss, double dtemperature) {

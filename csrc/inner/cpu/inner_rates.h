@@ -31,7 +31,10 @@ class InnerRates {
   }
 
   // Where not each element has a rate of its own.
-  R of_tensor(int64_t k, int tensor) const { return rates_.value[rates_.shared ? 0 : tensor][kinds_ > 1 ? k : 0]; }
+  R of_tensor(int64_t k, int tensor) const {
+    const int i = rates_.shared ? 0 : tensor;
+    return rates_.value[i] ? rates_.value[i][kinds_ > 1 ? k : 0] : rates_.number[i];
+  }
 
   // out = base - alpha_k * x; without a base, -alpha_k * x. Blocks of gradients.
   void descend(int64_t k, const R* base, const R* x, R* out) const {

@@ -28,6 +28,17 @@ FASTMETA_INLINE void write(R* out, int64_t width, bool streams, F&& f) {
   for (int64_t i = whole; i < width; i++) out[i] = f(i, [](const R* x) __attribute__((always_inline)) { return *x; });
 }
 
+// A product that is rounded by itself, not fused into the difference: theta - alpha g has the bits of PyTorch's two operations.
+template <class V>
+FASTMETA_INLINE V rounded(V product) {
+#if defined(__x86_64__)
+  asm("" : "+x"(product));
+#else
+  asm("" : "+w"(product));
+#endif
+  return product;
+}
+
 template <class R>
 bool outgrows_caches(const SgdStep<R>& p) {
   int64_t elements = 0;
@@ -103,10 +114,11 @@ void sgd_step_fwd(const SgdStep<R>& p) {
         __atomic_store_n(p.not_finite, true, __ATOMIC_RELAXED);
       if (item.rate_kind == 0)
         write(out, width, streams,
-              [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - rate * load(grad + i); });
+              [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - rounded(rate * load(grad + i)); });
       else
-        write(out, width, streams,
-              [&](int64_t i, auto load) __attribute__((always_inline)) { return load(param + i) - load(rates + i) * load(grad + i); });
+        write(out, width, streams, [&](int64_t i, auto load) __attribute__((always_inline)) {
+          return load(param + i) - rounded(load(rates + i) * load(grad + i));
+        });
       put(item.out, at, width, out);
     });
   });

@@ -18,7 +18,7 @@
 //   tile      64 x 64 numbers of a product that a block of 128 threads owns, layer by layer: mlp_tiles.cuh
 //   slice     16 columns of A and rows of B for a tile, in shared memory: mlp_tile_memory.cuh
 //   store     what becomes of a tile's sums: activation, gate, sink: mlp_stores.cuh
-//   by task / by layer   the two ways of a call, and how one is chosen: mlp_launch.cuh
+//   by task / by layer / by gram   the ways of a call, and how one is chosen: mlp_launch.cuh, mlp_gram.cu
 #pragma once
 #include "inner/mlp.h"
 #include "inner/cuda/matmul.cuh"

@@ -42,12 +42,19 @@ struct Sinks {
   __device__ Sink<R> of(int64_t task) const { return {out.of(task), scale, base.of(task), factor.of(task), per_element, sums}; }
 };
 
-// The rates of one parameter tensor at one step; null where there are none. `copy`: which one, a task for gradients.
+// The rates of one parameter tensor at one step; null where there are none, and for a number. `copy`: which one, a task for gradients.
 template <class P>
 __host__ __device__ P* rates_of(const MlpRates<P>& rates, int tensor, int size, int64_t step, int64_t steps, int64_t copy) {
   P* value = rates.value[rates.shared ? 0 : tensor];
   if (!value) return nullptr;
   return value + (copy * (rates.per_step ? steps : 1) + (rates.per_step ? step : 0)) * (rates.per_element ? size : 1);
+}
+
+// The factor of one parameter tensor's steps beside `rates_of`: its rate where that is a number, else 1.
+template <class R>
+__host__ __device__ R number_of(const MlpRates<const R>& rates, int tensor) {
+  const int i = rates.shared ? 0 : tensor;
+  return rates.value[i] ? R(1) : rates.number[i];
 }
 
 }  // namespace fastmeta::cuda

@@ -25,10 +25,10 @@ struct Inner {
   __device__ __forceinline__ Sink<R> sink(int tensor, int offset, int size, bool tangent) const {
     const int inputs = 2 * s.layers;
     const bool chain = stage == Stage::chain, parameter = tensor < inputs;
+    if (stage == Stage::descend && !parameter) return {};
     if (stage == Stage::descend)  // theta -= alpha g
-      return !parameter
-                 ? Sink<R>{}
-                 : Sink<R>{s.theta + offset, R(-1), s.theta + offset, rates_of(rates, tensor, size, step, steps, 0), rates.per_element};
+      return {s.theta + offset, -number_of(rates, tensor), s.theta + offset, rates_of(rates, tensor, size, step, steps, 0),
+              rates.per_element};
     if (chain && !tangent) {  // dalpha -= v g
       R* dalpha = parameter ? rates_of(drates, tensor, size, step, steps, task) : nullptr;
       if (!dalpha) return {};
@@ -85,8 +85,9 @@ __device__ void load_step(const Inner<R>& inner, const R* trajectory) {
   if (inner.first_order) return;
   for_each_tensor(s, [&](int tensor, int offset, int size) {
     const R* alpha = rates_of(inner.rates, tensor, size, inner.step, inner.steps, 0);
+    const R number = number_of(inner.rates, tensor);
     for (int e = threadIdx.x; e < size; e += blockDim.x)
-      s.direction[offset + e] = alpha[inner.rates.per_element ? e : 0] * s.cotangent[offset + e];
+      s.direction[offset + e] = (alpha ? alpha[inner.rates.per_element ? e : 0] : number) * s.cotangent[offset + e];
   });
 }
 

@@ -53,7 +53,12 @@ void scale(Queue& queue, const Net<R>& net, const MlpParams<R>& to, const MlpPar
   for_each_tensor(net.task, [&](int tensor, int, int size) {
     if (!slices_of(to, tensor).data) return;
     const R* factor = rates ? rates_of(*rates, tensor, size, step, steps, 0) : nullptr;
-    what.item[what.count++] = {slices_of(to, tensor), slices_of(from, tensor), {factor}, rates && rates->per_element, size};
+    what.item[what.count++] = {slices_of(to, tensor),
+                               slices_of(from, tensor),
+                               {factor},
+                               rates && rates->per_element,
+                               size,
+                               rates ? number_of(*rates, tensor) : R(1)};
   });
   scale(queue, net.shape.tasks, what);
 }
@@ -88,8 +93,11 @@ struct Inner {
     backward(queue, net);
     Targets<R> to;
     for_each_tensor(net.task, [&](int tensor, int, int size) {
-      to.of[tensor] = {
-          slices_of(next, tensor), R(-1), slices_of(theta, tensor), {rates_of(rates, tensor, size, step, steps, 0)}, rates.per_element};
+      to.of[tensor] = {slices_of(next, tensor),
+                       -number_of(rates, tensor),
+                       slices_of(theta, tensor),
+                       {rates_of(rates, tensor, size, step, steps, 0)},
+                       rates.per_element};
     });
     gradients(queue, net, false, to);
   }

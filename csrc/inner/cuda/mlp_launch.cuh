@@ -1,4 +1,4 @@
-// How a call is launched: in which of two ways, with how many blocks and threads, and how much memory of which kind.
+// How a call is launched: in which of two ways (mlp_gram.h has a third), with how many blocks and threads, and how much memory of which kind.
 //
 // By task: one kernel, a block per task, as long as a task's arrays fit into the shared memory of a block, except for the parameters
 // kept from step to step. Nothing but inputs and results crosses to L2, and a call is one launch.

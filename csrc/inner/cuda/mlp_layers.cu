@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kTileThreads) scale_kernel(const __grid_consta
   R* out = s.out.of(task);
   const R *in = s.in.of(task), *factor = s.factor.of(task);
   for (int64_t e = block * kScaledAtOnce + threadIdx.x; e < (block + 1) * kScaledAtOnce && e < s.size; e += kTileThreads)
-    out[e] = in ? (factor ? factor[s.per_element ? e : 0] * in[e] : in[e]) : R(0);
+    out[e] = in ? (factor ? factor[s.per_element ? e : 0] : s.number) * in[e] : R(0);
 }
 
 template <Form kForm, class R, class Store>
@@ -99,7 +99,7 @@ void multiply(Queue& queue, const MlpShape& shape, Products<R, Store>& products)
   auto* kernel = product_kernel<R, kForm, Store, OrdinaryUnits<R>>;
   if constexpr (std::is_same_v<R, float>)
     if (shape.tf32) kernel = product_kernel<R, kForm, Store, TensorCores>;
-  queue.launch(kernel, shape.tasks * products.tiles, kTileThreads, products);
+  queue.launch(kernel, shape.tasks * products.tiles, kTileThreads, {}, products);
 }
 
 template <Form kForm, class R, class Store>
@@ -192,7 +192,7 @@ void backward(Queue& queue, const Net<R>& net, bool tangent) {
 
 template <class R>
 void output(Queue& queue, const Net<R>& net, const Output<R>& what) {
-  queue.launch(output_kernel<R>, net.shape.tasks, kMaxThreads, OutputArguments<R>{net.task, net.examples, what});
+  queue.launch(output_kernel<R>, net.shape.tasks, kMaxThreads, {}, OutputArguments<R>{net.task, net.examples, what});
 }
 
 template <class R>
@@ -202,7 +202,7 @@ void sum_rates(Queue& queue, const Net<R>& net, const Products<R, IntoSink<R>>& 
   for (int l = 0; l < products.count; l++) c.of_layer[l] = products.item[l].tiles();
   for (int tensor = 0; tensor < (drates.shared ? 1 : 2 * products.count); tensor++)
     c.drate[tensor] = {rates_of(drates, tensor, 1, sums.step, sums.steps, 0), drates.per_step ? sums.steps : 1};
-  queue.launch(rate_sums_kernel<R>, net.shape.tasks, kTileThreads, c);
+  queue.launch(rate_sums_kernel<R>, net.shape.tasks, kTileThreads, {}, c);
 }
 
 template <class R>
@@ -236,7 +236,7 @@ template <class R>
 void scale(Queue& queue, int64_t tasks, const Scalings<R>& what) {
   int64_t blocks = 0;
   for (int i = 0; i < what.count; i++) blocks += (what.item[i].size + kScaledAtOnce - 1) / kScaledAtOnce;
-  queue.launch(scale_kernel<R>, tasks * blocks, kTileThreads, ScaleArguments<R>{what, blocks});
+  queue.launch(scale_kernel<R>, tasks * blocks, kTileThreads, {}, ScaleArguments<R>{what, blocks});
 }
 
 #define INSTANTIATE(R)                                                                        \

@@ -1,6 +1,8 @@
 // The mlp ops layer by layer over all tasks, for networks that one block cannot hold: host functions that enqueue the kernels of
 // mlp_layers.cu. A pass costs a launch for each layer (two with tangents); the gradients of all parameters are one.
 #pragma once
+#include <type_traits>
+
 #include "inner/cuda/mlp.cuh"
 #include "inner/cuda/mlp_gradient_sink.cuh"
 
@@ -16,11 +18,12 @@ class Queue {
   int64_t bytes() const { return arena_.slow_used; }
   const char* error() const { return error_; }  // the first
 
-  template <class Arguments>
-  void launch(void (*kernel)(Arguments), int64_t blocks, unsigned threads, const Arguments& arguments) {
+  template <class... Arguments>
+  void launch(void (*kernel)(Arguments...), int64_t blocks, unsigned threads, SharedMemory shared,
+              const std::common_type_t<Arguments>&... arguments) {
     if (!enqueues_ || error_ || !blocks) return;
-    error_ =
-        blocks > 0x7fffffff ? "more tiles than a grid has blocks" : cuda::launch(kernel, unsigned(blocks), threads, {}, stream_, arguments);
+    error_ = blocks > 0x7fffffff ? "more tiles than a grid has blocks"
+                                 : cuda::launch(kernel, unsigned(blocks), threads, shared, stream_, arguments...);
   }
 
  private:
@@ -101,13 +104,14 @@ struct Sums {
 template <class R>
 void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& targets, const Sums<R>& sums = {});
 
-// out = factor in; no factor: 1; no in: 0.
+// out = factor in; no factor: number; no in: 0.
 template <class R>
 struct Scaled {
   TaskTensor<R> out;
   TaskTensor<const R> in, factor;
   bool per_element;
   int64_t size;
+  R number = 1;
 };
 template <class R>
 struct Scalings {

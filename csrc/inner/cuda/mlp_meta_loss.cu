@@ -1,6 +1,7 @@
 // mlp_meta_loss: by task, a block goes from the inner steps through the query loss to its whole meta-gradient; the parameters
 // before each step stay with the block. 3 n P multiply-adds a step, 8 n P a step back.
 #include "runtime/cuda/kernels.h"
+#include "inner/cuda/mlp_gram.h"
 #include "inner/cuda/mlp_inner.cuh"
 #include "inner/cuda/mlp_inner_layers.h"
 #include "inner/cuda/mlp_launch.cuh"
@@ -72,6 +73,23 @@ Way<MlpMetaLoss<R>> way(const MlpMetaLoss<R>& c) {
 
 }  // namespace
 
-FASTMETA_DEFINE_LAUNCHER(mlp_meta_loss, MlpMetaLoss, way)
+template <class R>
+const char* mlp_meta_loss(const MlpMetaLoss<R>& c, void* workspace, void* stream) {
+  if (!gram_pays(c)) return launch_way(c, way(c), workspace, stream);
+  Queue queue(true, workspace, stream);
+  by_gram(c, queue);
+  return queue.error();
+}
+template <class R>
+int64_t mlp_meta_loss_workspace(const MlpMetaLoss<R>& c) {
+  if (!gram_pays(c)) return workspace_of(c, way(c));
+  Queue queue(false, nullptr, nullptr);
+  by_gram(c, queue);
+  return queue.bytes();
+}
+template const char* mlp_meta_loss(const MlpMetaLoss<float>&, void*, void*);
+template const char* mlp_meta_loss(const MlpMetaLoss<double>&, void*, void*);
+template int64_t mlp_meta_loss_workspace(const MlpMetaLoss<float>&);
+template int64_t mlp_meta_loss_workspace(const MlpMetaLoss<double>&);
 
 }  // namespace fastmeta::cuda

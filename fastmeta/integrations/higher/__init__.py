@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._arguments import missing
+from .._library import otherwise
 from . import optim, patch, utils
 from ._optimisers import DifferentiableOptimizer, Override
+from ._recorded import recorded
 from .optim import create_diff_optim, get_diff_optim, register_optim
 from .patch import monkeypatch
 
@@ -26,7 +27,7 @@ __all__ = [
     "register_optim",
     "utils",
 ]
-__getattr__ = missing("higher", __all__)
+__getattr__ = otherwise("higher", __all__)
 
 
 @contextmanager
@@ -44,6 +45,10 @@ def innerloop_ctx(
     (`fmodel.parameters(time=0)`); False: gradients reach those of `model`. `override`: {"lr": rates}, one or one for each
     group of `opt`, which may be learned tensors. `track_higher_grads`: False for evaluation, where every step starts a new graph.
     """
+    found = recorded(model, opt, override, copy_initial_weights, track_higher_grads) if device is None else None
+    if found is not None:
+        yield found
+        return
     fmodel = monkeypatch(model, device, copy_initial_weights, track_higher_grads)
     params = nn.Module.parameters(model)  # all, whatever the model makes of the method
     yield fmodel, get_diff_optim(opt, params, fmodel, device, override, track_higher_grads=track_higher_grads)

@@ -151,7 +151,8 @@ class DifferentiableAdam(DifferentiableOptimizer):
     """torch.optim.Adam as higher writes it: p - lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps). Where v is 0, its root has the
     gradient 0."""
 
-    unsupported = ("maximize", "decoupled_weight_decay")
+    unsupported = ("maximize",)
+    decoupled = False  # weight decay: from the gradient
 
     def _update(self, grouped_grads: list[list[Tensor | None]]) -> None:
         for group, state, grads in zip(self.param_groups, self.state, grouped_grads, strict=True):
@@ -160,12 +161,14 @@ class DifferentiableAdam(DifferentiableOptimizer):
                 for i, (p, g) in enumerate(zip(group["params"], grads, strict=True))
             ]
 
-    @staticmethod
-    def _after(group: Mapping[str, Any], state: dict[str, Any], p: Tensor, g: Tensor) -> Tensor:
+    def _after(self, group: Mapping[str, Any], state: dict[str, Any], p: Tensor, g: Tensor) -> Tensor:
         b1, b2 = group["betas"]
-        if active(group["weight_decay"]):
-            g = g + group["weight_decay"] * p
         zero = torch.zeros_like(p)
+        if active(group["weight_decay"]):
+            if self.decoupled or group.get("decoupled_weight_decay"):
+                p = p * (1 - group["lr"] * group["weight_decay"])
+            else:
+                g = g + group["weight_decay"] * p
         state["step"] = t = float(state.get("step", 0)) + 1  # torch counts in float32, whose powers lose digits
         state["exp_avg"] = m = state.get("exp_avg", zero) * b1 + (1 - b1) * g
         state["exp_avg_sq"] = v = state.get("exp_avg_sq", zero) * b2 + (1 - b2) * g * g
@@ -176,6 +179,12 @@ class DifferentiableAdam(DifferentiableOptimizer):
         rate = group["lr"] * of_v / (1 - b1**t)
         found: Tensor = p - rate * (m / (root(v) + group["eps"]))
         return found
+
+
+class DifferentiableAdamW(DifferentiableAdam):
+    """torch.optim.AdamW: (1 - lr weight_decay) p before the step of Adam without it."""
+
+    decoupled = True
 
 
 def step_groups(groups: Sequence[dict[str, Any]], grads: Sequence[Sequence[Tensor | None]]) -> None:

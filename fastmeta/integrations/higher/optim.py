@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,12 +12,20 @@ import torch
 from torch import Tensor
 
 from ..._torch import tree_leaves, tree_map
-from .. import _arguments
-from ._optimisers import DifferentiableAdam, DifferentiableOptimizer, DifferentiableSGD, GradCallback, Override
+from .. import _arguments, _library
+from ._optimisers import (
+    DifferentiableAdam,
+    DifferentiableAdamW,
+    DifferentiableOptimizer,
+    DifferentiableSGD,
+    GradCallback,
+    Override,
+)
 from .patch import _MonkeyPatchBase
 
 __all__ = [
     "DifferentiableAdam",
+    "DifferentiableAdamW",
     "DifferentiableOptimizer",
     "DifferentiableSGD",
     "apply_trainable_opt_params",
@@ -24,12 +34,25 @@ __all__ = [
     "get_trainable_opt_params",
     "register_optim",
 ]
-__getattr__ = _arguments.missing("higher.optim", __all__)
+_of_library = _library.otherwise("higher.optim", __all__)
 
 _made_of: dict[type, type[DifferentiableOptimizer]] = {
     torch.optim.SGD: DifferentiableSGD,
     torch.optim.Adam: DifferentiableAdam,
+    torch.optim.AdamW: DifferentiableAdamW,
 }
+
+
+def __getattr__(name: str) -> Any:
+    found = _of_library(name)
+    return _adopted(found) if name.startswith("Differentiable") else found
+
+
+@functools.cache
+def _adopted(kind: Any) -> type[DifferentiableOptimizer]:
+    """An optimiser of higher's own: its step, on what `DifferentiableOptimizer` keeps."""
+    own = {"_update": kind._update, "unsupported": ("maximize",), "__doc__": kind.__doc__}
+    return type(kind.__name__, (DifferentiableOptimizer,), own)
 
 
 def get_diff_optim(
@@ -100,7 +123,8 @@ def get_trainable_opt_params(opt: torch.optim.Optimizer, device: torch.device | 
 
 
 def apply_trainable_opt_params(opt: torch.optim.Optimizer, override: Override) -> None:
-    """The numbers that the tensors of `override` have now become the options of the groups of `opt`."""
+    """The numbers that the tensors of `override` have now become the options of the groups of `opt`; where an option was an int, a
+    whole number stays one."""
     op = "apply_trainable_opt_params"
     _arguments.optimiser(op, "opt", opt)
     _arguments.mapping(op, "override", override)
@@ -111,9 +135,7 @@ def apply_trainable_opt_params(opt: torch.optim.Optimizer, override: Override) -
             words = f"override[{name!r}] must have 1 or {count} entries"
             raise ValueError(f"{op}: {words}, got {len(values)}")
         for i, group in enumerate(opt.param_groups):
-            group[name] = tree_map(
-                lambda x: x.item() if isinstance(x, Tensor) else x, values[i if len(values) > 1 else 0]
-            )
+            group[name] = tree_map(functools.partial(_number, group.get(name)), values[i if len(values) > 1 else 0])
 
 
 def register_optim(optim_type: type[torch.optim.Optimizer], diff_optim_type: type[DifferentiableOptimizer]) -> None:
@@ -126,11 +148,21 @@ def register_optim(optim_type: type[torch.optim.Optimizer], diff_optim_type: typ
 
 
 def _kind(op: str, opt_type: Any) -> type[DifferentiableOptimizer]:
+    if isinstance(opt_type, type) and opt_type not in _made_of:
+        name = opt_type.__name__
+        if opt_type in vars(torch.optim).values():
+            with contextlib.suppress(AttributeError):  # no such optimiser in higher, or no higher
+                _made_of[opt_type] = __getattr__(f"Differentiable{name}")
     if not isinstance(opt_type, type) or opt_type not in _made_of:
-        known = " or ".join(f"torch.optim.{kind.__name__}" for kind in (torch.optim.SGD, torch.optim.Adam))
-        came = getattr(opt_type, "__name__", opt_type)
-        raise TypeError(f"{op}: opt must be a {known}, or of a type given to register_optim, got {came}")
+        words = "opt must be a torch.optim.SGD, Adam or AdamW, one that an installed higher knows, or registered"
+        raise TypeError(f"{op}: {words}, got {getattr(opt_type, '__name__', opt_type)}")
     return _made_of[opt_type]
+
+
+def _number(before: Any, learned: Any) -> Any:
+    found = learned.item() if isinstance(learned, Tensor) else learned
+    whole = type(before) is int and isinstance(found, float) and found.is_integer()
+    return int(found) if whole else found
 
 
 def _is_number(value: Any) -> bool:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS
-from .. import _arguments
+from .. import _arguments, _library
 from .._steps import Container, copy_of
 
 __all__ = ["monkeypatch"]
-__getattr__ = _arguments.missing("higher.patch", __all__)
+__getattr__ = _library.otherwise("higher.patch", __all__)
 
 
 def monkeypatch(

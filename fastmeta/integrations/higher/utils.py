@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._torch import tree_leaves
-from .. import _arguments
+from .. import _arguments, _library
 from ._optimisers import fresh
 
 __all__ = ["flatten", "get_func_params"]
-__getattr__ = _arguments.missing("higher.utils", __all__)
+__getattr__ = _library.otherwise("higher.utils", __all__)
 
 
 def flatten(x: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 """The names of learn2learn 0.2.0 that a MAML, Meta-SGD or ProtoNet program calls: the same signatures and state-dict keys."""
 
-from .._arguments import missing
+from .._library import otherwise
 from . import algorithms, nn, utils
 from .utils import (
     accuracy,
@@ -24,4 +24,4 @@ __all__ = [
     "update_module",
     "utils",
 ]
-__getattr__ = missing("learn2learn", __all__)
+__getattr__ = otherwise("learn2learn", __all__)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _arguments
+from .. import _arguments, _library
 from .._scores import class_means, scores
 from .._steps import Module
 
 __all__ = ["Flatten", "Lambda", "PrototypicalClassifier", "Scale", "compute_prototypes", "freeze", "unfreeze"]
-__getattr__ = _arguments.missing("learn2learn.nn", __all__)
+__getattr__ = _library.otherwise("learn2learn.nn", __all__)
+__path__: list[str] = []  # submodules are the library's
 EPS = 1e-8
 
 

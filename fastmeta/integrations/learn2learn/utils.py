@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _arguments
+from .. import _arguments, _library
 from .._steps import Module, containers, copy_of, put
 
 __all__ = [
@@ -20,7 +20,8 @@ __all__ = [
     "magic_box",
     "update_module",
 ]
-__getattr__ = _arguments.missing("learn2learn.utils", __all__)
+__getattr__ = _library.otherwise("learn2learn.utils", __all__)
+__path__: list[str] = []  # submodules are the library's
 
 
 def clone_parameters(params: Iterable[Tensor]) -> list[Tensor]:

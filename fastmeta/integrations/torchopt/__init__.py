@@ -1,7 +1,7 @@
 """The names of TorchOpt 0.7.3 that an explicit-gradient MAML program calls: MetaSGD and MetaAdam, and states of a module kept and
 put back. `fastmeta.MAML` takes all tasks at once."""
 
-from .._arguments import missing
+from .._library import otherwise
 from . import optim, utils
 from .optim import MetaAdam, MetaOptimizer, MetaSGD
 from .utils import extract_state_dict, module_clone, module_detach_, recover_state_dict, stop_gradient
@@ -18,4 +18,4 @@ __all__ = [
     "stop_gradient",
     "utils",
 ]
-__getattr__ = missing("torchopt", __all__)
+__getattr__ = otherwise("torchopt", __all__)

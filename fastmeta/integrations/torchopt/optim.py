@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import sys
+from abc import ABCMeta
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..._torch import PARAMETERS
-from .. import _arguments
+from .. import _arguments, _library
 from .._steps import Container, active, put, root, stepped
+from ._recorded import listen, settle
 
 __all__ = ["MetaAdam", "MetaOptimizer", "MetaSGD"]
-__getattr__ = _arguments.missing("torchopt.optim", __all__)
+__getattr__ = _library.otherwise("torchopt.optim", __all__)
+__path__: list[str] = []  # submodules are the library's
 
 State = dict[int, dict[str, Any]]  # of one module: {place of the parameter: {name: tensor or number}}
 
 
-class MetaOptimizer:
+class MetaOptimizer(metaclass=ABCMeta):  # noqa: B024  (for __subclasshook__)
     """What MetaSGD and MetaAdam share: `step(loss)` exchanges the parameters of each module for p - lr d, d the direction of the
-    method; those that are frozen, or that the loss does not depend on, stay. `state_groups`: the state of each module."""
+    method; those that are frozen, or that the loss does not depend on, stay. `state_groups`: the state of each module.
+
+    `MetaOptimizer(module, transformation)`, and a rate that is a schedule, make an optimiser of the installed library."""
 
     plain = False  # whether d is always g
+    _stepped_modules: Sequence[nn.Module] = ()
+
+    def __new__(cls, module: nn.Module, *args: Any, **options: Any) -> Any:
+        if cls is MetaOptimizer or callable(options.get("lr", args[0] if args else None)):
+            return getattr(_theirs(), cls.__name__)(module, *args, **options)
+        return super().__new__(cls)
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        """TorchOpt's own optimisers are MetaOptimizers too."""
+        theirs = sys.modules.get("torchopt")
+        return True if cls is MetaOptimizer and theirs and theirs.MetaOptimizer in other.__mro__ else NotImplemented
 
     def __init__(self, module: nn.Module, lr: Any, options: Mapping[str, Any]) -> None:
-        if type(self) is MetaOptimizer:
-            raise NotImplementedError(
-                "MetaOptimizer: the optimiser must be a MetaSGD or a MetaAdam, got a transformation"
-            )
         name = type(self).__name__
-        _check_rate(name, lr)
+        _arguments.scalar(name, "lr", lr)
         for option, value in options.items():
             _arguments.scalar(name, option, value)
         self.lr, self.options = lr, options
@@ -40,11 +55,15 @@ class MetaOptimizer:
 
     def add_param_group(self, module: nn.Module) -> None:
         _arguments.module(type(self).__name__, "module", module)
+        settle(module)
+        self._stepped_modules = [*self._stepped_modules, module]
         self.param_containers_groups.append(tuple(parts_of(module, PARAMETERS)))
         self.state_groups.append({})
 
     def step(self, loss: Tensor) -> None:
         _arguments.tensor(f"{type(self).__name__}.step", "loss", loss)
+        for module in self._stepped_modules:
+            settle(module)
         direction = None if self.plain else self._direction
         for i, held in enumerate(self.param_containers_groups):
             self.state_groups[i] = step_on(held, loss, self.lr, direction, self.state_groups[i])
@@ -67,8 +86,8 @@ class MetaOptimizer:
 class MetaSGD(MetaOptimizer):
     """SGD with momentum, nesterov, weight_decay and maximize; without these, d = g.
 
-    `lr`: a number or a tensor with one element. `dampening` must be 0: what TorchOpt makes of it depends on the steps that an
-    optimiser took before its state was put back. `moment_requires_grad` changes nothing here.
+    `lr`: a number or a tensor with one element. `dampening`: as in torch.optim.SGD, from the second step of a state on; what TorchOpt
+    makes of it depends on the steps that an optimiser took before its state was put back. `moment_requires_grad` changes nothing.
     """
 
     def __init__(
@@ -82,20 +101,36 @@ class MetaSGD(MetaOptimizer):
         moment_requires_grad: bool = True,
         maximize: bool = False,
     ) -> None:
-        if active(dampening):
-            raise ValueError(f"MetaSGD: dampening must be 0, got {dampening}")
         if nesterov and not active(momentum):
             raise ValueError(f"MetaSGD: momentum must be positive where nesterov is True, got {momentum}")
-        super().__init__(module, lr, {"momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(module, lr, {"momentum": momentum, "weight_decay": weight_decay, "dampening": dampening})
         self.nesterov, self.maximize = nesterov, maximize
         self.plain = plain_rate(lr, momentum, weight_decay, dampening, nesterov, maximize)
+        records = self.plain and type(self) is MetaSGD and (not isinstance(lr, Tensor) or lr.ndim == 0)
+        self._listener = listen(module, float(lr) if type(lr) is int else lr) if records else None
+
+    def add_param_group(self, module: nn.Module) -> None:
+        super().add_param_group(module)
+        if len(self.param_containers_groups) > 1:
+            self._unheard("a second group of parameters")
+
+    def step(self, loss: Tensor) -> None:
+        listener = self._listener
+        if listener is None or not listener.step(loss):
+            super().step(loss)
+
+    def _unheard(self, why: str) -> None:
+        if self._listener is not None:
+            self._listener.settle(why)
+            self._listener.stop()
+            self._listener = None
 
     def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         g = decayed(p, g, self.options["weight_decay"], self.maximize)
         momentum = self.options["momentum"]
         if not active(momentum):
             return g, {}
-        trace = state["trace"] * momentum + g if state else g
+        trace = state["trace"] * momentum + (1 - self.options["dampening"]) * g if state else g
         return g + momentum * trace if self.nesterov else trace, {"trace": trace}
 
 
@@ -146,10 +181,12 @@ def plain_rate(lr: Any, momentum: Any, weight_decay: Any, dampening: Any, nester
     return not callable(lr) and not any(map(active, (momentum, weight_decay, dampening, nesterov, maximize)))
 
 
-def _check_rate(op: str, lr: Any) -> None:
-    if callable(lr):
-        raise ValueError(f"{op}: lr must be a number or a tensor, got a schedule")
-    _arguments.scalar(op, "lr", lr)
+def _theirs() -> ModuleType:
+    try:
+        return _library.load("torchopt")
+    except ImportError as error:
+        words = "the optimiser must be a MetaSGD or a MetaAdam without a schedule unless torchopt is installed"
+        raise NotImplementedError(f"MetaOptimizer: {words}, got {error}") from error
 
 
 def step_on(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..._torch import BUFFERS, PARAMETERS, tree_map_only
-from .. import _arguments
+from .. import _library
+from ._recorded import listener_of
 from .optim import MetaOptimizer, parts_of
 
 __all__ = [
@@ -21,7 +22,7 @@ __all__ = [
     "recover_state_dict",
     "stop_gradient",
 ]
-__getattr__ = _arguments.missing("torchopt.utils", __all__)
+__getattr__ = _library.otherwise("torchopt.utils", __all__)
 
 BY = {
     "reference": "reference", "ref": "reference", "copy": "copy", "clone": "copy",
@@ -65,8 +66,10 @@ def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
         return target.load_state_dict(state)
     if not isinstance(state, ModuleState):
         raise TypeError(f"recover_state_dict: state must be that of a module, got {type(state).__name__}")
+    listener = listener_of(target)
+    put_back = listener is not None and listener.put_back(state)
     buffers = tree_map_only(Tensor, _once(_leaf), state.buffers) if state.detach_buffers else state.buffers
-    for kind, kept in ((PARAMETERS, state.params), (BUFFERS, buffers)):
+    for kind, kept in ((PARAMETERS, () if put_back else state.params), (BUFFERS, buffers)):
         parts = parts_of(target, kind)
         if kept and len(kept) != len(parts):
             raise ValueError(

@@ -1,10 +1,10 @@
 from torch import Tensor
 
-from ... import _arguments
+from ... import _arguments, _library
 from ..._scores import class_means
 
 __all__ = ["compute_prototypes"]
-__getattr__ = _arguments.missing("easyfsl.methods.utils", __all__)
+__getattr__ = _library.otherwise("easyfsl.methods.utils", __all__)
 
 
 def compute_prototypes(support_features: Tensor, support_labels: Tensor) -> Tensor:

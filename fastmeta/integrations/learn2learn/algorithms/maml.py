@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ... import _arguments
 from ..._steps import Module, take_step
 from ..utils import clone_module, update_module
+from ._recorded import clone_of_maml
 from .base_learner import BaseLearner
 
 
@@ -71,6 +72,9 @@ class MAML(BaseLearner):
     def clone(
         self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> MAML:
+        recorded: MAML | None = clone_of_maml(self, MAML, first_order, allow_unused, allow_nograd)
+        if recorded is not None:
+            return recorded
         return MAML(
             clone_module(self.module), self.lr, _either(first_order, self.first_order),
             _either(allow_unused, self.allow_unused), _either(allow_nograd, self.allow_nograd),

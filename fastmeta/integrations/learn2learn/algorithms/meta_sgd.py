@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ... import _arguments
 from ..._steps import Module, take_step
 from ..utils import clone_module, clone_parameters
+from ._recorded import clone_of_meta_sgd
 from .base_learner import BaseLearner
 
 
@@ -45,6 +46,9 @@ class MetaSGD(BaseLearner):
         self.lrs, self.first_order = lrs, first_order
 
     def clone(self) -> MetaSGD:
+        recorded: MetaSGD | None = clone_of_meta_sgd(self, MetaSGD)
+        if recorded is not None:
+            return recorded
         return MetaSGD(clone_module(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:

@@ -1,0 +1,21 @@
+"""What programs in the languages of other libraries do, recorded and run as fastmeta's own: see `explain`."""
+
+from . import functions as _functions  # noqa: F401  (which fills the table of what is recorded)
+from .clones import Later, RecordedModule, gives_up, took, trace_of
+from .losses import adapted
+from .recorded import Outputs
+from .report import explain
+from .trace import NO_GRAD, Trace
+
+__all__ = [
+    "NO_GRAD",
+    "Later",
+    "Outputs",
+    "RecordedModule",
+    "Trace",
+    "adapted",
+    "explain",
+    "gives_up",
+    "took",
+    "trace_of",
+]

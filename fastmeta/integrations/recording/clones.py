@@ -1,0 +1,146 @@
+"""Which models are recorded, what of them is known, and what stands for a clone of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from ..._torch import is_plain
+from . import report
+from .known import Known, Start
+from .losses import adapted
+from .recorded import Outputs
+from .trace import NO_GRAD, Trace, refer
+
+MISSES = 16  # before a model is given up
+KEPT = "_recorder"  # the attribute of a model
+
+
+class Recorder:
+    """Of one model: what is known of it, and what its clones start from."""
+
+    known: Known | None = None
+    latest: Start | None = None
+
+    def start(self, model: nn.Module, rates: Any, copies: bool) -> Start | None:
+        known = self.known
+        if known is None or not known.holds(model):
+            self.known, self.latest = known, self.latest = Known(model), None
+        if known.missed > MISSES and known.missed > 4 * known.used and not known.why:
+            known.why = "its outputs go to operations that are not recorded"
+        if known.why:
+            report.note("plain", known.name, known.why)
+            return None
+        if copies:
+            return Start(known, rates, [p.detach().clone().requires_grad_() for p in known.params])
+        start = self.latest
+        if start is None or not same_rates(start.rates, rates) or not start.same():
+            self.latest = start = Start(known, rates)
+        return start
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a copy of the model has none
+
+
+def trace_of(
+    model: Any, rates: Any, copies: bool = False, tracked: bool = True, statistics: bool = False
+) -> Trace | None:
+    """Of a clone of `model`; None: it computes at once. `copies`: it starts from leaves of its own. `tracked`: gradients go through its
+    steps. `statistics`: it can keep those of batch norm until somebody looks."""
+    if not report.ON or not isinstance(model, nn.Module) or not is_plain():
+        return None
+    own = model.__dict__
+    recorder = own.get(KEPT)
+    if recorder is None:
+        recorder = own[KEPT] = Recorder()
+    start = recorder.start(model, rates, copies)
+    if start is None:
+        return None
+    trace = Trace(start, tracked)
+    if start.known.statistics:
+        if not statistics:
+            report.note("plain", start.known.name, "clones share the running statistics of batch norm with the model")
+            return None
+        trace.calls, trace.buffers = [], [b.clone() for b in model.buffers()]
+    return trace
+
+
+def same_rates(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same_rates, a, b))
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and type(a) is type(b) and bool(a == b))
+
+
+class RecordedModule(nn.Module):
+    """A clone without submodules of its own, until somebody asks for anything but outputs: `compute` then makes it one that has them."""
+
+    _trace: Trace
+
+    @classmethod
+    def of(cls, trace: Trace, **attributes: Any) -> Self:
+        clone = cls.__new__(cls)
+        clone.__dict__.update(attributes, _trace=trace, training=True)
+        refer(trace, clone)
+        return clone
+
+    def compute(self, why: str) -> Any:
+        """It, with parameters of its own and of another class."""
+        raise NotImplementedError
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        trace = self.__dict__["_trace"]
+        why = trace.why_not(args[0]) if len(args) == 1 and not kwargs else "other arguments than inputs"
+        if not why:
+            return Outputs.of(trace, args[0], trace.shape)
+        if why == NO_GRAD:
+            return Outputs.of(trace, args[0], trace.shape).evaluated()
+        return self.compute(why)(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if "_trace" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.compute(f"{name} was asked for"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_trace" in self.__dict__:
+            self.compute(f"{name} was assigned")
+        setattr(self, name, value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.compute("it was copied").__reduce_ex__(protocol)
+
+
+def gives_up(trace: Trace, why: str) -> None:
+    """Notes that a clone gets parameters of its own, which are computed operation by operation."""
+    trace.start.known.missed += 1
+    report.note("plain", trace.start.known.name, why)
+
+
+def took(clone: Any, loss: Any, first_order: bool) -> bool:
+    """Whether a step on `loss` was recorded; else the clone now has parameters of its own."""
+    trace = clone.__dict__.get("_trace")
+    if trace is None:
+        return False
+    if adapted(trace, loss, first_order):
+        return True
+    clone.compute("a step on a loss that is not recorded")
+    return False
+
+
+class Later(Sequence[Tensor]):
+    """The parameters of a clone after k steps, once somebody looks."""
+
+    def __init__(self, clone: Any) -> None:
+        self.clone, self.trace = clone, clone.__dict__["_trace"]
+        self.k = len(self.trace.steps)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.trace.parameters(self.k)[i]
+
+    def __len__(self) -> int:
+        return len(self.trace.start.params)

@@ -1,0 +1,214 @@
+"""Models whose inner loop is a native op, and what a clone of one starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..._torch import BUFFERS, HOOK_ENDINGS, AnyNorm, has_gradient_hooks
+from ...inner._conv import convolved_side
+from ...networks.batch_norm import has_running_statistics, use_batch_statistics
+from ...networks.convnet import ConvNet
+from ...networks.mlp import Mlp
+from ...networks.program import Program
+from ...networks.recognise import look
+from ...networks.users_model import Seen, Task
+from ...types import ConvBlock
+from .._steps import copy_of
+
+LOSSES = ("mse", "cross_entropy")
+NO_DATA = (False,) * 4  # no gradient to support and query
+DTYPES = (torch.float32, torch.float64)
+
+
+class Refused(Exception):
+    """Why a model is not recorded."""
+
+
+class Known:
+    """A model that a native op runs, as it was when it was looked at."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.name = model, type(model).__name__
+        self.seen = Seen(model)
+        self.networks: dict[Any, Any] = {}
+        self.outputs: dict[Any, torch.Size | None] = {}
+        self.keys: dict[Any, int] = {}  # of what was done in a trace: a number for each
+        self.why = ""
+        self.read = self.taken = 0  # how many losses were read first; of these, how many had a way back
+        self.used = self.missed = 0  # how often a native op took a loss, and how often outputs went elsewhere
+        try:
+            self._look()
+        except Refused as reason:
+            self.why = str(reason)
+
+    def _look(self) -> None:
+        params = list(self.model.parameters())
+        if not params or any(type(p) is not nn.Parameter or not p.requires_grad for p in params):
+            raise Refused("a parameter is frozen or stands in for one")
+        first = params[0]
+        if any(p.dtype not in DTYPES or p.dtype != first.dtype or not p.is_cpu for p in params):
+            raise Refused("parameters are not of one dtype, float32 or float64, on a CPU")
+        bare = self._without_statistics()
+        try:
+            task = Task("MAML", bare, "mse")
+            plan = look("MAML", task, None, (), None, {}, steps=1, first_order=False, task_chunk=None)
+        except ValueError as error:
+            raise Refused(str(error).removeprefix("MAML: ")) from None
+        network = plan.network
+        if not isinstance(network, Mlp | ConvNet):
+            raise Refused("no native op runs the model")
+        if network.seen is not None:
+            self.seen.reads += network.seen.reads if bare is self.model else Program(self.model).reads
+        self.network, self.params, self.dtype = network, params, first.dtype
+        self.places = {id(p): i for i, p in enumerate(params)}
+        self.template = copy_of(self.model, lambda p: p, lambda b: b)
+        self.alone = copy_of(bare, lambda p: p, lambda b: b)  # without the hooks that the model may get
+        for part in self.alone.modules():
+            part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
+        self.of_numbers: tuple[tuple[bool, ...], list[Any]] = (
+            (*(p is not None for p in network.params), False, *NO_DATA),
+            params,
+        )
+
+    def _without_statistics(self) -> nn.Module:
+        """The model, or a copy whose batch norms keep no running statistics, which in training do not matter to the outputs."""
+        norms = [m for m in self.model.modules() if isinstance(m, AnyNorm) and has_running_statistics(m)]
+        self.statistics = bool(norms)
+        if not norms:
+            return self.model
+        if not all(m.training and m.track_running_stats for m in norms):
+            raise Refused("batch norm uses running statistics")
+        self.seen.reads += [
+            (vars(m).get, name, vars(m)[name]) for m in norms for name in ("training", "track_running_stats")
+        ]
+        theirs = [getattr(m, BUFFERS) for m in norms]  # which may be exchanged
+        pairs = [*zip(self.seen.filled, self.seen.contents, strict=True)]
+        pairs = [(d, was) for d, was in pairs if all(d is not held for held in theirs)]
+        self.seen.filled, self.seen.contents = [d for d, _ in pairs], [was for _, was in pairs]
+        return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
+
+    def holds(self, model: nn.Module) -> bool:
+        return model is self.model and self.seen.same_parameters() and self.seen.holds()
+
+    def network_for(self, loss: str, steps: int, first_order: bool) -> Any:
+        key = loss, steps, first_order
+        if key not in self.networks:
+            task = Task("MAML", self.template, loss)
+            self.networks[key] = replace(self.network, task=task, steps=steps, first_order=first_order)
+        return self.networks[key]
+
+    def output_shape(self, shape: torch.Size) -> torch.Size | None:
+        """Of inputs of this shape; None: the model has to say what is wrong with them, or it does not take them natively."""
+        if shape not in self.outputs:
+            of_kind = _mlp_outputs if isinstance(self.network, Mlp) else _conv_outputs
+            found = of_kind(self.network, shape) if len(shape) > 1 and shape.numel() else None
+            if len(self.outputs) > 1000:
+                self.outputs.clear()
+            self.outputs[shape] = found
+        return self.outputs[shape]
+
+    def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
+        """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
+        if not start.plain_leaves:
+            return None
+        if not isinstance(rates, list) and not isinstance(rates, Tensor):
+            return self.of_numbers[0], start.params
+        of = rates if isinstance(rates, list) else [rates]
+        learned = [isinstance(r, Tensor) and r.requires_grad for r in of]
+        if any(is_learned and not r.is_leaf for r, is_learned in zip(of, learned, strict=True)):
+            return None
+        spread = [bool(x) for x in network.spread(learned)] if isinstance(rates, list) else learned
+        params = [p is not None for p in network.params]
+        values = [*start.params, *(r for r, is_learned in zip(of, learned, strict=True) if is_learned)]
+        return (*params, *spread, *NO_DATA), values
+
+    def key(self, *of: Any) -> int:
+        return self.keys.setdefault(of, len(self.keys))
+
+
+def _mlp_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
+    weight, last = network.params[0], network.params[-2]
+    rows, width = shape[0], shape[1:].numel()
+    if network.width is not None:
+        right = len(shape) > 2 and width == network.width
+    else:
+        right = network.flattens or len(shape) == 2
+    return torch.Size((rows, last.shape[0])) if right and width == weight.shape[1] else None
+
+
+def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
+    if len(shape) != 4:
+        return None
+    rows, channels, height, width = shape
+    for block, weight in zip(network.blocks, network.params[:-2:4], strict=True):
+        if weight.shape[1] != channels:
+            return None
+        channels, pool = weight.shape[0], block[5]
+        height, width = (convolved_side(ConvBlock(*block), side) for side in (height, width))
+        if min(height, width) < pool or (block[2] is not None and rows * height * width < 2):
+            return None
+        height, width = height // pool, width // pool
+    last = network.params[-2]
+    return torch.Size((rows, last.shape[0])) if channels * height * width == last.shape[1] else None
+
+
+class Start:
+    """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
+
+    __slots__ = ("copies", "known", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
+
+    def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None) -> None:
+        """`own`: leaves in the place of the parameters."""
+        self.known, self.rates, self.own = known, rates, own is not None
+        self.params: list[Any] = known.params if own is None else own
+        of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
+        self.tensors: list[Tensor] = [*self.params, *of_rates]
+        self.versions = [p._version for p in self.tensors]
+        self.copies = [p.detach() if own is not None else p.detach().clone() for p in self.tensors]
+        self.used = False  # whether a gradient has gone back to them: they may have been changed since
+        self.plain_leaves = all(p.is_leaf and not has_gradient_hooks(p) for p in self.tensors)
+
+    def same(self) -> bool:
+        """Whether the tensors have the values that they had: one may have been written to behind the back of its version."""
+        if self.used:
+            self.used = not all(map(torch.equal, self.tensors, self.copies))
+        return not self.used and self.fresh()
+
+    def fresh(self) -> bool:
+        """Whether the tensors have not been written to since."""
+        return [p._version for p in self.tensors] == self.versions
+
+
+class Was(torch.autograd.Function):
+    """`value`, which the tensor `now` had; its gradient goes to `now`."""
+
+    @staticmethod
+    def forward(ctx: Any, now: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Any:
+        return gradient[0], None
+
+
+def thetas_of(start: Start) -> tuple[list[Tensor], Any]:
+    """The parameters as a clone has them at first, and the rates."""
+    count, fresh = len(start.params), start.fresh()
+    values = list(start.tensors)
+    for i, (x, copy) in enumerate(zip(start.tensors, start.copies, strict=True)):
+        if not x.requires_grad:
+            values[i] = copy.clone()
+        elif not (start.own and i < count):
+            values[i] = x.clone() if fresh else Was.apply(x, copy)
+    return values[:count], _with(start.rates, values[count:])
+
+
+def _with(rates: Any, tensors: Sequence[Tensor]) -> Any:
+    remaining = iter(tensors)
+    each = [next(remaining) if isinstance(r, Tensor) else r for r in (rates if isinstance(rates, list) else [rates])]
+    return each if isinstance(rates, list) else each[0]

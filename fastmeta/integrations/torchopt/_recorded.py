@@ -1,0 +1,194 @@
+"""Modules whose steps are recorded in the place of their parameters."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..._torch import BUFFERS, COMPILED_CALL, PARAMETERS
+from .._steps import Container
+from ..recording import NO_GRAD, Outputs, Trace, adapted, gives_up, trace_of
+
+
+class Listener:
+    """What is called in the place of a module that a plain MetaSGD steps. While steps are recorded its parameters are `Unsettled`."""
+
+    of_one_module = True  # a copy of the module has none
+
+    def __init__(self, module: nn.Module, rate: Any) -> None:
+        self._module, self.rate = weakref.ref(module), rate
+        self.trace: Trace | None = None  # of the last outputs
+        self.unsettled: list[Unsettled] = []
+
+    @property
+    def module(self) -> nn.Module:
+        found = self._module()
+        assert found is not None
+        return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self.module
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            trace = self.trace if self.unsettled else self._started(module)
+            why = "" if trace is None else trace.why_not(args[0])
+            if trace is not None and not why:
+                return Outputs.of(trace, args[0], trace.shape)
+            if trace is not None and self.unsettled and why == NO_GRAD:
+                return Outputs.of(trace, args[0], trace.shape).evaluated()
+            if self.unsettled:
+                self.settle(why)
+        return module._call_impl(*args, **kwargs)
+
+    def _started(self, module: nn.Module) -> Trace | None:
+        parameters = [p for part in module.modules() for p in getattr(part, PARAMETERS).values()]
+        if any(type(p) is not nn.Parameter for p in parameters):  # they are results of steps
+            return None
+        own = module.__dict__
+        own[COMPILED_CALL] = None
+        try:
+            self.trace = trace_of(module, self.rate, statistics=True)
+        finally:
+            own[COMPILED_CALL] = self
+        if self.trace is not None:
+            self.trace.clone = weakref.ref(self)
+            if self.trace.calls is not None:
+                self._unsettle()
+        return self.trace
+
+    def _unsettle(self) -> None:
+        parts, trace = [*self.module.modules()], self.trace
+        assert trace is not None
+        kinds = (PARAMETERS,) if trace.calls is None else (PARAMETERS, BUFFERS)
+        self.unsettled = [Unsettled(self, part, kind) for kind in kinds for part in parts if getattr(part, kind)]
+
+    def step(self, loss: Any) -> bool:
+        """Whether a step on `loss` was recorded; else the parameters are there."""
+        if self.trace is not None and adapted(self.trace, loss, False):
+            if not self.unsettled:
+                self._unsettle()
+            return True
+        self.settle("a step on a loss that is not recorded")
+        return False
+
+    @property
+    def places(self) -> list[tuple[Container, str, int]]:
+        """Where each parameter lies, before the steps are there, and which it is."""
+        assert self.trace is not None
+        place = {id(p): i for i, p in enumerate(self.trace.start.params)}
+        held = [getattr(part, PARAMETERS) for part in self.module.modules()]
+        return [(d, name, place[id(p)]) for d in held for name, p in d.items() if p is not None]
+
+    def settle(self, why: str) -> None:
+        """The parameters after the steps that were recorded, in their places."""
+        if not self.unsettled:
+            return
+        trace = self.trace
+        assert trace is not None
+        gives_up(trace, why)
+        self._leave()
+        self._run_again(trace, trace.parameters(len(trace.steps)))
+        self.trace = None
+
+    def _run_again(self, trace: Trace, then: Sequence[Tensor]) -> None:
+        """The calls again, for the statistics of batch norm; `then`: the parameters afterwards."""
+        places = self.places
+
+        def put(theta: Sequence[Tensor]) -> None:
+            for held, name, i in places:
+                held[name] = theta[i]
+
+        trace.run_again(self.module._call_impl, put)
+        put(then)
+
+    def put_back(self, state: Any) -> bool:
+        """Whether the state is that from which the recorded steps started, which then are nobody's any more."""
+        trace = self.trace
+        if not self.unsettled or trace is None:
+            return False
+        before = [x.original for x in self.unsettled if x.kind == PARAMETERS]
+        same = len(state.params) == len(before) and all(
+            held.keys() == was.keys() and all(held[name] is was[name] for name in held)
+            for held, was in zip(state.params, before, strict=True)
+        )
+        if not same:
+            return False
+        kept = {id(b) for x in self.unsettled if x.kind == BUFFERS for b in x.original.values()}
+        self._leave()
+        if trace.calls is not None and (
+            not state.buffers or any(id(b) in kept for d in state.buffers for b in d.values())
+        ):
+            self._run_again(trace, trace.start.params)
+        self.trace = None
+        return True
+
+    def _leave(self) -> None:
+        for x in self.unsettled:
+            x.part.__dict__[x.kind] = x.original
+        self.unsettled = []
+
+    def stop(self) -> None:
+        if listener_of(self.module) is self:
+            del self.module.__dict__[COMPILED_CALL]
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+class Unsettled(dict[str, Any]):
+    """In the place of a dict of parameters or buffers: who looks into it gets those after the steps."""
+
+    def __init__(self, listener: Listener, part: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.listener, self.part, self.kind = listener, part, kind
+        self.original: Container = getattr(part, kind)
+        part.__dict__[kind] = self
+
+    def __len__(self) -> int:
+        return len(self.original)
+
+    def __bool__(self) -> bool:
+        return bool(self.original)
+
+
+def _settled(name: str) -> Any:
+    def of_original(self: Unsettled, *args: Any, **kwargs: Any) -> Any:
+        self.listener.settle("parameters were asked for")
+        return getattr(self.original, name)(*args, **kwargs)
+
+    return of_original
+
+
+for _name in (
+    "__iter__", "__getitem__", "__setitem__", "__delitem__", "__contains__", "__eq__", "__ne__", "__or__", "__ior__", "__ror__",
+    "__reversed__", "__repr__", "__reduce_ex__", "get", "items", "keys", "values", "pop", "popitem", "setdefault", "update", "clear",
+    "copy",
+):  # fmt: skip
+    setattr(Unsettled, _name, _settled(_name))
+
+
+def listener_of(module: nn.Module) -> Listener | None:
+    found = module.__dict__.get(COMPILED_CALL)
+    return found if isinstance(found, Listener) else None
+
+
+def settle(module: nn.Module) -> None:
+    """The parameters of `module` are in their places from here on."""
+    for part in module.modules():
+        for kind in (PARAMETERS, BUFFERS):
+            held = getattr(part, kind)
+            if isinstance(held, Unsettled):
+                held.listener.settle("another optimiser or state has the parameters")
+
+
+def listen(module: nn.Module, rate: Any) -> Listener | None:
+    """From now on the module's calls are recorded; None: somebody else has compiled it."""
+    if getattr(module, COMPILED_CALL) is not None and listener_of(module) is None:
+        return None
+    module.__dict__[COMPILED_CALL] = listener = Listener(module, rate)
+    return listener
