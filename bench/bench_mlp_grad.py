@@ -1,9 +1,11 @@
 from functools import partial
 
 import pytest
+import torch
 
 import fastmeta
-from measure.contenders import by_reference, mlp, on_backends
+from measure.contenders import by_reference, compiled, mlp, on_backends
+from measure.memories import titans_by_op, titans_by_vmap
 
 
 @pytest.mark.parametrize(("widths", "classes"), [((1, 40, 40, 1), None), ((64, 5), 5)], ids=str)
@@ -17,4 +19,16 @@ def bench_mlp_grad(race, widths, classes):
         on_backends(partial(fastmeta.mlp_grad, params, x, y, loss=loss))
         | {name: partial(way, params, x, y) for name, way in eager.items()},
         compiled={name: partial(way, params, x, y) for name, way in made.items()},
+    )
+
+
+def bench_titans_memory(race):
+    """32 chunks of 64 tokens, by a memory of 64 features and a hidden layer of 256."""
+    weights = [torch.randn(32, 64, 256) / 8, torch.randn(32, 256, 64) / 16]
+    tokens = [torch.randn(32, 64, 64), torch.randn(32, 64, 64), torch.rand(32, 64)]
+    race(
+        "mlp_grad of titans' memory (64, 256, 64) T32 n64",
+        on_backends(partial(titans_by_op, weights, *tokens))
+        | {"vmap(grad)": partial(titans_by_vmap, weights, *tokens)},
+        compiled={"compiled vmap(grad)": partial(compiled(titans_by_vmap), weights, *tokens)},
     )

@@ -14,7 +14,7 @@ __all__ = ["Activation", "Backend", "ConvBlock", "Curvature", "Draw", "Loss", "M
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine"]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
-Activation: TypeAlias = Literal["relu", "tanh", "gelu", "sigmoid", "identity"]
+Activation: TypeAlias = Literal["relu", "tanh", "gelu", "sigmoid", "identity", "silu", "leaky_relu", "sine"]
 Loss: TypeAlias = Literal["cross_entropy", "mse"]
 Curvature: TypeAlias = Literal["hessian", "ggn"]
 Backend: TypeAlias = Literal["auto", "triton", "ext", "reference"]

@@ -6,7 +6,12 @@ namespace fastmeta {
 
 constexpr int kMaxLayers = 8;
 
-enum class Activation : int { relu, tanh, gelu, sigmoid, identity };
+// leaky_relu: with kLeak of what is negative; sine: sin z.
+enum class Activation : int { relu, tanh, gelu, sigmoid, identity, silu, leaky_relu, sine };
+constexpr double kLeak = 0.01;
+
+// Whether its second derivative is not 0 everywhere.
+constexpr bool bends(Activation kind) { return kind != Activation::relu && kind != Activation::identity && kind != Activation::leaky_relu; }
 
 // W_l [T, out, in] and b_l [T, out], contiguous. Stride 0: one tensor for all tasks. A null pointer: no such tensor
 // (no bias), or, where gradients are written, not asked for.

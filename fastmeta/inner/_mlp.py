@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _check
 from ._network import LOSSES, NetworkInput, came, check_tensors, check_weights, folded
 
-ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
+ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity", "silu", "leaky_relu", "sine")
 PARAM_CORES = (2, 1)
 EXAMPLE_RANK = 2  # [n, features]
 

@@ -17,7 +17,8 @@ def mlp_forward(params: Sequence[Tensor | None], inputs: Tensor, *, activation: 
 
     Shapes: params `[W_1, b_1, W_2, b_2, ...]`, W `[..., out, in]`, b `[..., out]` or None; inputs `[..., n, in]` ->
     `[..., n, out]`. A parameter has the batch dimensions of the tasks, or lacks them and is shared.
-    `activation`: "relu", "tanh", "gelu" (exact), "sigmoid" or "identity".
+    `activation`: "relu", "tanh", "gelu" (exact), "sigmoid", "identity", "silu", "leaky_relu" (0.01 z where z < 0) or "sine" (sin z:
+    a frequency is a factor of W and b).
 
     Differentiable in params and inputs, to any order. dtypes: float32, float64, float16 and bfloat16, in and out; sums in
     float32 or better; float32 under autocast.

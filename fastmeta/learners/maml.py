@@ -28,9 +28,10 @@ class MAML(NetworkLearner):
     r"""theta_{k+1} = theta_k - lr * dL_support(theta_k)/dtheta, `steps` times from `model`'s parameters; then predict the query.
 
     `model`: any module `[n, ...] -> [n, ...]`. Two kinds run all tasks in one native call. One is an `nn.Sequential` of
-    Flatten, Linear and one kind of activation (ReLU, Tanh, GELU, Sigmoid, Identity): `mlp_meta_loss`. The other, on a CPU, is an
-    `nn.Sequential` of blocks of Conv2d 3x3, BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten and Linear:
-    `conv_meta_loss`. Any other model runs through autograd, several tasks at once where torch.vmap can and is faster, else one
+    Flatten, Linear and one kind of activation (ReLU, LeakyReLU(0.01), Tanh, GELU, SiLU, Sigmoid, Identity; in a `forward` of
+    your own torch.sin too): `mlp_meta_loss`. The other, on a CPU, is an `nn.Sequential` of blocks of Conv2d 3x3,
+    BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten and Linear: `conv_meta_loss`. Any other model runs
+    through autograd, several tasks at once where torch.vmap can and is faster, else one
     by one. Its meta-gradient comes from a chain of Hessian-vector products, so memory grows with `steps` only by the parameters
     before each. All are exact, with random layers and batch norm too. Batch norm must use batch statistics
     (`fastmeta.use_batch_statistics`).

@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin()
+
+
 def _relu(x: Any, inplace: bool = False) -> nn.Module:
     return nn.ReLU(inplace)
 
@@ -41,6 +46,14 @@ def _tanh(x: Any) -> nn.Module:
     return nn.Tanh()
 
 
+def _silu(x: Any, inplace: bool = False) -> nn.Module:
+    return nn.SiLU(inplace)
+
+
+def _sine(x: Any) -> nn.Module:
+    return Sine()
+
+
 def _sigmoid(x: Any) -> nn.Module:
     return nn.Sigmoid()
 
@@ -49,8 +62,10 @@ LAYER_OF: dict[Any, Callable[..., nn.Module]] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
     **dict.fromkeys((torch.tanh, Tensor.tanh), _tanh),
     **dict.fromkeys((torch.sigmoid, Tensor.sigmoid), _sigmoid),
+    **dict.fromkeys((torch.sin, Tensor.sin), _sine),
     **dict.fromkeys((torch.flatten, Tensor.flatten), _flatten),
-    F.tanh: _tanh, F.sigmoid: _sigmoid, F.gelu: _gelu, F.leaky_relu: _leaky_relu, F.max_pool2d: _max_pool2d, F.dropout: _dropout,
+    F.tanh: _tanh, F.sigmoid: _sigmoid, F.gelu: _gelu, F.silu: _silu, F.leaky_relu: _leaky_relu, F.max_pool2d: _max_pool2d,
+    F.dropout: _dropout,
 }  # fmt: skip
 ADDS = (torch.add, Tensor.add, Tensor.add_)
 RESHAPES = (Tensor.view, Tensor.reshape, torch.reshape)
@@ -64,6 +79,6 @@ FUNCTIONS = {*LAYER_OF, *OTHERS}
 METHODS = {
     name: getattr(Tensor, name)
     for name in (
-        "relu", "relu_", "tanh", "sigmoid", "flatten", "add", "add_", "view", "reshape", "mean", "squeeze", "softmax", "log_softmax",
+        "relu", "relu_", "tanh", "sigmoid", "sin", "flatten", "add", "add_", "view", "reshape", "mean", "squeeze", "softmax", "log_softmax",
     )
 }  # fmt: skip

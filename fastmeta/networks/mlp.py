@@ -17,6 +17,7 @@ from ..inner.mlp_forward import mlp_forward
 from ..inner.mlp_grad import mlp_grad
 from ..inner.mlp_meta_loss import CORES, mlp_meta_loss_and_outputs
 from .chain import InnerLoop, Update
+from .functions import Sine
 from .fused import Fused, parameters_of
 from .inner_problem import Flat, Problem
 from .layers import Rows, is_whole
@@ -28,6 +29,9 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.GELU: "gelu",
     nn.Sigmoid: "sigmoid",
     nn.Identity: "identity",
+    nn.SiLU: "silu",
+    nn.LeakyReLU: "leaky_relu",
+    Sine: "sine",
 }
 
 
@@ -114,6 +118,13 @@ class Mlp(Fused):
         return x.flatten(2) if self.flattens else x
 
 
+def _has_own_option(layer: nn.Module) -> bool:
+    """Whether it is not what its activation's name means."""
+    if type(layer) is nn.GELU:
+        return layer.approximate != "none"
+    return type(layer) is nn.LeakyReLU and layer.negative_slope != 0.01
+
+
 def mlp_parts(layers: Sequence[Any]) -> tuple[list[Tensor | None], str, bool, int | None] | None:
     """What makes layers one after the other an Mlp, or None: Flatten?, Linear, activation, Linear, ..."""
     width = layers[0].width if isinstance(layers[0], Rows) else None
@@ -125,7 +136,7 @@ def mlp_parts(layers: Sequence[Any]) -> tuple[list[Tensor | None], str, bool, in
     if len(linears) != len(between) + 1 or not all(type(m) is nn.Linear for m in linears):
         return None
     kinds = {ACTIVATIONS.get(type(m)) for m in between}
-    if len(kinds) > 1 or None in kinds or any(type(m) is nn.GELU and m.approximate != "none" for m in between):
+    if len(kinds) > 1 or None in kinds or any(map(_has_own_option, between)):
         return None
     params = [p for m in linears for p in parameters_of(m)]
     if any(p is None for p in params[::2]):

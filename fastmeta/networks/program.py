@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .._torch import BUFFERS, CHILDREN, GLOBAL_HOOKS, HOOKS, PARAMETERS
-from .functions import ADDS, FUNCTIONS, IN_PLACE, LAYER_OF
+from .functions import ADDS, FUNCTIONS, IN_PLACE, LAYER_OF, Sine
 from .stand_ins import Called, Namespace, Self, Unknown, Value, held
 from .users_model import FORWARD
 
@@ -34,6 +34,7 @@ REFUSED = {"PUSH_EXC_INFO", "SETUP_FINALLY", "STORE_GLOBAL", "DELETE_GLOBAL", "S
 # Their outputs have memory of their own, unless they are told to work in place; their rows are their inputs' rows.
 MAPS = (
     nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.MaxPool2d, nn.Linear,
+    nn.SiLU, Sine,
 )  # fmt: skip
 ALIASES = (nn.Identity, nn.Dropout, nn.Dropout2d)  # whose rows are their inputs' too
 Read = tuple[Callable[[Any], Any], Any, Any]  # how, of what name, what was there

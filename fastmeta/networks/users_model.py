@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from .._autograd import is_autocast
 from .._torch import BUFFERS, CHILDREN, GLOBAL_HOOKS, HOOKS, PARAMETERS, AnyNorm
 from ..reference.mlp_loss import task_loss
+from .functions import Sine
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("cross_entropy", "mse")
 # The layers that a kernel knows, and what they run; those whose options matter to it.
 KNOWN = (
     nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.Identity,
-    nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, nn.Dropout, nn.Dropout2d,
+    nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.SiLU, Sine,
 )  # fmt: skip
 FORWARD: dict[Any, Any] = {kind: kind.forward for kind in KNOWN}
-WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, AnyNorm)
+WITH_OPTIONS = (nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.LeakyReLU, nn.SiLU, AnyNorm)
 
 FORWARDS = repeat("forward")
 _values = methodcaller("values")

@@ -12,6 +12,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "sigmoid": torch.sigmoid,
     "identity": lambda z: z,
+    "silu": F.silu,
+    "leaky_relu": F.leaky_relu,
+    "sine": torch.sin,
 }
 
 

@@ -18,7 +18,13 @@ def derivative(z: Tensor, activation: str) -> Tensor:
         return torch.sigmoid(z) * (1 - torch.sigmoid(z))
     if activation == "gelu":
         return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return torch.ones_like(z)
+    if activation == "silu":
+        s = torch.sigmoid(z)
+        return s * (1 + z * (1 - s))
+    if activation == "sine":
+        return torch.cos(z)
+    slope = torch.ones_like(z)
+    return slope.where(z > 0, 0.01) if activation == "leaky_relu" else slope
 
 
 def through(d: Tensor, z: Tensor, activation: str) -> Tensor:

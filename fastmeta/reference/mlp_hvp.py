@@ -19,7 +19,10 @@ def second_derivative(z: Tensor, activation: str) -> Tensor | None:
         return derivative(z, activation) * (1 - 2 * torch.sigmoid(z))
     if activation == "gelu":
         return (2 - z * z) * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return None
+    if activation == "silu":
+        s = torch.sigmoid(z)
+        return s * (1 - s) * (2 + z * (1 - 2 * s))
+    return -torch.sin(z) if activation == "sine" else None
 
 
 def output_tangent(outputs: Tensor, tangent: Tensor, targets: Targets, loss: str) -> Tensor:

@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 
 import fastmeta
+from fastmeta.networks.mlp import ACTIVATIONS as MODULES
 from harness.compare import check_against_reference
 from harness.mlp_calls import forward
 from harness.mlp_cases import ACTIVATIONS, any_net, native, problem
@@ -12,8 +15,8 @@ test_any_net = any_net(forward)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @native
 def test_equals_sequential(backend, activation):
-    kind = {"relu": "ReLU", "tanh": "Tanh", "gelu": "GELU", "sigmoid": "Sigmoid", "identity": "Identity"}[activation]
-    net = torch.nn.Sequential(torch.nn.Linear(3, 5), getattr(torch.nn, kind)(), torch.nn.Linear(5, 2)).double()
+    (kind,) = (made for made, name in MODULES.items() if name == activation)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 5), kind(), torch.nn.Linear(5, 2)).double()
     x = torch.randn(2, 4, 3, dtype=torch.float64)
     ours = fastmeta.mlp_forward([net[0].weight, net[0].bias, net[2].weight, net[2].bias], x, activation=activation)
     torch.testing.assert_close(ours, net(x))
@@ -25,6 +28,20 @@ def test_equals_sequential(backend, activation):
 def test_float32(backend, activation, scale):
     p = problem((7, 33, 4), 17, activation=activation, dtype=torch.float32)
     check_against_reference(forward(p)[0], [*p.flat, scale * p.x], backend)
+
+
+@native
+def test_sine_of_large_numbers(backend):
+    """Near multiples of pi / 2 too, and where float32 leaves no digit of the angle."""
+    turns = torch.arange(1, 8000, 7, dtype=torch.float64) * (torch.pi / 2)
+    for dtype, most, error in ((torch.float32, 1e8, 3e-7), (torch.float64, 1e12, 2e-15)):
+        z = torch.cat([turns, -turns, torch.logspace(-3, math.log10(most), 500, dtype=torch.float64)]).to(dtype)
+        x, one = z[:, None].requires_grad_(), z.new_ones(1, 1)
+        y = fastmeta.mlp_forward([one, None, one, None], x, activation="sine")
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        exact = z.detach().double()
+        assert (y[:, 0].double() - exact.sin()).abs().max() <= error, dtype
+        assert (slope[:, 0].double() - exact.cos()).abs().max() <= error, dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -179,6 +179,15 @@ class Dense(nn.Module):
         return self.last(F.relu(self.first(x.view(-1, 9))))
 
 
+class Sines(Dense):
+    def forward(self, x):
+        return self.last(torch.sin(self.first(x.view(-1, 9))))
+
+
+def sequential(activation):
+    return lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 5), activation, nn.Linear(5, 3))
+
+
 class SmallConv(nn.Module):
     def __init__(self):
         super().__init__()
@@ -190,7 +199,16 @@ class SmallConv(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("make", "kernels"), [(Dense, "mlp"), (SmallConv, "conv"), (lambda: Dense(shuffled=True), None)]
+    ("make", "kernels"),
+    [
+        (Dense, "mlp"),
+        (Sines, "mlp"),
+        (sequential(nn.SiLU()), "mlp"),
+        (sequential(nn.LeakyReLU()), "mlp"),
+        (sequential(nn.LeakyReLU(0.2)), None),
+        (SmallConv, "conv"),
+        (lambda: Dense(shuffled=True), None),
+    ],
 )
 def test_maml_of_classes(make, kernels):
     learner, data = fastmeta.MAML(made(make), 0.1, 2), episode(shape=(1, 3, 3))

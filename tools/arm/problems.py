@@ -161,6 +161,9 @@ FAMILIES: dict[Callable, list[tuple]] = {  # in the order of `families` in drive
         ("sigmoid", (20, 13, 2), "cross_entropy", "per step", 2, False),
         ("identity", (100, 5), "cross_entropy", "per tensor", 3, True),
         ("relu", (9, 24, 6), "mse", "scalar", 1, True, True),
+        ("silu", (5, 16, 4), "mse", "scalar", 2, True),
+        ("leaky_relu", (5, 16, 4), "cross_entropy", "scalar", 2, True),
+        ("sine", (5, 16, 4), "mse", "scalar", 2, True),
     ],
     conv: [
         ("Conv4", 20, "cross_entropy", "scalar", True),

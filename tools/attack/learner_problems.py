@@ -11,7 +11,7 @@ from .learner_formulas import How
 from .subject import Problem
 
 FEATURES = 3
-ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid, nn.Identity)
+ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid, nn.Identity, nn.SiLU, nn.LeakyReLU)
 KINDS = {"mlp": 5, "linear": 2, "flattened": 1, "batch norm": 1, "layer norm": 1, "mixed": 1, "conv": 1.5}
 SMOOTH_TWICE = ("batch norm", "layer norm", "conv")  # of torch's own norms the third derivatives are wrong
 CURVED = lambda z, y: F.cross_entropy(z * 1.1, y) + z.square().mean()  # noqa: E731

@@ -1,6 +1,7 @@
 // Stands in for the CUDA runtime where FASTMETA_EMULATED names it, so that a C++ compiler builds the .cu sources for a CPU: the
 // keywords, threads, barriers, shuffles and runtime calls that they use, and no more.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -42,6 +43,11 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   return __shfl_sync(mask, value, int(fastmeta::emulation::thread_index().x) ^ lanes, file, line);
 }
+
+inline double sinpi(double x) { return std::sin(x * M_PI); }
+inline double cospi(double x) { return std::cos(x * M_PI); }
+inline float sinpif(float x) { return float(sinpi(x)); }
+inline float cospif(float x) { return float(cospi(x)); }
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };

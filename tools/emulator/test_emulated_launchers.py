@@ -68,10 +68,12 @@ def run_all(emulator, runs, made):
     return found[0]
 
 
-EVERY = [  # of the first shape every activation; of another one in float32 and one in float64, each with a loss
+EVERY = [  # of the first shape five activations; of another one in float32 and one in float64, each with a loss
     pytest.param(loss, activation, shape, id=f"{loss}-{activation}-shape{i}")
     for i, shape in enumerate(SHAPES)
-    for j, activation in enumerate(ACTIVATIONS if i == 0 else ("gelu", ("relu", "tanh", "sigmoid", "identity")[i % 4]))
+    for j, activation in enumerate(
+        ACTIVATIONS[:5] if i == 0 else ("gelu", ("relu", "tanh", "sigmoid", "identity")[i % 4])
+    )
     for loss in (LOSSES if i == 0 else LOSSES[j : j + 1])
 ]
 

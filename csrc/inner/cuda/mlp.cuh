@@ -105,7 +105,6 @@ __host__ __device__ void lay_out(Task<R>& s, Arena& arena, const MlpShape& shape
   s.layers = shape.layers;
   s.activation = shape.activation;
   s.loss = shape.loss;
-  const bool bends = shape.activation != Activation::relu && shape.activation != Activation::identity;
   const R *x = nullptr, *rx = nullptr;
   for (int l = 0; l < s.layers; l++) {
     const bool hidden = l + 1 < s.layers;
@@ -121,7 +120,7 @@ __host__ __device__ void lay_out(Task<R>& s, Arena& arena, const MlpShape& shape
     y.slope = hidden && need.gradient ? arena.take<R>(count) : nullptr;
     y.d = need.gradient ? arena.take<R>(count) : nullptr;
     rx = y.ra = need.curvature ? arena.take<R>(count) : nullptr;
-    y.bend = hidden && need.curvature && bends ? arena.take<R>(count) : nullptr;
+    y.bend = hidden && need.curvature && bends(shape.activation) ? arena.take<R>(count) : nullptr;
     y.rd = need.curvature ? arena.take<R>(count) : nullptr;
   }
   s.params = 0;

@@ -4,6 +4,26 @@
 
 namespace fastmeta::cuda {
 
+// (z - pi n) / pi for the nearest n; sign: of (-1)^n. sinpi and cospi of it touch no local memory, as sin and cos do. NaN beyond 1e15.
+__device__ __forceinline__ double half_turns(double z, double& sign) {
+  const double n = std::rint(z * 0.31830988618379067154);
+  const double rest = std::fma(-n, 1.2246467991473531772e-16, std::fma(-n, 3.14159265358979311600, z));
+  sign = 1 - 2 * std::fabs(n - 2 * std::rint(n / 2));
+  return std::fabs(z) <= 1e15 ? rest * 0.31830988618379067154 : NAN;
+}
+
+__device__ __forceinline__ float half_turns(float z, float& sign) {
+  if (!(std::fabs(z) <= 1e5f)) {
+    double of_double;
+    const double t = half_turns(double(z), of_double);
+    sign = float(of_double);
+    return float(t);
+  }
+  const float n = std::rint(z * 0.318309886f);
+  sign = 1 - 2 * std::fabs(n - 2 * std::rint(n / 2));
+  return std::fma(-n, -8.74227801e-8f, std::fma(-n, 3.14159274f, z)) * 0.318309886f;
+}
+
 // activation(z), its first and its second derivative.
 template <class R>
 __device__ __forceinline__ R activation(Activation kind, R z, R& slope, R& curve) {
@@ -31,6 +51,23 @@ __device__ __forceinline__ R activation(Activation kind, R z, R& slope, R& curve
     slope = below + z * density;
     curve = density * (2 - z * z);
     return z * below;
+  }
+  if (kind == Activation::silu) {
+    const R s = 1 / (1 + std::exp(-z));
+    slope = s * (1 + z * (1 - s));
+    curve = s * (1 - s) * (2 + z * (1 - 2 * s));
+    return z * s;
+  }
+  if (kind == Activation::leaky_relu) {
+    slope = z > 0 ? R(1) : R(kLeak);
+    return z * slope;
+  }
+  if (kind == Activation::sine) {
+    R sign;
+    const R t = half_turns(z, sign);
+    if constexpr (sizeof(R) == sizeof(float)) slope = sign * cospif(t), curve = -sign * sinpif(t);
+    else slope = sign * cospi(t), curve = -sign * sinpi(t);
+    return -curve;
   }
   return z;
 }
