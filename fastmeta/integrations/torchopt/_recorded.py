@@ -61,8 +61,9 @@ class Listener:
         return self.trace
 
     def _unsettle(self) -> None:
-        parts, trace = [*self.module.modules()], self.trace
+        trace = self.trace
         assert trace is not None
+        parts = trace.start.known.seen.modules
         kinds = (PARAMETERS,) if trace.calls is None else (PARAMETERS, BUFFERS)
         self.unsettled = [Unsettled(self, part, kind) for kind in kinds for part in parts if getattr(part, kind)]
 
