@@ -46,7 +46,7 @@ class Listener:
 
     def _started(self, module: nn.Module) -> Trace | None:
         parameters = [p for part in module.modules() for p in getattr(part, PARAMETERS).values()]
-        if any(type(p) is not nn.Parameter for p in parameters):  # they are results of steps
+        if any(type(p) is not nn.Parameter and p is not None for p in parameters):  # they are results of steps
             return None
         own = module.__dict__
         own[COMPILED_CALL] = None
