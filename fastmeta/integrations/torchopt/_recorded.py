@@ -46,7 +46,7 @@ class Listener:
 
     def _started(self, module: nn.Module) -> Trace | None:
         parameters = [p for part in module.modules() for p in getattr(part, PARAMETERS).values()]
-        if any(type(p) is not nn.Parameter for p in parameters):  # they are results of steps
+        if any(type(p) is not nn.Parameter and p is not None for p in parameters):  # they are results of steps
             return None
         own = module.__dict__
         own[COMPILED_CALL] = None
@@ -61,8 +61,9 @@ class Listener:
         return self.trace
 
     def _unsettle(self) -> None:
-        parts, trace = [*self.module.modules()], self.trace
+        trace = self.trace
         assert trace is not None
+        parts = trace.start.known.seen.modules
         kinds = (PARAMETERS,) if trace.calls is None else (PARAMETERS, BUFFERS)
         self.unsettled = [Unsettled(self, part, kind) for kind in kinds for part in parts if getattr(part, kind)]
 

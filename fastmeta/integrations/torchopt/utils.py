@@ -70,12 +70,14 @@ def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
     put_back = listener is not None and listener.put_back(state)
     buffers = tree_map_only(Tensor, _once(_leaf), state.buffers) if state.detach_buffers else state.buffers
     for kind, kept in ((PARAMETERS, () if put_back else state.params), (BUFFERS, buffers)):
+        if not kept:  # they were not extracted
+            continue
         parts = parts_of(target, kind)
-        if kept and len(kept) != len(parts):
+        if len(kept) != len(parts):
             raise ValueError(
                 f"recover_state_dict: target must have {len(kept)} submodules with {kind[1:]}, got {len(parts)}"
             )
-        for held, tensors in zip(parts, kept, strict=False):  # none: they were not extracted
+        for held, tensors in zip(parts, kept, strict=True):
             held.update(tensors)
     return None
 
