@@ -17,8 +17,8 @@ ACTIVATIONS = {
     "gelu": lambda x: x / 2 * (1 + torch.erf(x / math.sqrt(2))),
     "sigmoid": torch.sigmoid,
     "identity": lambda x: x,
-    "silu": lambda x: x / (1 + torch.exp(-x)),
-    "leaky_relu": lambda x: torch.maximum(x, x / 100),
+    "silu": lambda x: x * torch.sigmoid(x),
+    "leaky_relu": lambda x: torch.where(x > 0, x, x / 100),
     "sine": torch.sin,
 }
 
