@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "runtime/cpu/kernels.h"
+
 namespace fastmeta {
 namespace {
 
@@ -10,9 +12,6 @@ int64_t product(const Shape& shape) {
   for (int64_t size : shape) total *= size;
   return total;
 }
-
-// Elements of a gradient among others: it begins 16 bytes after a multiple of as many.
-int64_t room(const Shape& shape) { return (product(shape) + 3) / 4 * 4; }
 
 }  // namespace
 
@@ -145,6 +144,11 @@ Gradients::Gradients(const NetworkCall& call, Handle needs, Tensors rates)
     : call_(call), rates_(std::move(rates)), needs_(read_needs(needs)) {
   for (size_t i = 0; i < needs_.size(); i++)
     if (needs_[i] && is_summed(i)) total_ += room(call_.with_tasks(core(i)));
+}
+
+int64_t Gradients::room(const Shape& shape) const {
+  const bool by_cuda = call_.inputs.on_cuda() || cpu<float>().mlp_adapt_keeps;  // or in its emulation
+  return by_cuda ? (product(shape) + 3) / 4 * 4 : product(shape);
 }
 
 const Tensor& Gradients::input(size_t i) const {

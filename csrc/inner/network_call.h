@@ -102,8 +102,7 @@ ExampleGrads<R> example_grads(const Tensor& dx, const TargetTensors& dy) {
 }
 
 // The gradients that a kernel writes, one for each flat input that needs one, made per task, of the dtype that it computes in. Those
-// that will be summed over tasks lie in one tensor, the first of `made`, each from a multiple of 16 bytes on: to make a tensor takes
-// longer than to write a small gradient.
+// that will be summed over tasks lie in one tensor, the first of `made`: to make a tensor takes longer than to write a small gradient.
 class Gradients {
  public:
   Gradients(const NetworkCall& call, Handle needs, Tensors rates = {});
@@ -122,7 +121,8 @@ class Gradients {
 
  private:
   const Tensor& input(size_t i) const;
-  Shape core(size_t i) const;  // of flat input i: a parameter or a rate
+  int64_t room(const Shape& shape) const;  // elements of a gradient among others: those of CUDA begin at multiples of 16 bytes
+  Shape core(size_t i) const;              // of flat input i: a parameter or a rate
   bool is_summed(size_t i) const;
   bool is_together(size_t i) const { return total_ && is_summed(i); }
   Tensor next(const Shape& core);

@@ -85,7 +85,7 @@ def test_a_wrong_label_of_a_compiled_loss_gives_nan(name):
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_on_a_device_that_would_have_to_wait(name, which, at_once, monkeypatch):
     """The general engine as it runs on CUDA: nothing is read, NaN in the loss and in the gradient."""
-    monkeypatch.setattr(_check, "_visible", lambda x: False)
+    monkeypatch.setattr(_check, "visible", lambda x: False)
     for function in ("refuse_label_out_of_range", "refuse_empty_class"):
         monkeypatch.setattr(_check, function, lambda *args: None)
     force_tasks_at_once(monkeypatch, at_once)
