@@ -71,7 +71,7 @@ def test_what_is_wrong_is_found(saved, tmp_path):
     path, count = saved
     (tmp_path / "wrong").write_bytes(path.read_bytes()[:-8] + bytes(8))
     process = subprocess.run([driver(platform.machine()), tmp_path / "wrong"], capture_output=True, text=True)
-    assert process.returncode == 1 and "conv_features of float64" in process.stdout
+    assert process.returncode == 1 and "mlp of float64" in process.stdout
     assert process.stdout.endswith(f"{count - 1} of {count} problems are right\n")
 
 

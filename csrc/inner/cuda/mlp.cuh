@@ -26,6 +26,12 @@
 namespace fastmeta::cuda {
 
 constexpr int kMaxThreads = 256;
+// Blocks of a multiprocessor, of kernels that for two would spill a few registers on sm_120 (nvcc 13.0, 2026-11-30).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kWideBlocks = 1;
+#else
+constexpr int kWideBlocks = 2;
+#endif
 
 // What a kernel does with a task decides which arrays it needs.
 struct Need {

@@ -168,8 +168,10 @@ __device__ void run_back(Task<R>& s, const Gram<R>& p, const Small<R>& a, int64_
   if (R* dbias = tensor_of(p.c.dparams, 1, t)) copy(dbias, static_cast<const R*>(a.vb), N);
 }
 
+// For two blocks of a multiprocessor sm_100 would spill four registers of float64 (nvcc 13.0, 2026-11-30).
 template <class R>
-__global__ void __launch_bounds__(kMaxThreads, 2) steps_kernel(const __grid_constant__ Gram<R> p, const int64_t shared_bytes) {
+__global__ void __launch_bounds__(kMaxThreads, sizeof(R) == 8 ? 1 : 2)
+    steps_kernel(const __grid_constant__ Gram<R> p, const int64_t shared_bytes) {
   FASTMETA_DYNAMIC_SHARED(shared);
   FASTMETA_SHARED(Task<R>, s);
   Arena arena{shared, nullptr, shared_bytes, 0, 0};

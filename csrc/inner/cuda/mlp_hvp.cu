@@ -8,15 +8,8 @@
 namespace fastmeta::cuda {
 namespace {
 
-// Blocks of a multiprocessor: for two sm_120 would spill four registers (nvcc 13.0, 2026-11-30).
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-constexpr int kBlocks = 1;
-#else
-constexpr int kBlocks = 2;
-#endif
-
 template <class R>
-__global__ void __launch_bounds__(kMaxThreads, kBlocks)
+__global__ void __launch_bounds__(kMaxThreads, kWideBlocks)
     hvp_kernel(const __grid_constant__ MlpCurvature<R> c, const Need need, const Block block) {
   const int64_t n = c.examples.count;
   each_task<R>(c.shape, c.params, n, need, block, [&](Task<R>& s, int64_t t) {

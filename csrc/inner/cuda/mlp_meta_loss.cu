@@ -10,7 +10,7 @@ namespace fastmeta::cuda {
 namespace {
 
 template <class R>
-__global__ void __launch_bounds__(kMaxThreads, 2)
+__global__ void __launch_bounds__(kMaxThreads, kWideBlocks)
     meta_loss_kernel(const __grid_constant__ MlpMetaLoss<R> c, const Need need, const Block block) {
   const int64_t S = c.support.count, Q = c.query.count;
   each_task<R>(c.shape, c.params, S > Q ? S : Q, need, block, [&](Task<R>& s, int64_t t) {
