@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 from fastmeta.integrations import higher, torchopt
 from harness.recorded import TASKS, both, conv, net, task, trained
@@ -181,3 +182,24 @@ def test_running_statistics_in_torchopt(monkeypatch, options):
         return trained(nn.ParameterList(model.parameters()), lambda _: iteration(model), 2)
 
     assert "alone" in both(monkeypatch, program)
+
+
+@pytest.mark.parametrize("whole_layer", [False, True])
+def test_modules_that_share_a_parameter_compute_at_once(whole_layer):
+    first, last = nn.Linear(6, 6).double(), nn.Linear(6, 3).double()
+    second = first if whole_layer else nn.Linear(6, 6).double()
+    second.weight = first.weight
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+    x, y = torch.randn(4, 6, dtype=torch.float64), torch.randint(3, (4,))
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with higher.innerloop_ctx(model, inner, copy_initial_weights=False) as (fmodel, diffopt):
+        diffopt.step(F.cross_entropy(fmodel(x), y))
+        found = torch.autograd.grad(F.cross_entropy(fmodel(x), y), [*model.parameters()])
+
+    def loss(params):
+        return F.cross_entropy(functional_call(model, params, (x,)), y)
+
+    params = dict(model.named_parameters())
+    grads = torch.autograd.grad(loss(params), [*params.values()], create_graph=True)
+    after = {name: p - 0.1 * g for (name, p), g in zip(params.items(), grads, strict=True)}
+    torch.testing.assert_close(found, torch.autograd.grad(loss(after), [*params.values()]))

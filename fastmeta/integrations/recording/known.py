@@ -58,6 +58,8 @@ class Known:
         params = list(self.model.parameters())
         if not params or any(type(p) is not nn.Parameter or not p.requires_grad for p in params):
             raise Refused("a parameter is frozen or stands in for one")
+        if len(params) < sum(1 for _ in self.model.named_parameters(remove_duplicate=False)):
+            raise Refused("modules share a parameter")
         first = params[0]
         if any(p.dtype not in DTYPES or p.dtype != first.dtype or not p.is_cpu for p in params):
             raise Refused("parameters are not of one dtype, float32 or float64, on a CPU")
