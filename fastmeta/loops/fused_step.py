@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from .._dispatch import LOW_PRECISION
 from .._torch import is_batched_cotangent, is_plain
 from ..inner._optimiser_step import stateful, stateful_pullback
 from ..reference.momentum_step import decayed, plus
 
-HALF = (torch.float16, torch.bfloat16)
 Values = Sequence[Mapping[str, Any]]  # of each parameter, a number or a tensor by name
 
 
@@ -54,7 +53,7 @@ class FusedStep(NamedTuple):
     ) -> Pulled | None:
         """From the gradients to what `run` gives; None where autograd must see each operation, or precisions differ."""
         cotangents = [*dtheta, *(x for kind in _by_kind(dstates) for x in kind)]
-        if theta[0].dtype in HALF or not is_plain() or any(map(is_batched_cotangent, cotangents)):
+        if theta[0].dtype in LOW_PRECISION or not is_plain() or any(map(is_batched_cotangent, cotangents)):
             return None
         lists, rates, decays = self._lists(theta, grads, states, values), _rates(values), _decays(values)
         given = lists, rates, self.more, self.numbers, self.static
@@ -89,7 +88,7 @@ def fuses(theta: Sequence[Tensor], grads: Sequence[Tensor], values: Values) -> b
         isinstance(r, float) or (is_like(r) and (not r.ndim or r.shape == p.shape))
         for r, p in zip(rates, theta, strict=True)
     )
-    before = first.dtype not in HALF and all(isinstance(x, float) or is_like(x) for x in decays)
+    before = first.dtype not in LOW_PRECISION and all(isinstance(x, float) or is_like(x) for x in decays)
     numbers = [name for name in values[0] if name not in ("lr", "weight_decay")]
     same = all(is_same_number([v[name] for v in values]) for name in numbers)
     return plain and known and same and (before or is_same_number(decays))

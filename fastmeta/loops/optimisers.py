@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
-from .._dispatch import forced
+from .._dispatch import LOW_PRECISION, forced
 from .._torch import tree_leaves, tree_map
 from ..reference.adam_step import adam_update
 from ..reference.momentum_step import decayed, momentum_update, plus
 from ..types import Rate
-from .fused_step import HALF, FusedStep, Pulled, fuses, is_same_number
+from .fused_step import FusedStep, Pulled, fuses, is_same_number
 
 
 class InnerOptimiser:
@@ -216,7 +216,7 @@ class Adam(InnerOptimiser):
 
 def wide(p: Tensor) -> torch.dtype:
     """Of the state, and of what is computed."""
-    return torch.float32 if p.dtype in HALF else p.dtype
+    return torch.float32 if p.dtype in LOW_PRECISION else p.dtype
 
 
 def _is_zero(value: Any) -> bool:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._dispatch import LOW_PRECISION
 from .._torch import AnyNorm
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -102,7 +103,7 @@ def _of_channels(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple
 
 def _normalised(x: Tensor, over: list[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Mean 0 and variance 1 over the axes `over`, times weight, plus bias."""
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = x.float() if x.dtype in LOW_PRECISION else x
     var, mean = torch.var_mean(wide, over, correction=0, keepdim=True)
     scale = torch.rsqrt(var + eps)
     out = (wide - mean) * (scale if weight is None else scale * weight)
