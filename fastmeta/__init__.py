@@ -28,6 +28,7 @@ from .inner.task_conv2d import task_conv2d
 from .learners.anil import ANIL
 from .learners.imaml import IMAML
 from .learners.leo import LEO
+from .learners.mahalanobis_net import MahalanobisNet
 from .learners.maml import MAML
 from .learners.matching_net import FullContext, MatchingNet
 from .learners.meta_sgd import MetaSGD
@@ -53,6 +54,7 @@ __all__ = [
     "ConvBlock",
     "Estimate",
     "FullContext",
+    "MahalanobisNet",
     "MatchingNet",
     "MetaSGD",
     "ProtoMAML",

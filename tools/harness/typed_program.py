@@ -114,6 +114,7 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
         fastmeta.LEO(64, num_classes=5),
         fastmeta.MAML(body, optimiser=fastmeta.SGD(0.1, momentum=0.9)),
         fastmeta.MAML(body, loss=nn.functional.mse_loss, task_chunk=4),
+        fastmeta.MahalanobisNet(body, beta=0.5),
         fastmeta.MatchingNet(body, context=fastmeta.FullContext(64), metric="cosine"),
         fastmeta.MetaSGD(body, loss="mse"),
         fastmeta.ProtoMAML(body, 5),
