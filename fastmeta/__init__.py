@@ -1,6 +1,6 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
-from . import _torch, heads, optim  # noqa: F401  (_torch first: it refuses a torch that lacks what the rest uses)
+from . import _torch, heads, optim, ragged  # noqa: F401  (_torch first: it refuses a torch that lacks what the rest uses)
 from ._dispatch import backend
 from .distance.matching_log_probs import matching_log_probs
 from .distance.proto_log_softmax import proto_log_softmax
@@ -86,6 +86,7 @@ __all__ = [
     "proto_loss",
     "proto_loss_loo",
     "prototypes",
+    "ragged",
     "sgd_step",
     "task_conv2d",
     "unroll",

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
+from .. import ragged
 from .._ask import OF_FEATURES, OF_SUPPORT, ask
 from ..distance.proto_log_softmax import proto_log_softmax
 from ..distance.proto_loss import proto_loss
 from ..distance.prototypes import prototypes
 from ..types import Metric
 from . import _arguments
-from ._episode import ways_of
+from ._episode import check_tasks, ways_of
 from ._of_features import OfFeatures
 
 
@@ -25,6 +30,8 @@ class ProtoNet(OfFeatures):
         # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
         learner(support_x, support_y, query_x)  # log p [T, Q, N]
         learner.loss(support_x, support_y, query_x, query_y)  # mean [T]
+        # tasks of different sizes: lists of T tensors
+        learner.ragged_loss(support_x, support_y, query_x, query_y)  # mean [T]
 
     Source: Snell et al. 2017, arXiv:1703.05175.
     """
@@ -64,3 +71,38 @@ class ProtoNet(OfFeatures):
         ways = ways_of(self._name, self.num_classes, support_y)
         support, query = self._features(support_x, query_x)
         return query, ask(self._name, prototypes, OF_SUPPORT, support, support_y, ways)
+
+    def ragged(
+        self, support_x: Sequence[Tensor], support_y: Sequence[Tensor], query_x: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """log p `[Q_t, N_t]` of each of T tasks with ways, shots and queries of their own: lists of T tensors `[S_t, ...]`, `[S_t]` and
+        `[Q_t, ...]`. `num_classes` None: N_t is read from each task's labels. One batch through the encoder; errors as in `loss`."""
+        query, centres, sizes, ways = self._embed_ragged(support_x, support_y, query_x)
+        options: dict[str, Any] = {"metric": self.metric, "temperature": self.temperature}
+        return ask(self._name, ragged.proto_log_softmax, OF_FEATURES, query, centres, sizes, ways, **options)
+
+    def ragged_loss(
+        self,
+        support_x: Sequence[Tensor],
+        support_y: Sequence[Tensor],
+        query_x: Sequence[Tensor],
+        query_y: Sequence[Tensor],
+    ) -> Tensor:
+        """The loss on the query of each of T tasks, `[T]`, as `loss`, from lists as in `ragged`, with query_y of T tensors `[Q_t]`; its
+        cost is that of `fastmeta.ragged.proto_loss`."""
+        query, centres, sizes, ways = self._embed_ragged(support_x, support_y, query_x, query_y)
+        options: dict[str, Any] = {"metric": self.metric, "temperature": self.temperature}
+        return ask(
+            self._name, ragged.proto_loss, OF_FEATURES, query, centres, torch.cat([*query_y]), sizes, ways, **options
+        )
+
+    def _embed_ragged(
+        self, support_x: Sequence[Tensor], support_y: Sequence[Tensor], *of_query: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, list[int], list[int]]:
+        """Features of all queries, all prototypes, and how many of both each task has."""
+        check_tasks(self._name, support_x, support_y, *of_query)
+        shots, sizes = ([x.shape[0] for x in of_tasks] for of_tasks in (support_x, of_query[0]))
+        ways = [ways_of(self._name, self.num_classes, y) for y in support_y]
+        support, query = self._encoded(torch.cat([*support_x, *of_query[0]])).split([sum(shots), sum(sizes)])
+        centres = ask(self._name, ragged.prototypes, OF_SUPPORT, support, torch.cat([*support_y]), shots, ways)
+        return query, centres, sizes, ways
