@@ -61,7 +61,11 @@ class Spread:
                 base += n
         sizes = [self.sizes[t] for t in self.together]
         shifts = [begins[t] - start for t, start in zip(self.together, starts_of(sizes), strict=True)]
-        return torch.arange(sum(sizes), device="cpu") + repeated(shifts, sizes) if any(shifts) or base > sum(sizes) else None
+        return (
+            torch.arange(sum(sizes), device="cpu") + repeated(shifts, sizes)
+            if any(shifts) or base > sum(sizes)
+            else None
+        )
 
     def __call__(self, rows: Tensor, fill: int = 0) -> list[Tensor]:
         of_tasks: Sequence[Tensor] = ()
