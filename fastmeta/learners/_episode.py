@@ -119,8 +119,8 @@ def ways_of(name: str, num_classes: int | None, support_y: Tensor) -> int:
     if support_y.is_meta:
         raise ValueError(f"{name}: num_classes must be given where labels have no values, got None on the meta device")
     last = int(support_y.max())
-    if last >= _check.MOST_CLASSES:
-        raise ValueError(f"{name}: support_y must be below {_check.MOST_CLASSES}, got {last}")
+    if not 0 <= last < _check.MOST_CLASSES:
+        raise ValueError(f"{name}: support_y must be in [0, {_check.MOST_CLASSES}), got {last}")
     return last + 1
 
 

@@ -43,6 +43,7 @@ def test_errors():
         ((sx, sy, [*qx[:3], qx[3].float()], qy), "query_x must have the dtype of support_x"),
         (([x[:, 0] for x in sx], sy, qx, qy), "query_x must have examples of one shape"),
         ((sx, sy, qx, [*qy[:3], qy[3] + 5]), "query_y must be in"),
+        ((sx[:1], [sy[0] * 0 - 1], qx[:1], qy[:1]), r"support_y must be in \[0, 2147483647\), got -1"),
         ((sx, [*sy[:3], sy[3] + 1], qx, qy), "every class must have a support example, got none of class 0 in task 3"),
     ):
         with pytest.raises((TypeError, ValueError), match=f"^ProtoNet: {text}"):
