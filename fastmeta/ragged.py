@@ -1,7 +1,7 @@
-"""Tasks of different numbers of ways, shots and queries, their rows one after the other: no rows are kept for what a task lacks.
+"""Tasks of different numbers of ways, shots and queries, their rows one after the other.
 
 The rows of task t are those after the tasks before it: `support_sizes`, `query_sizes` and `ways` say how many support examples, queries
-and classes each task has.
+and classes each task has. They are sequences of integers, or tensors, whose values are read: on CUDA that waits for the device.
 """
 
 from __future__ import annotations
