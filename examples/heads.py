@@ -2,9 +2,8 @@
 classification of unseen alphabets by the nearest class mean of its features.
 
 Both have the same budget, --seconds of processor time on one thread, and the same batches: of each step, --batch-ways characters with one
-support image and QUERIES more; ProtoNet compares these with the prototypes, SupCon all with all. ProtoNet's encoder runs by fastmeta's
-kernels, SupCon's by PyTorch: "protonet-same-steps" takes as many steps as SupCon did. "pixels": no encoder. What comes of it goes into
-the file --results, of which `make reproductions` makes the table of docs/heads.md.
+support image and QUERIES more; ProtoNet compares these with the prototypes, SupCon all with all. "pixels": no encoder. What comes of it
+goes into the file --results, of which `make reproductions` makes the table of docs/heads.md.
 
 SupCon: Khosla et al. 2020, arXiv:2004.11362. ProtoNet: Snell et al. 2017, arXiv:1703.05175.
 """
@@ -25,28 +24,42 @@ import torch
 from common import Estimate, Learner, Sample, adam, arguments, count, meta_step, print_table, run
 from torch import Tensor, nn
 
+import fastmeta
 from fastmeta import heads
 
 QUERIES = 5  # images of a class beside its support, in training and test
-METRICS = {
-    "supcon": "cosine", "protonet": "sqeuclidean", "protonet-same-steps": "sqeuclidean", "pixels": "euclidean",
-}  # fmt: skip
+METRICS = {"protonet": "sqeuclidean", "supcon": "cosine", "pixels": "euclidean"}
+NOTED = 50  # batches that batch norm's running statistics are the means of
 
 
 class Contrastive(nn.Module):
-    """An encoder whose images of one class attract each other: the loss of each task, as a learner's."""
+    """An encoder whose images of one class attract each other: the loss of each task, as a learner's. Its Conv4 runs by `conv_forward`,
+    which keeps no running statistics: `note_statistics` finds them at the end."""
 
-    def __init__(self, encoder: nn.Module, temperature: float) -> None:
+    def __init__(self, encoder: nn.Sequential, temperature: float) -> None:
         super().__init__()
         self.encoder, self.criterion = encoder, heads.SupCon(temperature)
 
     def loss(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
         images, labels = torch.cat([support_x, query_x], 1), torch.cat([support_y, query_y], 1)
-        features = self.encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        return torch.stack([self.criterion(x.flatten(1), y) for x, y in zip(features, labels, strict=True)])
+        layers = [m for m in self.encoder if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+        params = [p for layer in layers for p in (layer.weight, layer.bias)]
+        blocks = [fastmeta.ConvBlock()] * (len(layers) // 2)
+        features = fastmeta.conv_forward([*params, None, None], images.flatten(0, 1), blocks=blocks)
+        features = features.unflatten(0, images.shape[:2])
+        return torch.stack([self.criterion(x, y) for x, y in zip(features, labels, strict=True)])
 
     def forward(self, *batch: Tensor) -> Tensor:
         return self.loss(*batch)
+
+    @torch.no_grad()
+    def note_statistics(self, sample: Sample) -> None:
+        for norm in (m for m in self.encoder if isinstance(m, nn.BatchNorm2d)):
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all
+        for _ in range(NOTED):
+            support_x, _, query_x, _ = sample()
+            self.encoder(torch.cat([support_x, query_x], 1).flatten(0, 1))
 
 
 def build(name: str, hidden: int, temperature: float) -> nn.Module:
@@ -90,16 +103,16 @@ def accuracies(features: Tensor, metric: str, *, tasks: int, ways: int, shots: i
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # what others run on the machine's cores then leaves the training as it is
     training, test = few_shot.load(args)
-    lines, steps_of = [], {}
+    lines = []
     for name in args.heads:
         torch.manual_seed(args.seed)
         encoder, steps, seconds = nn.Flatten(), 0, 0.0
         if name != "pixels":
             learner = build(name, args.hidden, args.temperature).to(args.device)
             sample = few_shot.sampler(training, tasks=1, ways=args.batch_ways, shots=1, queries=QUERIES, seed=args.seed)
-            given = steps_of.get("supcon") if name == "protonet-same-steps" else args.steps
-            steps, seconds = train(learner, sample, seconds=args.seconds, steps=given, lr=args.lr)
-            steps_of[name] = steps
+            steps, seconds = train(learner, sample, seconds=args.seconds, steps=args.steps, lr=args.lr)
+            if name == "supcon":
+                learner.note_statistics(sample)
             encoder = learner.encoder
         features = features_of(encoder, test)
         for ways, shots in itertools.product(args.ways, args.shots):
@@ -109,7 +122,8 @@ def main(args: argparse.Namespace) -> None:
             lines.append([name, f"{ways}", f"{shots}", f"{found:.1f} %", f"{steps} steps in {seconds:.0f} s"])
             if args.results:
                 row = {"learner": name, "network": f"Conv4-{args.hidden}" if steps else "none", "ways": ways, "shots": shots,
-                       "seed": args.seed, "steps": steps, "seconds": round(seconds, 1), "episodes": args.eval_tasks,
+                       "seed": args.seed, "budget": args.seconds if steps and not args.steps else None, "steps": steps,
+                       "seconds": round(seconds, 1), "episodes": args.eval_tasks,
                        "accuracy": [round(value, 2) for value in found]}  # fmt: skip
                 records.add(args.results, row)
     header = ["trained by", "ways", "shots", f"accuracy on {args.eval_tasks} unseen episodes (95 % CI)", "training"]

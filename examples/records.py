@@ -8,7 +8,7 @@ from typing import Any
 
 import persist
 
-KEY = ("learner", "network", "ways", "shots", "seed")
+KEY = ("learner", "network", "ways", "shots", "seed", "budget")
 
 
 def load(path: Path) -> list[dict[str, Any]]:

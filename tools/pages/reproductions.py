@@ -29,9 +29,7 @@ NAMES = {
     "meta-sgd": "Meta-SGD", "anil": "ANIL", "proto-maml": "ProtoMAML", "reptile": "Reptile", "imaml": "iMAML",
     "leo": "LEO, on ProtoNet's embeddings",
 }  # fmt: skip
-HEADS = {
-    "supcon": "SupCon", "protonet": "ProtoNet", "protonet-same-steps": "ProtoNet, SupCon's steps", "pixels": "none: pixels",
-}  # fmt: skip
+HEADS = {"supcon": "SupCon", "protonet": "ProtoNet", "pixels": "none: pixels"}
 SETTINGS = ((5, 1), (20, 1), (5, 5), (20, 5))  # ways, shots
 OMNIGLOT = {  # %, in the order of SETTINGS; the papers' own
     "protonet": (98.8, 96.0, 99.7, 98.9),
@@ -181,16 +179,16 @@ def of_plain(rows: list[Row]) -> list[str]:
 
 
 def of_heads(rows: list[Row]) -> list[str]:
-    """What trained the encoder; steps, seconds and, for each setting, the mean over the seeds, of its intervals too, and the range."""
+    """For each budget, what trained the encoder; steps, seconds and, in each setting, the mean over the seeds, of its intervals too,
+    and the range."""
     cells = []
-    for name in dict.fromkeys(row["learner"] for row in rows):
-        ours = [row for row in rows if row["learner"] == name]
-        steps, seconds = (round(fmean(row[what] for row in ours)) for what in ("steps", "seconds"))
+    for budget, name in sorted({(row["budget"] or 0, row["learner"]) for row in rows}):
+        ours = [row for row in rows if (row["budget"] or 0, row["learner"]) == (budget, name)]
         settings = [[row["accuracy"] for row in ours if (row["ways"], row["shots"]) == setting] for setting in SETTINGS]
-        budget = [f"{steps}", f"{seconds} s"] if steps else ["", ""]
-        cells.append([HEADS[name], *budget, *map(over_seeds, settings)])
+        steps = f"{fmean(row['steps'] for row in ours):.0f}" if budget else ""
+        cells.append([HEADS[name], f"{budget:.0f} s" if budget else "", steps, *map(over_seeds, settings)])
     heads = [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
-    return table(["encoder", "steps", "processor time", *heads], cells)
+    return table(["encoder", "processor time", "steps", *heads], cells)
 
 
 def over_seeds(found: list[list[float]]) -> str:
