@@ -12,6 +12,7 @@ from torch import Tensor
 from fastmeta import _C
 from fastmeta._C import *  # noqa: F403  (the kernels, by name)
 from fastmeta._memory import in_memory, key_places
+from fastmeta.reference.mlp_forward import RESIDUAL_NORM
 
 # FASTMETA_DLPACK=0 views tensors through Python attributes, as on a torch without the exchange table.
 _C.init_tensor(Tensor, os.environ.get("FASTMETA_DLPACK") != "0")
@@ -19,8 +20,10 @@ _C.init_values(in_memory, *key_places())
 openmp = _C.init_parallel(os.path.dirname(torch.__file__))
 
 
-def _too_deep(params: Sequence[Any], *_: Any) -> str | None:
-    """The limit of the mlp kernels: their arrays have a fixed number of layers."""
+def _too_deep(params: Sequence[Any], *args: Any) -> str | None:
+    """The limits of the mlp kernels: their arrays have a fixed number of layers; residual blocks are the CPU's."""
+    if params[0].is_cuda and any(isinstance(x, str) and x.endswith(RESIDUAL_NORM) for x in args):
+        return "takes no residual_norm on CUDA"
     layers = len(params) // 2
     return None if layers <= _C.max_layers else f"takes at most {_C.max_layers} layers, got {layers}"
 
@@ -33,7 +36,7 @@ def _of_loop(params: Sequence[Any], *args: Any) -> str | None:
     """The limits of the kernels of an inner loop, whose last argument says what its steps are beyond theta - alpha g."""
     if isinstance(args[-1], tuple) and params[0].is_cuda:
         return "takes no batch for each step and no optimiser on CUDA"
-    return _too_deep(params)
+    return _too_deep(params, *args)
 
 
 mlp_adapt_limit = mlp_meta_loss_limit = _of_loop

@@ -10,7 +10,7 @@ class MlpCall : public NetworkCall {
   using Network = MlpShape;
   static constexpr OpNames kOps{"mlp_forward", "mlp_loss", "mlp_grad", "mlp_hvp", "mlp_adapt", "mlp_meta_loss"};
 
-  MlpCall(const char* op, Handle params, Handle inputs, Handle activation, Str loss = "mse", const Shape& lead = {});
+  MlpCall(const char* op, Handle params, Handle inputs, Handle network, Str loss = "mse", const Shape& lead = {});
 
   Shape core(int tensor) const override;
 
