@@ -26,8 +26,9 @@ def mlp_loss(
     r"""L_t = sum_i w_ti l_ti / n_t: l_ti the loss of example i of task t in mlp_forward(params, inputs), n_t the number of examples
     that are not ignored, w_ti their weights, 1 without `weights`.
 
-    `activation`, `residual_norm` and the shapes of params and inputs as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy", `[..., n, out]` for "mse" ->
-    `[...]`, one loss a task. The target -100 leaves an example out, for ragged tasks. A task without examples has the loss 0.
+    Shapes: params, inputs, `activation` and `residual_norm` as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy",
+    `[..., n, out]` for "mse" -> `[...]`, one loss a task. The target -100 leaves an example out, for ragged tasks. A task without
+    examples has the loss 0.
     `weights`: `[..., n]`, or `[n]` for all tasks; of any sign. What they sum to does not matter: a weight of 0 takes away an
     example's loss, not its place in the mean. The weight of an example that is left out counts nothing, even where it is NaN, and
     has the gradient 0.

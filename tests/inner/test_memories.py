@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from harness.compare import values_and_grads
-from harness.installed_peers import peer
 from harness.conv_cases import both
+from harness.installed_peers import peer
 from measure.memories import coin_by_op, coin_by_vmap, titans_by_op, titans_by_vmap
 
 D = torch.float64

@@ -31,6 +31,7 @@ def arguments(op):
         "inputs": x,
         "targets": LABELS,
         "activation": "tanh",
+        "residual_norm": False,
         "loss": "cross_entropy",
     }
     inner = {
@@ -65,12 +66,14 @@ def arguments(op):
             "params": params, "grads": batched, "means": batched, "squares": [x.square() for x in batched], "lr": 0.1,
             "step": 2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0,
         },
-        "mlp_forward": {"params": params, "inputs": x, "activation": "relu"},
+        "mlp_forward": {"params": params, "inputs": x, "activation": "relu", "residual_norm": False},
         "mlp_loss": mlp,
         "mlp_grad": mlp,
         "mlp_hvp": mlp | {"vectors": [torch.randn(2, 3, 4), torch.randn(2, 3)], "curvature": "ggn"},
         "mlp_adapt": mlp | inner,
-        "mlp_meta_loss": {"params": params} | inner | episode | {"activation": "relu", "loss": "cross_entropy"},
+        "mlp_meta_loss": {"params": params} | inner | episode | {"loss": "cross_entropy"} | {
+            "activation": "relu", "residual_norm": False,
+        },
         "conv_forward": {"params": of_conv, "inputs": images, "blocks": blocks},
         "conv_loss": conv,
         "conv_grad": conv,

@@ -35,7 +35,7 @@ def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> Non
 
 def perceptron(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, activation: Activation, loss: Loss) -> None:
     """What comes back is None only where the parameters can be."""
-    assert_type(fastmeta.mlp_forward([w, None], x, activation=activation), Tensor)
+    assert_type(fastmeta.mlp_forward([w, None], x, activation=activation, residual_norm=True), Tensor)
     assert_type(fastmeta.mlp_loss([w, b], x, y, activation=activation, loss=loss), Tensor)
     assert_type(fastmeta.mlp_meta_loss([w, b], lr, x, y, x, y, steps=3, loss=loss, first_order=True), Tensor)
     assert_type(fastmeta.mlp_meta_loss([w, b], lr, x, y, x, y, steps=3, weights=x, query_weights=None), Tensor)
