@@ -50,7 +50,7 @@ struct MlpShape {
   Activation activation;
   Loss loss;
   bool residual_norm = false;  // on a CPU
-  bool tf32 = false;  // whether products of float32 may be in TF32: those of CUDA layer by layer are
+  bool tf32 = false;           // whether products of float32 may be in TF32: those of CUDA layer by layer are
 };
 
 template <class R>

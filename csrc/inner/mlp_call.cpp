@@ -21,8 +21,8 @@ MlpCall::MlpCall(const char* op, Handle params_, Handle inputs_, Handle network,
     throw py::value_error(std::string(op) + ": params must hold a weight and a bias for 1 to 8 layers");
   shape.tasks = tasks;
   shape.layers = int(pairs) - shape.residual_norm;
-  shape.activation = read_enum<Activation>(op, "activation", activation,
-                                           {"relu", "tanh", "gelu", "sigmoid", "identity", "silu", "leaky_relu", "sine"});
+  shape.activation =
+      read_enum<Activation>(op, "activation", activation, {"relu", "tanh", "gelu", "sigmoid", "identity", "silu", "leaky_relu", "sine"});
   shape.loss = loss;
   shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().mlp_tf32) && allows_tf32();
   shape.width[0] = inputs.size(-1);

@@ -42,12 +42,12 @@ struct MlpLayout {
   MlpShape shape;
   int layers;
   Layer layer[kMaxLayers];
-  int64_t ld[kMaxLayers + 1];  // padded widths
+  int64_t ld[kMaxLayers + 1];     // padded widths
   int64_t gamma = -1, beta = -1;  // where a residual block's begin, -1: none
-  int64_t gradient = 0;        // numbers of a block of gradients
-  int64_t size = 0;            // of a block with both forms
-  bool shared;                 // whether all tasks have the same parameters
-  bool input_gradients;        // whether they are asked for
+  int64_t gradient = 0;           // numbers of a block of gradients
+  int64_t size = 0;               // of a block with both forms
+  bool shared;                    // whether all tasks have the same parameters
+  bool input_gradients;           // whether they are asked for
 };
 
 // Block <-> tensors of one task, [T, ...]. load() flips too; store() passes over tensors that are null.

@@ -86,9 +86,9 @@ struct MlpNetwork {
   void add_gradient(const Layer& a, int l, const MlpPass<R>& pass, R* sum, bool gauss_newton) const;
   void add_residual(const R* d, int64_t n, R* dx) const;
 
-  R *rx[kMaxLayers + 1], *rd[kMaxLayers + 1];  // tangents of x, of d; rx of a sloped layer: of z
+  R *rx[kMaxLayers + 1], *rd[kMaxLayers + 1];                // tangents of x, of d; rx of a sloped layer: of z
   R *rnormed = nullptr, *rdnormed = nullptr, *rr = nullptr;  // of a residual block: tangents of outputs, of d of them, of r over r
-  R *row_sums, *dinputs;                       // [n]; [n, padded in], where input gradients are asked for and rows are padded
+  R *row_sums, *dinputs;                                     // [n]; [n, padded in], where input gradients are asked for and rows are padded
   bool sloped;
 };
 

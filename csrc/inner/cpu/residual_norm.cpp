@@ -47,8 +47,8 @@ void ResidualNorm<R>::tangents(const R* gamma, const R* rgamma, const R* rbeta, 
 }
 
 template <class R>
-void ResidualNorm<R>::adjoint_tangents(const R* rd, const R* d, const R* dz, const R* gamma, const R* rgamma, int64_t n, R* rdz,
-                                       R* rdgamma, R* rdbeta) const {
+void ResidualNorm<R>::adjoint_tangents(const R* rd, const R* d, const R* dz, const R* gamma, const R* rgamma, int64_t n, R* rdz, R* rdgamma,
+                                       R* rdbeta) const {
   for (int64_t i = 0; i < n; i++, rd += ld, rdz += ld) {
     const R *row = xhat + i * ld, *tangent = rxhat + i * ld;
     for (int64_t j = 0; j < width; j++) rdgamma[j] += rd[j] * row[j];
@@ -69,8 +69,7 @@ void ResidualNorm<R>::adjoint_tangents(const R* rd, const R* d, const R* dz, con
     }
     along /= R(width), moved /= R(width);
     const R middle = mean(rdz), turned = mean(rdz, row) + moved;
-    for (int64_t j = 0; j < width; j++)
-      rdz[j] = r[i] * (rdz[j] - middle - tangent[j] * along - row[j] * turned) + rr[i] * dz[j];
+    for (int64_t j = 0; j < width; j++) rdz[j] = r[i] * (rdz[j] - middle - tangent[j] * along - row[j] * turned) + rr[i] * dz[j];
     pad(rdz);
     d += ld, dz += ld;
   }
