@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fastmeta
+from measure import flops
 from measure.contenders import by_reference, compiled, mlp, on_backends
 from measure.memories import titans_by_op, titans_by_vmap
 
@@ -33,4 +34,5 @@ def bench_titans_memory(race, residual):
         on_backends(partial(titans_by_op, weights, *tokens))
         | {"vmap(grad)": partial(titans_by_vmap, weights, *tokens)},
         compiled={"compiled vmap(grad)": partial(compiled(titans_by_vmap), weights, *tokens)},
+        floor=(0, 32 * flops.gradients(*flops.products((64, 256, 64), 64))),
     )

@@ -19,6 +19,8 @@ EXAMPLE_RANK = 2  # [n, features]
 def check_network(op: str, activation: Any, residual_norm: Any) -> str:
     """The word that names the network to references and kernels."""
     network: str = _check.one_of(op, "activation", activation, ACTIVATIONS)
+    if residual_norm is False:
+        return network
     return network + RESIDUAL_NORM if _check.flag(op, "residual_norm", residual_norm) else network
 
 

@@ -74,13 +74,13 @@ def mlp_adapt(
     if optimiser is not None or batch_per_step is not False:
         lr, inner = given_steps(op, lr, batch_per_step, optimiser)
     static = (steps, network, loss, first_order, inner)
-    of_params = of_network(network, params, CORES[loss])
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
     of_call, x, y, w = of_params if weights is None else weighted(of_params), inputs, targets, weights
     if inner is not None:
         of_call, x, y, w = by_tasks(inner, of_call, inputs, targets, weights)
     found = direct(op, (params, listed(lr, params), x, y if w is None else [y, w]), static, of_call)
     if found is not None:
-        refuse_labels(op, loss, layers_of(network, params), targets=targets)
+        refuse_labels(op, loss, params if residual_norm is False else layers_of(network, params), targets=targets)
         return in_order(found, params)
     lead = lead_of(inner, steps)
     mlp = check_mlp(op, params, network, **of_a_step(op, "inputs", inputs, EXAMPLE_RANK, lead))

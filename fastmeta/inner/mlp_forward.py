@@ -20,7 +20,7 @@ def mlp_forward(
     Shapes: params `[W_1, b_1, W_2, b_2, ...]`, W `[..., out, in]`, b `[..., out]` or None; inputs `[..., n, in]` ->
     `[..., n, out]`. A parameter has the batch dimensions of the tasks, or lacks them and is shared.
     `activation`: "relu", "tanh", "gelu" (exact), "sigmoid", "identity", "silu", "leaky_relu" (0.01 z where z < 0) or "sine" (sin z:
-    a frequency is a factor of W and b).
+    a frequency is a factor of W and b; on CUDA NaN beyond 1e15).
     `residual_norm`: the network is a residual block, inputs + gamma * (z - mean z) / sqrt(var z + 1e-5) + beta, z the last
     layer's outputs, mean and variance over their `out` entries (layer norm). params then end with gamma `[..., out]` and beta, `[..., out]`
     or None; out = in. On CUDA the reference runs.
@@ -46,7 +46,7 @@ def mlp_forward(
     """
     op = "mlp_forward"
     network = check_network(op, activation, residual_norm)
-    cores = of_network(network, params, CORES)
+    cores = CORES if residual_norm is False else of_network(network, params, CORES)
     found = direct(op, (params, inputs), (network,), cores)
     if found is not None:
         return found[0]

@@ -45,11 +45,11 @@ def mlp_grad(
     op = "mlp_grad"
     network, loss = check_network(op, activation, residual_norm), check_loss(op, loss)
     y = targets if weights is None else [targets, weights]
-    of_params = of_network(network, params, CORES[loss])
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
     of_call = of_params if weights is None else weighted(of_params)
     found = direct(op, (params, inputs, y), (network, loss), of_call)
     if found is not None:
-        refuse_labels(op, loss, layers_of(network, params), targets=targets)
+        refuse_labels(op, loss, params if residual_norm is False else layers_of(network, params), targets=targets)
         return found[0], in_order(found[1:], params)
     mlp = check_mlp(op, params, network, inputs=inputs)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)

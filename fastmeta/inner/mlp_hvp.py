@@ -68,11 +68,11 @@ def mlp_hvp(
     network, loss = check_network(op, activation, residual_norm), check_loss(op, loss)
     static = (network, loss, _check.one_of(op, "curvature", curvature, CURVATURES))
     y = targets if weights is None else [targets, weights]
-    of_params = of_network(network, params, CORES[loss])
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
     of_call = of_params if weights is None else weighted(of_params)
     found = direct(op, (params, vectors, inputs, y), static, of_call)
     if found is not None:
-        refuse_labels(op, loss, layers_of(network, params), targets=targets)
+        refuse_labels(op, loss, params if residual_norm is False else layers_of(network, params), targets=targets)
         return in_order(found, params)
     mlp = check_mlp(op, params, network, inputs=inputs)
     v = check_like_params(op, "vectors", vectors, mlp, params)

@@ -96,7 +96,7 @@ def mlp_meta_loss_and_outputs(
     if optimiser is not None or batch_per_step is not False:
         lr, inner = given_steps(op, lr, batch_per_step, optimiser)
     static = (steps, network, loss, first_order, return_outputs, inner)
-    of_params = of_network(network, params, CORES[loss])
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
     of_call = of_params if weights is None else weighted(of_params, -3)
     of_call = of_call if query_weights is None else weighted(of_call)
     query = query_y if query_weights is None else [query_y, query_weights]
@@ -105,7 +105,13 @@ def mlp_meta_loss_and_outputs(
         of_call, x, y, w = by_tasks(inner, of_call, support_x, support_y, weights)
     found = direct(op, (params, listed(lr, params), x, y if w is None else [y, w], query_x, query), static, of_call)
     if found is not None:
-        refuse_labels(op, loss, layers_of(network, params), support_y=support_y, query_y=query_y)
+        refuse_labels(
+            op,
+            loss,
+            params if residual_norm is False else layers_of(network, params),
+            support_y=support_y,
+            query_y=query_y,
+        )
         return first_with_graph(found)
     lead = lead_of(inner, steps)
     mlp = check_mlp(op, params, network, **of_a_step(op, "support_x", support_x, EXAMPLE_RANK, lead), query_x=query_x)
