@@ -21,6 +21,7 @@ struct MlpParams {
   R* weight[kMaxLayers] = {};
   R* bias[kMaxLayers] = {};
   int64_t weight_stride[kMaxLayers] = {}, bias_stride[kMaxLayers] = {};
+  bool turned[kMaxLayers] = {};  // W_l lies as [T, in, out], on a CPU
 
   bool any() const {
     for (int l = 0; l < kMaxLayers; l++)

@@ -15,6 +15,7 @@ class MlpCall : public NetworkCall {
   Shape core(int tensor) const override;
 
   MlpShape shape;
+  bool turned[kMaxLayers] = {};  // those of params that lie by columns
 };
 
 template <class R>
@@ -24,6 +25,7 @@ MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
     if (!tensors[i]) continue;
     (i % 2 ? found.bias[i / 2] : found.weight[i / 2]) = tensors[i].data<R>();
     (i % 2 ? found.bias_stride[i / 2] : found.weight_stride[i / 2]) = call.stride(tensors[i], i);
+    if (i % 2 == 0) found.turned[i / 2] = &tensors == &call.params && call.turned[i / 2];
   }
   return found;
 }

@@ -29,9 +29,10 @@ NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, 
                           std::to_string(inputs.size(batched)));
 }
 
-void NetworkCall::add_param(const Tensor& p) {
+void NetworkCall::add_param(const Tensor& p, bool turned) {
   if (p) {
-    const Shape expected = core(int(params.size()));
+    Shape expected = core(int(params.size()));
+    if (turned) std::swap(expected[0], expected[1]);
     require_shape(op, "params", p, fastmeta::with_tasks(batched && p.dim() > int64_t(expected.size()), tasks, expected));
     require_alike(op, {&inputs, &p});
   }

@@ -72,7 +72,8 @@ class NetworkCall {
  protected:
   NetworkCall(const char* op, Handle inputs, int64_t example_rank, Str loss, const Shape& lead);
   ~NetworkCall() = default;
-  void add_param(const Tensor& p);  // the next one; ValueError unless it has its core's shape, with or without tasks
+  // The next one; ValueError unless it has its core's shape, with or without tasks; `turned`: its last two axes exchanged.
+  void add_param(const Tensor& p, bool turned = false);
 
  private:
   Tensor rate(Handle item, const Shape& expected) const;

@@ -34,7 +34,8 @@ class Tensor {
   Tensor() = default;
   // Views `object` (None gives an empty Tensor); copies it first where its values do not lie in its memory one after the other.
   // TypeError unless it is a tensor of float32, float64, int64, float16 or bfloat16 with memory of its own.
-  Tensor(const char* op, py::handle object, const char* name);
+  // `turned`, unless null: matrices that lie by columns stay where they are; it becomes true and shape() theirs as they lie, by rows.
+  Tensor(const char* op, py::handle object, const char* name, bool* turned = nullptr);
 
   explicit operator bool() const { return bool(object_); }
   py::object object() const { return object_ ? object_ : py::none(); }
@@ -68,7 +69,7 @@ class Tensor {
 
  private:
   void resolve(const char* op, const char* name);
-  void view(const char* op, const char* name);
+  void view(const char* op, const char* name, bool* turned = nullptr);
 
   py::object object_;
   void* data_ = nullptr;

@@ -63,7 +63,9 @@ void load_block(const MlpLayout<R>& layout, const MlpParams<const R>& from, int6
   for (int l = 0; l < layout.layers; l++) {
     const Layer& a = layout.layer[l];
     const R* weight = from.weight[l] + task * from.weight_stride[l];
-    if (a.by_rows) load_rows(weight, a.out, a.in, block + a.rows, layout.ld[l]);
+    if (from.turned[l] && a.by_rows) transpose(a.in, a.out, weight, a.out, block + a.rows, layout.ld[l]);
+    else if (from.turned[l]) load_rows(weight, a.in, a.out, block + a.columns, layout.ld[l + 1]);
+    else if (a.by_rows) load_rows(weight, a.out, a.in, block + a.rows, layout.ld[l]);
     else transpose(a.out, a.in, weight, a.in, block + a.columns, layout.ld[l + 1]);
     if (a.bias >= 0) load_rows(from.bias[l] + task * from.bias_stride[l], 1, a.out, block + a.bias, layout.ld[l + 1]);
   }
