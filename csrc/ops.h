@@ -43,6 +43,11 @@ py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targ
                                     Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs,
                                     Handle cotangents);
 
+py::tuple proto_loss_loo_fwd(Handle embeddings, Handle labels, Handle temperature, int64_t num_classes, Str metric, Str reduction,
+                             Handle needs);
+py::tuple proto_loss_loo_bwd(Handle cotangents, Handle saved, Handle embeddings, Handle labels, Handle temperature, int64_t num_classes,
+                             Str metric, Str reduction, Handle needs);
+
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
                                  Handle needs);
 py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, Handle support, Handle labels, Handle temperature,

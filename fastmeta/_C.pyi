@@ -75,6 +75,21 @@ def proto_loss_bwd(
     needs: Any,
     /,
 ) -> tuple[Any, ...]: ...
+def proto_loss_loo_fwd(
+    embeddings: Any, labels: Any, temperature: Any, num_classes: int, metric: str, reduction: str, needs: Any, /
+) -> tuple[Any, ...] | str: ...
+def proto_loss_loo_bwd(
+    cotangents: Any,
+    saved: Any,
+    embeddings: Any,
+    labels: Any,
+    temperature: Any,
+    num_classes: int,
+    metric: str,
+    reduction: str,
+    needs: Any,
+    /,
+) -> tuple[Any, ...]: ...
 def matching_log_probs_fwd(
     query: Any, support: Any, labels: Any, temperature: Any, num_classes: int, metric: str, needs: Any, /
 ) -> tuple[Any, ...] | str: ...

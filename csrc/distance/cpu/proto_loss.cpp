@@ -35,7 +35,7 @@ class Replaced {
       }
       if (const int64_t n = class_of(p, query + q); n >= 0) {
         R& distance = block.distances[n * kBlock + q];
-        target_[q] = distance, distance = R((p.target_distance ? p.target_distance[query + q] : distance) + p.margin * p.temperature);
+        target_[q] = distance, distance = R((p.target_distance ? given(q) : distance) + p.margin * p.temperature);
       }
     }
   }
@@ -48,7 +48,7 @@ class Replaced {
       if (n < 0) continue;
       R& distance = block_.distances[n * kBlock + q];
       const R rough = exp_approx((s.nearest[q] - distance) * rate);
-      distance = p_.target_distance ? p_.target_distance[query_ + q] : target_[q];
+      distance = p_.target_distance ? given(q) : target_[q];
       const R fine = exp_approx((s.nearest[q] - distance) * rate - R(p_.margin));
       s.sum[q] += fine - rough;
       s.log_sum[q] = log_approx(s.sum[q]);
@@ -63,17 +63,22 @@ class Replaced {
       const int64_t n = class_of(p_, query_ + q);
       if (n >= 0) block_.distances[n * kBlock + q] = target_[q];
       if (!p_.target_distance) continue;
-      R given = p_.targets[query_ + q] == p_.ignore_index ? R(0) : R(__builtin_nan(""));
+      R dgiven = p_.targets[query_ + q] == p_.ignore_index ? R(0) : R(__builtin_nan(""));
       if (n >= 0) {
         R& d = dz[n * kBlock + q];
-        given = d, d = 0;
-        block_.dtemperature += double(given) * double(p_.target_distance[query_ + q] - s.nearest[q]);
+        dgiven = d, d = 0;
+        block_.dtemperature += double(dgiven) * double(given(q) - s.nearest[q]);
       }
-      if (p_.dtarget_distance) p_.dtarget_distance[query_ + q] = R(-double(given) / p_.temperature);
+      if (p_.dtarget_distance) p_.dtarget_distance[query_ + q] = R(-double(dgiven) / p_.temperature);
     }
   }
 
  private:
+  // The distance in place of the target's. Those to a zero vector, 1 each, are 1/2 in the block: it has half of |q - c|^2.
+  R given(int64_t q) const {
+    const bool zero = p_.metric == Metric::cosine && block_.inverse_norms[q] == 0;
+    return p_.target_distance[query_ + q] - (zero ? R(0.5) : R(0));
+  }
   bool any() const { return p_.exclude || p_.target_distance || p_.margin != 0; }
 
   const ProtoLoss<R>& p_;

@@ -32,6 +32,8 @@ struct CpuKernels {
   void (*proto_log_softmax_fwd)(const ProtoLogSoftmax<R>&);
   void (*proto_log_softmax_bwd)(const ProtoLogSoftmax<R>&);
   void (*proto_loss)(const ProtoLoss<R>&);
+  void (*proto_loss_loo_fwd)(const ProtoLossLoo<R>&);
+  void (*proto_loss_loo_bwd)(const ProtoLossLoo<R>&);
   void (*task_scale)(const TaskScale<R>&);
   void (*matching_log_probs_fwd)(const MatchingLogProbs<R>&);
   void (*matching_log_probs_bwd)(const MatchingLogProbs<R>&);
