@@ -1,6 +1,6 @@
 """fastmeta: kernels for meta-learning and few-shot learning on PyTorch."""
 
-from . import _torch, heads, optim  # noqa: F401  (_torch first: it refuses a torch that lacks what the rest uses)
+from . import _torch, heads, optim, ragged  # noqa: F401  (_torch first: it refuses a torch that lacks what the rest uses)
 from ._dispatch import backend
 from .distance.matching_log_probs import matching_log_probs
 from .distance.proto_log_softmax import proto_log_softmax
@@ -28,6 +28,7 @@ from .inner.task_conv2d import task_conv2d
 from .learners.anil import ANIL
 from .learners.imaml import IMAML
 from .learners.leo import LEO
+from .learners.mahalanobis_net import MahalanobisNet
 from .learners.maml import MAML
 from .learners.matching_net import FullContext, MatchingNet
 from .learners.meta_sgd import MetaSGD
@@ -53,6 +54,7 @@ __all__ = [
     "ConvBlock",
     "Estimate",
     "FullContext",
+    "MahalanobisNet",
     "MatchingNet",
     "MetaSGD",
     "ProtoMAML",
@@ -84,6 +86,7 @@ __all__ = [
     "proto_loss",
     "proto_loss_loo",
     "prototypes",
+    "ragged",
     "sgd_step",
     "task_conv2d",
     "unroll",

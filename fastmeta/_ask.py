@@ -18,7 +18,7 @@ def ask(learner: str, op: Callable[..., Found], renamed: Mapping[str, str], *arg
         return op(*args, **options)
     except (TypeError, ValueError) as error:
         begin, _, rest = str(error).partition(": ")
-        if not op.__name__.startswith(begin):  # mlp_meta_loss_and_outputs is mlp_meta_loss
+        if not op.__name__.startswith(begin.removeprefix("ragged.")):  # mlp_meta_loss_and_outputs is mlp_meta_loss
             raise
         first, _, others = rest.partition(" ")
         raise type(error)(f"{learner}: {renamed.get(first, first)} {others}") from None

@@ -22,6 +22,7 @@ P = ParamSpec("P")
 V = TypeVar("V")
 OfArgument = Tensor | list[Tensor | None]
 Several = list[int] | list[str] | list[int | str] | tuple[int | str, ...]
+SCALES = {"scale_diag", "scale_tril"}  # by which an op transforms what its kernel takes the gradients to
 # Where the arguments with names alone are among an op's own: with the targets in a list.
 NAMED = {
     "mlp_loss": {"weights": (2, 1)},
@@ -45,8 +46,8 @@ def value_and_grad(op: Callable[..., Any], argnums: int | str | Several = 0) -> 
 
     On a CPU, `proto_loss`, `mlp_loss`, `mlp_meta_loss`, `conv_loss` and `conv_meta_loss` find both in one native call, and autograd
     takes no part; nor does it on CUDA, from the second call with tensors of the same shapes on. The results then need no gradient. Where
-    grad mode is on and an argument requires grad, they stay differentiable, through autograd. Under torch.func, torch.compile and
-    autocast the call goes through torch.func.vjp.
+    grad mode is on and an argument requires grad, they stay differentiable, through autograd; so goes every call with a learned metric.
+    Under torch.func, torch.compile and autocast the call goes through torch.func.vjp.
 
     `run(..., out=result)` writes into the tensors of an earlier result and returns it: no memory is taken anew. They share none with
     the arguments or each other; after an error they hold anything. Results that stay differentiable take no `out`.
@@ -88,7 +89,8 @@ def value_and_grad(op: Callable[..., Any], argnums: int | str | Several = 0) -> 
         stays = plain and _stays_differentiable(args, kwargs)
         given = () if out is None else _given(out, stays)
         value, grads = None, None
-        if fused and plain and not stays and not (of_support and kwargs.get("batch_per_step")):
+        by_kernel = fused and plain and not stays and SCALES.isdisjoint(kwargs)
+        if by_kernel and not (of_support and kwargs.get("batch_per_step")):
             value, grads = with_gradients(name, of_op, op, args, kwargs, given)
         if grads is None:
             value, grads = _by_autograd(op, places, wanted, args, kwargs)

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Metric, Reduction
-from .proto_log_softmax import METRICS, check_distance
+from .proto_log_softmax import METRICS, check_distance, in_metric
 
 REDUCTIONS = ("mean", "sum", "none")
 CORES = (2, 2, 1, None, 1, 1)
@@ -20,6 +20,8 @@ def proto_loss(
     targets: Tensor,
     *,
     metric: Metric = "euclidean",
+    scale_diag: Tensor | None = None,
+    scale_tril: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
@@ -36,7 +38,7 @@ def proto_loss(
     `target_distance`: `[..., Q]`, what stands in place of d(x_q, c_y): the distance to a prototype that is the query's alone, or one
     with a margin on the angle.
 
-    Differentiable in query, prototypes, temperature and target_distance, to any order. Metrics, temperature, dtypes and numerics are
+    Differentiable in all tensors of floating point, to any order. Metrics, `scale_diag`, `scale_tril`, temperature, dtypes and numerics are
     those of `proto_log_softmax`.
 
     Errors: as in `proto_log_softmax`; ValueError for a target or an excluded prototype out of range, a target that is excluded, a
@@ -68,6 +70,8 @@ def proto_loss(
     if type(margin) is not float or not abs(margin) < _check.INFINITY:
         margin = _finite(op, margin)
     static = (metric, ignore_index, _check.one_of(op, "reduction", reduction, REDUCTIONS), margin)
+    if scale_diag is not None or scale_tril is not None:
+        query, prototypes = in_metric(op, metric, query, prototypes, scale_diag, scale_tril)
     found = direct(op, (query, prototypes, targets, temperature, exclude, target_distance), static, CORES)
     if found is not None:
         _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)

@@ -20,13 +20,17 @@ class NearestClassMean(nn.Module):
     r"""predict(x) = argmin_k d(x, c_k), c_k the mean of class k: a few-shot classifier on frozen features.
 
     `fit(x, y)` takes features `[S, D]` and labels `[S]`, `partial_fit` adds examples, of new classes too; `predict(x)` gives labels
-    `[Q]`, `predict_proba` and `predict_log_proba` softmax_k(-d(x, c_k) / temperature) `[Q, N]`, `score(x, y)` the accuracy. As in
-    scikit-learn, `classes_` are the labels in order, of integers or strings, and `means_` `[N, D]` the means. NumPy arrays in, NumPy
-    arrays out; tensors in, tensors out, on their device.
+    `[Q]`, of equally near means the first class, `predict_proba` and `predict_log_proba` softmax_k(-d(x, c_k) / temperature) `[Q, N]`,
+    `score(x, y)` the accuracy. As in scikit-learn, `classes_` are the labels in order, of integers or strings, `n_features_in_` is D, and
+    `get_params`, `set_params` serve its `clone`, pipelines, cross-validation and searches; `means_` `[N, D]` and `counts_` `[N]` are the
+    means and how many examples each has. NumPy arrays (or lists) in, NumPy arrays out; tensors in, tensors out, on their device.
+    Features of integers become floating, float16 and bfloat16 float32. Keep a fitted one by pickle or torch.save: its `state_dict` is
+    empty.
     `forward(x)`: log p `[Q, N]` of a tensor, differentiable in x.
     `metric`, `temperature`: as in `proto_log_softmax`.
 
-    Errors: ValueError before `fit`, for other numbers of features, for labels that are not one for each row. Kernels: those of
+    Errors: ValueError before `fit`, for other numbers of features, for labels that are not one for each row or of another kind than
+    before, and, but in `forward`, for features that are not finite. What raises leaves the means as they were. Kernels: those of
     `prototypes` and `proto_log_softmax`.
 
     Source: Mensink et al. 2013, Distance-based image classification; Snell et al. 2017, arXiv:1703.05175.
@@ -43,91 +47,164 @@ class NearestClassMean(nn.Module):
     ```
     """
 
+    classes_: np.ndarray[Any, Any]
     means_: Tensor
     counts_: Tensor
+    n_features_in_: int
 
     def __init__(self, metric: Metric = "euclidean", temperature: float = 1.0) -> None:
         super().__init__()
-        self.metric = _check.one_of(HEAD, "metric", metric, METRICS)
-        self.temperature = _arguments.positive(HEAD, "temperature", temperature)
-        self._forget()
+        self.set_params(metric=metric, temperature=temperature)
 
-    def _forget(self) -> None:
-        self.classes_: np.ndarray[Any, Any] | None = None
-        self.register_buffer("means_", torch.empty(0, 0), persistent=False)
-        self.register_buffer("counts_", torch.empty(0), persistent=False)
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What it was made with."""
+        return {"metric": self.metric, "temperature": self.temperature}
+
+    def set_params(self, **params: Any) -> NearestClassMean:
+        """Other values of what it was made with; the means stay."""
+        for name, value in params.items():
+            if name == "metric":
+                self.metric = _check.one_of(HEAD, "metric", value, METRICS)
+            elif name == "temperature":
+                self.temperature = _arguments.positive(HEAD, "temperature", value)
+            else:
+                raise ValueError(f"{HEAD}: the parameters must be metric or temperature, got {name}")
+        return self
 
     def fit(self, x: Any, y: Any) -> NearestClassMean:
         """The means of these examples alone."""
-        self._forget()
-        return self.partial_fit(x, y)
-
-    @torch.no_grad()
-    def partial_fit(self, x: Any, y: Any) -> NearestClassMean:
-        """The means of these and of all examples since `fit`."""
-        features, labels = self._features(x), _labels(y)
-        if labels.shape != features.shape[:1]:
-            raise ValueError(f"{HEAD}: y must have shape {list(features.shape[:1])}, got {list(labels.shape)}")
-        if not len(labels):
-            raise ValueError(f"{HEAD}: x must hold at least one example, got none")
-        known, places = np.unique(labels, return_inverse=True)
-        classes = known if self.classes_ is None else np.union1d(self.classes_, known)
-        new = torch.as_tensor(np.searchsorted(classes, known), device=features.device)
-        counts = torch.as_tensor(np.bincount(places), dtype=features.dtype, device=features.device)
-        means = prototypes(features, torch.as_tensor(places.reshape(-1), device=features.device).long(), len(known))
-        self._grow(classes, features)
-        self.counts_[new] += counts
-        self.means_[new] += (means - self.means_[new]) * (counts / self.counts_[new]).unsqueeze(-1)
+        self._learn(*self._examples(x, y, known=False))
         return self
 
-    def _grow(self, classes: np.ndarray[Any, Any], like: Tensor) -> None:
-        """Room for all of `classes`, zeros for the new."""
-        means, counts = like.new_zeros(len(classes), like.shape[1]), like.new_zeros(len(classes))
-        if self.classes_ is not None:
-            old = torch.as_tensor(np.searchsorted(classes, self.classes_), device=like.device)
-            means[old], counts[old] = self.means_, self.counts_
-        self.classes_, self.means_, self.counts_ = classes, means, counts
+    def partial_fit(self, x: Any, y: Any, classes: Any = None) -> NearestClassMean:
+        """The means of these and of all examples since `fit`. `classes`: if given, no other label may come; a class without examples has
+        no mean and is not in `classes_`."""
+        features, labels = self._examples(x, y, known=self._is_fitted)
+        if classes is not None and not (among := np.isin(labels, _labels(classes))).all():
+            raise ValueError(f"{HEAD}: y must be among classes, got {labels[~among][0]}")
+        self._learn(features, labels, *((self.classes_, self.means_, self.counts_) if self._is_fitted else ()))
+        return self
+
+    @property
+    def _is_fitted(self) -> bool:
+        return "classes_" in self.__dict__
+
+    @torch.no_grad()
+    def _learn(self, features: Tensor, labels: np.ndarray[Any, Any], *before: Any) -> None:
+        """`before`: the classes, means and counts to go on from."""
+        known, places = np.unique(labels, return_inverse=True)
+        classes, device = np.union1d(before[0], known) if before else known, features.device
+        means = features.new_zeros(len(classes), features.shape[1])
+        counts = torch.zeros(len(classes), dtype=torch.int64, device=device)
+        if before:
+            old = torch.as_tensor(np.searchsorted(classes, before[0]), device=device)
+            means[old], counts[old] = before[1:]
+        new = torch.as_tensor(np.searchsorted(classes, known), device=device)
+        more = torch.as_tensor(np.bincount(places.reshape(-1)), device=device)
+        found = prototypes(features, torch.as_tensor(places.reshape(-1), device=device).long(), len(known))
+        counts[new] += more
+        means[new] += (found - means[new]) * (more / counts[new]).to(means).unsqueeze(-1)
+        self.classes_, self.n_features_in_ = classes, features.shape[1]
+        self.register_buffer("means_", means, persistent=False)
+        self.register_buffer("counts_", counts, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.classes_ is None:
-            raise ValueError(f"{HEAD}: fit must come before, got no example yet")
-        return proto_log_softmax(self._features(x), self.means_, metric=self.metric, temperature=self.temperature)
+        return self._log_probs(self._features(x))
 
+    def _log_probs(self, features: Tensor) -> Tensor:
+        return proto_log_softmax(features, self.means_, metric=self.metric, temperature=self.temperature)
+
+    @torch.no_grad()
     def predict_log_proba(self, x: Any) -> Any:
-        with torch.no_grad():
-            return _like(x, self(x))
+        return _like(x, self._log_probs(_finite(self._features(x))))
 
+    @torch.no_grad()
     def predict_proba(self, x: Any) -> Any:
-        with torch.no_grad():
-            return _like(x, self(x).exp())
+        return _like(x, self._log_probs(_finite(self._features(x))).exp())
 
+    @torch.no_grad()
     def predict(self, x: Any) -> Any:
         """The label of the nearest mean."""
-        with torch.no_grad():
-            nearest = self(x).argmax(-1)
-        assert self.classes_ is not None
+        nearest = self._log_probs(_finite(self._features(x))).argmax(-1)
         found = self.classes_[nearest.cpu().numpy()]
         numbers = isinstance(x, Tensor) and found.dtype.kind in "iub"
         return torch.as_tensor(found, device=nearest.device) if numbers else found
 
     def score(self, x: Any, y: Any) -> float:
         """The share of `x` whose label is found."""
-        found = self.predict(x)
-        return float(np.mean(_labels(found) == _labels(y)))
+        found, labels = _labels(self.predict(x)), _labels(y)
+        _one_for_each(labels, len(found))
+        return float(np.mean(found == labels))
+
+    def _examples(self, x: Any, y: Any, known: bool) -> tuple[Tensor, np.ndarray[Any, Any]]:
+        features, labels = _finite(self._features(x) if known else _floating(x)), _labels(y)
+        _one_for_each(labels, features.shape[0])
+        if not labels.size or not features.shape[1]:
+            raise ValueError(f"{HEAD}: x must hold at least one example and feature, got shape {list(features.shape)}")
+        if labels.dtype.kind == "f" and not (np.isfinite(labels) & (labels == np.floor(labels))).all():
+            raise ValueError(f"{HEAD}: y must be whole numbers or strings, got {labels.dtype}")
+        if known and _kind(labels) != _kind(self.classes_):
+            raise ValueError(
+                f"{HEAD}: y must be of the kind of the labels before, {self.classes_.dtype}, got {labels.dtype}"
+            )
+        return features, labels
 
     def _features(self, x: Any) -> Tensor:
-        features = torch.as_tensor(x)
-        _arguments.matrix(HEAD, x=features)
-        features = (
-            features.float() if features.dtype in LOW_PRECISION else features
-        )  # counts in sixteen bits end at 256
-        if self.classes_ is not None:
-            features = features.to(self.means_)
-            if features.shape[1] != self.means_.shape[1]:
-                raise ValueError(
-                    f"{HEAD}: x must have {self.means_.shape[1]} features, got shape {list(features.shape)}"
-                )
-        return features
+        """As many as before, in the dtype and on the device of the means."""
+        if not self._is_fitted:
+            raise ValueError(f"{HEAD}: fit must come before, got no example yet")
+        features = _floating(x)
+        if features.shape[1] != self.n_features_in_:
+            raise ValueError(f"{HEAD}: x must have {self.n_features_in_} features, got shape {list(features.shape)}")
+        return features.to(self.means_)
+
+    def extra_repr(self) -> str:
+        return f"metric={self.metric!r}, temperature={self.temperature}"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._is_fitted
+
+    def __sklearn_tags__(self) -> Any:
+        """Only scikit-learn asks for it."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags("classifier", TargetTags(required=True), classifier_tags=ClassifierTags(), input_tags=InputTags())
+
+
+def _kind(labels: np.ndarray[Any, Any]) -> str:
+    return "numbers" if labels.dtype.kind in "iubf" else "strings"
+
+
+def _floating(x: Any) -> Tensor:
+    """[n, D], in float32 or better."""
+    if not isinstance(x, Tensor):
+        array = np.asarray(x)
+        if array.dtype.kind not in "fiubO":
+            raise ValueError(f"{HEAD}: x must be real numbers, got {array.dtype}")
+        if array.dtype.kind == "O" and not array.ndim:  # what a sparse matrix is to NumPy
+            raise TypeError(
+                f"{HEAD}: x must be a dense array, not a sparse one or another object, got {type(x).__name__}"
+            )
+        wide = array.dtype.kind != "f" or array.dtype.itemsize > 8
+        dtype = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
+        x = torch.from_numpy(np.require(array, dtype, ["C", "W"]))  # else torch warns, or has no such strides
+    if not x.is_floating_point() and not x.is_complex():
+        x = x.to(torch.get_default_dtype())
+    _arguments.matrix(HEAD, x=x)
+    found: Tensor = x.float() if x.dtype in LOW_PRECISION else x
+    return found
+
+
+def _finite(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        kind = "NaN" if bool(x.isnan().any()) else "inf"
+        raise ValueError(f"{HEAD}: x must be finite, got {kind}")
+    return x
+
+
+def _one_for_each(labels: np.ndarray[Any, Any], rows: int) -> None:
+    if labels.shape != (rows,):
+        raise ValueError(f"{HEAD}: y must have shape {[rows]}, got {list(labels.shape)}")
 
 
 def _labels(y: Any) -> np.ndarray[Any, Any]:

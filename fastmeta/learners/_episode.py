@@ -45,6 +45,28 @@ def check_episode(
         _check_targets(name, loss, "query_y", query_y, query_x.shape)
 
 
+def check_tasks(name: str, *of_tasks: Sequence[Tensor]) -> None:
+    """`check_episode` of each of a list of tasks: lists of support_x, support_y, query_x and perhaps query_y."""
+    labels = ("support_x", "support_y", "query_x", "query_y")
+    for label, found in zip(labels, of_tasks, strict=False):
+        if not isinstance(found, list | tuple):
+            raise TypeError(f"{name}: {label} must be a list with a tensor for each task, got {type(found).__name__}")
+        if len(found) != len(of_tasks[0]) or not found:
+            raise ValueError(f"{name}: {label} must hold one task or more, as many as support_x, got {len(found)}")
+        for x in found:
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{name}: {label} must hold tensors, got {type(x).__name__}")
+    first = of_tasks[0][0]
+    for task in zip(*of_tasks, strict=True):
+        check_episode(name, "cross_entropy", *(x.unsqueeze(0) for x in task))
+        for label, x in zip(labels[::2], task[::2], strict=True):
+            if (x.shape[1:], x.dtype, x.device) != (first.shape[1:], first.dtype, first.device):
+                raise ValueError(
+                    f"{name}: {label} must have examples of one shape, dtype and device in all tasks, "
+                    f"{list(first.shape[1:])} {first.dtype} {first.device}, got {list(x.shape[1:])} {x.dtype} {x.device}"
+                )
+
+
 def _is_right(loss: object, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None) -> bool:
     """The usual case of `check_episode`, on a CPU: quick, for small problems take microseconds."""
     try:

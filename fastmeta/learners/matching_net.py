@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,12 +9,11 @@ from .._ask import OF_FEATURES, OF_SUPPORT, ask
 from ..distance.matching_log_probs import matching_log_probs
 from ..types import Metric
 from . import _arguments
-from ._episode import known_ways, losses_of, ways_of
-from ._learner import Learner
-from .protonet import features_of_both
+from ._episode import ways_of
+from ._of_features import OfFeatures
 
 
-class MatchingNet(Learner):
+class MatchingNet(OfFeatures):
     r"""log p(y = k | x) = log sum_{i: y_i = k} a_i, a = softmax_i(cos(f(x), g(x_i)) / temperature) over a task's support.
 
     `encoder`: any module that maps `[n, ...]` to `[n, ...]`; its outputs are flattened to features. Support and query of all
@@ -39,34 +37,20 @@ class MatchingNet(Learner):
         temperature: float | Tensor = 1.0,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        _arguments.module("MatchingNet", "encoder", encoder)
+        super().__init__(encoder, temperature, num_classes)
         _arguments.module("MatchingNet", "context", context, optional=True)
         _arguments.metric("MatchingNet", metric)
-        _arguments.temperature("MatchingNet", temperature)
-        _arguments.whole("MatchingNet", "num_classes", num_classes, 1, optional=True)
-        self.encoder, self.context, self.metric, self.num_classes = encoder, context, metric, num_classes
-        self.temperature = temperature
+        self.context, self.metric = context, metric
 
     def _predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         ways = ways_of(self._name, self.num_classes, support_y)
-        support, query = features_of_both(self, self.encoder, support_x, query_x)
+        support, query = self._features(support_x, query_x)
         if self.context is not None:
             support, query = self.context(support, query)
         return ask(
             self._name, matching_log_probs, OF_FEATURES | OF_SUPPORT, query, support, support_y, ways,
             metric=self.metric, temperature=self.temperature,
         )  # fmt: skip
-
-    def _losses(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        return self._losses_and_outputs(support_x, support_y, query_x, query_y)[0]
-
-    def _losses_and_outputs(self, *data: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = self._predict(*data[:3])
-        return losses_of(self._name, log_probs, data[3]), log_probs.detach()
-
-    def _outputs_of(self, query_x: Tensor) -> Sequence[int]:
-        return known_ways(self._name, self.num_classes)
 
 
 class FullContext(nn.Module):

@@ -18,7 +18,7 @@ def test_every_public_name_has_its_place():
         name for page in DOCS.glob("*.md") for name in re.findall(r"^::: fastmeta\.(\S+)$", page.read_text(), re.M)
     ]
     assert len(written) == len(set(written))
-    of_parts = {f"{part}.{name}" for part in ("data", "heads") for name in getattr(fastmeta, part).__all__}
+    of_parts = {f"{part}.{name}" for part in ("data", "heads", "ragged") for name in getattr(fastmeta, part).__all__}
     assert {*fastmeta.__all__, *of_parts} - OPS <= set(written)
 
 

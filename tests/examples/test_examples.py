@@ -159,8 +159,9 @@ def test_few_shot_on_omniglot(examples):
 def test_heads_on_omniglot(examples):
     small = f"heads.py --root {OMNIGLOT} --steps 2 --hidden 4 --batch-ways 5 --eval-tasks 20 --ways 5 --shots 1 5"
     (done,) = examples(small)
-    rows = re.findall(r"^(\w+) +5 +(\d) +[\d.]+ ± [\d.]+ % +\d+ s$", printed(done), re.M)
-    assert rows == [(name, shots) for name in ("protonet", "supcon", "pixels") for shots in "15"]
+    rows = re.findall(r"^(\S+) +5 +(\d) +[\d.]+ ± [\d.]+ % +(\d) steps in \d+ s$", printed(done), re.M)
+    names = {"supcon": "2", "protonet": "2", "protonet-same-steps": "2", "pixels": "0"}
+    assert rows == [(name, shots, steps) for name, steps in names.items() for shots in "15"]
 
 
 @pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")

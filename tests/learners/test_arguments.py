@@ -99,10 +99,22 @@ OPTIONS = {
     "loss_weights": [[], "1", 3, [float("nan")], ["a"]], "metric": [None, "dot", 3, ["cosine"]],
     "temperature": [None, "1", 0.0, -1.0, float("nan"), [1.0], torch.ones(2), torch.tensor(1)],
     "strength": [None, "1", 0, -1.0, float("inf"), [1.0]], "optimiser": [None, "rmsprop", 3],
+    "beta": [None, "1", 0, -1.0, float("inf"), [1.0]],
     "dropout": [None, "0.5", -0.1, 1.5, float("nan")], "kl_weight": NUMBER[:6], "encoder_weight": NUMBER[:6],
     "orthogonality_weight": NUMBER[:6],
 }  # fmt: skip
-LEARNERS = ("MAML", "MetaSGD", "ANIL", "IMAML", "Reptile", "ProtoMAML", "ProtoNet", "MatchingNet", "LEO")
+LEARNERS = (
+    "MAML",
+    "MetaSGD",
+    "ANIL",
+    "IMAML",
+    "Reptile",
+    "ProtoMAML",
+    "ProtoNet",
+    "MatchingNet",
+    "MahalanobisNet",
+    "LEO",
+)
 BUILT = {name: [*inspect.signature(getattr(fastmeta, name).__init__).parameters][1:] for name in LEARNERS}
 NEEDED = {
     "model": mlp,

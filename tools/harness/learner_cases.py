@@ -64,6 +64,7 @@ LEARNERS = {
     ),
     "IMAML": lambda: fastmeta.IMAML(mlp(), 0.1, 3),
     "Reptile": lambda: fastmeta.Reptile(mlp(), 0.1, 3),
+    "MahalanobisNet": lambda: fastmeta.MahalanobisNet(encoder(), num_classes=N),
 }
 
 

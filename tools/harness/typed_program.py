@@ -29,6 +29,9 @@ def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> Non
     assert_type(fastmeta.proto_loss(x, centres, y, exclude=y, margin=0.1, target_distance=x), Tensor)
     assert_type(fastmeta.proto_loss_loo(x, y, 5, metric=metric, reduction=reduction), Tensor)
     assert_type(fastmeta.heads.SupCon(temperature=0.1), fastmeta.heads.SupCon)
+    assert_type(fastmeta.ragged.proto_loss(x, x, y, [3, 4], y, metric="cosine"), Tensor)
+    assert_type(fastmeta.ProtoNet(nn.Flatten()).ragged([x], [y], [x]), list[Tensor])
+    assert_type(fastmeta.ProtoNet(nn.Flatten()).ragged_loss([x], [y], [x], [y]), Tensor)
     assert_type(fastmeta.matching_log_probs(x, x, y, 5, metric=metric), Tensor)
     assert_type(fastmeta.task_conv2d(x, x, None, stride=2, padding=1), Tensor)
 
@@ -114,6 +117,7 @@ def learners(x: Tensor, y: Tensor, body: nn.Sequential) -> None:
         fastmeta.LEO(64, num_classes=5),
         fastmeta.MAML(body, optimiser=fastmeta.SGD(0.1, momentum=0.9)),
         fastmeta.MAML(body, loss=nn.functional.mse_loss, task_chunk=4),
+        fastmeta.MahalanobisNet(body, beta=0.5),
         fastmeta.MatchingNet(body, context=fastmeta.FullContext(64), metric="cosine"),
         fastmeta.MetaSGD(body, loss="mse"),
         fastmeta.ProtoMAML(body, 5),

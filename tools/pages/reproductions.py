@@ -1,6 +1,6 @@
-"""Tables and pictures of the files in examples/results, into docs/reproductions.md: `make reproductions`.
+"""Tables and pictures of the files in examples/results, into docs/reproductions.md and docs/heads.md: `make reproductions`.
 
-Nothing is trained here: omniglot.py, sinusoid.py and lake.py write those files. Published figures are the papers' own.
+Nothing is trained here: omniglot.py, sinusoid.py, lake.py and heads.py write those files. Published figures are the papers' own.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from harness.places import ROOT
 from pages.tables import replaced, table
 
 Row = dict[str, Any]
-RESULTS, PAGE, PICTURES = (ROOT / name for name in ("examples/results", "docs/reproductions.md", "docs/pictures"))
+RESULTS, PAGE, OF_HEADS, PICTURES = (
+    ROOT / name for name in ("examples/results", "docs/reproductions.md", "docs/heads.md", "docs/pictures")
+)
 COLUMNS = 76  # of a line of code on the site
 NAMES = {
     "protonet": "ProtoNet", "matching-net": "MatchingNet", "matching-net-fce": "MatchingNet, full context", "maml": "MAML",
     "meta-sgd": "Meta-SGD", "anil": "ANIL", "proto-maml": "ProtoMAML", "reptile": "Reptile", "imaml": "iMAML",
     "leo": "LEO, on ProtoNet's embeddings",
+}  # fmt: skip
+HEADS = {
+    "supcon": "SupCon", "protonet": "ProtoNet", "protonet-same-steps": "ProtoNet, SupCon's steps", "pixels": "none: pixels",
 }  # fmt: skip
 SETTINGS = ((5, 1), (20, 1), (5, 5), (20, 5))  # ways, shots
 OMNIGLOT = {  # %, in the order of SETTINGS; the papers' own
@@ -175,16 +180,36 @@ def of_plain(rows: list[Row]) -> list[str]:
     return table(["learner, Conv4", "test", "fastmeta", "plain PyTorch"], cells)
 
 
+def of_heads(rows: list[Row]) -> list[str]:
+    """What trained the encoder; steps, seconds and, for each setting, the mean over the seeds, of its intervals too, and the range."""
+    cells = []
+    for name in dict.fromkeys(row["learner"] for row in rows):
+        ours = [row for row in rows if row["learner"] == name]
+        steps, seconds = (round(fmean(row[what] for row in ours)) for what in ("steps", "seconds"))
+        settings = [[row["accuracy"] for row in ours if (row["ways"], row["shots"]) == setting] for setting in SETTINGS]
+        budget = [f"{steps}", f"{seconds} s"] if steps else ["", ""]
+        cells.append([HEADS[name], *budget, *map(over_seeds, settings)])
+    heads = [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
+    return table(["encoder", "steps", "processor time", *heads], cells)
+
+
+def over_seeds(found: list[list[float]]) -> str:
+    means, intervals = zip(*found, strict=True)
+    spread = f" ({min(means):.1f} to {max(means):.1f})" if len({*means}) > 1 else ""
+    return f"{fmean(means):.1f} ± {fmean(intervals):.1f}{spread}"
+
+
 def pages() -> dict[Path, str]:
     """What the pages must hold."""
-    omniglot_rows, sinusoid_rows, lake_rows, plain_rows = (
-        records.load(RESULTS / f"{name}.json") for name in ("omniglot", "sinusoid", "lake", "plain")
+    omniglot_rows, sinusoid_rows, lake_rows, plain_rows, heads_rows = (
+        records.load(RESULTS / f"{name}.json") for name in ("omniglot", "sinusoid", "lake", "plain", "heads")
     )
     parts = {
         PAGE: {
             "omniglot": of_omniglot(omniglot_rows), "commands": commands(omniglot_rows), "plain": of_plain(plain_rows),
             "sinusoid": of_sinusoid(sinusoid_rows), "lake": of_lake(lake_rows),
         },
+        OF_HEADS: {"heads": of_heads(heads_rows)},
     }  # fmt: skip
     found = {}
     for page, of_page in parts.items():
