@@ -30,9 +30,10 @@ class MAML(NetworkLearner):
     `model`: any module `[n, ...] -> [n, ...]`. Two kinds run all tasks in one native call. One is an `nn.Sequential` of
     Flatten, Linear and one kind of activation (ReLU, LeakyReLU(0.01), Tanh, GELU, SiLU, Sigmoid, Identity; in a `forward` of
     your own torch.sin too): `mlp_meta_loss`. The other, on a CPU, is an `nn.Sequential` of blocks of Conv2d,
-    BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten, blocks of Linear, BatchNorm1d or LayerNorm, ReLU, and Linear, or of the
-    latter alone: `conv_meta_loss`. With cross-entropy, both may end with log_softmax. Any other model runs through autograd, several tasks at once where torch.vmap can and is faster, else one
-    by one. Its meta-gradient comes from a chain of Hessian-vector products, so memory grows with `steps` only by the parameters
+    BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten, blocks of Linear, BatchNorm1d or LayerNorm, ReLU, and Linear,
+    or of the latter alone: `conv_meta_loss`. With cross-entropy, both may end with log_softmax. Any other model runs through
+    autograd, several tasks at once where torch.vmap can and is faster, else one by one. Its meta-gradient comes from a chain
+    of Hessian-vector products, so memory grows with `steps` only by the parameters
     before each. All are exact, with random layers and batch norm too. Batch norm must use batch statistics
     (`fastmeta.use_batch_statistics`).
     `lr`: a number, or a tensor, 0-dim or `[steps]`; as an `nn.Parameter` it is learned.
