@@ -42,6 +42,10 @@ class AnyModule(Network):
         solve = query_losses if len(data) == 4 else query_outputs
         return self.run(solve, unrolled.on_query, rates, data, weights, start, return_outputs)
 
+    def own_order(self, values: Sequence[Any]) -> list[Any]:
+        """What ops give for parameters: as the model has them."""
+        return list(values)
+
     def adapt(self, problem: Problem, flat: Flat, optimiser: Callable[[], Update] | None = None) -> list[Tensor]:
         support = flat._replace(data=flat.data[:2])
         needs = problem.flat([False] * len(support.items()))
