@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import persist
 
-KEY = ("learner", "network", "ways", "shots", "seed")
+KEY = ("learner", "network", "ways", "shots", "seed", "frequency")
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -24,8 +25,15 @@ def load(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def add(path: Path, row: dict[str, Any]) -> None:
-    """Put a row into the file, for the one with its key if there is one."""
-    kept = [other for other in load(path) if any(other.get(name) != row.get(name) for name in KEY)]
-    lines = ",\n".join(json.dumps(other) for other in (*kept, row))
-    persist.write(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
+def of(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """Those that have these values."""
+    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+
+
+def add(path: Path, *rows: dict[str, Any]) -> None:
+    """Put rows into the file, each for the one with its key if there is one; several processes may do so."""
+    with persist.claim(path.parent, wait=True):
+        keys = [[row.get(name) for name in KEY] for row in rows]
+        kept = [other for other in load(path) if [other.get(name) for name in KEY] not in keys]
+        lines = ",\n".join(json.dumps(other) for other in (*kept, *rows))
+        persist.write(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
