@@ -1,15 +1,15 @@
-"""Files of results: a JSON list with a row on each line, of which no two agree in all of KEY."""
+"""Files of results: a JSON list with a row on each line, of which no two agree in all of its key's values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import persist
 
-KEY = ("learner", "network", "ways", "shots", "seed", "frequency")
+KEY = ("learner", "network", "ways", "shots", "seed", "frequency", "budget")
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -30,10 +30,10 @@ def of(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
 
 
-def add(path: Path, *rows: dict[str, Any]) -> None:
+def add(path: Path, *rows: dict[str, Any], key: Sequence[str] = KEY) -> None:
     """Put rows into the file, each for the one with its key if there is one; several processes may do so."""
     with persist.claim(path.parent, wait=True):
-        keys = [[row.get(name) for name in KEY] for row in rows]
-        kept = [other for other in load(path) if [other.get(name) for name in KEY] not in keys]
+        keys = [[row.get(name) for name in key] for row in rows]
+        kept = [other for other in load(path) if [other.get(name) for name in key] not in keys]
         lines = ",\n".join(json.dumps(other) for other in (*kept, *rows))
         persist.write(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
