@@ -84,7 +84,7 @@ class IMAML(MAML):
                 phi = Optimum.apply(proximal, problem, *support.items())
             else:
                 phi = proximal.optimum(problem, support)
-            return problem.on_query(phi, flat)
+            return network.of_query(problem, phi, flat)
 
         found: Tensor = network.run(solved, refuse, lr, (support_x, support_y, *query))
         return found

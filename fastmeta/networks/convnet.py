@@ -79,13 +79,26 @@ class ConvNet(Fused):
         return super().adapt(problem, flat, optimiser) if found is None else list(found)
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
-        x, y = inner.support
-        found = None
-        if inner.several and x.ndim == 5:
+        one, of_call = not inner.several, cores(len(self.blocks), str(self.task.loss))
+        if inner.support[0].ndim == 5 - one:
             with torch.set_grad_enabled(create_graph):
-                args, of_call = (self.spread(list(theta)), x, y), cores(len(self.blocks), str(self.task.loss))
-                found = direct("conv_grad", args, (self.blocks, self.task.loss), of_call)
-        return super().gradients(inner, theta, create_graph) if found is None else list(found[1:])
+                *params, x, y = (z[None] if one else z for z in (*theta, *inner.support))
+                found = direct("conv_grad", (self.spread(params), x, y), (self.blocks, self.task.loss), of_call)
+                if found is not None:
+                    return [g[0] if one else g for g in found[1:]]
+        return super().gradients(inner, theta, create_graph)
+
+    def of_query(self, problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
+        (x, *y), found = flat.data[2:], None
+        if x.ndim == 5:
+            name, static = ("conv_loss", (self.blocks, self.task.loss)) if y else ("conv_forward", (self.blocks,))
+            found = direct(
+                name,
+                (self.spread(list(theta)), x, *y),
+                static,
+                cores(len(self.blocks), str(self.task.loss) if y else None),
+            )
+        return super().of_query(problem, theta, flat) if found is None else found[0]
 
     def _steps_of(self, rates: Any) -> tuple[Any, Any]:
         """What the ops take for rates, and their last static argument."""
