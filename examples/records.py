@@ -9,7 +9,7 @@ from typing import Any
 
 import persist
 
-KEY = ("learner", "network", "ways", "shots", "seed", "frequency", "budget")
+KEY = ("learner", "network", "ways", "shots", "seed", "frequency", "budget", "trained")
 
 
 def load(path: Path) -> list[dict[str, Any]]:

@@ -220,19 +220,24 @@ def main(args: argparse.Namespace) -> None:
     if not args.budget >= 0.01:
         raise ValueError(f"--budget must be 0.01 seconds or more, got {args.budget}")
     torch.set_num_threads(1)
-    table = Table(args)
-    while jobs := [*table.jobs()]:
+    work(Table(args))
+    show(records.load(args.results), args.budget)
+
+
+def work(plan: Any) -> None:
+    """`plan.jobs()` as long as there are any, by `plan.run`, each claimed by its name in the folder `plan.work`."""
+    while jobs := [*plan.jobs()]:
         for job in jobs:
-            with persist.claim(table.work / job.name, wait=False) as own:
-                if own and job in table.jobs():  # not done by another since
-                    print(table.run(job), flush=True)
+            folder = plan.work / job.name
+            with persist.claim(folder, wait=False) as own:
+                if own and job in plan.jobs():  # not done by another since
+                    print(plan.run(job), flush=True)
                     break
             if own:
                 with contextlib.suppress(OSError):  # made by the claim, if it is empty
-                    (table.work / job.name).rmdir()
+                    folder.rmdir()
         else:
             time.sleep(1)  # others do what is left
-    show(records.load(args.results), args.budget)
 
 
 def show(rows: list[Any], seconds: float) -> None:

@@ -4,11 +4,14 @@ import math
 import re
 
 import lake as of_lake
+import lake_table
 import learners
 import omniglot as of_omniglot
 import pytest
 import records
+import runs
 import sinusoid
+import strokes
 import torch
 
 from harness.archives import characters, drawing, write
@@ -128,6 +131,59 @@ def test_lake_trains_a_learner_where_none_is_given(omniglot, lake, tmp_path, cap
     budget = ["--hidden", 4, "--tasks", 1, "--steps", 1]
     lake(path, "--root", omniglot.root, "--learner", "maml", *budget)
     assert "maml: " in capsys.readouterr().out
+
+
+def test_the_table_of_lakes_runs_is_made_once(omniglot, lake, tmp_path, capsys, monkeypatch):
+    path, out = (
+        write(tmp_path, "all_runs", run_of_lake(1, range(20)) | run_of_lake(2, [1, 0, *range(2, 20)])),
+        tmp_path / "lake.json",
+    )
+    words = [
+        "--root",
+        omniglot.root,
+        "--table",
+        "--sets",
+        "both",
+        "--only",
+        "protonet",
+        lake_table.BEST,
+        "--hidden",
+        4,
+        "--budget",
+        0.02,
+    ]
+    words += ["--candidates", 2, "--results", out, "--work", tmp_path / "work"]
+    monkeypatch.setattr(
+        lake_table, "CANDIDATES", [lake_table.Practice(4, "cosine", 0.1), lake_table.Practice(5, lr=1e-3)]
+    )
+    lake(path, *words)
+    rows, log = (records.load(tmp_path / name) for name in ("lake.json", "lake_search.json"))
+    best = min((error[0], row["practice"], int(views)) for row in log for views, error in row["error"].items())
+    assert [row["learner"] for row in rows] == ["protonet", lake_table.BEST] and len(log) == 2
+    assert (list(rows[1]["practice"].values()), rows[1]["views"]) == best[1:] and rows[0]["mistaken"] is None
+    for row in rows:
+        assert row["runs"] == len(row["of_run"]) == 2 and row["error"][0] == sum(row["of_run"]) / 2
+    wrong = sum(row / 5 for row in rows[1]["of_run"])
+    assert len(rows[1]["mistaken"]) == wrong or wrong > lake_table.SHOWN
+    monkeypatch.setattr(lake_table.Runs, "run", None)
+    lake(path, *words)
+    assert "protonet" in capsys.readouterr().out and records.load(out) == rows
+
+
+def test_drawings_by_other_hands():
+    images = runs.pixels(runs.bits(torch.rand(1, 28, 28)))[None, None].float().expand(6, -1, -1, -1)
+    assert runs.pixels(runs.bits(images[0])).equal(images[0, 0].long())
+    for change in (strokes.jittered, strokes.redrawn):
+        torch.manual_seed(0)
+        found = change(images, 1.0)
+        assert found.shape == images.shape and found.min() >= 0 and found.max() <= 1 and not found[0].equal(found[1])
+        assert change(images, 0.0) is images
+        small = (change(images, 1e-3) - images).abs().mean() / (found - images).abs().mean()
+        assert 0 < small < 0.05
+    encoder = strokes.Views(torch.nn.Flatten(), 3, 1.0)
+    state = torch.get_rng_state()
+    assert encoder(images).equal(encoder(images)) and torch.get_rng_state().equal(state)
+    assert strokes.Views(torch.nn.Flatten(), 1, 1.0)(images).equal(images.flatten(1))
 
 
 def test_what_is_wrong_with_the_runs_is_said(omniglot, lake, tmp_path):
