@@ -45,24 +45,23 @@ RECIPES = {
 }
 
 
+TEMPERATURES = tuple({"temperature": value} for value in (0.05, 0.1, 0.2))
 SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {  # of omniglot.py --table: every combination, in place of the recipe's
     "protonet": {"lr": (1e-3, 2e-3, 5e-3), "ways": (20, 40)},
-    "matching-net": {
-        "options": ({"temperature": 0.05}, {"temperature": 0.1}, {"temperature": 0.2}),
-        "lr": (1e-3, 2e-3),
-    },
-    "matching-net-fce": {
-        "options": ({"temperature": 0.05}, {"temperature": 0.1}, {"temperature": 0.2}),
-        "lr": (1e-3, 2e-3),
-    },
+    "matching-net": {"options": TEMPERATURES, "lr": (1e-3, 2e-3)},
+    "matching-net-fce": {"options": TEMPERATURES, "lr": (1e-3, 2e-3)},
     "maml": {"inner_lr": (0.1, 0.4), "lr": (2e-3, 5e-3), "inner_steps": (1, 3)},
-    "meta-sgd": {"rate_lr": (1.0, 10.0), "lr": (2e-3, 5e-3), "inner_lr": (0.1, 0.4)},
-    "anil": {"inner_steps": (1, 5), "lr": (2e-3, 5e-3), "inner_lr": (0.4, 2.0)},
+    "meta-sgd": {"rate_lr": (10.0, 30.0), "lr": (2e-3, 5e-3), "inner_lr": (0.1, 0.4)},
+    "anil": {"inner_lr": (0.2, 0.4, 1.0), "lr": (2e-3, 5e-3)},
     "proto-maml": {"inner_lr": (0.1, 0.4), "lr": (2e-3, 5e-3), "inner_steps": (1, 3)},
-    "reptile": {"lr": (0.5, 1.0), "inner_lr": (0.03, 0.1), "shots": (3, 10)},
-    "imaml": {"options": ({"strength": 2.0}, {"strength": 10.0}), "inner_lr": (0.02, 0.05), "inner_steps": (8, 16)},
+    "reptile": {
+        "outer": ("sgd",), "options": ({},), "test_steps": (20,), "lr": (0.5, 1.0), "inner_lr": (0.4, 1.0), "tasks": (1, 4),
+    },
+    "imaml": {
+        "options": ({"strength": 0.1}, {"strength": 0.5}), "inner_lr": (0.1, 0.2), "inner_steps": (5, 8), "tasks": (4,),
+    },
     "leo": {"lr": (2e-3, 5e-3, 0.01), "tasks": (4, 16)},
-}
+}  # fmt: skip
 
 
 def candidates(learner: str, ways: int) -> list[Recipe]:

@@ -16,7 +16,7 @@ import torch
 
 from harness.archives import characters, drawing, write
 from harness.places import ROOT
-from pages import inner_loops_page, reproductions
+from pages import inner_loops_page, reached, reproductions
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -216,6 +216,22 @@ def test_sinusoids_get_a_row(tmp_path):
 def test_the_pages_are_those_of_the_results():
     for page, text in reproductions.pages().items():
         assert page.read_text() == text, f"{page.name}: make reproductions"
+
+
+def test_learners_on_equal_terms_are_the_means_of_their_seeds():
+    cell = {"learner": "maml", "ways": 5, "shots": 1, "budget": 60.0, "seconds": 60.2, "accuracy": [90.0, 0.6]}
+    rows = [
+        cell | {"seed": 0},
+        cell | {"seed": 1, "accuracy": [80.0, 0.8]},
+        cell | {"seed": 0, "ways": 20, "accuracy": None},
+    ]
+    assert reached.on_equal_terms(rows)[2:] == ["| MAML | 85.0 ± 0.5 | diverged |  |  | 2 | 60 s |", ""]
+    old = [cell | {"learner": "anil", "seconds": 7.0, "seed": 0}]
+    assert reached.by_learner(rows, old, {"anil": "python x"})[2:] == [
+        "| MAML | 85.0 ± 0.5 | diverged | 60 s | `python examples/omniglot.py --table --only maml --budget 60` |",
+        "| ANIL | 90.0 ± 0.6 |  | 7 s | `python x` |", "",
+    ]  # fmt: skip
+    assert reached.on_equal_terms([]) == ["Nobody has run it yet.", ""]
 
 
 def texts(path):
