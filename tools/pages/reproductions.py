@@ -15,6 +15,7 @@ import figures
 import learners
 import recipes
 import records
+import runs
 
 from harness.places import ROOT
 from pages import reached
@@ -206,6 +207,18 @@ def draw(folder: Path) -> None:
     figures.accuracies(folder / "omniglot.svg", {title: panel for title, panel in panels.items() if panel})
     rows = records.of(records.load(RESULTS / "sinusoid.json"), frequency=[1.0, 1.0])
     figures.inner_steps(folder / "sinusoid.svg", {f"{shots} shots": curves(rows, shots) for shots in (5, 10, 20)})
+
+    rows = records.load(RESULTS / "lake.json")
+    if rows:
+        draw_runs(folder / "lake.svg", rows)
+
+
+def draw_runs(path: Path, rows: list[Row]) -> None:
+    """The two best trainings by their runs, and what the best mistakes as far as its row has it."""
+    best = sorted(rows, key=lambda row: row["error"][0])[:2]
+    errors = {f"{reached.name_of(row)}, {row['trained']}": row["of_run"] for row in best}
+    wrong = next((row["mistaken"] for row in best if row["mistaken"]), [])
+    figures.runs(path, errors, [(w["run"], [runs.pixels(w[name]) for name in ("drawn", "is", "taken")]) for w in wrong])
 
 
 def curves(rows: list[Row], shots: int) -> dict[str, dict[int, float]]:
