@@ -91,14 +91,28 @@ class ConvNet(Fused):
         return super().adapt(problem, flat, optimiser) if found is None else self.own_order(found)
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
-        images, found = self._images(inner.support), None
-        if inner.several and images is not None:
+        one, found = not inner.several, None
+        *params, x, y = (z[None] if one else z for z in (*theta, *inner.support))
+        images = self._images((x, y))
+        if images is not None:
             with torch.set_grad_enabled(create_graph):
-                args = (self._kernels(self.spread(list(theta))), *images)
+                args = (self._kernels(self.spread(params)), *images)
                 found = direct(
                     "conv_grad", args, (self.blocks, self.task.loss), cores(len(self.blocks), str(self.task.loss))
                 )
-        return super().gradients(inner, theta, create_graph) if found is None else self.own_order(found[1:])
+        if found is None:
+            return super().gradients(inner, theta, create_graph)
+        return [g[0] if one else g for g in self.own_order(found[1:])]
+
+    def of_query(self, problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
+        data, found, is_loss = self._images(flat.data[2:]), None, len(flat.data) > 3
+        if data is not None:
+            name, static = ("conv_loss", (self.blocks, self.task.loss)) if is_loss else ("conv_forward", (self.blocks,))
+            args = (self._kernels(self.spread(list(theta))), *data)
+            found = direct(name, args, static, cores(len(self.blocks), str(self.task.loss) if is_loss else None))
+        if found is None:
+            return super().of_query(problem, theta, flat)
+        return found[0] if is_loss else self.end(found[0])
 
     def _images(self, data: Sequence[Tensor]) -> Sequence[Tensor] | None:
         """The data with images [T, n, C, H, W] every other; None: the ops do not take them."""

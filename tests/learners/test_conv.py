@@ -185,13 +185,15 @@ def test_second_derivatives_and_transforms_leave_the_kernel(calls):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda model: fastmeta.Reptile(model, 0.1, 3), ["conv_adapt"]),
-        (lambda model: fastmeta.IMAML(model, 0.1, 3, cg_steps=2), ["conv_grad"] * 4),
+        (lambda model: fastmeta.Reptile(model, 0.1, 3), ["conv_adapt", "conv_loss"]),
+        (lambda model: fastmeta.IMAML(model, 0.1, 3, cg_steps=2), [*["conv_grad"] * 3, "conv_loss", "conv_grad"]),
     ],
     ids=["Reptile", "IMAML"],
 )
-def test_inner_steps_of_learners_with_a_way_back_of_their_own(calls, make, expected):
-    learner, data = make(network("group norm", size=6, channels=4)), episode(6)
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_inner_steps_and_query_of_learners_with_a_way_back_of_their_own(calls, make, expected, tasks):
+    """One task, which has no task axis, too."""
+    learner, data = make(network("group norm", size=6, channels=4)), episode(6, tasks=tasks)
     found = {}
     for chosen in ("reference", "auto"):
         with fastmeta.backend(chosen):
@@ -201,6 +203,10 @@ def test_inner_steps_of_learners_with_a_way_back_of_their_own(calls, make, expec
         found[chosen] = [loss.detach(), *(p.grad.clone() for p in learner.parameters())]
     assert calls == expected
     torch.testing.assert_close(found["auto"], found["reference"], rtol=1e-8, atol=1e-9)
+    with fastmeta.backend("reference"):
+        outputs = learner(*data[:3])
+    torch.testing.assert_close(learner(*data[:3]), outputs, rtol=1e-8, atol=1e-9)
+    assert calls[-1] == "conv_forward"
 
 
 def test_a_traced_call_is_no_constant():

@@ -87,7 +87,9 @@ def proto_loss(query, prototypes, targets, metric, temperature, ignore_index, re
     """Snell et al. 2017, algorithm 1."""
 
     def one(q, c, y, out):
-        z = logits_of(q, c, metric, temperature)  # one softmax: a second one would mend the rounding of p - 1 that tolerance.py looks for
+        z = logits_of(
+            q, c, metric, temperature
+        )  # one softmax: a second one would mend the rounding of p - 1 that tolerance.py looks for
         place = torch.arange(z.shape[1])
         z = torch.where((out[:, None] == place) & (y != ignore_index)[:, None], -torch.inf, z)
         return mean_loss((z - margin * (y[:, None] == place).to(z.dtype)).log_softmax(1), y, ignore_index, reduction)
