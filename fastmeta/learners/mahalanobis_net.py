@@ -7,7 +7,7 @@ from .._ask import OF_SUPPORT, ask
 from .._autograd import is_autocast, without_autocast
 from .._dispatch import LOW_PRECISION
 from ..distance.prototypes import prototypes
-from ..reference.mahalanobis import class_covariances, mahalanobis_log_softmax
+from ..reference.mahalanobis import covariance_rows, mahalanobis_log_softmax
 from . import _arguments
 from ._episode import ways_of
 from ._of_features import OfFeatures
@@ -26,9 +26,9 @@ class MahalanobisNet(OfFeatures):
         learner(support_x, support_y, query_x)  # log p [T, Q, N]
         learner.loss(support_x, support_y, query_x, query_y)  # mean [T]
 
-    In PyTorch, without kernels but for the means: one Cholesky factor [D, D] for each class, T N D^3 / 3 + T N D^2 (S + Q) multiply-adds,
-    T N D (D + S + Q) numbers. Differentiable to any order. Features of float16 and bfloat16 are compared in float32. Where a covariance
-    is too large beside beta for its precision, its task is NaN.
+    In PyTorch, without kernels but for the means. With R = 2 S where 4 S <= D, else R = D, each class has one Cholesky factor [R, R]: about
+    T N R (R D + 2 Q D) multiply-adds and T N (2 S + Q + R) D numbers. Differentiable to any order. Features of float16 and bfloat16
+    are compared in float32. Where a covariance is too large beside beta for its precision, its task is NaN.
 
     Source: Bateni et al. 2020, Improved Few-Shot Visual Classification, arXiv:1912.03432.
     """
@@ -56,6 +56,6 @@ class MahalanobisNet(OfFeatures):
             if isinstance(temperature, Tensor):
                 temperature = temperature.to(query.dtype)
             centres = ask(self._name, prototypes, OF_SUPPORT, support, support_y, ways)
-            covariances = class_covariances(support, support_y, centres)
-            found = mahalanobis_log_softmax(query, centres, covariances, temperature, self.beta)
+            rows = covariance_rows(support, support_y, centres)
+            found = mahalanobis_log_softmax(query, centres, rows, temperature, self.beta)
         return found if is_autocast(query.device.type) else found.to(dtype)

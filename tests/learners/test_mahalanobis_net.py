@@ -33,10 +33,11 @@ def plain(learner, sx, sy, qx, ways=3):
     return torch.stack(found)
 
 
+@pytest.mark.parametrize("features", [5, 25])  # by covariances, by their rows
 @pytest.mark.parametrize("offset", [0, 1e5])
-def test_equals_the_formula(offset):
+def test_equals_the_formula(offset, features):
     temperature = nn.Parameter(torch.tensor([0.7], dtype=D))
-    learner = fastmeta.MahalanobisNet(nn.Linear(4, 5).to(D), beta=0.3, temperature=temperature)
+    learner = fastmeta.MahalanobisNet(nn.Linear(4, features).to(D), beta=0.3, temperature=temperature)
     nn.init.constant_(learner.encoder.bias, offset)
     sx, qx, qy = torch.randn(2, 6, 4, dtype=D), torch.randn(2, 3, 4, dtype=D), torch.tensor([[0, 2, 1], [1, -100, 0]])
     expected = plain(learner, sx, LABELS, qx)
@@ -60,6 +61,14 @@ def test_one_shot_and_classes_alone():
     same = sx[:, :1].expand(1, 3, 4)
     torch.testing.assert_close(learner(same, y, qx).exp(), torch.full((1, 2, 3), 1 / 3, dtype=D))
     assert torch.equal(learner(sx[:, :1], y[:, 1:2], qx), torch.zeros(1, 2, 1, dtype=D))
+
+
+def test_large_covariances_leave_float32_its_digits():
+    """Of more features than rows, and a query among the support."""
+    learner, x = fastmeta.MahalanobisNet(nn.Identity(), temperature=1e4), 30 * torch.randn(1, 6, 128)
+    q = torch.cat([30 * torch.randn(1, 3, 128), x[:, :2]], 1)
+    expected = learner(x.double(), LABELS[:1], q.double())
+    torch.testing.assert_close(learner(x, LABELS[:1], q).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_its_precision_cannot_hold_is_nan_and_low_precision_is_widened():

@@ -11,6 +11,7 @@ from torch import nn
 
 from harness import damage
 
+from .learner_problems import COMPARING
 from .subject import Finding, Slot, exact, fill, first_line, outputs, says_what
 
 SUBJECT = r"[A-Za-z_0-9]+"  # a learner may leave the check to an op
@@ -44,7 +45,7 @@ def labels(draw, makers, check):
     wrong = draw.pick("fault", (ways, ways + 1, -1, 10**12, -(10**12), -101))
     if wrong == p.arguments.get("ignore_index", -100):
         wrong = ways + 7
-    if wrong == ways and p.name in ("ProtoNet", "MatchingNet"):
+    if wrong == ways and p.name in COMPARING:
         wrong = ways + 1  # without num_classes one way more may be right
     y.view(-1)[draw.pick("place", range(y.numel()))] = wrong
     draw.note(f"{p.name}: {key} {wrong} of {ways} ways")

@@ -183,3 +183,24 @@ def proto_net(how, support, y, query, *settings):
 def matching_net(how, support, y, query, *settings):
     """Vinyals et al. 2016, without full context."""
     return matching_log_probs(query, support, y, how.more["ways"], *settings)
+
+
+@comparing
+def mahalanobis_net(how, support, y, query, beta, temperature):
+    """Bateni et al. 2020, by inverses."""
+    found = [query.new_zeros(0, query.shape[1], how.more["ways"])]
+    for x, labels, q in zip(support, y, query, strict=True):
+        logits = []
+        for k in range(how.more["ways"]):
+            own = x[labels == k]
+            n, apart = len(own), q - own.mean(0)
+            shrunk = n / (n + 1) * covariance(own) + covariance(x) / (n + 1)
+            precision = torch.linalg.inv(shrunk + beta * torch.eye(x.shape[1], dtype=x.dtype))
+            logits.append(-((apart @ precision) * apart).sum(1) / temperature)
+        found.append(torch.stack(logits, 1).log_softmax(1).unsqueeze(0))
+    return torch.cat(found)
+
+
+def covariance(x):
+    apart = x - x.mean(0)
+    return apart.T @ apart / max(len(x) - 1, 1)

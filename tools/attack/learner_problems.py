@@ -74,10 +74,11 @@ def _gradient_based(draw, name, ways, how, kind):
 
 def _comparing(draw, name, ways, how, kind):
     learned_ones = (nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.tensor([0.7])))
-    settings = {
-        "temperature": draw.pick("temperature", (1.0, 0.3, *learned_ones)),
-        "metric": draw.pick("metric", ("euclidean", "sqeuclidean", "cosine")),
-    }
+    settings = {"temperature": draw.pick("temperature", (1.0, 0.3, *learned_ones))}
+    if name == "MahalanobisNet":
+        settings["beta"] = how.more["metric"] = draw.pick("beta", (1.0, 0.1))
+    else:
+        settings["metric"] = draw.pick("metric", ("euclidean", "sqeuclidean", "cosine"))
     how.more |= settings | {"ways": ways}
     given = settings | {"num_classes": ways if draw.odd("ways_given", 0.5) else None}
     return getattr(fastmeta, name)(network(draw, FEATURES, 4, kind), **given)
@@ -92,7 +93,10 @@ LEARNERS = {  # what builds it, its formula, the greatest order
     "IMAML": (_gradient_based, learner_formulas.imaml, 1),
     "ProtoNet": (_comparing, learner_formulas.proto_net, 3),
     "MatchingNet": (_comparing, learner_formulas.matching_net, 2),
+    "MahalanobisNet": (_comparing, learner_formulas.mahalanobis_net, 2),
 }
+
+COMPARING = [name for name, (build, *_) in LEARNERS.items() if build is _comparing]
 
 
 def _episode(draw, p, how, kind, ways):
@@ -101,7 +105,7 @@ def _episode(draw, p, how, kind, ways):
     q = draw.size("Q", (2, 2, 5) if "norm" in kind else (1, 2, 5))
     for part, n in (("support", s), ("query", q)):
         p.arguments[f"{part}_x"] = p.keep(draw.randn(t, n, *((1, 6, 6) if kind == "conv" else (FEATURES,))))
-        key, covers = f"{part}_y", part == "support" and p.name in ("ProtoNet", "MatchingNet", "ProtoMAML")
+        key, covers = f"{part}_y", part == "support" and p.name in (*COMPARING, "ProtoMAML")
         if how.loss == "mse":
             p.arguments[key] = p.keep(draw.randn(t, n, ways))
             continue
