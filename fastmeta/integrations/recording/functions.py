@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import gradients
+from .heads import Scores
 from .losses import Loss
 from .recorded import HANDLERS, Outputs, realised
 from .scalars import Scalar, Stack
@@ -55,6 +56,9 @@ def _nll(
 
 
 def _of_classes(x: Any, y: Any, kind: str, plain: bool) -> Any:
+    if type(x) is Scores:
+        right = plain and kind == "cross_entropy" and type(y) is Tensor and y.is_cpu and y.dtype is torch.int64
+        return x.cross_entropy(y) if right and y.shape == x.shape[:1] and torch.is_grad_enabled() else NotImplemented
     right = plain and _takes(x, y) and len(x.shape) == 2 and y.dtype is torch.int64 and y.shape == x.shape[:1]
     return Loss.made(x, y, kind) if right and x.origin.start.known.takes(kind) else NotImplemented
 
