@@ -40,9 +40,10 @@ def accelerate(peer: ModuleType) -> Iterator[ModuleType]:
             train()
 
     learn2learn: clones of `MAML` and `MetaSGD` record what they do, as those of `fastmeta.integrations` (see `explain`);
-    `maml_update`, `meta_sgd_update`, the class means and the loss of `PrototypicalClassifier`. higher: `innerloop_ctx` records; the
-    steps of torch.optim.SGD without momentum and weight decay. easyfsl: prototypes, the loss of `PrototypicalNetworks`. torchopt:
-    the steps of a `MetaSGD` that is made inside, without further options, record. All else stays the library's own. For all threads.
+    `maml_update`, `meta_sgd_update`, the class means of `PrototypicalClassifier` and the loss of its scores. higher:
+    `innerloop_ctx` records; the steps of torch.optim.SGD without momentum and weight decay. easyfsl: prototypes, the loss of
+    `PrototypicalNetworks`. torchopt: the steps of a `MetaSGD` that is made inside, without further options, record. All else
+    stays the library's own. For all threads.
 
     Errors: TypeError for what is not a module; ValueError for a library that is not in `SUPPORTED`, or not in that version.
     """
