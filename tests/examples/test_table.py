@@ -114,9 +114,7 @@ def training(examples, learner="protonet", **options):
     return examples.budget.Training(model, sampler, **settings)
 
 
-@pytest.mark.parametrize(
-    "learner, options", [("leo", {}), ("meta-sgd", {"rate_lr": 0.1})]
-)
+@pytest.mark.parametrize("learner, options", [("leo", {}), ("meta-sgd", {"rate_lr": 0.1})])
 def test_a_killed_training_goes_on(examples, tmp_path, monkeypatch, learner, options):
     """To the same weights, by a clock that counts the steps, whenever it is killed; with the seconds that it had spent."""
     step = examples.budget.meta_step

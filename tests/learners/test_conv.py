@@ -117,9 +117,10 @@ def test_second_derivatives_and_transforms_leave_the_kernel(calls):
     ("make", "expected"),
     [
         (lambda model: fastmeta.Reptile(model, 0.1, 3), ["conv_adapt", "conv_loss"]),
+        (lambda model: fastmeta.Reptile(model, 0.1, 3, optimiser="adam"), [*["conv_grad"] * 3, "conv_loss"]),
         (lambda model: fastmeta.IMAML(model, 0.1, 3, cg_steps=2), [*["conv_grad"] * 3, "conv_loss", "conv_grad"]),
     ],
-    ids=["Reptile", "IMAML"],
+    ids=["Reptile", "Reptile by Adam", "IMAML"],
 )
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_inner_steps_and_query_of_learners_with_a_way_back_of_their_own(calls, make, expected, tasks):
@@ -133,7 +134,10 @@ def test_inner_steps_and_query_of_learners_with_a_way_back_of_their_own(calls, m
             loss.sum().backward()
         found[chosen] = [loss.detach(), *(p.grad.clone() for p in learner.parameters())]
     assert calls == expected
-    torch.testing.assert_close(found["auto"], found["reference"], rtol=1e-8, atol=1e-9)
+    atol = (
+        1e-9 if "conv_adapt" in expected or len(expected) > 4 else 1e-7
+    )  # Adam divides the rounding of a gradient of 0 by 1e-8
+    torch.testing.assert_close(found["auto"], found["reference"], rtol=1e-8, atol=atol)
     with fastmeta.backend("reference"):
         outputs = learner(*data[:3])
     torch.testing.assert_close(learner(*data[:3]), outputs, rtol=1e-8, atol=1e-9)
