@@ -49,13 +49,15 @@ class Practice(NamedTuple):
     temperature: float = 1.0
     jitter: float = 1.0
     thickness: float = 0.5
+    ways: int = 20
     lr: float = 2e-3
 
 
+COSINE = {"metric": "cosine", "temperature": 0.1}
 CANDIDATES = [
-    Practice(hidden, *metric, jitter)
-    for hidden, metric, jitter in itertools.product((32, 64), (("sqeuclidean", 1.0), ("cosine", 0.1)), (0.5, 1.0))
-]
+    Practice(jitter=0.0, thickness=0.0), Practice(jitter=0.5), Practice(), Practice(ways=60), Practice(**COSINE),
+    Practice(hidden=64), Practice(hidden=64, ways=60), Practice(hidden=64, **COSINE),
+]  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -128,7 +130,7 @@ class Runs:
     def recipe(self, job: Job) -> Recipe:
         """Of 20 ways; the best of omniglot.py's search, if it has been."""
         if job.practice is not None:
-            return Recipe(tasks=1, lr=job.practice.lr, ways=20, shots=1)
+            return Recipe(tasks=1, lr=job.practice.lr, ways=job.practice.ways, shots=1)
         rows = records.of(self.searched, learner=job.learner, trained_ways=20)
         last = [row for row in rows if row["accuracy"] and row["budget"] == max(r["budget"] for r in rows)]
         found = recipes.candidates(job.learner, 20)[0]
@@ -228,7 +230,7 @@ def seen(learner: Any, job: Job, views: int) -> Learner:
     if views == 1:
         return learner
     practice = job.practice
-    encoder = strokes.Views(learner.encoder, views, practice.jitter / 2)
+    encoder = strokes.Views(learner.encoder, views, max(practice.jitter, 0.5) / 2)
     return fastmeta.ProtoNet(encoder, metric=practice.metric, temperature=practice.temperature)
 
 

@@ -45,7 +45,7 @@ RECIPES = {
 }
 
 
-TEMPERATURES = tuple({"temperature": value} for value in (0.05, 0.1, 0.2))
+TEMPERATURES = tuple({"temperature": value} for value in (0.02, 0.05, 0.1))
 SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {  # of omniglot.py --table: every combination, in place of the recipe's
     "protonet": {"lr": (1e-3, 2e-3, 5e-3), "ways": (20, 40)},
     "matching-net": {"options": TEMPERATURES, "lr": (1e-3, 2e-3)},

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..inner.sgd_step import sgd_step
 from . import unrolled
-from .chain import InnerLoop, Update
+from .chain import InnerLoop, Update, leaf
 from .inner_problem import Flat, Problem
 from .meta_gradient import query_losses, query_outputs
 from .network import Data, Network
@@ -51,8 +52,14 @@ class AnyModule(Network):
         needs = problem.flat([False] * len(support.items()))
         found = []
         for part in problem.parts(support):
+            inner, theta = InnerLoop(problem, part, needs), list(part.theta)
             update = sgd_step if optimiser is None else optimiser()
-            found.append(InnerLoop(problem, part, needs).descend(update=update))
+            for k in range(problem.steps):
+                leaves = [leaf(p, True) for p in theta]
+                grads = self.gradients(inner, leaves, create_graph=False)
+                with torch.no_grad():
+                    theta = list(update(leaves, grads, problem.rates_at(inner.rates, k)))
+            found.append(theta)
         return [problem.join(p) for p in zip(*found, strict=True)]
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
