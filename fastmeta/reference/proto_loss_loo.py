@@ -20,7 +20,9 @@ def proto_loss_loo(
     centres = prototypes(embeddings, labels, num_classes)
     counts = (labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)).sum(-2)  # [T?, N]
     apart = distances_to_others(embeddings, centres, labels, counts, metric)
-    return proto_loss(embeddings, centres, labels, temperature, None, apart, metric, -1, reduction, 0)
+    return proto_loss(
+        embeddings, centres, labels, temperature, None, apart, None, None, metric, -1, reduction, 0, 0, False
+    )  # type: ignore[return-value]
 
 
 def distances_to_others(x: Tensor, centres: Tensor, labels: Tensor, counts: Tensor, metric: str) -> Tensor:

@@ -50,6 +50,7 @@ def arguments(op):
         "proto_loss": {
             "query": x, "prototypes": centres, "targets": LABELS, "metric": "cosine", "temperature": torch.tensor(0.5),
             "ignore_index": -100, "reduction": "mean", "exclude": (LABELS + 1) % 3, "margin": 0.2, "target_distance": weights,
+            "bias": None, "classes": None, "label_smoothing": 0.0, "return_accuracy": False,
         },
         "proto_loss_loo": {
             "embeddings": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5, "reduction": "mean",
