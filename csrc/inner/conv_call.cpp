@@ -4,7 +4,6 @@ namespace fastmeta {
 
 ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle blocks, Str loss_, const Shape& lead_)
     : NetworkCall(op_, inputs_, 3, loss_, lead_), shape{} {
-  require_cpu(op, {&inputs});
   const auto specs = read_list(op, "blocks", blocks);
   if (specs.empty() || specs.size() > size_t(kMaxConvs)) throw py::value_error(std::string(op) + ": blocks must be 1 to 16");
   const Tensors given = read_tensors(op, "params", params_, inputs.narrow());
@@ -13,6 +12,10 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
   if (given.size() != last + 2 || (!features && (!given[last] || given[last].dim() < 2 || given[last].size(-2) < 1)))
     throw py::value_error(std::string(op) + ": params must hold 4 for each of blocks and 2 for the linear layer");
   shape.tasks = tasks, shape.loss = loss;
+  if (features && (!inputs.on_cpu() || !cpu<float>().conv_features_fwd))
+    throw py::value_error(std::string(op) + ": params must have a linear layer but on a CPU");
+  if (inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().heeds_tf32))
+    shape.tf32 = allows_tf32("conv"), shape.tf32_linear = allows_tf32("matmul");
   Shape image = example;
   for (size_t l = 0; l < specs.size(); l++) {
     read_block(specs[l], given[4 * l], image);

@@ -13,7 +13,7 @@ MlpCall::MlpCall(const char* op, Handle params_, Handle inputs_, Handle activati
   shape.activation = read_enum<Activation>(op, "activation", activation.cast<std::string>(),
                                            {"relu", "tanh", "gelu", "sigmoid", "identity", "silu", "leaky_relu", "sine"});
   shape.loss = loss;
-  shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().mlp_tf32) && allows_tf32();
+  shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().heeds_tf32) && allows_tf32("matmul");
   shape.width[0] = inputs.size(-1);
   for (size_t i = 0; i < list.size(); i++) {
     const Tensor p = read_floating_or_none(op, "params", list[i], inputs.narrow());

@@ -147,7 +147,7 @@ Gradients::Gradients(const NetworkCall& call, Handle needs, Tensors rates)
 }
 
 int64_t Gradients::room(const Shape& shape) const {
-  const bool by_cuda = call_.inputs.on_cuda() || cpu<float>().mlp_adapt_keeps;  // or in its emulation
+  const bool by_cuda = call_.inputs.on_cuda() || cpu<float>().adapt_keeps;  // or in its emulation
   return by_cuda ? (product(shape) + 3) / 4 * 4 : product(shape);
 }
 

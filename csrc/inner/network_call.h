@@ -153,6 +153,18 @@ struct NetworkKernels {
   bool keeps_trajectory = false;  // whether adapt_bwd takes the trajectory that adapt_fwd wrote, on a CPU
 };
 
+// Those of network NETWORK, mlp or conv, with `on_cpu` the CPU's.
+#ifdef FASTMETA_CUDA
+#define FASTMETA_KERNEL(NETWORK, NAME) {on_cpu.NAME, &cuda::NETWORK##_##NAME<R>, &cuda::NETWORK##_##NAME##_workspace<R>}
+#else
+#define FASTMETA_KERNEL(NETWORK, NAME) {on_cpu.NAME}
+#endif
+#define FASTMETA_NETWORK_KERNELS(NETWORK)                                        \
+  {FASTMETA_KERNEL(NETWORK, forward_fwd), FASTMETA_KERNEL(NETWORK, forward_bwd), \
+   FASTMETA_KERNEL(NETWORK, loss),        FASTMETA_KERNEL(NETWORK, hvp),         \
+   FASTMETA_KERNEL(NETWORK, adapt_fwd),   FASTMETA_KERNEL(NETWORK, adapt_bwd),   \
+   FASTMETA_KERNEL(NETWORK, meta_loss),   cpu<R>().adapt_keeps}
+
 // Runs a kernel on numbers of the dtype of `like`: of 16 bits at least so many tasks at a time.
 template <class Args>
 void run_on_cpu(const Tensor& like, const Args& args, int64_t least, void (*kernel)(const Args&)) {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._route import direct, natively_with_gradients
+from .._route import natively, natively_with_gradients
 from ..inner._conv import Blocks, cores
 from ..inner._network import first_with_graph, in_order, listed
 from ..inner._steps import given_steps
@@ -39,7 +39,7 @@ class ConvNet(Fused):
             return None
         of_rates, inner = self._steps_of(rates)
         args, static = (self.params, of_rates, *data), (*self._static(), return_outputs, inner)
-        found = direct("conv_meta_loss", args, static, self._cores(2))
+        found = natively("conv_meta_loss", args, static, self._cores(2))
         if found is not None:
             self._check_labels(data[1], data[3])
         return found if found is None else first_with_graph(found)
@@ -59,9 +59,9 @@ class ConvNet(Fused):
             return None
         of_rates, inner = self._steps_of(rates)
         args = (self.params, of_rates, *data[:2])
-        found = direct("conv_adapt", args, (*self._static(), inner), self._cores(1))
+        found = natively("conv_adapt", args, (*self._static(), inner), self._cores(1))
         if found is not None:
-            found = direct(
+            found = natively(
                 "conv_forward", (in_order(found, self.params), data[2]), (self.blocks,), cores(len(self.blocks), None)
             )
         if found is None:
@@ -75,7 +75,7 @@ class ConvNet(Fused):
         if optimiser is None and x.ndim == 5:
             rates: Any = flat.rates[0] if problem.rate_axes == (0,) else list(flat.rates)
             args = (self.spread(list(flat.theta)), self._rates(rates), x, y)
-            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False, None), self._cores(1))
+            found = natively("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False, None), self._cores(1))
         return super().adapt(problem, flat, optimiser) if found is None else list(found)
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
@@ -84,7 +84,7 @@ class ConvNet(Fused):
         if inner.several and x.ndim == 5:
             with torch.set_grad_enabled(create_graph):
                 args, of_call = (self.spread(list(theta)), x, y), cores(len(self.blocks), str(self.task.loss))
-                found = direct("conv_grad", args, (self.blocks, self.task.loss), of_call)
+                found = natively("conv_grad", args, (self.blocks, self.task.loss), of_call)
         return super().gradients(inner, theta, create_graph) if found is None else list(found[1:])
 
     def _steps_of(self, rates: Any) -> tuple[Any, Any]:

@@ -46,8 +46,8 @@ struct CpuKernels {
   void (*conv_features_bwd)(const ConvFeatures<R>&);
   NetworkOnCpu<R, MlpShape> mlp;
   NetworkOnCpu<R, ConvNet> conv;
-  bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
-  bool mlp_tf32 = false;         // whether the mlp kernels heed MlpShape::tf32
+  bool adapt_keeps = false;  // whether backward of an inner loop takes the trajectory that forward wrote
+  bool heeds_tf32 = false;   // whether the networks' kernels heed that products may be in TF32
 };
 
 template <class R>
