@@ -95,7 +95,7 @@ def natively(
         return found
     flat, layout = flatten(args)
     first = flat[0]
-    if not (is_plain() and isinstance(first, Tensor)) or torch.is_autocast_enabled(first.device.type):
+    if not (is_plain() and isinstance(first, Tensor)) or is_autocast(first.device.type):
         return None
     if (first.is_cpu and forced() in (*_dispatch.BACKENDS, "auto")) or first.dtype in LOW_PRECISION:
         return None
