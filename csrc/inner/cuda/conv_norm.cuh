@@ -56,6 +56,14 @@ struct Channel {
   __device__ __forceinline__ R y(R z) const { return std::fma(z - mean, s * gamma, beta); }
 };
 
+// Of a window: its pixel, z there, and whether ReLU lets it through.
+template <class R>
+struct Winner {
+  int at;
+  R z;
+  bool open;
+};
+
 // The block's set, and what its passes share.
 template <class R>
 struct Set {
@@ -96,27 +104,25 @@ struct Set {
     return {shape.norm ? statistics[0] : R(0), shape.norm ? statistics[1] : R(1), gamma ? gamma[i] : R(1), beta ? beta[i] : R(0)};
   }
 
-  // The first of the largest y, or the last that is no number, of a window of z: its pixel, and whether ReLU lets it through.
-  __device__ __forceinline__ int winner(const R* z, const Channel<R>& channel, int r, int column, bool& open) const {
+  // The first of the largest y, or the last that is no number, of a window of a plane of z.
+  __device__ __forceinline__ Winner<R> winner(const R* z, const Channel<R>& channel, int r, int column) const {
     const int first = r * shape.pool * shape.width + column * shape.pool;
-    int found = first;
-    R best = channel.y(z[first]);
+    Winner<R> found{first, z[first], true};
+    R best = channel.y(found.z);
     for (int i = 1; i < shape.pool * shape.pool; i++) {
       const int at = first + i / shape.pool * shape.width + i % shape.pool;
-      const R y = channel.y(z[at]);
-      if (y > best || y != y) best = y, found = at;
+      const R of_pixel = z[at], y = channel.y(of_pixel);
+      if (y > best || y != y) best = y, found.at = at, found.z = of_pixel;
     }
-    open = !shape.relu || !(best <= 0);
+    found.open = !shape.relu || !(best <= 0);
     return found;
   }
 
-  // f(window, winner, whether it is open) of a plane of z.
+  // f(window, its winner) of a plane of z.
   template <class F>
   __device__ __forceinline__ void each_window(const R* z, const Channel<R>& channel, F&& f) const {
     for (int w = threadIdx.x % kWarp; w < shape.windows(); w += kWarp) {
-      bool open;
-      const int at = winner(z, channel, w / shape.out_width(), w % shape.out_width(), open);
-      f(w, at, open);
+      f(w, winner(z, channel, w / shape.out_width(), w % shape.out_width()));
     }
   }
 
@@ -127,13 +133,12 @@ struct Set {
     for (int w = threadIdx.x % kWarp; w < across * down; w += kWarp) {
       const int r = w / across, column = w % across;
       const bool whole = r < shape.height / shape.pool && column < shape.out_width();
-      bool open = false;
-      const int won = whole ? winner(z, channel, r, column, open) : -1;
+      const Winner<R> won = whole ? winner(z, channel, r, column) : Winner<R>{-1, 0, false};
       for (int i = 0; i < shape.pool * shape.pool; i++) {
         const int y = r * shape.pool + i / shape.pool, x = column * shape.pool + i % shape.pool;
         if (y >= shape.height || x >= shape.width) continue;
         const int at = y * shape.width + x;
-        f(at, open && at == won ? r * shape.out_width() + column : -1);
+        f(at, won.open && at == won.at ? r * shape.out_width() + column : -1);
       }
     }
   }
@@ -164,7 +169,8 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_kernel(const __grid_cons
   set.each_plane([&](int i, int64_t plane) {
     const Channel<R> channel = set.channel(i);
     const R* z = c.z + plane * c.shape.pixels();
-    set.each_window(z, channel, [&](int w, int at, bool open) { c.out[plane * c.shape.windows() + w] = open ? channel.y(z[at]) : R(0); });
+    set.each_window(z, channel,
+                    [&](int w, const Winner<R>& won) { c.out[plane * c.shape.windows() + w] = won.open ? channel.y(won.z) : R(0); });
   });
 }
 
@@ -178,10 +184,10 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_back_kernel(const __grid
       const Channel<R> channel = set.channel(i);
       const R *z = c.z + plane * c.shape.pixels(), *d = c.d + plane * c.shape.windows();
       R of_dy = 0, of_dyu = 0;
-      set.each_window(z, channel, [&](int w, int at, bool open) {
-        const R dy = open ? d[w] : R(0);
+      set.each_window(z, channel, [&](int w, const Winner<R>& won) {
+        const R dy = won.open ? d[w] : R(0);
         of_dy += dy;
-        of_dyu += dy * channel.u(z[at]);
+        of_dyu += dy * channel.u(won.z);
       });
       of_e += channel.gamma * of_dy;
       of_eu += channel.gamma * of_dyu;

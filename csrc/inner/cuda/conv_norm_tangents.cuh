@@ -34,11 +34,11 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_tangent_kernel(const __g
   set.each_plane([&](int i, int64_t plane) {
     const Channel<R> channel = set.channel(i);
     const R *z = c.z + plane * c.shape.pixels(), *rz = c.rz + plane * c.shape.pixels();
-    set.each_window(z, channel, [&](int w, int at, bool open) {
-      R ry = channel.gamma * tangent.ru(channel, z[at], rz[at]);
-      if (vgamma) ry += vgamma[i] * channel.u(z[at]);
+    set.each_window(z, channel, [&](int w, const Winner<R>& won) {
+      R ry = channel.gamma * tangent.ru(channel, won.z, rz[won.at]);
+      if (vgamma) ry += vgamma[i] * channel.u(won.z);
       if (vbeta) ry += vbeta[i];
-      c.out[plane * c.shape.windows() + w] = open ? ry : R(0);
+      c.out[plane * c.shape.windows() + w] = won.open ? ry : R(0);
     });
   });
 }
@@ -60,9 +60,9 @@ __device__ __forceinline__ BackSums<R> sums_of_tangents(const Set<R>& set, const
     const int64_t first = plane * c.shape.windows();
     const R change = vgamma ? vgamma[i] : R(0);
     R of_rdy = 0, of_product = 0;
-    set.each_window(z, channel, [&](int w, int at, bool open) {
-      const R dy = open ? c.d[first + w] : R(0), rdy = open ? c.rd[first + w] : R(0);
-      const R u = channel.u(z[at]), ru = tangent.ru(channel, z[at], rz[at]);
+    set.each_window(z, channel, [&](int w, const Winner<R>& won) {
+      const R dy = won.open ? c.d[first + w] : R(0), rdy = won.open ? c.rd[first + w] : R(0);
+      const R u = channel.u(won.z), ru = tangent.ru(channel, won.z, rz[won.at]);
       const R e = channel.gamma * dy, re = channel.gamma * rdy + change * dy;
       of_rdy += rdy;
       of_product += rdy * u + dy * ru;
