@@ -66,6 +66,14 @@ ConvArrays<R> take_arrays(Arena& arena, const ConvNet& net, int64_t most, bool g
 
 }  // namespace
 
+template <bool kTurned, class R>
+void convolve(Queue& queue, const ConvNet& net, const ConvProduct<R>& p) {
+  auto* kernel = conv_kernel<R, kTurned, OrdinaryUnits<R>>;
+  if constexpr (std::is_same_v<R, float>)
+    if (net.tf32) kernel = conv_kernel<R, kTurned, TensorCores>;
+  queue.launch(kernel, net.tasks * p.tiles(), kTileThreads, {}, p);
+}
+
 template <class R>
 Convs<R> lay_out(Queue& queue, const ConvNet& net, int64_t most, bool gradient, bool curvature) {
   Convs<R> convs{net, {}, nullptr, nullptr, {}};
@@ -182,6 +190,8 @@ void tangents_backward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, c
 }
 
 #define INSTANTIATE(R)                                                                                                           \
+  template void convolve<false>(Queue&, const ConvNet&, const ConvProduct<R>&);                                                  \
+  template void convolve<true>(Queue&, const ConvNet&, const ConvProduct<R>&);                                                   \
   template Convs<R> lay_out(Queue&, const ConvNet&, int64_t, bool, bool);                                                        \
   template int64_t place_pass(ConvPass<R>&, const ConvNet&, const ConvParams<const R>&, int64_t, bool, void*);                   \
   template void forward(Queue&, const Convs<R>&, ConvPass<R>&, const ConvParams<const R>&);                                      \

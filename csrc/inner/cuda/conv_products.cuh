@@ -38,13 +38,9 @@ TaskTensor<const R> gradient_of(const ConvPass<R>& pass, const ConvArrays<R>& of
   return {of.dz[l], pass.n * z_size(net.block[l])};
 }
 
+// Enqueues it; kTurned: with the kernel turned around.
 template <bool kTurned, class R>
-void convolve(Queue& queue, const ConvNet& net, const ConvProduct<R>& p) {
-  auto* kernel = conv_kernel<R, kTurned, OrdinaryUnits<R>>;
-  if constexpr (std::is_same_v<R, float>)
-    if (net.tf32) kernel = conv_kernel<R, kTurned, TensorCores>;
-  queue.launch(kernel, net.tasks * p.tiles(), kTileThreads, {}, p);
-}
+void convolve(Queue& queue, const ConvNet& net, const ConvProduct<R>& p);
 
 // Where the sums of each plane go, for the gradients to a block's bias, gamma and beta: tensor 1, 2, 3. Null: there is none.
 template <class R>

@@ -75,6 +75,8 @@ template <class R>
 struct PatchPart {
   R own[kOwn];
   int image, r, c;  // image < 0: beyond the last
+  int first;        // where tap 0 meets a channel, or would
+  unsigned inside;  // bit by bit: whether a tap meets one
 
   __device__ __forceinline__ static int column() { return threadIdx.x % kTileSide; }
   __device__ __forceinline__ static int depth(int e) { return threadIdx.x / kTileSide + e * (kTileThreads / kTileSide); }
@@ -83,14 +85,17 @@ struct PatchPart {
     const int pixel = column % p.pixels;
     image = column < columns ? column / p.pixels : -1;
     r = pixel / p.out_width, c = pixel % p.out_width;
+    first = (r * p.up - p.shift) * p.width + c * p.up - p.shift;
+    inside = 0;
+    for (int tap = 0; tap < kTaps; tap++) inside |= unsigned(image >= 0 && p.at(r, c, tap) >= 0) << tap;
   }
   __device__ __forceinline__ void load(const R* x, const Patches& p, int k) {
     const R* from = x + int64_t(image) * p.size();
 #pragma unroll
     for (int e = 0; e < kOwn; e++) {
-      const int channel = (k + depth(e)) / kTaps;
-      const int at = p.at(r, c, (k + depth(e)) % kTaps);
-      own[e] = image >= 0 && channel < p.channels && at >= 0 ? from[channel * p.height * p.width + at] : R(0);
+      const int channel = (k + depth(e)) / kTaps, tap = (k + depth(e)) % kTaps;
+      const int at = p.down > 1 ? p.at(r, c, tap) : first + tap / 3 * p.width + tap % 3;
+      own[e] = channel < p.channels && (inside >> tap & 1) ? from[channel * p.height * p.width + at] : R(0);
     }
   }
   __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
@@ -163,7 +168,7 @@ struct ConvWeightProducts {
   ConvWeightProduct<R> item[kWeightProducts];
 };
 
-// A slice along the pixels: of two rows of dz, or of two columns of patches. Rows 32 apart are the thread's.
+// A slice of patches along the pixels, element (k, column): k: pixel of the outputs; column: channel and tap of the images.
 template <class R>
 struct PixelPart {
   R own[kOwn];
@@ -171,21 +176,13 @@ struct PixelPart {
   __device__ __forceinline__ static int row(int e) { return TurnedPart<R>::row(e); }
   __device__ __forceinline__ static int depth(int e) { return TurnedPart<R>::depth(e); }
 
-  __device__ __forceinline__ void load_gradients(const R* d, const ConvWeightProduct<R>& p, int first, int image, int pixel) {
-    const R* from = d + int64_t(image) * p.M * p.patches.pixels;
-#pragma unroll
-    for (int e = 0; e < kOwn; e++) {
-      const int m = first + row(e), at = pixel + depth(e);
-      own[e] = m < p.M && at < p.patches.pixels ? from[m * p.patches.pixels + at] : R(0);
-    }
-  }
-  __device__ __forceinline__ void load_patches(const R* x, const Patches& p, int first, int image, int pixel) {
+  __device__ __forceinline__ void load(const R* x, const Patches& p, int first, int image, int pixel) {
     const R* from = x + int64_t(image) * p.size();
 #pragma unroll
     for (int e = 0; e < kOwn; e++) {
-      const int channel = (first + row(e)) / kTaps, pixel_at = pixel + depth(e);
-      const int at = p.at(pixel_at / p.out_width, pixel_at % p.out_width, (first + row(e)) % kTaps);
-      own[e] = channel < p.channels && pixel_at < p.pixels && at >= 0 ? from[channel * p.height * p.width + at] : R(0);
+      const int channel = (first + row(e)) / kTaps, k = pixel + depth(e);
+      const int at = p.at(k / p.out_width, k % p.out_width, (first + row(e)) % kTaps);
+      own[e] = channel < p.channels && k < p.pixels && at >= 0 ? from[channel * p.height * p.width + at] : R(0);
     }
   }
   __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
@@ -205,12 +202,13 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) conv_weight_kern
   const int split = int(tile / p.tiles_of_split()), within = int(tile % p.tiles_of_split()), across = tiles_across(p.N());
   const int i = within / across * kTileSide, j = within % across * kTileSide;
   const int begin = split * kSplitSlices, per_piece = least(kSplitSlices, p.slices() - begin), count = per_piece * p.pieces;
-  PixelPart<R> a, b;
+  Part<R, true> a;
+  PixelPart<R> b;
   const auto load = [&](int slice) {
     const int piece = slice / per_piece, at = begin + slice % per_piece;
     const int image = at / p.slices_of_image(), pixel = at % p.slices_of_image() * kDepth;
-    a.load_gradients(p.d[piece].of(task), p, i, image, pixel);
-    b.load_patches(p.x[piece].of(task), p.patches, j, image, pixel);
+    a.load(p.d[piece].of(task) + int64_t(image) * p.M * p.patches.pixels, p.M, p.patches.pixels, i, pixel);
+    b.load(p.x[piece].of(task), p.patches, j, image, pixel);
   };
   Multiply multiply;
   load(0);
