@@ -33,7 +33,8 @@ struct ConvBlock {
   int64_t multiply_adds() const { return kernel * kernel * in * out * conv_height() * conv_width(); }
 };
 
-// W [out, in, kernel, kernel], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked for.
+// W [out, in, kernel, kernel], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked
+// for.
 template <class R>
 struct ConvParams {
   R* value[kConvTensors] = {};
@@ -66,6 +67,7 @@ struct ConvNet {
   ConvBlock block[kMaxConvs];
   int64_t outputs;
   Loss loss;
+  bool tf32 = false, tf32_linear = false;  // whether convolutions of float32, and the linear layer, may be in TF32: those of CUDA are
 };
 
 // Elements of a parameter tensor.

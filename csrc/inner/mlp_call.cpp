@@ -14,8 +14,7 @@ MlpCall::MlpCall(const char* op, Handle params_, Handle inputs_, Handle network,
   const size_t end = activation.find(kResidualNorm);
   shape.residual_norm = end != std::string::npos;
   if (shape.residual_norm) activation.resize(end);
-  const bool on_cpu = inputs.on_cpu() && !cpu<float>().mlp_adapt_keeps;  // its kernels, not CUDA's or their emulation
-  if (shape.residual_norm && !on_cpu) throw py::value_error(std::string(op) + ": residual_norm must run on a CPU");
+  if (shape.residual_norm && by_cuda()) throw py::value_error(std::string(op) + ": residual_norm must run on a CPU");
   const size_t pairs = list.size() / 2;
   if (list.size() % 2 || pairs < size_t(1 + shape.residual_norm) || pairs > size_t(kMaxLayers))
     throw py::value_error(std::string(op) + ": params must hold a weight and a bias for 1 to 8 layers");
@@ -24,12 +23,12 @@ MlpCall::MlpCall(const char* op, Handle params_, Handle inputs_, Handle network,
   shape.activation =
       read_enum<Activation>(op, "activation", activation, {"relu", "tanh", "gelu", "sigmoid", "identity", "silu", "leaky_relu", "sine"});
   shape.loss = loss;
-  shape.tf32 = inputs.dtype() == DType::float32 && (inputs.on_cuda() || cpu<float>().mlp_tf32) && allows_tf32();
+  shape.tf32 = inputs.dtype() == DType::float32 && by_cuda() && allows_tf32("matmul");
   shape.width[0] = inputs.size(-1);
   for (size_t i = 0; i < list.size(); i++) {
     const bool is_weight = i % 2 == 0 && int(i / 2) < shape.layers;
     bool by_columns = false;
-    const Tensor p = read_floating_or_none(op, "params", list[i], inputs.narrow(), is_weight && on_cpu ? &by_columns : nullptr);
+    const Tensor p = read_floating_or_none(op, "params", list[i], inputs.narrow(), is_weight && !by_cuda() ? &by_columns : nullptr);
     if (is_weight) {
       if (!p || p.dim() < 2) throw py::value_error(std::string(op) + ": params must hold weights [T, out, in] or [out, in]");
       shape.width[i / 2 + 1] = p.size(by_columns ? -1 : -2);

@@ -33,17 +33,7 @@ MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
 template <class R>
 NetworkKernels<R, MlpShape> kernels(const MlpCall&) {
   const NetworkOnCpu<R, MlpShape>& on_cpu = cpu<R>().mlp;
-#ifdef FASTMETA_CUDA
-#define FASTMETA_KERNEL(NAME) {on_cpu.NAME, &cuda::mlp_##NAME<R>, &cuda::mlp_##NAME##_workspace<R>}
-#else
-#define FASTMETA_KERNEL(NAME) \
-  {                           \
-    on_cpu.NAME               \
-  }
-#endif
-  return {FASTMETA_KERNEL(forward_fwd), FASTMETA_KERNEL(forward_bwd), FASTMETA_KERNEL(loss),      FASTMETA_KERNEL(hvp),
-          FASTMETA_KERNEL(adapt_fwd),   FASTMETA_KERNEL(adapt_bwd),   FASTMETA_KERNEL(meta_loss), cpu<R>().mlp_adapt_keeps};
-#undef FASTMETA_KERNEL
+  return FASTMETA_NETWORK_KERNELS(mlp);
 }
 
 }  // namespace fastmeta

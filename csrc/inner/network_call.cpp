@@ -29,6 +29,8 @@ NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, 
                           std::to_string(inputs.size(batched)));
 }
 
+bool NetworkCall::by_cuda() const { return inputs.on_cuda() || cpu<float>().emulates_cuda; }
+
 void NetworkCall::add_param(const Tensor& p, bool turned) {
   if (p) {
     Shape expected = core(int(params.size()));
@@ -147,10 +149,7 @@ Gradients::Gradients(const NetworkCall& call, Handle needs, Tensors rates)
     if (needs_[i] && is_summed(i)) total_ += room(call_.with_tasks(core(i)));
 }
 
-int64_t Gradients::room(const Shape& shape) const {
-  const bool by_cuda = call_.inputs.on_cuda() || cpu<float>().mlp_adapt_keeps;  // or in its emulation
-  return by_cuda ? (product(shape) + 3) / 4 * 4 : product(shape);
-}
+int64_t Gradients::room(const Shape& shape) const { return call_.by_cuda() ? (product(shape) + 3) / 4 * 4 : product(shape); }
 
 const Tensor& Gradients::input(size_t i) const {
   const size_t params = call_.params.size();

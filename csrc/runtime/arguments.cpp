@@ -199,9 +199,11 @@ py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::v
     by_dtype(outs[0].dtype(), [&](auto zero) {
       using R = decltype(zero);
       TaskScale<R> p{tasks, dloss.data<R>()};
-      for (size_t i = 0; i < outs.size(); i++)
-        if (summed[i] || (dloss && outs[i].numel()))
-          p.arrays[p.count++] = {summed[i] ? outs[i].numel() : outs[i].numel() / tasks, summed[i], made[i].data<R>(), outs[i].data<R>()};
+      for (size_t i = 0; i < outs.size(); i++) {
+        if (!summed[i] && !(dloss && outs[i].numel())) continue;
+        if (p.count == p.kMost) run_task_scale(op, p, outs[0]), p.count = 0;
+        p.arrays[p.count++] = {summed[i] ? outs[i].numel() : outs[i].numel() / tasks, summed[i], made[i].data<R>(), outs[i].data<R>()};
+      }
       if (p.count) run_task_scale(op, p, outs[0]);
     });
   return pack(outs);

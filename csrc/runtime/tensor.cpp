@@ -259,10 +259,10 @@ void* current_stream(const Tensor& tensor) {
   return reinterpret_cast<void*>(current.attr("cuda_stream").cast<std::uintptr_t>());
 }
 
-bool allows_tf32() {
+bool allows_tf32(const char* products) {
   static PyObject* const allows = py::import_module("fastmeta._precision").attr("allows_tf32").release().ptr();
-  static PyObject* const products = PyUnicode_InternFromString("matmul");
-  return py::owned(PyObject_CallOneArg(allows, products)).cast<bool>();
+  const py::object name = py::owned(PyUnicode_FromString(products));
+  return py::owned(PyObject_CallOneArg(allows, name.ptr())).cast<bool>();
 }
 
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {

@@ -96,8 +96,8 @@ void init_values(py::handle in_memory, Py_ssize_t impl, Py_ssize_t keys, uint64_
 
 // The current stream of the tensor's CUDA device, as a cudaStream_t.
 void* current_stream(const Tensor& tensor);
-// Whether products of float32 matrices on CUDA may be in TF32: fastmeta/_precision.py.
-bool allows_tf32();
+// Whether float32 products on CUDA, "matmul" or "conv", may be in TF32: fastmeta/_precision.py.
+bool allows_tf32(const char* products);
 
 // ValueError "<op>: <what> must have shape [...], got [...]" unless the shapes agree.
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape);

@@ -61,6 +61,8 @@ def proto_loss(
     targets: Tensor,
     *,
     metric: Metric = "euclidean",
+    scale_diag: Tensor | None = None,
+    scale_tril: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     ignore_index: int = -100,
     reduction: Reduction = "mean",

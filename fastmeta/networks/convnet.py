@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._route import direct, natively_with_gradients
+from .._route import natively, natively_with_gradients
 from ..inner._conv import Blocks, cores
 from ..inner._network import first_with_graph, in_order, listed
 from ..inner._steps import given_steps
@@ -44,7 +44,7 @@ class ConvNet(Fused):
             return None
         of_rates, inner = self._steps_of(rates)
         args = (self._kernels(self.params), of_rates, *images)
-        found = direct("conv_meta_loss", args, (*self._static(), return_outputs, inner), self._cores(2))
+        found = natively("conv_meta_loss", args, (*self._static(), return_outputs, inner), self._cores(2))
         if found is not None:
             self._check_labels(data[1], data[3])
         return found if found is None else self.with_end(first_with_graph(found))
@@ -72,9 +72,9 @@ class ConvNet(Fused):
             return None
         of_rates, inner = self._steps_of(rates)
         args = (self._kernels(self.params), of_rates, *images[:2])
-        found = direct("conv_adapt", args, (*self._static(), inner), self._cores(1))
+        found = natively("conv_adapt", args, (*self._static(), inner), self._cores(1))
         if found is not None:
-            found = direct(
+            found = natively(
                 "conv_forward", (in_order(found, self.params), images[2]), (self.blocks,), cores(len(self.blocks), None)
             )
         if found is None:
@@ -87,7 +87,7 @@ class ConvNet(Fused):
         if optimiser is None and images is not None:
             rates: Any = flat.rates[0] if problem.rate_axes == (0,) else list(flat.rates)
             args = (self._kernels(self.spread(list(flat.theta))), self._rates(rates), *images)
-            found = direct("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False, None), self._cores(1))
+            found = natively("conv_adapt", args, (self.steps, self.blocks, self.task.loss, False, None), self._cores(1))
         return super().adapt(problem, flat, optimiser) if found is None else self.own_order(found)
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
@@ -97,7 +97,7 @@ class ConvNet(Fused):
         if images is not None:
             with torch.set_grad_enabled(create_graph):
                 args = (self._kernels(self.spread(params)), *images)
-                found = direct(
+                found = natively(
                     "conv_grad", args, (self.blocks, self.task.loss), cores(len(self.blocks), str(self.task.loss))
                 )
         if found is None:
@@ -109,7 +109,7 @@ class ConvNet(Fused):
         if data is not None:
             name, static = ("conv_loss", (self.blocks, self.task.loss)) if is_loss else ("conv_forward", (self.blocks,))
             args = (self._kernels(self.spread(list(theta))), *data)
-            found = direct(name, args, static, cores(len(self.blocks), str(self.task.loss) if is_loss else None))
+            found = natively(name, args, static, cores(len(self.blocks), str(self.task.loss) if is_loss else None))
         if found is None:
             return super().of_query(problem, theta, flat)
         return found[0] if is_loss else self.end(found[0])

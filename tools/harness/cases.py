@@ -17,7 +17,10 @@ from harness.device import DEVICE
 PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
 KERNELS = tuple(name for name in PROTO if name != "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
-CONV = ("ext", "reference") if DEVICE == "cpu" else ("reference",)
+CONV = ("ext", "reference")
+ON_CPU = (
+    CONV if DEVICE == "cpu" else ("reference",)
+)  # of encoders, and of steps with batches of their own and an optimiser
 TRITON = ("triton", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
@@ -49,13 +52,13 @@ OPS = sorted(BACKENDS)
 VARIANTS = {
     "proto_loss_replaced": PROTO,
     "mlp_hvp_ggn": MLP,
-    "conv_forward_features": CONV,
-    "conv_forward_residual": CONV,
+    "conv_forward_features": ON_CPU,
+    "conv_forward_residual": ON_CPU,
 }
 VARIANTS |= {f"mlp_{name}_weighted": MLP for name in ("loss", "grad", "hvp", "adapt", "meta_loss")}
 VARIANTS |= {f"conv_{name}_weighted": CONV for name in ("grad", "hvp", "meta_loss")}
-VARIANTS |= {f"{name}_steps": CONV for name in ("mlp_adapt", "mlp_meta_loss", "conv_meta_loss")}
-VARIANTS |= {f"mlp_{name}_residual": CONV for name in ("hvp", "meta_loss")}
+VARIANTS |= {f"{name}_steps": ON_CPU for name in ("mlp_adapt", "mlp_meta_loss", "conv_meta_loss")}
+VARIANTS |= {f"mlp_{name}_residual": ON_CPU for name in ("hvp", "meta_loss")}
 # Of which the derivatives are tested, and the transforms by forms of the same code: that saves minutes.
 LIKE_OTHERS = (
     "proto_loss_replaced",

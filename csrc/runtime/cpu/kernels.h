@@ -48,8 +48,7 @@ struct CpuKernels {
   void (*conv_features_bwd)(const ConvFeatures<R>&);
   NetworkOnCpu<R, MlpShape> mlp;
   NetworkOnCpu<R, ConvNet> conv;
-  bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
-  bool mlp_tf32 = false;         // whether the mlp kernels heed MlpShape::tf32
+  bool emulates_cuda = false;  // whether the networks' kernels are CUDA's, emulated
 };
 
 template <class R>
