@@ -34,14 +34,19 @@ py::tuple proto_log_softmax_bwd(Handle cotangents, Handle saved, Handle query, H
                                 Handle needs);
 
 py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude, Handle target_distance,
-                         Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs);
+                         Handle bias, Handle classes, Str metric, int64_t ignore_index, Str reduction, double margin, double smoothing,
+                         bool counts_hits, Handle needs);
 py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature,
-                         Handle exclude, Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin,
-                         Handle needs);
-
+                         Handle exclude, Handle target_distance, Handle bias, Handle classes, Str metric, int64_t ignore_index,
+                         Str reduction, double margin, double smoothing, bool counts_hits, Handle needs);
 py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude,
-                                    Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs,
-                                    Handle cotangents);
+                                    Handle target_distance, Handle bias, Handle classes, Str metric, int64_t ignore_index, Str reduction,
+                                    double margin, double smoothing, bool counts_hits, Handle needs, Handle cotangents);
+
+py::tuple proto_loss_loo_fwd(Handle embeddings, Handle labels, Handle temperature, int64_t num_classes, Str metric, Str reduction,
+                             Handle needs);
+py::tuple proto_loss_loo_bwd(Handle cotangents, Handle saved, Handle embeddings, Handle labels, Handle temperature, int64_t num_classes,
+                             Str metric, Str reduction, Handle needs);
 
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
                                  Handle needs);

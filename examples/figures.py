@@ -158,6 +158,30 @@ def inner_steps(path: Path, panels: Mapping[str, Mapping[str, Mapping[int, float
     save(figure, path)
 
 
+def runs(path: Path, errors: Mapping[str, Sequence[float]], mistaken: Sequence[tuple[str, Sequence[Tensor]]]) -> None:
+    """The error of each run by label; below, with its run, each new drawing that was mistaken, the class that it is, and that taken."""
+    columns = 6
+    rows = math.ceil(len(mistaken) / columns)
+    figure = plt.figure(figsize=(10, 3 + 0.95 * rows))
+    above, below = figure.subfigures(2, 1, height_ratios=(3, max(0.95 * rows, 0.1)))
+    ax = above.subplots()
+    for label, of_run in errors.items():
+        ax.plot(range(1, len(of_run) + 1), of_run, "o-", markersize=4, linewidth=1, label=label)
+    ax.set(xlabel="run", ylabel="error (%)", ylim=(0, None), xticks=range(1, max(map(len, errors.values())) + 1))
+    ax.legend(ncols=2)
+    if rows:
+        below.suptitle("drawn | is | was taken for", fontsize="medium")
+        axes = below.subplots(rows, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, (name, images) in zip(axes.flat, mistaken, strict=False):
+            line = torch.ones_like(images[0][:, :1])
+            strip = torch.cat([images[0], line, images[1], line, images[2]], 1)
+            ax.imshow(strip, cmap="gray_r", interpolation="nearest")
+            ax.set_title(name, fontsize=7, pad=2)
+    save(figure, path)
+
+
 def _image(ax: plt.Axes, image: Tensor, frame: str) -> None:
     ax.imshow(image[0], cmap="gray_r", interpolation="nearest")
     ax.set(xticks=[], yticks=[])

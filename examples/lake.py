@@ -12,63 +12,23 @@ Source: Lake, Salakhutdinov and Tenenbaum 2015, Science 350.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import few_shot
+import lake_table
 import learners
 import omniglot
+import recipes
 import records
-import torch
-from common import Estimate, Learner, print_table, run
-from torch import Tensor
-
-from fastmeta.data import Episodes, _drawings
-
-LABELS, CLASSES = "class_labels.txt", 20
-
-
-def load(path: Path) -> dict[str, Episodes]:
-    """Each run as one task: support [1, 20, 1, 28, 28], the classes; query, the new drawings, with the classes' numbers."""
-    with _drawings.archive(path, "--runs", "--runs") as file:
-        names = sorted(name for name in file.members if PurePosixPath(name).name == LABELS)
-        found = {PurePosixPath(name).parent.name: _run(path, file, PurePosixPath(name)) for name in names}
-    if not found:
-        raise ValueError(f"--runs must hold runNN/{LABELS}, got none in {path}")
-    if len(found) != len(names):
-        raise ValueError(f"--runs must hold every run once, got {len(names)} of {len(found)} names in {path}")
-    return found
-
-
-def _run(path: Path, file: _drawings.Archive, labels: PurePosixPath) -> Episodes:
-    root = labels.parent.parent  # what the names in the file are relative to
-    text = file.read(str(labels)).decode(errors="replace")
-    pairs = [line.split() for line in text.splitlines() if line.strip()]
-    items, answers = ([pair[side] for pair in pairs if len(pair) == 2] for side in (0, 1))
-    if not len(pairs) == len({*items}) == len({*answers}) == CLASSES:
-        raise ValueError(
-            f"--runs must pair {CLASSES} drawings with {CLASSES} classes, got something else in {labels} of {path}"
-        )
-    classes = sorted(answers)
-    drawn = [[str(root / name) for name in names] for names in (classes, items)]
-    for name in (*drawn[0], *drawn[1]):
-        if name not in file.members:
-            raise ValueError(f"--runs must hold every drawing of {labels}, got none: {name} of {path}")
-    support, query = (_drawings.scaled(file.drawings(names), learners.SIDE).float() / 255 for names in drawn)
-    numbers = torch.tensor([classes.index(answer) for answer in answers])
-    return Episodes(support[None], torch.arange(CLASSES)[None], query[None], numbers[None])
-
-
-@torch.no_grad()
-def errors(learner: Learner, runs: dict[str, Episodes]) -> Tensor:
-    """The wrong answers of each run in percent, [runs]."""
-    learner.eval()
-    wrong = [(learner(*tasks[:3]).argmax(-1) != tasks.query_y).float().mean() for tasks in runs.values()]
-    return 100 * torch.stack(wrong)
+from common import Estimate, count, print_table, run
+from runs import CLASSES, errors, load
 
 
 def main(args: argparse.Namespace) -> None:
     if args.results:
         records.load(args.results)  # a broken one is told before the training
+    if args.table:
+        return lake_table.main(args)
     runs = {name: tasks.to(args.device) for name, tasks in load(args.runs).items()}
     if args.trained is not None:
         learner, settings = omniglot.load(args.trained)
@@ -92,6 +52,20 @@ def options() -> argparse.ArgumentParser:
     parser = omniglot.training_options(__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="the archive of the runs")
     parser.add_argument("--trained", type=Path, help="a learner that omniglot.py saved; None: train one")
+    parser.add_argument(
+        "--table", action="store_true", help="all learners on all sets into --results: see lake_table.py"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=600.0, help="--table: seconds of processor time of each training"
+    )
+    parser.add_argument("--sets", nargs="+", choices=lake_table.SETS, help="--table: train on these; None: all")
+    only = [*recipes.RECIPES, lake_table.BEST]
+    parser.add_argument("--only", nargs="+", choices=only, help="--table: these learners; None: all")
+    parser.add_argument("--candidates", type=count, help="--table: so many practices are tried; None: all")
+    parser.add_argument(
+        "--search", type=Path, default=lake_table.SEARCH, help="--table: the log of omniglot.py --table"
+    )
+    parser.add_argument("--work", type=Path, default=Path("build/lake"), help="--table: folder of the checkpoints")
     return parser
 
 

@@ -13,47 +13,19 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkpoint
 import few_shot
 import learners
 import persist
 import records
+import table
 import torch
 from common import Estimate, Learner, Sample, adam, arguments, count, meta_step, print_table, run
+from recipes import OF_RECIPE, QUERIES, RECIPES, Recipe, build, load, settings
 from tqdm import trange
 
 ARCHIVES = {"train_archive": "images_background_small1", "test_archive": "images_background_small2"}
+RESULTS = Path(__file__).parent / "results/table.json"  # of --table
 UNSEEN = ["Japanese_(katakana)", "Sanskrit", "Tagalog"]
-QUERIES = 5  # images of a class, in training and test
-
-
-class Recipe(NamedTuple):
-    """What a learner is trained with where the options do not say."""
-
-    tasks: int = 8  # of a meta-iteration
-    steps: int = 1000  # meta-iterations
-    lr: float = 5e-3  # Adam's, at the start
-    inner_lr: float = 0.4
-    inner_steps: int = 1
-    test_steps: int | None = None  # inner steps of the test; None: as in training
-    ways: int | None = None  # None: as in the test
-    shots: int | None = None  # None: as in the test
-    options: dict[str, Any] = {}  # noqa: RUF012 - of the learner
-
-
-OF_RECIPE = ("tasks", "steps", "lr", "inner_lr", "inner_steps", "test_steps")  # what options change
-RECIPES = {
-    "protonet": Recipe(tasks=1, steps=1500, lr=2e-3, ways=20),
-    "matching-net": Recipe(tasks=1, lr=2e-3, ways=20, options={"temperature": 0.1}),
-    "matching-net-fce": Recipe(tasks=1, lr=2e-3, ways=20, options={"temperature": 0.1}),
-    "maml": Recipe(),
-    "meta-sgd": Recipe(),
-    "anil": Recipe(steps=200, inner_steps=5),
-    "proto-maml": Recipe(tasks=4, steps=200, inner_lr=0.1),
-    "reptile": Recipe(2, 100, inner_lr=3e-3, inner_steps=5, test_steps=10, shots=10, options={"optimiser": "adam"}),
-    "imaml": Recipe(tasks=2, steps=150, lr=2e-3, inner_lr=0.01, inner_steps=16),
-    "leo": Recipe(tasks=4, steps=600, lr=0.01),
-}
 
 
 class Trained(NamedTuple):
@@ -63,47 +35,19 @@ class Trained(NamedTuple):
     seconds: float  # processor time of the training
 
 
-def build(settings: dict[str, Any]) -> Learner:
-    """`settings`: what `learners.build` takes; `embedding` are those of a network whose encoder LEO is to embed with."""
-    known = dict(settings)
-    if "embedding" in known:
-        known["embedding"] = build(known["embedding"]).encoder
-    return learners.build(**known)
-
-
-def load(path: Path) -> tuple[Learner, dict[str, Any]]:
-    """A learner that --save wrote, and its settings."""
-    found = persist.load(path)
-    checkpoint.keys(path, "a learner", found, ("settings", "state"))
-    settings = found["settings"]
-    try:
-        if (
-            not {settings["learner"], settings.get("embedding", settings)["learner"]} <= {*RECIPES}
-            or settings["ways"] < 1
-        ):
-            raise ValueError("an unknown learner")
-        learner = build(settings)
-    except Exception as error:  # whatever other settings come upon
-        raise ValueError(f"{path} must hold the settings of a learner that --save wrote, got {settings}") from error
-    checkpoint.fits(path, "state", learner.state_dict(), found["state"])
-    learner.load_state_dict(found["state"])
-    return learner, settings
-
-
 def train(images: torch.Tensor, args: argparse.Namespace) -> Trained:
     recipe = RECIPES[args.learner]
     given = {name: getattr(args, name) for name in OF_RECIPE}
     recipe = recipe._replace(**{name: value for name, value in given.items() if value is not None})
     recipe = recipe._replace(ways=recipe.ways or args.ways[0], shots=recipe.shots or args.shots[0])
-    settings = {"learner": args.learner, "ways": recipe.ways, "hidden": args.hidden, **recipe.options,
-                "inner_lr": recipe.inner_lr, "inner_steps": recipe.inner_steps}  # fmt: skip
+    found = settings(args.learner, recipe, args.hidden)
     if args.embedding is not None:
-        embedding, settings["embedding"] = load(args.embedding)
-        if args.learner != "leo" or settings["embedding"]["learner"] not in learners.METRIC:
+        embedding, found["embedding"] = load(args.embedding)
+        if args.learner != "leo" or found["embedding"]["learner"] not in learners.METRIC:
             raise ValueError(
                 f"--embedding must be a metric learner's, for leo, got a {settings['embedding']['learner']}, for {args.learner}"
             )
-    learner = build(settings).to(args.device)
+    learner = build(found).to(args.device)
     if args.embedding is not None:
         learner.embedding.load_state_dict(embedding.encoder.state_dict())
     sample = few_shot.sampler(
@@ -111,7 +55,7 @@ def train(images: torch.Tensor, args: argparse.Namespace) -> Trained:
     )
     start = time.process_time()
     descend(learner, sample, steps=recipe.steps, lr=recipe.lr)
-    return Trained(learner, settings, recipe, time.process_time() - start)
+    return Trained(learner, found, recipe, time.process_time() - start)
 
 
 def descend(learner: Learner, sample: Sample, *, steps: int, lr: float) -> None:
@@ -136,6 +80,10 @@ def row(args: argparse.Namespace, trained: Trained, ways: int, shots: int, accur
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.table:
+        args.eval_tasks, args.results = args.eval_tasks or 1000, args.results or RESULTS
+        return table.main(args)
+    args.ways, args.eval_tasks = args.ways or [5], args.eval_tasks or 600
     if args.learner not in learners.METRIC and len(args.ways) * len(args.shots) > 1:
         raise ValueError(
             f"{args.learner} is trained for one number of ways and of shots, got --ways {args.ways} --shots {args.shots}"
@@ -180,10 +128,20 @@ def training_options(description: str | None) -> argparse.ArgumentParser:
 
 def options() -> argparse.ArgumentParser:
     parser = training_options(__doc__)
-    parser.add_argument("--ways", type=count, nargs="+", default=[5], help="classes of a task; a metric learner: some")
+    parser.add_argument(
+        "--ways", type=count, nargs="+", help="classes of a task, a metric learner: some; None: 5, of --table 5 and 20"
+    )
     parser.add_argument("--shots", type=count, nargs="+", default=[1], help="support images of a class; the same")
-    parser.add_argument("--eval-tasks", type=count, default=600, help="unseen episodes to evaluate on")
+    parser.add_argument(
+        "--eval-tasks", "--episodes", type=count, help="unseen episodes to evaluate on; None: 600, of --table 1000"
+    )
     parser.add_argument("--save", type=Path, help="file to keep the trained learner in")
+    parser.add_argument("--table", action="store_true", help="all learners, for --budget seconds each: see table.py")
+    parser.add_argument(
+        "--budget", type=float, default=600.0, help="--table: seconds of processor time of each training"
+    )
+    parser.add_argument("--only", nargs="+", choices=RECIPES, help="--table: these learners; None: all")
+    parser.add_argument("--work", type=Path, default=Path("build/omniglot"), help="--table: folder of the checkpoints")
     return parser
 
 

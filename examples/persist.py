@@ -6,6 +6,7 @@ What is wrong with a file is an error that names it: OSError where it cannot be 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import zipfile
@@ -48,6 +49,26 @@ def write(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+@contextlib.contextmanager
+def claim(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether the folder, made if it is not there, is this process's own until the block ends, or the process does.
+
+    `wait`: for another that has it. Only those that ask here see a claim.
+    """
+    with named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

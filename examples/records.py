@@ -1,14 +1,15 @@
-"""Files of results: a JSON list with a row on each line, of which no two agree in all of KEY."""
+"""Files of results: a JSON list with a row on each line, of which no two agree in all of its key's values."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import persist
 
-KEY = ("learner", "network", "ways", "shots", "seed", "budget")
+KEY = ("learner", "network", "ways", "shots", "seed", "frequency", "budget", "trained")
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -24,8 +25,15 @@ def load(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def add(path: Path, row: dict[str, Any]) -> None:
-    """Put a row into the file, for the one with its key if there is one."""
-    kept = [other for other in load(path) if any(other.get(name) != row.get(name) for name in KEY)]
-    lines = ",\n".join(json.dumps(other) for other in (*kept, row))
-    persist.write(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))
+def of(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """Those that have these values."""
+    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+
+
+def add(path: Path, *rows: dict[str, Any], key: Sequence[str] = KEY) -> None:
+    """Put rows into the file, each for the one with its key if there is one; several processes may do so."""
+    with persist.claim(path.parent, wait=True):
+        keys = [[row.get(name) for name in key] for row in rows]
+        kept = [other for other in load(path) if [other.get(name) for name in key] not in keys]
+        lines = ",\n".join(json.dumps(other) for other in (*kept, *rows))
+        persist.write(path, lambda file: file.write(f"[\n{lines}\n]\n".encode()))

@@ -28,7 +28,8 @@ ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
 CACHED = 1024  # calls that differ in their static arguments, of each cache
 # With a native <op>_value_and_grad: forward finds the gradients of each task's loss.
 FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")
-WITHOUT_KERNELS = ("hvp", "proto_loss_loo")  # what they call has them
+# What they call has them; proto_loss_loo, on a CPU, as a whole too.
+WITHOUT_KERNELS = ("hvp", "proto_loss_loo")
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 # Whose native CPU kernels read and write float16 and bfloat16 as they are.
 NARROW = (
@@ -109,14 +110,24 @@ def widened(fn: Callable[..., tuple[Tensor, ...]], flat: Sequence[Any]) -> tuple
 
 def choose(name: str, device: torch.device, forced: str, flat: Flat, layout: Layout, static: tuple[Any, ...]) -> str:
     """The backend that op `name` runs on; RuntimeError with every refusal's reason where a forced one cannot."""
-    refused = {}
+    found, refused = first_that_runs(name, device, forced, flat, layout, static)
+    if found is not None:
+        return found
+    reasons = "".join(f"\n  {candidate}: {reason}" for candidate, reason in refused.items())
+    raise RuntimeError(f"{name}: a backend must be able to run on {device.type}, got{reasons}")
+
+
+def first_that_runs(
+    name: str, device: torch.device, forced: str, flat: Flat, layout: Layout, static: tuple[Any, ...]
+) -> tuple[str | None, dict[str, str]]:
+    """The first backend in question that can, if any, and why those before it cannot."""
+    refused: dict[str, str] = {}
     for candidate, reason, limit in _candidates(name, device, forced):
         reason = reason or (limit(*unflatten(flat, layout), *static) if limit else None)
         if reason is None:
-            return candidate
+            return candidate, refused
         refused[candidate] = reason
-    reasons = "".join(f"\n  {candidate}: {reason}" for candidate, reason in refused.items())
-    raise RuntimeError(f"{name}: a backend must be able to run on {device.type}, got{reasons}")
+    return None, refused
 
 
 @functools.lru_cache(maxsize=CACHED)

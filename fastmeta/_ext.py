@@ -12,6 +12,7 @@ from torch import Tensor
 from fastmeta import _C
 from fastmeta._C import *  # noqa: F403  (the kernels, by name)
 from fastmeta._memory import in_memory, key_places
+from fastmeta.reference.mlp_forward import RESIDUAL_NORM
 
 # FASTMETA_DLPACK=0 views tensors through Python attributes, as on a torch without the exchange table.
 _C.init_tensor(Tensor, os.environ.get("FASTMETA_DLPACK") != "0")
@@ -19,8 +20,10 @@ _C.init_values(in_memory, *key_places())
 openmp = _C.init_parallel(os.path.dirname(torch.__file__))
 
 
-def _too_deep(params: Sequence[Any], *_: Any) -> str | None:
-    """The limit of the mlp kernels: their arrays have a fixed number of layers."""
+def _too_deep(params: Sequence[Any], *args: Any) -> str | None:
+    """The limits of the mlp kernels: their arrays have a fixed number of layers; residual blocks are the CPU's."""
+    if params[0].is_cuda and any(isinstance(x, str) and x.endswith(RESIDUAL_NORM) for x in args):
+        return "takes no residual_norm on CUDA"
     layers = len(params) // 2
     return None if layers <= _C.max_layers else f"takes at most {_C.max_layers} layers, got {layers}"
 
@@ -29,11 +32,14 @@ mlp_forward_limit = mlp_loss_limit = mlp_grad_limit = _too_deep
 mlp_hvp_limit = _too_deep
 
 
-def _of_loop(params: Sequence[Any], *args: Any) -> str | None:
-    """The limits of the kernels of an inner loop, whose last argument says what its steps are beyond theta - alpha g."""
-    if isinstance(args[-1], tuple) and params[0].is_cuda:
-        return "takes no batch for each step and no optimiser on CUDA"
-    return _too_deep(params)
+def _steps(params: Sequence[Any], *args: Any) -> str | None:
+    """The limit of the kernels of an inner loop, whose last argument says what its steps are beyond theta - alpha g."""
+    other = isinstance(args[-1], tuple) and params[0].is_cuda
+    return "takes no batch for each step and no optimiser on CUDA" if other else None
+
+
+def _of_loop(*args: Any) -> str | None:
+    return _steps(*args) or _too_deep(*args)
 
 
 mlp_adapt_limit = mlp_meta_loss_limit = _of_loop
@@ -48,9 +54,13 @@ def _learned(*args: Any) -> str | None:
 momentum_step_limit = adam_step_limit = _learned
 
 
-def _too_much(*args: Any) -> str | None:
-    """The limits of the conv kernels, whose blocks are the one static argument that is a tuple."""
+def _too_much(params: Sequence[Any], *args: Any) -> str | None:
+    """The limits of the conv kernels, whose blocks are the first static argument that is a tuple."""
+    if params[0].is_cuda and params[-2] is None:
+        return "takes no network without a linear layer on CUDA"
     blocks = next(x for x in args if isinstance(x, tuple))
+    if params[0].is_cuda and any(block[7] != 3 for block in blocks):
+        return "takes kernels 3 x 3 on CUDA"
     if len(blocks) > _C.max_convs:
         return f"takes at most {_C.max_convs} blocks, got {len(blocks)}"
     for what, place, most in (("padding", 1, _C.most_padding), ("pool", 5, _C.most_pool)):
@@ -66,5 +76,9 @@ def _too_much(*args: Any) -> str | None:
     return None
 
 
-conv_forward_limit = conv_loss_limit = conv_grad_limit = _too_much
-conv_hvp_limit = conv_adapt_limit = conv_meta_loss_limit = _too_much
+def _of_conv_loop(*args: Any) -> str | None:
+    return _steps(*args) or _too_much(*args)
+
+
+conv_forward_limit = conv_loss_limit = conv_grad_limit = conv_hvp_limit = _too_much
+conv_adapt_limit = conv_meta_loss_limit = _of_conv_loop

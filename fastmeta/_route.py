@@ -25,7 +25,7 @@ from torch import Tensor
 from . import _dispatch
 from ._autograd import Flat, Op, is_autocast, scatter
 from ._compile import traced
-from ._dispatch import CACHED, LOW_PRECISION, choose, forced, op_on, run
+from ._dispatch import CACHED, LOW_PRECISION, choose, first_that_runs, forced, op_on, run
 from ._layout import Layout, flatten, has_lists
 from ._replay import describe
 from ._torch import is_plain, is_traced
@@ -83,6 +83,30 @@ def direct(
     else:
         answer = _asked.answer_of(op, flat, layout)
     return None if isinstance(answer, str) else answer
+
+
+def natively(
+    name: str, args: tuple[Any, ...], static: tuple[Any, ...], cores: tuple[Any, ...]
+) -> tuple[Tensor, ...] | None:
+    """`direct`; and where that does not know the call, on CUDA, the extension's kernels, which check their arguments too. None where
+    neither takes it."""
+    found = direct(name, args, static, cores)
+    if found is not None:
+        return found
+    flat, layout = flatten(args)
+    first = flat[0]
+    if not (is_plain() and isinstance(first, Tensor)) or is_autocast(first.device.type):
+        return None
+    if (first.is_cpu and forced() in (*_dispatch.BACKENDS, "auto")) or first.dtype in LOW_PRECISION:
+        return None
+    chosen, _ = first_that_runs(name, first.device, forced(), flat, layout, static)
+    if chosen in (None, "triton", "reference"):
+        return None
+    answer = op_on(name, str(chosen), layout, static, cores).untransformed(flat)
+    if isinstance(answer, str):
+        return None
+    _short.checked(name, flat, layout, static, cores)
+    return answer
 
 
 def pullback(

@@ -39,10 +39,11 @@ class ConvBlock(NamedTuple):
     `stride`, `padding` (with zeros): of the convolution, in both directions. `norm`: "batch", the mean and the variance of a
     channel over the task's own batch; a number of groups, those of an image over a group of neighbouring channels (1: layer norm;
     the number of channels: instance norm); None. `eps`: what the norm adds to the variance. `relu`: whether. `pool`: the side of
-    the max-pool's windows, which do not overlap; 1: none. What no whole window has is left out.
+    the max-pool's windows, which do not overlap; 1: none. What no whole window has is left out. `kernel`: the side of the kernels; with
+    that of the images, and padding 0, the block is a linear layer.
 
     In an encoder, `conv_forward` without a linear layer, also: `slope`, from 0 to below 1: what relu leaves of a negative number,
-    slope times it (leaky ReLU). `kernel`: the side of the kernels, 3, or 1 with padding 0. `skip`: 0; or k, from 2 to l: block l
+    slope times it (leaky ReLU). Its kernels are 3, or 1 with padding 0. `skip`: 0; or k, from 2 to l: block l
     reads what block l - k reads, and what block l - 1 hands on, which has neither relu nor pool, is added to its normed numbers
     before its relu. So three blocks and one with `kernel=1, padding=0, skip=3` are a residual block, the last its shortcut.
     """

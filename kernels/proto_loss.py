@@ -10,6 +10,8 @@ Backward: see _distance_bwd.py; distances are computed anew.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -130,6 +132,16 @@ def _proto_loss_fwd_kernel(
         add_up(losses, parts, counter, counts, tl.sum(loss, 0), counted, task, q_block, q_blocks, dtype, MEAN)
 
 
+def proto_loss_limit(*args: Any) -> str | None:
+    """What the kernels leave to the reference."""
+    bias, classes, smoothing, counts_hits = args[6], args[7], args[-2], args[-1]
+    return (
+        None
+        if bias is None and classes is None and not smoothing and not counts_hits
+        else "takes no bias, classes, label_smoothing and return_accuracy"
+    )
+
+
 def proto_loss_fwd(
     query: Tensor,
     prototypes: Tensor,
@@ -137,10 +149,14 @@ def proto_loss_fwd(
     temperature: float | Tensor,
     exclude: Tensor | None,
     target_distance: Tensor | None,
+    bias: Tensor | None,
+    classes: Tensor | None,
     metric: str,
     ignore_index: int,
     reduction: str,
     margin: float,
+    smoothing: float,
+    counts_hits: bool,
     needs: tuple[bool, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
     q, c, by_products = forward_sides(query, prototypes)
@@ -204,15 +220,19 @@ def proto_loss_bwd(
     temperature: float | Tensor,
     exclude: Tensor | None,
     target_distance: Tensor | None,
+    bias: Tensor | None,
+    classes: Tensor | None,
     metric: str,
     ignore_index: int,
     reduction: str,
     margin: float,
+    smoothing: float,
+    counts_hits: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, ...]:
-    static = metric, ignore_index, reduction, margin
+    static = metric, ignore_index, reduction, margin, smoothing, counts_hits
     exclude, target_distance, targets = _dense(exclude), _dense(target_distance), targets.contiguous()
-    inputs = query, prototypes, targets, temperature, exclude, target_distance
+    inputs = query, prototypes, targets, temperature, exclude, target_distance, bias, classes
     *kept, counts = saved or proto_loss_fwd(*inputs, *static, needs)[1]
     dloss = cotangents[0].contiguous()
     grads = distance_gradients(

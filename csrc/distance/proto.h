@@ -28,6 +28,7 @@ struct ProtoProblem {  // distances of queries to prototypes, and the gradients 
   int64_t prototypes_stride;
   Stored<R> dquery, dprototypes;      // [T, Q, D] and [T, N, D]; null: not asked for
   double* dtemperature = nullptr;     // [T]; null: not asked for
+  double* column_sums = nullptr;      // [T, N], of the gradients to the logits, over the queries; null: not asked for
   R* distances = nullptr;             // [T, Q, N], written by forward; null: not kept
   const R* kept_distances = nullptr;  // the same in backward; null: compute them again
 };
@@ -41,15 +42,31 @@ struct ProtoLogSoftmax : ProtoProblem<R> {
 template <class R>
 struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weight_q loss_q in the same pass
   int64_t ignore_index;
-  const int64_t* targets;               // [T, Q], any values
-  const int64_t* exclude = nullptr;     // [T, Q]: a prototype that does not count, -1: none; null: none of any
-  const R* target_distance = nullptr;   // [T, Q], in place of the target's; null: its own
-  R* dtarget_distance = nullptr;        // [T, Q]; null: not asked for
-  double margin = 0;                    // off the target's logit
+  const int64_t* targets;              // [T, Q], any values
+  const int64_t* exclude = nullptr;    // [T, Q]: a prototype that does not count, -1: none; null: none of any
+  const R* target_distance = nullptr;  // [T, Q], in place of the target's; null: its own
+  R* dtarget_distance = nullptr;       // [T, Q]; null: not asked for
+  double margin = 0;                   // off the target's logit
+  const R* bias = nullptr;             // [T, N], or [N] as the prototypes: added to the logits; its gradient is column_sums
+  const int64_t* classes = nullptr;    // likewise: those of the target's class are its prototypes, together; null: prototype n is class n
+  double smoothing = 0;                // the share of the loss that is the mean over all that count
+  R* hits = nullptr;                   // [T, Q]: 1 where the largest logit is the target's, without the margin, else 0; null: not asked for
   const double* task_weight = nullptr;  // [T]: weight_q of all queries of a task; null: query_weight
   const R* query_weight = nullptr;      // [T, Q]; for gradients only
   R* task_loss = nullptr;               // [T], sum_q weight_q loss_q; null: not asked for
   R* query_loss = nullptr;              // [T, Q]; null: not asked for
+};
+
+template <class R>
+struct ProtoLossLoo {  // distances of examples to the means of the others of their classes, and what their gradients add
+  int64_t T, S, N, D;
+  Metric metric;
+  const int64_t *start, *members;  // [T, N + 1], [T, S]: members[start[n], start[n + 1]) are the examples of class n, two or more
+  const R *x, *centres;            // [T, S, D], [T, N, D]
+  R* inverse_norms;                // [T, S, 2], with "cosine": 1 / |x|, 1 / |mean of the others|, 0 for a zero vector
+  R* distances;                    // [T, S]
+  const R* ddistances;             // [T, S]
+  R *dcentres, *dx;                // [T, N, D], [T, S, D]: added to, then each example gets its share of its centre's
 };
 
 template <class R>

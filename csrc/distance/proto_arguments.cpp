@@ -23,7 +23,9 @@ ProtoCall::ProtoCall(const char* op, py::handle query_, py::handle prototypes_, 
 }
 
 Tensor ProtoCall::cotangent(py::handle cotangents, const Shape& shape) const {
-  Tensor found = read_floating(op, "the cotangent", read_list(op, "cotangents", cotangents, 1)[0], true);
+  const std::vector<py::object> each = read_list(op, "cotangents", cotangents);
+  if (each.empty()) throw py::value_error(std::string(op) + ": cotangents must hold that of the op's first output, got none");
+  Tensor found = read_floating(op, "the cotangent", each[0], true);
   require_alike(op, {&query, &found});
   require_shape(op, "the cotangent", found, shape);
   return found;

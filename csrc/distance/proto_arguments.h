@@ -19,7 +19,7 @@ class ProtoCall {
 
   int64_t pairs() const { return T * Q * N; }
   Shape task_shape(Shape core) const { return with_tasks(has_tasks, T, std::move(core)); }
-  // The one cotangent of the op, checked.
+  // The cotangent of the op's first output, checked: others have no derivative.
   Tensor cotangent(py::handle cotangents, const Shape& shape) const;
 
   // Whether forward keeps the distances for a backward to come. Of 16 bits they would not do.

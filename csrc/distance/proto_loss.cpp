@@ -8,30 +8,32 @@ namespace fastmeta {
 namespace {
 
 constexpr const char* kOp = "proto_loss";
-constexpr size_t kInputs = 6;
+constexpr size_t kInputs = 8;
 
 struct Gradients {
-  Tensor query, prototypes, temperature, target_distance;
+  Tensor query, prototypes, temperature, target_distance, bias;
 
-  py::tuple pack() const { return fastmeta::pack({query, prototypes, temperature, target_distance}); }
+  py::tuple pack() const { return fastmeta::pack({query, prototypes, temperature, target_distance, bias}); }
 };
 
 // Those of the inputs that have a gradient which needs one, and whether it is summed over the tasks where these share the prototypes.
 struct Wanted {
-  std::array<bool, 4> marked, summed;
+  std::array<bool, 5> marked, summed;
 
   Wanted(const std::vector<bool>& needs, bool shared)
-      : marked{needs[0], needs[1], needs[3], needs[5]}, summed{false, shared, true, false} {}
+      : marked{needs[0], needs[1], needs[3], needs[5], needs[6]}, summed{false, shared, true, false, shared} {}
 };
 
 class Call : public ProtoCall {
  public:
-  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Handle exclude_, Handle target_distance_, Str metric,
-       int64_t ignore_index, Str reduction_, double margin, Handle needs_)
+  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Handle exclude_, Handle target_distance_, Handle bias_,
+       Handle classes_, Str metric, int64_t ignore_index, Str reduction_, double margin, double smoothing, bool counts_hits, Handle needs_)
       : ProtoCall(kOp, query, prototypes, temperature, metric),
         targets(read_int64(kOp, "targets", targets_)),
         ignore_index(ignore_index),
         margin(margin),
+        smoothing(smoothing),
+        counts_hits(counts_hits),
         reduction(read_enum<Reduction>(kOp, "reduction", reduction_, {"mean", "sum", "none"})),
         needs(read_needs(kOp, needs_, kInputs)) {
     require_cpu(kOp, {&targets});
@@ -41,40 +43,65 @@ class Call : public ProtoCall {
       require_cpu(kOp, {&exclude});
       require_shape(kOp, "exclude", exclude, task_shape({Q}));
     }
-    if (target_distance_.is_none()) return;
-    target_distance = read_floating(kOp, "target_distance", target_distance_, true);
-    require_alike(kOp, {&this->query, &target_distance});
-    require_shape(kOp, "target_distance", target_distance, task_shape({Q}));
+    if (!target_distance_.is_none()) {
+      target_distance = read_floating(kOp, "target_distance", target_distance_, true);
+      require_alike(kOp, {&this->query, &target_distance});
+      require_shape(kOp, "target_distance", target_distance, task_shape({Q}));
+    }
+    if (!bias_.is_none()) {
+      bias = read_floating(kOp, "bias", bias_, true);
+      require_alike(kOp, {&this->query, &bias});
+      require_shape(kOp, "bias", bias, of_prototypes());
+    }
+    if (classes_.is_none()) return;
+    if (margin != 0 || target_distance) throw py::value_error("proto_loss: classes must go without margin and target_distance, got both");
+    classes = read_int64(kOp, "classes", classes_);
+    require_cpu(kOp, {&classes});
+    require_shape(kOp, "classes", classes, of_prototypes());
   }
 
-  Tensor targets, exclude, target_distance;
+  Tensor targets, exclude, target_distance, bias, classes;
   int64_t ignore_index;
-  double margin;
+  double margin, smoothing;
+  bool counts_hits;
   Reduction reduction;
   std::vector<bool> needs;
 
+  Shape of_prototypes() const { return shared ? Shape{N} : task_shape({N}); }
   Shape loss_shape() const { return reduction == Reduction::none ? targets.shape() : task_shape({}); }
-  // For reductions "mean" and "sum": of each task's loss, with cotangent 1; prototypes [T, N, D], temperature [T].
-  Gradients unit_gradients(const Tensor& loss) const;
+  // The losses, and with `counts_hits` the share, number or places of targets that are the nearest.
+  std::vector<Tensor> outputs() const { return {query.empty(loss_shape()), counts_hits ? query.empty(loss_shape()) : Tensor()}; }
+  // For reductions "mean" and "sum": of each task's loss, with cotangent 1; prototypes [T, N, D], temperature [T], bias [T, N].
+  Gradients unit_gradients(const std::vector<Tensor>& out) const;
   // Of the sum of all losses, each times its cotangent where these are given.
-  py::tuple gradients_of_sum(const Tensor& loss, const Tensor& dloss) const;
+  py::tuple gradients_of_sum(const std::vector<Tensor>& out, const Tensor& dloss) const;
   // For reduction "none", with the cotangent of each query's loss.
   Gradients gradients(const Tensor& dloss) const;
-  void losses(const Tensor& loss) const;
-  // Of 16 bits, for any reduction: the losses, unless `loss` is empty, and where `gradients`, those of their sum, each times its cotangent
+  void losses(const std::vector<Tensor>& out) const;
+  // Of 16 bits, for any reduction: the outputs, unless they are empty, and where `gradients`, those of their sum, each times its cotangent
   // (empty: 1).
-  Gradients narrow(const Tensor& loss, bool gradients, const Tensor& dloss) const;
+  Gradients narrow(const std::vector<Tensor>& out, bool gradients, const Tensor& dloss) const;
 
  private:
   int64_t counted(int64_t task) const;
+  // `made`, empty: query and prototypes; temperature and bias get their numbers in `sums`.
+  struct Sums {
+    std::vector<double> temperature, bias;  // [T], [T, N]
+  };
+  Gradients room(bool tasks, Sums& sums) const;
+  void finish(Gradients& made, const Sums& sums, bool tasks) const;
   template <class R>
-  void fill(ProtoLoss<R>& p, const R* distances) const {
-    p.ignore_index = ignore_index, p.margin = margin;
-    p.targets = targets.data<int64_t>(), p.exclude = exclude.data<int64_t>();
-    p.target_distance = distances;
+  void fill(ProtoLoss<R>& p, const R* distances, const R* biases, Sums& sums, bool asked) const {
+    p.ignore_index = ignore_index, p.margin = margin, p.smoothing = smoothing;
+    p.targets = targets.data<int64_t>(), p.exclude = exclude.data<int64_t>(), p.classes = classes.data<int64_t>();
+    p.target_distance = distances, p.bias = biases;
+    p.dtemperature = asked && needs[3] ? sums.temperature.data() : nullptr;
+    p.column_sums = asked && needs[6] ? sums.bias.data() : nullptr;
   }
-  // Runs the kernel for whatever is not empty; dtemperature gets one value a task.
-  void run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made, std::vector<double>* dtemperature) const;
+  template <class R>
+  void write_hits(const Tensor& out, const std::vector<R>& hits) const;
+  // Runs the kernel for whatever is not empty.
+  void run(bool folded, const std::vector<Tensor>& out, const Tensor& query_weight, const Gradients& made, Sums* sums) const;
 };
 
 // The examples of a task that a mean counts, at least 1.
@@ -83,74 +110,90 @@ int64_t Call::counted(int64_t task) const {
   return std::max<int64_t>(1, Q - std::count(begin, begin + Q, ignore_index));
 }
 
-void Call::run(bool folded, const Tensor& loss, const Tensor& query_weight, const Gradients& made,
-               std::vector<double>* dtemperature) const {
+// Memory for the gradients; `tasks`: of each task its own.
+Gradients Call::room(bool tasks, Sums& sums) const {
+  Gradients made;
+  if (needs[0]) made.query = query.empty(query.shape());
+  if (needs[1]) made.prototypes = query.empty(tasks ? task_shape({N, D}) : prototypes.shape());
+  if (needs[5]) made.target_distance = query.empty(targets.shape());
+  sums.temperature.resize(needs[3] ? size_t(T) : 0), sums.bias.resize(needs[6] ? size_t(T * N) : 0);
+  return made;
+}
+
+void Call::finish(Gradients& made, const Sums& sums, bool tasks) const {
+  if (needs[3] && !tasks) made.temperature = sum_of(query, sums.temperature);
+  if (needs[3] && tasks) write_numbers(made.temperature = query.empty({T}), sums.temperature.data());
+  if (needs[6]) write_numbers(made.bias = query.empty(tasks ? task_shape({N}) : of_prototypes()), sums.bias.data());
+}
+
+template <class R>
+void Call::write_hits(const Tensor& out, const std::vector<R>& hits) const {
+  const bool none = reduction == Reduction::none;
+  std::vector<double> found(none ? hits.size() : size_t(T));
+  for (size_t i = 0; i < hits.size(); i++) found[none ? i : i / size_t(Q)] += double(hits[i]);
+  for (size_t t = 0; t < found.size() && reduction == Reduction::mean; t++) found[t] /= double(counted(int64_t(t)));
+  write_numbers(out, found.data());
+}
+
+void Call::run(bool folded, const std::vector<Tensor>& out, const Tensor& query_weight, const Gradients& made, Sums* sums) const {
   by_dtype(query.dtype(), [&](auto zero) {
     using R = decltype(zero);
     ProtoLoss<R> p;
+    Sums unused;
+    const bool has_hits = !out.empty() && out[1];
+    std::vector<R> hits(has_hits ? size_t(T * Q) : 0);
     describe<R>(p, folded);
-    fill(p, target_distance.data<R>());
-    (reduction == Reduction::none ? p.query_loss : p.task_loss) = loss.data<R>();
+    fill(p, target_distance.data<R>(), bias.data<R>(), sums ? *sums : unused, sums);
+    (reduction == Reduction::none ? p.query_loss : p.task_loss) = out.empty() ? nullptr : out[0].data<R>();
+    p.hits = has_hits ? hits.data() : nullptr;
     p.query_weight = query_weight.data<R>();
     p.dquery = made.query.stored<R>();
     p.dprototypes = made.prototypes.stored<R>();
     p.dtarget_distance = made.target_distance.data<R>();
-    p.dtemperature = dtemperature ? dtemperature->data() : nullptr;
     std::vector<double> weights(reduction == Reduction::none ? 0 : size_t(T), 1);
     if (reduction != Reduction::none) p.task_weight = weights.data();
     run_kernel(pairs() * D, [&] {
       for (int64_t t = 0; t < T && reduction == Reduction::mean; t++) weights[size_t(t)] = 1 / double(counted(t));
       cpu<R>().proto_loss(p);
     });
+    if (has_hits) write_hits(out[1], hits);
   });
 }
 
-void Call::losses(const Tensor& loss) const { run(reduction == Reduction::none, loss, Tensor(), {}, nullptr); }
+void Call::losses(const std::vector<Tensor>& out) const { run(reduction == Reduction::none, out, Tensor(), {}, nullptr); }
 
-Gradients Call::unit_gradients(const Tensor& loss) const {
-  Gradients made;
-  if (needs[0]) made.query = query.empty(query.shape());
-  if (needs[1]) made.prototypes = prototypes.empty(task_shape({N, D}));
-  if (needs[5]) made.target_distance = query.empty(targets.shape());
-  std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
-  run(false, loss, Tensor(), made, needs[3] ? &dtemperature : nullptr);
-  if (!needs[3]) return made;
-  made.temperature = query.empty({T});
-  by_dtype(query.dtype(), [&](auto zero) { std::copy(dtemperature.begin(), dtemperature.end(), made.temperature.data<decltype(zero)>()); });
+Gradients Call::unit_gradients(const std::vector<Tensor>& out) const {
+  Sums sums;
+  Gradients made = room(true, sums);
+  run(false, out, Tensor(), made, &sums);
+  finish(made, sums, true);
   return made;
 }
 
 Gradients Call::gradients(const Tensor& dloss) const {
-  Gradients made;
-  if (needs[0]) made.query = query.empty(query.shape());
-  if (needs[1]) made.prototypes = prototypes.empty(prototypes.shape());
-  if (needs[5]) made.target_distance = query.empty(targets.shape());
-  std::vector<double> dtemperature(size_t(needs[3] ? T : 0));
-  run(true, Tensor(), dloss, made, needs[3] ? &dtemperature : nullptr);
-  if (needs[3]) made.temperature = sum_of(query, dtemperature);
+  Sums sums;
+  Gradients made = room(false, sums);
+  run(true, {}, dloss, made, &sums);
+  finish(made, sums, false);
   return made;
 }
 
 // A gradient for the cotangent 1 may vanish in float16, where a large cotangent saves it: so backward finds all of them anew.
-Gradients Call::narrow(const Tensor& loss, bool gradients, const Tensor& dloss) const {
+Gradients Call::narrow(const std::vector<Tensor>& out, bool gradients, const Tensor& dloss) const {
   const size_t count = size_t(T * Q);
-  const bool of_temperature = gradients && needs[3];
-  Gradients made;
-  if (gradients && needs[0]) made.query = query.empty(query.shape());
-  if (gradients && needs[1]) made.prototypes = prototypes.empty(prototypes.shape());
-  if (gradients && needs[5]) made.target_distance = query.empty(targets.shape());
-  std::vector<double> dtemperature(size_t(of_temperature ? T : 0));
-  std::vector<float> each(loss ? count : 0), weights(gradients ? count : 0), room, target_room;
-  std::vector<float> dtarget(made.target_distance ? count : 0);
-  const float* cotangents = dloss ? numbers(dloss, room) : nullptr;
+  const bool has_loss = !out.empty(), has_hits = has_loss && out[1];
+  Sums sums;
+  Gradients made = gradients ? room(false, sums) : Gradients();
+  std::vector<float> each(has_loss ? count : 0), weights(gradients ? count : 0), hits(has_hits ? count : 0);
+  std::vector<float> dtarget(made.target_distance ? count : 0), of_dloss, of_targets, of_bias;
+  const float* cotangents = dloss ? numbers(dloss, of_dloss) : nullptr;
   ProtoLoss<float> p;
   describe<float>(p, true);
-  fill(p, target_distance ? numbers(target_distance, target_room) : nullptr);
+  fill(p, target_distance ? numbers(target_distance, of_targets) : nullptr, bias ? numbers(bias, of_bias) : nullptr, sums, gradients);
   p.dtarget_distance = made.target_distance ? dtarget.data() : nullptr;
-  p.query_loss = loss ? each.data() : nullptr;
+  p.query_loss = has_loss ? each.data() : nullptr, p.hits = has_hits ? hits.data() : nullptr;
   p.query_weight = weights.data();
   p.dquery = made.query.stored<float>(), p.dprototypes = made.prototypes.stored<float>();
-  p.dtemperature = of_temperature ? dtemperature.data() : nullptr;
   const bool none = reduction == Reduction::none;
   std::vector<double> losses(none ? count : size_t(T)), scale(size_t(T), 1);
   run_kernel(pairs() * D, [&] {
@@ -162,9 +205,10 @@ Gradients Call::narrow(const Tensor& loss, bool gradients, const Tensor& dloss) 
     cpu<float>().proto_loss(p);
     for (size_t i = 0; i < each.size(); i++) losses[none ? i : i / size_t(Q)] += scale[i / size_t(Q)] * double(each[i]);
   });
-  if (loss) write_numbers(loss, losses.data());
+  if (has_loss) write_numbers(out[0], losses.data());
+  if (has_hits) write_hits(out[1], hits);
   if (made.target_distance) write_numbers(made.target_distance, std::vector<double>(dtarget.begin(), dtarget.end()).data());
-  if (of_temperature) made.temperature = sum_of(query, dtemperature);
+  if (gradients) finish(made, sums, false);
   return made;
 }
 
@@ -185,20 +229,20 @@ py::tuple scaled(Handle unit, const std::vector<bool>& needs, const Tensor& dlos
   return of_tasks(kOp, made, summed, T, dloss);
 }
 
-py::tuple Call::gradients_of_sum(const Tensor& loss, const Tensor& dloss) const {
-  if (query.narrow()) return narrow(loss, true, dloss).pack();
+py::tuple Call::gradients_of_sum(const std::vector<Tensor>& out, const Tensor& dloss) const {
+  if (query.narrow()) return narrow(out, true, dloss).pack();
   if (reduction == Reduction::none) {
-    losses(loss);
+    losses(out);
     if (dloss) return gradients(dloss).pack();
     const Tensor ones = query.empty(loss_shape());
     by_dtype(query.dtype(), [&](auto zero) { std::fill_n(ones.data<decltype(zero)>(), ones.numel(), decltype(zero)(1)); });
     return gradients(ones).pack();
   }
-  const Gradients unit = unit_gradients(loss);
+  const Gradients unit = unit_gradients(out);
   std::vector<Tensor> made;
   std::vector<bool> summed;
   const Wanted wanted(needs, shared);
-  const Tensor* const each[] = {&unit.query, &unit.prototypes, &unit.temperature, &unit.target_distance};
+  const Tensor* const each[] = {&unit.query, &unit.prototypes, &unit.temperature, &unit.target_distance, &unit.bias};
   for (size_t i = 0; i < wanted.marked.size(); i++)
     if (*each[i]) made.push_back(*each[i]), summed.push_back(wanted.summed[i]);
   return of_tasks(kOp, made, summed, T, dloss);
@@ -206,39 +250,41 @@ py::tuple Call::gradients_of_sum(const Tensor& loss, const Tensor& dloss) const 
 
 }  // namespace
 
-py::tuple proto_loss_value_and_grad(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude,
-                                    Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs,
-                                    Handle cotangents) {
-  const Call call(query, prototypes, targets, temperature, exclude, target_distance, metric, ignore_index, reduction, margin, needs);
-  const Tensor loss = call.query.empty(call.loss_shape());
+#define FASTMETA_ARGUMENTS                                                                                                  \
+  Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude, Handle target_distance, Handle bias, \
+      Handle classes, Str metric, int64_t ignore_index, Str reduction, double margin, double smoothing, bool counts_hits, Handle needs
+#define FASTMETA_GIVEN                                                                                                                  \
+  query, prototypes, targets, temperature, exclude, target_distance, bias, classes, metric, ignore_index, reduction, margin, smoothing, \
+      counts_hits, needs
+
+py::tuple proto_loss_value_and_grad(FASTMETA_ARGUMENTS, Handle cotangents) {
+  const Call call(FASTMETA_GIVEN);
+  const std::vector<Tensor> out = call.outputs();
   const Tensor dloss = cotangents.is_none() ? Tensor() : call.cotangent(cotangents, call.loss_shape());
-  return py::make_tuple(pack({loss}), call.gradients_of_sum(loss, dloss));
+  return py::make_tuple(pack(out), call.gradients_of_sum(out, dloss));
 }
 
-py::tuple proto_loss_fwd(Handle query, Handle prototypes, Handle targets, Handle temperature, Handle exclude, Handle target_distance,
-                         Str metric, int64_t ignore_index, Str reduction, double margin, Handle needs) {
-  const Call call(query, prototypes, targets, temperature, exclude, target_distance, metric, ignore_index, reduction, margin, needs);
-  const Tensor loss = call.query.empty(call.loss_shape());
+py::tuple proto_loss_fwd(FASTMETA_ARGUMENTS) {
+  const Call call(FASTMETA_GIVEN);
+  const std::vector<Tensor> out = call.outputs();
   if (call.query.narrow()) {
-    call.narrow(loss, false, Tensor());
-    return py::make_tuple(pack({loss}), py::tuple());
+    call.narrow(out, false, Tensor());
+    return py::make_tuple(pack(out), py::tuple());
   }
-  if (any(call.needs) && call.reduction != Reduction::none) return py::make_tuple(pack({loss}), call.unit_gradients(loss).pack());
-  call.losses(loss);
-  return py::make_tuple(pack({loss}), py::tuple());
+  if (any(call.needs) && call.reduction != Reduction::none) return py::make_tuple(pack(out), call.unit_gradients(out).pack());
+  call.losses(out);
+  return py::make_tuple(pack(out), py::tuple());
 }
 
-py::tuple proto_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle prototypes, Handle targets, Handle temperature,
-                         Handle exclude, Handle target_distance, Str metric, int64_t ignore_index, Str reduction, double margin,
-                         Handle needs) {
+py::tuple proto_loss_bwd(Handle cotangents, Handle saved, FASTMETA_ARGUMENTS) {
   if (!py::len(saved)) {
-    const Call call(query, prototypes, targets, temperature, exclude, target_distance, metric, ignore_index, reduction, margin, needs);
+    const Call call(FASTMETA_GIVEN);
     const Tensor dloss = call.cotangent(cotangents, call.loss_shape());
-    if (call.query.narrow()) return call.narrow(Tensor(), true, dloss).pack();
+    if (call.query.narrow()) return call.narrow({}, true, dloss).pack();
     if (call.reduction == Reduction::none) return call.gradients(dloss).pack();
-    return scaled(call.unit_gradients(Tensor()).pack(), call.needs, dloss, call.T, call.shared);
+    return scaled(call.unit_gradients({}).pack(), call.needs, dloss, call.T, call.shared);
   }
-  const Tensor dloss = read_floating(kOp, "the cotangent", read_list(kOp, "cotangents", cotangents, 1)[0]);
+  const Tensor dloss = read_floating(kOp, "the cotangent", read_list(kOp, "cotangents", cotangents, counts_hits ? 2 : 1)[0]);
   require_cpu(kOp, {&dloss});
   const int64_t T = dloss.dim() ? dloss.size(0) : 1;
   const bool shared = dloss.dim() && py::cast<int64_t>(prototypes.attr("dim")()) == 2;

@@ -14,7 +14,7 @@ enum class ConvNorm : int { none, batch, group };  // over the batch, or over gr
 struct ConvBlock {
   int64_t in, height, width, out;
   int64_t stride, padding;  // padding: at most kMostPadding
-  int64_t kernel;           // side of the kernels: 3, or, of an encoder, 1
+  int64_t kernel;           // side of the kernels: of an encoder 3 or 1
   int64_t
       skip;  // of an encoder; not 0: x is what the block so many places before takes, and what the last block gives is added before relu
   ConvNorm norm;
@@ -28,10 +28,13 @@ struct ConvBlock {
   int64_t conv_width() const { return (width + 2 * padding - kernel) / stride + 1; }
   int64_t out_height() const { return conv_height() / pool; }
   int64_t out_width() const { return conv_width() / pool; }
+  // Whether a kernel meets all of an image at once: a linear layer.
+  bool whole() const { return kernel == height && kernel == width && !padding; }
   int64_t multiply_adds() const { return kernel * kernel * in * out * conv_height() * conv_width(); }
 };
 
-// W [out, in, 3, 3], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked for.
+// W [out, in, kernel, kernel], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked
+// for.
 template <class R>
 struct ConvParams {
   R* value[kConvTensors] = {};
@@ -64,6 +67,7 @@ struct ConvNet {
   ConvBlock block[kMaxConvs];
   int64_t outputs;
   Loss loss;
+  bool tf32 = false, tf32_linear = false;  // whether convolutions of float32, and the linear layer, may be in TF32: those of CUDA are
 };
 
 // Elements of a parameter tensor.

@@ -4,7 +4,6 @@ namespace fastmeta {
 
 ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle blocks, Str loss_, const Shape& lead_)
     : NetworkCall(op_, inputs_, 3, loss_, lead_), shape{} {
-  require_cpu(op, {&inputs});
   const auto specs = read_list(op, "blocks", blocks);
   if (specs.empty() || specs.size() > size_t(kMaxConvs)) throw py::value_error(std::string(op) + ": blocks must be 1 to 16");
   const Tensors given = read_tensors(op, "params", params_, inputs.narrow());
@@ -13,12 +12,18 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
   if (given.size() != last + 2 || (!features && (!given[last] || given[last].dim() < 2 || given[last].size(-2) < 1)))
     throw py::value_error(std::string(op) + ": params must hold 4 for each of blocks and 2 for the linear layer");
   shape.tasks = tasks, shape.loss = loss;
+  if (features && (!inputs.on_cpu() || !cpu<float>().conv_features_fwd))
+    throw py::value_error(std::string(op) + ": params must have a linear layer but on a CPU");
+  if (inputs.dtype() == DType::float32 && by_cuda()) shape.tf32 = allows_tf32("conv"), shape.tf32_linear = allows_tf32("matmul");
   Shape image = example;
   for (size_t l = 0; l < specs.size(); l++) {
     read_block(specs[l], given[4 * l], image);
     const ConvBlock& b = shape.block[l];
-    if (!features && (b.kernel != 3 || b.skip || b.slope != 0))
-      throw py::value_error(std::string(op) + ": blocks must have kernels 3 x 3, no skip and no slope, but of an encoder");
+    if (!features && (b.skip || b.slope != 0))
+      throw py::value_error(std::string(op) + ": blocks must have no skip and no slope, but of an encoder");
+    if (features && b.kernel != 3 && (b.kernel != 1 || b.padding))
+      throw py::value_error(std::string(op) + ": blocks of an encoder must have kernels 3 x 3, or 1 x 1 without padding");
+    if (!features && b.kernel != 3 && by_cuda()) throw py::value_error(std::string(op) + ": blocks must have kernels 3 x 3 but on a CPU");
     if (b.norm == ConvNorm::none && (given[4 * l + 2] || given[4 * l + 3]))
       throw py::value_error(std::string(op) + ": params must have no norm's where there is none");
     for (size_t i = 0; i < 4; i++) add_param(given[4 * l + i]);
@@ -33,7 +38,7 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
 void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image) {
   const py::tuple fields(py::reinterpret_borrow<py::object>(spec));
   if (fields.size() != 9) throw py::value_error(std::string(op) + ": blocks must hold 9 numbers each");
-  if (!weight || weight.dim() < 4) throw py::value_error(std::string(op) + ": params must hold kernels [out, in, 3, 3]");
+  if (!weight || weight.dim() < 4) throw py::value_error(std::string(op) + ": params must hold kernels [out, in, side, side]");
   ConvBlock& b = shape.block[shape.blocks++];
   const bool by_groups = is_number(fields[2]);
   const int l = shape.blocks - 1;
@@ -51,12 +56,13 @@ void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image)
   b.eps = fields[3].cast<double>(), b.relu = fields[4].cast<bool>(), b.pool = fields[5].cast<int64_t>();
   b.slope = fields[6].cast<double>(), b.kernel = fields[7].cast<int64_t>();
   const bool known = b.stride >= 1 && b.padding >= 0 && b.padding <= kMostPadding && b.pool >= 1 && b.pool <= kMostPool && b.groups >= 1 &&
-                     (b.kernel == 3 || (b.kernel == 1 && !b.padding));
+                     b.kernel >= 1 && b.padding < b.kernel;
   const int64_t least = known ? std::min(b.height, b.width) + 2 * b.padding : 0;
   if (b.skip) require_summand(l, image);
   if (least < b.kernel || least < 1 || b.in < 1 || b.out < 1 || b.out % b.groups || b.out_height() < 1 || b.out_width() < 1)
     throw py::value_error(std::string(op) +
-                          ": blocks must have a stride, padding up to 2, groups that divide the channels, pool 1 or 2, and leave a pixel");
+                          ": blocks must have a stride, padding up to 2 and below the kernel's side, groups that divide the channels, pool "
+                          "1 or 2, and leave a pixel");
 }
 
 // What block l adds must be what the block before it gives, of the shape `image`.

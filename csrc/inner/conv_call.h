@@ -5,8 +5,8 @@
 
 namespace fastmeta {
 
-// `blocks`: (stride, padding, norm, eps, relu, pool, slope, kernel, skip) of each; norm: "batch", None, or a number of groups. CPU tensors
-// alone.
+// `blocks`: (stride, padding, norm, eps, relu, pool, slope, kernel, skip) of each; norm: "batch", None, or a number of groups. Networks
+// without a linear layer: on a CPU.
 class ConvCall : public NetworkCall {
  public:
   using Network = ConvNet;
@@ -38,8 +38,8 @@ ConvParams<R> pointers(const ConvCall& call, const Tensors& tensors) {
 
 template <class R>
 NetworkKernels<R, ConvNet> kernels(const ConvCall&) {
-  const NetworkOnCpu<R, ConvNet>& c = cpu<R>().conv;
-  return {{c.forward_fwd}, {c.forward_bwd}, {c.loss}, {c.hvp}, {c.adapt_fwd}, {c.adapt_bwd}, {c.meta_loss}};
+  const NetworkOnCpu<R, ConvNet>& on_cpu = cpu<R>().conv;
+  return FASTMETA_NETWORK_KERNELS(conv);
 }
 
 }  // namespace fastmeta

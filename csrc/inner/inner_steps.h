@@ -23,17 +23,9 @@ struct InnerSteps {
   }
 };
 
-// Whether backward of an inner loop takes the trajectory that forward wrote: that of CUDA's kernels.
-template <class Call>
-bool takes_trajectory(const Call& call) {
-  if (call.inputs.on_cuda()) return true;
-  return by_dtype(call.inputs.dtype(), [&](auto zero) { return kernels<decltype(zero)>(call).keeps_trajectory; });
-}
-
 // ValueError where the kernels do not take such steps.
-template <class Call>
-void require_taken(const Call& call, const InnerSteps& how) {
-  if (!how.plain() && takes_trajectory(call))
+inline void require_taken(const NetworkCall& call, const InnerSteps& how) {
+  if (!how.plain() && call.by_cuda())
     throw py::value_error(std::string(call.op) + ": a batch for each step and an optimiser must run on a CPU");
 }
 

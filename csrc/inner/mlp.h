@@ -9,6 +9,7 @@ constexpr int kMaxLayers = 8;
 // leaky_relu: with kLeak of what is negative; sine: sin z.
 enum class Activation : int { relu, tanh, gelu, sigmoid, identity, silu, leaky_relu, sine };
 constexpr double kLeak = 0.01;
+constexpr double kNormEps = 1e-5;  // of a residual block's norm
 
 // Whether its second derivative is not 0 everywhere.
 constexpr bool bends(Activation kind) { return kind != Activation::relu && kind != Activation::identity && kind != Activation::leaky_relu; }
@@ -20,6 +21,7 @@ struct MlpParams {
   R* weight[kMaxLayers] = {};
   R* bias[kMaxLayers] = {};
   int64_t weight_stride[kMaxLayers] = {}, bias_stride[kMaxLayers] = {};
+  bool turned[kMaxLayers] = {};  // W_l lies as [T, in, out], on a CPU
 
   bool any() const {
     for (int l = 0; l < kMaxLayers; l++)
@@ -28,7 +30,8 @@ struct MlpParams {
   }
 };
 
-// x_0 = inputs; x_l = activation(x_{l-1} W_l' + b_l) for l < L; the last layer has no activation. width[l] = size of x_l.
+// x_0 = inputs; x_l = activation(x_{l-1} W_l' + b_l) for l < L; the last layer has no activation. width[l] = size of x_l. A residual block
+// gives x_0 + gamma * norm(x_L) + beta, x_0 as wide as x_L; gamma and beta are weight and bias L.
 struct MlpShape {
   template <class R>
   using Params = MlpParams<R>;
@@ -47,7 +50,8 @@ struct MlpShape {
   int64_t width[kMaxLayers + 1];
   Activation activation;
   Loss loss;
-  bool tf32 = false;  // whether products of float32 may be in TF32: those of CUDA layer by layer are
+  bool residual_norm = false;  // on a CPU
+  bool tf32 = false;           // whether products of float32 may be in TF32: those of CUDA layer by layer are
 };
 
 template <class R>

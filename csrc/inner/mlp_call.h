@@ -10,11 +10,12 @@ class MlpCall : public NetworkCall {
   using Network = MlpShape;
   static constexpr OpNames kOps{"mlp_forward", "mlp_loss", "mlp_grad", "mlp_hvp", "mlp_adapt", "mlp_meta_loss"};
 
-  MlpCall(const char* op, Handle params, Handle inputs, Handle activation, Str loss = "mse", const Shape& lead = {});
+  MlpCall(const char* op, Handle params, Handle inputs, Handle network, Str loss = "mse", const Shape& lead = {});
 
   Shape core(int tensor) const override;
 
   MlpShape shape;
+  bool turned[kMaxLayers] = {};  // those of params that lie by columns
 };
 
 template <class R>
@@ -24,6 +25,7 @@ MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
     if (!tensors[i]) continue;
     (i % 2 ? found.bias[i / 2] : found.weight[i / 2]) = tensors[i].data<R>();
     (i % 2 ? found.bias_stride[i / 2] : found.weight_stride[i / 2]) = call.stride(tensors[i], i);
+    if (i % 2 == 0) found.turned[i / 2] = &tensors == &call.params && call.turned[i / 2];
   }
   return found;
 }
@@ -31,17 +33,7 @@ MlpParams<R> pointers(const MlpCall& call, const Tensors& tensors) {
 template <class R>
 NetworkKernels<R, MlpShape> kernels(const MlpCall&) {
   const NetworkOnCpu<R, MlpShape>& on_cpu = cpu<R>().mlp;
-#ifdef FASTMETA_CUDA
-#define FASTMETA_KERNEL(NAME) {on_cpu.NAME, &cuda::mlp_##NAME<R>, &cuda::mlp_##NAME##_workspace<R>}
-#else
-#define FASTMETA_KERNEL(NAME) \
-  {                           \
-    on_cpu.NAME               \
-  }
-#endif
-  return {FASTMETA_KERNEL(forward_fwd), FASTMETA_KERNEL(forward_bwd), FASTMETA_KERNEL(loss),      FASTMETA_KERNEL(hvp),
-          FASTMETA_KERNEL(adapt_fwd),   FASTMETA_KERNEL(adapt_bwd),   FASTMETA_KERNEL(meta_loss), cpu<R>().mlp_adapt_keeps};
-#undef FASTMETA_KERNEL
+  return FASTMETA_NETWORK_KERNELS(mlp);
 }
 
 }  // namespace fastmeta

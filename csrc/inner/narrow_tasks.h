@@ -26,6 +26,10 @@ void for_each_tensor(const MlpShape& shape, MlpParams<R>& params, F&& f) {
     f(params.weight[l], shape.width[l] * shape.width[l + 1], params.weight_stride[l]);
     f(params.bias[l], shape.width[l + 1], params.bias_stride[l]);
   }
+  const int L = shape.layers;
+  if (!shape.residual_norm) return;
+  f(params.weight[L], shape.width[L], params.weight_stride[L]);
+  f(params.bias[L], shape.width[L], params.bias_stride[L]);
 }
 template <class R, class F>
 void for_each_tensor(const ConvNet& net, ConvParams<R>& params, F&& f) {

@@ -106,7 +106,7 @@ struct MetaLossCall {  // adaptation and query loss [T]; with gradients asked fo
   RatesOf<const R, N> rates;
   Examples<R> support, query;
   R* loss = nullptr;
-  R* outputs = nullptr;  // of the query, [T, n, outputs], on a CPU; null where not asked for
+  R* outputs = nullptr;  // of the query, [T, n, outputs], null where not asked for; but of MLPs on CUDA
   ParamsOf<R, N> dparams;
   RatesOf<R, N> drates;
   ExampleGrads<R> support_grads, query_grads;

@@ -10,7 +10,7 @@ std::pair<py::tuple, Tensor> adapt(const Call& call, const RateList& rates, cons
   const Tensors adapted = call.empty_params(call.inputs);
   int64_t total = 0;
   for (const Tensor& p : adapted) total += p ? p.numel() : 0;
-  const Tensor trajectory = keep && takes_trajectory(call) ? call.inputs.empty({total * steps}) : Tensor();
+  const Tensor trajectory = keep && call.by_cuda() ? call.inputs.empty({total * steps}) : Tensor();
   by_dtype(call.inputs.dtype(), [&](auto zero) {
     using R = decltype(zero);
     AdaptCall<R, typename Call::Network> args{call.shape, steps, false, pointers<const R>(call, call.params)};
@@ -46,7 +46,7 @@ py::tuple network_adapt_bwd(Handle cotangents, Handle saved, Handle params, Hand
   const RateList alpha = call.rates(rates, steps);
   const py::tuple kept(py::reinterpret_borrow<py::object>(saved));
   Tensor trajectory;
-  if (takes_trajectory(call)) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, how, true).second;
+  if (call.by_cuda()) trajectory = kept.size() ? Tensor(call.op, kept[0], "saved") : adapt(call, alpha, y, steps, how, true).second;
   const Tensors v = call.cotangents_of_params(cotangents);
   Gradients grads(call, needs, alpha.tensors);
   const Tensors dparams = grads.for_params(), dalpha = grads.for_rates();

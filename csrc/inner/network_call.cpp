@@ -29,9 +29,12 @@ NetworkCall::NetworkCall(const char* op_, Handle inputs_, int64_t example_rank, 
                           std::to_string(inputs.size(batched)));
 }
 
-void NetworkCall::add_param(const Tensor& p) {
+bool NetworkCall::by_cuda() const { return inputs.on_cuda() || cpu<float>().emulates_cuda; }
+
+void NetworkCall::add_param(const Tensor& p, bool turned) {
   if (p) {
-    const Shape expected = core(int(params.size()));
+    Shape expected = core(int(params.size()));
+    if (turned) std::swap(expected[0], expected[1]);
     require_shape(op, "params", p, fastmeta::with_tasks(batched && p.dim() > int64_t(expected.size()), tasks, expected));
     require_alike(op, {&inputs, &p});
   }
@@ -146,10 +149,7 @@ Gradients::Gradients(const NetworkCall& call, Handle needs, Tensors rates)
     if (needs_[i] && is_summed(i)) total_ += room(call_.with_tasks(core(i)));
 }
 
-int64_t Gradients::room(const Shape& shape) const {
-  const bool by_cuda = call_.inputs.on_cuda() || cpu<float>().mlp_adapt_keeps;  // or in its emulation
-  return by_cuda ? (product(shape) + 3) / 4 * 4 : product(shape);
-}
+int64_t Gradients::room(const Shape& shape) const { return call_.by_cuda() ? (product(shape) + 3) / 4 * 4 : product(shape); }
 
 const Tensor& Gradients::input(size_t i) const {
   const size_t params = call_.params.size();

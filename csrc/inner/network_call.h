@@ -60,6 +60,7 @@ class NetworkCall {
   TargetTensors targets(Handle y, const char* name, int64_t count,
                         const Shape& steps = {}) const;  // y: targets, or a list of these and weights
 
+  bool by_cuda() const;  // whether CUDA's kernels run, or their emulation in the place of the CPU's
   Shape with_tasks(Shape core) const { return fastmeta::with_tasks(batched, tasks, std::move(core)); }
   virtual Shape core(int tensor) const = 0;  // of one task's parameter
   // ValueError where the network has no output for a batch of so many.
@@ -72,7 +73,8 @@ class NetworkCall {
  protected:
   NetworkCall(const char* op, Handle inputs, int64_t example_rank, Str loss, const Shape& lead);
   ~NetworkCall() = default;
-  void add_param(const Tensor& p);  // the next one; ValueError unless it has its core's shape, with or without tasks
+  // The next one; ValueError unless it has its core's shape, with or without tasks; `turned`: its last two axes exchanged.
+  void add_param(const Tensor& p, bool turned = false);
 
  private:
   Tensor rate(Handle item, const Shape& expected) const;
@@ -150,8 +152,18 @@ struct NetworkKernels {
   Kernel<CurvatureCall<R, N>> hvp;
   Kernel<AdaptCall<R, N>> adapt_fwd, adapt_bwd;
   Kernel<MetaLossCall<R, N>> meta_loss;
-  bool keeps_trajectory = false;  // whether adapt_bwd takes the trajectory that adapt_fwd wrote, on a CPU
 };
+
+// Those of network NETWORK, mlp or conv, with `on_cpu` the CPU's.
+#ifdef FASTMETA_CUDA
+#define FASTMETA_KERNEL(NETWORK, NAME) {on_cpu.NAME, &cuda::NETWORK##_##NAME<R>, &cuda::NETWORK##_##NAME##_workspace<R>}
+#else
+#define FASTMETA_KERNEL(NETWORK, NAME) {on_cpu.NAME}
+#endif
+#define FASTMETA_NETWORK_KERNELS(NETWORK)                                                                             \
+  {FASTMETA_KERNEL(NETWORK, forward_fwd), FASTMETA_KERNEL(NETWORK, forward_bwd), FASTMETA_KERNEL(NETWORK, loss),      \
+   FASTMETA_KERNEL(NETWORK, hvp),         FASTMETA_KERNEL(NETWORK, adapt_fwd),   FASTMETA_KERNEL(NETWORK, adapt_bwd), \
+   FASTMETA_KERNEL(NETWORK, meta_loss)}
 
 // Runs a kernel on numbers of the dtype of `like`: of 16 bits at least so many tasks at a time.
 template <class Args>

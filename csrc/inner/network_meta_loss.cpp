@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "inner/inner_steps.h"
 
 namespace fastmeta {
@@ -9,7 +11,8 @@ py::tuple losses(const Call& call, const RateList& alpha, Handle support_y, Hand
                  bool return_outputs, const InnerSteps& how, Gradients& grads) {
   require_taken(call, how);
   const Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
-  if (return_outputs && call.inputs.on_cuda()) throw py::value_error(std::string(call.op) + ": return_outputs must be False on CUDA");
+  if (std::is_same_v<Call, MlpCall> && return_outputs && call.inputs.on_cuda())
+    throw py::value_error(std::string(call.op) + ": return_outputs must be False on CUDA");
   const Tensor outputs = return_outputs ? call.inputs.empty(call.with_tasks({call.count_of(qx), call.outputs})) : Tensor();
   const TargetTensors sy = call.targets(support_y, "support_y", call.count(), how.lead),
                       qy = call.targets(query_y, "query_y", call.count_of(qx));

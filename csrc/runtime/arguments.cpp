@@ -32,16 +32,16 @@ std::vector<bool> read_needs(const char* op, py::handle needs, size_t count) {
   return read;
 }
 
-Tensor read_floating(const char* op, const char* name, py::handle object, bool narrow) {
+Tensor read_floating(const char* op, const char* name, py::handle object, bool narrow, bool* turned) {
   if (object.is_none()) throw py::type_error(text(op, std::string(name) + " must be a tensor, got None"));
-  Tensor tensor(op, object, name);
+  Tensor tensor(op, object, name, turned);
   if (tensor.dtype() == DType::int64) throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got int64"));
   if (tensor.narrow() && !narrow) throw py::type_error(text(op, std::string(name) + " must be float32 or float64, got 16 bits"));
   return tensor;
 }
 
-Tensor read_floating_or_none(const char* op, const char* name, py::handle object, bool narrow) {
-  return object.is_none() ? Tensor() : read_floating(op, name, object, narrow);
+Tensor read_floating_or_none(const char* op, const char* name, py::handle object, bool narrow, bool* turned) {
+  return object.is_none() ? Tensor() : read_floating(op, name, object, narrow, turned);
 }
 
 Tensor read_int64(const char* op, const char* name, py::handle object) {
@@ -199,9 +199,11 @@ py::tuple of_tasks(const char* op, const std::vector<Tensor>& made, const std::v
     by_dtype(outs[0].dtype(), [&](auto zero) {
       using R = decltype(zero);
       TaskScale<R> p{tasks, dloss.data<R>()};
-      for (size_t i = 0; i < outs.size(); i++)
-        if (summed[i] || (dloss && outs[i].numel()))
-          p.arrays[p.count++] = {summed[i] ? outs[i].numel() : outs[i].numel() / tasks, summed[i], made[i].data<R>(), outs[i].data<R>()};
+      for (size_t i = 0; i < outs.size(); i++) {
+        if (!summed[i] && !(dloss && outs[i].numel())) continue;
+        if (p.count == p.kMost) run_task_scale(op, p, outs[0]), p.count = 0;
+        p.arrays[p.count++] = {summed[i] ? outs[i].numel() : outs[i].numel() / tasks, summed[i], made[i].data<R>(), outs[i].data<R>()};
+      }
       if (p.count) run_task_scale(op, p, outs[0]);
     });
   return pack(outs);

@@ -18,11 +18,12 @@ std::vector<bool> read_needs(py::handle needs);
 std::vector<bool> read_needs(const char* op, py::handle needs, size_t count);
 inline bool any(const std::vector<bool>& needs) { return std::find(needs.begin(), needs.end(), true) != needs.end(); }
 
-// TypeError unless float32 or float64; or, where the op has kernels for them, one of `narrow`: float16 or bfloat16.
-Tensor read_floating(const char* op, const char* name, py::handle object, bool narrow = false);
-Tensor read_floating_or_none(const char* op, const char* name, py::handle object, bool narrow = false);  // the same, empty for None
-Tensor read_int64(const char* op, const char* name, py::handle object);                                  // TypeError unless int64
-bool is_number(py::handle object);  // of Python, not a tensor or a bool
+// TypeError unless float32 or float64; or, where the op has kernels for them, one of `narrow`: float16 or bfloat16. `turned`: Tensor().
+Tensor read_floating(const char* op, const char* name, py::handle object, bool narrow = false, bool* turned = nullptr);
+// The same, empty for None.
+Tensor read_floating_or_none(const char* op, const char* name, py::handle object, bool narrow = false, bool* turned = nullptr);
+Tensor read_int64(const char* op, const char* name, py::handle object);  // TypeError unless int64
+bool is_number(py::handle object);                                       // of Python, not a tensor or a bool
 // ValueError where the number is too large for a double.
 double read_number(const char* op, const char* name, py::handle object);
 // A number, or the one element of a CPU tensor with the dtype of `like`.

@@ -13,7 +13,7 @@ struct TaskScale {
     const R* unit;
     R* out;  // may be `unit`, unless shared
   };
-  static constexpr int kMost = 4 * kMaxLayers + 6;  // parameters, rates, inputs, targets and weights
+  static constexpr int kMost = 4 * kMaxLayers + 6;  // of a launch: parameters, rates, inputs, targets and weights of an MLP
   int64_t T;
   const R* dloss;  // [T]; null: ones
   int count = 0;

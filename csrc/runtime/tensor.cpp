@@ -70,6 +70,17 @@ bool is_contiguous(const std::vector<int64_t>& shape, const int64_t* strides) {
   return true;
 }
 
+// Whether matrices [..., rows, columns] lie by columns, one after the other; then `shape` becomes [..., columns, rows].
+bool turn_matrices(std::vector<int64_t>& shape, const int64_t* strides) {
+  const size_t n = shape.size();
+  if (n < 2) return false;
+  std::vector<int64_t> turned(strides, strides + n), by_rows = shape;
+  std::swap(turned[n - 1], turned[n - 2]), std::swap(by_rows[n - 1], by_rows[n - 2]);
+  if (!is_contiguous(by_rows, turned.data())) return false;
+  shape = by_rows;
+  return true;
+}
+
 [[noreturn]] void refuse(const char* op, const char* name, const std::string& what) {
   throw py::type_error(std::string(op) + ": " + name + " must be " + what);
 }
@@ -126,13 +137,13 @@ void init_values(py::handle in_memory_, Py_ssize_t impl, Py_ssize_t keys, uint64
   places = {impl, keys, plain};
 }
 
-Tensor::Tensor(const char* op, py::handle object, const char* name) {
+Tensor::Tensor(const char* op, py::handle object, const char* name, bool* turned) {
   if (object.is_none()) return;
   if (!tensor_type) throw std::runtime_error("fastmeta._C: init_tensor must come first");
   if (!PyObject_TypeCheck(object.ptr(), tensor_type)) refuse(op, name, std::string("a tensor, got ") + Py_TYPE(object.ptr())->tp_name);
   object_ = py::reinterpret_borrow<py::object>(object);
   if (in_memory && !is_plain(object_.ptr())) resolve(op, name);
-  view(op, name);
+  view(op, name, turned);
 }
 
 void Tensor::resolve(const char* op, const char* name) {
@@ -143,7 +154,7 @@ void Tensor::resolve(const char* op, const char* name) {
   object_ = resolved;
 }
 
-void Tensor::view(const char* op, const char* name) {
+void Tensor::view(const char* op, const char* name, bool* turned) {
   bool contiguous;
   if (api) {
     DLTensor t;
@@ -157,6 +168,7 @@ void Tensor::view(const char* op, const char* name) {
     index_ = t.device.id;
     shape_.assign(t.shape, t.shape + t.ndim);
     contiguous = is_contiguous(shape_, t.strides);
+    if (!contiguous && turned && turn_matrices(shape_, t.strides)) *turned = contiguous = is_part_ = true;
   } else {
     py::object device = object_.attr("device");
     const auto type = device.attr("type").cast<std::string>();
@@ -247,10 +259,10 @@ void* current_stream(const Tensor& tensor) {
   return reinterpret_cast<void*>(current.attr("cuda_stream").cast<std::uintptr_t>());
 }
 
-bool allows_tf32() {
+bool allows_tf32(const char* products) {
   static PyObject* const allows = py::import_module("fastmeta._precision").attr("allows_tf32").release().ptr();
-  static PyObject* const products = PyUnicode_InternFromString("matmul");
-  return py::owned(PyObject_CallOneArg(allows, products)).cast<bool>();
+  const py::object name = py::owned(PyUnicode_FromString(products));
+  return py::owned(PyObject_CallOneArg(allows, name.ptr())).cast<bool>();
 }
 
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {

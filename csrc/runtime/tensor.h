@@ -34,7 +34,8 @@ class Tensor {
   Tensor() = default;
   // Views `object` (None gives an empty Tensor); copies it first where its values do not lie in its memory one after the other.
   // TypeError unless it is a tensor of float32, float64, int64, float16 or bfloat16 with memory of its own.
-  Tensor(const char* op, py::handle object, const char* name);
+  // `turned`, unless null: matrices that lie by columns stay where they are; it becomes true and shape() theirs as they lie, by rows.
+  Tensor(const char* op, py::handle object, const char* name, bool* turned = nullptr);
 
   explicit operator bool() const { return bool(object_); }
   py::object object() const { return object_ ? object_ : py::none(); }
@@ -68,7 +69,7 @@ class Tensor {
 
  private:
   void resolve(const char* op, const char* name);
-  void view(const char* op, const char* name);
+  void view(const char* op, const char* name, bool* turned = nullptr);
 
   py::object object_;
   void* data_ = nullptr;
@@ -95,8 +96,8 @@ void init_values(py::handle in_memory, Py_ssize_t impl, Py_ssize_t keys, uint64_
 
 // The current stream of the tensor's CUDA device, as a cudaStream_t.
 void* current_stream(const Tensor& tensor);
-// Whether products of float32 matrices on CUDA may be in TF32: fastmeta/_precision.py.
-bool allows_tf32();
+// Whether float32 products on CUDA, "matmul" or "conv", may be in TF32: fastmeta/_precision.py.
+bool allows_tf32(const char* products);
 
 // ValueError "<op>: <what> must have shape [...], got [...]" unless the shapes agree.
 void require_shape(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& shape);

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
-from numbers import Integral
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def flag(op: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
     return value
+
+
+def interval(op: str, name: str, value: Any) -> tuple[float, float]:
+    """(low, high), finite, low <= high."""
+    found = list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+    if len(found) != 2 or not all(isinstance(x, Real) and not isinstance(x, bool) for x in found):
+        raise TypeError(f"{op}: {name} must be two numbers, (low, high), got {type(value).__name__}")
+    try:
+        low, high = map(float, found)
+    except OverflowError:
+        low = high = math.inf
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"{op}: {name} must be finite with low <= high, got {low}, {high}")
+    return low, high
 
 
 def path(op: str, name: str, value: Any) -> Path:

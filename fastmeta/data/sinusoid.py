@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -14,14 +15,22 @@ from .task_generator import uniform as unit_uniform
 
 
 class Sinusoid:
-    """y = A sin(x - phase), one A and one phase a task: A ~ U[0.1, 5], phase ~ U[0, pi] (radians), x ~ U[-5, 5].
+    """y = A sin(frequency x - phase), one of each a task: A ~ U[0.1, 5], phase ~ U[0, pi] (radians), x ~ U[-5, 5].
 
-    Source: Finn et al. 2017, arXiv:1703.03400, section 5.1.
+    `frequency`: (low, high), in radians: frequency ~ U[low, high]; (1, 1) is MAML's family of tasks. Where both are equal
+    nothing is drawn for it, so that a generator gives all of these families the same A, phase and x.
+
+    Errors: TypeError for a frequency that is no pair of real numbers; ValueError where they are not finite or low > high.
+
+    Source: Finn et al. 2017, arXiv:1703.03400, section 5.1; a frequency for each task: Li et al. 2017, arXiv:1707.09835.
     """
 
     amplitude = (0.1, 5.0)
     phase = (0.0, math.pi)
     inputs = (-5.0, 5.0)
+
+    def __init__(self, *, frequency: Sequence[float] = (1.0, 1.0)) -> None:
+        self.frequency = _check.interval("Sinusoid", "frequency", frequency)
 
     def sample(
         self,
@@ -56,6 +65,8 @@ class Sinusoid:
         exact = torch.promote_types(dtype, torch.float32)
         amplitude, phase = uniform(self.amplitude, 1).to(exact), uniform(self.phase, 1).to(exact)
         x = uniform(self.inputs, shots + queries)  # [T, S + Q, 1]
-        y = (amplitude * torch.sin(x.to(exact) - phase)).to(dtype)
+        low, high = self.frequency
+        frequency: torch.Tensor | float = low if low == high else uniform(self.frequency, 1).to(exact)
+        y = (amplitude * torch.sin(frequency * x.to(exact) - phase)).to(dtype)
         (support_x, query_x), (support_y, query_y) = (z.split([shots, queries], dim=1) for z in (x, y))
         return Episodes(*(z.contiguous() for z in (support_x, support_y, query_x, query_y)))

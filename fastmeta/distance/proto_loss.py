@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor
 
 from .. import _check
@@ -10,10 +11,11 @@ from ..types import Metric, Reduction
 from .proto_log_softmax import METRICS, check_distance, in_metric
 
 REDUCTIONS = ("mean", "sum", "none")
-CORES = (2, 2, 1, None, 1, 1)
+CORES = (2, 2, 1, None, 1, 1, 1, 1)
 NONE = -1  # of `exclude`: no prototype
 
 
+@overload
 def proto_loss(
     query: Tensor,
     prototypes: Tensor,
@@ -28,7 +30,50 @@ def proto_loss(
     exclude: Tensor | None = None,
     margin: float = 0.0,
     target_distance: Tensor | None = None,
-) -> Tensor:
+    bias: Tensor | None = None,
+    classes: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    return_accuracy: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def proto_loss(
+    query: Tensor,
+    prototypes: Tensor,
+    targets: Tensor,
+    *,
+    metric: Metric = "euclidean",
+    scale_diag: Tensor | None = None,
+    scale_tril: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    exclude: Tensor | None = None,
+    margin: float = 0.0,
+    target_distance: Tensor | None = None,
+    bias: Tensor | None = None,
+    classes: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    return_accuracy: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def proto_loss(
+    query: Tensor,
+    prototypes: Tensor,
+    targets: Tensor,
+    *,
+    metric: Metric = "euclidean",
+    scale_diag: Tensor | None = None,
+    scale_tril: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    exclude: Tensor | None = None,
+    margin: float = 0.0,
+    target_distance: Tensor | None = None,
+    bias: Tensor | None = None,
+    classes: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    return_accuracy: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""loss = -mean_q log p(y_q | x_q), p as in `proto_log_softmax`, without the `[Q, N]` matrix.
 
     Shapes: query `[..., Q, D]`, prototypes `[..., N, D]`, targets `[..., Q]` int64 -> `[...]`, or `[..., Q]` for reduction
@@ -37,15 +82,24 @@ def proto_loss(
     `margin`: what is taken off the logit of the target, -d(x_q, c_y) / temperature - margin.
     `target_distance`: `[..., Q]`, what stands in place of d(x_q, c_y): the distance to a prototype that is the query's alone, or one
     with a margin on the angle.
+    `bias`: `[..., N]`, added to the logits, also to that of a distance given.
+    `classes`: `[..., N]` int64 of any values, the class of each prototype. Targets are then of these, and p(y | x) is the sum of p over
+    all prototypes of class y that count: several positives. Goes without margin and target_distance.
+    `label_smoothing`: s in [0, 1]: loss_q = (1 - s) times the above + s mean_k -log p_k over the prototypes that count, as in PyTorch.
+    `return_accuracy`: also, from the same pass, how often the first of the largest logits, without the margin, is that of the target or
+    its class: `[...]`, or for "none" 1 or 0 of each query `[..., Q]`; reduced as the loss, without a gradient.
+    `bias` and `classes` have the batch dimensions of the prototypes, or none.
 
     Differentiable in all tensors of floating point, to any order. Metrics, `scale_diag`, `scale_tril`, temperature, dtypes and numerics are
     those of `proto_log_softmax`.
 
     Errors: as in `proto_log_softmax`; ValueError for a target or an excluded prototype out of range, a target that is excluded, a
-    margin that is not finite. On CUDA targets are not looked at, because that would wait for the device: there a target that is
-    out of range or excluded makes its loss NaN.
+    margin that is not finite, label_smoothing out of [0, 1], a target of whose class no prototype counts. On CUDA targets are not looked
+    at, because that would wait for the device: there a target that is out of range or excluded makes its loss NaN.
 
-    Kernels: Triton (CUDA), native CPU. Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1; margin: Wang et al. 2018,
+    Kernels: native CPU; Triton (CUDA), without bias, classes and label_smoothing, with which the reference runs there.
+
+    Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1; margin: Wang et al. 2018,
     arXiv:1801.09414.
 
     ```python
@@ -69,39 +123,55 @@ def proto_loss(
     temperature = _check.scalar(op, "temperature", temperature)
     if type(margin) is not float or not abs(margin) < _check.INFINITY:
         margin = _finite(op, margin)
-    static = (metric, ignore_index, _check.one_of(op, "reduction", reduction, REDUCTIONS), margin)
+    if type(label_smoothing) is not float:
+        label_smoothing = _check.number(op, "label_smoothing", label_smoothing)
+    reduction = _check.one_of(op, "reduction", reduction, REDUCTIONS)
+    static = (
+        metric,
+        ignore_index,
+        reduction,
+        margin,
+        label_smoothing,
+        _check.flag(op, "return_accuracy", return_accuracy),
+    )
     if scale_diag is not None or scale_tril is not None:
         query, prototypes = in_metric(op, metric, query, prototypes, scale_diag, scale_tril)
-    found = direct(op, (query, prototypes, targets, temperature, exclude, target_distance), static, CORES)
+    args = (query, prototypes, targets, temperature, exclude, target_distance, bias, classes)
+    if not (bias is None and classes is None and not label_smoothing):
+        args = _with_more(op, args, margin, label_smoothing, ignore_index)
+    found = direct(op, args, static, CORES)
     if found is not None:
-        _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
+        if classes is None:
+            _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
         if exclude is not None:
-            _refuse_excluded(op, exclude, targets, prototypes.shape[-2], ignore_index)
-        return found[0]
+            _refuse_excluded(op, exclude, targets, prototypes.shape[-2], ignore_index, classes is None)
+        return (found[0], found[1].detach()) if return_accuracy else found[0]
+    query, prototypes, targets, temperature, exclude, target_distance, bias, classes = args
     lead = check_distance(op, query, prototypes, temperature)
     if lead and query.ndim == 2:
         query = query.expand(*lead, *query.shape)
     _check.labels(op, "targets", targets, query.shape[:-1], query.device)
-    _check.label_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
+    if classes is None:
+        _check.label_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
     if exclude is not None:
         _check.labels(op, "exclude", exclude, query.shape[:-1], query.device)
         if _check.visible(exclude) and _check.visible(targets):
-            _refuse_excluded(op, exclude, targets, prototypes.shape[-2], ignore_index)
+            _refuse_excluded(op, exclude, targets, prototypes.shape[-2], ignore_index, classes is None)
     if target_distance is not None:
         _check.floating(op, query=query, target_distance=target_distance)
         if target_distance.shape != query.shape[:-1]:
             expected, got = _check.shape(query)[:-1], _check.shape(target_distance)
             raise ValueError(f"{op}: target_distance must have shape {expected}, got {got}")
-    args = (
+    folded = (
         _check.fold(query, lead, 2),
         _check.fold(prototypes, lead, 2, shared=True),
         _check.fold(targets, lead, 1),
         temperature,
-        None if exclude is None else _check.fold(exclude, lead, 1),
-        None if target_distance is None else _check.fold(target_distance, lead, 1),
+        *(None if x is None else _check.fold(x, lead, 1) for x in (exclude, target_distance)),
+        *(None if x is None else _check.fold(x, lead, 1, shared=True) for x in (bias, classes)),
     )
-    (out,) = call(op, args, static, CORES)
-    return _check.unfold(out, lead)
+    out = [_check.unfold(y, lead) for y in call(op, folded, static, CORES)]
+    return (out[0], out[1].detach()) if return_accuracy else out[0]
 
 
 def _finite(op: str, margin: Any) -> float:
@@ -111,13 +181,61 @@ def _finite(op: str, margin: Any) -> float:
     return found
 
 
-def _refuse_excluded(op: str, exclude: Tensor, targets: Tensor, classes: int, ignore_index: int) -> None:
-    """ValueError where `exclude` of CPU tensors is out of range, or is a target that counts."""
+def _with_more(op: str, args: tuple[Any, ...], margin: float, smoothing: float, ignore_index: int) -> tuple[Any, ...]:
+    """`args`, whose bias and classes, checked, have the batch dimensions of the prototypes."""
+    query, prototypes, targets, temperature, exclude, target_distance, bias, classes = args
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {smoothing}")
+    lead = check_distance(op, query, prototypes, temperature)
+    if bias is not None:
+        _check.floating(op, query=query, bias=bias)
+    if classes is not None:
+        _check.dense(op, "classes", classes)
+        _check.labels(op, "classes", classes, classes.shape, query.device)
+        if margin != 0 or target_distance is not None:
+            raise ValueError(f"{op}: classes must go without margin and target_distance, got one of them")
+    each = [x for x in (bias, classes) if x is not None]
+    expected = prototypes.shape[:-1]
+    for name, x in (("bias", bias), ("classes", classes)):
+        if x is not None and list(x.shape) not in (list(expected), list(expected[-1:]), [*lead, expected[-1]]):
+            raise ValueError(f"{op}: {name} must have shape {list(expected)}, got {_check.shape(x)}")
+    widest = max([expected, *(x.shape for x in each)], key=len)
+    if len(widest) > len(expected):
+        prototypes = prototypes.expand(*widest, prototypes.shape[-1])
+    bias, classes = (None if x is None else x.expand(widest) for x in (bias, classes))
+    if classes is not None:
+        for name, x in (("targets", targets), ("exclude", exclude)):
+            if x is not None:
+                _check.labels(op, name, x, [*lead, query.shape[-2]], query.device)
+        if all(map(_check.visible, (classes, targets, *([] if exclude is None else [exclude])))):
+            _refuse_alone(op, classes, targets, exclude, ignore_index)
+    return query, prototypes, targets, temperature, exclude, target_distance, bias, classes
+
+
+def _refuse_alone(op: str, classes: Tensor, targets: Tensor, exclude: Tensor | None, ignore_index: int) -> None:
+    """ValueError where no prototype of a target's class counts."""
+    classes = classes.expand(*targets.shape[:-1], -1)
+    ordered, wanted = classes.sort(-1).values.contiguous(), targets.contiguous()
+    many = torch.searchsorted(ordered, wanted, right=True) - torch.searchsorted(ordered, wanted)
+    if exclude is not None:
+        out = classes.gather(-1, exclude.clamp(0, classes.shape[-1] - 1))
+        many = many - ((out == targets) & (exclude >= 0)).long()
+    alone = (many < 1) & (targets != ignore_index)
+    if bool(alone.any()):
+        raise ValueError(f"{op}: a prototype of each target's class must count, got none for {int(targets[alone][0])}")
+
+
+def _refuse_excluded(
+    op: str, exclude: Tensor, targets: Tensor, classes: int, ignore_index: int, of_prototypes: bool
+) -> None:
+    """ValueError where `exclude` of CPU tensors is out of range, or is a target that counts; `of_prototypes`: targets are these."""
     if not exclude.is_cpu:
         return
     wrong = _check.label_out_of_range(exclude, classes, NONE)
     if wrong is not None:
         raise ValueError(f"{op}: exclude must be in [0, {classes}) or {NONE}, got {wrong}")
+    if not of_prototypes:
+        return
     clash = (exclude == targets) & (targets != ignore_index)
     if bool(clash.any()):
         raise ValueError(f"{op}: exclude must not be the target, got {int(targets[clash][0])} for both")

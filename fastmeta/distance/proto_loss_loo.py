@@ -6,11 +6,14 @@ from torch import Tensor
 from .. import _check
 from .._autograd import is_autocast, without_autocast
 from .._dispatch import LOW_PRECISION
-from ..reference.proto_log_softmax import distances
+from .._route import direct
+from ..reference.proto_loss_loo import distances_to_others, of_rows
 from ..types import Metric, Reduction
 from .proto_log_softmax import METRICS
 from .proto_loss import REDUCTIONS, proto_loss
 from .prototypes import prototypes
+
+CORES = (2, 1, None)
 
 
 def proto_loss_loo(
@@ -35,7 +38,9 @@ def proto_loss_loo(
     Errors: as in `prototypes` and `proto_loss`; ValueError for a class with one example, which has no prototype without it. On CUDA
     labels are not looked at: there such a class makes its task NaN.
 
-    Kernels: those of `prototypes` and `proto_loss`. Source: Wan et al. 2018, arXiv:1710.10467, eq. 8 and 9.
+    Kernels: native CPU; elsewhere, under autocast and transforms, those of `prototypes` and `proto_loss`.
+
+    Source: Wan et al. 2018, arXiv:1710.10467, eq. 8 and 9.
 
     ```python
     import torch
@@ -51,9 +56,13 @@ def proto_loss_loo(
     """
     op = "proto_loss_loo"
     num_classes = _check.integer(op, "num_classes", num_classes, 1, _check.MOST_CLASSES)
-    _check.one_of(op, "metric", metric, METRICS)
-    _check.one_of(op, "reduction", reduction, REDUCTIONS)
+    metric = _check.one_of(op, "metric", metric, METRICS)
+    reduction = _check.one_of(op, "reduction", reduction, REDUCTIONS)
     temperature = _check.scalar(op, "temperature", temperature)
+    static = (num_classes, metric, reduction)
+    found = direct(op, (embeddings, labels, temperature), static, CORES)  # which declines wrong labels
+    if found is not None:
+        return found[0]
     _check.floating(op, embeddings=embeddings)
     _check.at_least(op, 2, embeddings=embeddings)
     _check.positive(op, "temperature", temperature, embeddings)
@@ -68,28 +77,22 @@ def proto_loss_loo(
     dtype = embeddings.dtype
     x = embeddings.float() if dtype in LOW_PRECISION else embeddings
     temperature = temperature.to(x.dtype) if isinstance(temperature, Tensor) else temperature
+    lead = list(x.shape[:-2])
+    found = direct(op, (_check.fold(x, lead, 2), _check.fold(labels, lead, 1), temperature), static, CORES)
+    if found is not None:
+        return _check.unfold(found[0], lead).to(dtype)
     centres = prototypes(x, labels, num_classes)
-    apart = _distance_to_others(x, centres, labels, counts, metric)
+    with without_autocast(x):
+        apart = distances_to_others(x, centres, labels, counts, metric)
     loss = proto_loss(
         x, centres, labels, metric=metric, temperature=temperature, reduction=reduction, target_distance=apart
     )
     return loss if is_autocast(embeddings.device.type) else loss.to(dtype)
 
 
-def _distance_to_others(x: Tensor, centres: Tensor, labels: Tensor, counts: Tensor, metric: str) -> Tensor:
-    """[..., S]: d(x_i, c_iy), where x_i - c_iy = (x_i - c_y) n / (n - 1)."""
-    places = labels.clamp(0, counts.shape[-1] - 1)
-    own = centres.gather(-2, places.unsqueeze(-1).expand_as(x))  # [..., S, D]
-    others = (counts.gather(-1, places) - 1).to(x.dtype)
-    if metric == "cosine":
-        return row_distances(x, own + (own - x) / others.unsqueeze(-1), metric)
-    factor = (others + 1) / others
-    return row_distances(x, own, metric) * (factor if metric == "euclidean" else factor.square())
-
-
 def row_distances(x: Tensor, y: Tensor, metric: str) -> Tensor:
     """d(x_i, y_i), [..., S, D], [..., S, D] -> [..., S]; float32 under autocast."""
     with without_autocast(x):
-        wide = [t.unsqueeze(-2).float() if t.dtype in LOW_PRECISION else t.unsqueeze(-2) for t in (x, y)]
-        found = distances(wide[0], wide[1], metric)[..., 0, 0]
+        wide = [t.float() if t.dtype in LOW_PRECISION else t for t in (x, y)]
+        found = of_rows(wide[0], wide[1], metric)
     return found if is_autocast(x.device.type) else found.to(x.dtype)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -70,6 +72,8 @@ class CLIPLoss(nn.Module):
             temperature: float | Tensor = (1 / logit_scale).to(image_features.dtype)
         else:
             temperature = 1 / _arguments.positive("CLIPLoss", "logit_scale", logit_scale)
-        pair, options = _arguments.numbered(image_features), {"metric": "cosine", "temperature": temperature}
-        of_images = _arguments.of("CLIPLoss", proto_loss, image_features, text_features, pair, **options)
-        return (of_images + proto_loss(text_features, image_features, pair, **options)) / 2  # type: ignore[arg-type]
+        pair: Tensor = _arguments.numbered(image_features)
+        options: dict[str, Any] = {"metric": "cosine", "temperature": temperature}
+        of_images: Tensor = _arguments.of("CLIPLoss", proto_loss, image_features, text_features, pair, **options)
+        of_texts: Tensor = proto_loss(text_features, image_features, pair, **options)
+        return (of_images + of_texts) / 2

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from .. import _check
-from ..distance.proto_log_softmax import proto_log_softmax
 from ..distance.proto_loss import proto_loss
 from ..distance.proto_loss_loo import row_distances
 from . import _arguments
+from .supcon import IGNORED, classmates
 
 
 class NCA(nn.Module):
     r"""loss = -mean_i log sum_{j: y_j = y_i, j != i} p_ij, p_ij = softmax_{j != i}(-|x_i - x_j|^2 / temperature).
 
     Shapes: embeddings `[B, D]`, labels `[B]` int64 of any values -> `[]`. Embeddings are taken as they are. An example that is alone
-    in its class is left out. Makes `[B, B]` matrices.
+    in its class is left out. No `[B, B]` matrix is made where a kernel runs.
 
-    Errors: TypeError and ValueError, in the head's name. Kernels: those of `proto_log_softmax`.
+    Errors: TypeError and ValueError, in the head's name. Kernels: native CPU; elsewhere the reference of `proto_loss`.
 
     Source: Goldberger et al. 2005, Neighbourhood components analysis, with the log of their p_i.
     """
@@ -31,14 +31,12 @@ class NCA(nn.Module):
         _arguments.labelled("NCA", embeddings, labels)
         if embeddings.shape[0] == 0:
             return embeddings.sum()
-        log_p = proto_log_softmax(embeddings, embeddings, metric="sqeuclidean", temperature=self.temperature)
-        others = ~torch.eye(labels.shape[0], dtype=torch.bool, device=labels.device)
-        same = others & (labels.unsqueeze(1) == labels)
-        counted = same.any(1)
-        kept = torch.where(counted.unsqueeze(1), same, True)  # an example alone: a number, which is left out
-        losses = log_p.masked_fill(~(others | ~counted.unsqueeze(1)), -torch.inf).logsumexp(1)
-        losses = losses - log_p.masked_fill(~kept, -torch.inf).logsumexp(1)
-        return torch.where(counted, losses, 0).sum() / counted.sum().clamp(min=1)
+        mates = classmates(labels)
+        targets = torch.where(mates.others > 0, mates.ids, IGNORED)
+        return _arguments.of(
+            "NCA", proto_loss, embeddings, embeddings, targets, classes=mates.ids, exclude=_arguments.numbered(embeddings),
+            metric="sqeuclidean", temperature=self.temperature,
+        )  # fmt: skip
 
 
 class _Proxies(nn.Module):

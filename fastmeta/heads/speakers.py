@@ -24,7 +24,7 @@ class _Similarity(nn.Module):
 
     def _with_bias(self, loss: Tensor) -> Tensor:
         """A softmax does not see b; distributed training wants a gradient of every parameter all the same."""
-        return loss + (0 * self.b).to(loss.dtype)
+        return torch.add(loss, self.b.to(loss.dtype), alpha=0)
 
 
 class GE2E(_Similarity):
@@ -50,7 +50,7 @@ class GE2E(_Similarity):
     def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         _arguments.utterances("GE2E", embeddings)
         speakers, utterances = embeddings.shape[:2]
-        own = torch.arange(speakers, device=embeddings.device).repeat_interleave(utterances)
+        own = torch.arange(speakers, device=embeddings.device).unsqueeze(1).expand(-1, utterances).flatten()
         loss = proto_loss_loo(
             embeddings.flatten(0, 1), own, speakers, metric="cosine", temperature=self._temperature(embeddings)
         )
@@ -69,7 +69,10 @@ class AngleProto(_Similarity):
 
     def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         _arguments.utterances("AngleProto", embeddings)
-        first, centres = embeddings[:, 0], embeddings[:, 1:].mean(1)
+        first, others = embeddings.split([1, embeddings.shape[1] - 1], 1)  # one gradient, where slices have one each
+        first = first.squeeze(1)
+        # A cosine is that with the sum, whose gradient is no tensor of its own; of float16 it might be infinite.
+        centres = others.mean(1) if others.dtype == torch.float16 else others.sum(1)
         loss = proto_loss(
             first, centres, _arguments.numbered(first), metric="cosine", temperature=self._temperature(embeddings)
         )

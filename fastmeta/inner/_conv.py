@@ -14,7 +14,7 @@ from ._network import LOSSES, NetworkInput, came, check_tensors, check_weights, 
 EXAMPLE_RANK = 4  # [n, channels, height, width]
 MOST_PIXELS = 4096  # of a stride, a padding or a window
 MOST_GROUPS = 2**31 - 1
-PLAIN = (0.0, 3, 0)  # slope, kernel, skip of a block outside encoders
+PLAIN = {"slope": 0.0, "skip": 0}  # of a block outside encoders
 Blocks = tuple[tuple[Any, ...], ...]  # of each the fields of a ConvBlock: a static argument
 
 
@@ -31,7 +31,7 @@ def check_blocks(op: str, blocks: Any, encodes: bool = False) -> Blocks:
         came = _check.brief(blocks) if not isinstance(blocks, list | tuple) else [type(b).__name__ for b in blocks]
         raise ValueError(f"{op}: blocks must be a sequence of at least one ConvBlock, got {came}")
     found = tuple(_block(op, f"blocks[{i}]", block) for i, block in enumerate(blocks))
-    if any(fields[6:] != PLAIN for fields in found):
+    if encodes or any(fields[6] or fields[8] for fields in found):
         _check_of_encoder(op, found, encodes)
     return found
 
@@ -54,18 +54,19 @@ def _block(op: str, name: str, block: ConvBlock) -> tuple[Any, ...]:
     slope = _check.number(op, f"{name}.slope", block.slope)
     if not 0 <= slope < 1:
         raise ValueError(f"{op}: {name}.slope must be from 0 to below 1, got {slope}")
-    kernel = _check.integer(op, f"{name}.kernel", block.kernel, 1, 3)
-    if kernel == 2 or (kernel == 1 and padding):
-        raise ValueError(f"{op}: {name}.kernel must be 3, or 1 with padding 0, got {kernel} with padding {padding}")
+    kernel = _check.integer(op, f"{name}.kernel", block.kernel, 1, MOST_PIXELS)
     skip = _check.integer(op, f"{name}.skip", block.skip, 0, MOST_PIXELS)
     return stride, padding, norm, eps, relu, pool, slope if relu else 0.0, kernel, skip
 
 
 def _check_of_encoder(op: str, blocks: Blocks, encodes: bool) -> None:
-    """What an encoder's blocks alone have: slope, kernel, skip."""
+    """What an encoder's blocks alone have: slope and skip; and its kernels."""
     for i, fields in enumerate(blocks):
         block = ConvBlock(*fields)
-        for name, plain in zip(("slope", "kernel", "skip"), PLAIN, strict=True):
+        if encodes and block.kernel != 3 and (block.kernel != 1 or block.padding):
+            came = f"{block.kernel} with padding {block.padding}"
+            raise ValueError(f"{op}: blocks[{i}].kernel must be 3, or 1 with padding 0, in an encoder, got {came}")
+        for name, plain in PLAIN.items():
             value = getattr(block, name)
             if not encodes and value != plain:
                 raise ValueError(

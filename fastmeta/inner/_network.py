@@ -25,6 +25,7 @@ class NetworkInput:
     params: list[Tensor | None]  # with one task axis, or shared without
     examples: dict[str, Tensor]  # with one task axis where there are batch dimensions
     ranks: Sequence[int]  # of one task's parameters, in turn
+    outputs: int = -2  # place of the weight that gives the outputs
 
     def rank(self, i: int) -> int:
         return self.ranks[i % len(self.ranks)]
@@ -72,7 +73,7 @@ class NetworkInput:
     @property
     def width(self) -> int:
         """The number of outputs."""
-        weight = self.params[-2]
+        weight = self.params[self.outputs]
         assert weight is not None
         return weight.shape[-2]
 
@@ -108,12 +109,19 @@ def check_tensors(
 
 
 def folded(
-    params: Sequence[Tensor | None], lead: list[int], ranks: Sequence[int], examples: dict[str, Tensor], rank: int
+    params: Sequence[Tensor | None],
+    lead: list[int],
+    ranks: Sequence[int],
+    examples: dict[str, Tensor],
+    rank: int,
+    outputs: int = -2,
 ) -> NetworkInput:
     values = [
         None if p is None else _check.fold(p, lead, ranks[i % len(ranks)], shared=True) for i, p in enumerate(params)
     ]
-    return NetworkInput(lead, values, {name: _check.fold(x, lead, rank) for name, x in examples.items()}, ranks)
+    return NetworkInput(
+        lead, values, {name: _check.fold(x, lead, rank) for name, x in examples.items()}, ranks, outputs
+    )
 
 
 def check_like_params(

@@ -40,7 +40,7 @@ def conv_adapt(
     parameters before each step. `first_order` takes v_k = v_{k+1} instead (FOMAML). Differentiable in params, lr, inputs,
     weights and (mse) targets, to any order. Errors and dtypes as in `conv_loss`.
 
-    Kernels: native CPU C++, as `conv_forward`. Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017, arXiv:1707.09835.
+    Kernels: native CPU C++, CUDA C++, as `conv_forward`. Sources: Finn et al. 2017, arXiv:1703.03400; Li et al. 2017, arXiv:1707.09835.
 
     ```python
     import torch

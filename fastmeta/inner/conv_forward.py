@@ -31,8 +31,8 @@ def conv_forward(params: Sequence[Tensor | None], inputs: Tensor, *, blocks: Seq
     Errors: TypeError for dtypes and what is not a tensor, ValueError for shapes, devices and values, and for a batch norm over
     one value.
 
-    Kernels: native CPU C++ (up to 16 blocks, padding up to 2, pool up to 2). Sources: Vinyals et al. 2016, arXiv:1606.04080 (the
-    network); batched weights as in Finn et al. 2017, arXiv:1703.03400.
+    Kernels: native CPU C++, CUDA C++ but for encoders (up to 16 blocks, padding up to 2, pool up to 2). Sources: Vinyals et al. 2016,
+    arXiv:1606.04080 (the network); batched weights as in Finn et al. 2017, arXiv:1703.03400.
 
     ```python
     import torch

@@ -28,7 +28,7 @@ def conv_grad(
     Differentiable in params, inputs, weights and (mse) targets, to any order; the derivative of the gradient is a Hessian-vector
     product. Errors and dtypes as in `conv_loss`.
 
-    Kernels: native CPU C++, as `conv_forward`. Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
+    Kernels: native CPU C++, CUDA C++, as `conv_forward`. Source: the inner gradient of Finn et al. 2017, arXiv:1703.03400.
 
     ```python
     import torch

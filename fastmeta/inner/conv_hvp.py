@@ -37,7 +37,7 @@ def conv_hvp(
     no matrix is formed. Differentiable in params, vectors, inputs, weights and (mse) targets, to any order (the derivative comes
     from the reference). Errors and dtypes as in `conv_loss`; ValueError for another curvature.
 
-    Kernels: native CPU C++, as `conv_forward`, forward. Source: Pearlmutter 1994, Neural Computation 6(1); "ggn":
+    Kernels: native CPU C++, CUDA C++, as `conv_forward`, forward. Source: Pearlmutter 1994, Neural Computation 6(1); "ggn":
     Schraudolph 2002, Neural Computation 14(7), and Martens 2010, ICML.
 
     ```python

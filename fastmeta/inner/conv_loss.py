@@ -31,7 +31,7 @@ def conv_loss(
     Differentiable in params, inputs, weights and (mse) targets, to any order. ValueError for a target out of range; on CUDA, where
     looking would have to wait for the device, its task's loss is NaN. Errors and dtypes as in `conv_forward`.
 
-    Kernels: native CPU C++, as `conv_forward`. Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
+    Kernels: native CPU C++, CUDA C++, as `conv_forward`. Source: the inner objective of Finn et al. 2017, arXiv:1703.03400.
 
     ```python
     import torch

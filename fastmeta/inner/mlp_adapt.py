@@ -9,7 +9,7 @@ from .._route import call, direct
 from ..loops.optimisers import InnerOptimiser
 from ..reference.mlp_adapt import Inner
 from ..types import Activation, Loss, Rate
-from ._mlp import EXAMPLE_RANK, PARAM_CORES, check_loss, check_mlp
+from ._mlp import EXAMPLE_RANK, PARAM_CORES, check_loss, check_mlp, check_network, layers_of, of_network
 from ._network import Param, check_rates, check_steps, in_order, like_params, listed, refuse_labels, weighted
 from ._steps import by_tasks, given_steps, lead_of, of_a_step
 
@@ -28,6 +28,7 @@ def mlp_adapt(
     weights: Tensor | None = None,
     steps: int,
     activation: Activation = "relu",
+    residual_norm: bool = False,
     loss: Loss = "cross_entropy",
     first_order: bool = False,
     batch_per_step: bool = False,
@@ -67,21 +68,22 @@ def mlp_adapt(
     ```
     """
     op = "mlp_adapt"
-    activation, loss = check_loss(op, activation, loss)
+    network, loss = check_network(op, activation, residual_norm), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     inner: Inner = None
     if optimiser is not None or batch_per_step is not False:
         lr, inner = given_steps(op, lr, batch_per_step, optimiser)
-    static = (steps, activation, loss, first_order, inner)
-    of_call, x, y, w = CORES[loss] if weights is None else weighted(CORES[loss]), inputs, targets, weights
+    static = (steps, network, loss, first_order, inner)
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
+    of_call, x, y, w = of_params if weights is None else weighted(of_params), inputs, targets, weights
     if inner is not None:
         of_call, x, y, w = by_tasks(inner, of_call, inputs, targets, weights)
     found = direct(op, (params, listed(lr, params), x, y if w is None else [y, w]), static, of_call)
     if found is not None:
-        refuse_labels(op, loss, params, targets=targets)
+        refuse_labels(op, loss, params if residual_norm is False else layers_of(network, params), targets=targets)
         return in_order(found, params)
     lead = lead_of(inner, steps)
-    mlp = check_mlp(op, params, **of_a_step(op, "inputs", inputs, EXAMPLE_RANK, lead))
+    mlp = check_mlp(op, params, network, **of_a_step(op, "inputs", inputs, EXAMPLE_RANK, lead))
     rates = check_rates(op, lr, params, steps, mlp.ranks)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights, steps=lead)
     args = (mlp.params, rates, mlp.support("inputs", inputs, EXAMPLE_RANK, lead), folded)

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
-from ._mlp import check_loss, check_mlp
+from ._mlp import check_loss, check_mlp, check_network, layers_of, of_network
 from ._network import Param, in_order, like_params, refuse_labels, weighted
 from .mlp_loss import CORES
 
@@ -19,6 +19,7 @@ def mlp_grad(
     *,
     weights: Tensor | None = None,
     activation: Activation = "relu",
+    residual_norm: bool = False,
     loss: Loss = "cross_entropy",
 ) -> tuple[Tensor, list[Param]]:
     r"""(L_t, dL_t/dparams): each task's loss, as `mlp_loss` defines it, and its own gradient.
@@ -42,14 +43,15 @@ def mlp_grad(
     ```
     """
     op = "mlp_grad"
-    activation, loss = check_loss(op, activation, loss)
+    network, loss = check_network(op, activation, residual_norm), check_loss(op, loss)
     y = targets if weights is None else [targets, weights]
-    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
-    found = direct(op, (params, inputs, y), (activation, loss), of_call)
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
+    of_call = of_params if weights is None else weighted(of_params)
+    found = direct(op, (params, inputs, y), (network, loss), of_call)
     if found is not None:
-        refuse_labels(op, loss, params, targets=targets)
+        refuse_labels(op, loss, params if residual_norm is False else layers_of(network, params), targets=targets)
         return found[0], in_order(found[1:], params)
-    mlp = check_mlp(op, params, inputs=inputs)
+    mlp = check_mlp(op, params, network, inputs=inputs)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
-    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), of_call)
+    value, *grads = call(op, (mlp.params, mlp.examples["inputs"], folded), (network, loss), of_call)
     return _check.unfold(value, mlp.lead), like_params(grads, mlp)

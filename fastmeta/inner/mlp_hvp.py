@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Curvature, Loss
-from ._mlp import PARAM_CORES, check_loss, check_mlp
+from ._mlp import PARAM_CORES, check_loss, check_mlp, check_network, layers_of, of_network
 from ._network import Param, check_like_params, in_order, like_params, refuse_labels, weighted
 
 CURVATURES = ("hessian", "ggn")
@@ -25,6 +25,7 @@ def mlp_hvp(
     *,
     weights: Tensor | None = None,
     activation: Activation = "relu",
+    residual_norm: bool = False,
     loss: Loss = "cross_entropy",
     curvature: Curvature = "hessian",
 ) -> list[Param]:
@@ -64,15 +65,16 @@ def mlp_hvp(
     ```
     """
     op = "mlp_hvp"
-    activation, loss = check_loss(op, activation, loss)
-    static = (activation, loss, _check.one_of(op, "curvature", curvature, CURVATURES))
+    network, loss = check_network(op, activation, residual_norm), check_loss(op, loss)
+    static = (network, loss, _check.one_of(op, "curvature", curvature, CURVATURES))
     y = targets if weights is None else [targets, weights]
-    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
+    of_call = of_params if weights is None else weighted(of_params)
     found = direct(op, (params, vectors, inputs, y), static, of_call)
     if found is not None:
-        refuse_labels(op, loss, params, targets=targets)
+        refuse_labels(op, loss, params if residual_norm is False else layers_of(network, params), targets=targets)
         return in_order(found, params)
-    mlp = check_mlp(op, params, inputs=inputs)
+    mlp = check_mlp(op, params, network, inputs=inputs)
     v = check_like_params(op, "vectors", vectors, mlp, params)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
     products = call(op, (mlp.params, v, mlp.examples["inputs"], folded), static, of_call)

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import _check
 from .._route import call, direct
 from ..types import Activation, Loss
-from ._mlp import PARAM_CORES, check_loss, check_mlp
+from ._mlp import PARAM_CORES, check_loss, check_mlp, check_network, layers_of, of_network
 from ._network import refuse_labels, weighted
 
 CORES = {"cross_entropy": (PARAM_CORES, 2, 1), "mse": (PARAM_CORES, 2, 2)}
@@ -20,13 +20,15 @@ def mlp_loss(
     *,
     weights: Tensor | None = None,
     activation: Activation = "relu",
+    residual_norm: bool = False,
     loss: Loss = "cross_entropy",
 ) -> Tensor:
     r"""L_t = sum_i w_ti l_ti / n_t: l_ti the loss of example i of task t in mlp_forward(params, inputs), n_t the number of examples
     that are not ignored, w_ti their weights, 1 without `weights`.
 
-    Shapes: params and inputs as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy", `[..., n, out]` for "mse" ->
-    `[...]`, one loss a task. The target -100 leaves an example out, for ragged tasks. A task without examples has the loss 0.
+    Shapes: params, inputs, `activation` and `residual_norm` as in `mlp_forward`; targets `[..., n]` int64 for "cross_entropy",
+    `[..., n, out]` for "mse" -> `[...]`, one loss a task. The target -100 leaves an example out, for ragged tasks. A task without
+    examples has the loss 0.
     `weights`: `[..., n]`, or `[n]` for all tasks; of any sign. What they sum to does not matter: a weight of 0 takes away an
     example's loss, not its place in the mean. The weight of an example that is left out counts nothing, even where it is NaN, and
     has the gradient 0.
@@ -51,14 +53,15 @@ def mlp_loss(
     ```
     """
     op = "mlp_loss"
-    activation, loss = check_loss(op, activation, loss)
+    network, loss = check_network(op, activation, residual_norm), check_loss(op, loss)
     y = targets if weights is None else [targets, weights]
-    of_call = CORES[loss] if weights is None else weighted(CORES[loss])
-    found = direct(op, (params, inputs, y), (activation, loss), of_call)
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
+    of_call = of_params if weights is None else weighted(of_params)
+    found = direct(op, (params, inputs, y), (network, loss), of_call)
     if found is not None:
-        refuse_labels(op, loss, params, targets=targets)
+        refuse_labels(op, loss, params if residual_norm is False else layers_of(network, params), targets=targets)
         return found[0]
-    mlp = check_mlp(op, params, inputs=inputs)
+    mlp = check_mlp(op, params, network, inputs=inputs)
     folded = mlp.targets(op, "targets", targets, inputs.shape[-2], loss, weights)
-    (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded), (activation, loss), of_call)
+    (out,) = call(op, (mlp.params, mlp.examples["inputs"], folded), (network, loss), of_call)
     return _check.unfold(out, mlp.lead)

@@ -9,7 +9,7 @@ from .._route import call, direct
 from ..loops.optimisers import InnerOptimiser
 from ..reference.mlp_adapt import Inner
 from ..types import Activation, Loss, Rate
-from ._mlp import EXAMPLE_RANK, PARAM_CORES, check_loss, check_mlp
+from ._mlp import EXAMPLE_RANK, PARAM_CORES, check_loss, check_mlp, check_network, layers_of, of_network
 from ._network import check_rates, check_steps, first_with_graph, listed, refuse_labels, weighted
 from ._steps import by_tasks, given_steps, lead_of, of_a_step
 
@@ -31,6 +31,7 @@ def mlp_meta_loss(
     query_weights: Tensor | None = None,
     steps: int,
     activation: Activation = "relu",
+    residual_norm: bool = False,
     loss: Loss = "cross_entropy",
     first_order: bool = False,
     batch_per_step: bool = False,
@@ -63,8 +64,8 @@ def mlp_meta_loss(
     """
     return mlp_meta_loss_and_outputs(
         params, lr, support_x, support_y, query_x, query_y, weights=weights, query_weights=query_weights, steps=steps,
-        activation=activation, loss=loss, first_order=first_order, batch_per_step=batch_per_step, optimiser=optimiser,
-        return_outputs=False,
+        activation=activation, residual_norm=residual_norm, loss=loss, first_order=first_order,
+        batch_per_step=batch_per_step, optimiser=optimiser, return_outputs=False,
     )[0]  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def mlp_meta_loss_and_outputs(
     query_weights: Tensor | None = None,
     steps: int,
     activation: Activation = "relu",
+    residual_norm: bool = False,
     loss: Loss = "cross_entropy",
     first_order: bool = False,
     batch_per_step: bool = False,
@@ -88,13 +90,14 @@ def mlp_meta_loss_and_outputs(
 ) -> tuple[Tensor, ...]:
     """`mlp_meta_loss`, and the query outputs of the same pass `[..., Q, out]`, without a graph, where they are asked for."""
     op = "mlp_meta_loss"
-    activation, loss = check_loss(op, activation, loss)
+    network, loss = check_network(op, activation, residual_norm), check_loss(op, loss)
     steps, first_order = check_steps(op, steps), _check.flag(op, "first_order", first_order)
     inner: Inner = None
     if optimiser is not None or batch_per_step is not False:
         lr, inner = given_steps(op, lr, batch_per_step, optimiser)
-    static = (steps, activation, loss, first_order, return_outputs, inner)
-    of_call = CORES[loss] if weights is None else weighted(CORES[loss], -3)
+    static = (steps, network, loss, first_order, return_outputs, inner)
+    of_params = CORES[loss] if residual_norm is False else of_network(network, params, CORES[loss])
+    of_call = of_params if weights is None else weighted(of_params, -3)
     of_call = of_call if query_weights is None else weighted(of_call)
     query = query_y if query_weights is None else [query_y, query_weights]
     x, y, w = support_x, support_y, weights
@@ -102,10 +105,16 @@ def mlp_meta_loss_and_outputs(
         of_call, x, y, w = by_tasks(inner, of_call, support_x, support_y, weights)
     found = direct(op, (params, listed(lr, params), x, y if w is None else [y, w], query_x, query), static, of_call)
     if found is not None:
-        refuse_labels(op, loss, params, support_y=support_y, query_y=query_y)
+        refuse_labels(
+            op,
+            loss,
+            params if residual_norm is False else layers_of(network, params),
+            support_y=support_y,
+            query_y=query_y,
+        )
         return first_with_graph(found)
     lead = lead_of(inner, steps)
-    mlp = check_mlp(op, params, **of_a_step(op, "support_x", support_x, EXAMPLE_RANK, lead), query_x=query_x)
+    mlp = check_mlp(op, params, network, **of_a_step(op, "support_x", support_x, EXAMPLE_RANK, lead), query_x=query_x)
     rates = check_rates(op, lr, params, steps, mlp.ranks)
     args = (
         mlp.params,

@@ -19,6 +19,7 @@ from .higher._recorded import recorded
 from .learn2learn import algorithms
 from .learn2learn.algorithms._recorded import clone_of_maml, clone_of_meta_sgd
 from .learn2learn.nn import compute_prototypes as class_means
+from .recording import recorded_scores
 from .torchopt._recorded import listen, listener_of
 from .torchopt.optim import plain_rate, step_on
 
@@ -39,9 +40,10 @@ def accelerate(peer: ModuleType) -> Iterator[ModuleType]:
             train()
 
     learn2learn: clones of `MAML` and `MetaSGD` record what they do, as those of `fastmeta.integrations` (see `explain`);
-    `maml_update`, `meta_sgd_update`, the class means of `PrototypicalClassifier`. higher: `innerloop_ctx` records; the steps of
-    torch.optim.SGD without momentum and weight decay. easyfsl: prototypes. torchopt: the steps of a `MetaSGD` that is made inside,
-    without further options, record. All else stays the library's own. For all threads.
+    `maml_update`, `meta_sgd_update`, the class means of `PrototypicalClassifier` and the loss of its scores. higher:
+    `innerloop_ctx` records; the steps of torch.optim.SGD without momentum and weight decay. easyfsl: prototypes, the loss of
+    `PrototypicalNetworks`. torchopt: the steps of a `MetaSGD` that is made inside, without further options, record. All else
+    stays the library's own. For all threads.
 
     Errors: TypeError for what is not a module; ValueError for a library that is not in `SUPPORTED`, or not in that version.
     """
@@ -111,10 +113,19 @@ def _learn2learn() -> list[Exchange]:
         self.prototypes = found
         return found
 
+    forward: Callable[..., Tensor] = head.forward
+    distance = head.euclidean_distance
+
+    def by_loss(self: Any, x: Tensor) -> Tensor:
+        if self.prototypes is None or self.distance is not distance or not isinstance(x, Tensor):
+            return forward(self, x)
+        found = recorded_scores(head.normalize(x) if self.normalize else x, self.prototypes, "sqeuclidean")
+        return forward(self, x) if found is None else found
+
     for module, name, of in (("maml", "MAML", clone_of_maml), ("meta_sgd", "MetaSGD", clone_of_meta_sgd)):
         learner = getattr(importlib.import_module(f"learn2learn.algorithms.{module}"), name)
         found.append((learner, "clone", _recording(learner, of)))
-    return [*found, (head, "fit_", by_op)]
+    return [*found, (head, "fit_", by_op), (head, "forward", by_loss)]
 
 
 def _recording(learner: Any, of: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,7 +169,18 @@ def _higher() -> list[Exchange]:
 
 def _easyfsl() -> list[Exchange]:
     classifier = importlib.import_module("easyfsl.methods.few_shot_classifier")
-    return [(classifier, "compute_prototypes", compute_prototypes)]
+    networks = importlib.import_module("easyfsl.methods.prototypical_networks").PrototypicalNetworks
+    forward: Callable[..., Tensor] = networks.forward
+
+    def by_loss(self: Any, query_images: Tensor) -> Tensor:
+        if type(self) is not networks or self.use_softmax:
+            return forward(self, query_images)
+        features = self.compute_features(query_images)
+        self._raise_error_if_features_are_multi_dimensional(features)
+        found = recorded_scores(features, self.prototypes, "euclidean")
+        return self.l2_distance_to_prototypes(features) if found is None else found
+
+    return [(classifier, "compute_prototypes", compute_prototypes), (networks, "forward", by_loss)]
 
 
 def _torchopt() -> list[Exchange]:

@@ -27,9 +27,10 @@ class IMAML(MAML):
     pass depends on `steps`. But the meta-gradient is right only as far as phi is the optimum. Where H + strength is not positive
     definite, conjugate gradient stops with what it has.
 
-    `model`, `loss`, `adapt`, `task_chunk`: as in `MAML`; an MLP's gradients and products are native (`mlp_grad`, `mlp_hvp`).
-    `lr`: a number. Gradients go to the model's parameters, a loss's and the inputs, and are of first order: a derivative of the
-    meta-gradient raises RuntimeError, as do torch.func and torch.compile(fullgraph=True).
+    `model`, `loss`, `adapt`, `task_chunk`: as in `MAML`; an MLP's gradients and products are native (`mlp_grad`, `mlp_hvp`),
+    as are those of a convolutional network on a CPU (`conv_grad`), and its query. `lr`: a number. Gradients go to the model's
+    parameters, a loss's and the inputs, and are of first order: a derivative of the meta-gradient raises RuntimeError, as do
+    torch.func and torch.compile(fullgraph=True).
 
         # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
         learner(support_x, support_y, query_x)  # the adapted models' outputs
@@ -84,7 +85,7 @@ class IMAML(MAML):
                 phi = Optimum.apply(proximal, problem, *support.items())
             else:
                 phi = proximal.optimum(problem, support)
-            return problem.on_query(phi, flat)
+            return network.of_query(problem, phi, flat)
 
         found: Tensor = network.run(solved, refuse, lr, (support_x, support_y, *query))
         return found

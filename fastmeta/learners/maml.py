@@ -29,10 +29,11 @@ class MAML(NetworkLearner):
 
     `model`: any module `[n, ...] -> [n, ...]`. Two kinds run all tasks in one native call. One is an `nn.Sequential` of
     Flatten, Linear and one kind of activation (ReLU, LeakyReLU(0.01), Tanh, GELU, SiLU, Sigmoid, Identity; in a `forward` of
-    your own torch.sin too): `mlp_meta_loss`. The other, on a CPU, is an `nn.Sequential` of blocks of Conv2d 3x3,
-    BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten and Linear: `conv_meta_loss`. Any other model runs
-    through autograd, several tasks at once where torch.vmap can and is faster, else one
-    by one. Its meta-gradient comes from a chain of Hessian-vector products, so memory grows with `steps` only by the parameters
+    your own torch.sin too): `mlp_meta_loss`. The other, on a CPU, is an `nn.Sequential` of blocks of Conv2d,
+    BatchNorm2d or GroupNorm, ReLU, MaxPool2d(2), then Flatten, blocks of Linear, BatchNorm1d or LayerNorm, ReLU, and Linear,
+    or of the latter alone: `conv_meta_loss`. With cross-entropy, both may end with log_softmax. Any other model runs through
+    autograd, several tasks at once where torch.vmap can and is faster, else one by one. Its meta-gradient comes from a chain
+    of Hessian-vector products, so memory grows with `steps` only by the parameters
     before each. All are exact, with random layers and batch norm too. Batch norm must use batch statistics
     (`fastmeta.use_batch_statistics`).
     `lr`: a number, or a tensor, 0-dim or `[steps]`; as an `nn.Parameter` it is learned.
@@ -185,8 +186,11 @@ class MAML(NetworkLearner):
         )
         if grads is not None:
             # A rate may be frozen among others that are learned.
-            values = [*network.leaves, *(of_rates if learned else [])]
-            pairs = [(x, g) for x, g in zip(values, tensors_of(grads), strict=True) if x.requires_grad]
+            values, count = [*network.leaves, *(of_rates if learned else [])], len(network.leaves)
+            flat = tensors_of(grads)
+            of_params, others = network.own_order(flat[:count]), flat[count:]
+            of_rates_too = network.own_order(others) if len(others) == count else others
+            pairs = [(x, g) for x, g in zip(values, (*of_params, *of_rates_too), strict=True) if x.requires_grad]
             accumulate(pairs)
         return found
 

@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._ask import OF_SUPPORT, ask
+from .._route import direct
 from .._torch import CHILDREN
 from ..distance.prototypes import prototypes
+from ..inner._conv import cores
+from ..inner._network import first_with_graph, in_order, listed
 from ..networks.encoder import features_of_tasks
 from ..networks.inner_problem import check_classes
 from ..networks.recognise import Plan, look
@@ -26,6 +29,7 @@ class ProtoMAML(NetworkLearner):
 
     `encoder`: any module `[n, ...] -> [n, ...]`, its outputs flattened to features. `ways`: N. `lr`, `task_chunk`: as in `MAML`.
     `first_order`: leave out the derivatives of the steps, but not those of the prototypes. The loss is cross-entropy.
+    On a CPU an encoder of convolutional blocks runs whole by `conv_meta_loss`.
 
         # support_x [T, S, ...], support_y [T, S], query_x [T, Q, ...]
         learner(support_x, support_y, query_x)  # adapted logits [T, Q, N]
@@ -93,8 +97,34 @@ class ProtoMAML(NetworkLearner):
 
     def _on_query(self, support_x: Tensor, support_y: Tensor, *query: Tensor, return_outputs: bool = False) -> Any:
         check_classes(self._name, self.ways, support_y, *query[1:])
-        network, start = self._plan().network, self._head(support_x, support_y)
-        return network.on_query(self.lr, (support_x, support_y, *query), start=start, return_outputs=return_outputs)
+        network, start, data = self._plan().network, self._head(support_x, support_y), (support_x, support_y, *query)
+        found = self._natively(start, data, return_outputs)
+        if found is not None:
+            return found
+        return network.on_query(self.lr, data, start=start, return_outputs=return_outputs)
+
+    def _natively(self, head: Sequence[Tensor], data: tuple[Tensor, ...], return_outputs: bool) -> Any:
+        """By the conv ops, the encoder's parameters shared by the tasks and the head's their own; None where they do not take that."""
+        parts = None if self._encoder is None else self._encoder.before_linear()
+        if parts is None or data[0].ndim != 5:
+            return None
+        params, blocks = [*parts[0], *head], parts[1]
+        if len(self._plan().network.adapted) != sum(p is not None for p in params):  # some of the encoder's are frozen
+            return None
+        rates, loss, inner = (
+            listed(self.lr, params),
+            "cross_entropy",
+            (self.steps, blocks, "cross_entropy", self.first_order),
+        )
+        of_call = [cores(len(blocks), loss, examples, before="rates") for examples in (1, 2)]
+        if len(data) == 4:
+            found = direct("conv_meta_loss", (params, rates, *data), (*inner, return_outputs, None), of_call[1])
+            return found if found is None else first_with_graph(found) if return_outputs else found[0]
+        adapted = direct("conv_adapt", (params, rates, *data[:2]), (*inner, None), of_call[0])
+        if adapted is None:
+            return None
+        found = direct("conv_forward", (in_order(adapted, params), data[2]), (blocks,), cores(len(blocks), None))
+        return found if found is None else found[0]
 
     def _head(self, support_x: Tensor, support_y: Tensor) -> Sequence[Tensor]:
         """W [T, N, D] and b [T, N] before the first step."""

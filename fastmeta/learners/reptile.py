@@ -74,7 +74,7 @@ class Reptile(MAML):
         def evaluated(problem: Problem, flat: Flat) -> Tensor:
             with torch.no_grad():
                 phi = network.adapt(problem, flat, Adam if self.optimiser == "adam" else None)
-                found = problem.on_query(phi, flat)
+                found = network.of_query(problem, phi, flat)
             return Towards.apply(found, len(phi), *flat.theta, *phi) if torch.is_grad_enabled() else found
 
         found: Tensor = network.run(evaluated, refuse, lr, (support_x, support_y, *query))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 
 from .._torch import AnyConv
 from ..types import ConvBlock
+from .batch_norm import has_running_statistics
 from .fused import parameters_of
 from .layers import INPUT, Graph, is_rows
 from .program import Step, place_of
 from .stand_ins import Value
+
+MOST_PADDING = 2  # that the native kernels take
 
 
 class Block(NamedTuple):
@@ -29,7 +33,9 @@ def conv_block(layers: Sequence[Any], encodes: bool = False) -> tuple[ConvBlock 
     plain = (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
     if not plain or isinstance(padding, str) or len({*padding}) > 1 or len({*stride}) > 1:
         return None, [], 0
-    if kernel != (3, 3) and not (encodes and kernel == (1, 1) and padding == (0, 0)):
+    side = kernel[0]
+    known = kernel in ((3, 3), (1, 1)) if encodes else side == kernel[1] and padding[0] < min(side, MOST_PADDING + 1)
+    if not known or (encodes and side == 1 and padding != (0, 0)):
         return None, [], 0
     kinds = [type(m) for m in layers]
     norm: str | int | None = None
@@ -40,8 +46,30 @@ def conv_block(layers: Sequence[Any], encodes: bool = False) -> tuple[ConvBlock 
         norm = "batch" if type(layer) is nn.BatchNorm2d else layer.num_groups
         eps, of_norm, used = layer.eps, parameters_of(layer), used + 1
     after, more = relu_and_pool(layers[used:], encodes)
-    block = ConvBlock(stride[0], padding[0], norm, eps, kernel=kernel[0])._replace(**after)
+    block = ConvBlock(stride[0], padding[0], norm, eps, kernel=side)._replace(**after)
     return block, [*parameters_of(conv), *of_norm], used + more
+
+
+def linear_block(layers: Sequence[Any], channels: int | None) -> tuple[ConvBlock, list[Tensor | None], int] | None:
+    """The same of a linear layer, which takes images of so many channels; None: a row."""
+    linear, used = layers[0], 1
+    if type(linear) is not nn.Linear:
+        return None
+    side = 1 if channels is None else math.isqrt(linear.in_features // channels)
+    if channels is not None and channels * side * side != linear.in_features:
+        return None
+    norm: str | int | None = None
+    of_norm: list[Tensor | None] = [None, None]
+    eps, layer = 1e-5, layers[1]
+    if type(layer) is nn.BatchNorm1d and not has_running_statistics(layer):
+        norm = "batch"
+    elif type(layer) is nn.LayerNorm and layer.normalized_shape == (linear.out_features,):
+        norm = 1
+    if norm is not None:
+        eps, of_norm, used = layer.eps, parameters_of(layer), 2
+    relu = len(layers) > used and type(layers[used]) is nn.ReLU
+    block = ConvBlock(1, 0, norm, eps, relu, 1, kernel=side)
+    return block, [*parameters_of(linear), *of_norm], used + relu
 
 
 def relu_and_pool(layers: Sequence[Any], encodes: bool) -> tuple[dict[str, Any], int]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .._route import direct
 from .._torch import PARAMETERS, AnyBatchNorm, is_plain
-from ..inner._conv import convolved_side, cores
+from ..inner._conv import Blocks, convolved_side, cores
 from ..types import ConvBlock
+from .batch_norm import has_running_statistics
 from .blocks import Block, Rest, blocks_of
 from .layers import Graph, is_whole
 from .program import Program
@@ -35,6 +36,17 @@ class Encoder:
         if self.blocks and x.ndim == 4 + of_tasks and x.is_cpu and not torch.is_autocast_enabled("cpu"):
             found = self._natively(x)
         return _as_it_is(self.module, x, of_tasks) if found is None else found
+
+    def before_linear(self) -> tuple[list[Tensor | None], Blocks] | None:
+        """Parameters and blocks as the ops of inner loops take them before a linear layer's; None where those know no such encoder."""
+        fields = [block.fields for block in self.blocks]
+        known = all((f.kernel, f.slope, f.skip) == (3, 0, 0) for f in fields) and self.flattens and bool(fields)
+        if not known or any(
+            has_running_statistics(block.norm) for block in self.blocks if block.fields.norm == "batch"
+        ):
+            return None
+        params = [p for block in self.blocks for p in _as_it_runs(block)[1]]
+        return params, tuple(map(tuple, fields))
 
     def _natively(self, x: Tensor) -> Tensor | None:
         """None where the kernels decline."""

@@ -54,16 +54,21 @@ def _sine(x: Any) -> nn.Module:
     return Sine()
 
 
+def _log_softmax(x: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> nn.Module | None:
+    return nn.LogSoftmax(dim) if dtype is None else None
+
+
 def _sigmoid(x: Any) -> nn.Module:
     return nn.Sigmoid()
 
 
-LAYER_OF: dict[Any, Callable[..., nn.Module]] = {
+LAYER_OF: dict[Any, Callable[..., nn.Module | None]] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
     **dict.fromkeys((torch.tanh, Tensor.tanh), _tanh),
     **dict.fromkeys((torch.sigmoid, Tensor.sigmoid), _sigmoid),
     **dict.fromkeys((torch.sin, Tensor.sin), _sine),
     **dict.fromkeys((torch.flatten, Tensor.flatten), _flatten),
+    **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax), _log_softmax),
     F.tanh: _tanh, F.sigmoid: _sigmoid, F.gelu: _gelu, F.silu: _silu, F.leaky_relu: _leaky_relu, F.max_pool2d: _max_pool2d,
     F.dropout: _dropout,
 }  # fmt: skip
@@ -72,8 +77,8 @@ RESHAPES = (Tensor.view, Tensor.reshape, torch.reshape)
 IN_PLACE = (torch.relu_, Tensor.relu_, Tensor.add_)  # and where an option says so
 # Pure, and of their first argument.
 OTHERS = (
-    *ADDS, *RESHAPES, Tensor.size, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.normalize, F.softmax, F.log_softmax,
-    torch.mean, Tensor.mean, torch.squeeze, Tensor.squeeze, torch.softmax, Tensor.softmax, torch.log_softmax, Tensor.log_softmax,
+    *ADDS, *RESHAPES, Tensor.size, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.normalize, F.softmax,
+    torch.mean, Tensor.mean, torch.squeeze, Tensor.squeeze, torch.softmax, Tensor.softmax,
 )  # fmt: skip
 FUNCTIONS = {*LAYER_OF, *OTHERS}
 METHODS = {

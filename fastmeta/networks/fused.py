@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._torch import PARAMETERS
@@ -16,13 +18,21 @@ from .network import Data
 @dataclass
 class Fused(AnyModule):
     params: list[Tensor | None]  # as the ops take them
+    # Of each parameter that is there, its place among the model's; None: they are in order.
+    order: tuple[int, ...] | None = field(default=None, kw_only=True)
+    log_softmax: bool = field(
+        default=False, kw_only=True
+    )  # whether the model ends with it; the loss is then cross-entropy
 
     def spread(self, values: Any) -> Any:
-        """One rate for all as it is; a list without entries for absent biases in the structure of `params`."""
+        """One rate for all as it is; a list, of each of the model's parameters, in the structure of `params`."""
         if not isinstance(values, list):
             return values
-        remaining = iter(values)
+        remaining = iter(values if self.order is None else [values[i] for i in self.order])
         return [None if p is None else next(remaining) for p in self.params]
+
+    def own_order(self, values: Sequence[Any]) -> list[Any]:
+        return list(values) if self.order is None else [values[self.order.index(i)] for i in range(len(values))]
 
     def steps_of(self, rates: Any) -> tuple[Any, InnerOptimiser | None]:
         """`lr` and `optimiser` of the ops."""
@@ -63,9 +73,16 @@ class Fused(AnyModule):
         `needs` marks of params, rates and data. None where there is no such native call."""
         raise NotImplementedError
 
+    def with_end(self, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The losses, and the outputs where they are there, these as the model gives them."""
+        return found if len(found) < 2 else (found[0], self.end(found[1]))
+
+    def end(self, outputs: Tensor) -> Tensor:
+        return F.log_softmax(outputs, -1) if self.log_softmax else outputs
+
     @property
     def leaves(self) -> list[Tensor]:
-        return [p for p in self.params if p is not None]
+        return self.own_order([p for p in self.params if p is not None])
 
     @property
     def classes(self) -> int | None:

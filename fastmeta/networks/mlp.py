@@ -52,11 +52,12 @@ class Mlp(Fused):
         if not self.takes(support_x, query_x):
             return None
         lr, optimiser = self.steps_of(rates)
-        return ask(
+        found = ask(
             self.learner, mlp_meta_loss_and_outputs, {}, self.params, lr, self.flat(support_x), support_y,
             self.flat(query_x), query_y, steps=self.steps, activation=self.activation, loss=self.task.loss,
             first_order=self.first_order, optimiser=optimiser, return_outputs=return_outputs,
         )  # fmt: skip
+        return self.with_end(found)
 
     def losses_with_gradients(
         self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
@@ -72,7 +73,8 @@ class Mlp(Fused):
         found = natively_with_gradients("mlp_meta_loss", args, static, CORES[loss], needs, counts)
         if found is not None:
             refuse_labels("mlp_meta_loss", loss, self.params, support_y=support_y, query_y=query_y)
-        return found
+            return self.with_end(found[0]), found[1]
+        return None
 
     def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
         support_x, support_y, query_x = data
@@ -84,7 +86,7 @@ class Mlp(Fused):
             activation=self.activation, loss=self.task.loss, first_order=self.first_order, optimiser=optimiser,
         )  # fmt: skip
         x = self.flat(query_x)
-        return ask(self.learner, mlp_forward, {"inputs": "query_x"}, params, x, activation=self.activation)
+        return self.end(ask(self.learner, mlp_forward, {"inputs": "query_x"}, params, x, activation=self.activation))
 
     def adapt(self, problem: Problem, flat: Flat, optimiser: Callable[[], Update] | None = None) -> list[Tensor]:
         x, y, query_x = flat.data[:3]
@@ -95,7 +97,7 @@ class Mlp(Fused):
             self.learner, mlp_adapt, OF_SUPPORT, self.spread(list(flat.theta)), rates, self.flat(x), y, steps=self.steps,
             activation=self.activation, loss=self.task.loss,
         )  # fmt: skip
-        return [p for p in adapted if p is not None]
+        return self.own_order([p for p in adapted if p is not None])
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
         x, y = inner.support
@@ -106,7 +108,7 @@ class Mlp(Fused):
                 self.learner, mlp_grad, OF_SUPPORT, self.spread(list(theta)), self.flat(x), y, activation=self.activation,
                 loss=self.task.loss,
             )  # fmt: skip
-        return [g for g in grads if g is not None]
+        return self.own_order([g for g in grads if g is not None])
 
     def takes(self, support_x: Tensor, query_x: Tensor) -> bool:
         """Whether the model maps these inputs `[T, n, ...]` example by example."""

@@ -23,7 +23,8 @@ Solve = Callable[[Problem, Flat], Any]
 @dataclass
 class Network:
     """A model in an inner loop: four functions. For a batch of tasks: `losses` and `predict`, whatever runs them, each with its
-    derivatives of every order. For learners with a way back of their own, inside `run`: `adapt` and `gradients`.
+    derivatives of every order. For learners with a way back of their own, inside `run`: `adapt`, `gradients` and
+    `of_query`.
 
     Rates: one for all adapted parameters, or a list with one like each.
     """
@@ -57,6 +58,10 @@ class Network:
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
         """dL_support/dtheta of the tasks of `inner`."""
         raise NotImplementedError
+
+    def of_query(self, problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
+        """[T, Q, ...] outputs, or [T] losses where the query has targets, of the parameters theta [T, ...], with their graph."""
+        return problem.on_query(theta, flat)
 
     @property
     def meta_loss_op(self) -> str | None:

@@ -33,7 +33,8 @@ CALLS = ("__call__", "_call_impl", "__getattr__", "__getattribute__")
 REFUSED = {"PUSH_EXC_INFO", "SETUP_FINALLY", "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR"}
 # Their outputs have memory of their own, unless they are told to work in place; their rows are their inputs' rows.
 MAPS = (
-    nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.MaxPool2d, nn.Linear,
+    nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.LogSoftmax,
+    nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.MaxPool2d, nn.Linear,
     nn.SiLU, Sine,
 )  # fmt: skip
 ALIASES = (nn.Identity, nn.Dropout, nn.Dropout2d)  # whose rows are their inputs' too

@@ -76,10 +76,13 @@ def look(
     common = (learner, task, adapted, seen, steps, first_order, task_chunk)
     whole = isinstance(task.loss, str) and len(adapted) == len(trained)
     layers = layers_of(model, seen) if whole else None
+    layers = layers or []
+    ends = len(layers) > 1 and task.loss == "cross_entropy" and is_log_softmax(layers[-1])
     for kind, parts_of in KINDS if layers else ():
-        parts = parts_of(layers)
-        if parts is not None and runs_in_order(parts[0], model):
-            native = kind(*common, *parts)
+        parts = parts_of(layers[: len(layers) - ends])
+        order = None if parts is None else order_of(parts[0], model)
+        if order is not None:
+            native = kind(*common, *parts, order=None if sorted(order) == order else tuple(order), log_softmax=ends)
             return Plan(WithOptimiser(*common, native) if optimises else native, settings, trained)
     return Plan((WithOptimiser if optimises else AnyModule)(*common), settings, trained)
 
@@ -95,10 +98,16 @@ def layers_of(model: nn.Module, seen: Seen | None) -> list[Any] | None:
     return found
 
 
-def runs_in_order(params: Sequence[Any], model: nn.Module) -> bool:
-    """Whether all parameters of the model, in their order, are those that its layers have in theirs, and no two the same."""
-    ours, every = [p for p in params if p is not None], [*model.parameters()]
-    return len(ours) == len(every) and all(a is b for a, b in zip(ours, every, strict=True))
+def is_log_softmax(layer: nn.Module) -> bool:
+    """Over the outputs of each example."""
+    return type(layer) is nn.LogSoftmax and layer.dim in (1, -1)
+
+
+def order_of(params: Sequence[Any], model: nn.Module) -> list[int] | None:
+    """The place of each among the model's parameters; None: they are not these, each once."""
+    ours, places = [p for p in params if p is not None], {id(p): i for i, p in enumerate(model.parameters())}
+    found = [places.get(id(p), -1) for p in ours]
+    return found if sorted(found) == [*range(len(places))] else None
 
 
 def adapted_names(learner: str, trained: dict[str, bool], adapt: Sequence[str] | None, first: bool) -> list[str]:

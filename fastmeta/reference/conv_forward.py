@@ -33,14 +33,14 @@ def affine(u: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
 
 
 def patches_of(x: Tensor, block: ConvBlock) -> Tensor:
-    """[T?, n, in, H, W] -> what the kernel, 3 x 3 say, meets at each place, [T?, n, in 9, H' W']."""
+    """[T?, n, in, H, W] -> what the kernel, k x k, meets at each place, [T?, n, in k k, H' W']."""
     patches = F.unfold(x.flatten(0, -4), block.kernel, padding=block.padding, stride=block.stride)
     found: Tensor = patches.unflatten(0, x.shape[:-3])
     return found
 
 
 def convolved(patches: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
-    """[T?, n, in 9, H' W'], [T?, out, in, 3, 3], [T?, out] -> [T?, n, out, H', W']."""
+    """[T?, n, in k k, H' W'], [T?, out, in, k, k], [T?, out] -> [T?, n, out, H', W']."""
     z = weight.flatten(-3).unsqueeze(-3) @ patches
     return affine(z.unflatten(-1, (rows, -1)), None, bias)
 

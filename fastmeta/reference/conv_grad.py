@@ -23,7 +23,7 @@ def unpooled(d: Tensor, like: Tensor, places: Tensor | None) -> Tensor:
 
 
 def of_kernel(dz: Tensor, patches: Tensor, like: Tensor) -> Tensor:
-    """[T?, n, out, H', W'], [T?, n, in 9, H' W'] -> the gradient to the kernel, [T?, out, in, 3, 3]."""
+    """[T?, n, out, H', W'], [T?, n, in k k, H' W'] -> the gradient to the kernel, [T?, out, in, k, k]."""
     found: Tensor = (dz.flatten(-2) @ patches.mT).sum(-3).unflatten(-1, like.shape[-3:])
     return found
 
@@ -31,7 +31,7 @@ def of_kernel(dz: Tensor, patches: Tensor, like: Tensor) -> Tensor:
 def of_image(dz: Tensor, weight: Tensor, passed: Passed, block: ConvBlock) -> Tensor:
     """[T?, n, out, H', W'] -> the gradient to the block's input, [T?, n, in, H, W]."""
     patches = weight.flatten(-3).unsqueeze(-3).mT @ dz.flatten(-2)
-    images = F.fold(patches.flatten(0, -3), passed.size, 3, padding=block.padding, stride=block.stride)
+    images = F.fold(patches.flatten(0, -3), passed.size, block.kernel, padding=block.padding, stride=block.stride)
     found: Tensor = images.unflatten(0, patches.shape[:-2])
     return found
 

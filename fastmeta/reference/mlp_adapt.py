@@ -8,11 +8,11 @@ from torch import Tensor
 
 from .._layout import tensors_of
 from .adam_step import adam_update
+from .mlp_forward import Params, parted
 from .mlp_grad import mlp_grad
 from .mlp_loss import Targets
 from .momentum_step import momentum_update
 
-Params = Sequence[Tensor | None]
 # Whether each step has a batch of its own; ("sgd", momentum, weight_decay, nesterov) or ("adam", beta1, beta2, eps, weight_decay).
 Inner = tuple[bool, tuple[Any, ...] | None] | None
 
@@ -23,7 +23,7 @@ def mlp_adapt(
     inputs: Tensor,
     targets: Targets,
     steps: int,
-    activation: str,
+    network: str,
     loss: str,
     first_order: bool,
     inner: Inner = None,
@@ -31,10 +31,12 @@ def mlp_adapt(
     """theta_{k+1} = theta_k - alpha_k * grad L(theta_k). Rates: one for all parameters or one each, as in `ops.mlp_adapt`."""
 
     def gradient(theta: Params, k: int) -> Params:
-        return mlp_grad(theta, *batch(k, inputs, targets, 2, loss, inner), activation, loss)[1]
+        return mlp_grad(theta, *batch(k, inputs, targets, 2, loss, inner), network, loss)[1]
 
     lead = inputs.shape[: -2 - has_batches(inner)]
-    return descend(params, (2, 1), rates, lead, steps, first_order, gradient, inner)
+    layers, norm, _ = parted(params, network)
+    ranks = (2, 1) * (len(layers) // 2) + (1, 1) * (len(norm) // 2)
+    return descend(params, ranks, rates, lead, steps, first_order, gradient, inner)
 
 
 def descend(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .mlp_forward import ACTIVATIONS, linear
+from .mlp_forward import ACTIVATIONS, Params, linear, normalised, of_block, parted
 from .mlp_loss import IGNORE_INDEX, Targets, task_loss, weighting
 
 
@@ -52,7 +52,7 @@ def output_gradient(outputs: Tensor, targets: Targets, loss: str) -> Tensor:
 
 
 def backpropagate(
-    params: Sequence[Tensor | None], xs: Sequence[Tensor], zs: Sequence[Tensor], dz: Tensor, activation: str
+    params: Params, xs: Sequence[Tensor], zs: Sequence[Tensor], dz: Tensor, activation: str
 ) -> list[Tensor | None]:
     """J' dz, J the Jacobian of the outputs in the parameters; xs, zs: what each layer takes and gives before its activation."""
     grads: list[Tensor | None] = [None] * len(params)
@@ -66,15 +66,34 @@ def backpropagate(
     return grads
 
 
+def through_norm(g: Tensor, xhat: Tensor, r: Tensor) -> Tensor:
+    """g J, J the Jacobian of a norm's xhat in its rows; J is symmetric, so J g too."""
+    return r * (g - g.mean(-1, keepdim=True) - xhat * (g * xhat).mean(-1, keepdim=True))
+
+
+def through_block(d: Tensor, xhat: Tensor, r: Tensor, norm: Params) -> tuple[Tensor, list[Tensor | None]]:
+    """The adjoint of a residual block's last layer, and those of gamma and beta, from that of its outputs."""
+    gamma, beta = norm
+    assert gamma is not None
+    dz = through_norm(gamma.unsqueeze(-2) * d, xhat, r)
+    return dz, [(d * xhat).sum(-2), None if beta is None else d.sum(-2)]
+
+
 def mlp_grad(
-    params: Sequence[Tensor | None], inputs: Tensor, targets: Targets, activation: str, loss: str
+    params: Params, inputs: Tensor, targets: Targets, network: str, loss: str
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Each task's loss [T?] and its gradients, one [T?, ...] for each parameter, by backpropagation written out."""
-    xs, zs, layers = [inputs], [], len(params) // 2
-    for i in range(layers):
-        weight = params[2 * i]
+    layers, norm, activation = parted(params, network)
+    xs, zs, count = [inputs], [], len(layers) // 2
+    for i in range(count):
+        weight = layers[2 * i]
         assert weight is not None
-        zs.append(linear(xs[i], weight, params[2 * i + 1]))
-        xs.append(ACTIVATIONS[activation](zs[i]) if i + 1 < layers else zs[i])
-    dz = output_gradient(zs[-1], targets, loss)
-    return task_loss(zs[-1], targets, loss), backpropagate(params, xs, zs, dz, activation)
+        zs.append(linear(xs[i], weight, layers[2 * i + 1]))
+        xs.append(ACTIVATIONS[activation](zs[i]) if i + 1 < count else zs[i])
+    if not norm:
+        dz = output_gradient(zs[-1], targets, loss)
+        return task_loss(zs[-1], targets, loss), backpropagate(layers, xs, zs, dz, activation)
+    xhat, r = normalised(zs[-1])
+    outputs = of_block(inputs, xhat, norm)
+    dz, of_norm = through_block(output_gradient(outputs, targets, loss), xhat, r, norm)
+    return task_loss(outputs, targets, loss), backpropagate(layers, xs, zs, dz, activation) + of_norm

@@ -45,5 +45,5 @@ def task_loss(outputs: Tensor, targets: Targets, loss: str) -> Tensor:
     return per_counted(losses.sum(-1), targets, IGNORE_INDEX)
 
 
-def mlp_loss(params: Sequence[Tensor | None], inputs: Tensor, targets: Targets, activation: str, loss: str) -> Tensor:
-    return task_loss(mlp_forward(params, inputs, activation), targets, loss)
+def mlp_loss(params: Sequence[Tensor | None], inputs: Tensor, targets: Targets, network: str, loss: str) -> Tensor:
+    return task_loss(mlp_forward(params, inputs, network), targets, loss)

@@ -17,14 +17,14 @@ def mlp_meta_loss(
     query_x: Tensor,
     query_y: Targets,
     steps: int,
-    activation: str,
+    network: str,
     loss: str,
     first_order: bool,
     return_outputs: bool = False,
     inner: Inner = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The query loss [T?] of the parameters adapted to the support, and the query outputs [T?, Q, C], without a graph, if wanted."""
-    adapted = mlp_adapt(params, rates, support_x, support_y, steps, activation, loss, first_order, inner)
-    outputs = mlp_forward(adapted, query_x, activation)
+    adapted = mlp_adapt(params, rates, support_x, support_y, steps, network, loss, first_order, inner)
+    outputs = mlp_forward(adapted, query_x, network)
     losses = task_loss(outputs, query_y, loss)
     return (losses, outputs.detach()) if return_outputs else losses

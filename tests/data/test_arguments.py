@@ -51,6 +51,12 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
             "generator": NO_GENERATORS,
         },
     ),
+    "Sinusoid": (
+        Sinusoid,
+        {"frequency": (1.0, 1.0)},
+        {"frequency": [None, 1.0, "12", b"12", {1, 2}, (1,), (1, 2, 3), (1, "2"), (True, 1), (1j, 2), (2, 1), (0, math.nan),
+                       (-math.inf, 0), (0, 10**5000)]},
+    ),
     "Sinusoid.sample": (
         Sinusoid().sample,
         {"tasks": 2, "shots": 1, "queries": 1, "generator": None, "device": None, "dtype": torch.float32},

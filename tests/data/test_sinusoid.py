@@ -54,6 +54,30 @@ def test_support_and_query_of_a_task_share_one_curve_of_the_published_family() -
         assert float(values.std()) == pytest.approx((high - low) / math.sqrt(12), rel=0.1)
 
 
+def test_a_frequency_is_the_tasks_own_and_changes_nothing_else() -> None:
+    plain, drawn = (
+        Sinusoid(**f).sample(300, 4, 2, generator=seeded(), dtype=torch.float64)
+        for f in ({}, {"frequency": (0.5, 0.9)})
+    )
+    assert torch.equal(plain.support_x, drawn.support_x) and not torch.equal(plain.support_y, drawn.support_y)
+    for whole in (1, 1.0):
+        same = Sinusoid(frequency=[whole, whole]).sample(300, 4, 2, generator=seeded(), dtype=torch.float64)
+        assert all(torch.equal(a, b) for a, b in zip(plain, same, strict=True))
+    # A sin(f x - phase) with the A and phase of `plain`: the first solution for f of each task fits its other points.
+    amplitude, phase, _ = fit(
+        torch.cat([plain.support_x, plain.query_x], 1), torch.cat([plain.support_y, plain.query_y], 1)
+    )
+    grid = torch.linspace(0.5, 0.9, 4001, dtype=torch.float64)
+    x, y = drawn.support_x[..., 0], drawn.support_y[..., 0]
+    curves = amplitude[:, None, None] * torch.sin(grid[:, None] * x[:, None] - phase[:, None, None])  # [T, f, S]
+    error, best = (curves - y[:, None]).abs().amax(2).min(1)
+    assert float(error.max()) < 3e-3
+    found = grid[best]
+    assert (
+        abs(float(found.mean()) - 0.7) < 0.05 and 0.49 < float(found.min()) < 0.52 and 0.88 < float(found.max()) < 0.91
+    )
+
+
 def test_tasks_are_fresh_and_the_generator_decides() -> None:
     generator = seeded(3)
     first, second = (Sinusoid().sample(4, 5, 5, generator=generator) for _ in range(2))

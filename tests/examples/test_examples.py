@@ -1,6 +1,7 @@
 """The examples run, print what they promise, repeat themselves with a seed, and refuse wrong options in one line."""
 
 import importlib
+import itertools
 import os
 import re
 import subprocess
@@ -162,6 +163,20 @@ def test_heads_on_omniglot(examples):
     rows = re.findall(r"^(\S+) +5 +(\d) +[\d.]+ ± [\d.]+ % +(\d) steps in \d+ s$", printed(done), re.M)
     names = {"protonet": "2", "supcon": "2", "pixels": "0"}
     assert rows == [(name, shots, steps) for name, steps in names.items() for shots in "15"]
+
+
+@pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")
+def test_made_features_on_omniglot(examples, tmp_path):
+    """Every cell has a number, and a seed that is in the file of results is not run again."""
+    small = f"generative.py --root {OMNIGLOT} --steps 1 --hidden 4 --generator-steps 3 --made 2 --eval-tasks 5"
+    first, second = examples(*(f"{small} --seeds {seeds} --results {tmp_path}/made.json" for seeds in ("1", "1 2")))
+    row = r"^(\d) +(class mean|softmax) +(\w+) +([\d.]+ ± [\d.]+) %(, [\d.]+ ± [\d.]+ %)?$"
+    rows, both = (re.findall(row, printed(process), re.M) for process in (first, second))
+    assert [found[:3] for found in rows] == [
+        *itertools.product("15", ("class mean", "softmax"), ("nothing", "gaussian", "vae", "gan"))
+    ]
+    assert [found[:4] for found in both] == [found[:4] for found in rows] and all(found[4] for found in both)
+    assert "training" in first.stderr and second.stderr.count("1/1") == 1
 
 
 @pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")

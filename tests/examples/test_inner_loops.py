@@ -95,3 +95,10 @@ def test_reweight_in_one_op():
         loss = reweight.clean_loss(way, net, weights, batch, clean, 0.1, 3)
         slopes.append([loss, *torch.autograd.grad(loss, weights)])
     torch.testing.assert_close(*slopes)
+
+
+def test_roc():
+    """By hand: of four pairs three are in order; a tie counts a half; one of two is below all others."""
+    noisy = torch.tensor([True, False, True, False])
+    assert reweight.roc(torch.tensor([0.0, 1, 2, 3]), noisy) == (0.75, 0.5)
+    assert reweight.roc(torch.tensor([1.0, 1, 0, 3]), noisy) == (0.875, 1.0)

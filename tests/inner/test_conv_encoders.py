@@ -67,9 +67,9 @@ PLAIN, OPEN = ConvBlock(pool=1), ConvBlock(relu=False, pool=1)
 WRONG = (
     ([ConvBlock(slope=1.0)], r"blocks\[0\].slope must be from 0 to below 1, got 1.0"),
     ([ConvBlock(slope=float("nan"))], r"blocks\[0\].slope must be from 0 to below 1, got nan"),
-    ([ConvBlock(kernel=2)], r"blocks\[0\].kernel must be 3, or 1 with padding 0, got 2 with padding 1"),
-    ([ConvBlock(kernel=1)], r"blocks\[0\].kernel must be 3, or 1 with padding 0, got 1 with padding 1"),
-    ([ConvBlock(kernel=5)], r"blocks\[0\].kernel must be at most 3, got 5"),
+    ([ConvBlock(kernel=2)], r"blocks\[0\].kernel must be 3, or 1 with padding 0, in an encoder, got 2 with padding 1"),
+    ([ConvBlock(kernel=1)], r"blocks\[0\].kernel must be 3, or 1 with padding 0, in an encoder, got 1 with padding 1"),
+    ([ConvBlock(kernel=5)], r"blocks\[0\].kernel must be 3, or 1 with padding 0, in an encoder, got 5 with padding 1"),
     ([ConvBlock(kernel=1, padding=0)], r"params\[0\] must have shape \[..., out, 2, 1, 1\], got \[4, 2, 3, 3\]"),
     ([ConvBlock(skip=-1)], r"blocks\[0\].skip must be at least 0, got -1"),
     ([PLAIN, OPEN, ConvBlock(skip=1)], r"blocks\[2\].skip must be 0, or from 2 to 2, got 1"),
@@ -107,7 +107,7 @@ def test_only_encoders_take_slope_kernel_and_skip(backend):
     calls += [lambda params, x, y, blocks: fastmeta.conv_forward(params, x, blocks=blocks)]
     calls += [lambda *args, blocks: fastmeta.conv_adapt(args[0], 0.1, *args[1:], blocks=blocks, steps=1)]
     for call in calls:
-        for change in ({"slope": 0.1}, {"kernel": 1, "padding": 0}, {"skip": 2}):
+        for change in ({"slope": 0.1}, {"skip": 2}):
             (name, came), *_ = change.items()
             op = getattr(call, "__name__", "").replace("<lambda>", "conv_(forward|adapt)")
             message = (

@@ -9,6 +9,12 @@ from harness.compare import check_against_reference, check_threads
 from harness.conv_cases import KINDS, any_net, both, ext, features, kinds, module, problem, same, single
 from harness.mlp_calls import forward
 
+
+def of_encoders(test):
+    """By the extension, which has them on a CPU."""
+    return pytest.mark.cpu(ext(test))
+
+
 test_any_net = any_net(forward)
 
 
@@ -44,7 +50,7 @@ def test_features_are_what_torch_modules_flatten(backend, kind, shared):
         same([fastmeta.conv_forward(features(p).params, p.x, blocks=p.blocks)], [torch.stack(expected)])
 
 
-@ext
+@of_encoders
 @pytest.mark.parametrize("isa", _C.isas())
 def test_float32(backend, isa):
     before = _C.isa()
@@ -58,7 +64,7 @@ def test_float32(backend, isa):
         _C.set_isa(before)
 
 
-@ext
+@of_encoders
 @pytest.mark.parametrize("isa", _C.isas())
 @pytest.mark.parametrize(
     ("channels", "kind"), [(19, "residual twice"), (72, "Conv4"), (72, "residual"), (20, "two strides")]
@@ -98,7 +104,7 @@ def test_no_images(backend, kind):
     assert out.numel() == 0 and not any(g.any() for g in torch.autograd.grad(out.sum(), leaves))
 
 
-@ext
+@of_encoders
 def test_gradients_of_features(backend):
     """To kernels, norms and images, of tasks with parameters of their own too; kept from forward, and found again."""
     for kind in ("Conv4", "group norm", "no norm", "strides", "one block"):
@@ -114,7 +120,7 @@ def test_gradients_of_features(backend):
             assert all(map(torch.equal, first, again))
 
 
-@ext
+@of_encoders
 def test_statistics(backend):
     p = features(problem("Conv4", n=33, size=12))
     _, means, variances = conv_forward_and_statistics(p.params, p.x, blocks=p.blocks)
@@ -125,7 +131,7 @@ def test_statistics(backend):
     assert not means.requires_grad and not variances.requires_grad
 
 
-@ext
+@of_encoders
 def test_threads_do_not_change_a_bit(backend):
     p = problem(T=7)
     check_threads(lambda: [fastmeta.conv_forward(p.params, p.x, blocks=p.blocks)])

@@ -3,6 +3,7 @@ import torch
 from hypothesis import strategies as st
 
 import fastmeta
+from fastmeta import ConvBlock
 from harness.compare import check_against_reference
 from harness.conv_cases import any_net, both, ext, kinds, problem, single
 from harness.mlp_calls import meta_loss
@@ -33,6 +34,13 @@ def test_all_rates(backend, kind, first_order, loss):
 def test_float32(backend):
     """Over several draws: the gradient of a rate is one number."""
     check_against_reference(meta_loss(single(), "scalar", 2)[0], lambda: meta_loss(single(), "scalar", 2)[1], "ext")
+
+
+@ext
+def test_many_blocks_with_rates_of_their_own(backend):
+    """More gradients over the tasks than one launch takes."""
+    p = problem((ConvBlock(pool=1),) * 12, n=2, channels=2, inputs=1, size=3, T=2)
+    check_against_reference(*meta_loss(p, "per element", 1), "ext", cancelling=True)
 
 
 @both

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from harness.compare import values_and_grads
+from harness.conv_cases import both
 from harness.installed_peers import peer
-from harness.mlp_cases import everywhere
 from measure.memories import coin_by_op, coin_by_vmap, titans_by_op, titans_by_vmap
 
 D = torch.float64
@@ -16,6 +16,11 @@ def memory():
     """Weights of two layers, keys, values, rates."""
     weights = [torch.randn(T, WIDTH, 2 * WIDTH, dtype=D) / 3, torch.randn(T, 2 * WIDTH, WIDTH, dtype=D) / 3]
     return [*weights, torch.randn(T, N, WIDTH, dtype=D), torch.randn(T, N, WIDTH, dtype=D), torch.rand(T, N, dtype=D)]
+
+
+def block():
+    """A memory as a residual block."""
+    return [*memory(), torch.randn(T, WIDTH, dtype=D)]
 
 
 def titans(way):
@@ -35,19 +40,27 @@ def images():
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "tensors"),
-    [(titans(titans_by_op), titans(titans_by_vmap), memory), (coin(coin_by_op), coin(coin_by_vmap), images)],
-    ids=["titans", "COIN++"],
+    [
+        (titans(titans_by_op), titans(titans_by_vmap), memory),
+        (titans(titans_by_op), titans(titans_by_vmap), block),
+        (coin(coin_by_op), coin(coin_by_vmap), images),
+    ],
+    ids=["titans", "titans' block", "COIN++"],
 )
-@everywhere
+@both
 def test_same_numbers_and_outer_gradients(backend, ours, theirs, tensors):
     given = tensors()
     torch.testing.assert_close(values_and_grads(ours, given), values_and_grads(theirs, given))
 
 
-def test_what_titans_itself_computes():
-    module = peer("titans_pytorch").neural_memory.NeuralMemory(WIDTH, N, mem_model_norm_add_residual=False)
-    *weights, keys, values, rates = memory()
+@pytest.mark.parametrize("residual", [True, False])
+def test_what_titans_itself_computes(residual):
+    module = peer("titans_pytorch").neural_memory.NeuralMemory(WIDTH, N, mem_model_norm_add_residual=residual)
+    *weights, keys, values, rates, gamma = block()
     weights[:] = torch.randn(T, WIDTH, 4 * WIDTH, dtype=D), torch.randn(T, 4 * WIDTH, WIDTH, dtype=D)
-    named = dict(zip((name for name, _ in module.memory_model.named_parameters()), weights, strict=True))
+    given = {name: gamma if "gamma" in name else None for name, _ in module.memory_model.named_parameters()}
+    remaining = iter(weights)
+    named = {name: next(remaining) if value is None else value for name, value in given.items()}
     theirs, _ = module.per_sample_grad_fn(named, keys, rates, values)
-    torch.testing.assert_close(titans_by_op(weights, keys, values, rates), tuple(theirs.values()))
+    ours = titans_by_op(weights, keys, values, rates, *([gamma] if residual else []))
+    torch.testing.assert_close(ours, tuple(sorted(theirs.values(), key=lambda g: g.ndim, reverse=True)))

@@ -5,11 +5,11 @@ import torch
 
 import fastmeta
 from fastmeta.networks.mlp import ACTIVATIONS as MODULES
-from harness.compare import check_against_reference
-from harness.mlp_calls import forward
+from harness import mlp_calls
+from harness.compare import check_against_reference, values_and_grads
 from harness.mlp_cases import ACTIVATIONS, any_net, native, problem
 
-test_any_net = any_net(forward)
+test_any_net = any_net(mlp_calls.forward)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -27,7 +27,7 @@ def test_equals_sequential(backend, activation):
 @native
 def test_float32(backend, activation, scale):
     p = problem((7, 33, 4), 17, activation=activation, dtype=torch.float32)
-    check_against_reference(forward(p)[0], [*p.flat, scale * p.x], backend)
+    check_against_reference(mlp_calls.forward(p)[0], [*p.flat, scale * p.x], backend)
 
 
 @native
@@ -48,7 +48,7 @@ def test_sine_of_large_numbers(backend):
 @native
 def test_low_precision(backend, dtype):
     p = problem((7, 8, 4), 5, dtype=dtype)
-    check_against_reference(*forward(p), backend)
+    check_against_reference(*mlp_calls.forward(p), backend)
 
 
 @native
@@ -84,3 +84,14 @@ def test_errors(backend):
     words = r"mlp_forward: inputs must have the dtype of params\[0\], torch.float32, got torch.float64"
     with pytest.raises(TypeError, match=words):
         fastmeta.mlp_forward([w, b], x.double())
+
+
+@native
+@pytest.mark.parametrize("shared", [True, False])
+def test_weights_that_lie_by_columns(backend, shared):
+    """[in, out] seen as [out, in]: the same bits, forward and backward, of layers that take either form."""
+    for widths in ((5, 7, 3), (1, 4, 1), (64, 2)):
+        p = problem(widths, 4, shared=shared, dtype=torch.float32)
+        for op in (mlp_calls.forward(p), mlp_calls.grad(p), mlp_calls.meta_loss(p, "scalar", 2)):
+            turned = [t.mT.contiguous().mT if i < len(p.flat) and i % 2 == 0 else t for i, t in enumerate(op[1])]
+            assert all(map(torch.equal, values_and_grads(op[0], turned), values_and_grads(*op)))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastmeta.integrations.learn2learn.algorithms import MAML, MetaSGD
@@ -9,6 +10,7 @@ from harness.recorded import (
     TASKS,
     WAYS,
     Functional,
+    Lines,
     adapted,
     alone,
     both,
@@ -77,6 +79,27 @@ def test_models_of_the_engine(monkeypatch, way, first_order):
         return trained(MAML(model(), 0.1, first_order=first_order), lambda learner: WAYS_BACK[way](learner), 7)
 
     assert {*both(monkeypatch, program)} == ({"batched"} if way == "summed" else {"replayed", "plain"})
+
+
+ENDS = {"cross entropy": (False, F.cross_entropy), "nll": (True, nn.NLLLoss()), "both": (True, F.cross_entropy)}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("way", ["summed", "alone", "accuracy"])
+@pytest.mark.parametrize("learner", [MAML, MetaSGD])
+def test_norms_between_linear_layers(monkeypatch, learner, way, end):
+    ends, loss = ENDS[end]
+    ways = both(monkeypatch, lambda: trained(learner(Lines(ends), 0.1), lambda of: WAYS_BACK[way](of, loss=loss)))
+    assert {*ways} == {"batched" if way == "summed" else "alone"}, ways
+
+
+@pytest.mark.parametrize(
+    ("end", "loss"),
+    [(False, F.nll_loss), (True, lambda x, y: F.mse_loss(x, x.detach() * 0 + y.unsqueeze(1))), (True, nn.NLLLoss(reduction="sum"))],
+)  # fmt: skip
+def test_losses_that_are_no_cross_entropy_of_the_outputs(monkeypatch, end, loss):
+    ways = both(monkeypatch, lambda: trained(MAML(Lines(end), 0.1), lambda learner: summed(learner, loss=loss)))
+    assert not {"batched", "alone"} & {*ways}, ways
 
 
 def test_squares(monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -10,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastmeta
 from fastmeta import ConvBlock
+from fastmeta.learners import proto_maml
 from fastmeta.networks import convnet
 from harness.compare import check_against_reference
 from harness.conv_cases import module, problem, problems
@@ -57,7 +59,8 @@ def calls(monkeypatch):
         ran.extend([name] if found is not None else [])
         return found
 
-    monkeypatch.setattr(convnet, "direct", counted)
+    for asker in (convnet, proto_maml):
+        monkeypatch.setattr(asker, "direct", counted)
     return ran
 
 
@@ -73,6 +76,74 @@ def test_any_network(p, steps, first_order, rate):
         learner = fastmeta.MAML(model, lr, steps, loss=p.loss, first_order=first_order)
     assert kernels_of(learner) == "conv"
     check_against_reference(*losses_at(learner, (p.x, p.y, p.like_x(6), p.targets(6))), "ext", cancelling=True)
+
+
+class Block(nn.Module):
+    """Its norm comes first among its parameters."""
+
+    def __init__(self, of_input, outputs, norm):
+        super().__init__()
+        self.norm, self.linear = norm, nn.Linear(of_input, outputs)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.linear(x)))
+
+
+class Net(nn.Module):
+    """The model of learn2learn's meta_mnist."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 3, 5, 1), nn.Conv2d(3, 5, 3, 1)
+        self.fc1, self.fc2 = nn.Linear(2 * 2 * 5, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2, 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2, 2)
+        return F.log_softmax(self.fc2(F.relu(self.fc1(x.view(-1, 2 * 2 * 5)))), dim=1)
+
+
+def batch_norm(size, **options):
+    return nn.BatchNorm1d(size, track_running_stats=False, **options)
+
+
+LINES = {
+    "batch norm": lambda: nn.Sequential(
+        nn.Flatten(), Block(256, 7, batch_norm(7, eps=1e-3)), Block(7, 5, batch_norm(5)), nn.Linear(5, 4)
+    ),
+    "layer norm": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(256, 9), nn.LayerNorm(9), nn.ReLU(), nn.Linear(9, 4, bias=False)
+    ),
+    "kernels of 5": Net,
+    "hidden layers": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 4, stride=4, padding=1), nn.Flatten(),
+        nn.Linear(8, 5), batch_norm(5), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_linear_layers_with_norms_and_any_kernels(calls, kind):
+    torch.manual_seed(5)
+    model, data = LINES[kind]().to(D), episode(16)
+    same_as_the_plain_loop(fastmeta.MAML(model, 0.1, 3), data)
+    assert calls == ["conv_meta_loss", "conv_adapt", "conv_forward"]
+    for learner in (
+        fastmeta.MAML(model, nn.Parameter(torch.tensor([0.1, 0.2], dtype=D)), 2),
+        fastmeta.MetaSGD(model, 0.1, 2).to(D),
+    ):
+        assert kernels_of(learner) == "conv"
+        check_against_reference(*losses_at(learner, data), "ext", cancelling=True)
+        found = {}
+        for chosen in ("auto", "reference"):
+            with fastmeta.backend(chosen):
+                learner.zero_grad()
+                losses, outputs = learner.backward(*data, return_outputs=True)
+                found[chosen] = [losses, outputs, *(p.grad.clone() for p in learner.parameters())]
+        torch.testing.assert_close(found["auto"], found["reference"], rtol=1e-9, atol=1e-10)
+    if kind != "kernels of 5":  # whose rows become more
+        with pytest.raises((ValueError, RuntimeError)):
+            fastmeta.MAML(model, 0.1, 1).loss(*[x.repeat(1, 1, 1, 1, 3) if x.is_floating_point() else x for x in data])
 
 
 def test_conv4_against_the_plain_loop(calls):
@@ -116,13 +187,16 @@ def test_second_derivatives_and_transforms_leave_the_kernel(calls):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda model: fastmeta.Reptile(model, 0.1, 3), ["conv_adapt"]),
-        (lambda model: fastmeta.IMAML(model, 0.1, 3, cg_steps=2), ["conv_grad"] * 4),
+        (lambda model: fastmeta.Reptile(model, 0.1, 3), ["conv_adapt", "conv_loss"]),
+        (lambda model: fastmeta.Reptile(model, 0.1, 3, optimiser="adam"), [*["conv_grad"] * 3, "conv_loss"]),
+        (lambda model: fastmeta.IMAML(model, 0.1, 3, cg_steps=2), [*["conv_grad"] * 3, "conv_loss", "conv_grad"]),
     ],
-    ids=["Reptile", "IMAML"],
+    ids=["Reptile", "Reptile by Adam", "IMAML"],
 )
-def test_inner_steps_of_learners_with_a_way_back_of_their_own(calls, make, expected):
-    learner, data = make(network("group norm", size=6, channels=4)), episode(6)
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_inner_steps_and_query_of_learners_with_a_way_back_of_their_own(calls, make, expected, tasks):
+    """One task, which has no task axis, too."""
+    learner, data = make(network("group norm", size=6, channels=4)), episode(6, tasks=tasks)
     found = {}
     for chosen in ("reference", "auto"):
         with fastmeta.backend(chosen):
@@ -131,7 +205,41 @@ def test_inner_steps_of_learners_with_a_way_back_of_their_own(calls, make, expec
             loss.sum().backward()
         found[chosen] = [loss.detach(), *(p.grad.clone() for p in learner.parameters())]
     assert calls == expected
+    atol = (
+        1e-9 if "conv_adapt" in expected or len(expected) > 4 else 1e-7
+    )  # Adam divides the rounding of a gradient of 0 by 1e-8
+    torch.testing.assert_close(found["auto"], found["reference"], rtol=1e-8, atol=atol)
+    with fastmeta.backend("reference"):
+        outputs = learner(*data[:3])
+    torch.testing.assert_close(learner(*data[:3]), outputs, rtol=1e-8, atol=1e-9)
+    assert calls[-1] == "conv_forward"
+
+
+@pytest.mark.parametrize(
+    ("steps", "first_order", "norm"), [(0, False, "batch norm"), (2, False, "batch norm"), (2, True, "group norm")]
+)
+def test_proto_maml_runs_whole(calls, steps, first_order, norm):
+    """With the head's parameters for each task, and the gradient through the prototypes; not where a parameter is frozen."""
+    torch.manual_seed(1)
+    layers = [*network("one block" if norm == "batch norm" else norm, size=6, channels=4)][:-1]
+    learner, data = fastmeta.ProtoMAML(nn.Sequential(*layers), 4, 0.1, steps, first_order=first_order), episode(6)
+    data[1][:] = torch.arange(4)
+    data[0].requires_grad_()
+    found = {}
+    for chosen in ("reference", "auto"):
+        with fastmeta.backend(chosen):
+            losses, outputs = learner.loss(*data, return_outputs=True)
+            wanted = [data[0], *learner.parameters()]
+            found[chosen] = [losses, outputs, *torch.autograd.grad(losses.sum(), wanted), learner(*data[:3])]
+            again = torch.autograd.grad(learner.loss(*data).sum(), learner.encoder[0].weight, create_graph=True)[0]
+            found[chosen] += torch.autograd.grad(again.square().sum(), [data[0], learner.encoder[0].weight])
     torch.testing.assert_close(found["auto"], found["reference"], rtol=1e-8, atol=1e-9)
+    assert calls.count("conv_meta_loss") == 2 and calls.count("conv_adapt") == 1
+    learner.encoder[0].bias.requires_grad_(False)
+    frozen = learner.loss(*data)
+    with fastmeta.backend("reference"):
+        torch.testing.assert_close(frozen, learner.loss(*data), rtol=1e-8, atol=1e-9)
+    assert calls.count("conv_meta_loss") == 2
 
 
 def test_a_traced_call_is_no_constant():
@@ -153,7 +261,8 @@ def frozen():
 
 
 OTHERS = {
-    "5 x 5": lambda: change(0, nn.Conv2d(1, 5, 5, padding=2)),
+    "5 x 3": lambda: change(0, nn.Conv2d(1, 5, (5, 3), padding=1)),
+    "padding of 3": lambda: change(0, nn.Conv2d(1, 5, 5, padding=3)),
     "dilation": lambda: change(0, nn.Conv2d(1, 5, 3, padding=2, dilation=2)),
     "groups": lambda: change(4, nn.Conv2d(5, 5, 3, padding=1, groups=5)),
     "reflection": lambda: change(0, nn.Conv2d(1, 5, 3, padding=1, padding_mode="reflect")),
@@ -164,7 +273,8 @@ OTHERS = {
     "overlapping": lambda: change(3, nn.MaxPool2d(2, 1)),
     "ceiling": lambda: change(3, nn.MaxPool2d(2, ceil_mode=True)),
     "frozen": frozen,
-    "two linear layers": lambda: nn.Sequential(network(), nn.Linear(4, 3)),
+    "another activation": lambda: nn.Sequential(network(), nn.Tanh(), nn.Linear(4, 3)),
+    "log_softmax of examples": lambda: nn.Sequential(network(), nn.LogSoftmax(0)),
     "no convolution": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
 }
 

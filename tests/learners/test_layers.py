@@ -207,7 +207,7 @@ class SmallConv(nn.Module):
         (sequential(nn.LeakyReLU()), "mlp"),
         (sequential(nn.LeakyReLU(0.2)), None),
         (SmallConv, "conv"),
-        (lambda: Dense(shuffled=True), None),
+        (lambda: Dense(shuffled=True), "mlp"),
     ],
 )
 def test_maml_of_classes(make, kernels):

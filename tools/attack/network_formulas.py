@@ -23,16 +23,21 @@ ACTIVATIONS = {
 }
 
 
-def mlp(activation):
-    """The outputs of one task's parameters and inputs; the ranks of its parameters, in turn, and of its inputs."""
+def mlp(activation, count, residual):
+    """The outputs of one task's `count` parameters and inputs; the ranks of its parameters, in turn, and of its inputs."""
 
     def outputs(params, x):
-        for i in range(0, len(params), 2):
+        given = x
+        for i in range(0, count - 2 * residual, 2):
             x = (ACTIVATIONS[activation](x) if i else x) @ params[i].T
             x = x if params[i + 1] is None else x + params[i + 1]
-        return x
+        if not residual:
+            return x
+        variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+        x = given + params[-2] * (x - mean) / (variance + 1e-5).sqrt()
+        return x if params[-1] is None else x + params[-1]
 
-    return outputs, (2, 1), 2
+    return outputs, (*(2, 1) * (count // 2 - residual), *(1, 1) * residual), 2
 
 
 def convnet(blocks):
@@ -179,7 +184,10 @@ def formula(name):
         params, loss="cross_entropy", lr=0.0, steps=0, first_order=False, curvature="", vectors=(), weights=None,
         query_weights=None, optimiser=None, batch_per_step=False, **arguments,
     ):  # fmt: skip
-        outputs, ranks, rank = mlp(arguments.pop("activation")) if family == "mlp" else convnet(arguments.pop("blocks"))
+        if family == "mlp":
+            outputs, ranks, rank = mlp(arguments.pop("activation"), len(params), arguments.pop("residual_norm", False))
+        else:
+            outputs, ranks, rank = convnet(arguments.pop("blocks"))
         count, of_params = len(params), [ranks[i % len(ranks)] for i in range(len(params) + len(vectors))]
         of_examples = [(2 if loss == "mse" else 1) if i % 2 else rank for i in range(len(arguments))]
         examples, of_weights = list(arguments.values()), 1 + batch_per_step

@@ -19,11 +19,17 @@ def _mlp(draw, p, lead):
         widths[draw.pick("big layer", range(len(widths)))] = draw.size("big size", (65, 130))
     if draw.odd("no_features", 0.03):
         widths[0] = 0
+    residual = widths[0] > 0 and draw.odd("residual_norm", 0.2)
+    widths[-1] = widths[0] if residual else widths[-1]
     params = []
     for a, b in itertools.pairwise(widths):
         params.append(p.keep(draw.randn(*draw.own(lead), b, a) / max(a, 1) ** 0.5))
         params.append(None if draw.odd("no_bias", 0.15) else p.keep(draw.randn(*draw.own(lead), b)))
+    if residual:
+        params.append(p.keep(draw.randn(*draw.own(lead), widths[-1])))
+        params.append(None if draw.odd("no_beta", 0.3) else p.keep(draw.randn(*draw.own(lead), widths[-1])))
     p.arguments |= {"params": params, "activation": draw.pick("activation", tuple(network_formulas.ACTIVATIONS))}
+    p.arguments |= {"residual_norm": True} if residual else {}
     return widths[:1], widths[-1], 0
 
 
@@ -110,6 +116,7 @@ def _cores(p):
     slots = p.arguments["params"]
     cores = [None if s is None else p.tensors[s.key].shape for s in slots]
     ranks = [(4, 1, 1, 1)[i % 4] if p.kinks and i < len(slots) - 2 else 2 - i % 2 for i in range(len(slots))]
+    ranks[-2] = 1 if "residual_norm" in p.arguments else 2
     return [core and tuple(core[len(core) - rank :]) for core, rank in zip(cores, ranks, strict=True)]
 
 

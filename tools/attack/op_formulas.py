@@ -60,9 +60,13 @@ def unit(x):
     return torch.where(square == 0, 0, x / torch.where(square == 0, 1, square).sqrt())
 
 
-def log_softmax_of_distances(q, c, metric, temperature):
+def logits_of(q, c, metric, temperature):
     temperature = temperature.reshape(()) if isinstance(temperature, Tensor) else temperature
-    return torch.log_softmax(-distances(q, c, metric) / temperature, -1)
+    return -distances(q, c, metric) / temperature
+
+
+def log_softmax_of_distances(q, c, metric, temperature):
+    return logits_of(q, c, metric, temperature).log_softmax(-1)
 
 
 def proto_log_softmax(query, prototypes, metric, temperature):
@@ -79,17 +83,31 @@ def mean_loss(log_p, y, ignore_index=-100, reduction="mean"):
     return losses.sum() / (max(int(counted.sum()), 1) if reduction == "mean" else 1)
 
 
-def proto_loss(query, prototypes, targets, metric, temperature, ignore_index, reduction, exclude, margin):
-    """Snell et al. 2017, algorithm 1."""
+def proto_loss(
+    query, prototypes, targets, metric, temperature, ignore_index, reduction, exclude, margin, bias, classes, label_smoothing
+):  # fmt: skip
+    """Snell et al. 2017, algorithm 1; labels smoothed as by torch.nn.CrossEntropyLoss, p of a class the sum over its prototypes."""
 
-    def one(q, c, y, out):
-        z = log_softmax_of_distances(q, c, metric, temperature)
+    def one(q, c, y, out, b, k):
+        z = logits_of(q, c, metric, temperature) + b
         place = torch.arange(z.shape[1])
-        z = torch.where((out[:, None] == place) & (y != ignore_index)[:, None], -torch.inf, z)
-        return mean_loss((z - margin * (y[:, None] == place).to(z.dtype)).log_softmax(1), y, ignore_index, reduction)
+        gone = (out[:, None] == place) & (y != ignore_index)[:, None]
+        same = k == y[:, None]
+        # one softmax: a second one would mend the rounding of p - 1, which tolerance.py knows
+        log_p = torch.where(gone, -torch.inf, z - margin * same.to(z.dtype)).log_softmax(1)
+        if classes is None:
+            own = torch.where(same, log_p, 0).sum(1)
+        else:
+            own = torch.where(same & ~gone | ~same.any(1)[:, None], log_p, -torch.inf).logsumexp(1)
+        of_all = torch.where(gone, 0, log_p).sum(1) / (~gone).sum(1)
+        mixed = (1 - label_smoothing) * own + (label_smoothing * of_all if label_smoothing else 0)
+        return mean_loss(mixed[:, None], torch.where(y == ignore_index, -100, 0), -100, reduction)
 
     exclude = torch.full_like(targets, -1) if exclude is None else exclude
-    return each_task(one, (2, 2, 1, 1), query, prototypes, targets, exclude)
+    ways = prototypes.shape[-2]
+    bias = query.new_zeros(ways) if bias is None else bias
+    kinds = torch.arange(ways) if classes is None else classes
+    return each_task(one, (2, 2, 1, 1, 1, 1), query, prototypes, targets, exclude, bias, kinds)
 
 
 def matching_log_probs(query, support, labels, num_classes, metric, temperature):

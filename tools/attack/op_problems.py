@@ -65,12 +65,19 @@ def proto_log_softmax(draw):
 def proto_loss(draw):
     p, n = of_op("proto_loss"), draw.big(draw.size("N", (1, 2, 3, 5, 20)), 67)
     _, shape = _distances(draw, p, "prototypes", n)
+    kinds = torch.arange(n) % max(n // 2, 1) if draw.odd("classes", 0.2) else torch.arange(n)
     ignore = draw.pick("ignore", (-100, -100, -1, 0, n - 1, n))
-    targets = draw.ignoring(draw.labels(n, *shape), 0.4, ignore)
+    targets = draw.ignoring(draw.labels(int(kinds.max()) + 1, *shape), 0.4, ignore)
     p.arguments |= {"targets": p.label("targets", targets), "ignore_index": ignore}
-    p.arguments["margin"] = draw.pick("margin", (0.0, 0.0, 0.4))
+    has_classes = "classes" in draw.seen
+    p.arguments["classes"] = p.label("classes", kinds) if has_classes else None
+    p.arguments["margin"] = draw.pick("margin", (0.0, 0.0, 0.4)) * (not has_classes)
+    p.arguments["bias"] = p.keep(draw.randn(n)) if draw.odd("bias", 0.2) else None
+    p.arguments["label_smoothing"] = 0.3 if draw.odd("label_smoothing", 0.2) else 0.0
+    if {"classes", "bias", "label_smoothing"} & set(draw.seen):
+        p.backends = tuple(backend for backend in p.backends if backend != "triton")  # which has no kernel for them
     out = torch.where(draw.labels(2, *shape) == 0, -1, draw.labels(n, *shape))
-    out = torch.where(out == targets, -1, out)
+    out = torch.where(kinds[out.clamp(min=0)] == targets, -1, out)
     p.arguments["exclude"] = p.label("exclude", out) if draw.odd("exclude", 0.3) else None
     p.arguments["reduction"] = draw.pick("reduction", ("mean", "sum", "none"))
     return p

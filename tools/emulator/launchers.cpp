@@ -1,9 +1,10 @@
-// The table of kernels that the Python-facing functions of the mlp ops ask for, filled with the emulated CUDA launchers. Each
+// The table of kernels that the Python-facing functions of the networks' ops ask for, filled with the emulated CUDA launchers. Each
 // call tells the checker the launcher's buffers, to the byte.
 #include <algorithm>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "runtime/cuda/kernels.h"
@@ -29,100 +30,114 @@ int64_t size_of(const MlpShape& s, int tensor) {
   const int64_t out = s.width[tensor / 2 + 1];
   return tensor % 2 ? out : out * s.width[tensor / 2];
 }
+int64_t size_of(const ConvNet& s, int tensor) { return tensor_size(s, tensor); }
+int tensors(const MlpShape& s) { return 2 * s.layers; }
+int tensors(const ConvNet& s) { return 4 * s.blocks + 2; }
 
 template <class P>
-void add(const MlpShape& s, const MlpParams<P>& params, const char* weights, const char* biases) {
-  for (int l = 0; l < s.layers; l++) {
-    add(params.weight[l], (params.weight_stride[l] ? s.tasks : 1) * size_of(s, 2 * l), weights);
-    add(params.bias[l], (params.bias_stride[l] ? s.tasks : 1) * size_of(s, 2 * l + 1), biases);
+std::pair<P*, int64_t> slices_of(const MlpParams<P>& params, int tensor) {
+  const int l = tensor / 2;
+  return tensor % 2 ? std::pair{params.bias[l], params.bias_stride[l]} : std::pair{params.weight[l], params.weight_stride[l]};
+}
+template <class P>
+std::pair<P*, int64_t> slices_of(const ConvParams<P>& params, int tensor) {
+  return {params.value[tensor], params.stride[tensor]};
+}
+
+template <class N, class Params>
+void add_params(const N& s, const Params& params, const char* name) {
+  for (int tensor = 0; tensor < tensors(s); tensor++) {
+    const auto [value, stride] = slices_of(params, tensor);
+    add(value, (stride ? s.tasks : 1) * size_of(s, tensor), name);
   }
 }
 
-template <class P>
-void add(const MlpShape& s, const MlpRates<P>& rates, int64_t steps, const char* name) {
+template <class N, class P, int count>
+void add_rates(const N& s, const Rates<P, count>& rates, int64_t steps, const char* name) {
   const int64_t copies = (std::is_const_v<P> ? 1 : s.tasks) * (rates.per_step ? steps : 1);
-  for (int tensor = 0; tensor < (rates.shared ? 1 : 2 * s.layers); tensor++)
+  for (int tensor = 0; tensor < (rates.shared ? 1 : tensors(s)); tensor++)
     add(rates.value[tensor], copies * (rates.per_element ? size_of(s, tensor) : 1), name);
 }
 
-template <class R>
-void add(const MlpShape& s, const Examples<R>& examples, const char* inputs, const char* targets) {
+template <class N, class R>
+void add_examples(const N& s, const Examples<R>& examples, const char* inputs, const char* targets) {
   const int64_t count = s.tasks * examples.count;
-  add(examples.x, count * s.width[0], inputs);
-  if (s.loss == Loss::mse) add(static_cast<const R*>(examples.y), count * s.width[s.layers], targets);
+  add(examples.x, count * s.example_size(), inputs);
+  if (s.loss == Loss::mse) add(static_cast<const R*>(examples.y), count * s.output_size(), targets);
   else add(static_cast<const int64_t*>(examples.y), count, targets);
   add(examples.weights, count, "weights");
 }
 
-template <class R>
-void add(const MlpShape& s, const ExampleGrads<R>& grads, int64_t count, const char* dx, const char* dy) {
-  add(grads.dx, s.tasks * count * s.width[0], dx);
-  add(grads.dy, s.tasks * count * s.width[s.layers], dy);
+template <class N, class R>
+void add_grads(const N& s, const ExampleGrads<R>& grads, int64_t count, const char* dx, const char* dy) {
+  add(grads.dx, s.tasks * count * s.example_size(), dx);
+  add(grads.dy, s.tasks * count * s.output_size(), dy);
   add(grads.dweights, s.tasks * count, "dweights");
 }
 
-template <class R>
-void add(const MlpForward<R>& c) {
-  const MlpShape& s = c.shape;
-  add(s, c.params, "weight", "bias");
-  add(c.x, s.tasks * c.count * s.width[0], "x");
-  add(c.out, s.tasks * c.count * s.width[s.layers], "out");
-  add(c.dout, s.tasks * c.count * s.width[s.layers], "dout");
-  add(s, c.dparams, "dweight", "dbias");
-  add(c.dx, s.tasks * c.count * s.width[0], "dx");
+template <class R, class N>
+void add(const ForwardCall<R, N>& c) {
+  const N& s = c.shape;
+  add_params(s, c.params, "params");
+  add(c.x, s.tasks * c.count * s.example_size(), "x");
+  add(c.out, s.tasks * c.count * s.output_size(), "out");
+  add(c.dout, s.tasks * c.count * s.output_size(), "dout");
+  add_params(s, c.dparams, "dparams");
+  add(c.dx, s.tasks * c.count * s.example_size(), "dx");
 }
 
 template <class C>
 void add_differentiated(const C& c) {
-  add(c.shape, c.params, "weight", "bias");
-  add(c.shape, c.examples, "x", "y");
-  add(c.shape, c.dparams, "dweight", "dbias");
-  add(c.shape, c.grads, c.examples.count, "dx", "dy");
+  add_params(c.shape, c.params, "params");
+  add_examples(c.shape, c.examples, "x", "y");
+  add_params(c.shape, c.dparams, "dparams");
+  add_grads(c.shape, c.grads, c.examples.count, "dx", "dy");
 }
 
-template <class R>
-void add(const MlpLoss<R>& c) {
+template <class R, class N>
+void add(const LossCall<R, N>& c) {
   add_differentiated(c);
   add(c.loss, c.shape.tasks, "loss");
 }
 
-template <class R>
-void add(const MlpCurvature<R>& c) {
+template <class R, class N>
+void add(const CurvatureCall<R, N>& c) {
   add_differentiated(c);
-  add(c.shape, c.vectors, "weight vector", "bias vector");
+  add_params(c.shape, c.vectors, "vectors");
   add(c.dloss, c.shape.tasks, "dloss");
 }
 
-template <class R>
-void add(const MlpAdapt<R>& c) {
-  const MlpShape& s = c.shape;
+template <class R, class N>
+void add(const AdaptCall<R, N>& c) {
+  const N& s = c.shape;
   int64_t parameters = 0;
-  for (int tensor = 0; tensor < 2 * s.layers; tensor++) parameters += tensor % 2 == 0 || c.params.bias[tensor / 2] ? size_of(s, tensor) : 0;
+  for (int tensor = 0; tensor < tensors(s); tensor++) parameters += slices_of(c.params, tensor).first ? size_of(s, tensor) : 0;
   const int64_t kept = s.tasks * c.steps * parameters;
-  add(s, c.params, "weight", "bias");
-  add(s, c.rates, c.steps, "rate");
-  add(s, c.support, "x", "y");
-  if (c.adapted.weight[0]) add(c.trajectory, kept, "trajectory");
+  add_params(s, c.params, "params");
+  add_rates(s, c.rates, c.steps, "rate");
+  add_examples(s, c.support, "x", "y");
+  if (slices_of(c.adapted, 0).first) add(c.trajectory, kept, "trajectory");
   else add(static_cast<const R*>(c.trajectory), kept, "trajectory");
-  add(s, c.adapted, "adapted weight", "adapted bias");
-  add(s, c.dadapted, "cotangent of the adapted weight", "cotangent of the adapted bias");
-  add(s, c.dparams, "dweight", "dbias");
-  add(s, c.drates, c.steps, "drate");
-  add(s, c.support_grads, c.support.count, "dx", "dy");
+  add_params(s, c.adapted, "adapted");
+  add_params(s, c.dadapted, "cotangent of adapted");
+  add_params(s, c.dparams, "dparams");
+  add_rates(s, c.drates, c.steps, "drate");
+  add_grads(s, c.support_grads, c.support.count, "dx", "dy");
 }
 
-template <class R>
-void add(const MlpMetaLoss<R>& c) {
-  const MlpShape& s = c.shape;
-  add(s, c.params, "weight", "bias");
-  add(s, c.rates, c.steps, "rate");
-  add(s, c.support, "support x", "support y");
-  add(s, c.query, "query x", "query y");
+template <class R, class N>
+void add(const MetaLossCall<R, N>& c) {
+  const N& s = c.shape;
+  add_params(s, c.params, "params");
+  add_rates(s, c.rates, c.steps, "rate");
+  add_examples(s, c.support, "support x", "support y");
+  add_examples(s, c.query, "query x", "query y");
   add(c.loss, s.tasks, "loss");
-  add(s, c.dparams, "dweight", "dbias");
-  add(s, c.drates, c.steps, "drate");
-  add(s, c.support_grads, c.support.count, "support dx", "support dy");
-  add(s, c.query_grads, c.query.count, "query dx", "query dy");
+  if constexpr (std::is_same_v<N, ConvNet>) add(c.outputs, s.tasks * c.query.count * s.outputs, "outputs");
+  add_params(s, c.dparams, "dparams");
+  add_rates(s, c.drates, c.steps, "drate");
+  add_grads(s, c.support_grads, c.support.count, "support dx", "support dy");
+  add_grads(s, c.query_grads, c.query.count, "query dx", "query dy");
 }
 
 // Around the launches of one call.
@@ -166,16 +181,21 @@ void task_scale(const TaskScale<R>& given) {
   end(cuda::task_scale(p, stream()));
 }
 
-#define EMULATED(NAME, ARGUMENTS) emulated<ARGUMENTS<R>, cuda::mlp_##NAME<R>, cuda::mlp_##NAME##_workspace<R>>
+#define EMULATED(NETWORK, NAME, ARGUMENTS) emulated<ARGUMENTS<R>, cuda::NETWORK##_##NAME<R>, cuda::NETWORK##_##NAME##_workspace<R>>
+#define EMULATED_NETWORK(NETWORK, NAME)                                                             \
+  {                                                                                                 \
+      EMULATED(NETWORK, forward_fwd, NAME##Forward), EMULATED(NETWORK, forward_bwd, NAME##Forward), \
+      EMULATED(NETWORK, loss, NAME##Loss),           EMULATED(NETWORK, hvp, NAME##Curvature),       \
+      EMULATED(NETWORK, adapt_fwd, NAME##Adapt),     EMULATED(NETWORK, adapt_bwd, NAME##Adapt),     \
+      EMULATED(NETWORK, meta_loss, NAME##MetaLoss)}
 
 template <class R>
 CpuKernels<R> emulated_table() {
   CpuKernels<R> table{};
   table.task_scale = task_scale<R>;
-  table.mlp = {EMULATED(forward_fwd, MlpForward), EMULATED(forward_bwd, MlpForward), EMULATED(loss, MlpLoss),
-               EMULATED(hvp, MlpCurvature),       EMULATED(adapt_fwd, MlpAdapt),     EMULATED(adapt_bwd, MlpAdapt),
-               EMULATED(meta_loss, MlpMetaLoss)};
-  table.mlp_adapt_keeps = table.mlp_tf32 = true;
+  table.mlp = EMULATED_NETWORK(mlp, Mlp);
+  table.conv = EMULATED_NETWORK(conv, Conv);
+  table.emulates_cuda = true;
   return table;
 }
 

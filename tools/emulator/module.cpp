@@ -1,4 +1,4 @@
-// The Python module of the emulated mlp ops, built by the tests: the extension's own functions on the table of launchers.cpp.
+// The Python module of the emulated ops of networks, built by the tests: the extension's own functions on the table of launchers.cpp.
 #include "inner/network_bindings.h"
 #include "runtime/tensor.h"
 #include "emulator/emulator.h"
@@ -36,4 +36,5 @@ PYBIND11_MODULE(emulated, m) {
   });
   m.def("requests", [] { return emulation::requests.table(); });
   define_network<MlpCall>(m, "mlp");
+  define_network<ConvCall>(m, "conv");
 }

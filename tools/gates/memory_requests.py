@@ -12,6 +12,7 @@ import torch
 import fastmeta
 from emulator import emulation
 from gates.cuda_gates import short_name
+from harness import conv_cases
 from harness.compare import values_and_grads
 from harness.device import tf32_allowed
 from harness.mlp_calls import every, meta_loss
@@ -27,6 +28,9 @@ EXCEPTIONS = {  # function, direction: why
         "load",
     ): "rows that are no multiple of 16 bytes apart come number by number; the four requests of a lane for its 16 "
     "bytes meet the same sectors, which the first has brought into L1",
+    ("TurnedPart", "load"): "the nine taps of a channel lie together; the next loads meet the sectors of these in L1",
+    ("norm_tangent_kernel", "load"): "where a window was won depends on its numbers",
+    ("sums_of_tangents", "load"): "where a window was won depends on its numbers",
 }
 WAYS = (  # backend, rates, whether TF32 is allowed, which ops (of mlp_calls.every): tasks in blocks of their own, layers in tiles, on
     # tensor cores too, and what sums the gradients of a rate for all
@@ -96,7 +100,7 @@ def of_all_ops(*of_problem) -> list[Line]:
     sources = [
         Path(__file__),
         *sorted((ROOT / "fastmeta").rglob("*.py")),
-        *sorted((ROOT / "tools/harness").glob("mlp_c*.py")),
+        *sorted((ROOT / "tools/harness").glob("*_c*.py")),
     ]
     state = [repr(of_problem).encode(), emulation.module().__file__.encode(), *(path.read_bytes() for path in sources)]
     return [Line(**x) for x in emulation.kept(state, ".lines.json", lambda: list(map(vars, _of_all_ops(*of_problem))))]
@@ -115,6 +119,7 @@ def _of_all_ops(widths, n, loss, dtype) -> list[Line]:
                     fn(*tensors)
                     values_and_grads(fn, tensors)
         _run_wide_head(problem((1024, widths[-1]), n, T=1, loss=loss, dtype=dtype))
+        _run_convs(conv_cases.problem(n=2, channels=16, inputs=3, size=16, T=1, dtype=dtype))
 
     return counted(run)
 
@@ -127,6 +132,14 @@ def _run_wide_head(p: Mlp) -> None:
     with fastmeta.backend("emulated"):
         values_and_grads(lambda *t: fn(*t, *tensors[count:]), tensors[:count])
     emulation.reset(emulation.module())
+
+
+def _run_convs(p: conv_cases.ConvNet) -> None:
+    """conv_meta_loss to second order, with the gradients to images and a rate, on the tensor cores too where they may round."""
+    fn, tensors = meta_loss(p, "scalar", 1)
+    for tf32 in (False, True)[: 1 + (p.x.dtype == torch.float32)]:
+        with fastmeta.backend("emulated"), tf32_allowed(tf32):
+            values_and_grads(fn, tensors)
 
 
 def wasteful(lines: list[Line]) -> list[Line]:

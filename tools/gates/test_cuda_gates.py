@@ -13,6 +13,7 @@ from gates import cuda_gates
 from gates.memory_requests import PROBLEMS, lines_of, of_all_ops, wasteful
 from harness.places import ROOT
 
+PRODUCTS = tuple(f"{name}_kernel<float" for name in ("product", "conv", "conv_weight"))
 needs_nvcc = pytest.mark.skipif(
     cuda_gates.missing() is not None, reason=f"judging CUDA needs nvcc: {cuda_gates.missing()}"
 )
@@ -49,7 +50,7 @@ def test_every_kernel_was_judged(kernels):
 def test_only_products_in_tf32_take_tensor_cores(kernels):
     """Every product of float32 is there twice."""
     for arch in ARCHITECTURES:
-        products = {k.kernel: k for k in kernels if k.arch == arch and k.kernel.startswith("product_kernel<float")}
+        products = {k.kernel: k for k in kernels if k.arch == arch and k.kernel.startswith(PRODUCTS)}
         in_tf32 = {name for name in products if "TensorCores" in name}
         assert in_tf32 == {name.replace("OrdinaryUnits<float> ", "TensorCores") for name in products}
         assert all(products[name].tf32 > 0 for name in in_tf32)

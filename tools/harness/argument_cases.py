@@ -31,6 +31,7 @@ def arguments(op):
         "inputs": x,
         "targets": LABELS,
         "activation": "tanh",
+        "residual_norm": False,
         "loss": "cross_entropy",
     }
     inner = {
@@ -49,6 +50,7 @@ def arguments(op):
         "proto_loss": {
             "query": x, "prototypes": centres, "targets": LABELS, "metric": "cosine", "temperature": torch.tensor(0.5),
             "ignore_index": -100, "reduction": "mean", "exclude": (LABELS + 1) % 3, "margin": 0.2, "target_distance": weights,
+            "bias": None, "classes": None, "label_smoothing": 0.0, "return_accuracy": False,
         },
         "proto_loss_loo": {
             "embeddings": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5, "reduction": "mean",
@@ -65,12 +67,14 @@ def arguments(op):
             "params": params, "grads": batched, "means": batched, "squares": [x.square() for x in batched], "lr": 0.1,
             "step": 2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0,
         },
-        "mlp_forward": {"params": params, "inputs": x, "activation": "relu"},
+        "mlp_forward": {"params": params, "inputs": x, "activation": "relu", "residual_norm": False},
         "mlp_loss": mlp,
         "mlp_grad": mlp,
         "mlp_hvp": mlp | {"vectors": [torch.randn(2, 3, 4), torch.randn(2, 3)], "curvature": "ggn"},
         "mlp_adapt": mlp | inner,
-        "mlp_meta_loss": {"params": params} | inner | episode | {"activation": "relu", "loss": "cross_entropy"},
+        "mlp_meta_loss": {"params": params} | inner | episode | {"loss": "cross_entropy"} | {
+            "activation": "relu", "residual_norm": False,
+        },
         "conv_forward": {"params": of_conv, "inputs": images, "blocks": blocks},
         "conv_loss": conv,
         "conv_grad": conv,

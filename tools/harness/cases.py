@@ -17,7 +17,10 @@ from harness.device import DEVICE
 PROTO = ("ext", "triton", "reference") if DEVICE == "cpu" else ("triton", "reference")
 KERNELS = tuple(name for name in PROTO if name != "reference")
 MLP = ("ext", "emulated", "reference") if DEVICE == "cpu" else ("ext", "reference")
-CONV = ("ext", "reference") if DEVICE == "cpu" else ("reference",)
+CONV = ("ext", "reference")
+ON_CPU = (
+    CONV if DEVICE == "cpu" else ("reference",)
+)  # of encoders, and of steps with batches of their own and an optimiser
 TRITON = ("triton", "reference")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BACKENDS = {
@@ -49,18 +52,20 @@ OPS = sorted(BACKENDS)
 VARIANTS = {
     "proto_loss_replaced": PROTO,
     "mlp_hvp_ggn": MLP,
-    "conv_forward_features": CONV,
-    "conv_forward_residual": CONV,
+    "conv_forward_features": ON_CPU,
+    "conv_forward_residual": ON_CPU,
 }
 VARIANTS |= {f"mlp_{name}_weighted": MLP for name in ("loss", "grad", "hvp", "adapt", "meta_loss")}
 VARIANTS |= {f"conv_{name}_weighted": CONV for name in ("grad", "hvp", "meta_loss")}
-VARIANTS |= {f"{name}_steps": CONV for name in ("mlp_adapt", "mlp_meta_loss", "conv_meta_loss")}
+VARIANTS |= {f"{name}_steps": ON_CPU for name in ("mlp_adapt", "mlp_meta_loss", "conv_meta_loss")}
+VARIANTS |= {f"mlp_{name}_residual": ON_CPU for name in ("hvp", "meta_loss")}
 # Of which the derivatives are tested, and the transforms by forms of the same code: that saves minutes.
 LIKE_OTHERS = (
     "proto_loss_replaced",
     "mlp_grad_weighted",
     "mlp_adapt_weighted",
     "mlp_loss_weighted",
+    "mlp_hvp_residual",
     "conv_grad_weighted",
     "conv_hvp_weighted",
     "mlp_adapt_steps",
@@ -197,7 +202,8 @@ def _of_network(op, lead, dtype):
     options = {"T": lead[0] if lead else 1, "loss": loss, "weights": form == "_weighted", "dtype": dtype}
     if op.startswith("mlp"):
         activation = {"mlp_grad": "sigmoid", "mlp_hvp": "gelu"}.get(op, "tanh")
-        p = mlp_cases.problem((2, 4, 3), 5, activation=activation, **options)
+        residual = form == "_residual"
+        p = mlp_cases.problem((2 + residual, 4, 3), 5, activation=activation, residual_norm=residual, **options)
     else:
         blocks = conv_cases.RESIDUAL if form == "_residual" else (fastmeta.ConvBlock(),)
         blocks = tuple(block._replace(eps=0.1) for block in blocks)

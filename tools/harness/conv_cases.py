@@ -98,16 +98,18 @@ def problems(draw):
     torch.manual_seed(draw(st.integers(0, 2**31)))
     channels = draw(st.integers(1, 20))
     norms = ["batch", None, *(g for g in (1, 2, 3) if channels % g == 0)]
+    kernels = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=3))
     blocks = tuple(
         ConvBlock(
             draw(st.integers(1, 3)),
-            draw(st.integers(0, 2)),
+            padding,
             draw(st.sampled_from(norms)),
             0.1,  # few numbers may have a variance near 0
             draw(st.booleans()),
             draw(st.integers(1, 2)),
+            kernel=padding + kernel,
         )
-        for _ in range(draw(st.integers(1, 3)))
+        for padding, kernel in kernels
     )
     n = draw(st.integers(2 if any(block.norm == "batch" for block in blocks) else 0, 5))
     sizes = [size for size in range(3, 40) if _fits(blocks, size)]
@@ -122,7 +124,7 @@ def problems(draw):
 
 def _fits(blocks, size):
     for block in blocks:
-        size = ((size + 2 * block.padding - 3) // block.stride + 1) // block.pool
+        size = ((size + 2 * block.padding - block.kernel) // block.stride + 1) // block.pool
         if size < 1:
             return False
     return True
@@ -158,7 +160,7 @@ def module(p: ConvNet, t: int) -> nn.Sequential:
         weight, bias, gamma, _ = params[4 * i : 4 * i + 4]
         out, into = weight.shape[:2]
         affine = gamma is not None
-        layers.append(nn.Conv2d(into, out, 3, block.stride, block.padding, bias=bias is not None))
+        layers.append(nn.Conv2d(into, out, block.kernel, block.stride, block.padding, bias=bias is not None))
         if block.norm == "batch":
             layers.append(nn.BatchNorm2d(out, block.eps, affine=affine, track_running_stats=False))
         elif block.norm is not None:

@@ -10,13 +10,13 @@ import pytest
 from fastmeta.integrations import _library
 
 PEERS = ("learn2learn", "higher", "easyfsl", "torchopt")
-OF_HEADS = "pytorch_metric_learning"
+OTHERS = ("pytorch_metric_learning", "titans_pytorch")
 
 
 def peer(name):
     """The library as a module; the test is skipped where it is not installed."""
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed" + (": `make peers` does so" if name in (*PEERS, OF_HEADS) else ""))
+        pytest.skip(f"{name} is not installed" + (": `make peers` does so" if name in (*PEERS, *OTHERS) else ""))
     return load(name)
 
 
@@ -44,6 +44,6 @@ def _torchvision():
 
 
 if __name__ == "__main__":
-    for name in (*PEERS, OF_HEADS):
+    for name in (*PEERS, *OTHERS):
         load(name)
         print("loaded", name)

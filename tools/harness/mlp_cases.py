@@ -78,6 +78,10 @@ class Problem:
             return rates, options
         return None, options | {"optimiser": self.optimiser(rates)}
 
+    @property
+    def ways(self) -> int:
+        return self.params[-2].shape[-2]  # type: ignore[union-attr]
+
     def vectors(self) -> list[Tensor]:
         return [torch.randn(self.tasks, *self.core(p), dtype=p.dtype) for p in self.flat]
 
@@ -85,7 +89,7 @@ class Problem:
         return torch.randn(self.tasks, n, *self.x.shape[2 + self.batch_per_step :], dtype=self.x.dtype)
 
     def targets(self, n: int) -> Tensor:
-        T, ways = self.tasks, self.params[-2].shape[-2]
+        T, ways = self.tasks, self.ways
         if self.loss == "mse":
             return torch.randn(T, n, ways, dtype=self.x.dtype)
         y = torch.randint(0, ways, (T, n))
@@ -126,38 +130,49 @@ class Problem:
 @dataclass(repr=False)
 class Mlp(Problem):
     activation: str = "tanh"
+    residual_norm: bool = False
     family = "mlp"
     __repr__ = Problem.__repr__  # hypothesis prints the fields of a dataclass that has none of its own
 
     def of_network(self):
-        return {"activation": self.activation}
+        return {"activation": self.activation} | ({"residual_norm": True} if self.residual_norm else {})
+
+    @property
+    def ways(self):
+        return self.params[-2].shape[-1] if self.residual_norm else super().ways
 
 
 def problem(widths, n, *, T=3, loss="cross_entropy", activation="tanh", shared=True, bias=True, weights=False,
-            dtype=torch.float64):  # fmt: skip
+            residual_norm=False, dtype=torch.float64):  # fmt: skip
     lead = () if shared else (T,)
     params: list[Tensor | None] = []
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
         params.append(torch.randn(*lead, outputs, inputs, dtype=dtype) / (2 * max(inputs, 1) ** 0.5))
         params.append(torch.randn(*lead, outputs, dtype=dtype) / 2 if bias else None)
-    p = Mlp(params, torch.randn(T, n, widths[0], dtype=dtype), loss, shared, activation=activation)
+    if residual_norm:
+        params.append(1 + torch.randn(*lead, widths[-1], dtype=dtype) / 2)
+        params.append(torch.randn(*lead, widths[-1], dtype=dtype) / 2 if bias else None)
+    x = torch.randn(T, n, widths[0], dtype=dtype)
+    p = Mlp(params, x, loss, shared, activation=activation, residual_norm=residual_norm)
     p.y, p.weights = p.targets(n), p.drawn_weights(n) if weights else None
     return p
 
 
 @st.composite
-def problems(draw, layers=3, widest=130, most=40):
+def problems(draw, layers=3, widest=130, most=40, residual=False):
     torch.manual_seed(draw(st.integers(0, 2**31)))
     widths = draw(st.lists(st.integers(1, widest), min_size=2, max_size=layers + 1))
+    residual_norm = residual and draw(st.integers(0, 3)) == 0
+    widths[-1] = widths[0] if residual_norm else widths[-1]
     return problem(
         widths, draw(st.integers(0, most)), T=draw(st.integers(1, 4)), loss=draw(st.sampled_from(LOSSES)),
         activation=draw(st.sampled_from(ACTIVATIONS)), shared=draw(st.booleans()), bias=draw(st.booleans()),
-        weights=draw(st.booleans()),
+        weights=draw(st.booleans()), residual_norm=residual_norm,
     )  # fmt: skip
 
 
 SIZES = {  # smaller where every access to memory is checked, and where tiles are as large for the smallest matrix
-    "ext": {},
+    "ext": {"residual": True},
     "emulated": {"widest": 40, "most": 12},
     "emulated-layers": {"layers": 2, "widest": 20, "most": 9},
 }

@@ -27,6 +27,8 @@ def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> Non
     assert_type(fastmeta.proto_log_softmax(x, centres, metric=metric, temperature=0.5), Tensor)
     assert_type(fastmeta.proto_loss(x, centres, y, metric=metric, temperature=x, reduction=reduction), Tensor)
     assert_type(fastmeta.proto_loss(x, centres, y, exclude=y, margin=0.1, target_distance=x), Tensor)
+    assert_type(fastmeta.proto_loss(x, centres, y, bias=x, classes=y, label_smoothing=0.1), Tensor)
+    assert_type(fastmeta.proto_loss(x, centres, y, return_accuracy=True), tuple[Tensor, Tensor])
     assert_type(fastmeta.proto_loss_loo(x, y, 5, metric=metric, reduction=reduction), Tensor)
     assert_type(fastmeta.heads.SupCon(temperature=0.1), fastmeta.heads.SupCon)
     assert_type(fastmeta.ragged.proto_loss(x, x, y, [3, 4], y, metric="cosine"), Tensor)
@@ -38,7 +40,7 @@ def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> Non
 
 def perceptron(w: Tensor, b: Tensor, x: Tensor, y: Tensor, lr: Rate, activation: Activation, loss: Loss) -> None:
     """What comes back is None only where the parameters can be."""
-    assert_type(fastmeta.mlp_forward([w, None], x, activation=activation), Tensor)
+    assert_type(fastmeta.mlp_forward([w, None], x, activation=activation, residual_norm=True), Tensor)
     assert_type(fastmeta.mlp_loss([w, b], x, y, activation=activation, loss=loss), Tensor)
     assert_type(fastmeta.mlp_meta_loss([w, b], lr, x, y, x, y, steps=3, loss=loss, first_order=True), Tensor)
     assert_type(fastmeta.mlp_meta_loss([w, b], lr, x, y, x, y, steps=3, weights=x, query_weights=None), Tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,25 +13,33 @@ from torch.func import grad, vmap
 import fastmeta
 
 
-def titans_by_vmap(weights: Sequence[Tensor], keys: Tensor, values: Tensor, rates: Tensor) -> tuple[Tensor, ...]:
-    """The gradient of a memory, an MLP with weights [T, in, out]: of the keys' [T, n, in] errors by the tokens' rates [T, n].
-    neural_memory.py of lucidrains/titans-pytorch; Behrouz et al. 2024, arXiv:2501.00663."""
+def titans_by_vmap(
+    weights: Sequence[Tensor], keys: Tensor, values: Tensor, rates: Tensor, gamma: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """The gradient of a memory, an MLP with weights [T, in, out]: of the keys' [T, n, in] errors by the tokens' rates [T, n]. With
+    gamma [T, out], as is usual there, a residual block whose norm has the factor 1 + gamma. neural_memory.py of
+    lucidrains/titans-pytorch; Behrouz et al. 2024, arXiv:2501.00663."""
 
-    def loss(weights: Sequence[Tensor], keys: Tensor, values: Tensor, rates: Tensor) -> Tensor:
+    def loss(memory: Sequence[Tensor], keys: Tensor, values: Tensor, rates: Tensor) -> Tensor:
         x = keys
-        for i, weight in enumerate(weights):
+        for i, weight in enumerate(memory[: len(weights)]):
             x = (F.gelu(x) if i else x) @ weight
+        x = keys + F.layer_norm(x, x.shape[-1:]) * (1 + memory[-1]) if len(memory) > len(weights) else x
         return ((x - values).pow(2).mean(-1) * rates).sum()
 
-    return vmap(grad(loss))(tuple(weights), keys, values, rates)
+    return vmap(grad(loss))((*weights, *([] if gamma is None else [gamma])), keys, values, rates)
 
 
-def titans_by_op(weights: Sequence[Tensor], keys: Tensor, values: Tensor, rates: Tensor) -> tuple[Tensor, ...]:
+def titans_by_op(
+    weights: Sequence[Tensor], keys: Tensor, values: Tensor, rates: Tensor, gamma: Tensor | None = None
+) -> tuple[Tensor, ...]:
     params = [p for weight in weights for p in (weight.mT, None)]
     _, found = fastmeta.mlp_grad(
-        params, keys, values, activation="gelu", loss="mse", weights=keys.shape[1] * rates
+        params if gamma is None else [*params, 1 + gamma, None], keys, values, activation="gelu",
+        residual_norm=gamma is not None, loss="mse", weights=keys.shape[1] * rates,
     )  # fmt: skip
-    return tuple(g.mT for g in found if g is not None)
+    grads = tuple(g.mT for g in found[: len(params)] if g is not None)
+    return grads if gamma is None else (*grads, cast(Tensor, found[-2]))
 
 
 def coin_by_vmap(

@@ -100,9 +100,9 @@ def _op_page(op):
         "| --- | --- |",
     ]
     lines += [f"| {name} | {passes} |" for name, passes in backends(op).items()]
-    how = {"hvp": "torch.func", "proto_loss_loo": "as its parts, `prototypes` and `proto_loss`"}.get(
-        op, "any device, any order"
-    )
+    how = {"hvp": "torch.func"}.get(op, "any device, any order")
+    if op == "proto_loss_loo":
+        lines.append("| its parts, `prototypes` and `proto_loss` | where it has none of its own |")
     lines += [f"| reference | {how} |", "", f"What works under which transform: [table](../transforms.md). `bench/bench_{op}.py` "
               "races it against the alternatives.", "", "## Cost", ""]  # fmt: skip
     if op not in costs.OF_OPS:  # no kernels for a GPU to count

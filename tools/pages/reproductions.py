@@ -13,24 +13,20 @@ from typing import Any
 
 import figures
 import learners
-import omniglot
+import recipes
 import records
+import runs
 
 from harness.places import ROOT
+from pages import reached
+from pages.reached import NAMES, SETTINGS
 from pages.tables import replaced, table
 
 Row = dict[str, Any]
-RESULTS, PAGE, OF_HEADS, PICTURES = (
-    ROOT / name for name in ("examples/results", "docs/reproductions.md", "docs/heads.md", "docs/pictures")
-)
+RESULTS, PICTURES = ROOT / "examples/results", ROOT / "docs/pictures"
+PAGE, LEARNERS, OF_HEADS = (ROOT / f"docs/{name}.md" for name in ("reproductions", "learners", "heads"))
 COLUMNS = 76  # of a line of code on the site
-NAMES = {
-    "protonet": "ProtoNet", "matching-net": "MatchingNet", "matching-net-fce": "MatchingNet, full context", "maml": "MAML",
-    "meta-sgd": "Meta-SGD", "anil": "ANIL", "proto-maml": "ProtoMAML", "reptile": "Reptile", "imaml": "iMAML",
-    "leo": "LEO, on ProtoNet's embeddings",
-}  # fmt: skip
 HEADS = {"supcon": "SupCon", "protonet": "ProtoNet", "pixels": "none: pixels"}
-SETTINGS = ((5, 1), (20, 1), (5, 5), (20, 5))  # ways, shots
 OMNIGLOT = {  # %, in the order of SETTINGS; the papers' own
     "protonet": (98.8, 96.0, 99.7, 98.9),
     "matching-net": (98.1, 93.8, 98.9, 98.5),
@@ -48,22 +44,12 @@ AGAIN = {  # the same by others, who ran the methods anew
 SINUSOID = {  # mean squared error after inner steps, by paper, learner, shots; Meta-SGD's sinusoids have a frequency of their own
     "MAML's paper": {("maml", 5): {1: 0.67, 5: 0.38, 10: 0.35}}
 }
-LAKE = (  # error in %: Lake et al. 2015; 5 alphabets: background small1 and small2
-    ("People", "", 4.5),
-    ("Bayesian program learning", "30", 3.3),
-    ("Bayesian program learning", "5", "4.3, 4.0"),
-    ("Siamese network", "30", 8.0),
-    ("Convolutional network", "30", 13.5),
-    ("Convolutional network", "5", "24.0, 22.3"),
-    ("Modified Hausdorff distance", "none", 38.8),
-)
 DIVERGES = 10.0  # an error above is far worse than that without a step
 
 
 def of(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """The rows that have these values, in the order of NAMES."""
-    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-    return sorted(found, key=lambda row: list(NAMES).index(row["learner"]))
+    return sorted(records.of(rows, **wanted), key=lambda row: list(NAMES).index(row["learner"]))
 
 
 def published(row: Row, whose: dict[str, tuple[float | None, ...]] = OMNIGLOT) -> float | None:
@@ -118,6 +104,11 @@ def commands(rows: list[Row]) -> list[str]:
     return ["", *lines, ""]
 
 
+def first_commands(rows: list[Row]) -> dict[str, str]:
+    """Of each learner the one for 5 ways and 1 shot."""
+    return {row["learner"]: f"python examples/omniglot.py {options(row)}" for row in of(rows, ways=5, shots=1)}
+
+
 def wrapped(command: str) -> list[str]:
     """A command as code, in lines that fit the site's column."""
     lines = textwrap.wrap(command, COLUMNS - 2, subsequent_indent="    ", break_on_hyphens=False)
@@ -130,8 +121,8 @@ def options(row: Row) -> str:
         words += ["--hidden", row["network"].removeprefix("Conv4-")]
     if row["embedding"] is not None:
         words += ["--embedding", f"{row['embedding']['learner']}.pt"]
-    recipe = omniglot.RECIPES[row["learner"]]._asdict()
-    for name in omniglot.OF_RECIPE:
+    recipe = recipes.RECIPES[row["learner"]]._asdict()
+    for name in recipes.OF_RECIPE:
         if row["recipe"][name] != recipe[name]:
             words += ["--" + name.replace("_", "-"), str(row["recipe"][name])]
     if row["seed"]:
@@ -140,15 +131,22 @@ def options(row: Row) -> str:
 
 
 def of_sinusoid(rows: list[Row]) -> list[str]:
-    heads = ["shots", "learner", "after 1 inner step", "5", "10", "published"]
-    cells = []
-    for shots in (5, 10, 20):
-        for learner in ("maml", "meta-sgd"):
-            seeds = sorted(of(rows, learner=learner, shots=shots), key=lambda row: row["seed"])
-            if seeds:
-                errors = [one_or_all([error(row, steps) for row in seeds]) for steps in (1, 5, 10)]
-                cells.append([str(shots), NAMES[learner], *errors, theirs(learner, shots)])
-    return table(heads, cells)
+    """A table for each family of tasks."""
+    lines = []
+    for low, high in dict.fromkeys(tuple(row["frequency"]) for row in rows):
+        own = low == high == 1
+        heads = ["shots", "learner", "after 1 inner step", "5", "10", *(["published"] if own else [])]
+        cells = []
+        for shots in (5, 10, 20):
+            for learner in ("maml", "meta-sgd"):
+                found = of(rows, learner=learner, shots=shots, frequency=[low, high])
+                seeds = sorted(found, key=lambda row: row["seed"])
+                if seeds:
+                    errors = [one_or_all([error(row, steps) for row in seeds]) for steps in (1, 5, 10)]
+                    cells.append([str(shots), NAMES[learner], *errors, *([theirs(learner, shots)] if own else [])])
+        title = "MAML's sinusoids" if own else f"With a frequency in [{low:g}, {high:g}] for each task"
+        lines += [f"{title}:", "", *table(heads, cells)]
+    return lines
 
 
 def error(row: Row, steps: int) -> str:
@@ -163,11 +161,6 @@ def one_or_all(cells: list[str]) -> str:
 def theirs(learner: str, shots: int) -> str:
     found = {paper: of_paper[learner, shots] for paper, of_paper in SINUSOID.items() if (learner, shots) in of_paper}
     return "; ".join(f"{', '.join(f'{e:.2f}' for e in curve.values())} ({paper})" for paper, curve in found.items())
-
-
-def of_lake(rows: list[Row]) -> list[str]:
-    ours = [[f"{NAMES[row['learner']]}, fastmeta", "5", "{:.1f} ± {:.1f}".format(*row["error"])] for row in rows]
-    return table(["who", "alphabets trained on", "error, %"], [*([a, b, str(c)] for a, b, c in LAKE), *ours])
 
 
 def of_plain(rows: list[Row]) -> list[str]:
@@ -199,15 +192,19 @@ def over_seeds(found: list[list[float]]) -> str:
 
 def pages() -> dict[Path, str]:
     """What the pages must hold."""
-    omniglot_rows, sinusoid_rows, lake_rows, plain_rows, heads_rows = (
-        records.load(RESULTS / f"{name}.json") for name in ("omniglot", "sinusoid", "lake", "plain", "heads")
+    omniglot_rows, sinusoid_rows, lake_rows, plain_rows, heads_rows, equal_rows, made_rows, short_rows = (
+        records.load(RESULTS / f"{name}.json")
+        for name in ("omniglot", "sinusoid", "lake", "plain", "heads", "table", "generative", "settings")
     )
     parts = {
         PAGE: {
             "omniglot": of_omniglot(omniglot_rows), "commands": commands(omniglot_rows), "plain": of_plain(plain_rows),
-            "sinusoid": of_sinusoid(sinusoid_rows), "lake": of_lake(lake_rows),
+            "sinusoid": of_sinusoid(sinusoid_rows), "lake": reached.of_lake(lake_rows),
+            "equal": reached.on_equal_terms(equal_rows), "made": reached.of_made(made_rows),
+            "settings": reached.of_search(short_rows),
         },
         OF_HEADS: {"heads": of_heads(heads_rows)},
+        LEARNERS: {"reached": reached.by_learner(equal_rows, omniglot_rows, first_commands(omniglot_rows))},
     }  # fmt: skip
     found = {}
     for page, of_page in parts.items():
@@ -229,8 +226,20 @@ def draw(folder: Path) -> None:
         for ways, shots in SETTINGS
     }
     figures.accuracies(folder / "omniglot.svg", {title: panel for title, panel in panels.items() if panel})
-    rows = records.load(RESULTS / "sinusoid.json")
+    rows = records.of(records.load(RESULTS / "sinusoid.json"), frequency=[1.0, 1.0])
     figures.inner_steps(folder / "sinusoid.svg", {f"{shots} shots": curves(rows, shots) for shots in (5, 10, 20)})
+
+    rows = records.load(RESULTS / "lake.json")
+    if rows:
+        draw_runs(folder / "lake.svg", rows)
+
+
+def draw_runs(path: Path, rows: list[Row]) -> None:
+    """The two best trainings by their runs, and what the best mistakes as far as its row has it."""
+    best = sorted(rows, key=lambda row: row["error"][0])[:2]
+    errors = {f"{reached.name_of(row)}, {row['trained']}": row["of_run"] for row in best}
+    wrong = next((row["mistaken"] for row in best if row["mistaken"]), [])
+    figures.runs(path, errors, [(w["run"], [runs.pixels(w[name]) for name in ("drawn", "is", "taken")]) for w in wrong])
 
 
 def curves(rows: list[Row], shots: int) -> dict[str, dict[int, float]]:

@@ -4,16 +4,19 @@ import math
 import re
 
 import lake as of_lake
+import lake_table
 import learners
 import omniglot as of_omniglot
 import pytest
 import records
+import runs
 import sinusoid
+import strokes
 import torch
 
 from harness.archives import characters, drawing, write
 from harness.places import ROOT
-from pages import inner_loops_page, reproductions
+from pages import inner_loops_page, reached, reproductions
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,6 +133,59 @@ def test_lake_trains_a_learner_where_none_is_given(omniglot, lake, tmp_path, cap
     assert "maml: " in capsys.readouterr().out
 
 
+def test_the_table_of_lakes_runs_is_made_once(omniglot, lake, tmp_path, capsys, monkeypatch):
+    path, out = (
+        write(tmp_path, "all_runs", run_of_lake(1, range(20)) | run_of_lake(2, [1, 0, *range(2, 20)])),
+        tmp_path / "lake.json",
+    )
+    words = [
+        "--root",
+        omniglot.root,
+        "--table",
+        "--sets",
+        "both",
+        "--only",
+        "protonet",
+        lake_table.BEST,
+        "--hidden",
+        4,
+        "--budget",
+        0.02,
+    ]
+    words += ["--candidates", 2, "--results", out, "--work", tmp_path / "work"]
+    monkeypatch.setattr(
+        lake_table, "CANDIDATES", [lake_table.Practice(4, "cosine", 0.1), lake_table.Practice(5, lr=1e-3)]
+    )
+    lake(path, *words)
+    rows, log = (records.load(tmp_path / name) for name in ("lake.json", "lake_search.json"))
+    best = min((error[0], row["practice"], int(views)) for row in log for views, error in row["error"].items())
+    assert [row["learner"] for row in rows] == ["protonet", lake_table.BEST] and len(log) == 2
+    assert (list(rows[1]["practice"].values()), rows[1]["views"]) == best[1:] and rows[0]["mistaken"] is None
+    for row in rows:
+        assert row["runs"] == len(row["of_run"]) == 2 and row["error"][0] == sum(row["of_run"]) / 2
+    wrong = sum(row / 5 for row in rows[1]["of_run"])
+    assert len(rows[1]["mistaken"]) == wrong or wrong > lake_table.SHOWN
+    monkeypatch.setattr(lake_table.Runs, "run", None)
+    lake(path, *words)
+    assert "protonet" in capsys.readouterr().out and records.load(out) == rows
+
+
+def test_drawings_by_other_hands():
+    images = runs.pixels(runs.bits(torch.rand(1, 28, 28)))[None, None].float().expand(6, -1, -1, -1)
+    assert runs.pixels(runs.bits(images[0])).equal(images[0, 0].long())
+    for change in (strokes.jittered, strokes.redrawn):
+        torch.manual_seed(0)
+        found = change(images, 1.0)
+        assert found.shape == images.shape and found.min() >= 0 and found.max() <= 1 and not found[0].equal(found[1])
+        assert change(images, 0.0) is images
+        small = (change(images, 1e-3) - images).abs().mean() / (found - images).abs().mean()
+        assert 0 < small < 0.05
+    encoder = strokes.Views(torch.nn.Flatten(), 3, 1.0)
+    state = torch.get_rng_state()
+    assert encoder(images).equal(encoder(images)) and torch.get_rng_state().equal(state)
+    assert strokes.Views(torch.nn.Flatten(), 1, 1.0)(images).equal(images.flatten(1))
+
+
 def test_what_is_wrong_with_the_runs_is_said(omniglot, lake, tmp_path):
     omniglot(tmp_path / "x.json", "--learner", "maml", "--ways", 5, "--save", tmp_path / "maml.pt")
     run = run_of_lake(1, range(20))
@@ -160,6 +216,22 @@ def test_sinusoids_get_a_row(tmp_path):
 def test_the_pages_are_those_of_the_results():
     for page, text in reproductions.pages().items():
         assert page.read_text() == text, f"{page.name}: make reproductions"
+
+
+def test_learners_on_equal_terms_are_the_means_of_their_seeds():
+    cell = {"learner": "maml", "ways": 5, "shots": 1, "budget": 60.0, "seconds": 60.2, "accuracy": [90.0, 0.6]}
+    rows = [
+        cell | {"seed": 0},
+        cell | {"seed": 1, "accuracy": [80.0, 0.8]},
+        cell | {"seed": 0, "ways": 20, "accuracy": None},
+    ]
+    assert reached.on_equal_terms(rows)[2:] == ["| MAML | 85.0 ± 0.5 | diverged |  |  | 2 | 60 s |", ""]
+    old = [cell | {"learner": "anil", "seconds": 7.0, "seed": 0}]
+    assert reached.by_learner(rows, old, {"anil": "python x"})[2:] == [
+        "| MAML | 85.0 ± 0.5 | diverged | 60 s | `python examples/omniglot.py --table --only maml --budget 60` |",
+        "| ANIL | 90.0 ± 0.6 |  | 7 s | `python x` |", "",
+    ]  # fmt: skip
+    assert reached.on_equal_terms([]) == ["Nobody has run it yet.", ""]
 
 
 def texts(path):

@@ -3,6 +3,8 @@
 // `at_once` blocks of one task, first by groups of queries (coefficients and dquery), then by prototypes and features
 // (dprototypes). Each element of dprototypes sums its segments in order.
 #pragma once
+#include <algorithm>
+
 #include "runtime/arena.h"
 #include "runtime/parallel.h"
 #include "distance/cpu/distance_gradients.h"
@@ -55,6 +57,7 @@ struct BlockMemory {
     scratch = cursor.template take<R>(groups * arrays * p.N * kBlock);
     distances_ = cursor.template take<R>(at_once * p.N * kBlock);
     sums_ = cursor.template take<R>(at_once * p.N);
+    dlogit_sums_ = room(p.column_sums, at_once * p.N);
     row_ = p.dprototypes && !one_tile(p) ? (chunks + 1) * kBlock * kBlock : 0;  // one more: not all on the same cache sets
     centred_ = cursor.template take<R>(at_once * row_);
     own_ = room(cosine || p.query.narrow(), at_once * kBlock * p.D);
@@ -67,6 +70,7 @@ struct BlockMemory {
     Block<R>& b = blocks[i];
     b.task = task, b.first = first, b.count = least(kBlock, p.Q - first);
     b.distances = distances_ + i * p.N * kBlock, b.sums = sums_ + i * p.N, b.near = near_ + i * p.N * kBlock;
+    b.dlogit_sums = dlogit_sums_ ? dlogit_sums_ + i * p.N : nullptr;
     b.centred = centred_ + i * row_;
     const int64_t row = (task * p.Q + first) * p.D;
     b.own = own_ ? own_ + i * kBlock * p.D : nullptr;
@@ -76,7 +80,7 @@ struct BlockMemory {
   }
 
  private:
-  R *distances_, *sums_, *centred_, *own_, *dquery_;
+  R *distances_, *sums_, *dlogit_sums_, *centred_, *own_, *dquery_;
   int64_t row_;
   Near<R>* near_;
 };
@@ -156,6 +160,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
     for (int64_t task = task_begin; task < task_end; task++) {
       double loss = 0, dtemperature = 0;
       prepare_panels(p, task, memory.panels, split);
+      if (p.column_sums) std::fill_n(p.column_sums + task * p.N, p.N, 0.0);
       for (int64_t start = 0; start < count; start += at_once) {
         const int64_t now = least(at_once, count - start), now_groups = (now + group - 1) / group;
         parallel_for(now_groups, split ? 1 : now_groups, [&](int64_t begin, int64_t end) {
@@ -180,6 +185,8 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
           }
         });
         for (int64_t i = 0; i < now; i++) loss += memory.blocks[i].loss, dtemperature += memory.blocks[i].dtemperature;
+        for (int64_t i = 0; i < now && p.column_sums; i++)
+          for (int64_t n = 0; n < p.N; n++) p.column_sums[task * p.N + n] += double(memory.blocks[i].dlogit_sums[n]);
         if (!p.dprototypes) continue;
         const int64_t wide = wide_chunks(p), strips = wide / kWide + chunks - wide, parts = (p.N + kRows - 1) / kRows;
         parallel_for(strips * parts, split ? 1 + kGrain / (now * kBlock * kBlock * least(kRows, p.N)) : strips * parts,

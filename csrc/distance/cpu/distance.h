@@ -49,6 +49,7 @@ struct Block {
   R inverse_norms[kBlock];     // 1 / |q|, with "cosine"
   R* distances;                // [N, kBlock], replaced by the coefficients
   R* sums;                     // [N], of the coefficients over the queries
+  R* dlogit_sums;              // [N], of the gradients to the logits over the queries, where p.column_sums is asked for
   R* centred;                  // [chunks, kBlock, kBlock], the queries less m, features in columns
   R totals[kBlock];            // and over the prototypes
   R radius[kBlock];            // |q - m|^2

@@ -2,136 +2,136 @@
 // the coefficients of the gradients follow each other in [N, 16] arrays in cache (see distance.h), then the gradients.
 // Forward and gradients: 7 flops for each feature of each pair, query and dquery in and out of memory once.
 #include "distance/cpu/blocks.h"
+#include "distance/cpu/positives.h"
 #include "runtime/cpu/kernels.h"
-#include "distance/cpu/softmax.h"
 
 namespace fastmeta::FASTMETA_ISA {
 namespace {
 
-// The target of a query, or -1 where it has none that counts.
 template <class R>
-int64_t class_of(const ProtoLoss<R>& p, int64_t query) {
-  const int64_t target = p.targets[query];
-  const bool counts = target >= 0 && target < p.N && target != p.ignore_index && !(p.exclude && p.exclude[query] == target);
-  return counts ? target : -1;
-}
-
-// The prototype that does not count for a query, or -1. One that is ignored has all, so that something is left.
-template <class R>
-int64_t excluded_of(const ProtoLoss<R>& p, int64_t query) {
-  const bool one = p.exclude && p.exclude[query] >= 0 && p.exclude[query] < p.N && p.targets[query] != p.ignore_index;
-  return one ? p.exclude[query] : -1;
-}
-
-// What the softmax of a block sees in place of distances, and back.
-template <class R>
-class Replaced {
- public:
-  Replaced(const ProtoLoss<R>& p, int64_t query, Block<R>& block) : p_(p), query_(query), block_(block) {
-    for (int64_t q = 0; any() && q < block.count; q++) {
-      if (const int64_t n = excluded_of(p, query + q); n >= 0) {
-        R& distance = block.distances[n * kBlock + q];
-        excluded_[q] = distance, distance = R(__builtin_inf());
-      }
-      if (const int64_t n = class_of(p, query + q); n >= 0) {
-        R& distance = block.distances[n * kBlock + q];
-        target_[q] = distance, distance = R((p.target_distance ? p.target_distance[query + q] : distance) + p.margin * p.temperature);
-      }
-    }
-  }
-
-  // The margin itself in place of what a large distance, to which it was added, has left of it.
-  void refine(Softmax<R>& s, R* exps) {
-    const R rate = rate_of<R>(p_.temperature);
-    for (int64_t q = 0; p_.margin != 0 && q < block_.count; q++) {
-      const int64_t n = class_of(p_, query_ + q);
-      if (n < 0) continue;
-      R& distance = block_.distances[n * kBlock + q];
-      const R rough = exp_approx((s.nearest[q] - distance) * rate);
-      distance = p_.target_distance ? p_.target_distance[query_ + q] : target_[q];
-      const R fine = exp_approx((s.nearest[q] - distance) * rate - R(p_.margin));
-      s.sum[q] += fine - rough;
-      s.log_sum[q] = log_approx(s.sum[q]);
-      if (exps) exps[n * kBlock + q] = fine;
-    }
-  }
-
-  // The distances are back; from dz, dtarget_distance and its part of dtemperature, after which dz at what was given is 0.
-  void undo(const Softmax<R>& s, R* dz) {
-    for (int64_t q = 0; any() && q < block_.count; q++) {
-      if (const int64_t n = excluded_of(p_, query_ + q); n >= 0) block_.distances[n * kBlock + q] = excluded_[q], dz[n * kBlock + q] *= 0;
-      const int64_t n = class_of(p_, query_ + q);
-      if (n >= 0) block_.distances[n * kBlock + q] = target_[q];
-      if (!p_.target_distance) continue;
-      R given = p_.targets[query_ + q] == p_.ignore_index ? R(0) : R(__builtin_nan(""));
-      if (n >= 0) {
-        R& d = dz[n * kBlock + q];
-        given = d, d = 0;
-        block_.dtemperature += double(given) * double(p_.target_distance[query_ + q] - s.nearest[q]);
-      }
-      if (p_.dtarget_distance) p_.dtarget_distance[query_ + q] = R(-double(given) / p_.temperature);
-    }
-  }
-
- private:
-  bool any() const { return p_.exclude || p_.target_distance || p_.margin != 0; }
-
-  const ProtoLoss<R>& p_;
-  int64_t query_;
-  Block<R>& block_;
-  R target_[kBlock], excluded_[kBlock];
+struct Found {  // of a block
+  Softmax<R> all;
+  Positives<R> same;     // with classes
+  bool counts[kBlock];   // whether the query has a target that counts
+  R farther[kBlock];     // with smoothing: the mean of distances less the nearest, of those that count
+  int64_t most[kBlock];  // how many do
 };
+
+template <class R>
+void find_mean(const ProtoLoss<R>& p, int64_t query, const Block<R>& block, Found<R>& found) {
+  R total[kBlock];
+  int64_t out[kBlock];
+  for (int64_t q = 0; q < kBlock; q++) {
+    out[q] = q < block.count ? excluded_of(p, query + q) : -1;
+    found.most[q] = p.N - (out[q] >= 0);
+  }
+  sum_classes(p.N, total, [&](int64_t n, int q) __attribute__((always_inline)) {
+    return n == out[q] ? R(0) : block.distances[n * kBlock + q] - found.all.nearest[q];
+  });
+  for (int q = 0; q < kBlock; q++) found.farther[q] = total[q] / R(found.most[q]);
+}
 
 // The block's losses; returns their sum.
 template <class R>
-double block_losses(const ProtoLoss<R>& p, int64_t query, int64_t count, const R* distances, const Softmax<R>& s) {
+double block_losses(const ProtoLoss<R>& p, int64_t query, const Block<R>& block, Found<R>& found, R* losses) {
+  const Softmax<R>& s = found.all;
   double sum = 0;
-  for (int64_t q = 0; q < count; q++) {
+  for (int64_t q = 0; q < block.count; q++) {
     const int64_t target = class_of(p, query + q);
+    found.counts[q] = p.classes ? found.same.nearest[q] < R(__builtin_inf()) : target >= 0;
     R loss = p.targets[query + q] == p.ignore_index ? R(0) : R(__builtin_nan(""));
-    if (target >= 0) loss = (distances[target * kBlock + q] - s.nearest[q]) / R(p.temperature) + R(p.margin) + s.log_sum[q];
+    if (found.counts[q] && p.targets[query + q] != p.ignore_index) {
+      const R distance = p.classes ? found.same.nearest[q] : block.distances[target * kBlock + q];
+      loss = (distance - s.nearest[q]) / R(p.temperature) + R(p.margin) + s.log_sum[q] - (p.classes ? found.same.log_sum[q] : R(0));
+      if (p.smoothing != 0) {
+        const R of_all = found.farther[q] / R(p.temperature) + R(p.margin) / R(found.most[q]) + s.log_sum[q];
+        loss = R(1 - p.smoothing) * loss + R(p.smoothing) * of_all;
+      }
+    }
+    losses[q] = loss;
     if (p.query_loss) p.query_loss[query + q] = loss;
     sum += double(loss);
   }
   return sum;
 }
 
+// Whether the first of the largest logits is the target's; 0 where the loss is NaN.
+template <class R>
+void block_hits(const ProtoLoss<R>& p, int64_t query, const Block<R>& block, const R* losses) {
+  R nearest[kBlock];
+  int32_t first[kBlock];
+  for (int q = 0; q < kBlock; q++) nearest[q] = R(__builtin_inf()), first[q] = -1;
+  for (int64_t n = 0; n < p.N; n++)
+    for (int q = 0; q < kBlock; q++) {
+      const R distance = block.distances[n * kBlock + q];
+      first[q] = distance < nearest[q] ? int32_t(n) : first[q];
+      nearest[q] = distance < nearest[q] ? distance : nearest[q];
+    }
+  const int64_t* classes = of_task(p, block.task, p.classes);
+  for (int64_t q = 0; q < block.count; q++) {
+    const int64_t target = p.targets[query + q], found = first[q] < 0 || !classes ? first[q] : classes[first[q]];
+    p.hits[query + q] = first[q] >= 0 && target != p.ignore_index && losses[q] == losses[q] && found == target;
+  }
+}
+
 // dz = weight (softmax - one_hot), in place of the exponentials; NaN for a target out of range.
 template <class R>
-void block_dlogits(const ProtoLoss<R>& p, int64_t task, int64_t query, int64_t count, const Softmax<R>& s, R* exps) {
-  R weights[kBlock] = {}, scale[kBlock];
-  for (int64_t q = 0; q < count; q++) {
+void block_dlogits(const ProtoLoss<R>& p, int64_t query, const Block<R>& block, const Found<R>& found, R* exps) {
+  R weights[kBlock] = {}, scale[kBlock], all[kBlock], own[kBlock] = {};
+  for (int64_t q = 0; q < block.count; q++) {
     if (p.targets[query + q] == p.ignore_index) continue;
-    const R weight = p.task_weight ? R(p.task_weight[task]) : p.query_weight[query + q];
-    weights[q] = class_of(p, query + q) >= 0 ? weight : R(__builtin_nan(""));
+    const R weight = p.task_weight ? R(p.task_weight[block.task]) : p.query_weight[query + q];
+    weights[q] = found.counts[q] ? weight : R(__builtin_nan(""));
+    own[q] = R(1 - p.smoothing) * weights[q];
   }
 #pragma omp simd
-  for (int q = 0; q < kBlock; q++) scale[q] = weights[q] / s.sum[q];
+  for (int q = 0; q < kBlock; q++) scale[q] = weights[q] / found.all.sum[q];
   for (int64_t n = 0; n < p.N; n++)
 #pragma omp simd
     for (int q = 0; q < kBlock; q++) exps[n * kBlock + q] *= scale[q];
-  for (int64_t q = 0; q < count; q++)
-    if (const int64_t target = class_of(p, query + q); target >= 0) exps[target * kBlock + q] -= weights[q];
+  if (p.classes) add_positives(p, block, found.same, own, exps);
+  for (int64_t q = 0; q < block.count; q++)
+    if (const int64_t target = class_of(p, query + q); target >= 0) exps[target * kBlock + q] -= own[q];
+  if (p.smoothing == 0) return;
+  for (int q = 0; q < kBlock; q++) all[q] = weights[q] * R(p.smoothing) / R(found.most[q]);
+  for (int64_t n = 0; n < p.N; n++)
+#pragma omp simd
+    for (int q = 0; q < kBlock; q++) exps[n * kBlock + q] -= all[q];
+  for (int64_t q = 0; q < block.count; q++)
+    if (const int64_t n = excluded_of(p, query + q); n >= 0) exps[n * kBlock + q] += all[q];
+}
+
+template <class R>
+void sum_columns(int64_t N, const R* dz, R* sums) {
+  for (int64_t n = 0; n < N; n++) {
+    sums[n] = 0;
+    for (int q = 0; q < kBlock; q++) sums[n] += dz[n * kBlock + q];
+  }
 }
 
 }  // namespace
 
 template <class R>
 void proto_loss(const ProtoLoss<R>& p) {
-  const bool gradients = p.dquery || p.dprototypes || p.dtemperature || p.dtarget_distance;
+  const bool gradients = p.dquery || p.dprototypes || p.dtemperature || p.dtarget_distance || p.column_sums;
   for_each_block(
-      static_cast<const ProtoProblem<R>&>(p), gradients ? 1 : 0,
+      static_cast<const ProtoProblem<R>&>(p), gradients ? 1 + (p.bias != nullptr) : 0,
       [&](Block<R>& block, const Panels<R>& panels, R* exps) {
         const int64_t query = block.task * p.Q + block.first;
-        Replaced<R> replaced(p, query, block);
-        Softmax<R> s;
-        block_softmax<R>(p.N, p.temperature, block.distances, gradients ? exps : nullptr, s);
-        replaced.refine(s, gradients ? exps : nullptr);
-        if (p.task_loss || p.query_loss) block.loss = block_losses(p, query, block.count, block.distances, s);
+        Replaced<R> replaced(p, query, block, gradients ? exps + p.N * kBlock : nullptr);
+        Found<R> found;
+        R losses[kBlock];
+        block_softmax<R>(p.N, p.temperature, block.distances, gradients ? exps : nullptr, found.all);
+        replaced.refine(found.all, gradients ? exps : nullptr);
+        if (p.classes) find_positives(p, block, found.same);
+        if (p.smoothing != 0) find_mean(p, query, block, found);
+        block.loss = block_losses(p, query, block, found, losses);
+        if (p.hits) block_hits(p, query, block, losses);
         if (!gradients) return;
-        block_dlogits(p, block.task, query, block.count, s, exps);
-        replaced.undo(s, exps);
-        block_coefficients<R>(p, panels, exps, s.nearest, block);
+        block_dlogits(p, query, block, found, exps);
+        if (p.column_sums) sum_columns(p.N, exps, block.dlogit_sums);
+        replaced.undo(found.all, exps);
+        block_coefficients<R>(p, panels, exps, found.all.nearest, block);
       },
       [&](int64_t task, double loss, double dtemperature) {
         if (p.task_loss) p.task_loss[task] = R(loss * p.task_weight[task]);

@@ -16,8 +16,9 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params
     Block& b = block[l];
     const int64_t source = l - net.block[l].skip;
     b.in = net.block[l].skip ? block[source].in : l ? block[l - 1].out : net.block[0].in;
-    b.out = padded<R>(net.block[l].out);
-    for (int i = 0; i < 4; i++) b.begin[i] = params.value[4 * l + i] ? take(gradient, i == kWeight ? 3 * b.taps() * b.out : b.out) : -1;
+    b.out = padded<R>(net.block[l].out), b.kernel = net.block[l].kernel;
+    for (int i = 0; i < 4; i++)
+      b.begin[i] = params.value[4 * l + i] ? take(gradient, i == kWeight ? b.kernel * b.taps() * b.out : b.out) : -1;
   }
   const ConvBlock& last = net.block[net.blocks - 1];
   features = last.out_height() * last.out_width() * block[net.blocks - 1].out;
@@ -25,21 +26,54 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params
   weight = take(gradient, net.outputs * features);
   bias = params.value[4 * net.blocks + 1] ? take(gradient, outputs) : -1;
   size = gradient;
-  for (int l = 0; l < net.blocks; l++)
-    block[l].flipped = block[l].begin[kWeight] >= 0 && (l || images) ? take(size, 9 * block[l].out * block[l].flipped_in()) : -1;
+  for (int l = 0; l < net.blocks; l++) {
+    const int64_t taps = block[l].kernel * block[l].kernel;
+    block[l].flipped = block[l].begin[kWeight] >= 0 && (l || images) ? take(size, taps * block[l].out * block[l].flipped_in()) : -1;
+  }
 }
 
 namespace {
 
-// Calls f(place in the tensor, place in the block) for each number of a convolution's W and of the linear layer's.
+constexpr int64_t kTogether = 16;  // columns of a convolution's W as a matrix [out, in * taps]
+
+// Calls f(o, c, rows, columns) for the parts of W from row o and column c on.
 template <class R, class F>
-void for_each_weight(const ConvLayout<R>& layout, int l, F&& f) {
+void for_each_part_of_weight(const ConvLayout<R>& layout, int l, F&& f) {
   const ConvBlock& b = layout.net.block[l];
-  const auto& a = layout.block[l];
-  for (int64_t o = 0; o < b.out; o++)
-    for (int64_t i = 0; i < b.in; i++)
-      for (int64_t tap = 0; tap < 9; tap++) f((o * b.in + i) * 9 + tap, a.begin[kWeight] + (tap * a.in + i) * a.out + o);
+  const int64_t width = b.in * b.kernel * b.kernel;
+  for (int64_t c = 0; c < width; c += kTogether)
+    for (int64_t o = 0; o < b.out; o += kLanes<R>) f(o, c, least(kLanes<R>, b.out - o), least(kTogether, width - c));
 }
+// Where column c of W lies in the block, from W's first number on.
+template <class R>
+int64_t row_of(const ConvLayout<R>& layout, int l, int64_t c) {
+  const auto& a = layout.block[l];
+  const int64_t taps = a.kernel * a.kernel;
+  return (c % taps * a.in + c / taps) * a.out;
+}
+template <class R>
+void load_weight(const ConvLayout<R>& layout, int l, const R* values, R* to) {
+  const ConvBlock& b = layout.net.block[l];
+  const int64_t width = b.in * b.kernel * b.kernel;
+  for_each_part_of_weight(layout, l, [&](int64_t o, int64_t c, int64_t rows, int64_t columns) {
+    alignas(64) R part[kTogether * kLanes<R>];
+    transpose(rows, columns, values + o * width + c, width, part, kLanes<R>);
+    for (int64_t j = 0; j < columns; j++) store(to + row_of(layout, l, c + j) + o, load(part + j * kLanes<R>));
+  });
+}
+template <class R>
+void store_weight(const ConvLayout<R>& layout, int l, const R* from, R* values) {
+  const ConvBlock& b = layout.net.block[l];
+  const int64_t width = b.in * b.kernel * b.kernel;
+  for_each_part_of_weight(layout, l, [&](int64_t o, int64_t c, int64_t rows, int64_t columns) {
+    alignas(64) R part[kTogether * kLanes<R>], turned[kTogether * kLanes<R>];
+    for (int64_t j = 0; j < columns; j++) store(part + j * kLanes<R>, load(from + row_of(layout, l, c + j) + o));
+    transpose(columns, kLanes<R>, part, kLanes<R>, turned, kTogether);
+    for (int64_t row = 0; row < rows; row++)
+      std::memcpy(values + (o + row) * width + c, turned + row * kTogether, size_t(columns) * sizeof(R));
+  });
+}
+// Calls f(place in the tensor, place in the block) for each number of the linear layer's W.
 template <class R, class F>
 void for_each_linear_weight(const ConvLayout<R>& layout, F&& f) {
   const ConvNet& net = layout.net;
@@ -56,9 +90,9 @@ template <class R>
 void flip(const ConvLayout<R>& layout, R* block) {
   for (int l = 0; l < layout.net.blocks; l++) {
     const auto& a = layout.block[l];
-    const int64_t in = a.flipped_in();
-    for (int64_t tap = 0; a.flipped >= 0 && tap < 9; tap++)
-      transpose(a.in, a.out, block + a.begin[kWeight] + tap * a.in * a.out, a.out, block + a.flipped + (8 - tap) * in * a.out, in);
+    const int64_t in = a.flipped_in(), taps = a.kernel * a.kernel;
+    for (int64_t tap = 0; a.flipped >= 0 && tap < taps; tap++)
+      transpose(a.in, a.out, block + a.begin[kWeight] + tap * a.in * a.out, a.out, block + a.flipped + (taps - 1 - tap) * in * a.out, in);
   }
 }
 
@@ -70,7 +104,7 @@ void load_block(const ConvLayout<R>& layout, const ConvParams<const R>& from, in
     const R* values = from.value[tensor] + task * from.stride[tensor];
     const auto put = [&](int64_t of_tensor, int64_t of_block) { block[of_block] = values[of_tensor]; };
     if (tensor == 4 * net.blocks) for_each_linear_weight(layout, put);
-    else if (tensor < 4 * net.blocks && tensor % 4 == kWeight) for_each_weight(layout, tensor / 4, put);
+    else if (tensor < 4 * net.blocks && tensor % 4 == kWeight) load_weight(layout, tensor / 4, values, block + begin);
     else std::memcpy(block + begin, values, size_t(width) * sizeof(R));
   });
   flip(layout, block);
@@ -84,7 +118,7 @@ void store_block(const ConvLayout<R>& layout, const R* block, const ConvParams<R
     R* values = to.value[tensor] + task * tensor_size(net, tensor);
     const auto put = [&](int64_t of_tensor, int64_t of_block) { values[of_tensor] = block[of_block]; };
     if (tensor == 4 * net.blocks) for_each_linear_weight(layout, put);
-    else if (tensor < 4 * net.blocks && tensor % 4 == kWeight) for_each_weight(layout, tensor / 4, put);
+    else if (tensor < 4 * net.blocks && tensor % 4 == kWeight) store_weight(layout, tensor / 4, block + begin, values);
     else std::memcpy(values, block + begin, size_t(width) * sizeof(R));
   });
 }

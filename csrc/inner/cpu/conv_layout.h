@@ -1,8 +1,8 @@
 // Where the parameters of a convolutional network lie in a thread's memory: a block, in which W of a convolution lies as
-// [3, 3, in, out], so that three taps of a row of pixels meet rows in sequence, b, gamma and beta as rows, all padded to whole
+// [k, k, in, out], so that the taps of a row of pixels meet rows in sequence, b, gamma and beta as rows, all padded to whole
 // vectors of channels. Activations have their channels last, padded too, but for the images, whose channels are as many as they
 // are. What padding holds is 0 times something: an infinite pixel or number makes it NaN, and with it more of its task than PyTorch
-// would. After these, the form of gradients, follow the kernels turned around, [3, 3, out, in], which gradients to their inputs take:
+// would. After these, the form of gradients, follow the kernels turned around, [k, k, out, in], which gradients to their inputs take:
 // flip() makes them. The first block has them where gradients to the images are asked for, whose channels they pad. The linear layer takes
 // its features in that order, rows [outputs, features].
 #pragma once
@@ -17,11 +17,12 @@ template <class R>
 struct ConvLayout {
   struct Block {
     int64_t in, out;                                      // channels of a pixel in memory
+    int64_t kernel;                                       // its side
     int64_t begin[4];                                     // of W, b, gamma, beta; -1: none
     int64_t flipped;                                      // -1: none
     int64_t flipped_in() const { return padded<R>(in); }  // channels of gradients to the input
 
-    int64_t taps() const { return 3 * in; }  // numbers of a row of pixels that a kernel's row meets
+    int64_t taps() const { return kernel * in; }  // numbers of a row of pixels that a kernel's row meets
   };
 
   // `images`: whether gradients to them are asked for.
@@ -32,7 +33,7 @@ struct ConvLayout {
   void for_each_tensor(F&& f) const {
     for (int l = 0; l < net.blocks; l++)
       for (int i = 0; i < 4; i++)
-        if (block[l].begin[i] >= 0) f(4 * l + i, block[l].begin[i], i == kWeight ? 3 * block[l].taps() : 1, net.block[l].out);
+        if (block[l].begin[i] >= 0) f(4 * l + i, block[l].begin[i], i == kWeight ? block[l].kernel * block[l].taps() : 1, net.block[l].out);
     f(4 * net.blocks, weight, net.outputs, features);
     if (bias >= 0) f(4 * net.blocks + 1, bias, int64_t(1), net.outputs);
   }

@@ -21,16 +21,16 @@ BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l, bool dense) {
   const int64_t H = b.conv_height(), W = b.conv_width();
   // The next block's zeros, so that this one writes right into its padded input.
   const int64_t next = l + 1 < layout.net.blocks ? layout.net.block[l + 1].padding : 0;
-  const int64_t width = b.width + 2 * around, dz_width = b.width + 2, gap = 2 - b.padding;
+  const int64_t width = b.width + 2 * around, dz_width = b.width + b.kernel - 1, gap = b.kernel - 1 - b.padding;
   const int64_t out_height = b.out_height(), out_width = b.out_width();
   pixels = H * W;
   x_row = width * in, x_size = (b.height + 2 * around) * x_row, x_first = around * (x_row + in);
   z_size = pixels * out, dense_size = out_height * out_width * out;
   out_row = (out_width + 2 * next) * out, out_size = (out_height + 2 * next) * out_row, out_first = next * (out_row + out);
-  dz_size = (b.height + 2) * dz_width * out, dz_first = gap * (dz_width + 1) * out;
-  forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, 3 * in, W * out, out};
+  dz_size = (b.height + b.kernel - 1) * dz_width * out, dz_first = gap * (dz_width + 1) * out;
+  forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, b.kernel * in, b.kernel, W * out, out};
   // dz in its zeros (gap), spread by the stride, under the flipped kernel: the full correlation, cut to x without padding.
-  to_x = {b.height, b.width, to_in, dz_width * out, out, dz_width * out, 3 * out, b.width * to_in, to_in};
+  to_x = {b.height, b.width, to_in, dz_width * out, out, dz_width * out, b.kernel * out, b.kernel, b.width * to_in, to_in};
   image = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, b.stride * dz_width * out, b.stride * out, b.slope};
   if (dense) dz_size = z_size, dz_first = 0, image.dz_row = W * out, image.dz_pixel = out;
 }
@@ -73,10 +73,11 @@ ConvNetwork<R>::ConvNetwork(const ConvLayout<R>& layout_, int64_t examples, int6
   const int L = layout.net.blocks;
   const int64_t n = with_tangents;
   for (int l = 0; l < L; l++) {
-    shapes.emplace_back(layout, l);
+    shapes.emplace_back(layout, l, whole(l));
     const BlockShape<R>& shape = shapes.back();
-    dz[l] = zeros<R>(shape.dz_size, scratch);
-    rdz[l] = n ? zeros<R>(shape.dz_size, scratch) : nullptr;
+    const int64_t images = whole(l) ? examples : 1;
+    dz[l] = zeros<R>(images * shape.dz_size, scratch);
+    rdz[l] = n ? zeros<R>(images * shape.dz_size, scratch) : nullptr;
     rx[l] = n && l ? zeros<R>(n * shape.x_size, scratch) : nullptr;
     rz[l] = n ? scratch.take<R>(n * shape.z_size) : nullptr;
     rd[l] = n ? scratch.take<R>(n * shape.dense_size) : nullptr;
@@ -86,7 +87,8 @@ ConvNetwork<R>::ConvNetwork(const ConvLayout<R>& layout_, int64_t examples, int6
   routputs = scratch.take<R>(n * layout.outputs), rdoutputs = scratch.take<R>(n * layout.outputs);
   row_sums = scratch.take<R>(padded<R>(examples));
   const ConvBlock& first = layout.net.block[0];
-  dimage = layout.block[0].flipped < 0 ? nullptr : scratch.take<R>(first.height * first.width * layout.block[0].flipped_in());
+  const int64_t image = first.height * first.width * layout.block[0].flipped_in();
+  dimage = layout.block[0].flipped < 0 ? nullptr : scratch.take<R>((whole(0) ? examples : 1) * image);
 }
 
 template <class R>
@@ -95,9 +97,12 @@ void ConvNetwork<R>::forward(const R* theta, const ConvPass<R>& pass) const {
   for (int l = 0; l < L; l++) {
     const BlockShape<R>& s = shapes[size_t(l)];
     const bool own = layout.net.block[l].norm == ConvNorm::group;
+    const int64_t out = layout.block[l].out;
+    if (whole(l))
+      products<R>({pass.z[l], out, bias_of(theta, l)}, pass.n, out, {{{pass.x[l], s.x_size, 1}, of(theta, l, kWeight), out, s.x_size}});
     for (int64_t i = 0; i < pass.n; i++) {
       R* z = pass.z[l] + i * s.z_size;
-      convolve<R>(s.forward, {{pass.x[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(theta, l), z);
+      if (!whole(l)) convolve<R>(s.forward, {{pass.x[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(theta, l), z);
       if (has_norm(l)) add_statistics(s.image, z, own ? 0 : i, pass.norm(l, i));
     }
     // Batch norm needs all images before the first goes on.
@@ -113,11 +118,33 @@ void ConvNetwork<R>::forward(const R* theta, const ConvPass<R>& pass) const {
 }
 
 template <class R>
-void ConvNetwork<R>::add_image(R* dx) const {
+void ConvNetwork<R>::add_image(int64_t i, R* dx) const {
   const ConvBlock& b = layout.net.block[0];
   const int64_t pixels = b.height * b.width, in = layout.block[0].flipped_in();
+  const R* from = dimage + (whole(0) ? i * pixels * in : 0);
   for (int64_t c = 0; c < b.in; c++)
-    for (int64_t p = 0; p < pixels; p++) dx[c * pixels + p] += dimage[p * in + c];
+    for (int64_t p = 0; p < pixels; p++) dx[c * pixels + p] += from[p * in + c];
+}
+
+template <class R>
+template <int count>
+void ConvNetwork<R>::add_whole_kernel(int l, int64_t n, const ConvPair<R> (&pairs)[count], R* dw) const {
+  const int64_t width = shapes[size_t(l)].x_size, out = layout.block[l].out;
+  Product<R> list[count];
+  for (int i = 0; i < count; i++) list[i] = {{pairs[i].x, 1, width}, pairs[i].dy, out, n};
+  products<R>({dw, out, dw, out}, width, out, list);
+}
+
+template <class R>
+template <int count>
+void ConvNetwork<R>::whole_to_x(int l, int64_t n, const ConvSource<R> (&sources)[count], R* to) const {
+  const auto& a = layout.block[l];
+  const int64_t in = a.flipped_in(), taps = a.kernel * a.kernel;
+  for (int64_t tap = 0; tap < taps; tap++) {
+    Product<R> list[count];
+    for (int i = 0; i < count; i++) list[i] = {{sources[i].x, a.out, 1}, sources[i].w + (taps - 1 - tap) * a.out * in, in, a.out};
+    products<R>({to + tap * in, taps * in}, n, in, list);
+  }
 }
 
 template <class R>
@@ -141,16 +168,21 @@ void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* d
       finish_gradients(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), norm, of(grad, l, kGamma), of(grad, l, kBeta),
                        lost_bias_of(grad, l));
     for (int64_t i = 0; i < n; i++) {
-      R* first = dz[l] + s.dz_first;
+      R* first = at(dz[l], l, i) + s.dz_first;
       gradient_image(s.image, z(i), d(i), pass.norm(l, i), first, bias_of(grad, l));
+      if (whole(l)) continue;
       ConvShape shape = s.forward;
       shape.y_row = s.image.dz_row, shape.y_pixel = s.image.dz_pixel;  // where dz lies among its zeros
       if (grad) correlate<R>(shape, {{pass.x[l] + i * s.x_size, first}}, of(grad, l, kWeight));
       if (!l && !dx) continue;
       R* to = l ? pass.d[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
       convolve<R>(s.to_x, {{dz[l], theta + layout.block[l].flipped}}, nullptr, to);
-      if (!l) add_image(dx + i * layout.net.example_size());
+      if (!l) add_image(i, dx + i * layout.net.example_size());
     }
+    if (whole(l) && grad) add_whole_kernel(l, n, {{pass.x[l], dz[l]}}, of(grad, l, kWeight));
+    if (!whole(l) || (!l && !dx)) continue;
+    whole_to_x(l, n, {{dz[l], theta + layout.block[l].flipped}}, l ? pass.d[l - 1] : dimage);
+    for (int64_t i = 0; i < n && !l; i++) add_image(i, dx + i * layout.net.example_size());
   }
 }
 
@@ -162,11 +194,14 @@ void ConvNetwork<R>::tangents_forward(const R* theta, const R* v, const ConvPass
     const auto z = [&](int64_t i) { return pass.z[l] + i * s.z_size; };
     for (const Tangents<R>& r : tangents[l])
       for (R* each : {r.sum, r.product, r.rsum, r.rproduct}) std::memset(each, 0, size_t(layout.block[l].out) * sizeof(R));
+    const int64_t out = layout.block[l].out, width = s.x_size;
+    const Product<R> all[2] = {{{pass.x[l], width, 1}, of(v, l, kWeight), out, width}, {{rx[l], width, 1}, of(theta, l, kWeight), out, width}};
+    if (whole(l)) products<R>({rz[l], out, bias_of(v, l)}, pass.n, out, all, l ? 2 : 1);
     for (int64_t i = 0; i < pass.n; i++) {
       R* to = rz[l] + i * s.z_size;  // rz = V * x + W * rx
       const ConvSource<R> first{pass.x[l] + i * s.x_size, of(v, l, kWeight)};
-      if (l) convolve<R>(s.forward, {first, {rx[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(v, l), to);
-      else convolve<R>(s.forward, {first}, bias_of(v, l), to);
+      if (l && !whole(l)) convolve<R>(s.forward, {first, {rx[l] + i * s.x_size, of(theta, l, kWeight)}}, bias_of(v, l), to);
+      else if (!whole(l)) convolve<R>(s.forward, {first}, bias_of(v, l), to);
       if (has_norm(l)) add_tangents(s.image, z(i), to, pass.norm(l, i), of_sets(tangents[l], i));
     }
     for (size_t set = 0; set < pass.norms[l].size(); set++)
@@ -197,19 +232,33 @@ void ConvNetwork<R>::block_tangents(int l, const R* theta, const R* v, const Con
   ConvShape shape = s.forward;
   shape.y_row = s.image.dz_row, shape.y_pixel = s.image.dz_pixel;
   for (int64_t i = 0; i < pass.n; i++) {
-    R *first = dz[l] + s.dz_first, *rfirst = rdz[l] + s.dz_first;
+    R *first = at(dz[l], l, i) + s.dz_first, *rfirst = at(rdz[l], l, i) + s.dz_first;
     gradient_tangents(s.image, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i), rfirst, bias_of(sum, l));
     const ConvPair<R> pair{pass.x[l] + i * s.x_size, rfirst};  // rdW = rdz * x + dz * rx
     R* dw = of(sum, l, kWeight);
-    if (!l) correlate<R>(shape, {pair}, dw);  // the images have no tangents
+    if (!l && !whole(l)) correlate<R>(shape, {pair}, dw);  // the images have no tangents
     if (!l && !dx) continue;
     gradient_image<R>(s.image, z(i), d(i), pass.norm(l, i), first, nullptr);
+    if (whole(l)) continue;
     if (l) correlate<R>(shape, {pair, {rx[l] + i * s.x_size, first}}, dw);
     const int64_t flipped = layout.block[l].flipped;
     R* to = l ? rd[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
     convolve<R>(s.to_x, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, nullptr, to);  // rdx = W' rdz + V' dz
-    if (!l) add_image(dx + i * layout.net.example_size());
+    if (!l) add_image(i, dx + i * layout.net.example_size());
   }
+  if (whole(l)) whole_tangents(l, theta, v, pass, sum, dx);
+}
+
+template <class R>
+void ConvNetwork<R>::whole_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const {
+  const ConvPair<R> pair{pass.x[l], rdz[l]};
+  R* dw = of(sum, l, kWeight);
+  if (l) add_whole_kernel(l, pass.n, {pair, {rx[l], dz[l]}}, dw);
+  else add_whole_kernel(l, pass.n, {pair}, dw);
+  if (!l && !dx) return;
+  const int64_t flipped = layout.block[l].flipped;
+  whole_to_x(l, pass.n, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, l ? rd[l - 1] : dimage);
+  for (int64_t i = 0; i < pass.n && !l; i++) add_image(i, dx + i * layout.net.example_size());
 }
 
 template <class R>

@@ -114,13 +114,22 @@ struct ConvNetwork {
   void reverse(const R* theta, const ConvPass<R>& pass, const R* doutputs, R* grad, R* dx) const;
   void tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y) const;
   void block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const;
-  // dx [in, height, width] += the image in `dimage`.
-  void add_image(R* dx) const;
+  void whole_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const;
+  // dx [in, height, width] += the image in `dimage`, or image i of those that are there.
+  void add_image(int64_t i, R* dx) const;
 
-  R *dz[kMaxConvs], *rdz[kMaxConvs];  // of one image
+  // Of blocks whose kernels meet all of an image: `correlate` and `convolve` back to x, of all images.
+  template <int count>
+  void add_whole_kernel(int l, int64_t n, const ConvPair<R> (&pairs)[count], R* dw) const;
+  template <int count>
+  void whole_to_x(int l, int64_t n, const ConvSource<R> (&sources)[count], R* to) const;
+  bool whole(int l) const { return layout.net.block[l].whole(); }
+  R* at(R* dz, int l, int64_t i) const { return whole(l) ? dz + i * shapes[size_t(l)].dz_size : dz; }
+
+  R *dz[kMaxConvs], *rdz[kMaxConvs];  // of one image; of all where their block's kernels meet all of one
   R *rx[kMaxConvs + 1], *rz[kMaxConvs], *rd[kMaxConvs];
   R *routputs, *rdoutputs, *row_sums;
-  R* dimage;                                     // the gradient to one image, channels last, padded; null unless the layout is for such
+  R* dimage;                                     // the gradient to one image, as dz, channels last, padded; null unless the layout is for such
   std::vector<Tangents<R>> tangents[kMaxConvs];  // of each set
 };
 

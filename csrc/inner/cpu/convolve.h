@@ -1,6 +1,6 @@
-// Convolutions of one image by 3 x 3 kernels, channels last, without a copy of the image: with the zeros around it in memory, the
-// three taps of a kernel's row that a pixel meets are 3 * in neighbouring numbers, and pixels of a row follow each other. So a row
-// of outputs is three products (matmul.h), a tile of them, pixels by vectors of channels, stays in registers. The kernel's gradient
+// Convolutions of one image by k x k kernels, channels last, without a copy of the image: with the zeros around it in memory, the
+// k taps of a kernel's row that a pixel meets are k * in neighbouring numbers, and pixels of a row follow each other. So a row
+// of outputs is k products (matmul.h), a tile of them, pixels by vectors of channels, stays in registers. The kernel's gradient
 // is the same product with the pixels as its inner dimension: a tile of [taps, channels] passes over the whole image.
 #pragma once
 #include "inner/cpu/matmul.h"
@@ -17,19 +17,19 @@ constexpr int64_t kShort = 32;  // taps of a row: more are a sum of their own, s
 struct ConvShape {
   int64_t height, width, channels;  // of the outputs
   int64_t x_row, x_pixel;           // from one output's first tap to the next's
-  int64_t tap_row, taps;            // from one row of taps to the next; numbers of one
+  int64_t tap_row, taps, tap_rows;  // from one row of taps to the next; numbers of one; how many
   int64_t y_row, y_pixel;           // from one output to the next
 };
 
 template <class R>
 struct ConvSource {
-  const R *x, *w;  // w [3, taps, channels]
+  const R *x, *w;  // w [tap_rows, taps, channels]
 };
 
 // y = start + the sources' convolutions; start: for each channel, or null.
 template <class R>
 void convolve(const ConvShape& s, const ConvSource<R>* sources, int count, const R* start, R* y) {
-  const int64_t together = s.taps < kShort ? 3 : 1;  // rows of taps in one sum
+  const int64_t together = s.taps < kShort ? s.tap_rows : 1;  // rows of taps in one sum
   for (int64_t row = 0; row < s.height; row++)
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
       const int64_t j = vector * kLanes<R>;
@@ -38,20 +38,19 @@ void convolve(const ConvShape& s, const ConvSource<R>* sources, int count, const
         const R* from = start ? start + j : nullptr;
         int64_t from_row = 0;
         R* to = y + row * s.y_row + i * s.y_pixel + j;
-        for (int64_t first = 0; first < 3 * count; first += together) {
-          Vector<R> sum[M][V] = {};
-          for (int64_t k = first; k < first + together; k++) {
-            const ConvSource<R>& source = sources[k / 3];
-            accumulate<R, M, V>(sum, source.x + row * s.x_row + i * s.x_pixel + k % 3 * s.tap_row, s.x_pixel, 1,
-                                source.w + k % 3 * s.taps * s.channels + j, s.channels, s.taps);
-          }
+        for (const ConvSource<R>* source = sources; source < sources + count; source++)
+          for (int64_t first = 0; first < s.tap_rows; first += together) {
+            Vector<R> sum[M][V] = {};
+            for (int64_t k = first; k < first + together; k++)
+              accumulate<R, M, V>(sum, source->x + row * s.x_row + i * s.x_pixel + k * s.tap_row, s.x_pixel, 1,
+                                  source->w + k * s.taps * s.channels + j, s.channels, s.taps);
 #pragma GCC unroll 14
-          for (int m = 0; m < M; m++)
+            for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
-            for (int v = 0; v < V; v++)
-              store(to + m * s.y_pixel + v * kLanes<R>, from ? load(from + m * from_row + v * kLanes<R>) + sum[m][v] : sum[m][v]);
-          from = to, from_row = s.y_pixel;
-        }
+              for (int v = 0; v < V; v++)
+                store(to + m * s.y_pixel + v * kLanes<R>, from ? load(from + m * from_row + v * kLanes<R>) + sum[m][v] : sum[m][v]);
+            from = to, from_row = s.y_pixel;
+          }
       });
     });
 }
@@ -66,10 +65,10 @@ struct ConvPair {
   const R *x, *dy;
 };
 
-// dw [3, taps, channels] += what the pairs of inputs and gradients to the outputs make of the kernel's gradient.
+// dw [tap_rows, taps, channels] += what the pairs of inputs and gradients to the outputs make of the kernel's gradient.
 template <class R>
 void correlate(const ConvShape& s, const ConvPair<R>* pairs, int count, R* dw) {
-  for (int tap = 0; tap < 3; tap++)
+  for (int64_t tap = 0; tap < s.tap_rows; tap++)
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
       const int64_t j = vector * kLanes<R>;
       for_each_part<kConvRows<R>>(0, s.taps, [&](auto down, int64_t i) __attribute__((always_inline)) {

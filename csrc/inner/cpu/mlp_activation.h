@@ -56,19 +56,52 @@ inline void silu(R* __restrict x, R* __restrict slope, R* __restrict slope2, int
   }
 }
 
+// Of the standard normal distribution beyond a >= 0: Q(a) = exp(-a^2 / 2) p(t) / (1 + a), t = (a - kAt) / (a + kAt), p the polynomial
+// through (1 + a) Q(a) exp(a^2 / 2) at the Chebyshev points of a in [0, kMost], where float's Q is 0 beyond.
+template <class R>
+struct NormalTail;
+template <>
+struct NormalTail<float> {
+  static constexpr float kAt = 2.5f, kMost = 14;
+  static constexpr float p[] = {0.494659662f,    -0.0915871859f, -0.0377169736f, 0.0460560247f,    -0.00869801268f,
+                                -0.00600268459f, 0.00129100704f, 0.00115215231f, -4.94309206e-05f, -0.000132073488f};
+};
+template <>
+struct NormalTail<double> {
+  static constexpr double kAt = 5, kMost = 39;
+  static constexpr double p[] = {0.46151582985003775,     -0.091552281834008806,  0.031030368425963229,    0.01000235238520508,
+                                 -0.026401042966294957,   0.024536963244459763,   -0.015170415402485999,   0.0065220006562448458,
+                                 -0.0016760723488506491,  7.7916912001437573e-06, 0.00018233420251531396,  -5.3608038145015818e-05,
+                                 -9.8964688962813402e-06, 9.0612057953971218e-06, -6.8956834512062499e-08, -1.3100089700228854e-06,
+                                 1.2471420099248941e-07,  1.9896232929933335e-07, -2.1958115388923179e-08, -3.208575497095596e-08,
+                                 3.5281572897395848e-10,  4.0376458134958437e-09, 7.7194626715840137e-10};
+};
+
+// Neither tail cancels.
+template <class R>
+inline void gelu(R* __restrict x, R* __restrict slope, R* __restrict slope2, int64_t count) {
+  using F = NormalTail<R>;
+  constexpr int terms = sizeof F::p / sizeof(R);
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) {
+    const R z = x[i], e = exp_approx(R(-0.5) * z * z), magnitude = z < 0 ? -z : z;
+    const R a = magnitude < F::kMost ? magnitude : F::kMost;
+    const R inverse = 1 / ((a + F::kAt) * (1 + a)), t = (a - F::kAt) * (1 + a) * inverse;
+    R p = F::p[terms - 1];
+#pragma GCC unroll 24
+    for (int k = terms - 2; k >= 0; k--) p = p * t + F::p[k];
+    const R tail = e * p * ((a + F::kAt) * inverse), below = z < 0 ? tail : 1 - tail;
+    const R density = e * R(0.39894228040143267794);
+    x[i] = z * below;
+    if (slope) slope[i] = below + z * density;
+    if (slope2) slope2[i] = density * (2 - z * z);
+  }
+}
+
 // x: z -> activation(z); its slope and second derivative, each where it is not null. Sloped kinds only.
 template <class R>
 inline void activate(Activation kind, R* __restrict x, R* __restrict slope, R* __restrict slope2, int64_t count) {
-  if (kind == Activation::gelu) {
-    for (int64_t i = 0; i < count; i++) {
-      const R z = x[i], below = R(0.5) * (1 + std::erf(z * R(0.70710678118654752440)));
-      const R density = std::exp(R(-0.5) * z * z) * R(0.39894228040143267794);
-      x[i] = z * below;
-      if (slope) slope[i] = below + z * density;
-      if (slope2) slope2[i] = density * (2 - z * z);
-    }
-    return;
-  }
+  if (kind == Activation::gelu) return gelu(x, slope, slope2, count);
   if (kind == Activation::silu) return silu(x, slope, slope2, count);
   if (kind == Activation::leaky_relu) {
     for (int64_t i = 0; i < count; i++) {

@@ -170,7 +170,8 @@ void differentiate(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout, Work<R>&
 
 template <class R>
 bool gram_pays(const MlpMetaLoss<R>& c, const MlpLayout<R>& layout) {
-  if (layout.layers > 1 || !layout.layer[0].dots || c.rates.per_element || c.batch_per_step || c.optimiser) return false;
+  if (layout.layers > 1 || layout.shape.residual_norm || !layout.layer[0].dots || c.rates.per_element || c.batch_per_step || c.optimiser)
+    return false;
   const int64_t S = c.support.count, in = layout.layer[0].in, out = layout.layer[0].out;
   const int64_t grads = c.with_grads, dx = c.support_grads.dx ? 1 : 0;
   const int64_t steps = c.steps * S * in * out * (2 + 2 * grads + 2 * dx);

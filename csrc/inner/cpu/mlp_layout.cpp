@@ -23,6 +23,11 @@ MlpLayout<R>::MlpLayout(const MlpShape& shape_, const MlpParams<const R>& params
     if (params.bias[l]) a.bias = take(gradient, ld[l + 1]);
     if (params.weight_stride[l] || params.bias_stride[l]) shared = false;
   }
+  if (shape.residual_norm) {
+    gamma = take(gradient, ld[layers]);
+    if (params.bias[layers]) beta = take(gradient, ld[layers]);
+    if (params.weight_stride[layers] || params.bias_stride[layers]) shared = false;
+  }
   size = gradient;
   for (int l = 0; l < layers; l++)
     if (layer[l].by_rows && !layer[l].dots) layer[l].columns = take(size, layer[l].in * ld[l + 1]);
@@ -58,10 +63,16 @@ void load_block(const MlpLayout<R>& layout, const MlpParams<const R>& from, int6
   for (int l = 0; l < layout.layers; l++) {
     const Layer& a = layout.layer[l];
     const R* weight = from.weight[l] + task * from.weight_stride[l];
-    if (a.by_rows) load_rows(weight, a.out, a.in, block + a.rows, layout.ld[l]);
+    if (from.turned[l] && a.by_rows) transpose(a.in, a.out, weight, a.out, block + a.rows, layout.ld[l]);
+    else if (from.turned[l]) load_rows(weight, a.in, a.out, block + a.columns, layout.ld[l + 1]);
+    else if (a.by_rows) load_rows(weight, a.out, a.in, block + a.rows, layout.ld[l]);
     else transpose(a.out, a.in, weight, a.in, block + a.columns, layout.ld[l + 1]);
     if (a.bias >= 0) load_rows(from.bias[l] + task * from.bias_stride[l], 1, a.out, block + a.bias, layout.ld[l + 1]);
   }
+  const int L = layout.layers;
+  const int64_t out = layout.shape.output_size(), ld = layout.ld[L];
+  if (layout.gamma >= 0) load_rows(from.weight[L] + task * from.weight_stride[L], 1, out, block + layout.gamma, ld);
+  if (layout.beta >= 0) load_rows(from.bias[L] + task * from.bias_stride[L], 1, out, block + layout.beta, ld);
   flip(layout, block);
 }
 
@@ -74,6 +85,10 @@ void store_block(const MlpLayout<R>& layout, const R* block, const MlpParams<R>&
     if (weight && !a.by_rows) transpose(a.in, a.out, block + a.columns, layout.ld[l + 1], weight, a.in);
     if (to.bias[l]) store_rows(block + a.bias, 1, a.out, to.bias[l] + task * to.bias_stride[l], layout.ld[l + 1]);
   }
+  const int L = layout.layers;
+  const int64_t out = layout.shape.output_size(), ld = layout.ld[L];
+  if (layout.gamma >= 0 && to.weight[L]) store_rows(block + layout.gamma, 1, out, to.weight[L] + task * to.weight_stride[L], ld);
+  if (layout.beta >= 0 && to.bias[L]) store_rows(block + layout.beta, 1, out, to.bias[L] + task * to.bias_stride[L], ld);
 }
 
 #define INSTANTIATE(R)                                                                       \

@@ -25,13 +25,16 @@ template <class R>
 struct MlpLayout {
   MlpLayout(const MlpShape& shape, const MlpParams<const R>& params, bool input_gradients);
 
-  // Calls f(tensor, begin, rows, columns) for every tensor of the parameters in the form of gradients; tensor 2l is W, 2l + 1 b.
+  // Calls f(tensor, begin, rows, columns) for every tensor of the parameters in the form of gradients; tensor 2l is W, 2l + 1 b;
+  // 2L is gamma, 2L + 1 beta.
   template <class F>
   void for_each_tensor(F&& f) const {
     for (int l = 0; l < layers; l++) {
       f(2 * l, layer[l].weight(), layer[l].height(), layer[l].width());
       if (layer[l].bias >= 0) f(2 * l + 1, layer[l].bias, int64_t(1), layer[l].out);
     }
+    if (gamma >= 0) f(2 * layers, gamma, int64_t(1), shape.output_size());
+    if (beta >= 0) f(2 * layers + 1, beta, int64_t(1), shape.output_size());
   }
 
   int64_t padded_outputs() const { return ld[layers]; }
@@ -39,11 +42,12 @@ struct MlpLayout {
   MlpShape shape;
   int layers;
   Layer layer[kMaxLayers];
-  int64_t ld[kMaxLayers + 1];  // padded widths
-  int64_t gradient = 0;        // numbers of a block of gradients
-  int64_t size = 0;            // of a block with both forms
-  bool shared;                 // whether all tasks have the same parameters
-  bool input_gradients;        // whether they are asked for
+  int64_t ld[kMaxLayers + 1];     // padded widths
+  int64_t gamma = -1, beta = -1;  // where a residual block's begin, -1: none
+  int64_t gradient = 0;           // numbers of a block of gradients
+  int64_t size = 0;               // of a block with both forms
+  bool shared;                    // whether all tasks have the same parameters
+  bool input_gradients;           // whether they are asked for
 };
 
 // Block <-> tensors of one task, [T, ...]. load() flips too; store() passes over tensors that are null.
@@ -63,6 +67,10 @@ MlpParams<P> rates_at(const MlpLayout<R>& layout, const MlpRates<P>& rates, int6
     if (rates.value[2 * l]) found.weight[l] = rates.value[2 * l] + at * a.in * a.out;
     if (rates.value[2 * l + 1]) found.bias[l] = rates.value[2 * l + 1] + at * a.out;
   }
+  const int L = layout.layers;
+  const int64_t out = layout.shape.output_size();
+  if (layout.gamma >= 0 && rates.value[2 * L]) found.weight[L] = rates.value[2 * L] + at * out;
+  if (layout.beta >= 0 && rates.value[2 * L + 1]) found.bias[L] = rates.value[2 * L + 1] + at * out;
   return found;
 }
 

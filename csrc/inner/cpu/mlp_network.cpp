@@ -27,6 +27,9 @@ MlpPass<R>::MlpPass(const MlpNetwork<R>& network, int64_t examples, bool owns, b
     bend[l] = hidden && bends(shape.activation) && second_order ? scratch.take<R>(count) : nullptr;
   }
   probability = shape.loss == Loss::cross_entropy ? scratch.take<R>(examples * network.layout.ld[last]) : nullptr;
+  if (!shape.residual_norm) return;
+  normed = scratch.take<R>(examples * network.layout.ld[last]), dnormed = scratch.take<R>(examples * network.layout.ld[last]);
+  r = scratch.take<R>(padded<R>(examples));
 }
 
 template <class R>
@@ -37,11 +40,20 @@ void MlpPass<R>::load(const MlpNetwork<R>& network, const R* from, int64_t count
 }
 
 template <class R>
+ResidualNorm<R> MlpPass<R>::norm(const MlpNetwork<R>& network) const {
+  return {network.shape.output_size(), network.layout.ld[last], x[last], r, network.rx[last], network.rr};
+}
+
+template <class R>
 MlpNetwork<R>::MlpNetwork(const MlpLayout<R>& layout_, int64_t examples, int64_t tangents, Scratch& scratch)
     : shape(layout_.shape), layout(layout_), sloped(is_sloped(layout_.shape.activation)) {
   for (int l = 0; l <= shape.layers; l++) {
     rx[l] = l && tangents ? scratch.take<R>(tangents * layout.ld[l]) : nullptr;
     rd[l] = l && tangents ? scratch.take<R>(tangents * layout.ld[l]) : nullptr;
+  }
+  if (shape.residual_norm && tangents) {
+    const int64_t count = tangents * layout.ld[shape.layers];
+    rnormed = scratch.take<R>(count), rdnormed = scratch.take<R>(count), rr = scratch.take<R>(padded<R>(tangents));
   }
   row_sums = scratch.take<R>(padded<R>(examples));
   const bool as_they_are = shape.width[0] == layout.ld[0];
@@ -61,6 +73,17 @@ void MlpNetwork<R>::forward(const R* theta, MlpPass<R>& pass) const {
     else products<R>(destination, n, a.out, {{{pass.input(l), ld, 1}, theta + a.columns, ldz, a.in}});
     if (sloped && l + 1 < shape.layers) activate(shape.activation, z, pass.slope[l + 1], pass.bend[l + 1], n * ldz);
   }
+  if (!shape.residual_norm) return;
+  const R* beta = layout.beta >= 0 ? theta + layout.beta : nullptr;
+  pass.norm(*this).forward(pass.inputs, theta + layout.gamma, beta, pass.n, pass.normed);
+}
+
+// dx += d, the adjoint of a residual block's outputs.
+template <class R>
+void MlpNetwork<R>::add_residual(const R* d, int64_t n, R* dx) const {
+  const int64_t width = shape.output_size(), ld = layout.ld[shape.layers];
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < width; j++) dx[i * width + j] += d[i * ld + j];
 }
 
 template <class R>
@@ -76,6 +99,11 @@ void MlpNetwork<R>::add_input_gradient(const MlpPass<R>& pass, const Product<R> 
 template <class R>
 void MlpNetwork<R>::backward(const R* theta, MlpPass<R>& pass, R* grad, R* dx) const {
   const int64_t n = pass.n;
+  if (shape.residual_norm) {
+    R *dgamma = grad ? grad + layout.gamma : nullptr, *dbeta = grad && layout.beta >= 0 ? grad + layout.beta : nullptr;
+    pass.norm(*this).backward(pass.dnormed, theta + layout.gamma, n, pass.d[shape.layers], dgamma, dbeta);
+    if (dx) add_residual(pass.dnormed, n, dx);
+  }
   for (int l = shape.layers - 1; l >= 0; l--) {
     const Layer& a = layout.layer[l];
     const int64_t ld = layout.ld[l], ldz = layout.ld[l + 1];
@@ -141,11 +169,19 @@ void MlpNetwork<R>::tangents_forward(const R* theta, const R* v, const MlpPass<R
     }
     if (sloped && l + 1 < L) bend_tangents(pass, l + 1, gauss_newton);
   }
+  if (!shape.residual_norm) return;
+  pass.norm(*this).tangents(theta + layout.gamma, v + layout.gamma, layout.beta >= 0 ? v + layout.beta : nullptr, n, rnormed);
 }
 
 template <class R>
 void MlpNetwork<R>::reverse_tangents(const R* theta, const R* v, const MlpPass<R>& pass, bool gauss_newton, R* sum) const {
   const int64_t n = pass.n;
+  if (shape.residual_norm) {
+    const int L = shape.layers;
+    const R *d = gauss_newton ? nullptr : pass.dnormed, *dz = gauss_newton ? nullptr : pass.d[L];
+    R* dbeta = layout.beta >= 0 ? sum + layout.beta : nullptr;
+    pass.norm(*this).adjoint_tangents(rdnormed, d, dz, theta + layout.gamma, v + layout.gamma, n, rd[L], sum + layout.gamma, dbeta);
+  }
   const Epilogue epilogue = shape.activation == Activation::relu ? Epilogue::gate : Epilogue::keep;
   for (int l = shape.layers - 1; l >= 0; l--) {
     const Layer& a = layout.layer[l];
@@ -167,11 +203,13 @@ void MlpNetwork<R>::curvature(const R* theta, const R* v, const MlpPass<R>& pass
   const int L = shape.layers;
   tangents_forward(theta, v, pass, false);
   output_tangent(pass, y);
-  for (int64_t i = 0; dloss != 0 && i < pass.n * layout.ld[L]; i++) rd[L][i] += dloss * pass.d[L][i];
+  R* through = rnormed ? rdnormed : rd[L];
+  for (int64_t i = 0; dloss != 0 && i < pass.n * layout.ld[L]; i++) through[i] += dloss * pass.doutputs()[i];
   reverse_tangents(theta, v, pass, false, sum);
   const Layer& a = layout.layer[0];
   const int64_t ld = layout.ld[0], ldz = layout.ld[1];
   if (dx) add_input_gradient(pass, {{{rd[1], ldz, 1}, theta + a.rows, ld, a.out}, {{pass.d[1], ldz, 1}, v + a.rows, ld, a.out}}, dx);
+  if (dx && rnormed) add_residual(rdnormed, pass.n, dx);
 }
 
 template <class R>

@@ -43,16 +43,16 @@ struct Sinks {
 };
 
 // The rates of one parameter tensor at one step; null where there are none, and for a number. `copy`: which one, a task for gradients.
-template <class P>
-__host__ __device__ P* rates_of(const MlpRates<P>& rates, int tensor, int size, int64_t step, int64_t steps, int64_t copy) {
+template <class P, int tensors>
+__host__ __device__ P* rates_of(const Rates<P, tensors>& rates, int tensor, int size, int64_t step, int64_t steps, int64_t copy) {
   P* value = rates.value[rates.shared ? 0 : tensor];
   if (!value) return nullptr;
   return value + (copy * (rates.per_step ? steps : 1) + (rates.per_step ? step : 0)) * (rates.per_element ? size : 1);
 }
 
 // The factor of one parameter tensor's steps beside `rates_of`: its rate where that is a number, else 1.
-template <class R>
-__host__ __device__ R number_of(const MlpRates<const R>& rates, int tensor) {
+template <class R, int tensors>
+__host__ __device__ R number_of(const Rates<const R, tensors>& rates, int tensor) {
   const int i = rates.shared ? 0 : tensor;
   return rates.value[i] ? R(1) : rates.number[i];
 }

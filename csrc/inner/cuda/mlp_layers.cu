@@ -108,13 +108,19 @@ void multiply(Queue& queue, const MlpShape& shape, const Product<R, Store>& prod
   multiply<kForm>(queue, shape, products);
 }
 
-// The inputs of a layer, and their tangent, of which the first layer has none.
+// The inputs of a layer, or their tangent.
 template <class R>
 TaskTensor<const R> inputs(const Net<R>& net, int layer, bool tangent = false) {
   const int64_t n = net.examples.count;
-  if (!layer) return {net.examples.x, n * net.task.layer[0].in};
+  if (!layer) return {tangent ? net.input_tangent : net.examples.x, n * net.task.layer[0].in};
   const Layer<R>& below = net.task.layer[layer - 1];
   return {tangent ? below.ra : below.a, n * below.out};
+}
+
+// Whether what a layer takes has a tangent.
+template <class R>
+bool moves(const Net<R>& net, int layer) {
+  return layer || net.input_tangent;
 }
 
 }  // namespace
@@ -151,7 +157,7 @@ void forward(Queue& queue, const Net<R>& net, bool tangent) {
     Product<R, ActivatedTangent<R>> p{n,
                                       y.out,
                                       y.in,
-                                      l ? 2 : 1,
+                                      moves(net, l) ? 2 : 1,
                                       {inputs(net, l)},
                                       {slices_of(net.direction, 2 * l)},
                                       {slices_of(net.direction, 2 * l + 1), y.slope, y.ra, y.bend, net.task.activation},
@@ -216,7 +222,8 @@ void gradients(Queue& queue, const Net<R>& net, bool tangent, const Targets<R>& 
     const Sinks<R>&of_weight = targets.of[2 * l], &of_bias = targets.of[2 * l + 1];
     if (!of_weight.asked() && !of_bias.asked() && !summed) continue;
     const TaskTensor<const R> d{y.d, int64_t(n) * y.out}, rd{y.rd, d.stride};
-    Product<R, IntoSink<R>> p{y.out, y.in, n, tangent && l ? 2 : 1, {tangent ? rd : d, d}, {inputs(net, l)}, {of_weight}, of_bias};
+    Product<R, IntoSink<R>> p{y.out,       y.in,   n, tangent && moves(net, l) ? 2 : 1, {tangent ? rd : d, d}, {inputs(net, l)},
+                              {of_weight}, of_bias};
     p.b[1] = inputs(net, l, true);
     products.item[products.count++] = p;
   }

@@ -48,7 +48,8 @@ struct Net {
   Task<R> task;
   MlpParams<const R> params, direction;
   Examples<R> examples;
-  R* partial;  // for the sums of one set of gradients; null without `need.chain`
+  R* partial;                        // for the sums of one set of gradients; null without `need.chain`
+  const R* input_tangent = nullptr;  // of the examples, [T, n, in]; null: none
 };
 
 // `most`: examples of a task. Takes what `need` asks for, but for parameters.

@@ -32,6 +32,8 @@ struct CpuKernels {
   void (*proto_log_softmax_fwd)(const ProtoLogSoftmax<R>&);
   void (*proto_log_softmax_bwd)(const ProtoLogSoftmax<R>&);
   void (*proto_loss)(const ProtoLoss<R>&);
+  void (*proto_loss_loo_fwd)(const ProtoLossLoo<R>&);
+  void (*proto_loss_loo_bwd)(const ProtoLossLoo<R>&);
   void (*task_scale)(const TaskScale<R>&);
   void (*matching_log_probs_fwd)(const MatchingLogProbs<R>&);
   void (*matching_log_probs_bwd)(const MatchingLogProbs<R>&);
@@ -46,8 +48,7 @@ struct CpuKernels {
   void (*conv_features_bwd)(const ConvFeatures<R>&);
   NetworkOnCpu<R, MlpShape> mlp;
   NetworkOnCpu<R, ConvNet> conv;
-  bool mlp_adapt_keeps = false;  // whether mlp_adapt_bwd takes the trajectory that forward wrote
-  bool mlp_tf32 = false;         // whether the mlp kernels heed MlpShape::tf32
+  bool emulates_cuda = false;  // whether the networks' kernels are CUDA's, emulated
 };
 
 template <class R>

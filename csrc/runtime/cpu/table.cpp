@@ -14,6 +14,8 @@ DECLARE(prototypes_bwd, Prototypes)
 DECLARE(proto_log_softmax_fwd, ProtoLogSoftmax)
 DECLARE(proto_log_softmax_bwd, ProtoLogSoftmax)
 DECLARE(proto_loss, ProtoLoss)
+DECLARE(proto_loss_loo_fwd, ProtoLossLoo)
+DECLARE(proto_loss_loo_bwd, ProtoLossLoo)
 DECLARE(task_scale, TaskScale)
 DECLARE(matching_log_probs_fwd, MatchingLogProbs)
 DECLARE(matching_log_probs_bwd, MatchingLogProbs)
@@ -54,6 +56,8 @@ constexpr CpuKernels<R> table() {
       proto_log_softmax_fwd<R>,
       proto_log_softmax_bwd<R>,
       proto_loss<R>,
+      proto_loss_loo_fwd<R>,
+      proto_loss_loo_bwd<R>,
       task_scale<R>,
       matching_log_probs_fwd<R>,
       matching_log_probs_bwd<R>,

@@ -5,12 +5,14 @@
 #pragma once
 #include <cstdint>
 
+#include "inner/conv.h"
 #include "inner/mlp.h"
 #include "runtime/task_scale.h"
 
 namespace fastmeta::cuda {
 
-inline constexpr const char* ops[] = {"mlp_forward", "mlp_loss", "mlp_grad", "mlp_hvp", "mlp_adapt", "mlp_meta_loss"};
+inline constexpr const char* ops[] = {"mlp_forward",  "mlp_loss",  "mlp_grad",  "mlp_hvp",  "mlp_adapt",  "mlp_meta_loss",
+                                      "conv_forward", "conv_loss", "conv_grad", "conv_hvp", "conv_adapt", "conv_meta_loss"};
 
 // Makes `device` the current one as long as it lives.
 class DeviceGuard {
@@ -36,6 +38,13 @@ FASTMETA_LAUNCHER(mlp_hvp, MlpCurvature)
 FASTMETA_LAUNCHER(mlp_adapt_fwd, MlpAdapt)
 FASTMETA_LAUNCHER(mlp_adapt_bwd, MlpAdapt)
 FASTMETA_LAUNCHER(mlp_meta_loss, MlpMetaLoss)
+FASTMETA_LAUNCHER(conv_forward_fwd, ConvForward)  // of networks with a linear layer, as all of them
+FASTMETA_LAUNCHER(conv_forward_bwd, ConvForward)
+FASTMETA_LAUNCHER(conv_loss, ConvLoss)  // conv_grad too
+FASTMETA_LAUNCHER(conv_hvp, ConvCurvature)
+FASTMETA_LAUNCHER(conv_adapt_fwd, ConvAdapt)
+FASTMETA_LAUNCHER(conv_adapt_bwd, ConvAdapt)
+FASTMETA_LAUNCHER(conv_meta_loss, ConvMetaLoss)
 #undef FASTMETA_LAUNCHER
 template <class R>
 const char* task_scale(const TaskScale<R>& arguments, void* stream);  // without a workspace

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import _arguments, _library
 from .._scores import class_means, scores
 from .._steps import Module
+from ..recording import recorded_scores
 
 __all__ = ["Flatten", "Lambda", "PrototypicalClassifier", "Scale", "compute_prototypes", "freeze", "unfreeze"]
 __getattr__ = _library.otherwise("learn2learn.nn", __all__)
@@ -78,10 +79,13 @@ class PrototypicalClassifier(nn.Module):
         if self.prototypes is None:
             raise RuntimeError("PrototypicalClassifier: fit_(support, labels) must come before a query, got none")
         _arguments.tensor("PrototypicalClassifier", "x", x)
-        return -self.distance(self.prototypes, unit(x) if vars(self)["normalize"] else x)
+        x = unit(x) if vars(self)["normalize"] else x
+        found = recorded_scores(x, self.prototypes, "sqeuclidean") if self.distance is by_square else None
+        return -self.distance(self.prototypes, x) if found is None else found
 
 
 unit = PrototypicalClassifier.normalize
+by_square = PrototypicalClassifier.euclidean_distance
 
 
 class Lambda(nn.Module):

@@ -2,6 +2,7 @@
 
 from . import functions as _functions  # noqa: F401  (which fills the table of what is recorded)
 from .clones import Later, RecordedModule, gives_up, refuses, took, trace_of
+from .heads import recorded_scores
 from .losses import adapted
 from .recorded import Outputs
 from .report import explain
@@ -16,6 +17,7 @@ __all__ = [
     "adapted",
     "explain",
     "gives_up",
+    "recorded_scores",
     "refuses",
     "took",
     "trace_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +76,7 @@ class Program(Inner):
 
     def __init__(self, losses: Sequence[Any]) -> None:
         super().__init__([loss.origin for loss in losses], losses[0].k)
-        self.kind = losses[0].kind
+        self.kind, self.losses = losses[0].kind, losses
         self.query = stacked([x.x for x in losses]), stacked([x.y for x in losses])
         check_targets(self.kind, self.query[1])
         self.last = self.segments[-1][0] if self.segments else 0
@@ -99,6 +99,12 @@ class Program(Inner):
             params = network.spread(self.start.params)
         return network if params is None else replace(network, params=params), data
 
+    def given(self, i: int) -> list[Tensor]:
+        """What `data[i]` is made of."""
+        if i < 2:
+            return [trace.steps[self.last][i] for trace in self.traces]
+        return [x.y if i == 3 else x.x for x in self.losses]
+
     def values(self, with_outputs: bool) -> tuple[Tensor, Tensor | None]:
         """The losses [T], and the outputs without a graph."""
         if self.start.own and not self.known.native:
@@ -114,18 +120,22 @@ class Program(Inner):
         return both
 
     def with_gradients(self, counts: Tensor, with_outputs: bool) -> tuple[tuple[Tensor, Tensor | None], Any]:
-        """`values`; and the pairs of a leaf and the gradient of sum_t counts[t] losses[t] to it, or None where the values have the graph
-        of it."""
+        """`values`; and the pairs of a leaf, or of inputs with a graph, and the gradient of sum_t counts[t] losses[t] to it, or None where
+        the values have the graph of it."""
         rates, network = self.rates(self.last), self.network
         leaves = self.known.leaves(network, self.start, rates)
-        if leaves is None or len(self.segments) > 1 or any(x.requires_grad for x in self.data):
+        if leaves is None or len(self.segments) > 1:
             return self.values(with_outputs), None
-        needs, params = leaves
-        answer = network.losses_with_gradients(rates, self.data, (counts,), needs, with_outputs)
+        needs, to = leaves
+        of_data = [x.requires_grad and (i > 1 or network.steps > 0) for i, x in enumerate(self.data)]
+        answer = network.losses_with_gradients(rates, self.data, (counts,), (*needs[:-4], *of_data), with_outputs)
         if answer is None:
             return self.values(with_outputs), None
         found, grads = answer
-        return (found[0], found[1] if with_outputs else None), zip(params, grads, strict=True)
+        pairs = [*zip(to, grads[: len(to)], strict=True)]
+        for i, g in zip([i for i, wanted in enumerate(of_data) if wanted], grads[len(to) :], strict=True):
+            pairs += [(x, each) for x, each in zip(self.given(i), g.unbind(), strict=True) if x.requires_grad]
+        return (found[0], found[1] if with_outputs else None), pairs
 
 
 def refuse_others(network: Any) -> None:
@@ -139,7 +149,7 @@ def stacked(tensors: list[Tensor]) -> Tensor:
 
 
 def check_targets(kind: str, y: Tensor) -> None:
-    if kind == "cross_entropy" and bool((y == IGNORED).all(1).any()):
+    if kind != "mse" and bool((y == IGNORED).all(1).any()):
         raise Declined("all targets of a task are ignored")
 
 
@@ -190,11 +200,19 @@ def back(losses: Sequence[Any], counts: Sequence[float], with_outputs: bool) -> 
     if answer is None:
         return None
     (found, outputs), pairs, cotangent = answer
-    if pairs is not None:
-        accumulate(pairs)
-    else:
-        torch.autograd.backward([found], [cotangent])
+    of_leaves, others = ([], [(found, cotangent)]) if pairs is None else apart(pairs)
+    if others:
+        torch.autograd.backward([x for x, _ in others], [g for _, g in others])
+    accumulate(of_leaves)
     return found.detach(), outputs
+
+
+def apart(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Gradients to leaves, and those that go on."""
+    found: tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]] = [], []
+    for x, g in pairs:
+        found[not x.is_leaf].append((x, g))
+    return found
 
 
 def outputs_of(trace: Any, k: int, x: Tensor) -> Tensor | None:

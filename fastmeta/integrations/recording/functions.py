@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .gradients import gradients
+from .heads import Scores
 from .losses import Loss
 from .recorded import HANDLERS, Outputs, realised
 from .scalars import Scalar, Stack
@@ -35,7 +36,7 @@ def _mse(
     if size_average is not None or reduce is not None or reduction != "mean" or weight is not None:
         return NotImplemented
     right = _takes(x, y) and y.shape == x.shape and y.dtype is x.dtype
-    return Loss.made(x, y, "mse") if right else NotImplemented
+    return Loss.made(x, y, "mse") if right and x.origin.start.known.takes("mse") else NotImplemented
 
 
 def _cross_entropy(
@@ -43,15 +44,23 @@ def _cross_entropy(
     reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip
     plain = weight is None and size_average is None and reduce is None and reduction == "mean" and not label_smoothing
-    right = (
-        plain
-        and ignore_index == -100
-        and _takes(x, y)
-        and len(x.shape) == 2
-        and y.dtype is torch.int64
-        and y.shape == x.shape[:1]
-    )
-    return Loss.made(x, y, "cross_entropy") if right else NotImplemented
+    return _of_classes(x, y, "cross_entropy", plain and ignore_index == -100)
+
+
+def _nll(
+    x: Any, y: Any, weight: Any = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:  # fmt: skip
+    plain = weight is None and size_average is None and reduce is None and reduction == "mean"
+    return _of_classes(x, y, "nll_loss", plain and ignore_index == -100)
+
+
+def _of_classes(x: Any, y: Any, kind: str, plain: bool) -> Any:
+    if type(x) is Scores:
+        right = plain and kind == "cross_entropy" and type(y) is Tensor and y.is_cpu and y.dtype is torch.int64
+        return x.cross_entropy(y) if right and y.shape == x.shape[:1] and torch.is_grad_enabled() else NotImplemented
+    right = plain and _takes(x, y) and len(x.shape) == 2 and y.dtype is torch.int64 and y.shape == x.shape[:1]
+    return Loss.made(x, y, kind) if right and x.origin.start.known.takes(kind) else NotImplemented
 
 
 def _takes(x: Any, y: Any) -> bool:
@@ -86,7 +95,7 @@ def _whole(x: Any, *args: Any, **options: Any) -> Any:
 
 HANDLERS.update(
     {
-        F.mse_loss: _mse, F.cross_entropy: _cross_entropy, torch.stack: _stack, torch.add: _added, Tensor.add: _added,
+        F.mse_loss: _mse, F.cross_entropy: _cross_entropy, F.nll_loss: _nll, torch.stack: _stack, torch.add: _added, Tensor.add: _added,
         Tensor.__add__: _added, Tensor.__radd__: _added,
         torch.autograd.grad: _grad, torch.autograd.backward: _backward,
         torch.sum: lambda x, *args, **kwargs: (x.sum if type(x) is Stack else partial(_whole, x))(*args, **kwargs),

@@ -103,16 +103,16 @@ def backward(of: Any) -> None:
     parts = Parts(of)
     others = [(x, torch.full_like(x, count)) for x, count in parts.others if x.requires_grad]
     answers, pairs = _answers(parts, others)
+    ahead, rest = evaluate.apart(take_ahead(parts.ahead))
+    if any(has_gradient_hooks(x) for x, _ in ahead):
+        ahead, rest = [], rest + ahead
+    others += rest
     if others:  # at once: they may share a graph
         torch.autograd.backward([x for x, _ in others], [g for _, g in others])
     elif not parts.groups and not parts.ahead:
         realised(of).backward()
     accumulate(pairs)
-    ahead = [*take_ahead(parts.ahead)]
-    if any(has_gradient_hooks(x) for x, _ in ahead):
-        torch.autograd.backward([x for x, _ in ahead], [g for _, g in ahead])
-    else:
-        accumulate(ahead)
+    accumulate(ahead)
     _took(parts, answers)
 
 
@@ -132,7 +132,9 @@ def _answers(parts: Parts, others: list[tuple[Tensor, Tensor]]) -> tuple[list[An
             if pairs is None:
                 others.append((values[0], cotangent))
             else:
-                found += pairs
+                leaves, rest = evaluate.apart(pairs)
+                found += leaves
+                others += rest
     return answers, found
 
 
@@ -155,11 +157,13 @@ def gradients(of: Any, inputs: Sequence[Tensor], allow_unused: bool, materialize
 
     others = [(x, torch.full_like(x, count)) for x, count in parts.others if x.requires_grad]
     answers, pairs = _answers(parts, others)
+    ahead, rest = evaluate.apart(take_ahead(parts.ahead))
+    others += rest
     if others:
         of_others = torch.autograd.grad([x for x, _ in others], inputs, [g for _, g in others], allow_unused=True)
         for x, gradient in zip(inputs, of_others, strict=True):
             add(x, gradient)
-    for x, gradient in (*pairs, *take_ahead(parts.ahead)):
+    for x, gradient in (*pairs, *ahead):
         add(x, gradient)
     _took(parts, answers)
     each = [found[id(x)] for x in inputs]

@@ -15,6 +15,7 @@ from ..._torch import BUFFERS, HOOK_ENDINGS, AnyNorm, has_gradient_hooks
 from ...inner._conv import convolved_side
 from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
+from ...networks.fused import Fused
 from ...networks.mlp import Mlp
 from ...networks.program import Program
 from ...networks.recognise import look
@@ -22,7 +23,7 @@ from ...networks.users_model import Seen, Task
 from ...types import ConvBlock
 from .._steps import SMALL, copy_of
 
-LOSSES = ("mse", "cross_entropy")
+LOSS_OF = {"nll_loss": "cross_entropy"}  # of what comes before log_softmax
 # Layers that compute the same from the same, and nothing else; batch norm on the statistics of the batch. (Convolutions of several
 # tasks at once are slower than one after the other.)
 PURE = (
@@ -65,7 +66,7 @@ class Known:
             raise Refused("parameters are not of one dtype, float32 or float64, on a CPU")
         bare = self._without_statistics()
         try:
-            task = Task("MAML", bare, "mse")
+            task = Task("MAML", bare, "cross_entropy")
             plan = look("MAML", task, None, (), None, {}, steps=1, first_order=False, task_chunk=None)
         except ValueError as error:
             raise Refused(str(error).removeprefix("MAML: ")) from None
@@ -81,8 +82,10 @@ class Known:
         self.alone = copy_of(bare, lambda p: p, lambda b: b)  # without the hooks that the model may get
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
-        of_params = [p is not None for p in network.params] if isinstance(network, Mlp | ConvNet) else []
-        self.of_numbers: tuple[tuple[bool, ...], list[Any]] = ((*of_params, False, *NO_DATA), params)
+        if isinstance(network, Mlp | ConvNet):
+            of_params = [p is not None for p in network.params]
+            leaves = [p for p in network.params if p is not None]
+            self.of_numbers: tuple[tuple[bool, ...], list[Any]] = ((*of_params, False, *NO_DATA), leaves)
 
     def _without_statistics(self) -> nn.Module:
         """The model, or a copy whose batch norms keep no running statistics, which in training do not matter to the outputs."""
@@ -118,9 +121,14 @@ class Known:
     def network_for(self, loss: str, steps: int, first_order: bool) -> Any:
         key = loss, steps, first_order
         if key not in self.networks:
-            task = Task("MAML", self.alone, loss)
+            task = Task("MAML", self.alone, LOSS_OF.get(loss, loss))
             self.networks[key] = replace(self.network, task=task, steps=steps, first_order=first_order)
         return self.networks[key]
+
+    def takes(self, loss: str) -> bool:
+        """Whether it is a loss that ops have of these outputs."""
+        ends = isinstance(self.network, Fused) and self.network.log_softmax
+        return ends if loss == "nll_loss" else not ends or loss == "cross_entropy"
 
     def output_shape(self, shape: torch.Size) -> torch.Size | None:
         """Of inputs of this shape; None: the model has to say what is wrong with them, or it does not take them natively."""
@@ -149,18 +157,26 @@ class Known:
         if not start.plain_leaves or not self.native or any(map(has_gradient_hooks, start.tensors)):
             return None
         if not isinstance(rates, list) and not isinstance(rates, Tensor):
-            return self.of_numbers[0], start.params
+            return self.of_numbers[0], self.of_numbers[1] if not start.own else _there(network.spread(start.params))
         of = rates if isinstance(rates, list) else [rates]
         learned = [isinstance(r, Tensor) and r.requires_grad for r in of]
         if any(is_learned and not r.is_leaf for r, is_learned in zip(of, learned, strict=True)):
             return None
         spread = [bool(x) for x in network.spread(learned)] if isinstance(rates, list) else learned
         params = [p is not None for p in network.params]
-        values = [*start.params, *(r for r, is_learned in zip(of, learned, strict=True) if is_learned)]
+        of = network.spread(of) if isinstance(rates, list) else of
+        values = [
+            *_there(network.spread(start.params)),
+            *(r for r, is_learned in zip(of, spread, strict=True) if is_learned),
+        ]
         return (*params, *spread, *NO_DATA), values
 
     def key(self, *of: Any) -> int:
         return self.keys.setdefault(of, len(self.keys) + 1)  # 0: nothing was done
+
+
+def _there(values: list[Any]) -> list[Any]:
+    return [x for x in values if x is not None]
 
 
 def _mlp_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
@@ -174,11 +190,14 @@ def _mlp_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
 
 
 def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
-    if len(shape) != 4:
+    images = network.images_of(shape)
+    if images is None:
         return None
-    rows, channels, height, width = shape
-    for block, weight in zip(network.blocks, network.params[:-2:4], strict=True):
-        if weight.shape[1] != channels:
+    rows, channels, height, width = images
+    for block, weight, is_linear in zip(network.blocks, network.params[:-2:4], network.lines, strict=True):
+        if weight.shape[1] != channels * (height * width if is_linear else 1):
+            return None
+        if is_linear and (height, width) != (block[7], block[7]):
             return None
         channels, pool = weight.shape[0], block[5]
         height, width = (convolved_side(ConvBlock(*block), side) for side in (height, width))

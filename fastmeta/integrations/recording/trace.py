@@ -16,7 +16,11 @@ from ..._torch import is_plain
 from .._steps import copy_of, stepped
 from .known import Start, thetas_of
 
-FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "cross_entropy": F.cross_entropy,
+    "nll_loss": F.nll_loss,
+}
 NO_GRAD = "grad mode is off"
 Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first order, what the loss counts
 

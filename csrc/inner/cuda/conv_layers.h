@@ -1,0 +1,77 @@
+// The conv ops on CUDA, over all tasks layer by layer: host functions that enqueue the kernels of conv_layers.cu, and for the linear layer
+// those of mlp_layers.h, as a network of one layer.
+//
+// A pass costs two launches for each block forward (convolution; norm, ReLU and pool) and two back (the latter's gradients; the former's
+// to its images), one for the linear layer and one for the loss. The gradients to all kernels are one launch for every four blocks, and one
+// adds up their parts and what norms left of each plane; those to the linear layer and to what it takes are two. Examples lie as in the
+// caller's memory, channel by channel. Kept of a pass: of each block z, x, dz, d, and two numbers of each set of a norm.
+#pragma once
+#include "inner/conv.h"
+#include "inner/cuda/mlp_layers.h"
+
+namespace fastmeta::cuda::layerwise {
+
+// The arrays of the blocks, of all tasks; those of tangents have no dz of values.
+template <class R>
+struct ConvArrays {
+  R* x[kMaxConvs + 1];              // x[l]: [T, n, in, H, W], that block l takes, from 1 on; the last: the features
+  R* z[kMaxConvs];                  // [T, n, out, H', W']
+  R *dz[kMaxConvs], *d[kMaxConvs];  // gradients to z; to x[l + 1]
+  R* statistics[kMaxConvs];         // [T, sets, 2]
+  R* planes[kMaxConvs];             // [3, T, n, out]: of the gradients to bias, gamma, beta, each plane's
+};
+
+// What a forward and a backward pass over a batch leave; head: the linear layer, whose examples have the targets.
+template <class R>
+struct ConvPass {
+  ConvArrays<R> of;
+  Net<R> head;
+  const R* images = nullptr;
+  int64_t n = 0;
+
+  void load(const Examples<R>& examples) {
+    n = examples.count, images = examples.x, head.examples = {n, nullptr, examples.y, examples.weights};
+  }
+};
+
+// The network of a call, and the memory that its passes share.
+template <class R>
+struct Convs {
+  ConvNet net;
+  ConvArrays<R> tangents;
+  R *rlogits, *rdlogits;
+  R* parts[kMaxConvs];  // of the gradients to kernels
+};
+
+// Takes the tangents' memory where `curvature` asks for them. most: examples of a task.
+template <class R>
+Convs<R> lay_out(Queue& queue, const ConvNet& net, int64_t most, bool gradient, bool curvature);
+// A pass in `memory`, or null, of `most` examples; its bytes.
+template <class R>
+int64_t place_pass(ConvPass<R>& pass, const ConvNet& net, const ConvParams<const R>& params, int64_t most, bool gradient, void* memory);
+
+template <class R>
+void forward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, const ConvParams<const R>& params);
+// After `forward`, along `direction`.
+template <class R>
+void tangents_forward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, const ConvParams<const R>& params,
+                      const ConvParams<const R>& direction);
+// From the gradient to the outputs down to block `lowest`; its tangents, after the gradient itself.
+template <class R>
+void backward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, const ConvParams<const R>& params, int lowest);
+template <class R>
+void tangents_backward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, const ConvParams<const R>& params,
+                       const ConvParams<const R>& direction, int lowest);
+template <class P>
+TaskTensor<P> slices_of(const ConvParams<P>& params, int tensor) {
+  return {params.value[tensor], params.stride[tensor]};
+}
+
+template <class R>
+ConvParams<const R> as_const(const ConvParams<R>& params) {
+  ConvParams<const R> found;
+  for (int i = 0; i < kConvTensors; i++) found.value[i] = params.value[i], found.stride[i] = params.stride[i];
+  return found;
+}
+
+}  // namespace fastmeta::cuda::layerwise

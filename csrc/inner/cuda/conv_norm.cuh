@@ -1,0 +1,214 @@
+// Norm, ReLU and max-pool of a block of all tasks, forward and back, with their tangents: bound by memory, no products.
+//
+// A norm's numbers are a set: of a channel in all images of a task (batch norm), or of a group of channels in one image. A block of
+// threads owns a set, its warps take planes (a channel of an image) one after another, and sums run over lanes, warps and planes in an
+// order that the shapes fix. Statistics take two passes, the mean and then the squares about it. Nothing that a norm makes of z is kept but
+// mean and s: it is made again where it is read, by the same instructions, so that each pass finds the same winner of a window.
+//
+// With u = (z - mean) s, y = gamma u + beta, e = gamma dy (dy: the gradient to y, 0 but for winners above 0), r... tangents:
+//
+//   forward           x = max(y, 0) at the winners
+//   back              dz = s (e - mean(e) - u mean(e u))
+//   tangents forward  ru = s (rz - mean(rz)) - u along, along = s mean(rz u);  ry = gamma ru + vgamma u + vbeta
+//   tangents back     rdz = s (re - mean(re) - u mean(re u) - ru mean(e u) - u mean(e ru)) - along dz, re = gamma rdy + vgamma dy
+#pragma once
+#include <type_traits>
+
+#include "inner/cuda/mlp_output.cuh"
+#include "inner/cuda/mlp_gradient_sink.cuh"
+
+namespace fastmeta::cuda {
+
+constexpr int kNormThreads = 256, kNormWarps = kNormThreads / kWarp;
+
+struct NormShape {
+  int images, channels, height, width, pool;
+  int groups;      // sets of an image, or of all
+  bool own, norm;  // own: each image has sets of its own
+  bool relu;
+  double eps;
+
+  // Whether a bias before the norm goes with the mean.
+  __device__ bool loses_bias() const { return norm && (!own || channels == groups); }
+  __host__ __device__ int sets() const { return (own ? images : 1) * groups; }
+  __device__ int planes() const { return own ? channels / groups : images; }  // of a set
+  __device__ int pixels() const { return height * width; }
+  __device__ int out_width() const { return width / pool; }
+  __device__ int windows() const { return height / pool * out_width(); }
+};
+
+// Arrays of all tasks: z, dz [T, images, channels, height, width]; x, d: of what the block hands on; statistics [T, sets, 2].
+template <class R>
+struct NormArguments {
+  NormShape shape;
+  TaskTensor<const R> gamma, beta, vgamma, vbeta;
+  const R *z, *rz, *d, *rd, *dz;
+  R *statistics, *rstatistics;      // mean, s; mean(rz), along
+  R* out;                           // x, rx, dz or rdz
+  R *of_gamma, *of_beta, *of_bias;  // gradients, or their tangents, of each plane; null: not asked for
+};
+
+template <class R>
+struct Channel {
+  R mean, s, gamma, beta;
+
+  __device__ __forceinline__ R u(R z) const { return (z - mean) * s; }
+  __device__ __forceinline__ R y(R z) const { return std::fma(z - mean, s * gamma, beta); }
+};
+
+// Of a window: its pixel, z there, and whether ReLU lets it through.
+template <class R>
+struct Winner {
+  int at;
+  R z;
+  bool open;
+};
+
+// The block's set, and what its passes share.
+template <class R>
+struct Set {
+  const NormArguments<R>& c;
+  const NormShape& shape;
+  R* partial;  // shared, one for each warp
+  int64_t task;
+  int set;
+  R* statistics;
+
+  __device__ Set(const NormArguments<R>& arguments, R* shared)
+      : c(arguments), shape(c.shape), partial(shared), task(blockIdx.x / shape.sets()), set(int(blockIdx.x % shape.sets())) {
+    statistics = c.statistics + int64_t(blockIdx.x) * 2;
+  }
+
+  __device__ R mean(R sum) const { return block_sum(partial, sum) / R(int64_t(shape.planes()) * shape.pixels()); }
+
+  // f(channel, place of the plane among all), a warp for each; all lanes together.
+  template <class F>
+  __device__ __forceinline__ void each_plane(F&& f) const {
+    for (int i = threadIdx.x / kWarp; i < shape.planes(); i += kNormWarps) {
+      const int image = shape.own ? set / shape.groups : i;
+      const int channel = shape.own ? set % shape.groups * shape.planes() + i : set;
+      f(channel, (task * shape.images + image) * shape.channels + channel);
+    }
+  }
+  template <class F>
+  __device__ __forceinline__ R sum_of_pixels(F&& f) const {
+    R sum = 0;
+    each_plane([&](int, int64_t plane) {
+      for (int e = threadIdx.x % kWarp; e < shape.pixels(); e += kWarp) sum += f(plane * shape.pixels() + e);
+    });
+    return sum;
+  }
+
+  __device__ Channel<R> channel(int i) const {
+    const R *gamma = c.gamma.of(task), *beta = c.beta.of(task);
+    return {shape.norm ? statistics[0] : R(0), shape.norm ? statistics[1] : R(1), gamma ? gamma[i] : R(1), beta ? beta[i] : R(0)};
+  }
+
+  // The first of the largest y, or the last that is no number, of a window of a plane of z.
+  __device__ __forceinline__ Winner<R> winner(const R* z, const Channel<R>& channel, int r, int column) const {
+    const int first = r * shape.pool * shape.width + column * shape.pool;
+    Winner<R> found{first, z[first], true};
+    R best = channel.y(found.z);
+    for (int i = 1; i < shape.pool * shape.pool; i++) {
+      const int at = first + i / shape.pool * shape.width + i % shape.pool;
+      const R of_pixel = z[at], y = channel.y(of_pixel);
+      if (y > best || y != y) best = y, found.at = at, found.z = of_pixel;
+    }
+    found.open = !shape.relu || !(best <= 0);
+    return found;
+  }
+
+  // f(window, its winner) of a plane of z.
+  template <class F>
+  __device__ __forceinline__ void each_window(const R* z, const Channel<R>& channel, F&& f) const {
+    for (int w = threadIdx.x % kWarp; w < shape.windows(); w += kWarp) {
+      f(w, winner(z, channel, w / shape.out_width(), w % shape.out_width()));
+    }
+  }
+
+  // f(pixel, its window where it has won there and is open, else -1) of a plane of z, windows that the edge cuts off too.
+  template <class F>
+  __device__ __forceinline__ void each_pixel(const R* z, const Channel<R>& channel, F&& f) const {
+    const int across = ceil_div(shape.width, shape.pool), down = ceil_div(shape.height, shape.pool);
+    for (int w = threadIdx.x % kWarp; w < across * down; w += kWarp) {
+      const int r = w / across, column = w % across;
+      const bool whole = r < shape.height / shape.pool && column < shape.out_width();
+      const Winner<R> won = whole ? winner(z, channel, r, column) : Winner<R>{-1, 0, false};
+      for (int i = 0; i < shape.pool * shape.pool; i++) {
+        const int y = r * shape.pool + i / shape.pool, x = column * shape.pool + i % shape.pool;
+        if (y >= shape.height || x >= shape.width) continue;
+        const int at = y * shape.width + x;
+        f(at, won.open && at == won.at ? r * shape.out_width() + column : -1);
+      }
+    }
+  }
+
+  // A plane's sum into one of the arrays of planes.
+  __device__ __forceinline__ void put(R* array, int64_t plane, R sum) const {
+    if (!array) return;
+    sum = warp_sum(sum);
+    if (threadIdx.x % kWarp == 0) array[plane] = sum;
+  }
+};
+
+template <class R>
+struct NormPartials {
+  R of_warp[kNormWarps];
+};
+
+template <class R>
+__global__ void __launch_bounds__(kNormThreads, 2) norm_kernel(const __grid_constant__ NormArguments<R> c) {
+  FASTMETA_SHARED(NormPartials<R>, partials);
+  const Set<R> set(c, partials.of_warp);
+  if (c.shape.norm) {
+    const R mean = set.mean(set.sum_of_pixels([&](int64_t e) { return c.z[e]; }));
+    const R variance = set.mean(set.sum_of_pixels([&](int64_t e) { return (c.z[e] - mean) * (c.z[e] - mean); }));
+    if (threadIdx.x == 0) set.statistics[0] = mean, set.statistics[1] = 1 / std::sqrt(variance + R(c.shape.eps));
+    __syncthreads();
+  }
+  set.each_plane([&](int i, int64_t plane) {
+    const Channel<R> channel = set.channel(i);
+    const R* z = c.z + plane * c.shape.pixels();
+    set.each_window(z, channel,
+                    [&](int w, const Winner<R>& won) { c.out[plane * c.shape.windows() + w] = won.open ? channel.y(won.z) : R(0); });
+  });
+}
+
+template <class R>
+__global__ void __launch_bounds__(kNormThreads, 2) norm_back_kernel(const __grid_constant__ NormArguments<R> c) {
+  FASTMETA_SHARED(NormPartials<R>, partials);
+  const Set<R> set(c, partials.of_warp);
+  R of_e = 0, of_eu = 0;
+  if (c.shape.norm) {
+    set.each_plane([&](int i, int64_t plane) {
+      const Channel<R> channel = set.channel(i);
+      const R *z = c.z + plane * c.shape.pixels(), *d = c.d + plane * c.shape.windows();
+      R of_dy = 0, of_dyu = 0;
+      set.each_window(z, channel, [&](int w, const Winner<R>& won) {
+        const R dy = won.open ? d[w] : R(0);
+        of_dy += dy;
+        of_dyu += dy * channel.u(won.z);
+      });
+      of_e += channel.gamma * of_dy;
+      of_eu += channel.gamma * of_dyu;
+      set.put(c.of_beta, plane, of_dy);
+      set.put(c.of_gamma, plane, of_dyu);
+    });
+    of_e = set.mean(of_e);
+    of_eu = set.mean(of_eu);
+  }
+  set.each_plane([&](int i, int64_t plane) {
+    const Channel<R> channel = set.channel(i);
+    const R *z = c.z + plane * c.shape.pixels(), *d = c.d + plane * c.shape.windows();
+    R sum = 0;
+    set.each_pixel(z, channel, [&](int at, int w) {
+      R dz = w >= 0 ? channel.gamma * d[w] : R(0);
+      if (c.shape.norm) dz = channel.s * (dz - of_e - channel.u(z[at]) * of_eu);
+      c.out[plane * c.shape.pixels() + at] = dz;
+      sum += dz;
+    });
+    set.put(c.of_bias, plane, c.shape.loses_bias() ? 0 * sum : sum);  // no number stays none
+  });
+}
+
+}  // namespace fastmeta::cuda

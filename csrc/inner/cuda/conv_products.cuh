@@ -1,0 +1,61 @@
+// The products of a conv op's passes: what a block's convolution, its gradients and its norm are told.
+#pragma once
+#include "inner/cuda/conv_layers.h"
+#include "inner/cuda/conv_norm.cuh"
+#include "inner/cuda/conv_tiles.cuh"
+
+namespace fastmeta::cuda::layerwise {
+
+inline Patches patches_of(const ConvBlock& b) {
+  return {int(b.in), int(b.height), int(b.width), int(b.conv_width()), int(b.conv_height() * b.conv_width()), int(b.stride),
+          1,         int(b.padding)};
+}
+
+// Of dz, that an input's pixel meets under the kernel turned around.
+inline Patches turned_of(const ConvBlock& b) {
+  return {int(b.out), int(b.conv_height()), int(b.conv_width()), int(b.width), int(b.height * b.width),
+          1,          int(b.stride),        2 - int(b.padding)};
+}
+
+inline NormShape norm_shape(const ConvBlock& b, int64_t n) {
+  return {int(n),      int(b.out),    int(b.conv_height()),      int(b.conv_width()),
+          int(b.pool), int(b.groups), b.norm == ConvNorm::group, b.norm != ConvNorm::none,
+          b.relu,      b.eps};
+}
+
+inline int64_t input_size(const ConvBlock& b) { return b.in * b.height * b.width; }
+inline int64_t z_size(const ConvBlock& b) { return b.out * b.conv_height() * b.conv_width(); }
+inline int64_t out_size(const ConvBlock& b) { return b.out * b.out_height() * b.out_width(); }
+
+// What block l takes; its tangent, of which images have none.
+template <class R>
+TaskTensor<const R> input(const ConvPass<R>& pass, const ConvArrays<R>& of, const ConvNet& net, int l) {
+  return {l ? of.x[l] : pass.images, pass.n * input_size(net.block[l])};
+}
+
+template <class R>
+TaskTensor<const R> gradient_of(const ConvPass<R>& pass, const ConvArrays<R>& of, const ConvNet& net, int l) {
+  return {of.dz[l], pass.n * z_size(net.block[l])};
+}
+
+// Enqueues it; kTurned: with the kernel turned around.
+template <bool kTurned, class R>
+void convolve(Queue& queue, const ConvNet& net, const ConvProduct<R>& p);
+
+// Where the sums of each plane go, for the gradients to a block's bias, gamma and beta: tensor 1, 2, 3. Null: there is none.
+template <class R>
+R* planes_of(const ConvPass<R>& pass, const ConvArrays<R>& of, const ConvNet& net, const ConvParams<const R>& params, int l, int tensor) {
+  const bool asked = of.planes[l] && params.value[4 * l + tensor];
+  return asked ? of.planes[l] + (tensor - 1) * net.tasks * pass.n * net.block[l].out : nullptr;
+}
+// rdx = W' rdz + V' dz.
+template <class R>
+ConvProduct<R> tangent_to_images(const Convs<R>& convs, const ConvPass<R>& pass, const ConvParams<const R>& params,
+                                 const ConvParams<const R>& direction, int l) {
+  const ConvBlock& b = convs.net.block[l];
+  ConvProduct<R> p{int(b.in), int(pass.n), 2, turned_of(b), {slices_of(params, 4 * l), slices_of(direction, 4 * l)}, {}, {}, {}};
+  p.x[0] = gradient_of(pass, convs.tangents, convs.net, l), p.x[1] = gradient_of(pass, pass.of, convs.net, l);
+  return p;
+}
+
+}  // namespace fastmeta::cuda::layerwise

@@ -1,0 +1,229 @@
+// Convolutions of all tasks as products in the tiles of mlp_tile_memory.cuh, with no patch in memory.
+//
+//   conv_kernel         out [out, pixels of all images] = kernel [out, in 9] patches [in 9, pixels], and with the kernel turned around the
+//                       gradient to the images: [in, pixels] = turned [in, out 9] patches of dz. A block owns 64 channels and 64 pixels.
+//   conv_weight_kernel  dkernel [out, in 9] = dz [out, pixels] patches' [pixels, in 9]. The pixels are divided among blocks; each writes
+//   its
+//                       part of the sum, and gradient_kernel (conv_layers.cu) adds them up in their order.
+//
+// Each is a sum of two such products where tangents are asked for. A thread has the same pixel, or the same two taps, in all slices.
+#pragma once
+#include "inner/cuda/mlp_tiles.cuh"
+
+namespace fastmeta::cuda {
+
+constexpr int kTaps = 9;                                 // of a kernel, 3 x 3
+constexpr int kSplitSlices = 128;                        // of 16 pixels, of a block's part of a kernel's gradient
+constexpr int kWeightProducts = 4;                       // layers of a launch
+constexpr int kOwn = kTileSide * kDepth / kTileThreads;  // elements of a slice that a thread brings
+
+// Where output pixel (r, c) meets the images [channels, height, width] under tap (i, j): at (r up + i - shift) / down, if that is whole.
+struct Patches {
+  int channels, height, width;
+  int out_width, pixels;  // of the outputs
+  int up, down, shift;
+
+  // Its place in a channel; negative: zeros lie there.
+  __device__ __forceinline__ int at(int r, int c, int tap) const {
+    int y = r * up + tap / 3 - shift, x = c * up + tap % 3 - shift;
+    if (y < 0 || x < 0) return -1;
+    if (down > 1) {
+      if (y % down || x % down) return -1;
+      y /= down, x /= down;
+    }
+    return y < height && x < width ? y * width + x : -1;
+  }
+  __device__ __forceinline__ int size() const { return channels * height * width; }
+};
+
+template <class R>
+struct ConvProduct {
+  int M, images, pieces;  // M: channels of the results; pieces: the number of products in the sum
+  Patches patches;
+  TaskTensor<const R> kernel[2], x[2];
+  TaskTensor<const R> bias;
+  Sinks<R> to;  // [images, M, pixels]
+
+  __host__ __device__ int columns() const { return images * patches.pixels; }
+  __host__ __device__ int depth() const { return patches.channels * kTaps; }
+  __host__ __device__ int64_t tiles() const { return int64_t(ceil_div(M, kTileSide)) * ceil_div(columns(), kTileSide); }
+};
+
+// A slice of the kernel turned around, element (m, k): channel m of the inputs; k: channel and tap of the outputs.
+template <class R>
+struct TurnedPart {
+  R own[kOwn];
+
+  __device__ __forceinline__ static int row(int e) { return threadIdx.x / 4 + e / 4 * (kTileThreads / 4); }
+  __device__ __forceinline__ static int depth(int e) { return threadIdx.x % 4 + e % 4 * 4; }
+
+  __device__ __forceinline__ void load(const R* kernel, int M, int K, int first, int k) {
+#pragma unroll
+    for (int e = 0; e < kOwn; e++) {
+      const int m = first + row(e), at = k + depth(e);
+      own[e] = m < M && at < K ? kernel[(at / kTaps * M + m) * kTaps + kTaps - 1 - at % kTaps] : R(0);
+    }
+  }
+  __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
+#pragma unroll
+    for (int e = 0; e < kOwn; e++) slice[depth(e)][place(depth(e), row(e))] = own[e];
+  }
+};
+
+// A slice of patches, element (k, column): k: channel and tap of the images; column: pixel of the outputs, the thread's.
+template <class R>
+struct PatchPart {
+  R own[kOwn];
+  int image, r, c;  // image < 0: beyond the last
+  int first;        // where tap 0 meets a channel, or would
+  unsigned inside;  // bit by bit: whether a tap meets one
+
+  __device__ __forceinline__ static int column() { return threadIdx.x % kTileSide; }
+  __device__ __forceinline__ static int depth(int e) { return threadIdx.x / kTileSide + e * (kTileThreads / kTileSide); }
+
+  __device__ __forceinline__ PatchPart(const Patches& p, int column, int columns) {
+    const int pixel = column % p.pixels;
+    image = column < columns ? column / p.pixels : -1;
+    r = pixel / p.out_width, c = pixel % p.out_width;
+    first = (r * p.up - p.shift) * p.width + c * p.up - p.shift;
+    inside = 0;
+    for (int tap = 0; tap < kTaps; tap++) inside |= unsigned(image >= 0 && p.at(r, c, tap) >= 0) << tap;
+  }
+  __device__ __forceinline__ void load(const R* x, const Patches& p, int k) {
+    const R* from = x + int64_t(image) * p.size();
+#pragma unroll
+    for (int e = 0; e < kOwn; e++) {
+      const int channel = (k + depth(e)) / kTaps, tap = (k + depth(e)) % kTaps;
+      const int at = p.down > 1 ? p.at(r, c, tap) : first + tap / 3 * p.width + tap % 3;
+      own[e] = channel < p.channels && (inside >> tap & 1) ? from[channel * p.height * p.width + at] : R(0);
+    }
+  }
+  __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
+#pragma unroll
+    for (int e = 0; e < kOwn; e++) slice[depth(e)][place(depth(e), column())] = own[e];
+  }
+};
+
+template <class R>
+struct ColumnPlaces {
+  int of[kTileSide];  // in the results, of row 0; negative: there is no such column
+};
+
+template <class R, bool kTurned, class Multiply>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) conv_kernel(const __grid_constant__ ConvProduct<R> p) {
+  FASTMETA_SHARED(Room<R>, room);
+  FASTMETA_SHARED(ColumnPlaces<R>, places);
+  const int64_t task = blockIdx.x / p.tiles();
+  const int tile = int(blockIdx.x % p.tiles()), down = ceil_div(p.M, kTileSide);
+  const int i = tile % down * kTileSide, j = tile / down * kTileSide;
+  const int per_piece = ceil_div(p.depth(), kDepth), count = per_piece * p.pieces;
+  std::conditional_t<kTurned, TurnedPart<R>, Part<R, true>> a;
+  PatchPart<R> b(p.patches, j + PatchPart<R>::column(), p.columns());
+  if (threadIdx.x < kTileSide)
+    places.of[threadIdx.x] = b.image < 0 ? -1 : b.image * p.M * p.patches.pixels + b.r * p.patches.out_width + b.c;
+  const auto load = [&](int slice) {
+    const int piece = slice / per_piece, k = slice % per_piece * kDepth;
+    a.load(p.kernel[piece].of(task), p.M, p.depth(), i, k);
+    b.load(p.x[piece].of(task), p.patches, k);
+  };
+  Multiply multiply;
+  load(0);
+  for (int slice = 0; slice < count; slice++) {
+    Slice<R>& now = room.slices[slice % 2];
+    a.store(now.a);
+    b.store(now.b);
+    __syncthreads();
+    if (slice + 1 < count) load(slice + 1);
+    multiply.add(now);
+  }
+  const R* bias = p.bias.of(task);
+  const Sink<R> to = p.to.of(task);
+  R none = 0;
+  multiply.each(room, [&](int r, int c, R sum) {
+    const int row = i + r, at = places.of[c];
+    if (row < p.M && at >= 0) to(at + row * p.patches.pixels, bias ? sum + bias[row] : sum, none);
+  });
+}
+
+// One layer's, and how its pixels are divided.
+template <class R>
+struct ConvWeightProduct {
+  int M, images, pieces;
+  Patches patches;
+  TaskTensor<const R> d[2], x[2];  // [images, M, pixels]; the images
+  R* parts;                        // [T, splits, M, in 9]
+
+  __host__ __device__ int N() const { return patches.channels * kTaps; }
+  __host__ __device__ int slices_of_image() const { return ceil_div(patches.pixels, kDepth); }
+  __host__ __device__ int slices() const { return images * slices_of_image(); }
+  __host__ __device__ int splits() const { return ceil_div(slices(), kSplitSlices); }
+  __host__ __device__ int tiles_of_split() const { return int(tiles_of(M, N())); }
+  __host__ __device__ int64_t tiles() const { return int64_t(splits()) * tiles_of_split(); }
+};
+
+template <class R>
+struct ConvWeightProducts {
+  int count;
+  int64_t tiles;  // of a task
+  ConvWeightProduct<R> item[kWeightProducts];
+};
+
+// A slice of patches along the pixels, element (k, column): k: pixel of the outputs; column: channel and tap of the images.
+template <class R>
+struct PixelPart {
+  R own[kOwn];
+
+  __device__ __forceinline__ static int row(int e) { return TurnedPart<R>::row(e); }
+  __device__ __forceinline__ static int depth(int e) { return TurnedPart<R>::depth(e); }
+
+  __device__ __forceinline__ void load(const R* x, const Patches& p, int first, int image, int pixel) {
+    const R* from = x + int64_t(image) * p.size();
+#pragma unroll
+    for (int e = 0; e < kOwn; e++) {
+      const int channel = (first + row(e)) / kTaps, k = pixel + depth(e);
+      const int at = p.at(k / p.out_width, k % p.out_width, (first + row(e)) % kTaps);
+      own[e] = channel < p.channels && k < p.pixels && at >= 0 ? from[channel * p.height * p.width + at] : R(0);
+    }
+  }
+  __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
+#pragma unroll
+    for (int e = 0; e < kOwn; e++) slice[depth(e)][place(depth(e), row(e))] = own[e];
+  }
+};
+
+template <class R, class Multiply>
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) conv_weight_kernel(const __grid_constant__ ConvWeightProducts<R> products) {
+  FASTMETA_SHARED(Room<R>, room);
+  const int64_t task = blockIdx.x / products.tiles;
+  int64_t tile = blockIdx.x % products.tiles;
+  int which = 0;
+  while (tile >= products.item[which].tiles()) tile -= products.item[which++].tiles();
+  const ConvWeightProduct<R>& p = products.item[which];
+  const int split = int(tile / p.tiles_of_split()), within = int(tile % p.tiles_of_split()), across = tiles_across(p.N());
+  const int i = within / across * kTileSide, j = within % across * kTileSide;
+  const int begin = split * kSplitSlices, per_piece = least(kSplitSlices, p.slices() - begin), count = per_piece * p.pieces;
+  Part<R, true> a;
+  PixelPart<R> b;
+  const auto load = [&](int slice) {
+    const int piece = slice / per_piece, at = begin + slice % per_piece;
+    const int image = at / p.slices_of_image(), pixel = at % p.slices_of_image() * kDepth;
+    a.load(p.d[piece].of(task) + int64_t(image) * p.M * p.patches.pixels, p.M, p.patches.pixels, i, pixel);
+    b.load(p.x[piece].of(task), p.patches, j, image, pixel);
+  };
+  Multiply multiply;
+  load(0);
+  for (int slice = 0; slice < count; slice++) {
+    Slice<R>& now = room.slices[slice % 2];
+    a.store(now.a);
+    b.store(now.b);
+    __syncthreads();
+    if (slice + 1 < count) load(slice + 1);
+    multiply.add(now);
+  }
+  R* part = p.parts + (task * p.splits() + split) * int64_t(p.M) * p.N();
+  multiply.each(room, [&](int r, int c, R sum) {
+    if (i + r < p.M && j + c < p.N()) part[(i + r) * p.N() + j + c] = sum;
+  });
+}
+
+}  // namespace fastmeta::cuda

@@ -1,0 +1,257 @@
+"""Lake's runs by every learner: `python examples/lake.py --table`, trained on small1, on small2, and on both.
+
+Each training has the same seconds of processor time (budget.py), with what omniglot.py --table found to be best with 20 ways; where its log
+does not say, with the learner's recipe. Then "best practice": ProtoNet with turned characters as classes, jitter, strokes of other
+thickness, cosines, more channels, several views of a test's drawing. What of it is taken is chosen without one alphabet of the training
+set, in runs of its characters made like Lake's, one drawer's against another's. The runs see each final network once.
+
+Finished trainings are in the file of results, candidates in the log beside it; both are skipped, and unfinished ones go on. Several
+processes share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import budget
+import learners
+import persist
+import recipes
+import records
+import runs
+import strokes
+import table
+import torch
+from common import Estimate, Learner, print_table
+from recipes import Recipe
+from torch import Tensor
+
+import fastmeta
+from fastmeta.data import Episodes, Omniglot, TaskSampler, sample_episodes
+
+SETS = {"small1": "Korean", "small2": "Japanese_(katakana)", "both": "Japanese_(katakana)"}  # the alphabet that judges
+BEST, SEARCHED = "best practice", 1 / 8  # the part of the time that a candidate has
+KEY, LOG_KEY = ("learner", "trained", "budget", "seed"), ("trained", "budget", "practice", "seed")
+VIEWS, RUNS = (1, 10), 40  # of a test's drawing; made of an alphabet
+SEARCH = Path(__file__).parent / "results/table_search.json"  # of omniglot.py --table
+SHOWN = 24  # mistaken drawings that are kept for the picture
+
+
+class Practice(NamedTuple):
+    hidden: int = 32
+    metric: str = "sqeuclidean"
+    temperature: float = 1.0
+    jitter: float = 1.0
+    thickness: float = 0.5
+    ways: int = 20
+    lr: float = 2e-3
+
+
+COSINE = {"metric": "cosine", "temperature": 0.1}
+CANDIDATES = [
+    Practice(jitter=0.0, thickness=0.0), Practice(jitter=0.5), Practice(), Practice(ways=60), Practice(**COSINE),
+    Practice(hidden=64), Practice(hidden=64, ways=60), Practice(hidden=64, **COSINE),
+]  # fmt: skip
+
+
+class Job(NamedTuple):
+    learner: str
+    trained: str
+    practice: Practice | None
+    seconds: float
+    judged: bool
+    views: int = 1
+
+    @property
+    def name(self) -> str:
+        tried = "-".join(map(str, self.practice or ()))
+        return "-".join([self.learner.replace(" ", "-"), self.trained, f"{self.seconds:g}", tried, str(self.judged)])
+
+
+class Runs:
+    """What is done and what is not."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.work = args, args.work
+        self.log = args.results.with_name(f"{args.results.stem}_search.json")
+        self.searched = records.load(args.search) if args.search else []
+        self.runs = runs.load(args.runs)
+        self.images: dict[tuple[str, str | None], Tensor] = {}
+
+    def jobs(self) -> Iterator[Job]:
+        done, log, args = records.load(self.args.results), records.load(self.log), self.args
+        for trained, learner in itertools.product(args.sets or SETS, args.only or [*recipes.RECIPES, BEST]):
+            if records.of(done, learner=learner, trained=trained, budget=args.budget, seed=args.seed):
+                continue
+            if learner == BEST:
+                yield from self.of_practice(trained, log)
+            elif learner == "leo" and not self.saved(trained).exists():
+                yield Job("protonet", trained, None, args.budget, False)
+            else:
+                yield Job(learner, trained, None, args.budget, False)
+
+    def of_practice(self, trained: str, log: list[Any]) -> list[Job]:
+        seconds = round(SEARCHED * self.args.budget, 4)
+        jobs = [Job(BEST, trained, practice, seconds, True) for practice in CANDIDATES[: self.args.candidates]]
+        rows = {
+            job: records.of(log, trained=trained, budget=seconds, practice=[*job.practice], seed=self.args.seed)
+            for job in jobs
+        }
+        if left := [job for job, found in rows.items() if not found]:
+            return left
+        judged = [(row["error"][str(views)][0], job, views) for job, (row,) in rows.items() for views in VIEWS]
+        _, best, views = min(judged, key=lambda found: found[0])
+        return [best._replace(seconds=self.args.budget, judged=False, views=views)]
+
+    def saved(self, trained: str) -> Path:
+        return self.work / f"protonet-{trained}-{self.args.budget:g}-{self.args.seed}.pt"
+
+    def run(self, job: Job) -> str:
+        recipe = self.recipe(job)
+        torch.manual_seed(self.args.seed)
+        learner, settings = self.build(job, recipe)
+        training = budget.Training(
+            learner, self.sampler(job, recipe), seconds=job.seconds, lr=recipe.lr, outer=recipe.outer, rate_lr=recipe.rate_lr,
+            noise=self.args.seed,
+        )  # fmt: skip
+        training.run(self.work / job.name / "checkpoint.pt")
+        if job.learner == "protonet":
+            persist.save(self.saved(job.trained), {"settings": settings, "state": learner.state_dict()})
+        told = self.judge(job, learner) if job.judged else self.evaluate(job, recipe, training)
+        shutil.rmtree(self.work / job.name)
+        return f"{job.learner} on {job.trained}, {training.step} steps in {job.seconds:g} s: {told}"
+
+    def recipe(self, job: Job) -> Recipe:
+        """Of 20 ways; the best of omniglot.py's search, if it has been."""
+        if job.practice is not None:
+            return Recipe(tasks=1, lr=job.practice.lr, ways=job.practice.ways, shots=1)
+        rows = records.of(self.searched, learner=job.learner, trained_ways=20)
+        last = [row for row in rows if row["accuracy"] and row["budget"] == max(r["budget"] for r in rows)]
+        found = recipes.candidates(job.learner, 20)[0]
+        if last:
+            found = Recipe(**max(last, key=lambda row: row["accuracy"][0])["recipe"])
+        return found._replace(ways=found.ways or 20, shots=found.shots or 1)
+
+    def build(self, job: Job, recipe: Recipe) -> tuple[Learner, dict[str, Any]]:
+        settings = recipes.settings(job.learner, recipe, self.args.hidden)
+        if job.practice is not None:
+            encoder, _ = learners.network("conv4", ways=1, hidden=job.practice.hidden, running_statistics=True)
+            return fastmeta.ProtoNet(
+                encoder, metric=job.practice.metric, temperature=job.practice.temperature
+            ), settings
+        if job.learner == "leo":
+            embedding, settings["embedding"] = recipes.load(self.saved(job.trained))
+        learner = recipes.build(settings)
+        if job.learner == "leo":
+            learner.embedding.load_state_dict(embedding.encoder.state_dict())
+        return learner, settings
+
+    def sampler(self, job: Job, recipe: Recipe) -> TaskSampler:
+        images, practice = self.training(job.trained, SETS[job.trained] if job.judged else None), job.practice
+
+        def draw(count: int, generator: Any) -> Episodes:
+            tasks = sample_episodes(
+                images, count, min(recipe.ways, len(images)), recipe.shots, recipes.QUERIES, generator=generator
+            )
+            if practice is None:
+                return tasks
+            other = (
+                strokes.redrawn(strokes.jittered(x.flatten(0, 1), practice.jitter), practice.thickness).unflatten(
+                    0, x.shape[:2]
+                )
+                for x in (tasks.support_x, tasks.query_x)
+            )
+            return Episodes(next(other), tasks.support_y, next(other), tasks.query_y)
+
+        return TaskSampler(draw, recipe.tasks, seed=self.args.seed)
+
+    def training(self, trained: str, without: str | None) -> Tensor:
+        """All characters with their turns; Latin and Greek, which are in both archives, once."""
+        if (trained, without) not in self.images:
+            parts = [(name, None) for name in ("small1", "small2") if name == trained]
+            found = []
+            for name, _ in parts or [("small1", None), ("small2", None)]:
+                data = Omniglot(self.args.root, f"images_background_{name}", rotations=True, size=learners.SIDE)
+                known = {"Greek", "Latin"} if trained == "both" and name == "small2" else set()
+                kept = [alphabet not in known | {without} for alphabet, _ in data.characters]
+                found.append(data.images[torch.tensor(kept)])
+            self.images[trained, without] = torch.cat(found)
+        return self.images[trained, without]
+
+    def judge(self, job: Job, learner: Learner) -> str:
+        """The error in runs of the alphabet that was left out, by the number of views."""
+        name = "small1" if job.trained == "small1" else "small2"
+        images = Omniglot(
+            self.args.root, f"images_background_{name}", alphabets=[SETS[job.trained]], size=learners.SIDE
+        ).images
+        made = made_runs(images, RUNS)
+        found = {str(views): Estimate.of(runs.errors(seen(learner, job, views), made)) for views in VIEWS}
+        row = {
+            "trained": job.trained,
+            "budget": job.seconds,
+            "practice": [*(job.practice or ())],
+            "seed": self.args.seed,
+        }
+        error = {views: [round(x, 2) for x in estimate] for views, estimate in found.items()}
+        records.add(self.log, row | {"fields": [*Practice._fields], "error": error}, key=LOG_KEY)
+        return f"{error} % wrong in runs of {SETS[job.trained]}, with {job.practice}"
+
+    def evaluate(self, job: Job, recipe: Recipe, training: budget.Training) -> str:
+        args = self.args
+        if records.of(
+            records.load(args.results), learner=job.learner, trained=job.trained, budget=job.seconds, seed=args.seed
+        ):
+            return "as before"
+        learner = training.learner
+        if recipe.test_steps is not None:
+            learner = learners.after(learner, recipe.test_steps)
+        learner = seen(learner, job, job.views)
+        found = runs.errors(learner, self.runs)
+        estimate = Estimate.of(found)
+        row = {
+            "learner": job.learner, "trained": job.trained, "budget": job.seconds, "seed": args.seed, "runs": len(self.runs),
+            "error": [round(x, 2) for x in estimate], "of_run": found.round().tolist(), "steps": training.step,
+            "seconds": round(training.spent, 1), "recipe": recipe._asdict(), "views": job.views,
+            "practice": None if job.practice is None else job.practice._asdict(),
+            "mistaken": runs.mistaken(learner, self.runs, SHOWN) if job.practice else None,
+        }  # fmt: skip
+        records.add(args.results, json.loads(json.dumps(row)), key=KEY)
+        return f"{estimate:.1f} % wrong in {len(self.runs)} runs"
+
+
+def seen(learner: Any, job: Job, views: int) -> Learner:
+    """The learner that embeds by so many views."""
+    if views == 1:
+        return learner
+    practice = job.practice
+    encoder = strokes.Views(learner.encoder, views, max(practice.jitter, 0.5) / 2)
+    return fastmeta.ProtoNet(encoder, metric=practice.metric, temperature=practice.temperature)
+
+
+def made_runs(images: Tensor, count: int) -> dict[str, Episodes]:
+    """As Lake's: 20 characters of an alphabet's [C, 20, 1, h, w], drawn by one person, and the same by another."""
+    generator, made = torch.Generator().manual_seed(0), {}
+    for number in range(count):
+        characters = torch.randperm(len(images), generator=generator)[: runs.CLASSES]
+        drawers = torch.randperm(images.shape[1], generator=generator)[:2]
+        support, query = (images[characters, drawer].float()[None] / 255 for drawer in drawers)
+        numbers = torch.arange(len(characters))[None]
+        made[f"made{number:02}"] = Episodes(support, numbers, query, numbers)
+    return made
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.results is None or args.root is None or not args.budget >= 0.01:
+        raise ValueError("--table needs --root DIR, --results FILE, and a --budget of 0.01 seconds or more")
+    torch.set_num_threads(1)
+    table.work(Runs(args))
+    rows = records.of(records.load(args.results), budget=args.budget, seed=args.seed)
+    print_table(["learner", "trained on", "error"], [
+        [row["learner"], row["trained"], "{:.1f} ± {:.1f} %".format(*row["error"])] for row in rows
+    ])  # fmt: skip

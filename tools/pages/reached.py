@@ -1,0 +1,133 @@
+"""Tables of what learners reach, of the files that table.py, lake_table.py, generative.py and omniglot.py write."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+import generative
+import recipes
+import records
+import table as omniglot_table
+
+from pages.tables import table
+
+Row = dict[str, Any]
+NAMES = {
+    "protonet": "ProtoNet", "matching-net": "MatchingNet", "matching-net-fce": "MatchingNet, full context", "maml": "MAML",
+    "meta-sgd": "Meta-SGD", "anil": "ANIL", "proto-maml": "ProtoMAML", "reptile": "Reptile", "imaml": "iMAML",
+    "leo": "LEO, on ProtoNet's embeddings",
+}  # fmt: skip
+SETTINGS = ((5, 1), (20, 1), (5, 5), (20, 5))  # ways, shots
+LAKE = (  # error in %: Lake et al. 2015; 5 alphabets: background small1 and small2
+    ("People", "", 4.5),
+    ("Bayesian program learning", "30", 3.3),
+    ("Bayesian program learning", "5", "4.3, 4.0"),
+    ("Siamese network", "30", 8.0),
+    ("Convolutional network", "30", 13.5),
+    ("Convolutional network", "5", "24.0, 22.3"),
+    ("Modified Hausdorff distance", "none", 38.8),
+)
+NONE = ["Nobody has run it yet.", ""]
+SETS = {"small1": "5: small1", "small2": "5: small2", "both": "8: small1, small2"}  # that Lake's runs are trained on
+
+
+def on_equal_terms(rows: list[Row]) -> list[str]:
+    """A line for each learner and budget, a column for each setting."""
+    if not rows:
+        return NONE
+    heads = ["learner", *(f"{ways}-way {shots}-shot" for ways, shots in SETTINGS), "seeds", "processor time"]
+    lines = []
+    for seconds in sorted({row["budget"] for row in rows}):
+        for learner in NAMES:
+            found = records.of(rows, learner=learner, budget=seconds)
+            if found:
+                cells = [records.of(found, ways=ways, shots=shots) for ways, shots in SETTINGS]
+                seeds = len({row["seed"] for row in found})
+                lines.append([NAMES[learner], *map(percent, cells), str(seeds), f"{seconds:g} s"])
+    return table(heads, lines)
+
+
+def of_search(rows: list[Row]) -> list[str]:
+    """The trainings of a log, by learner and ways, the best first."""
+    heads = ["learner", "ways", "processor time", "training episodes", "in place of the recipe's", "accuracy, %"]
+    order = {name: place for place, name in enumerate(NAMES)}
+    lines = []
+    for row in sorted(rows, key=lambda row: (order[row["learner"]], row["trained_ways"], -row["accuracy"][0])):
+        recipe = row["recipe"]
+        episodes = str(row["steps"] * recipe["tasks"])
+        accuracy = "{:.1f} ± {:.1f}".format(*row["accuracy"])
+        lines.append(
+            [NAMES[row["learner"]], str(row["trained_ways"]), f"{row['budget']:g} s", episodes, changes(row), accuracy]
+        )
+    return table(heads, lines)
+
+
+def changes(row: Row) -> str:
+    own, told = recipes.RECIPES[row["learner"]]._asdict(), []
+    for name, value in row["recipe"].items():
+        if isinstance(value, dict):
+            told += [f"{option} {x}" for option, x in value.items() if own[name].get(option) != x]
+            told += [f"no {option} {x}" for option, x in own[name].items() if option not in value]
+        elif value != own[name]:
+            told.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(told)
+
+
+def percent(rows: list[Row]) -> str:
+    return omniglot_table.mean(rows).removesuffix(" %") if rows else ""
+
+
+def of_lake(rows: list[Row]) -> list[str]:
+    heads = ["who", "alphabets trained on", "error, %", "processor time"]
+    ours = [
+        [
+            f"{name_of(row)}, fastmeta",
+            SETS[row["trained"]],
+            "{:.1f} ± {:.1f}".format(*row["error"]),
+            f"{row['seconds']:.0f} s",
+        ]
+        for row in rows
+    ]
+    return table(heads, [*([a, b, str(c), ""] for a, b, c in LAKE), *ours])
+
+
+def name_of(row: Row) -> str:
+    return str(NAMES.get(row["learner"], row["learner"].capitalize()))
+
+
+def of_made(rows: list[Row]) -> list[str]:
+    """By data, shots and classifier the accuracy with each kind of made features: the mean over the seeds, and the seeds' own."""
+    if not rows:
+        return NONE
+    heads = ["data", "shots", "classifier", *generative.MADE]
+    lines = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        for shots in generative.SHOTS:
+            for classifier in generative.CLASSIFIERS:
+                cells = []
+                for made in generative.MADE:
+                    found = records.of(rows, data=data, shots=shots, classifier=classifier, made=made)
+                    means = [row["accuracy"][0] for row in sorted(found, key=lambda row: row["seed"])]
+                    cells.append(f"{fmean(means):.1f} ({', '.join(f'{x:.1f}' for x in means)})" if means else "")
+                lines.append([data, str(shots), classifier, *cells])
+    return table(heads, lines)
+
+
+def by_learner(rows: list[Row], old: list[Row], commands: dict[str, str]) -> list[str]:
+    """Of docs/learners.md: on equal terms, as far as that has been run, else by `old` rows, which say their own time and command."""
+    heads = ["learner", "5-way 1-shot", "20-way 1-shot", "processor time", "command"]
+    lines = []
+    most = max((row["budget"] for row in rows), default=None)
+    for learner, name in NAMES.items():
+        new = records.of(rows, learner=learner, budget=most)
+        found = new or sorted(records.of(old, learner=learner), key=lambda row: row["ways"])
+        if not found:
+            continue
+        cells = [percent(records.of(found, ways=ways, shots=1)) for ways in (5, 20)]
+        times = dict.fromkeys(f"{row['seconds']:.0f} s" for row in found if row["shots"] == 1)
+        command = (
+            f"python examples/omniglot.py --table --only {learner} --budget {most:g}" if new else commands[learner]
+        )
+        lines.append([name, *cells, ", ".join(times), f"`{command}`"])
+    return table(heads, lines)
