@@ -180,7 +180,9 @@ Parts = tuple[list[Tensor | None], Blocks, tuple[bool, ...], bool, int | None]
 
 def convnet_parts(layers: Sequence[Any]) -> Parts | None:
     """What makes layers one after the other a ConvNet, or None."""
-    modules, blocks, params = list(layers), list[ConvBlock](), list[Tensor | None]()
+    modules = list(layers)
+    blocks: list[ConvBlock] = []
+    params: list[Tensor | None] = []
     flattens, width = False, None
     while modules and type(modules[0]) is nn.Conv2d:
         block, its_params, used = conv_block(modules)
@@ -189,7 +191,11 @@ def convnet_parts(layers: Sequence[Any]) -> Parts | None:
         blocks.append(block)
         params += its_params
         modules = modules[used:]
-    convolutions = len(blocks)
+    convolutions, channels = len(blocks), None
+    if blocks:
+        if params[-4] is None:
+            return None
+        channels = params[-4].shape[0]
     if modules and type(modules[0]) is not nn.Linear:
         flattens, width = True, getattr(modules[0], "width", None)
         if len(modules) < 2 or type(modules[1]) is not nn.Linear or not flattens_to(modules[0], modules[1]):
@@ -198,8 +204,7 @@ def convnet_parts(layers: Sequence[Any]) -> Parts | None:
     elif blocks:
         return None
     while len(modules) > 1:
-        into = params[4 * len(blocks) - 4].shape[0] if len(blocks) == convolutions and blocks else None  # type: ignore[union-attr]
-        found = linear_block(modules, into)
+        found = linear_block(modules, channels if len(blocks) == convolutions else None)
         if found is None:
             return None
         block, its_params, used = found

@@ -82,7 +82,8 @@ def look(
         parts = parts_of(layers[: len(layers) - ends])
         order = None if parts is None else order_of(parts[0], model)
         if order is not None:
-            native = kind(*common, *parts, order=None if sorted(order) == order else tuple(order), log_softmax=ends)
+            in_order = order == [*range(len(order))]
+            native = kind(*common, *parts, order=None if in_order else tuple(order), log_softmax=ends)
             return Plan(WithOptimiser(*common, native) if optimises else native, settings, trained)
     return Plan((WithOptimiser if optimises else AnyModule)(*common), settings, trained)
 
@@ -105,9 +106,16 @@ def is_log_softmax(layer: nn.Module) -> bool:
 
 def order_of(params: Sequence[Any], model: nn.Module) -> list[int] | None:
     """The place of each among the model's parameters; None: they are not these, each once."""
-    ours, places = [p for p in params if p is not None], {id(p): i for i, p in enumerate(model.parameters())}
+    ours, every = [p for p in params if p is not None], [*model.parameters()]
+    if len(ours) != len(every):
+        return None
+    if all(a is b for a, b in zip(ours, every, strict=True)):
+        return [*range(len(ours))]
+    if torch.compiler.is_compiling():  # of a Sequential alone, which has them in order
+        return None
+    places = {id(p): i for i, p in enumerate(every)}
     found = [places.get(id(p), -1) for p in ours]
-    return found if sorted(found) == [*range(len(places))] else None
+    return found if sorted(found) == [*range(len(ours))] else None
 
 
 def adapted_names(learner: str, trained: dict[str, bool], adapt: Sequence[str] | None, first: bool) -> list[str]:

@@ -260,7 +260,24 @@ def frozen():
     return model
 
 
+def weight_normed():
+    first = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 3, 3))
+    return nn.Sequential(first, nn.Flatten(), nn.Linear(27, 4), nn.ReLU(), nn.Linear(4, 4))
+
+
 OTHERS = {
+    "a weight of two": weight_normed,
+    "its hidden layer": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.Flatten(),
+        torch.nn.utils.parametrizations.weight_norm(nn.Linear(27, 4)),
+        nn.ReLU(),
+        nn.Linear(4, 4),
+    ),
+    "a norm and tanh": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(9, 6), nn.LayerNorm((6,)), nn.Tanh(), nn.Linear(6, 4)
+    ),
+    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.Linear(6, 4), nn.Softmax(1)),
     "5 x 3": lambda: change(0, nn.Conv2d(1, 5, (5, 3), padding=1)),
     "padding of 3": lambda: change(0, nn.Conv2d(1, 5, 5, padding=3)),
     "dilation": lambda: change(0, nn.Conv2d(1, 5, 3, padding=2, dilation=2)),

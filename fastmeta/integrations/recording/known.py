@@ -32,6 +32,26 @@ PURE = (
 )  # fmt: skip
 NO_DATA = (False,) * 4  # no gradient to support and query
 DTYPES = (torch.float32, torch.float64)
+LIKELY, PAST = 0.6, 1 << 6  # of the values, how many; the numbers of six bits
+
+
+class Guess:
+    """Whether a way back will follow a value that is read, for both to be computed at once: where most values had one, or where one
+    came after the last values like these."""
+
+    def __init__(self) -> None:
+        self.read = self.taken = 0  # how many values; of these, how many had a way back
+        self.latest: list[bool] = []  # whether the last one had
+        self.past = 0  # the same of those before, in bits
+        self.after: dict[int, bool] = {}  # what came after such a past
+
+    def next(self) -> tuple[bool, list[bool]]:
+        """For a value that is read now; and a list to note in it that it had a way back."""
+        if self.latest:
+            self.after[self.past] = self.latest[0]
+            self.past = (2 * self.past + self.latest[0]) % PAST
+        self.read, self.latest = self.read + 1, [False]
+        return self.taken > LIKELY * self.read or self.after.get(self.past, False), self.latest
 
 
 class Refused(Exception):
@@ -48,7 +68,7 @@ class Known:
         self.outputs: dict[Any, torch.Size | None] = {}
         self.keys: dict[Any, int] = {}  # of what was done in a trace: a number for each
         self.why = ""
-        self.read = self.taken = 0  # how many losses were read first; of these, how many had a way back
+        self.guess = Guess()
         self.used = self.missed = 0  # how often a native op took a loss, and how often outputs went elsewhere
         try:
             self._look()

@@ -16,8 +16,6 @@ from .recorded import NOTHING, Outputs
 from .scalars import Scalar, Total, freed
 from .trace import FUNCTIONS, Trace
 
-LIKELY = 0.6  # of the values that are read, how many a way back follows, for both to be computed at once
-
 
 class Loss(Scalar):
     """Of outputs and targets."""
@@ -35,14 +33,14 @@ class Loss(Scalar):
     y: Any
     outputs: Any
     pairs: Any  # a leaf and its gradient each, where the value was needed before them
-    read: bool  # whether the value was needed first
+    read: Any  # a list to note a way back in, where the value was needed first
 
     @staticmethod
     def made(outputs: Outputs, y: Tensor, kind: str) -> Loss:
         self: Loss = of_class(Loss, NOTHING)
         self.kept = self.known = None
-        self.freed = self.held = self.read = False
-        self.pairs = None
+        self.freed = self.held = False
+        self.pairs = self.read = None
         trace = outputs.origin
         self.origin, self.k, self.x, self.y, self.kind = trace, outputs.k, outputs.x, trace.kept(y), kind
         self.scale, self.dtype = 1.0, y.dtype if kind == "mse" else outputs.x.dtype
@@ -101,7 +99,10 @@ class Loss(Scalar):
     def free(self) -> None:
         start = self.origin.start
         start.used = True
-        start.known.taken += self.read
+        if self.read is not None:
+            self.read[0] = True
+            start.known.guess.taken += 1
+            self.read = None
         self.freed, self.origin, self.x, self.y, self.pairs = True, None, None, None, None
 
     def evaluated(self) -> Tensor:
@@ -114,9 +115,10 @@ class Loss(Scalar):
             return False
         known = self.origin.start.known
         trains = torch.is_grad_enabled() and self.origin.tracked
-        known.read += trains
-        self.read = trains
-        if trains and known.taken > LIKELY * known.read:
+        likely = False
+        if trains:
+            likely, self.read = known.guess.next()
+        if likely:
             with evaluate.in_grad_mode():
                 answer = evaluate.with_gradients([self], [1.0], of_outputs)
             if answer is not None:
