@@ -175,16 +175,16 @@ class Runs:
             learner = learners.after(learner, recipe.test_steps)
         learner = practice.seen(learner, job.practice, job.views)
         found = runs.errors(learner, self.runs)
-        estimate = Estimate.of(found)
+        estimate = None if training.diverged else Estimate.of(found)
         row = {
             "learner": job.learner, "trained": job.trained, "budget": job.seconds, "seed": args.seed, "runs": len(self.runs),
-            "error": [round(x, 2) for x in estimate], "of_run": found.round().tolist(), "steps": training.step,
+            "error": estimate and [round(x, 2) for x in estimate], "of_run": found.round().tolist(), "steps": training.step,
             "seconds": round(training.spent, 1), "recipe": recipe._asdict(), "views": job.views,
             "practice": None if job.practice is None else job.practice._asdict(),
             "mistaken": runs.mistaken(learner, self.runs, SHOWN) if job.practice else None,
         }  # fmt: skip
         records.add(args.results, json.loads(json.dumps(row)), key=KEY)
-        return f"{estimate:.1f} % wrong in {len(self.runs)} runs"
+        return f"{table.said(estimate)} wrong in {len(self.runs)} runs"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -194,5 +194,5 @@ def main(args: argparse.Namespace) -> None:
     table.work(Runs(args))
     rows = records.of(records.load(args.results), budget=args.budget, seed=args.seed)
     print_table(["learner", "trained on", "error"], [
-        [row["learner"], row["trained"], "{:.1f} ± {:.1f} %".format(*row["error"])] for row in rows
+        [row["learner"], row["trained"], "{:.1f} ± {:.1f} %".format(*row["error"]) if row["error"] else "diverged"] for row in rows
     ])  # fmt: skip
