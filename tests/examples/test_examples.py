@@ -171,12 +171,8 @@ def test_made_features_on_omniglot(examples, tmp_path):
     first, second = examples(*(f"{small} --seeds {seeds} --results {tmp_path}/made.json" for seeds in ("1", "1 1")))
     rows = re.findall(r"^(\d) +(class mean|softmax) +(\w+) +[\d.]+ ± [\d.]+ %$", printed(first), re.M)
     assert rows == [*itertools.product("15", ("class mean", "softmax"), ("nothing", "gaussian", "vae", "gan"))]
-    assert (
-        re.findall("[\\d.]+ ± [\\d.]+", printed(second))
-        == [x for x in re.findall("[\\d.]+ ± [\\d.]+", first.stdout) for _ in range(2)]
-        and "training" in first.stderr
-        and "training" not in second.stderr
-    )
+    assert numbers(printed(second)) == [found for found in numbers(first.stdout) for _ in range(2)]
+    assert "training" in first.stderr and "training" not in second.stderr
 
 
 @pytest.mark.skipif(not OMNIGLOT.is_dir(), reason="the Omniglot archives are not beside this checkout")
