@@ -1,9 +1,10 @@
 """Lake's runs by every learner: `python examples/lake.py --table`, trained on small1, on small2, and on both.
 
 Each training has the same seconds of processor time (budget.py), with what omniglot.py --table found to be best with 20 ways; where its log
-does not say, with the learner's recipe. Then "best practice": ProtoNet with turned characters as classes, jitter, strokes of other
-thickness, cosines, more channels, several views of a test's drawing. What of it is taken is chosen without one alphabet of the training
-set, in runs of its characters made like Lake's, one drawer's against another's. The runs see each final network once.
+does not say, with the learner's recipe. Then "best practice" (practice.py): ProtoNet with turned characters as classes, episodes within
+an alphabet, jitter, strokes of other thickness, cosines, more channels or ways, several views of a test's drawing. What of it is taken is
+chosen without one alphabet of the training set, in runs of its characters made like Lake's, one drawer's against another's. The runs
+see each final network once.
 
 Finished trainings are in the file of results, candidates in the log beside it; both are skipped, and unfinished ones go on. Several
 processes share the work.
@@ -22,18 +23,17 @@ from typing import Any, NamedTuple
 import budget
 import learners
 import persist
+import practice
 import recipes
 import records
 import runs
-import strokes
 import table
 import torch
 from common import Estimate, Learner, print_table
+from practice import Practice
 from recipes import Recipe
-from torch import Tensor
 
-import fastmeta
-from fastmeta.data import Episodes, Omniglot, TaskSampler, sample_episodes
+from fastmeta.data import Omniglot, TaskSampler, sample_episodes
 
 SETS = {"small1": "Korean", "small2": "Japanese_(katakana)", "both": "Japanese_(katakana)"}  # the alphabet that judges
 BEST, SEARCHED = "best practice", 1 / 8  # the part of the time that a candidate has
@@ -41,23 +41,6 @@ KEY, LOG_KEY = ("learner", "trained", "budget", "seed"), ("trained", "budget", "
 VIEWS, RUNS = (1, 10), 40  # of a test's drawing; made of an alphabet
 SEARCH = Path(__file__).parent / "results/table_search.json"  # of omniglot.py --table
 SHOWN = 24  # mistaken drawings that are kept for the picture
-
-
-class Practice(NamedTuple):
-    hidden: int = 32
-    metric: str = "sqeuclidean"
-    temperature: float = 1.0
-    jitter: float = 1.0
-    thickness: float = 0.5
-    ways: int = 20
-    lr: float = 2e-3
-
-
-COSINE = {"metric": "cosine", "temperature": 0.1}
-CANDIDATES = [
-    Practice(jitter=0.0, thickness=0.0), Practice(jitter=0.5), Practice(), Practice(ways=60), Practice(**COSINE),
-    Practice(hidden=64), Practice(hidden=64, ways=60), Practice(hidden=64, **COSINE),
-]  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -82,7 +65,6 @@ class Runs:
         self.log = args.results.with_name(f"{args.results.stem}_search.json")
         self.searched = records.load(args.search) if args.search else []
         self.runs = runs.load(args.runs)
-        self.images: dict[tuple[str, str | None], Tensor] = {}
 
     def jobs(self) -> Iterator[Job]:
         done, log, args = records.load(self.args.results), records.load(self.log), self.args
@@ -98,7 +80,7 @@ class Runs:
 
     def of_practice(self, trained: str, log: list[Any]) -> list[Job]:
         seconds = round(SEARCHED * self.args.budget, 4)
-        jobs = [Job(BEST, trained, practice, seconds, True) for practice in CANDIDATES[: self.args.candidates]]
+        jobs = [Job(BEST, trained, tried, seconds, True) for tried in practice.CANDIDATES[: self.args.candidates]]
         rows = {
             job: records.of(log, trained=trained, budget=seconds, practice=[*job.practice], seed=self.args.seed)
             for job in jobs
@@ -141,10 +123,7 @@ class Runs:
     def build(self, job: Job, recipe: Recipe) -> tuple[Learner, dict[str, Any]]:
         settings = recipes.settings(job.learner, recipe, self.args.hidden)
         if job.practice is not None:
-            encoder, _ = learners.network("conv4", ways=1, hidden=job.practice.hidden, running_statistics=True)
-            return fastmeta.ProtoNet(
-                encoder, metric=job.practice.metric, temperature=job.practice.temperature
-            ), settings
+            return practice.build(job.practice), settings
         if job.learner == "leo":
             embedding, settings["embedding"] = recipes.load(self.saved(job.trained))
         learner = recipes.build(settings)
@@ -153,36 +132,17 @@ class Runs:
         return learner, settings
 
     def sampler(self, job: Job, recipe: Recipe) -> TaskSampler:
-        images, practice = self.training(job.trained, SETS[job.trained] if job.judged else None), job.practice
-
-        def draw(count: int, generator: Any) -> Episodes:
-            tasks = sample_episodes(
-                images, count, min(recipe.ways, len(images)), recipe.shots, recipes.QUERIES, generator=generator
-            )
-            if practice is None:
-                return tasks
-            other = (
-                strokes.redrawn(strokes.jittered(x.flatten(0, 1), practice.jitter), practice.thickness).unflatten(
-                    0, x.shape[:2]
-                )
-                for x in (tasks.support_x, tasks.query_x)
-            )
-            return Episodes(next(other), tasks.support_y, next(other), tasks.query_y)
-
-        return TaskSampler(draw, recipe.tasks, seed=self.args.seed)
-
-    def training(self, trained: str, without: str | None) -> Tensor:
-        """All characters with their turns; Latin and Greek, which are in both archives, once."""
-        if (trained, without) not in self.images:
-            parts = [(name, None) for name in ("small1", "small2") if name == trained]
-            found = []
-            for name, _ in parts or [("small1", None), ("small2", None)]:
-                data = Omniglot(self.args.root, f"images_background_{name}", rotations=True, size=learners.SIDE)
-                known = {"Greek", "Latin"} if trained == "both" and name == "small2" else set()
-                kept = [alphabet not in known | {without} for alphabet, _ in data.characters]
-                found.append(data.images[torch.tensor(kept)])
-            self.images[trained, without] = torch.cat(found)
-        return self.images[trained, without]
+        data = practice.drawings(self.args.root, job.trained, SETS[job.trained] if job.judged else None)
+        if job.practice is not None:
+            return TaskSampler(practice.episodes(data, job.practice), 1, seed=self.args.seed)
+        ways = min(recipe.ways, len(data.images))
+        return TaskSampler(
+            lambda count, generator: sample_episodes(
+                data.images, count, ways, recipe.shots, recipes.QUERIES, generator=generator
+            ),
+            recipe.tasks,
+            seed=self.args.seed,
+        )
 
     def judge(self, job: Job, learner: Learner) -> str:
         """The error in runs of the alphabet that was left out, by the number of views."""
@@ -190,8 +150,10 @@ class Runs:
         images = Omniglot(
             self.args.root, f"images_background_{name}", alphabets=[SETS[job.trained]], size=learners.SIDE
         ).images
-        made = made_runs(images, RUNS)
-        found = {str(views): Estimate.of(runs.errors(seen(learner, job, views), made)) for views in VIEWS}
+        made = practice.made_runs(images, RUNS, runs.CLASSES)
+        found = {
+            str(views): Estimate.of(runs.errors(practice.seen(learner, job.practice, views), made)) for views in VIEWS
+        }
         row = {
             "trained": job.trained,
             "budget": job.seconds,
@@ -211,39 +173,18 @@ class Runs:
         learner = training.learner
         if recipe.test_steps is not None:
             learner = learners.after(learner, recipe.test_steps)
-        learner = seen(learner, job, job.views)
+        learner = practice.seen(learner, job.practice, job.views)
         found = runs.errors(learner, self.runs)
-        estimate = Estimate.of(found)
+        estimate = None if training.diverged else Estimate.of(found)
         row = {
             "learner": job.learner, "trained": job.trained, "budget": job.seconds, "seed": args.seed, "runs": len(self.runs),
-            "error": [round(x, 2) for x in estimate], "of_run": found.round().tolist(), "steps": training.step,
+            "error": estimate and [round(x, 2) for x in estimate], "of_run": found.round().tolist(), "steps": training.step,
             "seconds": round(training.spent, 1), "recipe": recipe._asdict(), "views": job.views,
             "practice": None if job.practice is None else job.practice._asdict(),
             "mistaken": runs.mistaken(learner, self.runs, SHOWN) if job.practice else None,
         }  # fmt: skip
         records.add(args.results, json.loads(json.dumps(row)), key=KEY)
-        return f"{estimate:.1f} % wrong in {len(self.runs)} runs"
-
-
-def seen(learner: Any, job: Job, views: int) -> Learner:
-    """The learner that embeds by so many views."""
-    if views == 1:
-        return learner
-    practice = job.practice
-    encoder = strokes.Views(learner.encoder, views, max(practice.jitter, 0.5) / 2)
-    return fastmeta.ProtoNet(encoder, metric=practice.metric, temperature=practice.temperature)
-
-
-def made_runs(images: Tensor, count: int) -> dict[str, Episodes]:
-    """As Lake's: 20 characters of an alphabet's [C, 20, 1, h, w], drawn by one person, and the same by another."""
-    generator, made = torch.Generator().manual_seed(0), {}
-    for number in range(count):
-        characters = torch.randperm(len(images), generator=generator)[: runs.CLASSES]
-        drawers = torch.randperm(images.shape[1], generator=generator)[:2]
-        support, query = (images[characters, drawer].float()[None] / 255 for drawer in drawers)
-        numbers = torch.arange(len(characters))[None]
-        made[f"made{number:02}"] = Episodes(support, numbers, query, numbers)
-    return made
+        return f"{table.said(estimate)} wrong in {len(self.runs)} runs"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -253,5 +194,5 @@ def main(args: argparse.Namespace) -> None:
     table.work(Runs(args))
     rows = records.of(records.load(args.results), budget=args.budget, seed=args.seed)
     print_table(["learner", "trained on", "error"], [
-        [row["learner"], row["trained"], "{:.1f} ± {:.1f} %".format(*row["error"])] for row in rows
+        [row["learner"], row["trained"], "{:.1f} ± {:.1f} %".format(*row["error"]) if row["error"] else "diverged"] for row in rows
     ])  # fmt: skip

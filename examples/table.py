@@ -121,7 +121,8 @@ class Table:
         return [Job(learner, self.network, ways, seed, recipe, float(self.args.budget), False) for seed in seeds]
 
     def is_done(self, job: Job, rows: list[Any]) -> bool:
-        return len(records.of(rows, **job.key)) == (1 if job.judged else len(self.tests(job)))
+        found = records.of(rows, **job.key)
+        return bool(found) if job.judged else all(records.of(found, ways=w, shots=s) for w, s in self.tests(job))
 
     def judgement(self, job: Job, log: list[Any]) -> float:
         """The lower, the better."""

@@ -104,6 +104,9 @@ def test_what_another_process_has_is_left_to_it(examples, table, tmp_path, monke
     monkeypatch.setattr(examples.table.time, "sleep", lambda seconds: held.__exit__(None, None, None))
     begun.clear()
     assert len(table("--only", "protonet")[1]) == len(log) and begun[0] == first
+    begun.clear()
+    table("--only", "protonet", "--ways", 3)  # fewer tests of the same trainings
+    assert begun == []
 
 
 def training(examples, learner="protonet", **options):

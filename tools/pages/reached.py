@@ -92,6 +92,10 @@ def of_lake(rows: list[Row]) -> list[str]:
     return table(heads, [*([a, b, str(c), ""] for a, b, c in LAKE), *ours])
 
 
+def error_of(row: Row) -> str:
+    return "{:.1f} ± {:.1f}".format(*row["error"]) if row["error"] else "diverged"
+
+
 def name_of(row: Row) -> str:
     return str(NAMES.get(row["learner"], row["learner"].capitalize()))
 

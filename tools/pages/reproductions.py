@@ -236,7 +236,7 @@ def draw(folder: Path) -> None:
 
 def draw_runs(path: Path, rows: list[Row]) -> None:
     """The two best trainings by their runs, and what the best mistakes as far as its row has it."""
-    best = sorted(rows, key=lambda row: row["error"][0])[:2]
+    best = sorted((row for row in rows if row["error"]), key=lambda row: row["error"][0])[:2]
     errors = {f"{reached.name_of(row)}, {row['trained']}": row["of_run"] for row in best}
     wrong = next((row["mistaken"] for row in best if row["mistaken"]), [])
     figures.runs(path, errors, [(w["run"], [runs.pixels(w[name]) for name in ("drawn", "is", "taken")]) for w in wrong])

@@ -7,6 +7,7 @@ import lake as of_lake
 import lake_table
 import learners
 import omniglot as of_omniglot
+import practice
 import pytest
 import records
 import runs
@@ -138,24 +139,13 @@ def test_the_table_of_lakes_runs_is_made_once(omniglot, lake, tmp_path, capsys, 
         write(tmp_path, "all_runs", run_of_lake(1, range(20)) | run_of_lake(2, [1, 0, *range(2, 20)])),
         tmp_path / "lake.json",
     )
-    words = [
-        "--root",
-        omniglot.root,
-        "--table",
-        "--sets",
-        "both",
-        "--only",
-        "protonet",
-        lake_table.BEST,
-        "--hidden",
-        4,
-        "--budget",
-        0.02,
+    words = ["--root", omniglot.root, "--table", "--sets", "both", "--only", "protonet", lake_table.BEST, "--hidden", 4]
+    words += ["--budget", 0.02, "--candidates", 2, "--results", out, "--work", tmp_path / "work"]
+    tried = [
+        practice.Practice(4, **practice.COSINE, jitter=1.0, within=0.9),
+        practice.Practice(5, thickness=0.5, lr=1e-3),
     ]
-    words += ["--candidates", 2, "--results", out, "--work", tmp_path / "work"]
-    monkeypatch.setattr(
-        lake_table, "CANDIDATES", [lake_table.Practice(4, "cosine", 0.1), lake_table.Practice(5, lr=1e-3)]
-    )
+    monkeypatch.setattr(practice, "CANDIDATES", tried)
     lake(path, *words)
     rows, log = (records.load(tmp_path / name) for name in ("lake.json", "lake_search.json"))
     best = min((error[0], row["practice"], int(views)) for row in log for views, error in row["error"].items())
