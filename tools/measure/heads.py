@@ -1,4 +1,4 @@
-"""Each head beside its peers: how far values and gradients are apart, time on one and two threads, peak memory.
+"""Each head beside its peers: how far values and gradients are apart, time, peak memory.
 
     python -m measure.heads            # the table of docs/heads.md, whose lines it replaces
     python -m measure.heads ROW WAY    # the KiB that one way takes beside its inputs
@@ -9,6 +9,7 @@ The loops of speaker encoders' programs are those of harness/head_formulas.py. p
 import gc
 import math
 import sys
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from harness import installed_peers
 from harness.places import ROOT
 from measure import machine
 from measure.contenders import in_new_process
-from measure.timing import take_turns, turns_of
+from measure.timing import turns_of
 from measure.usage import peak
 from pages.tables import replaced, table
 
@@ -133,16 +134,21 @@ def apart(row):
     return found
 
 
-def seconds(row, threads):
-    """The least of the turns, which a neighbour disturbs least."""
-    torch.set_num_threads(threads)
+def seconds(row):
+    """The processor's time on one thread, which a neighbour does not add to: the least of the turns."""
+    torch.set_num_threads(1)
     leaves = drawn(row.sizes, torch.float32)
     runs = {name: lambda fn=fn: with_gradients(fn, leaves) for name, fn in row.ways(row.sizes).items()}
     for run in runs.values():
         run()
-    turns, taken = turns_of(runs), {name: [] for name in runs}
+    turns, taken = turns_of(runs, min_rounds=60), {name: [] for name in runs}
     for turn in range(turns.rounds):
-        take_turns(runs, turns, turn, taken)
+        for name, run in runs.items():
+            if turn % turns.every[name] == 0:
+                start = time.process_time()
+                for _ in range(turns.calls[name]):
+                    run()
+                taken[name].append((time.process_time() - start) / turns.calls[name])
     return {name: min(of_way) for name, of_way in taken.items()}
 
 
@@ -156,22 +162,23 @@ def kibibytes(name, way):
 
 
 def lines():
-    heads_of = ("head", "leaves", "beside", "value", "gradient", "1 thread", "", "2 threads", "", "memory", "theirs")
+    heads_of = ("head", "leaves", "beside", "value", "gradient", "CPU time", "", "memory", "theirs")
     cells = []
     for name, row in ROWS.items():
-        far, one, two = apart(row), seconds(row, 1), seconds(row, 2)
+        far, one = apart(row), seconds(row)
         memory = {way: in_new_process("-m", "measure.heads", name, way, OMP_NUM_THREADS="1") / 1024 for way in one}
         for way in list(one)[1:]:
             cells.append(
                 (
                     f"`{name}`", sizes(row), way, f"{far[way][0]:.0e}", f"{far[way][1]:.0e}",
-                    milliseconds(one["fastmeta"]), times(one[way] / one["fastmeta"]), milliseconds(two["fastmeta"]),
-                    times(two[way] / two["fastmeta"]), f"{memory['fastmeta']:.1f} MiB", f"{memory[way]:.1f} MiB",
+                    milliseconds(one["fastmeta"]), times(one[way] / one["fastmeta"]),
+                    f"{memory['fastmeta']:.1f} MiB", f"{memory[way]:.1f} MiB",
                 )
             )  # fmt: skip
             print(*cells[-1], flush=True)
     facts = machine.machine(machine.processor(), "cpu")
-    about = f"{facts['device']}, torch {facts['torch']}, {facts['date']}, float32; value and gradient in float64 on small sizes:"
+    where = f"{facts['device']}, torch {facts['torch']}, {facts['date']}, float32, one thread"
+    about = f"{where}; value and gradient in float64 on small sizes:"
     return ["", about, "", *table(heads_of, cells)]
 
 
