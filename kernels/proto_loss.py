@@ -54,6 +54,7 @@ def _proto_loss_fwd_kernel(
     temperature_tensor,
     temperature_value: tl.float64,
     losses,
+    hits,
     parts,
     counter,
     counts,
@@ -101,6 +102,7 @@ def _proto_loss_fwd_kernel(
     total = tl.zeros((BLOCK_Q,), dtype)
     picked = tl.zeros((BLOCK_Q,), dtype)
     counted = target
+    closest, first = tl.full((BLOCK_Q,), INFINITY, dtype), tl.full((BLOCK_Q,), -1, tl.int64)
     for start in range(0, N, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N).to(tl.int64)
         c_scale = scale_of(
@@ -112,6 +114,11 @@ def _proto_loss_fwd_kernel(
         distance, counted = replaced(distance, n, row, q < last, target, (exclude, target_distance), ignore_index)
         distance = tl.where(n[None, :] < N, distance, INFINITY)
         at_target = n[None, :] == counted[:, None]
+        if hits is not None:
+            here = tl.min(distance, 1)
+            place_here = tl.min(tl.where(distance == here[:, None], n[None, :], N), 1)
+            first = tl.where(here < closest, place_here, first)
+            closest = tl.minimum(closest, here)
         least, total = online_with_margin(least, total, distance, rate, at_target, MARGIN)
         picked += tl.sum(tl.where(at_target, distance, 0.0), 1)
         if prototype_scale is not None and products is None:
@@ -125,6 +132,9 @@ def _proto_loss_fwd_kernel(
     loss = (picked - least) * rate + tl.full((1,), MARGIN, dtype) + log_total
     loss = tl.where((counted >= 0) & (counted < N), loss, float("nan"))
     loss = tl.where(target == ignore_index, 0.0, loss)
+    if hits is not None:
+        hit = (first == target) & (target != ignore_index) & (loss == loss)
+        tl.store(hits + row, hit.to(hits.dtype.element_ty), q < last)
     if parts is None:
         tl.store(losses + row, loss.to(losses.dtype.element_ty), q < last)
     else:
@@ -134,12 +144,9 @@ def _proto_loss_fwd_kernel(
 
 def proto_loss_limit(*args: Any) -> str | None:
     """What the kernels leave to the reference."""
-    bias, classes, smoothing, counts_hits = args[6], args[7], args[-2], args[-1]
-    return (
-        None
-        if bias is None and classes is None and not smoothing and not counts_hits
-        else "takes no bias, classes, label_smoothing and return_accuracy"
-    )
+    bias, classes, smoothing = args[6], args[7], args[-2]
+    is_plain = bias is None and classes is None and not smoothing
+    return None if is_plain else "takes no bias, classes and label_smoothing"
 
 
 def proto_loss_fwd(
@@ -168,6 +175,7 @@ def proto_loss_fwd(
     targets = targets.contiguous()
     losses = query.new_empty(targets.shape if reduction == "none" else targets.shape[:-1])
     each, parts, counts = losses, None, None
+    hits = losses.new_empty(targets.shape, dtype=accumulator(query)) if counts_hits else None
     if reduction != "none":
         counts = losses.new_empty(losses.numel(), dtype=accumulator(query)) if reduction == "mean" else None
         if by_products:  # a task may be several chunks, or a part of one
@@ -188,6 +196,7 @@ def proto_loss_fwd(
             target_distance=_dense(target_distance),
             **temperature_arguments(temperature),
             losses=each,
+            hits=hits,
             parts=parts,
             counter=None if parts is None else counters(query, tasks),
             counts=None if parts is None else counts,
@@ -208,7 +217,15 @@ def proto_loss_fwd(
         )
     if each is not losses:
         reduce(each, targets, losses, counts, ignore_index)
-    return (losses,), (*kept, *made, counts) if any(needs) else ()
+    outputs = (losses,) if hits is None else (losses, _reduced(hits, targets, reduction, ignore_index).to(losses.dtype))
+    return outputs, (*kept, *made, counts) if any(needs) else ()
+
+
+def _reduced(hits: Tensor, targets: Tensor, reduction: str, ignore_index: int) -> Tensor:
+    if reduction == "none":
+        return hits
+    total = hits.sum(-1)
+    return total if reduction == "sum" else total / (targets != ignore_index).sum(-1).clamp(min=1)
 
 
 def proto_loss_bwd(

@@ -134,10 +134,12 @@ def test_far_positives_ties_nan_and_minus_infinite_biases():
     options = {"reduction": "none", "return_accuracy": True}
     q, targets = torch.zeros(4, 1), torch.tensor([0, 1, 0, -100])
     q[2] = torch.nan
-    for backend in ("ext", "reference"):
+    for backend in PROTO:
         with fastmeta.backend(backend):
             hits = fastmeta.proto_loss(q, torch.ones(2, 1), targets, **options)[1]
             assert hits.tolist() == [1, 0, 0, 0]  # of equal ones the first
+    for backend in ("ext", "reference"):
+        with fastmeta.backend(backend):
             bias = torch.tensor([0.0, -torch.inf]).requires_grad_()
             loss, hits = fastmeta.proto_loss(
                 torch.ones(1, 1), torch.tensor([[0.0], [1.0]]), torch.tensor([0]), bias=bias, **options
@@ -166,14 +168,25 @@ def test_transforms_compile_and_autocast():
     assert all(x.is_meta and x.shape == (2,) for x in ours(meta, "mean")(*(x.to("meta") for x in tensors)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_value_and_grad_with_accuracy(dtype):
-    options, tensors = drawn("plain", "euclidean")
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
+@pytest.mark.parametrize(("dtype", "reduction"), [(torch.float64, "mean"), (torch.bfloat16, "none")])
+def test_accuracy_beside_value_and_gradients(backend, dtype, reduction):
+    """37 ways: more than a block. What is excluded is often the nearest; a margin does not move the nearest."""
+    options, tensors = drawn("plain", "euclidean", Q=5, N=37)
     targets, q, c = options["targets"], *(x.to(dtype) for x in tensors[:2])
+    apart = torch.cdist(q.double(), c.double()).scatter(-1, options["exclude"].clamp(min=0).unsqueeze(-1), torch.inf)
+    options = {"exclude": options["exclude"].clamp(min=0), "margin": 0.4, "reduction": reduction}
+    targets = torch.where(targets == options["exclude"], (targets + 1) % 37, targets)
+    targets[:, ::2] = apart.argmin(-1)[:, ::2]
+    targets[0, 0] = -100
     run = fastmeta.value_and_grad(fastmeta.proto_loss, (0, 1))
-    (loss, hits), grads = run(q, c, targets, return_accuracy=True)
-    expected = run(q, c, targets)
+    (loss, hits), grads = run(q, c, targets, return_accuracy=True, **options)
+    expected = run(q, c, targets, **options)
     assert torch.equal(loss, expected[0]) and all(map(torch.equal, grads, expected[1])) and hits.dtype == dtype
+    right = (apart.argmin(-1) == targets).to(dtype)
+    torch.testing.assert_close(
+        hits, right if reduction == "none" else (right.double().sum(-1) / (targets != -100).sum(-1)).to(dtype)
+    )
 
 
 @pytest.mark.cpu

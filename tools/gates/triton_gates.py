@@ -117,7 +117,7 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     inputs, static = {
         "prototypes": ((columns, labels), (ways,)),
         "proto_log_softmax": ((query, columns, 1.0), (metric,)),
-        "proto_loss": ((query, columns, targets, 1.0, None, None), (metric, -100, "mean", 0.0)),
+        "proto_loss": ((query, columns, targets, 1.0, None, None, None, None), (metric, -100, "mean", 0.0, 0.0, False)),
         "matching_log_probs": ((query, columns, labels, 1.0), (ways, metric)),
         "sgd_step": ((weights, of_tasks, weights), ()),  # one rate for each number
         "momentum_step": ((weights, of_tasks, of_tasks, weights, []), (0.9, 0.1, True)),

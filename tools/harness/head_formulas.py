@@ -50,6 +50,18 @@ def ge2e_by_utterance(x, w, b):
     return F.cross_entropy((w * torch.stack(columns, 1) + b).flatten(0, 1), place.repeat_interleave(utterances))
 
 
+def ge2e_by_pair(x, w, b):
+    """The same, one utterance after the other against centres of its own, as coqui TTS stacks them."""
+    centres, losses = x.mean(1), []
+    for speaker, own in enumerate(x):
+        for u, utterance in enumerate(own):
+            rest = torch.cat([own[:u], own[u + 1 :]]).mean(0)
+            beside = torch.stack([rest if k == speaker else centre for k, centre in enumerate(centres)])
+            logits = w * F.cosine_similarity(utterance, beside, dim=-1) + b
+            losses.append(-logits.log_softmax(0)[speaker])
+    return torch.stack(losses).mean()
+
+
 def angle_proto_of_pairs(x, w, b):
     """`angle_proto` from expanded pairs, as the trainers of speaker encoders make it."""
     similarities = F.cosine_similarity(x[:, 0, None], x[:, 1:].mean(1), dim=-1)
