@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from measure.gpu_model import LAUNCH, TILE
 
-SLICE = 16
+SLICE, MOST_KEPT = 16, 8 << 30
 
 
 class Conv(NamedTuple):
@@ -46,6 +46,7 @@ class Conv(NamedTuple):
 def launches(card, p):
     """Of one call with its gradients: forward and loss, back, gradients; a link of the chain; over the tasks."""
     of_pass, of_link = (2 * p.blocks + 2) + 2 * p.blocks + 3, (1 + 2 * p.blocks + 3) + 2 * p.blocks + 3
+    assert p.steps * _kept(p, p.S) + _kept(p, max(p.S, p.Q)) <= MOST_KEPT, "steps would be found again"
     return (p.steps + 1) * of_pass + p.steps * of_link + 1
 
 
@@ -76,6 +77,11 @@ def others(card, p, way="graph"):
             time += times * 2 * 4 * p.T * z / card.bandwidth  # statistics, forward and back
         kernels += times * 6
     return round(kernels), kernels * LAUNCH[way] + time
+
+
+def _kept(p, n):
+    """Bytes of a pass: z and dz, x and d."""
+    return sum(8 * p.T * n * p.channels * (side**2 + (side // 2) ** 2) for side in p.sides())
 
 
 def _up(count, tile):
