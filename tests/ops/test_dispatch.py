@@ -4,6 +4,7 @@ import contextvars
 import os
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -200,6 +201,17 @@ def test_each_card_of_a_machine_is_asked_for_its_own_kernels(monkeypatch):
             function.cache_clear()
     chosen = [next(candidate for candidate, reason, _ in found if reason is None) for found in of_cards]
     assert chosen == ["ext", "reference"] * 2
+
+
+def test_what_the_conv_ops_do_not_take_on_cuda():
+    on_cuda, blocks = SimpleNamespace(is_cuda=True), ((1, 1, "batch", 1e-5, True, 2, 0.0, 3, 0),)
+    params = [on_cuda, None, None, None, on_cuda, None]
+    assert _ext.conv_forward_limit(params, None, blocks) is None
+    assert "linear layer on CUDA" in _ext.conv_forward_limit([*params[:4], None, None], None, blocks)
+    assert _ext.conv_adapt_limit(params, [], None, None, 1, blocks, "mse", False, None) is None
+    assert "no optimiser on CUDA" in _ext.conv_adapt_limit(
+        params, [], None, None, 1, blocks, "mse", False, (True, None)
+    )
 
 
 def test_set_isa_error():

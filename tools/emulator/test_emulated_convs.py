@@ -166,6 +166,13 @@ def test_what_is_no_number_goes_as_through_the_reference(kind, value):
 
 
 @pytest.mark.gate
+def test_more_than_a_block_takes():
+    """Gradients to kernels in three parts, of which one ends within an image; channels of three tiles; windows that the edge cuts off."""
+    for options in ({"channels": 2, "n": 5, "size": 29}, {"channels": 130, "n": 2, "size": 7}):
+        check_against_reference(*grad(problem(**options, inputs=1, T=2)), "emulated", cancelling=True)
+
+
+@pytest.mark.gate
 def test_more_than_a_launch_takes():
     """16 blocks: four launches of kernels' gradients, several of sums and scalings."""
     p = problem((ConvBlock(pool=1),) * 16, n=2, channels=2, inputs=1, size=3, T=1)

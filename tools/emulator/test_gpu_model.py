@@ -5,7 +5,9 @@ import torch
 
 import fastmeta
 from emulator import emulation
-from measure.gpu_model import CARDS, Head, Mlp, launches, plan
+from measure import gpu_conv_model
+from measure.gpu_conv_model import Conv
+from measure.gpu_model import CARDS, Mlp, launches, plan
 from pages import gpu_predictions
 from pages.gpu_predictions import BEGIN, END, PAGE, WORKLOADS
 
@@ -46,13 +48,32 @@ def call(p):
 def test_the_ways_of_the_model_are_those_of_the_launchers(emulator, name):
     card, found = CARDS[name], {}
     emulator.set_device(card.multiprocessors, card.shared)
-    problems = {key: p for key, p in (WORKLOADS | NEAR).items() if not isinstance(p, Head) and p.T < 1000}
+    problems = {key: p for key, p in (WORKLOADS | NEAR).items() if isinstance(p, Mlp) and p.T < 1000}
     for key, p in problems.items():
         found[key] = emulation.launches(lambda p=p: call(p))
     assert found == {key: launches(card, p) for key, p in problems.items()}
     if name == "H200":
         found = [plan(card, p).way.removeprefix("by ") for p in NEAR.values()]
         assert found == ["layer", "task", "task", "layer", "task", "layer", "gram", "task"]
+
+
+def test_the_launches_of_convolutional_networks(emulator):
+    emulator.set_device(132, CARDS["H200"].shared)
+    for p in (Conv(2, 1, 16, 3, 2, 2, 3, 2), Conv(2, 3, 4, 3, 1, 2, 3, 1, blocks=2)):
+        params = []
+        for into in p.ins():
+            params += [torch.zeros(p.channels, into, 3, 3), *[torch.zeros(p.channels) for _ in range(3)]]
+        params += [torch.zeros(p.ways, p.widths[0]), torch.zeros(p.ways)]
+        params = [t.requires_grad_() for t in params]
+        x, q = (torch.zeros(p.T, n, p.inputs, p.size, p.size) for n in (p.S, p.Q))
+        y, query_y = (torch.zeros(p.T, n, p.ways) for n in (p.S, p.Q))
+
+        def call(params=params, data=(x, y, q, query_y), p=p):
+            blocks = [fastmeta.ConvBlock()] * p.blocks
+            losses = fastmeta.conv_meta_loss(params, 0.1, *data, blocks=blocks, steps=p.steps, loss="mse")
+            return torch.autograd.grad(losses.sum(), params)
+
+        assert emulation.launches(call) == gpu_conv_model.launches(CARDS["H200"], p)
 
 
 def test_the_table_is_what_the_model_says():

@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 def of_library(name, **options):
     """A loss of the library as a function of embeddings and labels, and its class's proxies, or `W` [D, C], where it has them."""
-    loss = getattr(installed_peers.load(f"{installed_peers.OF_HEADS}.losses"), name)(**options)
+    loss = getattr(installed_peers.load("pytorch_metric_learning.losses"), name)(**options)
 
     def fn(z, labels, weight=None):
         if weight is None:

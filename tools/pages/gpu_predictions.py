@@ -1,7 +1,9 @@
 """Writes what measure.gpu_model predicts into tools/gpu.md, between its two markers; `make gpu-report` runs it."""
 
 from harness.places import ROOT
-from measure.gpu_model import CARDS, Head, Mlp, launches, others, plan, seconds
+from measure import gpu_conv_model, gpu_model
+from measure.gpu_conv_model import Conv
+from measure.gpu_model import CARDS, Head, Mlp, plan
 from pages.tables import replaced, table
 
 PAGE = ROOT / "tools/gpu.md"
@@ -18,6 +20,9 @@ WORKLOADS = {
     "mlp_hvp, softmax regression, 32 x (25, 640, 5)": Mlp((640, 5), 32, 25),
     "mlp_hvp, (784, 64, 64, 10), n = 100, 1 task": Mlp((784, 64, 64, 10), 1, 100),
     "the same, 32 tasks": Mlp((784, 64, 64, 10), 32, 100),
+    "conv_meta_loss, Conv4 of 64 channels, 28 x 28, 32 tasks of 5 + 75, K = 1": Conv(64, 1, 28, 5, 32, 5, 75, 1),
+    "the same, 32 channels, 84 x 84, 4 tasks of 25 + 75, K = 5": Conv(32, 3, 84, 5, 4, 25, 75, 5),
+    "the same, 64 channels": Conv(64, 3, 84, 5, 4, 25, 75, 5),
     "proto_loss, 1 x (75, 5, 64)": Head(1, 75, 5, 64),
     "proto_loss, 1 x (75, 5, 1600)": Head(1, 75, 5, 1600),
     "proto_loss, 32 x (75, 5, 640)": Head(32, 75, 5, 640),
@@ -39,12 +44,13 @@ def lines():
 
 def row(name, p):
     cards = [CARDS[card] for card in SHOWN]
-    assert isinstance(p, Head) or len({plan(card, p) for card in cards}) == 1
-    way = "by task" if isinstance(p, Head) else plan(cards[0], p).way
-    times = [[1e6 * seconds(card, p), 1e6 * others(card, p)[1]] for card in cards]
+    assert not isinstance(p, Mlp) or len({plan(card, p) for card in cards}) == 1
+    way = plan(cards[0], p).way if isinstance(p, Mlp) else "by task" if isinstance(p, Head) else "by layer"
+    model = gpu_conv_model if isinstance(p, Conv) else gpu_model
+    times = [[1e6 * model.seconds(card, p), 1e6 * model.others(card, p)[1]] for card in cards]
     shown = [f"{ours:.0f}, {theirs:.0f} ({theirs / ours:.1f}x)" for ours, theirs in times]
-    eager = f"{1e6 * seconds(cards[-1], p, 'eager'):.0f}"
-    return [name, way, str(launches(cards[0], p)), *shown, eager, str(others(cards[0], p)[0])]
+    eager = f"{1e6 * model.seconds(cards[-1], p, 'eager'):.0f}"
+    return [name, way, str(model.launches(cards[0], p)), *shown, eager, str(model.others(cards[0], p)[0])]
 
 
 if __name__ == "__main__":

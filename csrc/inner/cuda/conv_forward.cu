@@ -9,7 +9,7 @@ void run(const ConvForward<R>& c, Queue& queue) {
   namespace by = layerwise;
   by::ConvTargets<R> to;
   if (kGradients) to = by::asked(c.shape, c.count, c.dparams, c.dx);
-  const auto convs = by::lay_out<R>(queue, c.shape, c.count, kGradients, false);
+  const auto convs = by::lay_out<R>(queue, c.shape, c.count, kGradients);
   auto pass = by::only_pass(queue, c.shape, c.params, c.count, kGradients);
   pass.load({c.count, c.x});
   Layer<R>& head = pass.head.task.layer[0];

@@ -10,7 +10,7 @@ void run(const ConvCurvature<R>& c, Queue& queue) {
   namespace by = layerwise;
   const int64_t n = c.examples.count;
   const auto to = by::asked(c.shape, n, c.dparams, c.grads.dx);
-  const auto convs = by::lay_out<R>(queue, c.shape, n, true, true);
+  const auto convs = by::lay_out<R>(queue, c.shape, n, true, n);
   auto pass = by::only_pass(queue, c.shape, c.params, n, true);
   pass.load(c.examples);
   by::forward(queue, convs, pass, c.params);

@@ -7,7 +7,7 @@
 
 namespace fastmeta::cuda::layerwise {
 
-constexpr int64_t kKeptBytes = int64_t(4) << 30;  // chosen, not measured
+constexpr int64_t kKeptBytes = int64_t(8) << 30;  // chosen, not measured
 
 // Numbers of a task's parameters, each tensor's beginning rounded up to `aligned`.
 template <class P>
@@ -58,8 +58,8 @@ void scale(Queue& queue, const ConvNet& net, const ConvParams<R>& to, const Conv
   layerwise::scale(queue, net.tasks, what);
 }
 
-// Call: AdaptCall or MetaLossCall of a ConvNet. most: examples of a pass; runs_back: whether the chain will run; keeps: whether what the
-// steps leave may be kept for it, and another pass beside.
+// Call: AdaptCall or MetaLossCall of a ConvNet. most: examples of the largest pass; runs_back: whether the chain will run; keeps: whether
+// what the steps leave may be kept for it, and another pass beside.
 template <class R, class Call>
 struct ConvInner {
   Queue& queue;
@@ -67,23 +67,24 @@ struct ConvInner {
   const ConvNet& net;
   bool second_order, asks_rates = false, kept = false;
   Convs<R> convs;
-  int64_t most, pass_bytes = 0;
+  int64_t pass_bytes = 0;
   unsigned char* passes = nullptr;
 
-  ConvInner(Queue& queue_, const Call& c, int64_t most_, bool runs_back, bool keeps)
-      : queue(queue_), call(c), net(c.shape), second_order(runs_back && !c.first_order), most(most_) {
+  ConvInner(Queue& queue_, const Call& c, int64_t most, bool runs_back, bool keeps)
+      : queue(queue_), call(c), net(c.shape), second_order(runs_back && !c.first_order) {
     for (const R* value : c.drates.value) asks_rates = asks_rates || (runs_back && value);
-    convs = lay_out<R>(queue, net, most, true, second_order);
+    convs = lay_out<R>(queue, net, most, true, second_order ? c.support.count : kNoTangents);
     ConvPass<R> pass;
-    pass_bytes = place_pass(pass, net, c.params, most, true, nullptr);
-    kept = keeps && (second_order || asks_rates) && pass_bytes <= kKeptBytes / (c.steps + 1);
-    passes = queue.arena().template take<unsigned char>(pass_bytes * (kept ? c.steps + 1 : 1));
+    pass_bytes = place_pass(pass, net, c.params, c.support.count, true, nullptr);
+    const int64_t largest = place_pass(pass, net, c.params, most, true, nullptr);
+    kept = keeps && (second_order || asks_rates) && c.steps && pass_bytes <= (kKeptBytes - largest) / c.steps;
+    passes = queue.arena().template take<unsigned char>((kept ? c.steps * pass_bytes : 0) + largest);
   }
 
   // Of step k, with its support; with k = steps of another batch.
   ConvPass<R> pass(int64_t k, const Examples<R>& examples) const {
     ConvPass<R> found;
-    place_pass(found, net, call.params, most, true, passes ? passes + (kept ? k : 0) * pass_bytes : nullptr);
+    place_pass(found, net, call.params, examples.count, true, passes ? passes + (kept ? k : 0) * pass_bytes : nullptr);
     found.load(examples);
     return found;
   }

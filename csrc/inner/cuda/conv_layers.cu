@@ -75,17 +75,17 @@ void convolve(Queue& queue, const ConvNet& net, const ConvProduct<R>& p) {
 }
 
 template <class R>
-Convs<R> lay_out(Queue& queue, const ConvNet& net, int64_t most, bool gradient, bool curvature) {
+Convs<R> lay_out(Queue& queue, const ConvNet& net, int64_t most, bool gradient, int64_t tangents) {
   Convs<R> convs{net, {}, nullptr, nullptr, {}};
   Arena& arena = queue.arena();
   for (int l = 0; l < net.blocks && gradient; l++) {
     const ConvWeightProduct<R> p{int(net.block[l].out), int(most), 1, patches_of(net.block[l]), {}, {}, nullptr};
     convs.parts[l] = arena.take<R>(net.tasks * p.splits() * p.M * p.N());
   }
-  if (!curvature) return convs;
-  convs.tangents = take_arrays<R>(arena, net, most, true);
-  convs.rlogits = arena.take<R>(net.tasks * most * net.outputs);
-  convs.rdlogits = arena.take<R>(net.tasks * most * net.outputs);
+  if (tangents == kNoTangents) return convs;
+  convs.tangents = take_arrays<R>(arena, net, tangents, true);
+  convs.rlogits = arena.take<R>(net.tasks * tangents * net.outputs);
+  convs.rdlogits = arena.take<R>(net.tasks * tangents * net.outputs);
   return convs;
 }
 
@@ -192,7 +192,7 @@ void tangents_backward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, c
 #define INSTANTIATE(R)                                                                                                           \
   template void convolve<false>(Queue&, const ConvNet&, const ConvProduct<R>&);                                                  \
   template void convolve<true>(Queue&, const ConvNet&, const ConvProduct<R>&);                                                   \
-  template Convs<R> lay_out(Queue&, const ConvNet&, int64_t, bool, bool);                                                        \
+  template Convs<R> lay_out(Queue&, const ConvNet&, int64_t, bool, int64_t);                                                     \
   template int64_t place_pass(ConvPass<R>&, const ConvNet&, const ConvParams<const R>&, int64_t, bool, void*);                   \
   template void forward(Queue&, const Convs<R>&, ConvPass<R>&, const ConvParams<const R>&);                                      \
   template void tangents_forward(Queue&, const Convs<R>&, ConvPass<R>&, const ConvParams<const R>&, const ConvParams<const R>&); \

@@ -43,9 +43,11 @@ struct Convs {
   R* parts[kMaxConvs];  // of the gradients to kernels
 };
 
-// Takes the tangents' memory where `curvature` asks for them. most: examples of a task.
+constexpr int64_t kNoTangents = -1;
+
+// most, tangents: examples of a task, and those that tangents are asked for.
 template <class R>
-Convs<R> lay_out(Queue& queue, const ConvNet& net, int64_t most, bool gradient, bool curvature);
+Convs<R> lay_out(Queue& queue, const ConvNet& net, int64_t most, bool gradient, int64_t tangents = kNoTangents);
 // A pass in `memory`, or null, of `most` examples; its bytes.
 template <class R>
 int64_t place_pass(ConvPass<R>& pass, const ConvNet& net, const ConvParams<const R>& params, int64_t most, bool gradient, void* memory);

@@ -10,7 +10,7 @@ void run(const ConvLoss<R>& c, Queue& queue) {
   const int64_t n = c.examples.count;
   const bool gradient = c.dparams.any() || c.grads.dx || c.grads.dy;
   const auto to = by::asked(c.shape, n, c.dparams, c.grads.dx);
-  const auto convs = by::lay_out<R>(queue, c.shape, n, gradient, false);
+  const auto convs = by::lay_out<R>(queue, c.shape, n, gradient);
   auto pass = by::only_pass(queue, c.shape, c.params, n, gradient);
   pass.load(c.examples);
   by::forward(queue, convs, pass, c.params);
