@@ -168,8 +168,15 @@ def test_transforms_compile_and_autocast():
     assert all(x.is_meta and x.shape == (2,) for x in ours(meta, "mean")(*(x.to("meta") for x in tensors)))
 
 
-@pytest.mark.parametrize("backend", PROTO, indirect=True)
-@pytest.mark.parametrize(("dtype", "reduction"), [(torch.float64, "mean"), (torch.bfloat16, "none")])
+@pytest.mark.parametrize(
+    ("backend", "dtype", "reduction"),
+    [
+        *((b, torch.float64, "mean") for b in PROTO),
+        ("ext", torch.bfloat16, "none"),
+        ("reference", torch.bfloat16, "none"),
+    ],
+    indirect=["backend"],
+)
 def test_accuracy_beside_value_and_gradients(backend, dtype, reduction):
     """37 ways: more than a block. What is excluded is often the nearest; a margin does not move the nearest."""
     options, tensors = drawn("plain", "euclidean", Q=5, N=37)
