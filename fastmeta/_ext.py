@@ -67,6 +67,9 @@ def _too_much(params: Sequence[Any], *args: Any) -> str | None:
         largest = max(block[place] for block in blocks)
         if largest > most:
             return f"takes a {what} of at most {most}, got {largest}"
+    for i, block in enumerate(blocks):
+        if block[1] >= block[7]:
+            return f"takes a padding below the kernel's side, got {block[1]} of {block[7]} in blocks[{i}]"
     skips, paddings = [block[8] for block in blocks], [block[1] for block in blocks]
     for i, skip in enumerate(skips):
         if skip and (skips[i - 1] or skips[i - skip]):

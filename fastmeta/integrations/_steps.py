@@ -21,6 +21,8 @@ Container = dict[str, Any]  # name -> tensor or None
 
 def stepped(params: Sequence[Tensor], grads: Sequence[Tensor | None], rates: Any) -> list[Tensor]:
     """theta - alpha g of every parameter that has a gradient; the others stay. `rates`: one for all, or a list of as many."""
+    if type(rates) is float and sum([p.numel() for p in params]) <= SMALL:
+        return [p if g is None else p - rates * g for p, g in zip(params, grads, strict=True)]
     several = isinstance(rates, list)
     found = list(params)
     groups = defaultdict(list)  # sgd_step takes tensors of one dtype on one device

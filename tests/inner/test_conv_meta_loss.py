@@ -43,6 +43,17 @@ def test_many_blocks_with_rates_of_their_own(backend):
     check_against_reference(*meta_loss(p, "per element", 1), "ext", cancelling=True)
 
 
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 1), (2, 2), (2, 1), (5, 2), (9, 0)])
+def test_kernels(kernel, padding):
+    """A padding that the native kernels do not take, and a kernel as large as the images, which is a linear layer."""
+    p = problem((fastmeta.ConvBlock(kernel=kernel, padding=padding, pool=1),))
+    found = []
+    for chosen in ("auto", "reference"):
+        with fastmeta.backend(chosen):
+            found.append(fastmeta.conv_meta_loss(p.params, 0.1, p.x, p.y, p.x, p.y, steps=2, **p.options()))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
 @both
 def test_errors(backend):
     p = problem()

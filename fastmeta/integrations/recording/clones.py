@@ -16,7 +16,7 @@ from .recorded import Outputs
 from .trace import NO_GRAD, Trace, refer
 
 MISSES = 16  # before a model is given up
-SKIPS = 32  # clones of a model that was refused, before it is looked at again
+SKIPS, MOST_SKIPS = 32, 1 << 14  # clones of a model that was refused, before it is looked at again: at first, at most
 KEPT = "_recorder"  # the attribute of a model
 
 
@@ -27,6 +27,7 @@ class Recorder:
     latest: Start | None = None
     refused: tuple[str, str] = ("", "")  # the name of the model and why it is not recorded
     skips = 0  # how many clones more are not even asked for
+    patience = SKIPS  # how many after the next refusal; twice as many each time
     looks = uses = 0  # how often the model was looked at, and how often what was seen then served
 
     def start(self, model: nn.Module, rates: Any, copies: bool) -> Start | None:
@@ -54,7 +55,8 @@ class Recorder:
         return start
 
     def _refuse(self, known: Known, why: str) -> None:
-        self.refused, self.skips = (known.name, why), SKIPS
+        self.refused, self.skips = (known.name, why), self.patience
+        self.patience = min(2 * self.patience, MOST_SKIPS)
         report.note("plain", known.name, why)
 
     def __reduce__(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ...recording import RecordedModule, gives_up, took, trace_of
+from ...recording import RecordedModule, gives_up, refuses, took, trace_of
 
 
 def clone_of(learner: Any, plain: Any, rates: Any, **options: Any) -> Any:
@@ -16,6 +16,8 @@ def clone_of(learner: Any, plain: Any, rates: Any, **options: Any) -> Any:
 
 def clone_of_maml(learner: Any, plain: type, *given: bool | None) -> Any:
     """`given`: first_order, allow_unused and allow_nograd of the clone; None: the learner's."""
+    if refuses(learner.module):
+        return None
     names = ("first_order", "allow_unused", "allow_nograd")
     given = (*given, *[None] * (3 - len(given)))
     options = {name: getattr(learner, name) if x is None else x for name, x in zip(names, given, strict=True)}
@@ -23,6 +25,8 @@ def clone_of_maml(learner: Any, plain: type, *given: bool | None) -> Any:
 
 
 def clone_of_meta_sgd(learner: Any, plain: type) -> Any:
+    if refuses(learner.module):
+        return None
     return clone_of(learner, plain, list(learner.lrs), first_order=learner.first_order)
 
 
