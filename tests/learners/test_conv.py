@@ -50,14 +50,14 @@ def losses_at(learner, data):
 @pytest.fixture
 def calls(monkeypatch):
     """The ops whose native kernels ran."""
-    direct, ran = convnet.direct, []
+    natively, ran = convnet.natively, []
 
     def counted(name, *args):
-        found = direct(name, *args)
+        found = natively(name, *args)
         ran.extend([name] if found is not None else [])
         return found
 
-    monkeypatch.setattr(convnet, "direct", counted)
+    monkeypatch.setattr(convnet, "natively", counted)
     return ran
 
 
