@@ -33,7 +33,7 @@ CALLS = {
 }
 
 
-def conv4(blocks=4, channels=64):
+def conv4(blocks=4, channels=4):
     layers = []
     for i in range(blocks):
         norm = nn.BatchNorm2d(channels, track_running_stats=False)
