@@ -177,7 +177,7 @@ def runs(path: Path, errors: Mapping[str, Sequence[float]], mistaken: Sequence[t
         for ax, (name, images) in zip(axes.flat, mistaken, strict=False):
             line = torch.ones_like(images[0][:, :1])
             strip = torch.cat([images[0], line, images[1], line, images[2]], 1)
-            ax.imshow(strip, cmap="gray_r", interpolation="nearest")
+            ax.imshow(strip.numpy(), cmap="gray_r", interpolation="nearest")
             ax.set_title(name, fontsize=7, pad=2)
     save(figure, path)
 
