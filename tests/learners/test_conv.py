@@ -59,12 +59,8 @@ def calls(monkeypatch):
         ran.extend([name] if found is not None else [])
         return found
 
-<<<<<<< HEAD
-    for asker in (convnet, proto_maml):
-        monkeypatch.setattr(asker, "direct", counted)
-=======
-    monkeypatch.setattr(convnet, "natively", counted)
->>>>>>> conv4
+    for asker, name in ((convnet, "natively"), (proto_maml, "direct")):
+        monkeypatch.setattr(asker, name, counted)
     return ran
 
 
