@@ -92,17 +92,16 @@ class ConvNet(Fused):
 
     def gradients(self, inner: InnerLoop, theta: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
         one, found = not inner.several, None
-        *params, x, y = (z[None] if one else z for z in (*theta, *inner.support))
-        images = self._images((x, y))
-        if images is not None:
-            with torch.set_grad_enabled(create_graph):
+        with torch.set_grad_enabled(create_graph):
+            *params, x, y = (z[None] if one else z for z in (*theta, *inner.support))
+            images = self._images((x, y))
+            if images is not None:
                 args = (self._kernels(self.spread(params)), *images)
-                found = natively(
-                    "conv_grad", args, (self.blocks, self.task.loss), cores(len(self.blocks), str(self.task.loss))
-                )
-        if found is None:
-            return super().gradients(inner, theta, create_graph)
-        return [g[0] if one else g for g in self.own_order(found[1:])]
+                of_call = cores(len(self.blocks), str(self.task.loss))
+                found = natively("conv_grad", args, (self.blocks, self.task.loss), of_call)
+            if found is not None:
+                return [g[0] if one else g for g in self.own_order(found[1:])]
+        return super().gradients(inner, theta, create_graph)
 
     def of_query(self, problem: Problem, theta: Sequence[Tensor], flat: Flat) -> Tensor:
         data, found, is_loss = self._images(flat.data[2:]), None, len(flat.data) > 3
