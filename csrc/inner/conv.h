@@ -33,7 +33,8 @@ struct ConvBlock {
   int64_t multiply_adds() const { return kernel * kernel * in * out * conv_height() * conv_width(); }
 };
 
-// W [out, in, kernel, kernel], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked for.
+// W [out, in, kernel, kernel], b, gamma, beta [out] of each block; W [outputs, features], b of the linear layer. Null: none, or not asked
+// for.
 template <class R>
 struct ConvParams {
   R* value[kConvTensors] = {};

@@ -58,7 +58,8 @@ void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image)
   if (b.skip) require_summand(l, image);
   if (least < b.kernel || least < 1 || b.in < 1 || b.out < 1 || b.out % b.groups || b.out_height() < 1 || b.out_width() < 1)
     throw py::value_error(std::string(op) +
-                          ": blocks must have a stride, padding up to 2 and below the kernel's side, groups that divide the channels, pool 1 or 2, and leave a pixel");
+                          ": blocks must have a stride, padding up to 2 and below the kernel's side, groups that divide the channels, pool "
+                          "1 or 2, and leave a pixel");
 }
 
 // What block l adds must be what the block before it gives, of the shape `image`.
