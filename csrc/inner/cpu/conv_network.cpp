@@ -195,7 +195,8 @@ void ConvNetwork<R>::tangents_forward(const R* theta, const R* v, const ConvPass
     for (const Tangents<R>& r : tangents[l])
       for (R* each : {r.sum, r.product, r.rsum, r.rproduct}) std::memset(each, 0, size_t(layout.block[l].out) * sizeof(R));
     const int64_t out = layout.block[l].out, width = s.x_size;
-    const Product<R> all[2] = {{{pass.x[l], width, 1}, of(v, l, kWeight), out, width}, {{rx[l], width, 1}, of(theta, l, kWeight), out, width}};
+    const Product<R> all[2] = {{{pass.x[l], width, 1}, of(v, l, kWeight), out, width},
+                               {{rx[l], width, 1}, of(theta, l, kWeight), out, width}};
     if (whole(l)) products<R>({rz[l], out, bias_of(v, l)}, pass.n, out, all, l ? 2 : 1);
     for (int64_t i = 0; i < pass.n; i++) {
       R* to = rz[l] + i * s.z_size;  // rz = V * x + W * rx

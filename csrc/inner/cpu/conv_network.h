@@ -129,7 +129,7 @@ struct ConvNetwork {
   R *dz[kMaxConvs], *rdz[kMaxConvs];  // of one image; of all where their block's kernels meet all of one
   R *rx[kMaxConvs + 1], *rz[kMaxConvs], *rd[kMaxConvs];
   R *routputs, *rdoutputs, *row_sums;
-  R* dimage;                                     // the gradient to one image, as dz, channels last, padded; null unless the layout is for such
+  R* dimage;  // the gradient to one image, as dz, channels last, padded; null unless the layout is for such
   std::vector<Tangents<R>> tangents[kMaxConvs];  // of each set
 };
 
