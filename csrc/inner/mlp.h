@@ -11,8 +11,16 @@ enum class Activation : int { relu, tanh, gelu, sigmoid, identity, silu, leaky_r
 constexpr double kLeak = 0.01;
 constexpr double kNormEps = 1e-5;  // of a residual block's norm
 
+#ifdef __CUDACC__
+#define FASTMETA_ANYWHERE __host__ __device__
+#else
+#define FASTMETA_ANYWHERE
+#endif
+
 // Whether its second derivative is not 0 everywhere.
-constexpr bool bends(Activation kind) { return kind != Activation::relu && kind != Activation::identity && kind != Activation::leaky_relu; }
+FASTMETA_ANYWHERE constexpr bool bends(Activation kind) {
+  return kind != Activation::relu && kind != Activation::identity && kind != Activation::leaky_relu;
+}
 
 // W_l [T, out, in] and b_l [T, out], contiguous. Stride 0: one tensor for all tasks. A null pointer: no such tensor
 // (no bias), or, where gradients are written, not asked for.
