@@ -34,7 +34,8 @@ def compiled(sources: Iterable[Path], architectures: Iterable[str] = toolchain.A
 
     def compile_one(pair):
         source, arch = pair
-        flags = *toolchain.NVCC_FLAGS.split(), f"-I{ROOT / 'csrc'}", f"-arch=sm_{arch}", "-cubin"
+        strict = "-Werror", "all-warnings"  # such as a host function that the device calls
+        flags = *toolchain.NVCC_FLAGS.split(), f"-I{ROOT / 'csrc'}", f"-arch=sm_{arch}", "-cubin", *strict
         command = [toolchain.find_nvcc(), *flags, source]
         return emulation.made(command, [source, *headers], f".{arch}.cubin"), arch
 
