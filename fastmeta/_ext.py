@@ -22,7 +22,7 @@ openmp = _C.init_parallel(os.path.dirname(torch.__file__))
 
 def _too_deep(params: Sequence[Any], *args: Any) -> str | None:
     """The limits of the mlp kernels: their arrays have a fixed number of layers; residual blocks are the CPU's."""
-    if params[0].is_cuda and any(isinstance(x, str) and x.endswith(RESIDUAL_NORM) for x in args):
+    if any(isinstance(x, str) and x.endswith(RESIDUAL_NORM) for x in args) and params[0].is_cuda:
         return "takes no residual_norm on CUDA"
     layers = len(params) // 2
     return None if layers <= _C.max_layers else f"takes at most {_C.max_layers} layers, got {layers}"
