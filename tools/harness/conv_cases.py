@@ -93,12 +93,13 @@ def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, l
 
 
 @st.composite
-def problems(draw):
-    """What the native kernels take."""
+def problems(draw, any_side=True):
+    """What the native kernels take on a CPU, or on CUDA too: kernels 3 x 3."""
     torch.manual_seed(draw(st.integers(0, 2**31)))
     channels = draw(st.integers(1, 20))
     norms = ["batch", None, *(g for g in (1, 2, 3) if channels % g == 0)]
-    kernels = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=3))
+    sides = st.integers(1, 5) if any_side else st.none()
+    kernels = draw(st.lists(st.tuples(st.integers(0, 2), sides), min_size=1, max_size=3))
     blocks = tuple(
         ConvBlock(
             draw(st.integers(1, 3)),
@@ -107,9 +108,9 @@ def problems(draw):
             0.1,  # few numbers may have a variance near 0
             draw(st.booleans()),
             draw(st.integers(1, 2)),
-            kernel=padding + kernel,
+            kernel=3 if more is None else padding + more,
         )
-        for padding, kernel in kernels
+        for padding, more in kernels
     )
     n = draw(st.integers(2 if any(block.norm == "batch" for block in blocks) else 0, 5))
     sizes = [size for size in range(3, 40) if _fits(blocks, size)]

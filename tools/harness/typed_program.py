@@ -175,7 +175,7 @@ first, others = assert_type(image_folder("flowers", 84).split(80), tuple[ImageFo
 assert_type(sample_episodes(first.images, 4, 5, 1, 15, counts=others.counts), Episodes)
 
 # What is wrong is an error.
-fastmeta.proto_loss(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1), metric="cosin")  # type: ignore[arg-type]
+fastmeta.proto_loss(torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1), metric="cosin")  # type: ignore[call-overload]
 fastmeta.MAML(nn.Linear(1, 1), loss="mae")  # type: ignore[arg-type]
 fastmeta.backend("cuda")  # type: ignore[arg-type]
 train(fastmeta.MAML(nn.Linear(1, 1)), [waves(4, TaskGenerator(0, 0, 4))], "auto")  # type: ignore[arg-type]
