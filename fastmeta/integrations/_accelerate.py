@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import threading
@@ -69,15 +70,18 @@ def _known(peer: ModuleType) -> str:
     name = peer.__name__
     if name not in SUPPORTED:
         raise ValueError(f"accelerate: peer must be one of {', '.join(SUPPORTED)}, got {name}")
-    version = getattr(peer, "__version__", None)
-    if version is None:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            version = "no version"
+    version = getattr(peer, "__version__", None) or _installed(name)
     if version not in SUPPORTED[name]:
         raise ValueError(f"accelerate: {name} must be of version {' or '.join(SUPPORTED[name])}, got {version}")
     return name
+
+
+@functools.cache  # it reads files
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "no version"
 
 
 def _put_in(exchanges: Sequence[Exchange]) -> list[Original]:

@@ -101,6 +101,7 @@ def test_unknown_libraries_and_versions(monkeypatch):
         raise _accelerate.importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(_accelerate.importlib.metadata, "version", not_installed)
+    monkeypatch.setattr(_accelerate, "_installed", _accelerate._installed.__wrapped__)  # without what it remembers
     with (
         pytest.raises(ValueError, match=r"accelerate: higher must be of version 0\.2\.1, got no version"),
         accelerate(ModuleType("higher")),
