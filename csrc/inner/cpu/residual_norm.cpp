@@ -27,9 +27,7 @@ void ResidualNorm<R>::backward(const R* d, const R* gamma, int64_t n, R* dz, R* 
     for (int64_t j = 0; dgamma && j < width; j++) dgamma[j] += d[j] * row[j];
     for (int64_t j = 0; dbeta && j < width; j++) dbeta[j] += d[j];
     for (int64_t j = 0; j < width; j++) dz[j] = gamma[j] * d[j];
-    const R middle = mean(dz), along = mean(dz, row);
-    for (int64_t j = 0; j < width; j++) dz[j] = r[i] * (dz[j] - middle - row[j] * along);
-    pad(dz);
+    through(i, dz);
   }
 }
 
@@ -38,11 +36,9 @@ void ResidualNorm<R>::tangents(const R* gamma, const R* rgamma, const R* rbeta, 
   for (int64_t i = 0; i < n; i++, routputs += ld) {
     const R* row = xhat + i * ld;
     R* tangent = rxhat + i * ld;
-    const R middle = mean(tangent), along = mean(tangent, row);
-    rr[i] = -r[i] * along;
-    for (int64_t j = 0; j < width; j++) tangent[j] = r[i] * (tangent[j] - middle - row[j] * along);
+    rr[i] = -r[i] * through(i, tangent);
     for (int64_t j = 0; j < width; j++) routputs[j] = gamma[j] * tangent[j] + rgamma[j] * row[j] + (rbeta ? rbeta[j] : R(0));
-    pad(tangent), pad(routputs);
+    pad(routputs);
   }
 }
 
@@ -55,9 +51,7 @@ void ResidualNorm<R>::adjoint_tangents(const R* rd, const R* d, const R* dz, con
     for (int64_t j = 0; rdbeta && j < width; j++) rdbeta[j] += rd[j];
     for (int64_t j = 0; j < width; j++) rdz[j] = gamma[j] * rd[j];
     if (!d) {
-      const R middle = mean(rdz), along = mean(rdz, row);
-      for (int64_t j = 0; j < width; j++) rdz[j] = r[i] * (rdz[j] - middle - row[j] * along);
-      pad(rdz);
+      through(i, rdz);
       continue;
     }
     R along = 0, moved = 0;  // sums of g * xhat, of g * rxhat

@@ -44,6 +44,14 @@ struct ResidualNorm {
     for (int64_t j = 0; j < width; j++) sum += x[j] * y[j];
     return sum / R(width);
   }
+  // x of row i becomes r (x - mean x - xhat mean(x * xhat)), whose last mean it gives; the Jacobian of xhat is symmetric.
+  R through(int64_t i, R* x) const {
+    const R* row = xhat + i * ld;
+    const R middle = mean(x), along = mean(x, row);
+    for (int64_t j = 0; j < width; j++) x[j] = r[i] * (x[j] - middle - row[j] * along);
+    pad(x);
+    return along;
+  }
   void pad(R* row) const {
     for (int64_t j = width; j < ld; j++) row[j] = 0;
   }
