@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..._torch import BUFFERS, HOOK_ENDINGS, AnyBatchNorm, AnyNorm, has_gradient_hooks
+from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS, AnyBatchNorm, AnyNorm, has_gradient_hooks
 from ...inner._conv import convolved_side
 from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
@@ -80,7 +80,7 @@ class Known:
         params = list(self.model.parameters())
         if not params or any(type(p) is not nn.Parameter or not p.requires_grad for p in params):
             raise Refused("a parameter is frozen or stands in for one")
-        if len(params) < sum(1 for _ in self.model.named_parameters(remove_duplicate=False)):
+        if len(params) < sum(p is not None for m in self.model.modules() for p in getattr(m, PARAMETERS).values()):
             raise Refused("modules share a parameter")
         first = params[0]
         if any(p.dtype not in DTYPES or p.dtype != first.dtype or not p.is_cpu for p in params):
@@ -140,6 +140,8 @@ class Known:
 
     def _check_pure(self, model: nn.Module) -> None:
         """Refused unless the general engine may run the model later: it draws no number and keeps nothing."""
+        if len([*model.parameters()]) < len([*model.named_parameters(remove_duplicate=False)]):
+            raise Refused("modules share a parameter")
         if sum(p.numel() for p in self.model.parameters()) > SMALL:
             raise Refused("no native op runs the model, and its steps take longer than what several tasks at once save")
         program = Program(model)
