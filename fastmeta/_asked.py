@@ -32,7 +32,7 @@ class Asked(threading.local):
         assert self.op is not None
         if layout.count(None) != len(layout):
             return self._answer_with_lists(flat, layout, static, args)
-        native, needs, order = kernel_with_gradients(self.op, len(flat), self.places)
+        native, needs, order = _with_gradients(self.op, len(flat), self.places)
         answer = (
             native(*flat, *static, needs, self.cotangents)
             if not self.out
@@ -69,7 +69,7 @@ class Asked(threading.local):
         self, flat: tuple[Any, ...], layout: Layout, static: tuple[Any, ...], args: tuple[Any, ...]
     ) -> tuple[Tensor, ...] | str:
         assert self.op is not None
-        native = kernel_with_gradients(self.op, 0, ())[0]
+        native = _with_gradients(self.op, 0, ())[0]
         needs = self._needs(flat, layout)
         answer = (
             native(*args, *static, needs, self.cotangents)
@@ -108,7 +108,7 @@ def _at(places: Places, layout: Layout) -> tuple[list[bool], list[tuple[int, int
 
 
 @functools.lru_cache(maxsize=CACHED)
-def kernel_with_gradients(
+def _with_gradients(
     name: str, count: int, places: Any
 ) -> tuple[Callable[..., Any], tuple[bool, ...], list[int] | None]:
     """The kernel that finds the gradients too, which of `count` arguments need one, and where among what it finds those at `places`

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import _dispatch
-from ._asked import asked, kernel_with_gradients
+from ._asked import asked
 from ._autograd import Flat, Op, is_autocast
 from ._compile import traced
 from ._dispatch import CACHED, LOW_PRECISION, choose, first_that_runs, forced, op_on, run
@@ -167,13 +167,15 @@ def natively_with_gradients(
     cores: tuple[Any, ...],
     needs: tuple[bool, ...],
     cotangents: tuple[Tensor, ...],
+    kernel: str = "value_and_grad",
 ) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
     """The outputs of op `name` on CPU tensors, one native kernel with a `<op>_value_and_grad`, and the gradients of sum(cotangents *
-    outputs) to the inputs that `needs` marks. None where `direct` has to decide."""
+    outputs) to the inputs that `needs` marks. None where `direct` has to decide. `kernel`: another such."""
     layout = tuple([len(a) if isinstance(a, list | tuple) else None for a in args])
     if not is_plain() or torch.is_autocast_enabled("cpu") or _native(name, layout, static, cores, forced()) is None:
         return None
-    answer = kernel_with_gradients(name, 0, ())[0](*args, *static, needs, cotangents)
+    native = getattr(_dispatch._module(name, "ext"), f"{name}_{kernel}")
+    answer = native(*args, *static, needs, cotangents)
     return None if isinstance(answer, str) else answer
 
 

@@ -62,6 +62,13 @@ struct ConvNet {
     return found;
   }
 
+  // Channels of all batch norms.
+  int64_t normed() const {
+    int64_t found = 0;
+    for (int l = 0; l < blocks; l++) found += block[l].norm == ConvNorm::batch ? block[l].out : 0;
+    return found;
+  }
+
   int64_t tasks;
   int blocks;
   ConvBlock block[kMaxConvs];

@@ -7,6 +7,7 @@ from .losses import adapted
 from .recorded import Outputs
 from .report import explain
 from .trace import NO_GRAD, Trace
+from .unsettled import Unsettled
 
 __all__ = [
     "NO_GRAD",
@@ -14,6 +15,7 @@ __all__ = [
     "Outputs",
     "RecordedModule",
     "Trace",
+    "Unsettled",
     "adapted",
     "are_parameters",
     "explain",
