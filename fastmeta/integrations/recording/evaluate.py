@@ -115,7 +115,8 @@ class Program(Inner):
             ones = _counts((1.0,) * len(self.losses), self.known.dtype)
             answer = self._noting(ones, [False] * (len(network.params) + of_rates + 4), with_outputs)
             if answer is not None:
-                return answer[0]
+                noted: tuple[Tensor, Tensor | None] = answer[0]
+                return noted
         if self.calls is not None and self.calls.log is not None:
             raise Declined("the running statistics come with the steps")
         if self.start.own and isinstance(self.network, ConvNet):  # its losses would go to the engine in the end

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._torch import BUFFERS
-from ...networks.batch_norm import has_running_statistics, track
+from ...networks.batch_norm import track
 from .evaluate import in_grad_mode
 from .unsettled import Unsettled
 
