@@ -207,7 +207,7 @@ void tangents_backward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, c
     NormArguments<R> c = norm_arguments(convs, pass, params, l, summed ? pass.n * windows_of(net.block[l]) : 0);
     add_tangents(c, convs, pass, direction, l);
     add_planes(c, pass, convs.tangents, net, l);
-    c.dz = pass.of.dz[l], c.out = convs.tangents.dz[l];
+    c.out = convs.tangents.dz[l];
     launch_norm(queue, net, norm_tangent_back_kernel<R>, c);
     if (l == lowest) continue;
     ConvProduct<R> p = tangent_to_images(convs, pass, params, direction, l);

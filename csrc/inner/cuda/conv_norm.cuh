@@ -40,12 +40,12 @@ struct NormShape {
   __device__ int windows() const { return height / pool * out_width(); }
 };
 
-// Arrays of all tasks: z, dz [T, images, channels, height, width]; x, d: of what the block hands on; statistics [T, sets, 2].
+// Arrays of all tasks: z [T, images, channels, height, width]; x, d: of what the block hands on; statistics [T, sets, 2].
 template <class R>
 struct NormArguments {
   NormShape shape;
   TaskTensor<const R> gamma, beta, vgamma, vbeta;
-  const R *z, *rz, *d, *rd, *dz;
+  const R *z, *rz, *d, *rd;
   R *statistics, *rstatistics;      // mean, s; mean(rz), along
   R* out;                           // x, rx, dz or rdz
   R* won;                           // forward: z or rz where windows were won, as x; null: not asked for

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_tangent_kernel(const __g
 
 template <class R>
 struct BackSums {
-  R eu = 0, re = 0, reu = 0, eru = 0;  // means
+  R e = 0, eu = 0, re = 0, reu = 0, eru = 0;  // means
 };
 
 // Of the sums of tiles, and those of the gradients: dgamma, dbeta.
@@ -63,7 +63,8 @@ __device__ __forceinline__ BackSums<R> sums_of_tiles(const Set<R>& set) {
   const R rdy = set.sum_of_tiles(0), rdyu = set.sum_of_tiles(1), dyru = set.sum_of_tiles(2);
   if (set.speaks()) c.of_beta[set.index] = rdy, c.of_gamma[set.index] = rdyu + dyru;
   const R dy = c.dbeta[set.index], dyu = c.dgamma[set.index], count = set.numbers();
-  return {gamma * dyu / count, (gamma * rdy + change * dy) / count, (gamma * rdyu + change * dyu) / count, gamma * dyru / count};
+  return {gamma * dy / count, gamma * dyu / count, (gamma * rdy + change * dy) / count, (gamma * rdyu + change * dyu) / count,
+          gamma * dyru / count};
 }
 
 // Of a set; and those of its planes, or of the channel, into their arrays.
@@ -85,7 +86,7 @@ __device__ __forceinline__ BackSums<R> sums_of_tangents(const Set<R>& set, const
       const R e = channel.gamma * dy, re = channel.gamma * rdy + change * dy;
       of_rdy += rdy;
       of_product += rdy * u + dy * ru;
-      of.eu += e * u, of.re += re, of.reu += re * u, of.eru += e * ru;
+      of.e += e, of.eu += e * u, of.re += re, of.reu += re * u, of.eru += e * ru;
     });
     all_rdy += of_rdy;
     all_product += of_product;
@@ -97,7 +98,7 @@ __device__ __forceinline__ BackSums<R> sums_of_tangents(const Set<R>& set, const
     all_rdy = block_sum(set.partial, all_rdy), all_product = block_sum(set.partial, all_product);
     if (set.speaks()) c.of_beta[set.index] = all_rdy, c.of_gamma[set.index] = all_product;
   }
-  return {set.mean(of.eu), set.mean(of.re), set.mean(of.reu), set.mean(of.eru)};
+  return {set.mean(of.e), set.mean(of.eu), set.mean(of.re), set.mean(of.reu), set.mean(of.eru)};
 }
 
 template <class R>
@@ -115,12 +116,13 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_tangent_back_kernel(cons
     const R change = vgamma ? vgamma[i] : R(0);
     R sum = 0;
     set.each_pixel(c.z + pixels, channel, [&](int at, int w) {
+      const R dy = w >= 0 ? c.d[first + w] : R(0);
       R rdz = w >= 0 ? channel.gamma * c.rd[first + w] : R(0);
-      if (w >= 0 && vgamma) rdz += change * c.d[first + w];
+      if (w >= 0 && vgamma) rdz += change * dy;
       if (c.shape.norm) {
-        const R z = c.z[pixels + at];
-        rdz = channel.s * (rdz - of.re - channel.u(z) * (of.reu + of.eru) - tangent.ru(channel, z, c.rz[pixels + at]) * of.eu);
-        rdz -= tangent.along * c.dz[pixels + at];
+        const R z = c.z[pixels + at], u = channel.u(z);
+        rdz = channel.s * (rdz - of.re - u * (of.reu + of.eru) - tangent.ru(channel, z, c.rz[pixels + at]) * of.eu);
+        rdz -= tangent.along * (channel.s * (channel.gamma * dy - of.e - u * of.eu));  // dz: four flops for a number from HBM
       }
       c.out[pixels + at] = rdz;
       sum += rdz;
