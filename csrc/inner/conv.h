@@ -74,7 +74,7 @@ struct ConvNet {
   ConvBlock block[kMaxConvs];
   int64_t outputs;
   Loss loss;
-  bool tf32 = false, tf32_linear = false;  // whether convolutions of float32, and the linear layer, may be in TF32: those of CUDA are
+  bool tf32 = false;  // whether convolutions of float32 may be in TF32: those of CUDA are
 };
 
 // Elements of a parameter tensor.
