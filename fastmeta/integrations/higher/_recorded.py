@@ -25,7 +25,7 @@ def recorded(
     if not right or refuses(model) or not isinstance(copies, bool) or not isinstance(tracked, bool):
         return None
     rates = rates_of(model, opt, override)
-    trace = None if rates is None else trace_of(model, rates, copies, tracked, statistics=True)
+    trace = None if rates is None else trace_of(model, rates, copies, tracked, buffers=True)
     if trace is None:
         return None
     kind: Any = type(model)

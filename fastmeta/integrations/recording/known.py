@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..._torch import BUFFERS, HOOK_ENDINGS, AnyNorm, has_gradient_hooks
+from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS, AnyBatchNorm, AnyNorm, has_gradient_hooks
 from ...inner._conv import convolved_side
 from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
@@ -32,6 +32,7 @@ PURE = (
 )  # fmt: skip
 NO_DATA = (False,) * 4  # no gradient to support and query
 DTYPES = (torch.float32, torch.float64)
+OF_NORM = ("training", "track_running_stats", "num_features", "eps", "momentum", "affine")
 LIKELY, PAST = 0.6, 1 << 6  # of the values, how many; the numbers of six bits
 
 
@@ -79,7 +80,7 @@ class Known:
         params = list(self.model.parameters())
         if not params or any(type(p) is not nn.Parameter or not p.requires_grad for p in params):
             raise Refused("a parameter is frozen or stands in for one")
-        if len(params) < sum(1 for _ in self.model.named_parameters(remove_duplicate=False)):
+        if len(params) < sum(p is not None for m in self.model.modules() for p in getattr(m, PARAMETERS).values()):
             raise Refused("modules share a parameter")
         first = params[0]
         if any(p.dtype not in DTYPES or p.dtype != first.dtype or not p.is_cpu for p in params):
@@ -102,6 +103,8 @@ class Known:
         self.alone = copy_of(bare, lambda p: p, lambda b: b)  # without the hooks that the model may get
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
+        if self.statistics:
+            self._look_at_norms()
         if isinstance(network, Mlp | ConvNet):
             of_params = [p is not None for p in network.params]
             leaves = [p for p in network.params if p is not None]
@@ -115,17 +118,30 @@ class Known:
             return self.model
         if not all(m.training and m.track_running_stats for m in norms):
             raise Refused("batch norm uses running statistics")
-        self.seen.reads += [
-            (vars(m).get, name, vars(m)[name]) for m in norms for name in ("training", "track_running_stats")
-        ]
-        theirs = [getattr(m, BUFFERS) for m in norms]  # which may be exchanged
+        self.seen.reads += [(vars(m).get, name, vars(m)[name]) for m in norms for name in OF_NORM]
+        theirs = [d for m in norms for d in (getattr(m, BUFFERS), vars(m))]  # buffers may be exchanged
         pairs = [*zip(self.seen.filled, self.seen.contents, strict=True)]
         pairs = [(d, was) for d, was in pairs if all(d is not held for held in theirs)]
         self.seen.filled, self.seen.contents = [d for d, _ in pairs], [was for _, was in pairs]
         return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
 
+    def _look_at_norms(self) -> None:
+        """`norms`: all batch norms as they run, one after the other; `norms_alone`: the same of `alone`."""
+        layers = [step.layer for step in Program(self.model).steps]
+        self.norms: list[Any] = [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
+        others = dict(zip(self.model.modules(), self.alone.modules(), strict=True))
+        self.norms_alone = [others[m] for m in self.norms]
+        buffers = [b for m in self.norms for b in getattr(m, BUFFERS).values() if b is not None]
+        plain = all(type(b) is Tensor and b.is_cpu and not b.requires_grad and not b.is_inference() for b in buffers)
+        of_dtype = all(b.dtype is self.dtype for b in buffers if b.is_floating_point())
+        once = len({*map(id, self.norms)}) == len(self.norms) and len({*map(id, buffers)}) == len(buffers)
+        if not (plain and of_dtype and once):
+            raise Refused("running statistics are not of the parameters' dtype, on a CPU, of one norm each")
+
     def _check_pure(self, model: nn.Module) -> None:
         """Refused unless the general engine may run the model later: it draws no number and keeps nothing."""
+        if len([*model.parameters()]) < len([*model.named_parameters(remove_duplicate=False)]):
+            raise Refused("modules share a parameter")
         if sum(p.numel() for p in self.model.parameters()) > SMALL:
             raise Refused("no native op runs the model, and its steps take longer than what several tasks at once save")
         program = Program(model)

@@ -127,7 +127,7 @@ class Outputs(Recorded):
         self.origin, self.k, self.x = trace, len(trace.steps), trace.kept(x)
         self.shape, self.dtype = shape, x.dtype
         if trace.calls is not None:
-            trace.calls.append((self.k, self.x))
+            trace.calls.add(trace, self.k, self.x)
         return self
 
     def _compute(self) -> Tensor:
