@@ -96,9 +96,10 @@ def dlogits_block(
         if classes is None:
             own = tl.where(at_target, 1.0, 0.0)
         else:
-            own = tl.where(at_target, tl.exp((own_least[:, None] - seen) * rate - log_own[:, None]), 0.0)
+            log_share = (own_least[:, None] - seen) * rate - log_own[:, None]
+            own = tl.exp(tl.where(at_target, log_share, -INFINITY))
         if SMOOTHING != 0:
-            own = smoothed_target(own, n, N, out, SMOOTHING)
+            own = smoothed_target(own, n, N, out, dtype, SMOOTHING)
         dlogits = weight[:, None] * (p - own)
         whole = dlogits
         if target_distance is not None:  # of whose gradient see `target_gradients`

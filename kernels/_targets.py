@@ -63,8 +63,8 @@ def smoothed_loss(loss, farther, N, out, rate, log_total, MARGIN: tl.constexpr, 
 
 
 @triton.jit
-def smoothed_target(own, n, N, out, SMOOTHING: tl.constexpr):
+def smoothed_target(own, n, N, out, dtype: tl.constexpr, SMOOTHING: tl.constexpr):
     """What a query wants of each prototype, [Q, N]: (1 - s) of its target's share, and s in equal shares of all."""
-    of_all = divide(tl.full(out.shape, SMOOTHING, own.dtype), number_that_count(N, out, own.dtype))
-    own *= tl.full((1, 1), 1 - SMOOTHING, own.dtype)
+    of_all = divide(tl.full(out.shape, SMOOTHING, dtype), number_that_count(N, out, dtype))
+    own = own.to(dtype) * tl.full((1, 1), 1 - SMOOTHING, dtype)
     return own + tl.where(that_count(n, N, out), of_all[:, None], 0.0)

@@ -218,6 +218,8 @@ def test_a_write_past_the_module_is_an_error():
     held = model[1].running_mean
     loss = next(losses(MAML(model, 0.1), images=True))
     held.zero_()
-    with pytest.raises(RuntimeError, match=r"^MAML: running statistics .* must be written by their module alone .* got "):
+    with pytest.raises(
+        RuntimeError, match=r"^MAML: running statistics .* must be written by their module alone .* got "
+    ):
         loss.backward()
     assert sum(alone(MAML(model, 0.1), images=True)) and TASKS
