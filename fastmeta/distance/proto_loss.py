@@ -98,7 +98,7 @@ def proto_loss(
     margin that is not finite, label_smoothing out of [0, 1], a target of whose class no prototype counts. On CUDA targets are not looked
     at, because that would wait for the device: there a target that is out of range or excluded makes its loss NaN.
 
-    Kernels: native CPU; Triton (CUDA), without bias, classes and label_smoothing, with which the reference runs there.
+    Kernels: native CPU; Triton (CUDA).
 
     Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1; margin: Wang et al. 2018,
     arXiv:1801.09414.
