@@ -21,7 +21,7 @@ def formula(q, c, t, bias, given, *, targets, classes, exclude, margin, metric, 
         "sqeuclidean": lambda: square,
         "cosine": lambda: 1 - F.cosine_similarity(q.unsqueeze(-2), c.unsqueeze(-3), dim=-1),
     }[metric]()
-    same = place == targets.unsqueeze(-1) if classes is None else classes == targets.unsqueeze(-1)
+    same = place == targets.unsqueeze(-1) if classes is None else classes.unsqueeze(-2) == targets.unsqueeze(-1)
     apart = apart if given is None else torch.where(same, given.unsqueeze(-1), apart)
     logits = -apart / t + (0 if bias is None else bias.unsqueeze(-2))
     out = (
@@ -40,7 +40,7 @@ def formula(q, c, t, bias, given, *, targets, classes, exclude, margin, metric, 
 
 def drawn(kind, metric, Q=19, N=7, D=5):
     """Arguments of proto_loss and the differentiable tensors: query, prototypes, temperature, bias, given."""
-    classes = torch.arange(N) % 3 if kind == "classes" else None
+    classes = torch.stack([torch.arange(N), torch.arange(N).flip(0)]) % 3 if kind == "classes" else None
     targets = torch.randint(0, 3 if kind == "classes" else N, (2, Q))
     exclude = torch.randint(0, N, (2, Q))
     if kind == "classes":  # some exclude one of their own class, which has another
