@@ -10,7 +10,21 @@ from torch import nn
 from fastmeta.integrations.learn2learn.algorithms import MAML, MetaSGD
 from fastmeta.integrations.recording import report
 from harness.recorded import (
-    TASKS, WAYS, Lines, adapted, alone, both, by_grad, conv, losses, stacked, summed, task, trained, weighted, with_accuracy,
+    TASKS,
+    WAYS,
+    Lines,
+    adapted,
+    alone,
+    both,
+    by_grad,
+    conv,
+    losses,
+    stacked,
+    summed,
+    task,
+    trained,
+    weighted,
+    with_accuracy,
 )  # fmt: skip
 
 
@@ -144,7 +158,7 @@ def many_forwards(learner):
 
 def other_graphs(learner):
     """Ways back through the model itself and through a clone that computes at once, which have kept the buffers."""
-    x, y, query_x, query_y = task(images=True)
+    x, y, *_ = task(images=True)
     loss = F.cross_entropy(learner(x), y)
     clone = learner.clone()
     found = [p.sum() for p in clone.parameters()]
@@ -218,6 +232,8 @@ def test_a_write_past_the_module_is_an_error():
     held = model[1].running_mean
     loss = next(losses(MAML(model, 0.1), images=True))
     held.zero_()
-    with pytest.raises(RuntimeError, match=r"^MAML: running statistics .* must be written by their module alone .* got "):
+    with pytest.raises(
+        RuntimeError, match=r"^MAML: running statistics .* must be written by their module alone .* got "
+    ):
         loss.backward()
     assert sum(alone(MAML(model, 0.1), images=True)) and TASKS

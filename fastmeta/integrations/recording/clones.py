@@ -68,9 +68,7 @@ class Recorder:
         return type(None), ()  # a copy of the model has none
 
 
-def trace_of(
-    model: Any, rates: Any, copies: bool = False, tracked: bool = True, buffers: bool = False
-) -> Trace | None:
+def trace_of(model: Any, rates: Any, copies: bool = False, tracked: bool = True, buffers: bool = False) -> Trace | None:
     """Of a clone of `model`; None: it computes at once. `copies`: it starts from leaves of its own. `tracked`: gradients go through its
     steps. `buffers`: it has its own."""
     if not report.ON or not isinstance(model, nn.Module) or not is_plain():

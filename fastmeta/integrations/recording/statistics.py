@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..._torch import BUFFERS
-from ...networks.batch_norm import has_running_statistics, track
+from ..._torch import BUFFERS, AnyBatchNorm
+from ...networks.batch_norm import track
+from ...networks.program import Program
 from .evaluate import in_grad_mode
 from .unsettled import Unsettled
 
@@ -137,6 +138,22 @@ class Log:
         for held in self.held:
             held.leave()
         self.held, self.size = [], 0
+
+
+def norms_of(model: nn.Module, alone: nn.Module) -> tuple[list[Any], list[nn.Module]]:
+    """All batch norms of `model` as they run, one after the other; the same of `alone`, a copy."""
+    layers = [step.layer for step in Program(model).steps]
+    norms: list[Any] = [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
+    others = dict(zip(model.modules(), alone.modules(), strict=True))
+    return norms, [others[norm] for norm in norms]
+
+
+def may_track(norms: Sequence[nn.Module], dtype: torch.dtype) -> bool:
+    """Whether the buffers are what `track_all` takes."""
+    buffers = [b for norm in norms for b in getattr(norm, BUFFERS).values() if b is not None]
+    plain = all(type(b) is Tensor and b.is_cpu and not b.requires_grad and not b.is_inference() for b in buffers)
+    of_dtype = all(b.dtype is dtype for b in buffers if b.is_floating_point())
+    return plain and of_dtype and len({*map(id, norms)}) == len(norms) and len({*map(id, buffers)}) == len(buffers)
 
 
 def buffers_of(norm: nn.Module) -> dict[str, Any]:
