@@ -1,16 +1,6 @@
 #include "inner/conv_call.h"
 
 namespace fastmeta {
-namespace {
-
-bool is_mean(Handle pool) {
-  if (!py::isinstance<py::str>(pool)) return false;
-  if (pool.cast<std::string>() != "mean") throw py::value_error("blocks must have a number or 'mean' for a pool");
-  return true;
-}
-
-}  // namespace
-
 ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle blocks, Str loss_, const Shape& lead_)
     : NetworkCall(op_, inputs_, 3, loss_, lead_), shape{} {
   const auto specs = read_list(op, "blocks", blocks);
@@ -62,7 +52,7 @@ void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image)
     b.in = source.in, b.height = source.height, b.width = source.width;
   }
   if (shape.by_mean) throw py::value_error(std::string(op) + ": blocks must have a pool that is a number but in the last one");
-  shape.by_mean = is_mean(fields[5]);
+  shape.by_mean = !is_number(fields[5]);  // "mean"
   b.stride = fields[0].cast<int64_t>(), b.padding = fields[1].cast<int64_t>();
   b.norm = by_groups ? ConvNorm::group : fields[2].is_none() ? ConvNorm::none : ConvNorm::batch;
   b.groups = by_groups ? fields[2].cast<int64_t>() : b.out;
