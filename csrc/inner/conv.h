@@ -79,7 +79,7 @@ struct ConvNet {
   int64_t outputs;
   bool by_mean = false;  // on a CPU
   Loss loss;
-  bool tf32 = false, tf32_linear = false;  // whether convolutions of float32, and the linear layer, may be in TF32: those of CUDA are
+  bool tf32 = false;  // whether convolutions of float32 may be in TF32: those of CUDA are
 };
 
 // Elements of a parameter tensor.

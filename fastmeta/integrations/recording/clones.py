@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..._torch import is_plain
+from ..._torch import PARAMETERS, is_plain
 from . import report
 from .known import Known, Start
 from .losses import adapted
@@ -97,6 +97,14 @@ def refuses(model: Any) -> bool:
     recorder.skips -= 1
     report.note("plain", *recorder.refused)
     return True
+
+
+def are_parameters(model: nn.Module) -> bool:
+    """Whether no parameter of the model is the result of a step. Of a model that was looked at: none of those seen then."""
+    recorder = model.__dict__.get(KEPT)
+    known = None if recorder is None else recorder.known
+    held = [getattr(part, PARAMETERS) for part in model.modules()] if known is None else known.seen.slots
+    return all(type(p) is nn.Parameter or p is None for of_part in held for p in of_part.values())
 
 
 def same_rates(a: Any, b: Any) -> bool:

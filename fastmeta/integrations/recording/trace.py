@@ -63,7 +63,10 @@ class Trace:
         for known, at, copy, where in self.inputs:
             if where == place and at == version and (known is x or _same_view(known, x)):
                 return copy
-        with torch.enable_grad() if x.requires_grad else nullcontext():  # in any mode: it may serve in another
+        if x.requires_grad:
+            with torch.enable_grad():  # in any mode: it may serve in another
+                copy = x.clone()
+        else:
             copy = x.clone()
         self.inputs.append((x, version, copy, place))
         return copy

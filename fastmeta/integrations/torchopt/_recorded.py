@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..._torch import BUFFERS, COMPILED_CALL, PARAMETERS
 from .._steps import Container
-from ..recording import NO_GRAD, Outputs, Trace, Unsettled, adapted, gives_up, refuses, trace_of
+from ..recording import NO_GRAD, Outputs, Trace, Unsettled, adapted, are_parameters, gives_up, refuses, trace_of
 
 
 class Listener:
@@ -45,8 +45,7 @@ class Listener:
         return module._call_impl(*args, **kwargs)
 
     def _started(self, module: nn.Module) -> Trace | None:
-        parameters = [p for part in module.modules() for p in getattr(part, PARAMETERS).values()]
-        if any(type(p) is not nn.Parameter and p is not None for p in parameters):  # they are results of steps
+        if not are_parameters(module):
             return None
         own = module.__dict__
         own[COMPILED_CALL] = None
