@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastmeta.integrations.learn2learn import nn as l2l_nn
 from fastmeta.integrations.learn2learn.algorithms import MAML, MetaSGD
 from fastmeta.integrations.recording import report
 from harness.recorded import (
@@ -215,6 +216,37 @@ def test_rows(monkeypatch):
         return trained(MAML(model, 0.1), lambda learner: alone(learner, steps=0) + alone(learner)) + state(model)
 
     assert {*both(monkeypatch, program)} == {"alone"}
+
+
+class OfLibrary(nn.Module):
+    """As learn2learn's OmniglotCNN."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        layers = [nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(1, 5, 3, stride=2, padding=1)]
+        block = nn.Sequential(layers[2], *layers[:2])
+        block[1].weight.data.uniform_()
+        self.base = nn.Sequential(block, nn.Conv2d(5, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.features = nn.Sequential(
+            l2l_nn.Lambda(lambda x: x.view(-1, 1, 6, 6)), self.base, l2l_nn.Lambda(lambda x: x.mean(dim=[2, 3])), l2l_nn.Flatten(),
+        )  # fmt: skip
+        self.classifier = nn.Linear(4, WAYS)
+        self.double()
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+@pytest.mark.parametrize(("way", "expected"), [(with_accuracy, "alone"), (weighted, "replayed")])
+def test_the_mean_over_pixels(monkeypatch, way, expected):
+    """Of a model whose layers have two names."""
+
+    def program():
+        model = OfLibrary()
+        return trained(MAML(model, 0.1), lambda learner: way(learner, images=True)) + state(model)
+
+    assert {*both(monkeypatch, program)} == {expected}
 
 
 def test_nothing_waits_after_a_way_back():

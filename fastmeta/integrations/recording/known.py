@@ -105,7 +105,10 @@ class Known:
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
         if self.statistics:
-            self.norms, self.norms_alone = norms_of(self.model, self.alone)
+            self.norms = norms_of(self.model)
+            parts = [*self.model.modules()]
+            self.places_of_norms = [parts.index(norm) for norm in self.norms]
+            self.norms_alone = [[*self.alone.modules()][i] for i in self.places_of_norms]
             if not may_track(self.norms, self.dtype):
                 raise Refused("running statistics are not of the parameters' dtype, on a CPU, of one norm each")
         if isinstance(network, Mlp | ConvNet):

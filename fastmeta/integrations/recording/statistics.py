@@ -34,14 +34,23 @@ class Calls:
 
     def __init__(self, log: Log | None) -> None:
         """`log`: of the model whose buffers the clone shares; None: it has its own, and keeps `made` for them."""
-        self.log, self.made = log, list[tuple[int, Tensor]]()
+        self.log, self.made = log, list[tuple[int, Tensor, list[float | None]]]()
         self.found: dict[tuple[int, int], Tensor] = {}
 
     def add(self, trace: Any, k: int, x: Tensor) -> None:
+        momenta = [m.momentum for m in trace.start.known.norms]
         if self.log is None:
-            self.made.append((k, x))
+            self.made.append((k, x, momenta))
         else:
-            self.log.add(Call(trace, k, x, [m.momentum for m in trace.start.known.norms]))
+            self.log.add(Call(trace, k, x, momenta))
+
+    def leave(self, trace: Any, norms: Sequence[nn.Module]) -> None:
+        """What all calls `made` leave in the buffers of these batch norms."""
+        for k, x, momenta in self.made:
+            if (k, id(x)) not in self.found:
+                with in_grad_mode():
+                    trace.outputs(k, x)
+            track_all(norms, momenta, self.found[k, id(x)])
 
     def note(self, k: int, x: Tensor, found: Tensor) -> None:
         self.found[k, id(x)] = found
@@ -140,12 +149,10 @@ class Log:
         self.held, self.size = [], 0
 
 
-def norms_of(model: nn.Module, alone: nn.Module) -> tuple[list[Any], list[nn.Module]]:
-    """All batch norms of `model` as they run, one after the other; the same of `alone`, a copy."""
+def norms_of(model: nn.Module) -> list[Any]:
+    """All its batch norms as they run, one after the other."""
     layers = [step.layer for step in Program(model).steps]
-    norms: list[Any] = [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
-    others = dict(zip(model.modules(), alone.modules(), strict=True))
-    return norms, [others[norm] for norm in norms]
+    return [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
 
 
 def may_track(norms: Sequence[nn.Module], dtype: torch.dtype) -> bool:
