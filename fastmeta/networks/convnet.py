@@ -223,7 +223,7 @@ def convnet_parts(layers: Sequence[Any]) -> Parts | None:
         if params[-4] is None:
             return None
         channels = params[-4].shape[0]
-    by_mean = bool(blocks) and bool(modules) and type(modules[0]) is Pixels
+    by_mean = bool(blocks) and len(modules) > 1 and is_mean(*modules[:2])
     if by_mean:
         if blocks[-1].pool != 1:
             return None
@@ -252,6 +252,13 @@ def convnet_parts(layers: Sequence[Any]) -> Parts | None:
     if any(p is None for p in params[::4]):
         return None
     return params, tuple(map(tuple, blocks)), lines, flattens, width, images
+
+
+def is_mean(layer: nn.Module, after: nn.Module) -> bool:
+    """Whether it makes the mean of each channel over all pixels, for `after`."""
+    if type(layer) is nn.AdaptiveAvgPool2d:
+        return layer.output_size in (1, (1, 1)) and type(after) is not nn.Linear
+    return type(layer) is Pixels
 
 
 def flattens_to(layer: nn.Module, before: nn.Linear) -> bool:

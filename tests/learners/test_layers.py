@@ -232,6 +232,11 @@ class OfPixels(nn.Module):
         (OfPixels, "conv"),
         (lambda: OfPixels((-1, -2)), "conv"),
         (lambda: OfPixels(pool=2), None),
+        (
+            lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(4, 3)),
+            "conv",
+        ),
+        (lambda: nn.Sequential(nn.Conv2d(1, 4, 2), nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(8, 3)), None),
         (lambda: OfPixels(more=2), None),
         (Dense, "mlp"),
         (Sines, "mlp"),
