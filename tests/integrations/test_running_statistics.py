@@ -200,8 +200,8 @@ def wrong_labels(learner):
 
 ORDINARY = (summed, stacked, by_grad, weighted, alone, with_accuracy)
 FAULTS = (
-    read_between, two_clones, frozen_norm, other_modes, copies, asked_clones, beside_a_plain_clone, changed_norms, many_forwards, other_graphs,
-    wrong_labels,
+    read_between, two_clones, frozen_norm, other_modes, copies, asked_clones, beside_a_plain_clone, changed_norms, many_forwards,
+    other_graphs, wrong_labels,
 )  # fmt: skip
 
 
