@@ -2,9 +2,9 @@
 
 Ours: products in tiles of TILE columns and TILE rows, or LOW where half of the last would be empty; pixels of an image in slices of 16 for
 gradients to kernels. Each factor and result crosses HBM once a launch, and what a product's epilogue reads for the sums of a norm. So a
-norm's kernel reads, forward, where windows were won, and back z once, or in the last block, whose sums no product leaves, twice. Theirs: each product unpadded, and one kernel for
-the elementwise work that follows it, which moves its result twice; for a norm one more, which reads it once. Their products are those of
-reverse mode, of the inner steps three times: once, and once more for either factor.
+norm's kernel reads, forward, where windows were won, and back z once, or in the last block, whose sums no product leaves, twice. Theirs:
+each product unpadded, and one kernel for the elementwise work that follows it, which moves its result twice; for a norm one more, which
+reads it once. Their products are those of reverse mode, of the inner steps three times: once, and once more for either factor.
 """
 
 import math
