@@ -144,7 +144,9 @@ def _proto_loss_fwd_kernel(
 
 def proto_loss_limit(*args: Any) -> str | None:
     """What the kernels leave to the reference."""
-    bias, classes, smoothing = args[6], args[7], args[-2]
+    targets, bias, classes, smoothing = args[2], args[6], args[7], args[-2]
+    if targets.is_floating_point():
+        return "takes no targets of floating point"
     is_plain = bias is None and classes is None and not smoothing
     return None if is_plain else "takes no bias, classes and label_smoothing"
 
