@@ -1,4 +1,6 @@
-// Means that a convolutional network takes (conv_network.h): of batches, which batch norm notes, and of pixels, for the linear layer.
+// See conv_means.h.
+#include "inner/cpu/conv_means.h"
+
 #include "inner/cpu/conv_network.h"
 
 namespace fastmeta::FASTMETA_ISA {
@@ -19,8 +21,7 @@ void ConvNetwork<R>::store_statistics(const R* theta, const ConvPass<R>& pass, R
 }
 
 template <class R>
-void ConvNetwork<R>::to_features(int64_t n, const R* x, R* features) const {
-  if (!dfeatures) return;
+void mean_of_pixels(const ConvLayout<R>& layout, int64_t n, const R* x, R* features) {
   const int64_t F = layout.features, pixels = layout.net.pixels();
   for (int64_t i = 0; i < n; i++)
     for (int64_t c = 0; c < F; c++) {
@@ -31,8 +32,7 @@ void ConvNetwork<R>::to_features(int64_t n, const R* x, R* features) const {
 }
 
 template <class R>
-void ConvNetwork<R>::from_features(int64_t n, R* d) const {
-  if (!dfeatures) return;
+void mean_of_pixels_back(const ConvLayout<R>& layout, int64_t n, const R* dfeatures, R* d) {
   const int64_t F = layout.features, pixels = layout.net.pixels();
   for (int64_t i = 0; i < n; i++)
     for (int64_t p = 0; p < pixels; p++)
@@ -41,8 +41,8 @@ void ConvNetwork<R>::from_features(int64_t n, R* d) const {
 
 #define INSTANTIATE(R)                                                                    \
   template void ConvNetwork<R>::store_statistics(const R*, const ConvPass<R>&, R*) const; \
-  template void ConvNetwork<R>::to_features(int64_t, const R*, R*) const;                 \
-  template void ConvNetwork<R>::from_features(int64_t, R*) const;
+  template void mean_of_pixels(const ConvLayout<R>&, int64_t, const R*, R*);              \
+  template void mean_of_pixels_back(const ConvLayout<R>&, int64_t, const R*, R*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

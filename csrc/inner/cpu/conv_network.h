@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "inner/cpu/conv_layout.h"
+#include "inner/cpu/conv_means.h"
 #include "inner/cpu/convolve.h"
 #include "inner/cpu/norm_relu_pool_tangents.h"
 #include "inner/cpu/outputs.h"
@@ -114,9 +115,13 @@ struct ConvNetwork {
     return {layout.net.loss, pass.n, layout.net.outputs, layout.outputs, pass.scale, pass.probability};
   }
   // What the last block leaves -> the features, its own memory where they are the same; gradients to the features -> to what it leaves.
-  void to_features(int64_t n, const R* x, R* features) const;
+  void to_features(int64_t n, const R* x, R* features) const {
+    if (dfeatures) mean_of_pixels(layout, n, x, features);
+  }
   R* features_of(R* d) const { return dfeatures ? dfeatures : d; }
-  void from_features(int64_t n, R* d) const;
+  void from_features(int64_t n, R* d) const {
+    if (dfeatures) mean_of_pixels_back(layout, n, dfeatures, d);
+  }
   void reverse(const R* theta, const ConvPass<R>& pass, const R* doutputs, R* grad, R* dx) const;
   void tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y) const;
   void block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const;
