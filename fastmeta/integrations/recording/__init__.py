@@ -4,6 +4,7 @@ from . import functions as _functions  # noqa: F401  (which fills the table of w
 from .clones import Later, RecordedModule, gives_up, refuses, took, trace_of
 from .heads import recorded_scores
 from .losses import adapted
+from .method import Method, Stepper, method_of
 from .recorded import Outputs
 from .report import explain
 from .trace import NO_GRAD, Trace
@@ -11,12 +12,15 @@ from .trace import NO_GRAD, Trace
 __all__ = [
     "NO_GRAD",
     "Later",
+    "Method",
     "Outputs",
     "RecordedModule",
+    "Stepper",
     "Trace",
     "adapted",
     "explain",
     "gives_up",
+    "method_of",
     "recorded_scores",
     "refuses",
     "took",

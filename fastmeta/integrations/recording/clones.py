@@ -12,6 +12,7 @@ from ..._torch import is_plain
 from . import report
 from .known import Known, Start
 from .losses import adapted
+from .method import Method, Stepper
 from .recorded import Outputs
 from .trace import NO_GRAD, Trace, refer
 
@@ -30,7 +31,7 @@ class Recorder:
     patience = SKIPS  # how many after the next refusal; twice as many each time
     looks = uses = 0  # how often the model was looked at, and how often what was seen then served
 
-    def start(self, model: nn.Module, rates: Any, copies: bool) -> Start | None:
+    def start(self, model: nn.Module, rates: Any, copies: bool, method: Method | None) -> Start | None:
         if self.skips:
             self.skips -= 1
             report.note("plain", *self.refused)
@@ -47,11 +48,14 @@ class Recorder:
         if known.why or (known.missed > MISSES and known.missed > 4 * known.used):
             self._refuse(known, known.why or "its outputs go to operations that are not recorded")
             return None
+        if method is not None and not known.native:
+            report.note("plain", known.name, "only native ops take steps with momentum or decay, or of Adam")
+            return None
         if copies:
-            return Start(known, rates, [p.detach().clone().requires_grad_() for p in known.params])
+            return Start(known, rates, [p.detach().clone().requires_grad_() for p in known.params], method)
         start = self.latest
-        if start is None or not same_rates(start.rates, rates) or not start.same():
-            self.latest = start = Start(known, rates)
+        if start is None or start.method != method or not same_rates(start.rates, rates) or not start.same():
+            self.latest = start = Start(known, rates, None, method)
         return start
 
     def _refuse(self, known: Known, why: str) -> None:
@@ -64,10 +68,12 @@ class Recorder:
 
 
 def trace_of(
-    model: Any, rates: Any, copies: bool = False, tracked: bool = True, statistics: bool = False
-) -> Trace | None:
+    model: Any, rates: Any, copies: bool = False, tracked: bool = True, statistics: bool = False,
+    method: Method | None = None, stepper: Stepper | None = None,
+) -> Trace | None:  # fmt: skip
     """Of a clone of `model`; None: it computes at once. `copies`: it starts from leaves of its own. `tracked`: gradients go through its
-    steps. `statistics`: it can keep those of batch norm until somebody looks."""
+    steps. `statistics`: it can keep those of batch norm until somebody looks. `method`: of its steps, and `stepper` takes them
+    operation by operation."""
     if not report.ON or not isinstance(model, nn.Module) or not is_plain():
         return None
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
@@ -76,10 +82,10 @@ def trace_of(
     recorder = own.get(KEPT)
     if recorder is None:
         recorder = own[KEPT] = Recorder()
-    start = recorder.start(model, rates, copies)
+    start = recorder.start(model, rates, copies, method)
     if start is None:
         return None
-    trace = Trace(start, tracked)
+    trace = Trace(start, tracked, stepper)
     if start.known.statistics:
         if not statistics:
             report.note("plain", start.known.name, "clones share the running statistics of batch norm with the model")

@@ -22,6 +22,7 @@ from ...networks.recognise import look
 from ...networks.users_model import Seen, Task
 from ...types import ConvBlock
 from .._steps import SMALL, copy_of
+from .method import Method
 
 LOSS_OF = {"nll_loss": "cross_entropy"}  # of what comes before log_softmax
 # Layers that compute the same from the same, and nothing else; batch norm on the statistics of the batch. (Convolutions of several
@@ -231,11 +232,11 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
 class Start:
     """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
 
-    __slots__ = ("copies", "known", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
+    __slots__ = ("copies", "known", "method", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
 
-    def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None) -> None:
-        """`own`: leaves in the place of the parameters."""
-        self.known, self.rates, self.own = known, rates, own is not None
+    def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None, method: Method | None = None) -> None:
+        """`own`: leaves in the place of the parameters. `method`: of the steps, None for theta - rate * gradient."""
+        self.known, self.rates, self.own, self.method = known, rates, own is not None, method
         self.params: list[Any] = known.params if own is None else own
         of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
         self.tensors: list[Tensor] = [*self.params, *of_rates]
@@ -251,6 +252,11 @@ class Start:
         if self.used:
             self.used = not all(map(torch.equal, self.tensors, self.copies))
         return not self.used and self.fresh()
+
+    def same_rates(self) -> bool:
+        """Whether the rates have not been written to since."""
+        count = len(self.params)
+        return len(self.tensors) == count or [r._version for r in self.tensors[count:]] == self.versions[count:]
 
     def fresh(self) -> bool:
         """Whether the tensors have not been written to since."""

@@ -169,7 +169,7 @@ def adapted(trace: Trace, loss: Any, first_order: bool) -> bool:
         loss, scale = loss.terms[0]
     if type(loss) is not Loss or loss.origin is not trace or loss.k != len(trace.steps) or loss.kept is not None:
         return False
-    if loss.freed or trace.thetas is not None or not torch.is_grad_enabled():
+    if loss.freed or trace.thetas is not None or not torch.is_grad_enabled() or not trace.start.same_rates():
         return False
     trace.step(loss.x, loss.y, loss.kind, bool(first_order), scale * loss.scale)
     return True

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from ..._torch import is_plain
 from .._steps import copy_of, stepped
 from .known import Start, thetas_of
+from .method import Stepper
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
@@ -26,7 +27,7 @@ Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first o
 
 
 class Trace:
-    """`steps` of SGD from `start`: theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
+    """`steps` from `start`: by `stepper`, or theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
 
     __slots__ = (
         "buffers",
@@ -38,13 +39,14 @@ class Trace:
         "rates",
         "shape",
         "start",
+        "stepper",
         "steps",
         "thetas",
         "tracked",
     )
 
-    def __init__(self, start: Start, tracked: bool) -> None:
-        self.start, self.key, self.tracked = start, 0, tracked
+    def __init__(self, start: Start, tracked: bool, stepper: Stepper | None = None) -> None:
+        self.start, self.key, self.tracked, self.stepper = start, 0, tracked, stepper
         self.steps: list[Step] = []
         self.inputs: list[tuple[Tensor, int, Tensor, int]] = []  # the tensor, its version, a copy, where it lies
         self.latest: Tensor | None = None  # the inputs of the last outputs, and their shape
@@ -120,7 +122,7 @@ class Trace:
                 theta = self.thetas[at]
                 value = FUNCTIONS[loss](self.outputs(at, x), y) * scale
                 grads = torch.autograd.grad(value, theta, create_graph=self.tracked and not first_order)
-                after = stepped(theta, grads, self.rates)
+                after = (self.stepper or stepped)(theta, grads, self.rates)
                 self.thetas.append(after if self.tracked else [p.detach().requires_grad_() for p in after])
         return self.thetas[k]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..._torch import BUFFERS, COMPILED_CALL, PARAMETERS
 from .._steps import Container
-from ..recording import NO_GRAD, Outputs, Trace, adapted, gives_up, refuses, trace_of
+from ..recording import NO_GRAD, Method, Outputs, Stepper, Trace, adapted, gives_up, refuses, trace_of
 
 
 class Listener:
@@ -18,8 +18,11 @@ class Listener:
 
     of_one_module = True  # a copy of the module has none
 
-    def __init__(self, module: nn.Module, rate: Any) -> None:
-        self._module, self.rate = weakref.ref(module), rate
+    def __init__(
+        self, module: nn.Module, rate: Any, method: Method | None, stepper: Callable[[], Stepper] | None
+    ) -> None:
+        """`stepper`: makes what takes the steps of a method operation by operation, from the first on."""
+        self._module, self.rate, self.method, self.stepper = weakref.ref(module), rate, method, stepper
         self.trace: Trace | None = None  # of the last outputs
         self.unsettled: list[Unsettled] = []
 
@@ -51,7 +54,8 @@ class Listener:
         own = module.__dict__
         own[COMPILED_CALL] = None
         try:
-            self.trace = trace_of(module, self.rate, statistics=True)
+            stepper = None if self.stepper is None else self.stepper()
+            self.trace = trace_of(module, self.rate, statistics=True, method=self.method, stepper=stepper)
         finally:
             own[COMPILED_CALL] = self
         if self.trace is not None:
@@ -193,9 +197,11 @@ def settle(module: nn.Module) -> None:
                 held.listener.settle("another optimiser or state has the parameters")
 
 
-def listen(module: nn.Module, rate: Any) -> Listener | None:
+def listen(
+    module: nn.Module, rate: Any, method: Method | None = None, stepper: Callable[[], Stepper] | None = None
+) -> Listener | None:
     """From now on the module's calls are recorded; None: somebody else has compiled it."""
     if getattr(module, COMPILED_CALL) is not None and listener_of(module) is None:
         return None
-    module.__dict__[COMPILED_CALL] = listener = Listener(module, rate)
+    module.__dict__[COMPILED_CALL] = listener = Listener(module, rate, method, stepper)
     return listener
