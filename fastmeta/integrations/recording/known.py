@@ -241,7 +241,10 @@ class Start:
         of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
         self.tensors: list[Tensor] = [*self.params, *of_rates]
         self.versions = [p._version for p in self.tensors]
-        self.copies = [p.detach() if own is not None else p.detach().clone() for p in self.tensors]
+        self.copies = (
+            [p.detach() for p in self.params] if own is not None else [p.detach().clone() for p in self.params]
+        )
+        self.copies += [r.detach().clone() for r in of_rates]
         self.used = False  # whether a gradient has gone back to them: they may have been changed since
         # Where processes train together, hooks that nobody sees wait for autograd to bring a gradient.
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
