@@ -361,6 +361,23 @@ def conv_meta_loss_value_and_grad(
     cotangents: Any,
     /,
 ) -> tuple[Any, ...] | str: ...
+def conv_meta_loss_with_statistics(
+    params: Any,
+    rates: Any,
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    steps: int,
+    blocks: Any,
+    loss: str,
+    first_order: bool,
+    return_outputs: bool,
+    inner: Any,
+    needs: Any,
+    cotangents: Any,
+    /,
+) -> tuple[Any, ...] | str: ...
 def conv_meta_loss_bwd(
     cotangents: Any,
     saved: Any,

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from . import _check
 from . import reference as references
+from ._asked import with_gradients
 from ._autograd import gradients, scatter
 from ._dispatch import FUSED
 from ._layout import flatten, tensors_of, unflatten
-from ._route import with_gradients
 from ._torch import any_requires_grad, is_plain, tree_map_only
 
 NAME = "value_and_grad"

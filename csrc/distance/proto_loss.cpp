@@ -8,7 +8,16 @@ namespace fastmeta {
 namespace {
 
 constexpr const char* kOp = "proto_loss";
-constexpr size_t kInputs = 8;
+constexpr size_t kInputs = 8, kLeast = 4;
+
+// Optional inputs after the last that is given have no entry.
+std::vector<bool> read_needs_of_given(Handle handle) {
+  std::vector<bool> needs = read_needs(handle);
+  if (needs.size() < kLeast || needs.size() > kInputs)
+    throw py::value_error("proto_loss: needs must have 4 to 8 entries, got " + std::to_string(needs.size()));
+  needs.resize(kInputs);
+  return needs;
+}
 
 struct Gradients {
   Tensor query, prototypes, temperature, target_distance, bias;
@@ -35,7 +44,7 @@ class Call : public ProtoCall {
         smoothing(smoothing),
         counts_hits(counts_hits),
         reduction(read_enum<Reduction>(kOp, "reduction", reduction_, {"mean", "sum", "none"})),
-        needs(read_needs(kOp, needs_, kInputs)) {
+        needs(read_needs_of_given(needs_)) {
     require_cpu(kOp, {&targets});
     require_shape(kOp, "targets", targets, task_shape({Q}));
     if (!exclude_.is_none()) {
@@ -114,7 +123,7 @@ int64_t Call::counted(int64_t task) const {
 Gradients Call::room(bool tasks, Sums& sums) const {
   Gradients made;
   if (needs[0]) made.query = query.empty(query.shape());
-  if (needs[1]) made.prototypes = query.empty(tasks ? task_shape({N, D}) : prototypes.shape());
+  if (needs[1]) made.prototypes = prototypes.empty(tasks ? task_shape({N, D}) : prototypes.shape());
   if (needs[5]) made.target_distance = query.empty(targets.shape());
   sums.temperature.resize(needs[3] ? size_t(T) : 0), sums.bias.resize(needs[6] ? size_t(T * N) : 0);
   return made;
@@ -288,7 +297,7 @@ py::tuple proto_loss_bwd(Handle cotangents, Handle saved, FASTMETA_ARGUMENTS) {
   require_cpu(kOp, {&dloss});
   const int64_t T = dloss.dim() ? dloss.size(0) : 1;
   const bool shared = dloss.dim() && py::cast<int64_t>(prototypes.attr("dim")()) == 2;
-  return scaled(saved, read_needs(kOp, needs, kInputs), dloss, T, shared);
+  return scaled(saved, read_needs_of_given(needs), dloss, T, shared);
 }
 
 }  // namespace fastmeta

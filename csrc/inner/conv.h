@@ -62,12 +62,19 @@ struct ConvNet {
     return found;
   }
 
+  // Channels of all batch norms.
+  int64_t normed() const {
+    int64_t found = 0;
+    for (int l = 0; l < blocks; l++) found += block[l].norm == ConvNorm::batch ? block[l].out : 0;
+    return found;
+  }
+
   int64_t tasks;
   int blocks;
   ConvBlock block[kMaxConvs];
   int64_t outputs;
   Loss loss;
-  bool tf32 = false, tf32_linear = false;  // whether convolutions of float32, and the linear layer, may be in TF32: those of CUDA are
+  bool tf32 = false;  // whether convolutions of float32 may be in TF32: those of CUDA are
 };
 
 // Elements of a parameter tensor.

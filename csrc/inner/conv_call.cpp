@@ -14,7 +14,7 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
   shape.tasks = tasks, shape.loss = loss;
   if (features && (!inputs.on_cpu() || !cpu<float>().conv_features_fwd))
     throw py::value_error(std::string(op) + ": params must have a linear layer but on a CPU");
-  if (inputs.dtype() == DType::float32 && by_cuda()) shape.tf32 = allows_tf32("conv"), shape.tf32_linear = allows_tf32("matmul");
+  if (inputs.dtype() == DType::float32 && by_cuda()) shape.tf32 = allows_tf32("conv");
   Shape image = example;
   for (size_t l = 0; l < specs.size(); l++) {
     read_block(specs[l], given[4 * l], image);

@@ -110,6 +110,9 @@ struct MetaLossCall {  // adaptation and query loss [T]; with gradients asked fo
   ParamsOf<R, N> dparams;
   RatesOf<R, N> drates;
   ExampleGrads<R> support_grads, query_grads;
+  // Of convolutional networks on a CPU: means and unbiased variances of the batches that batch norms meet, of the support step by step,
+  // then of the query, [T, K + 1, 2, channels of all]; null where not asked for.
+  R* statistics = nullptr;
   bool batch_per_step = false;  // as in AdaptCall
   const InnerOptimiser* optimiser = nullptr;
 };

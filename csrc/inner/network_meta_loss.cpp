@@ -5,10 +5,17 @@
 namespace fastmeta {
 namespace {
 
-// The query losses, and the query outputs where they are asked for; and into `grads` each task's meta-gradients that are asked for.
+Tensor statistics_of(const ConvCall& call, int64_t steps) {
+  if (call.inputs.on_cuda() || call.inputs.narrow())
+    throw py::value_error(std::string(call.op) + ": statistics must be asked for in float32 or float64 on a CPU, got others");
+  return call.inputs.empty(call.with_tasks({steps + 1, 2, call.shape.normed()}));
+}
+
+// The query losses, and the query outputs and statistics where they are asked for; and into `grads` each task's meta-gradients that are
+// asked for.
 template <class Call>
 py::tuple losses(const Call& call, const RateList& alpha, Handle support_y, Handle query_x, Handle query_y, int64_t steps, bool first_order,
-                 bool return_outputs, const InnerSteps& how, Gradients& grads) {
+                 bool return_outputs, const InnerSteps& how, Gradients& grads, const Tensor& statistics = Tensor()) {
   require_taken(call, how);
   const Tensor qx = call.examples(query_x, "query_x"), value = call.inputs.empty(call.with_tasks({}));
   if (std::is_same_v<Call, MlpCall> && return_outputs && call.inputs.on_cuda())
@@ -27,7 +34,7 @@ py::tuple losses(const Call& call, const RateList& alpha, Handle support_y, Hand
     set_rates(args.rates, alpha);
     args.support = examples<R>(call, call.inputs, sy);
     args.query = examples<R>(call, qx, qy);
-    args.loss = value.data<R>(), args.outputs = outputs.data<R>();
+    args.loss = value.data<R>(), args.outputs = outputs.data<R>(), args.statistics = statistics.data<R>();
     args.dparams = pointers<R>(call, dparams);
     set_rates(args.drates, alpha, dalpha);
     args.support_grads = example_grads<R>(dsx, dsy);
@@ -35,7 +42,7 @@ py::tuple losses(const Call& call, const RateList& alpha, Handle support_y, Hand
     how.set(args);
     launch(call, args, kernels<R>(call).meta_loss);
   });
-  return pack({value, outputs});
+  return pack({value, outputs, statistics});
 }
 
 }  // namespace
@@ -62,6 +69,18 @@ py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle s
   Gradients grads(call, needs, alpha.tensors);
   const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, how, grads);
   return py::make_tuple(found, grads.finish(grads.made(), cotangents.is_none() ? Tensor() : loss_cotangent(call, cotangents)));
+}
+
+py::tuple conv_meta_loss_with_statistics(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
+                                         int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner,
+                                         Handle needs, Handle cotangents) {
+  const InnerSteps how(ConvCall::kOps.meta_loss, inner, steps);
+  const ConvCall call(ConvCall::kOps.meta_loss, params, support_x, network, loss, how.lead);
+  const RateList alpha = call.rates(rates, steps);
+  Gradients grads(call, needs, alpha.tensors);
+  const py::tuple found =
+      losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, how, grads, statistics_of(call, steps));
+  return py::make_tuple(found, grads.finish(grads.made(), loss_cotangent(call, cotangents)));
 }
 
 template <class Call>

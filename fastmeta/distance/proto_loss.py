@@ -11,7 +11,8 @@ from ..types import Metric, Reduction
 from .proto_log_softmax import METRICS, check_distance, in_metric
 
 REDUCTIONS = ("mean", "sum", "none")
-CORES = (2, 2, 1, None, 1, 1, 1, 1)
+CORES: tuple[int | None, ...] = (2, 2, 1, None, 1, 1, 1, 1)
+PLAIN = CORES[:4]
 NONE = -1  # of `exclude`: no prototype
 
 
@@ -126,27 +127,26 @@ def proto_loss(
     if type(label_smoothing) is not float:
         label_smoothing = _check.number(op, "label_smoothing", label_smoothing)
     reduction = _check.one_of(op, "reduction", reduction, REDUCTIONS)
-    static = (
-        metric,
-        ignore_index,
-        reduction,
-        margin,
-        label_smoothing,
-        _check.flag(op, "return_accuracy", return_accuracy),
-    )
+    return_accuracy = _check.flag(op, "return_accuracy", return_accuracy)
     if scale_diag is not None or scale_tril is not None:
         query, prototypes = in_metric(op, metric, query, prototypes, scale_diag, scale_tril)
-    args = (query, prototypes, targets, temperature, exclude, target_distance, bias, classes)
-    if not (bias is None and classes is None and not label_smoothing):
-        args = _with_more(op, args, margin, label_smoothing, ignore_index)
-    found = direct(op, args, static, CORES)
+    args: tuple[Any, ...] = (query, prototypes, targets, temperature)
+    # What is not given is static: an input costs autograd a microsecond, also where it is None.
+    static: tuple[Any, ...] = (
+        None, None, None, None, metric, ignore_index, reduction, margin, label_smoothing, return_accuracy
+    )  # fmt: skip
+    cores = PLAIN
+    if not (exclude is None and target_distance is None and bias is None and classes is None and not label_smoothing):
+        args = _with_more(op, (*args, exclude, target_distance, bias, classes), margin, label_smoothing, ignore_index)
+        static, cores = static[len(args) - 4 :], CORES[: len(args)]
+    found = direct(op, args, static, cores)
     if found is not None:
         if classes is None:
             _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
         if exclude is not None:
             _refuse_excluded(op, exclude, targets, prototypes.shape[-2], ignore_index, classes is None)
         return (found[0], found[1].detach()) if return_accuracy else found[0]
-    query, prototypes, targets, temperature, exclude, target_distance, bias, classes = args
+    query, prototypes, targets, temperature, *more = args
     lead = check_distance(op, query, prototypes, temperature)
     if lead and query.ndim == 2:
         query = query.expand(*lead, *query.shape)
@@ -167,10 +167,9 @@ def proto_loss(
         _check.fold(prototypes, lead, 2, shared=True),
         _check.fold(targets, lead, 1),
         temperature,
-        *(None if x is None else _check.fold(x, lead, 1) for x in (exclude, target_distance)),
-        *(None if x is None else _check.fold(x, lead, 1, shared=True) for x in (bias, classes)),
+        *(None if x is None else _check.fold(x, lead, 1, shared=i >= 2) for i, x in enumerate(more)),
     )
-    out = [_check.unfold(y, lead) for y in call(op, folded, static, CORES)]
+    out = [_check.unfold(y, lead) for y in call(op, folded, static, cores)]
     return (out[0], out[1].detach()) if return_accuracy else out[0]
 
 
@@ -182,7 +181,18 @@ def _finite(op: str, margin: Any) -> float:
 
 
 def _with_more(op: str, args: tuple[Any, ...], margin: float, smoothing: float, ignore_index: int) -> tuple[Any, ...]:
-    """`args`, whose bias and classes, checked, have the batch dimensions of the prototypes."""
+    """`args` up to the last that is given; bias and classes, checked, have the batch dimensions of the prototypes."""
+    if smoothing or args[6] is not None or args[7] is not None:
+        args = _with_classes(op, args, margin, smoothing, ignore_index)
+    count = 8
+    while args[count - 1] is None:
+        count -= 1
+    return args[:count]
+
+
+def _with_classes(
+    op: str, args: tuple[Any, ...], margin: float, smoothing: float, ignore_index: int
+) -> tuple[Any, ...]:
     query, prototypes, targets, temperature, exclude, target_distance, bias, classes = args
     if not 0 <= smoothing <= 1:
         raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {smoothing}")

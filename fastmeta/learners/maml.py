@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._asked import with_gradients
 from .._layout import tensors_of
-from .._route import with_gradients
 from .._torch import CHILDREN, accumulate, has_gradient_hooks, is_plain
 from ..loops.optimisers import InnerOptimiser
 from ..networks.chain import noise_of, restore

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +30,18 @@ def use_batch_statistics(model: Model) -> Model:
 
 def has_running_statistics(norm: AnyNorm) -> bool:
     return norm.track_running_stats or norm.running_mean is not None or norm.running_var is not None
+
+
+def track(buffers: Mapping[str, Tensor | None], momentum: float | None, mean: Tensor, var: Tensor) -> None:
+    """What batch norm does to its running statistics on a batch of this mean and unbiased variance."""
+    share, batches = momentum or 0.0, buffers["num_batches_tracked"]
+    if batches is not None:
+        batches.add_(1)
+        share = 1 / float(batches) if momentum is None else share
+    for name, of_batch in (("running_mean", mean), ("running_var", var)):
+        running = buffers[name]
+        if running is not None:
+            running.data.lerp_(of_batch, share)  # no version counts it, nor does one torch's
 
 
 def refuse_running_statistics(name: str, model: nn.Module) -> None:

@@ -52,12 +52,26 @@ class ConvNet(Fused):
     def losses_with_gradients(
         self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
     ) -> Any:
+        found = self._with_gradients("value_and_grad", rates, data, counts, needs, return_outputs)
+        return None if found is None else (self.with_end(found[0]), found[1])
+
+    def losses_with_statistics(
+        self, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], return_outputs: bool
+    ) -> Any:
+        """`losses_with_gradients`; and means and unbiased variances of the batches that batch norms met, on the support in each step, then
+        on the query, [T, K + 1, 2, channels of all]."""
+        found = self._with_gradients("with_statistics", rates, data, counts, needs, return_outputs)
+        return None if found is None else (self.with_end(found[0][:-1]), found[1], found[0][-1])
+
+    def _with_gradients(
+        self, kernel: str, rates: Any, data: Data, counts: tuple[Tensor, ...], needs: tuple[bool, ...], outputs: bool
+    ) -> tuple[tuple[Tensor, ...], list[Tensor]] | None:
         images = self._images(data)
         if images is None:
             return None
         of_rates, inner = self._steps_of(rates)
-        args, static = (self._kernels(self.params), of_rates, *images), (*self._static(), return_outputs, inner)
-        answer = natively_with_gradients("conv_meta_loss", args, static, self._cores(2), needs, counts)
+        args, static = (self._kernels(self.params), of_rates, *images), (*self._static(), outputs, inner)
+        answer = natively_with_gradients("conv_meta_loss", args, static, self._cores(2), needs, counts, kernel)
         if answer is None:
             return None
         self._check_labels(data[1], data[3])
@@ -65,7 +79,7 @@ class ConvNet(Fused):
         lr, optimiser = self.steps_of(rates)
         of_rates = listed(lr if optimiser is None else optimiser.values()["lr"], self.params)
         asked = [x for x, need in zip((*self.params, *of_rates, *data), needs, strict=True) if need]
-        return self.with_end(found), [g.reshape(x.shape) for g, x in zip(grads, asked, strict=True)]
+        return found, [g.reshape(x.shape) for g, x in zip(grads, asked, strict=True)]
 
     def outputs_by_ops(self, rates: Any, data: Data) -> Tensor | None:
         images = self._images(data)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._route import direct
-from .._torch import PARAMETERS, AnyBatchNorm, is_plain
+from .._torch import BUFFERS, PARAMETERS, AnyBatchNorm, is_plain
 from ..inner._conv import Blocks, convolved_side, cores
 from ..types import ConvBlock
-from .batch_norm import has_running_statistics
+from .batch_norm import has_running_statistics, track
 from .blocks import Block, Rest, blocks_of
 from .layers import Graph, is_whole
 from .program import Program
@@ -161,9 +161,4 @@ def _note_statistics(
         if not norm.training or norm.running_mean is None:
             continue
         for mean, var in zip(of_mean, of_var, strict=True):
-            share = norm.momentum or 0.0
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(1)
-                share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else share
-            norm.running_mean.lerp_(mean, share)
-            norm.running_var.lerp_(var * (count / (count - 1)), share)
+            track(getattr(norm, BUFFERS), norm.momentum, mean, var * (count / (count - 1)))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dis
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch import nn
 
 from .._torch import BUFFERS, CHILDREN, GLOBAL_HOOKS, HOOKS, PARAMETERS
 from .functions import ADDS, FUNCTIONS, IN_PLACE, LAYER_OF, Sine
-from .stand_ins import Called, Namespace, Self, Unknown, Value, held
+from .stand_ins import Base, Called, Namespace, Self, Unknown, Value, held, inherited
 from .users_model import FORWARD
 
 NAMES = ("abs", "bool", "enumerate", "float", "int", "len", "list", "max", "min", "range", "reversed", "tuple", "zip")
@@ -75,14 +75,18 @@ class Program:
         if [getattr(kind, name, None) for name in CALLS] != plain:
             raise Unknown
         forward: Any = kind.forward
-        if forward is FORWARD[nn.Sequential] and kind.__iter__ is nn.Sequential.__iter__:  # type: ignore[attr-defined]
-            (x,) = args
-            for child in getattr(module, CHILDREN).values():
-                x = self.call(child, (x,), {})
-            return x
+        if forward is FORWARD[nn.Sequential]:
+            return self._one_after_the_other(module, *args)
         if _is_torchs(kind) and not getattr(module, CHILDREN):
             return self.apply(module, *args, **kwargs)
         return self._method(kind, "forward")(Self(self, module), *args, **kwargs)
+
+    def _one_after_the_other(self, module: nn.Module, x: Any) -> Any:
+        if type(module).__iter__ is not nn.Sequential.__iter__:  # type: ignore[attr-defined]
+            raise Unknown
+        for child in getattr(module, CHILDREN).values():
+            x = self.call(child, (x,), {})
+        return x
 
     def apply(self, call: Any, *args: Any, **kwargs: Any) -> Value:
         """A step more."""
@@ -133,6 +137,8 @@ class Program:
             found = Namespace(self, value)
         elif isinstance(value, FunctionType | BuiltinFunctionType) and value in FUNCTIONS:
             found = Called(partial(self.apply, value))
+        elif isinstance(value, type) and issubclass(value, nn.Module):
+            found = Base(value)
         elif type(value) is FunctionType and not _is_torchs(value):
             found = Called(lambda *args, **kwargs: self._function(value)(*args, **kwargs))
         else:
@@ -140,9 +146,23 @@ class Program:
         self._note(space.get, name, (id(space), name))
         return found
 
+    def inherited(self, base: type, module: nn.Module, name: str) -> Any:
+        """What `super(base, module).name` is."""
+        mro = type(module).__mro__
+        after = mro[mro.index(base) + 1 :]
+        found = next((c for c in after if name in vars(c)), None)
+        if found is nn.Sequential and name == "forward" and nn.Sequential.forward is FORWARD[nn.Sequential]:
+            for c in after[: after.index(found)]:
+                self._note(vars(c).__contains__, name, (id(c), name, None))
+            return Called(partial(self._one_after_the_other, module))
+        return self._of_classes(after, name, Self(self, module))
+
     def _method(self, kind: type, name: str, of: Self | None = None) -> Any:
         """What the class has, bound to `of`."""
-        for c in kind.__mro__:
+        return self._of_classes(kind.__mro__, name, of)
+
+    def _of_classes(self, classes: Sequence[type], name: str, of: Self | None) -> Any:
+        for c in classes:
             if _is_torchs(c) or c is object:
                 raise Unknown
             if name in vars(c):
@@ -158,11 +178,15 @@ class Program:
         if function in self._functions:
             return self._functions[function]
         code, defaults = function.__code__, (function.__defaults__ or (), *(function.__kwdefaults__ or {}).values())
-        if code.co_freevars or not _is_plain(defaults):
+        cells = function.__closure__ or ()
+        if code.co_freevars not in ((), ("__class__",)) or not _is_plain(defaults):  # which `super` asks for
             raise Unknown
         own = function.__globals__
         scope: dict[str, Any] = {"__builtins__": {name: known for name, known in BUILTINS.items() if name not in own}}
-        made = FunctionType(code, scope, function.__name__, function.__defaults__)
+        if "super" not in own:
+            scope["__builtins__"]["super"] = inherited
+        closure = tuple(CellType(Base(cell.cell_contents)) for cell in cells)
+        made = FunctionType(code, scope, function.__name__, function.__defaults__, closure)
         made.__kwdefaults__ = function.__kwdefaults__
         self._functions[function] = made
         for part in _parts(code):
@@ -171,8 +195,10 @@ class Program:
                 if name in own:
                     with contextlib.suppress(Unknown):
                         scope[name] = self.named(own, name)
-                elif name in BUILTINS:
+                elif name in BUILTINS or name == "super":
                     self._note(own.__contains__, name, (id(own), name, None))
+        for cell in cells:
+            self._note(cell.__getattribute__, "cell_contents", (id(cell), "cell_contents"))
         for part_of in ("__code__", "__defaults__", "__kwdefaults__"):
             self._note(function.__getattribute__, part_of, (id(function), part_of))
         return made

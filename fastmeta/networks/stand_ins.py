@@ -3,6 +3,7 @@ is known to be the same in every call and refuse all else."""
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -87,6 +88,32 @@ class Called(StandIn):
 
     def __bool__(self) -> bool:
         return True
+
+
+class Base(StandIn):
+    """A class of modules, for `super`: (it)."""
+
+    __slots__ = ()
+
+
+class Inherited(StandIn):
+    """What `super` gives: (the stand-in of a module, the class after which it looks)."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        of, base = held(self)
+        program, module = held(of)
+        return program.inherited(base, module, name)
+
+
+def inherited(*given: Any) -> Inherited:
+    """super(base, of); without these, of the method that calls it."""
+    frame = sys._getframe(1)
+    base, of = given or (frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]])
+    if type(base) is not Base or type(of) is not Self:
+        raise Unknown
+    return Inherited(of, *held(base))
 
 
 class Self(StandIn):

@@ -104,6 +104,16 @@ def test_is_its_formula(backend, kind, metric):
     )
 
 
+@pytest.mark.cpu
+def test_what_is_not_given_is_no_input_of_the_graph():
+    """An input costs autograd a microsecond, also where it is None."""
+    options, (q, c, _, bias) = drawn("plain", "euclidean")
+    targets, exclude = options["targets"], options["exclude"]
+    for more, inputs in (({}, 4), ({"label_smoothing": 0.1}, 4), ({"exclude": exclude}, 5), ({"bias": bias}, 7)):
+        loss = fastmeta.proto_loss(q.requires_grad_(), c, targets, **more)
+        assert len(loss.grad_fn.needs_input_grad) == inputs, more
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype", "N"),
     [*itertools.product(("given", "classes"), (torch.float32, torch.float16), (7,)), ("classes", torch.float32, 67)],

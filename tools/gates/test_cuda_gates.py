@@ -52,7 +52,7 @@ def test_only_products_in_tf32_take_tensor_cores(kernels):
     for arch in ARCHITECTURES:
         products = {k.kernel: k for k in kernels if k.arch == arch and k.kernel.startswith(PRODUCTS)}
         in_tf32 = {name for name in products if "TensorCores" in name}
-        assert in_tf32 == {name.replace("OrdinaryUnits<float> ", "TensorCores") for name in products}
+        assert in_tf32 == {name.replace("OrdinaryUnits<float, ", "TensorCores<") for name in products}
         assert all(products[name].tf32 > 0 for name in in_tf32)
         assert {k.kernel for k in kernels if k.arch == arch and k.tensor_core} == in_tf32
 

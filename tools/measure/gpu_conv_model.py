@@ -1,9 +1,10 @@
 """The model of gpu_model for conv_meta_loss layer by layer (csrc/inner/cuda/conv_layers.h): what each launch multiplies and moves.
 
-Ours: products in tiles of TILE x TILE, pixels of an image in slices of 16 for gradients to kernels. Each factor and result crosses HBM once
-a launch, but for what a norm's kernel reads again: z three times forward, twice back with d; tangents cost all of it twice. Theirs: each
-product unpadded, and one kernel for the elementwise work that follows it, which moves its result twice; for a norm one more, which reads it
-once. Their products are those of reverse mode, of the inner steps three times: once, and once more for either factor.
+Ours: products in tiles of TILE columns and TILE rows, or LOW where half of the last would be empty; pixels of an image in slices of 16 for
+gradients to kernels. Each factor and result crosses HBM once a launch, and what a product's epilogue reads for the sums of a norm. So a
+norm's kernel reads z once, but for the last block's back, whose sums no product leaves. Theirs: each product unpadded, and one kernel for
+the elementwise work that follows it, which moves its result twice; for a norm one more, which reads it once. Their products are those of
+reverse mode, of the inner steps three times: once, and once more for either factor.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from measure.gpu_model import LAUNCH, TILE
 
-SLICE, MOST_KEPT = 16, 8 << 30
+SLICE, LOW, MOST_KEPT = 16, 32, 8 << 30
 
 
 class Conv(NamedTuple):
@@ -44,21 +45,21 @@ class Conv(NamedTuple):
 
 
 def launches(card, p):
-    """Of one call with its gradients: forward and loss, back, gradients; a link of the chain; over the tasks."""
-    of_pass, of_link = (2 * p.blocks + 2) + 2 * p.blocks + 3, (1 + 2 * p.blocks + 3) + 2 * p.blocks + 3
+    """Of one call with its gradients: of a pass and of a link of the chain as many; over the tasks."""
+    of_pass = 2 * p.blocks + 1 + (2 * p.blocks - 1) + 2
     assert p.steps * _kept(p, p.S) + _kept(p, max(p.S, p.Q)) <= MOST_KEPT, "steps would be found again"
-    return (p.steps + 1) * of_pass + p.steps * of_link + 1
+    return (2 * p.steps + 1) * of_pass + 1
 
 
 def seconds(card, p, way="graph"):
     """Of ours."""
-    of_launches = [*_pass(p, p.Q), *[*_pass(p, p.S), *_link(p)] * p.steps]
+    of_launches = [*_pass(p, p.Q), *[*_pass(p, p.S), *_pass(p, p.S, tangents=True)] * p.steps]
     return launches(card, p) * LAUNCH[way] + sum(max(f / card.peak, b / card.bandwidth) for f, b in of_launches)
 
 
 def floor(card, p):
     """Seconds of all products unpadded, and of all that moves."""
-    of_launches = [*_pass(p, p.Q, tile=1), *[*_pass(p, p.S, tile=1), *_link(p, tile=1)] * p.steps]
+    of_launches = [*_pass(p, p.Q, tile=1), *[*_pass(p, p.S, tile=1), *_pass(p, p.S, tile=1, tangents=True)] * p.steps]
     return sum(f for f, _ in of_launches) / card.peak, sum(b for _, b in of_launches) / card.bandwidth
 
 
@@ -80,32 +81,38 @@ def others(card, p, way="graph"):
 
 
 def _kept(p, n):
-    """Bytes of a pass: z and dz, x and d."""
-    return sum(8 * p.T * n * p.channels * (side**2 + (side // 2) ** 2) for side in p.sides())
+    """Bytes of a pass: z and dz; x, d and z where windows were won."""
+    return sum(4 * p.T * n * p.channels * (2 * side**2 + 3 * (side // 2) ** 2) for side in p.sides())
 
 
 def _up(count, tile):
     return math.ceil(count / tile) * tile
 
 
-def _pass(p, n, tile=TILE):
-    """(flops, bytes) of the launches of a forward and a backward pass over n images of each task."""
-    found, weights = [], [0.0, 0.0]
-    for into, side in zip(p.ins(), p.sides(), strict=True):
+def _rows(count, tile):
+    """Of tiles that hold so many."""
+    return _up(count, LOW if tile > 1 and (count - 1) % TILE < LOW else tile)
+
+
+def _pass(p, n, tile=TILE, tangents=False):
+    """(flops, bytes) of the launches of a forward and a backward pass over n images of each task, or of their tangents."""
+    found, weights, twice = [], [0.0, 0.0], 1 + tangents
+    for block, (into, side) in enumerate(zip(p.ins(), p.sides(), strict=True)):
         pixels, x, z = side**2, n * into * side**2, n * p.channels * side**2
         handed_on = n * p.channels * (side // 2) ** 2
+        pieces = twice if block else 1  # images have no tangent
         product = 2 * p.T * 9 * _up(n * pixels, tile)
-        found += [(product * into * _up(p.channels, tile), 4 * p.T * (x + z)), (0, 4 * p.T * (3 * z + handed_on))]
-        found += [(0, 4 * p.T * (3 * z + 2 * handed_on))]
-        if into != p.inputs:
-            found += [(product * p.channels * _up(into, tile), 4 * p.T * (x + z))]
-        weights[0] += (
-            2 * p.T * _up(p.channels, tile) * _up(9 * into, tile) * n * (_up(pixels, SLICE) if tile > 1 else pixels)
-        )
-        weights[1] += 4 * p.T * (x + z)
-    return [*found, tuple(weights), (0, 8 * p.T * p.params)]
-
-
-def _link(p, tile=TILE):
-    """Of the tangents: products of two pieces, norms that read z and rz."""
-    return [(2 * f, 2 * b) for f, b in _pass(p, p.S, tile)]
+        moved = pieces * x + z + (z if tangents else 0)
+        found += [(pieces * product * into * _rows(p.channels, tile), 4 * p.T * moved)]
+        found += [(0, 4 * p.T * (twice * z + 2 * handed_on))]
+        again = twice * (z + handed_on) if block == p.blocks - 1 else 0
+        found += [(0, 4 * p.T * (again + twice * (2 * z + handed_on)))]
+        if block:
+            moved = twice * z + (4 if tangents else 2) * x
+            found += [(twice * product * p.channels * _rows(into, tile), 4 * p.T * moved)]
+        columns = n * (_up(pixels, SLICE) if tile > 1 else pixels)
+        weights[0] += pieces * 2 * p.T * _rows(p.channels, tile) * _up(9 * into, tile) * columns
+        weights[1] += 4 * p.T * pieces * (x + z)
+    features, ways = p.widths
+    head = 2 * p.T * n * features * ways * twice
+    return [*found, (2 * head, 8 * p.T * n * features * twice), tuple(weights), (head, 8 * p.T * p.params)]

@@ -278,6 +278,21 @@ void ConvNetwork<R>::curvature(const R* theta, const R* v, const ConvPass<R>& pa
 }
 
 template <class R>
+void ConvNetwork<R>::store_statistics(const R* theta, const ConvPass<R>& pass, R* to) const {
+  for (int l = 0; to && l < layout.net.blocks; l++) {
+    if (layout.net.block[l].norm != ConvNorm::batch) continue;
+    const Norm<R>& norm = pass.norm(l, 0);
+    const R* bias = of(theta, l, kBias);  // which forward leaves out
+    const int64_t channels = layout.net.block[l].out, of_all = layout.net.normed();
+    for (int64_t c = 0; c < channels; c++) {
+      to[c] = norm.mean[c] + (bias ? bias[c] : R(0));
+      to[of_all + c] = norm.square[c] / R(pixels(l, pass) - 1);
+    }
+    to += channels;
+  }
+}
+
+template <class R>
 void ConvNetwork<R>::gauss_newton(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y, R* product) const {
   if (pass.n) tangents_forward(theta, v, pass, y);
   reverse(theta, pass, rdoutputs, product, nullptr);

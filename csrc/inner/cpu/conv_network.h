@@ -70,6 +70,7 @@ struct ConvNetwork {
   ConvNetwork(const ConvLayout<R>& layout, int64_t examples, int64_t tangents, Scratch& scratch);
 
   void forward(const R* theta, const ConvPass<R>& pass) const;
+  void store_statistics(const R* theta, const ConvPass<R>& pass, R* to) const;  // [2, channels of all batch norms]
   R loss(const Targets<R>& y, ConvPass<R>& pass, R* dweights = nullptr) const { return loss(y, pass, scale_of(y, pass.n), dweights); }
   R loss(const Targets<R>& y, ConvPass<R>& pass, R scale, R* dweights = nullptr) const {
     pass.scale = scale;

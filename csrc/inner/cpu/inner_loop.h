@@ -24,6 +24,9 @@ class InnerLoop {
   const R* adapt(int64_t t);      // theta_K of task t, a whole block
   void differentiate(int64_t t);  // after adapt(), with dL/dtheta_K in `v`: writes the gradients to all that adapt() took
 
+  R* statistics = nullptr;  // where adapt() leaves those of its batches, so many of each
+  int64_t of_batch = 0;
+
   const bool second_order;
   Network<R, N> network;
   R* v;  // a whole block
@@ -90,6 +93,7 @@ const R* InnerLoop<R, N, Call>::adapt(int64_t t) {
   optimiser_.begin();
   for (int64_t k = 0; k < call_.steps; k++) {
     gradient(t, k);
+    network.store_statistics(theta(k), pass(k), statistics ? statistics + k * of_batch : nullptr);
     if (optimiser_) optimiser_.forward(k, rates_, theta(k), grad(k), theta(k + 1));
     else rates_.descend(k, theta(k), grad(k), theta(k + 1));
     flip(network.layout, theta(k + 1));

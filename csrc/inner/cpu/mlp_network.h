@@ -47,6 +47,7 @@ struct MlpNetwork {
   MlpNetwork(const MlpLayout<R>& layout, int64_t examples, int64_t tangents, Scratch& scratch);
 
   void forward(const R* theta, MlpPass<R>& pass) const;
+  void store_statistics(const R*, const MlpPass<R>&, R*) const {}  // it has none
   R loss(const Targets<R>& y, MlpPass<R>& pass, R* dweights = nullptr) const { return loss(y, pass, scale_of(y, pass.n), dweights); }
   // With the scale of a batch that these are a part of.
   R loss(const Targets<R>& y, MlpPass<R>& pass, R scale, R* dweights = nullptr) const {

@@ -1,7 +1,8 @@
-// A network on the CPU: of one task, on one thread, in scratch memory that stays in cache. It is four functions of the parameters theta,
+// A network on the CPU: of one task, on one thread, in scratch memory that stays in cache. It is a few functions of the parameters theta,
 // a block (its layout says what lies where), and of a pass, which holds n examples and what the functions leave:
 //
 //   forward(theta, pass)                          the outputs
+//   store_statistics(theta, pass, to)             after forward: MetaLossCall's statistics of the batch; `to` null: nothing
 //   loss(y, pass, dweights)                       -> the mean loss of the outputs; its gradient to them, and to the weights of y
 //   backward(theta, pass, grad, dx)               grad = J' doutputs; dx += the gradient to the inputs
 //   curvature(theta, v, pass, y, dloss, sum, dx)  after backward: sum += H v + dloss grad; dx += the same derivative to the inputs;

@@ -18,6 +18,10 @@ struct Work {
   PassOf<R, N> query;
 };
 
+// Numbers of a batch.
+int64_t statistics_of(const ConvNet& net) { return 2 * net.normed(); }
+int64_t statistics_of(const MlpShape&) { return 0; }
+
 }  // namespace
 
 template <class R, class N>
@@ -30,9 +34,13 @@ void network_meta_loss(const MetaLossCall<R, N>& c) {
       c.shape, most(c.support.count, n),
       [&](Work<R, N>& w, int64_t t) {
         const Network<R, N>& network = w.loop.network;
+        const int64_t of_batch = statistics_of(c.shape);
+        R* statistics = c.statistics ? c.statistics + t * (c.steps + 1) * of_batch : nullptr;
+        w.loop.statistics = statistics, w.loop.of_batch = of_batch;
         const R* adapted = w.loop.adapt(t);
         w.query.load(network, c.query.x + t * n * c.shape.example_size(), n);
         network.forward(adapted, w.query);
+        network.store_statistics(adapted, w.query, statistics ? statistics + c.steps * of_batch : nullptr);
         const ExampleGrads<R> grads = cleared(c.shape, c.query_grads, t * n, n);
         c.loss[t] = network.loss(targets_of(c.shape, c.query, t), w.query, grads.dweights);
         store_outputs(c, t, w.query.outputs(), layout.padded_outputs());

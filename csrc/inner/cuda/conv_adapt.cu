@@ -31,6 +31,7 @@ void run_back(const ConvAdapt<R>& c, Queue& queue) {
   by::ConvInner<R, ConvAdapt<R>> inner(queue, c, c.support.count, true, false);
   const bool chain = !c.first_order && c.steps;
   if (!chain) by::scale(queue, c.shape, c.dparams, c.dadapted);
+  else by::scale(queue, c.shape, inner.direction, c.dadapted, &c.rates, c.steps - 1, c.steps);
   inner.run_back(c.dadapted, chain ? by::complete(queue, c.shape, c.params, c.dparams) : ConvParams<R>{},
                  [&](int64_t k) { return k ? by::as_const(kept(c, k)) : c.params; });
 }

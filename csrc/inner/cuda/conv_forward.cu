@@ -10,14 +10,15 @@ void run(const ConvForward<R>& c, Queue& queue) {
   by::ConvTargets<R> to;
   if (kGradients) to = by::asked(c.shape, c.count, c.dparams, c.dx);
   const auto convs = by::lay_out<R>(queue, c.shape, c.count, kGradients);
-  auto pass = by::only_pass(queue, c.shape, c.params, c.count, kGradients);
+  auto pass = by::only_pass<R>(queue, c.shape, c.count, kGradients);
   pass.load({c.count, c.x});
-  Layer<R>& head = pass.head.task.layer[0];
-  if (!kGradients) head.a = c.out;
+  if (!kGradients) pass.logits = c.out;
   by::forward(queue, convs, pass, c.params);
-  if (!kGradients) return;
-  head.d = const_cast<R*>(c.dout);  // only read
-  by::backward(queue, convs, pass, c.params, to.lowest(c.shape));
+  if (!kGradients) return by::head(queue, convs, pass, c.params, {true, false});
+  pass.dlogits = const_cast<R*>(c.dout);  // only read
+  const int lowest = to.lowest(c.shape);
+  if (lowest < c.shape.blocks) by::head(queue, convs, pass, c.params, {false, false, {}, true});
+  by::backward(queue, convs, pass, c.params, lowest);
   by::gradients(queue, convs, pass, c.params, to);
 }
 

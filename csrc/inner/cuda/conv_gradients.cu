@@ -18,16 +18,18 @@ int ConvTargets<R>::lowest(const ConvNet& net) const {
   return l;
 }
 
+namespace {
+
 // The parts of the gradients to kernels: rdW = rdz x + dz rx.
-template <class R>
+template <class R, class Shape>
 void weight_products(Queue& queue, const Convs<R>& convs, const ConvPass<R>& pass, const ConvTargets<R>& targets, bool tangent) {
   const ConvNet& net = convs.net;
   ConvWeightProducts<R> products{};
   const auto flush = [&] {
-    auto* kernel = conv_weight_kernel<R, OrdinaryUnits<R>>;
+    auto* kernel = conv_weight_kernel<R, OrdinaryUnits<R, Shape>>;
     if constexpr (std::is_same_v<R, float>)
-      if (net.tf32) kernel = conv_weight_kernel<R, TensorCores>;
-    queue.launch(kernel, net.tasks * products.tiles, kTileThreads, {}, products);
+      if (net.tf32) kernel = conv_weight_kernel<R, TensorCores<Shape>>;
+    queue.launch(kernel, net.tasks * products.tiles, Shape::kThreads, {}, products);
     products = {};
   };
   for (int l = 0; l < net.blocks; l++) {
@@ -35,40 +37,72 @@ void weight_products(Queue& queue, const Convs<R>& convs, const ConvPass<R>& pas
     ConvWeightProduct<R> p{int(net.block[l].out), int(pass.n), tangent && l ? 2 : 1, patches_of(net.block[l]), {}, {}, convs.parts[l]};
     p.d[0] = gradient_of(pass, tangent ? convs.tangents : pass.of, net, l), p.d[1] = gradient_of(pass, pass.of, net, l);
     p.x[0] = input(pass, pass.of, net, l), p.x[1] = input(pass, convs.tangents, net, l);
-    products.tiles += p.tiles();
+    products.tiles += p.template tiles<Shape>();
     products.item[products.count++] = p;
     if (products.count == kWeightProducts) flush();
   }
   flush();
 }
 
+// The sums of one launch after another.
+template <class R>
+struct Summing {
+  Queue& queue;
+  int64_t tasks;
+  SumsOfParts<R> sums{};
+
+  void add(const SumOfParts<R>& item) {
+    sums.item[sums.count++] = item;
+    sums.blocks += sum_blocks(item.size);
+    if (sums.count == kSummed) flush();
+  }
+  void flush() { queue.launch(gradient_kernel<R>, tasks * sums.blocks, kSumThreads, {}, sums), sums = {}; }
+};
+
+// dW = d' x, db = the sum of d of the linear layer; tangents: rdW = rd' x + d' rx.
+template <class R>
+void add_head(Summing<R>& summing, const Convs<R>& convs, const ConvPass<R>& pass, const ConvTargets<R>& targets, bool tangent) {
+  const ConvNet& net = convs.net;
+  const int tensor = 4 * net.blocks, features = int(out_size(net.block[net.blocks - 1])), outputs = int(net.outputs);
+  const Parts<R> d{pass.dlogits, outputs}, rd{convs.rdlogits, outputs};
+  const Parts<R> x{pass.of.x[net.blocks], features}, rx{convs.tangents.x[net.blocks], features};
+  SumOfParts<R> weight{{x}, {tangent ? rd : d}, pass.n, outputs * features, targets.of[tensor], targets.then[tensor]};
+  if (tangent) weight.parts[1] = rx, weight.factors[1] = d;
+  if (weight.to.asked()) summing.add(weight);
+  const SumOfParts<R> bias{{tangent ? rd : d}, {}, pass.n, outputs, targets.of[tensor + 1], targets.then[tensor + 1]};
+  if (bias.to.asked()) summing.add(bias);
+}
+
+}  // namespace
+
 template <class R>
 void gradients(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, const ConvParams<const R>& params, const ConvTargets<R>& targets,
                const ConvParams<const R>* direction) {
   const ConvNet& net = convs.net;
   const ConvArrays<R>& of = direction ? convs.tangents : pass.of;
-  weight_products(queue, convs, pass, targets, direction);
-  SumsOfParts<R> sums{};
-  const auto flush = [&] { queue.launch(gradient_kernel<R>, net.tasks * sums.blocks, kSumThreads, {}, sums), sums = {}; };
+  if (targets.dx.asked()) {  // before the sums, which may change params and direction
+    ConvProduct<R> p{int(net.block[0].in), int(pass.n), 1, turned_of(net.block[0]), {slices_of(params, 0)}, {}, {}, {}, {}};
+    p.x[0] = gradient_of(pass, pass.of, net, 0);
+    if (direction) p = tangent_to_images(convs, pass, params, *direction, 0);
+    p.to = targets.dx;
+    convolve<true>(queue, net, p);
+  }
+  bool narrow = false;
+  for (int l = 0; l < net.blocks; l++) narrow = narrow || low(int(net.block[l].out));
+  narrow ? weight_products<R, Low>(queue, convs, pass, targets, direction)
+         : weight_products<R, Square>(queue, convs, pass, targets, direction);
+  Summing<R> summing{queue, net.tasks};
   for (int tensor = 0; tensor < 4 * net.blocks; tensor++) {
     if (!targets.of[tensor].asked()) continue;
     const int l = tensor / 4, size = int(tensor_size(net, tensor));
     const ConvWeightProduct<R> p{int(net.block[l].out), int(pass.n), 1, patches_of(net.block[l]), {}, {}, nullptr};
-    const R* parts = tensor % 4 ? planes_of(pass, of, net, params, l, tensor % 4) : convs.parts[l];
-    sums.item[sums.count++] = {parts, tensor % 4 ? pass.n : p.splits(), size, targets.of[tensor]};
-    sums.blocks += sum_blocks(size);
-    if (sums.count == kSummed) flush();
+    const R* parts = tensor % 4 ? planes_of(pass, of, net, l, tensor % 4) : convs.parts[l];
+    const int64_t count = tensor % 4 ? planes_of_task(net.block[l], tensor % 4, pass.n) : p.splits();
+    summing.add({{{parts, size}}, {}, count, size, targets.of[tensor], targets.then[tensor]});
   }
-  flush();
-  Targets<R> of_head;
-  for (int i = 0; i < 2; i++) of_head.of[i] = targets.of[4 * net.blocks + i];
-  gradients(queue, pass.head, direction, of_head);
-  if (!targets.dx.asked()) return;
-  ConvProduct<R> p{int(net.block[0].in), int(pass.n), 1, turned_of(net.block[0]), {slices_of(params, 0)}, {}, {}, {}};
-  p.x[0] = gradient_of(pass, pass.of, net, 0);
-  if (direction) p = tangent_to_images(convs, pass, params, *direction, 0);
-  p.to = targets.dx;
-  convolve<true>(queue, net, p);
+  add_head(summing, convs, pass, targets, direction);
+  if (targets.loss.data) summing.add({{{convs.losses, 1}}, {}, loss_parts(pass.n), 1, {targets.loss}, {}});
+  summing.flush();
 }
 
 template <class R>

@@ -7,8 +7,9 @@ namespace fastmeta::cuda::layerwise {
 
 template <class R>
 struct ConvTargets {
-  Sinks<R> of[kConvTensors];
+  Sinks<R> of[kConvTensors], then[kConvTensors];  // then: take what `of` have got
   Sinks<R> dx;
+  TaskTensor<R> loss;  // the sum of the parts that `head` has left
 
   bool asks_block(int l) const;          // for a gradient to its parameters
   int lowest(const ConvNet& net) const;  // block that the gradients asked for reach; net.blocks: none

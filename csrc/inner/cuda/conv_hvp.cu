@@ -11,15 +11,20 @@ void run(const ConvCurvature<R>& c, Queue& queue) {
   const int64_t n = c.examples.count;
   const auto to = by::asked(c.shape, n, c.dparams, c.grads.dx);
   const auto convs = by::lay_out<R>(queue, c.shape, n, true, n);
-  auto pass = by::only_pass(queue, c.shape, c.params, n, true);
+  auto pass = by::only_pass<R>(queue, c.shape, n, true);
   pass.load(c.examples);
   by::forward(queue, convs, pass, c.params);
   by::tangents_forward(queue, convs, pass, c.params, c.vectors);
-  by::output(queue, pass.head, {nullptr, by::of_targets(pass.head, c.grads.dy), true, c.dloss, c.grads.dweights});
-  if (c.gauss_newton) pass.head.task.layer[0].d = convs.rdlogits;
   const int lowest = to.lowest(c.shape);
+  const bool back = lowest < c.shape.blocks, curved = !c.gauss_newton;
+  const by::Output<R> what{nullptr, by::of_targets(c.shape, n, c.grads.dy), true, c.dloss, c.grads.dweights};
+  by::head(queue, convs, pass, c.params, {true, true, what, back && curved, back && curved}, &c.vectors);
+  if (!curved) {
+    pass.dlogits = convs.rdlogits;
+    if (back) by::head(queue, convs, pass, c.params, {false, false, {}, true});
+  }
   by::backward(queue, convs, pass, c.params, lowest);
-  if (!c.gauss_newton) by::tangents_backward(queue, convs, pass, c.params, c.vectors, lowest);
+  if (curved) by::tangents_backward(queue, convs, pass, c.params, c.vectors, lowest);
   by::gradients(queue, convs, pass, c.params, to, c.gauss_newton ? nullptr : &c.vectors);
 }
 

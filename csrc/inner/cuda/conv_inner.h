@@ -67,6 +67,7 @@ struct ConvInner {
   const ConvNet& net;
   bool second_order, asks_rates = false, kept = false;
   Convs<R> convs;
+  ConvParams<R> direction;  // alpha v of the link
   int64_t pass_bytes = 0;
   unsigned char* passes = nullptr;
 
@@ -74,9 +75,10 @@ struct ConvInner {
       : queue(queue_), call(c), net(c.shape), second_order(runs_back && !c.first_order) {
     for (const R* value : c.drates.value) asks_rates = asks_rates || (runs_back && value);
     convs = lay_out<R>(queue, net, most, true, second_order ? c.support.count : kNoTangents);
+    if (second_order) direction = complete(queue, net, c.params, {});
     ConvPass<R> pass;
-    pass_bytes = place_pass(pass, net, c.params, c.support.count, true, nullptr);
-    const int64_t largest = place_pass(pass, net, c.params, most, true, nullptr);
+    pass_bytes = place_pass(pass, net, c.support.count, true, nullptr);
+    const int64_t largest = place_pass(pass, net, most, true, nullptr);
     kept = keeps && (second_order || asks_rates) && c.steps && pass_bytes <= (kKeptBytes - largest) / c.steps;
     passes = queue.arena().template take<unsigned char>((kept ? c.steps * pass_bytes : 0) + largest);
   }
@@ -84,7 +86,7 @@ struct ConvInner {
   // Of step k, with its support; with k = steps of another batch.
   ConvPass<R> pass(int64_t k, const Examples<R>& examples) const {
     ConvPass<R> found;
-    place_pass(found, net, call.params, examples.count, true, passes ? passes + (kept ? k : 0) * pass_bytes : nullptr);
+    place_pass(found, net, examples.count, true, passes ? passes + (kept ? k : 0) * pass_bytes : nullptr);
     found.load(examples);
     return found;
   }
@@ -93,7 +95,7 @@ struct ConvInner {
   ConvPass<R> gradient(int64_t k, const ConvParams<const R>& theta) {
     ConvPass<R> found = pass(k);
     forward(queue, convs, found, theta);
-    output(queue, found.head, Output<R>{});
+    head(queue, convs, found, theta, {true, true, {}, true});
     backward(queue, convs, found, theta, 0);
     return found;
   }
@@ -109,24 +111,31 @@ struct ConvInner {
     gradients(queue, convs, found, theta, to);
   }
 
+  // Lets targets leave what they get times the rates of step k: the direction of its link.
+  void aim(ConvTargets<R>& to, int64_t k) const {
+    for (int i = 0; second_order && k >= 0 && i < 4 * net.blocks + 2; i++) {
+      const R* rates = rates_of(call.rates, i, int(tensor_size(net, i)), k, call.steps, 0);
+      to.then[i] = {slices_of(direction, i), number_of(call.rates, i), {}, {rates}, call.rates.per_element};
+    }
+  }
+
   // One link of the chain: next = v - H (alpha v), or nothing of it to first order; dalpha -= v g. g: memory for the rates' gradients.
-  void link(int64_t k, const ConvParams<const R>& theta, const ConvParams<const R>& v, const ConvParams<R>& next,
-            const ConvParams<R>& direction, const ConvParams<R>& g) {
+  void link(int64_t k, const ConvParams<const R>& theta, const ConvParams<const R>& v, const ConvParams<R>& next, const ConvParams<R>& g) {
     const bool first = k == call.steps - 1;
     ConvPass<R> step = kept ? pass(k) : gradient(k, theta);
-    step.head.examples.x = step.of.x[net.blocks];
     if (asks_rates) rate_gradients(k, step, theta, v, g, first || call.drates.per_step);
     if (!second_order) return;
-    scale(queue, net, direction, v, &call.rates, k, call.steps);
     const ConvParams<const R> along = as_const(direction);
     tangents_forward(queue, convs, step, theta, along);
     const ExampleGrads<R>& grads = call.support_grads;
     const TaskTensor<R> to_y{grads.dy, step.n * net.outputs}, to_x{grads.dx, step.n * net.example_size()};
-    output(queue, step.head, {nullptr, {to_y, R(-1), {first ? nullptr : grads.dy, to_y.stride}}, true, nullptr, grads.dweights, true});
+    const Output<R> what{nullptr, {to_y, R(-1), {first ? nullptr : grads.dy, to_y.stride}}, true, nullptr, grads.dweights, true};
+    head(queue, convs, step, theta, {true, true, what, false, true}, &along);
     tangents_backward(queue, convs, step, theta, along, 0);
     ConvTargets<R> to;
     for (int i = 0; i < 4 * net.blocks + 2; i++) to.of[i] = {slices_of(next, i), R(-1), slices_of(v, i)};
     to.dx = {to_x, R(-1), {first ? nullptr : grads.dx, to_x.stride}};
+    aim(to, k - 1);
     gradients(queue, convs, step, theta, to, &along);
   }
 
@@ -147,15 +156,15 @@ struct ConvInner {
     if (!drates.per_element) sum_rates(queue, net, as_const(g), v, {drates, k, call.steps, first});
   }
 
-  // The whole chain, from v at the last step's end; `into`: where it then stands. theta(k): the parameters before step k.
+  // The whole chain, from v at the last step's end, whose targets were aimed at the last step; `into`: where it then stands. theta(k): the
+  // parameters before step k.
   template <class Theta>
   void run_back(ConvParams<const R> v, const ConvParams<R>& into, Theta&& theta) {
     zero_others();
     if (!second_order && !asks_rates) return;
-    const ConvParams<R> direction = second_order ? complete(queue, net, call.params, {}) : ConvParams<R>{};
     const ConvParams<R> g = asks_rates && !call.drates.per_element ? complete(queue, net, call.params, {}) : ConvParams<R>{};
     for (int64_t k = call.steps - 1; k >= 0; k--) {
-      link(k, theta(k), v, into, direction, g);
+      link(k, theta(k), v, into, g);
       if (second_order) v = as_const(into);
     }
   }

@@ -15,12 +15,18 @@ ConvTargets<R> asked(const ConvNet& net, int64_t n, const ConvParams<R>& dparams
   return found;
 }
 
+// Where the gradients to mse's targets go.
+template <class R>
+Sinks<R> of_targets(const ConvNet& net, int64_t n, R* dy) {
+  return {{dy, n * net.outputs}};
+}
+
 // Of a call that makes one.
 template <class R>
-ConvPass<R> only_pass(Queue& queue, const ConvNet& net, const ConvParams<const R>& params, int64_t most, bool gradient) {
+ConvPass<R> only_pass(Queue& queue, const ConvNet& net, int64_t most, bool gradient) {
   ConvPass<R> pass;
-  const int64_t bytes = place_pass(pass, net, params, most, gradient, nullptr);
-  place_pass(pass, net, params, most, gradient, queue.arena().take<unsigned char>(bytes));
+  const int64_t bytes = place_pass(pass, net, most, gradient, nullptr);
+  place_pass(pass, net, most, gradient, queue.arena().take<unsigned char>(bytes));
   return pass;
 }
 

@@ -9,14 +9,17 @@ void run(const ConvLoss<R>& c, Queue& queue) {
   namespace by = layerwise;
   const int64_t n = c.examples.count;
   const bool gradient = c.dparams.any() || c.grads.dx || c.grads.dy;
-  const auto to = by::asked(c.shape, n, c.dparams, c.grads.dx);
+  auto to = by::asked(c.shape, n, c.dparams, c.grads.dx);
   const auto convs = by::lay_out<R>(queue, c.shape, n, gradient);
-  auto pass = by::only_pass(queue, c.shape, c.params, n, gradient);
+  auto pass = by::only_pass<R>(queue, c.shape, n, gradient);
   pass.load(c.examples);
   by::forward(queue, convs, pass, c.params);
-  by::output(queue, pass.head, {c.loss, by::of_targets(pass.head, c.grads.dy), false, nullptr, c.grads.dweights});
-  if (!gradient) return;
-  by::backward(queue, convs, pass, c.params, to.lowest(c.shape));
+  const int lowest = to.lowest(c.shape);
+  const bool back = gradient && lowest < c.shape.blocks;
+  by::head(queue, convs, pass, c.params,
+           {true, true, {nullptr, by::of_targets(c.shape, n, c.grads.dy), false, nullptr, c.grads.dweights}, back});
+  if (back) by::backward(queue, convs, pass, c.params, lowest);
+  to.loss = {c.loss, 1};
   by::gradients(queue, convs, pass, c.params, to);
 }
 

@@ -20,16 +20,21 @@ void run(const ConvMetaLoss<R>& c, Queue& queue) {
   const auto theta = [&](int64_t k) { return k ? by::as_const(after(k)) : c.params; };
   for (int64_t k = 0; k < K; k++) inner.descend(k, theta(k), after(k + 1));
   by::ConvPass<R> query = inner.pass(K, c.query);
+  if (c.outputs) query.logits = c.outputs;
   by::forward(queue, inner.convs, query, theta(K));
-  by::output(queue, query.head, {c.loss, by::of_targets(query.head, c.query_grads.dy), false, nullptr, c.query_grads.dweights});
-  if (c.outputs) {
-    const int64_t size = c.query.count * c.shape.outputs;
-    by::scale(queue, c.shape.tasks, by::Scalings<R>{1, {{{c.outputs, size}, {query.head.task.layer[0].a, size}, {}, false, size}}});
+  const by::Output<R> what{nullptr, by::of_targets(c.shape, c.query.count, c.query_grads.dy), false, nullptr, c.query_grads.dweights};
+  by::head(queue, inner.convs, query, theta(K), {true, true, what, c.with_grads});
+  by::ConvTargets<R> to;
+  ConvParams<R> v;
+  if (c.with_grads) {
+    by::backward(queue, inner.convs, query, theta(K), 0);
+    v = by::complete(queue, c.shape, c.params, c.dparams);
+    to = by::asked(c.shape, c.query.count, v, c.query_grads.dx);
+    inner.aim(to, K - 1);
   }
+  to.loss = {c.loss, 1};
+  by::gradients(queue, inner.convs, query, theta(K), to);
   if (!c.with_grads) return;
-  by::backward(queue, inner.convs, query, theta(K), 0);
-  const ConvParams<R> v = by::complete(queue, c.shape, c.params, c.dparams);
-  by::gradients(queue, inner.convs, query, theta(K), by::asked(c.shape, c.query.count, v, c.query_grads.dx));
   inner.run_back(by::as_const(v), v, theta);
 }
 

@@ -1,9 +1,11 @@
 // Norm, ReLU and max-pool of a block of all tasks, forward and back, with their tangents: bound by memory, no products.
 //
-// A norm's numbers are a set: of a channel in all images of a task (batch norm), or of a group of channels in one image. A block of
-// threads owns a set, its warps take planes (a channel of an image) one after another, and sums run over lanes, warps and planes in an
-// order that the shapes fix. Statistics take two passes, the mean and then the squares about it. Nothing that a norm makes of z is kept but
-// mean and s: it is made again where it is read, by the same instructions, so that each pass finds the same winner of a window.
+// A norm's numbers are a set: of a channel in all images of a task (batch norm), or of a group of channels in one image. Of batch norms the
+// convolutions leave the sums over tiles (conv_row_sums.cuh), which each block adds up in their order; then several blocks share a set's
+// images out. Where there are none - group norm, whose sets stay in L2, and the gradient that comes from the linear layer - a block owns a
+// set and sums over lanes, warps and planes (a channel of an image), the mean first and then the squares about it. Nothing that a norm
+// makes of z is kept but mean, s and, of a window, z where it was won: all else is made again where it is read, by the same instructions,
+// so that each pass finds the same winner.
 //
 // With u = (z - mean) s, y = gamma u + beta, e = gamma dy (dy: the gradient to y, 0 but for winners above 0), r... tangents:
 //
@@ -14,12 +16,13 @@
 #pragma once
 #include <type_traits>
 
-#include "inner/cuda/mlp_output.cuh"
-#include "inner/cuda/mlp_gradient_sink.cuh"
+#include "inner/cuda/conv_row_sums.cuh"
+#include "inner/cuda/mlp.cuh"
 
 namespace fastmeta::cuda {
 
 constexpr int kNormThreads = 256, kNormWarps = kNormThreads / kWarp;
+constexpr int kTileColumns = 64;  // numbers of a tile's sums
 
 struct NormShape {
   int images, channels, height, width, pool;
@@ -37,23 +40,20 @@ struct NormShape {
   __device__ int windows() const { return height / pool * out_width(); }
 };
 
-// Arrays of all tasks: z, dz [T, images, channels, height, width]; x, d: of what the block hands on; statistics [T, sets, 2].
+// Arrays of all tasks: z [T, images, channels, height, width]; x, d: of what the block hands on; statistics [T, sets, 2].
 template <class R>
 struct NormArguments {
   NormShape shape;
   TaskTensor<const R> gamma, beta, vgamma, vbeta;
-  const R *z, *rz, *d, *rd, *dz;
+  const R *z, *rz, *d, *rd;
   R *statistics, *rstatistics;      // mean, s; mean(rz), along
   R* out;                           // x, rx, dz or rdz
-  R *of_gamma, *of_beta, *of_bias;  // gradients, or their tangents, of each plane; null: not asked for
-};
-
-template <class R>
-struct Channel {
-  R mean, s, gamma, beta;
-
-  __device__ __forceinline__ R u(R z) const { return (z - mean) * s; }
-  __device__ __forceinline__ R y(R z) const { return std::fma(z - mean, s * gamma, beta); }
+  R* won;                           // forward: z or rz where windows were won, as x; null: not asked for
+  R *of_gamma, *of_beta, *of_bias;  // gradients, or their tangents: of each plane, of_gamma and of_beta of a batch norm of each set
+  const R *dgamma, *dbeta;          // of tangents of a batch norm: these sums of the gradients
+  const R* sums;                    // [T, sets, kRowSums, tiles]; null: there are none
+  int tiles, last;                  // numbers of the last tile
+  int chunks;                       // blocks of a set
 };
 
 // Of a window: its pixel, z there, and whether ReLU lets it through.
@@ -70,21 +70,46 @@ struct Set {
   const NormArguments<R>& c;
   const NormShape& shape;
   R* partial;  // shared, one for each warp
-  int64_t task;
-  int set;
-  R* statistics;
+  int64_t index, task;
+  int set, chunk;
+  R mean_of_z = 0, s = 1;
 
   __device__ Set(const NormArguments<R>& arguments, R* shared)
-      : c(arguments), shape(c.shape), partial(shared), task(blockIdx.x / shape.sets()), set(int(blockIdx.x % shape.sets())) {
-    statistics = c.statistics + int64_t(blockIdx.x) * 2;
+      : c(arguments),
+        shape(c.shape),
+        partial(shared),
+        index(blockIdx.x / c.chunks),
+        task(index / shape.sets()),
+        set(int(index % shape.sets())),
+        chunk(int(blockIdx.x % c.chunks)) {}
+  // After forward.
+  __device__ void load_statistics() {
+    if (shape.norm) mean_of_z = c.statistics[index * 2], s = c.statistics[index * 2 + 1];
   }
 
-  __device__ R mean(R sum) const { return block_sum(partial, sum) / R(int64_t(shape.planes()) * shape.pixels()); }
+  // Whether sums of the set are for one channel.
+  __device__ bool of_channel() const { return !shape.own; }
+  __device__ bool speaks() const { return threadIdx.x == 0 && chunk == 0; }
+  __device__ R numbers() const { return R(int64_t(shape.planes()) * shape.pixels()); }
+  __device__ R mean(R sum) const { return block_sum(partial, sum) / numbers(); }
 
-  // f(channel, place of the plane among all), a warp for each; all lanes together.
+  // The k-th sum of a tile, and the sum of f(tile, its numbers) over all.
+  __device__ __forceinline__ R of_tile(int tile, int k) const { return c.sums[(index * kRowSums + k) * c.tiles + tile]; }
+  template <class F>
+  __device__ __forceinline__ R sum_of_tiles(F&& f) const {
+    R sum = 0;
+    for (int t = threadIdx.x; t < c.tiles; t += kNormThreads) sum += f(t, R(t + 1 < c.tiles ? kTileColumns : c.last));
+    return block_sum(partial, sum);
+  }
+  __device__ __forceinline__ R sum_of_tiles(int k) const {
+    return sum_of_tiles([&](int t, R) { return of_tile(t, k); });
+  }
+
+  // f(channel, place of the plane among all) of the chunk's, a warp for each; all lanes together.
   template <class F>
   __device__ __forceinline__ void each_plane(F&& f) const {
-    for (int i = threadIdx.x / kWarp; i < shape.planes(); i += kNormWarps) {
+    const int each = ceil_div(shape.planes(), c.chunks), end = least((chunk + 1) * each, shape.planes());
+    for (int i = chunk * each + threadIdx.x / kWarp; i < end; i += kNormWarps) {
       const int image = shape.own ? set / shape.groups : i;
       const int channel = shape.own ? set % shape.groups * shape.planes() + i : set;
       f(channel, (task * shape.images + image) * shape.channels + channel);
@@ -101,7 +126,7 @@ struct Set {
 
   __device__ Channel<R> channel(int i) const {
     const R *gamma = c.gamma.of(task), *beta = c.beta.of(task);
-    return {shape.norm ? statistics[0] : R(0), shape.norm ? statistics[1] : R(1), gamma ? gamma[i] : R(1), beta ? beta[i] : R(0)};
+    return {mean_of_z, s, gamma ? gamma[i] : R(1), beta ? beta[i] : R(0)};
   }
 
   // The first of the largest y, or the last that is no number, of a window of a plane of z.
@@ -145,7 +170,6 @@ struct Set {
 
   // A plane's sum into one of the arrays of planes.
   __device__ __forceinline__ void put(R* array, int64_t plane, R sum) const {
-    if (!array) return;
     sum = warp_sum(sum);
     if (threadIdx.x % kWarp == 0) array[plane] = sum;
   }
@@ -156,30 +180,56 @@ struct NormPartials {
   R of_warp[kNormWarps];
 };
 
+// Mean and variance of z.
+template <class R>
+__device__ __forceinline__ R variance_of(Set<R>& set) {
+  const NormArguments<R>& c = set.c;
+  if (!c.sums) {
+    const R mean = set.mean_of_z = set.mean(set.sum_of_pixels([&](int64_t e) { return c.z[e]; }));
+    return set.mean(set.sum_of_pixels([&](int64_t e) { return (c.z[e] - mean) * (c.z[e] - mean); }));
+  }
+  const R mean = set.mean_of_z = set.sum_of_tiles([&](int t, R count) { return count * set.of_tile(t, 0); }) / set.numbers();
+  const auto squares = [&](int t, R count) {
+    const R off = set.of_tile(t, 0) - mean;
+    return set.of_tile(t, 1) + count * off * off;
+  };
+  return set.sum_of_tiles(squares) / set.numbers();
+}
+
 template <class R>
 __global__ void __launch_bounds__(kNormThreads, 2) norm_kernel(const __grid_constant__ NormArguments<R> c) {
   FASTMETA_SHARED(NormPartials<R>, partials);
-  const Set<R> set(c, partials.of_warp);
+  Set<R> set(c, partials.of_warp);
   if (c.shape.norm) {
-    const R mean = set.mean(set.sum_of_pixels([&](int64_t e) { return c.z[e]; }));
-    const R variance = set.mean(set.sum_of_pixels([&](int64_t e) { return (c.z[e] - mean) * (c.z[e] - mean); }));
-    if (threadIdx.x == 0) set.statistics[0] = mean, set.statistics[1] = 1 / std::sqrt(variance + R(c.shape.eps));
-    __syncthreads();
+    set.s = 1 / std::sqrt(variance_of(set) + R(c.shape.eps));
+    if (set.speaks()) c.statistics[set.index * 2] = set.mean_of_z, c.statistics[set.index * 2 + 1] = set.s;
   }
   set.each_plane([&](int i, int64_t plane) {
     const Channel<R> channel = set.channel(i);
     const R* z = c.z + plane * c.shape.pixels();
-    set.each_window(z, channel,
-                    [&](int w, const Winner<R>& won) { c.out[plane * c.shape.windows() + w] = won.open ? channel.y(won.z) : R(0); });
+    set.each_window(z, channel, [&](int w, const Winner<R>& won) {
+      c.out[plane * c.shape.windows() + w] = won.open ? channel.y(won.z) : R(0);
+      if (c.won) c.won[plane * c.shape.windows() + w] = won.z;
+    });
   });
 }
 
 template <class R>
-__global__ void __launch_bounds__(kNormThreads, 2) norm_back_kernel(const __grid_constant__ NormArguments<R> c) {
-  FASTMETA_SHARED(NormPartials<R>, partials);
-  const Set<R> set(c, partials.of_warp);
-  R of_e = 0, of_eu = 0;
-  if (c.shape.norm) {
+struct GradientSums {
+  R e = 0, eu = 0;  // means
+};
+
+// Of a set; and those of its planes, or of the channel, into their arrays.
+template <class R>
+__device__ __forceinline__ GradientSums<R> sums_of_gradients(const Set<R>& set) {
+  const NormArguments<R>& c = set.c;
+  GradientSums<R> of;
+  R all_dy = 0, all_dyu = 0;
+  if (c.sums) {
+    all_dy = set.sum_of_tiles(0), all_dyu = set.sum_of_tiles(1);
+    const R gamma = set.channel(set.set).gamma;
+    of = {gamma * all_dy / set.numbers(), gamma * all_dyu / set.numbers()};
+  } else {
     set.each_plane([&](int i, int64_t plane) {
       const Channel<R> channel = set.channel(i);
       const R *z = c.z + plane * c.shape.pixels(), *d = c.d + plane * c.shape.windows();
@@ -189,21 +239,35 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_back_kernel(const __grid
         of_dy += dy;
         of_dyu += dy * channel.u(won.z);
       });
-      of_e += channel.gamma * of_dy;
-      of_eu += channel.gamma * of_dyu;
+      of.e += channel.gamma * of_dy;
+      of.eu += channel.gamma * of_dyu;
+      all_dy += of_dy;
+      all_dyu += of_dyu;
+      if (set.of_channel()) return;
       set.put(c.of_beta, plane, of_dy);
       set.put(c.of_gamma, plane, of_dyu);
     });
-    of_e = set.mean(of_e);
-    of_eu = set.mean(of_eu);
+    of = {set.mean(of.e), set.mean(of.eu)};
+    if (set.of_channel()) all_dy = block_sum(set.partial, all_dy), all_dyu = block_sum(set.partial, all_dyu);
   }
+  if (set.of_channel() && set.speaks()) c.of_beta[set.index] = all_dy, c.of_gamma[set.index] = all_dyu;
+  return of;
+}
+
+template <class R>
+__global__ void __launch_bounds__(kNormThreads, 2) norm_back_kernel(const __grid_constant__ NormArguments<R> c) {
+  FASTMETA_SHARED(NormPartials<R>, partials);
+  Set<R> set(c, partials.of_warp);
+  set.load_statistics();
+  GradientSums<R> of;
+  if (c.shape.norm) of = sums_of_gradients(set);
   set.each_plane([&](int i, int64_t plane) {
     const Channel<R> channel = set.channel(i);
     const R *z = c.z + plane * c.shape.pixels(), *d = c.d + plane * c.shape.windows();
     R sum = 0;
     set.each_pixel(z, channel, [&](int at, int w) {
       R dz = w >= 0 ? channel.gamma * d[w] : R(0);
-      if (c.shape.norm) dz = channel.s * (dz - of_e - channel.u(z[at]) * of_eu);
+      if (c.shape.norm) dz = channel.s * (dz - of.e - channel.u(z[at]) * of.eu);
       c.out[plane * c.shape.pixels() + at] = dz;
       sum += dz;
     });

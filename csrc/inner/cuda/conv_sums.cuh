@@ -1,19 +1,41 @@
-// What a conv op sums where tiles and norms have left parts: gradients, and products of gradients with vectors for those of rates.
+// What a conv op sums where tiles and norms have left parts: gradients, into the next parameters or cotangents at once; those of the linear
+// layer, which are products of few rows; the loss; and products of gradients with vectors for those of rates.
 #pragma once
 #include "inner/cuda/conv_norm.cuh"
 #include "inner/cuda/mlp_gradient_sink.cuh"
 
 namespace fastmeta::cuda {
 
-constexpr int kSummed = 16, kSumThreads = 256;  // tensors of a launch
+constexpr int kSummed = 20, kSumThreads = 256;  // tensors of a launch: those of four blocks, of the linear layer, and the loss
 
-// A gradient in parts [T, count, size], which go into a sink as one sum, in their order.
+// [T, count, width]
+template <class R>
+struct Parts {
+  const R* of;
+  int width;
+};
+
+// A gradient in parts, which go into a sink as one sum, in their order: element e is part e, or where there are factors [T, count, size /
+// width] the products of parts and factors.
 template <class R>
 struct SumOfParts {
-  const R* parts;
+  Parts<R> parts[2], factors[2];  // a sum of two products where parts[1] is not null
   int64_t count;
   int size;
-  Sinks<R> to;
+  Sinks<R> to, then;  // then: takes what `to` has got
+
+  __device__ __forceinline__ R sum(int64_t task, int e) const {
+    R sum = 0;
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+      if (!parts[k].of) continue;
+      const int width = parts[k].width, across = factors[k].width;
+      const R* part = parts[k].of + task * count * width + e % width;
+      const R* factor = factors[k].of ? factors[k].of + task * count * across + e / width : nullptr;
+      for (int64_t i = 0; i < count; i++) sum += factor ? factor[i * across] * part[i * width] : part[i * width];
+    }
+    return sum;
+  }
 };
 template <class R>
 struct SumsOfParts {
@@ -33,10 +55,10 @@ __global__ void __launch_bounds__(kSumThreads) gradient_kernel(const __grid_cons
   const SumOfParts<R>& s = c.item[which];
   const int e = int(block) * kSumThreads + threadIdx.x;
   if (e >= s.size) return;
-  R sum = 0, none = 0;
-  const R* part = s.parts + task * s.count * s.size + e;
-  for (int64_t i = 0; i < s.count; i++) sum += part[i * s.size];
-  s.to.of(task)(e, sum, none);
+  R none = 0;
+  const Sink<R> to = s.to.of(task);
+  to(e, s.sum(task, e), none);
+  if (s.then.asked()) s.then.of(task)(e, to.out[e], none);
 }
 
 template <class R>

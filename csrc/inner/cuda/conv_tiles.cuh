@@ -1,21 +1,24 @@
 // Convolutions of all tasks as products in the tiles of mlp_tile_memory.cuh, with no patch in memory.
 //
 //   conv_kernel         out [out, pixels of all images] = kernel [out, in 9] patches [in 9, pixels], and with the kernel turned around the
-//                       gradient to the images: [in, pixels] = turned [in, out 9] patches of dz. A block owns 64 channels and 64 pixels.
+//                       gradient to the images: [in, pixels] = turned [in, out 9] patches of dz. A block owns 64 channels and 64 pixels,
+//                       and leaves what a batch norm sums over them (conv_row_sums.cuh).
 //   conv_weight_kernel  dkernel [out, in 9] = dz [out, pixels] patches' [pixels, in 9]. The pixels are divided among blocks; each writes
-//   its
-//                       part of the sum, and gradient_kernel (conv_layers.cu) adds them up in their order.
+//                       its part of the sum, and gradient_kernel (conv_sums.cuh) adds them up in their order.
 //
-// Each is a sum of two such products where tangents are asked for. A thread has the same pixel, or the same two taps, in all slices.
+// Tiles have 32 channels where those of 64 would be empty by half (`low`). Each is a sum of two such products where tangents are asked for.
+// A thread has the same pixel, or the same two taps, in all slices.
 #pragma once
+#include "inner/cuda/conv_row_sums.cuh"
 #include "inner/cuda/mlp_tiles.cuh"
 
 namespace fastmeta::cuda {
 
-constexpr int kTaps = 9;                                 // of a kernel, 3 x 3
-constexpr int kSplitSlices = 128;                        // of 16 pixels, of a block's part of a kernel's gradient
-constexpr int kWeightProducts = 4;                       // layers of a launch
-constexpr int kOwn = kTileSide * kDepth / kTileThreads;  // elements of a slice that a thread brings
+constexpr int kTaps = 9;            // of a kernel, 3 x 3
+constexpr int kSplitSlices = 128;   // of 16 pixels, of a block's part of a kernel's gradient
+constexpr int kWeightProducts = 4;  // layers of a launch
+
+__host__ __device__ inline bool low(int channels) { return (channels - 1) % kTileSide < kLowSide; }
 
 // Where output pixel (r, c) meets the images [channels, height, width] under tap (i, j): at (r up + i - shift) / down, if that is whole.
 struct Patches {
@@ -43,18 +46,23 @@ struct ConvProduct {
   TaskTensor<const R> kernel[2], x[2];
   TaskTensor<const R> bias;
   Sinks<R> to;  // [images, M, pixels]
+  RowSumsArguments<R> sums;
 
   __host__ __device__ int columns() const { return images * patches.pixels; }
   __host__ __device__ int depth() const { return patches.channels * kTaps; }
-  __host__ __device__ int64_t tiles() const { return int64_t(ceil_div(M, kTileSide)) * ceil_div(columns(), kTileSide); }
+  template <class Shape>
+  __host__ __device__ int64_t tiles() const {
+    return int64_t(ceil_div(M, Shape::kDown)) * ceil_div(columns(), Shape::kAcross);
+  }
 };
 
 // A slice of the kernel turned around, element (m, k): channel m of the inputs; k: channel and tap of the outputs.
-template <class R>
+template <class R, int kSide, int kThreads>
 struct TurnedPart {
+  static constexpr int kOwn = kSide * kDepth / kThreads;
   R own[kOwn];
 
-  __device__ __forceinline__ static int row(int e) { return threadIdx.x / 4 + e / 4 * (kTileThreads / 4); }
+  __device__ __forceinline__ static int row(int e) { return threadIdx.x / 4 + e / 4 * (kThreads / 4); }
   __device__ __forceinline__ static int depth(int e) { return threadIdx.x % 4 + e % 4 * 4; }
 
   __device__ __forceinline__ void load(const R* kernel, int M, int K, int first, int k) {
@@ -64,22 +72,23 @@ struct TurnedPart {
       own[e] = m < M && at < K ? kernel[(at / kTaps * M + m) * kTaps + kTaps - 1 - at % kTaps] : R(0);
     }
   }
-  __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
+  __device__ __forceinline__ void store(R (*slice)[kSide + kPad]) const {
 #pragma unroll
     for (int e = 0; e < kOwn; e++) slice[depth(e)][place(depth(e), row(e))] = own[e];
   }
 };
 
 // A slice of patches, element (k, column): k: channel and tap of the images; column: pixel of the outputs, the thread's.
-template <class R>
+template <class R, int kSide, int kThreads>
 struct PatchPart {
+  static constexpr int kOwn = kSide * kDepth / kThreads;
   R own[kOwn];
   int image, r, c;  // image < 0: beyond the last
   int first;        // where tap 0 meets a channel, or would
   unsigned inside;  // bit by bit: whether a tap meets one
 
-  __device__ __forceinline__ static int column() { return threadIdx.x % kTileSide; }
-  __device__ __forceinline__ static int depth(int e) { return threadIdx.x / kTileSide + e * (kTileThreads / kTileSide); }
+  __device__ __forceinline__ static int column() { return threadIdx.x % kSide; }
+  __device__ __forceinline__ static int depth(int e) { return threadIdx.x / kSide + e * (kThreads / kSide); }
 
   __device__ __forceinline__ PatchPart(const Patches& p, int column, int columns) {
     const int pixel = column % p.pixels;
@@ -98,28 +107,58 @@ struct PatchPart {
       own[e] = channel < p.channels && (inside >> tap & 1) ? from[channel * p.height * p.width + at] : R(0);
     }
   }
-  __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
+  __device__ __forceinline__ void store(R (*slice)[kSide + kPad]) const {
 #pragma unroll
     for (int e = 0; e < kOwn; e++) slice[depth(e)][place(depth(e), column())] = own[e];
   }
 };
 
-template <class R>
+template <class R, class Shape>
 struct ColumnPlaces {
-  int of[kTileSide];  // in the results, of row 0; negative: there is no such column
+  int of[Shape::kAcross];  // in the results, of row 0; negative: there is no such column
 };
 
+// A warp takes row after row of the tile, so that it writes 32 neighbours at a time.
+template <class R, class Shape>
+__device__ __forceinline__ void store_rows(const ConvProduct<R>& p, const Room<R, Shape>& room, const ColumnPlaces<R, Shape>& places,
+                                           int64_t task, int i, int j) {
+  constexpr int kOwn = Shape::kAcross / kWarp;
+  const R* bias = p.bias.of(task);
+  const Sink<R> to = p.to.of(task);
+  const int lane = threadIdx.x % kWarp, columns = p.columns();
+  R none = 0;
+  for (int r = threadIdx.x / kWarp; r < Shape::kDown && i + r < p.M; r += Shape::kThreads / kWarp) {
+    const int channel = i + r;
+    TileRow<R, kOwn> row;
+#pragma unroll
+    for (int o = 0; o < kOwn; o++) {
+      const int place = places.of[lane + o * kWarp];
+      row.at[o] = place < 0 ? -1 : place + channel * p.patches.pixels;
+      row.value[o] = bias ? room.sums[r][lane + o * kWarp] + bias[channel] : room.sums[r][lane + o * kWarp];
+      if (place >= 0) to(row.at[o], row.value[o], none);
+    }
+    if (p.sums.sums)
+      row_sums(p.sums, row, task, channel, task * columns * p.M, task * p.M + channel, j / Shape::kAcross,
+               ceil_div(columns, Shape::kAcross), least(Shape::kAcross, columns - j));
+  }
+}
+
 template <class R, bool kTurned, class Multiply>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) conv_kernel(const __grid_constant__ ConvProduct<R> p) {
-  FASTMETA_SHARED(Room<R>, room);
-  FASTMETA_SHARED(ColumnPlaces<R>, places);
-  const int64_t task = blockIdx.x / p.tiles();
-  const int tile = int(blockIdx.x % p.tiles()), down = ceil_div(p.M, kTileSide);
-  const int i = tile % down * kTileSide, j = tile / down * kTileSide;
-  const int per_piece = ceil_div(p.depth(), kDepth), count = per_piece * p.pieces;
-  std::conditional_t<kTurned, TurnedPart<R>, Part<R, true>> a;
-  PatchPart<R> b(p.patches, j + PatchPart<R>::column(), p.columns());
-  if (threadIdx.x < kTileSide)
+__global__ void __launch_bounds__(Multiply::Shape::kThreads, kTileBlocks<R, typename Multiply::Shape>)
+    conv_kernel(const __grid_constant__ ConvProduct<R> p) {
+  using Shape = typename Multiply::Shape;
+  using Memory = Room<R, Shape>;
+  using Places = ColumnPlaces<R, Shape>;
+  FASTMETA_SHARED(Memory, room);
+  FASTMETA_SHARED(Places, places);
+  const int64_t task = blockIdx.x / p.template tiles<Shape>();
+  const int tile = int(blockIdx.x % p.template tiles<Shape>()), down = ceil_div(p.M, Shape::kDown);
+  const int i = tile % down * Shape::kDown, j = tile / down * Shape::kAcross;
+  const int per_piece = ceil_div(p.depth(), kDepth);
+  std::conditional_t<kTurned, TurnedPart<R, Shape::kDown, Shape::kThreads>, Part<R, true, Shape::kDown, Shape::kThreads>> a;
+  using Columns = PatchPart<R, Shape::kAcross, Shape::kThreads>;
+  Columns b(p.patches, j + Columns::column(), p.columns());
+  if (threadIdx.x < Shape::kAcross)
     places.of[threadIdx.x] = b.image < 0 ? -1 : b.image * p.M * p.patches.pixels + b.r * p.patches.out_width + b.c;
   const auto load = [&](int slice) {
     const int piece = slice / per_piece, k = slice % per_piece * kDepth;
@@ -127,22 +166,9 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) conv_kernel(cons
     b.load(p.x[piece].of(task), p.patches, k);
   };
   Multiply multiply;
-  load(0);
-  for (int slice = 0; slice < count; slice++) {
-    Slice<R>& now = room.slices[slice % 2];
-    a.store(now.a);
-    b.store(now.b);
-    __syncthreads();
-    if (slice + 1 < count) load(slice + 1);
-    multiply.add(now);
-  }
-  const R* bias = p.bias.of(task);
-  const Sink<R> to = p.to.of(task);
-  R none = 0;
-  multiply.each(room, [&](int r, int c, R sum) {
-    const int row = i + r, at = places.of[c];
-    if (row < p.M && at >= 0) to(at + row * p.patches.pixels, bias ? sum + bias[row] : sum, none);
-  });
+  multiply_slices<R>(room, per_piece * p.pieces, multiply, a, b, load, [](int, const Slice<R, Shape>&) {});
+  multiply.spread(room);
+  store_rows<R, Shape>(p, room, places, task, i, j);
 }
 
 // One layer's, and how its pixels are divided.
@@ -157,8 +183,14 @@ struct ConvWeightProduct {
   __host__ __device__ int slices_of_image() const { return ceil_div(patches.pixels, kDepth); }
   __host__ __device__ int slices() const { return images * slices_of_image(); }
   __host__ __device__ int splits() const { return ceil_div(slices(), kSplitSlices); }
-  __host__ __device__ int tiles_of_split() const { return int(tiles_of(M, N())); }
-  __host__ __device__ int64_t tiles() const { return int64_t(splits()) * tiles_of_split(); }
+  template <class Shape>
+  __host__ __device__ int tiles_of_split() const {
+    return ceil_div(M, Shape::kDown) * ceil_div(N(), Shape::kAcross);
+  }
+  template <class Shape>
+  __host__ __device__ int64_t tiles() const {
+    return int64_t(splits()) * tiles_of_split<Shape>();
+  }
 };
 
 template <class R>
@@ -169,12 +201,13 @@ struct ConvWeightProducts {
 };
 
 // A slice of patches along the pixels, element (k, column): k: pixel of the outputs; column: channel and tap of the images.
-template <class R>
+template <class R, int kSide, int kThreads>
 struct PixelPart {
+  static constexpr int kOwn = kSide * kDepth / kThreads;
   R own[kOwn];
 
-  __device__ __forceinline__ static int row(int e) { return TurnedPart<R>::row(e); }
-  __device__ __forceinline__ static int depth(int e) { return TurnedPart<R>::depth(e); }
+  __device__ __forceinline__ static int row(int e) { return TurnedPart<R, kSide, kThreads>::row(e); }
+  __device__ __forceinline__ static int depth(int e) { return TurnedPart<R, kSide, kThreads>::depth(e); }
 
   __device__ __forceinline__ void load(const R* x, const Patches& p, int first, int image, int pixel) {
     const R* from = x + int64_t(image) * p.size();
@@ -185,25 +218,28 @@ struct PixelPart {
       own[e] = channel < p.channels && k < p.pixels && at >= 0 ? from[channel * p.height * p.width + at] : R(0);
     }
   }
-  __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
+  __device__ __forceinline__ void store(R (*slice)[kSide + kPad]) const {
 #pragma unroll
     for (int e = 0; e < kOwn; e++) slice[depth(e)][place(depth(e), row(e))] = own[e];
   }
 };
 
 template <class R, class Multiply>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) conv_weight_kernel(const __grid_constant__ ConvWeightProducts<R> products) {
-  FASTMETA_SHARED(Room<R>, room);
+__global__ void __launch_bounds__(Multiply::Shape::kThreads, kTileBlocks<R, typename Multiply::Shape>)
+    conv_weight_kernel(const __grid_constant__ ConvWeightProducts<R> products) {
+  using Shape = typename Multiply::Shape;
+  using Memory = Room<R, Shape>;
+  FASTMETA_SHARED(Memory, room);
   const int64_t task = blockIdx.x / products.tiles;
   int64_t tile = blockIdx.x % products.tiles;
   int which = 0;
-  while (tile >= products.item[which].tiles()) tile -= products.item[which++].tiles();
+  while (tile >= products.item[which].template tiles<Shape>()) tile -= products.item[which++].template tiles<Shape>();
   const ConvWeightProduct<R>& p = products.item[which];
-  const int split = int(tile / p.tiles_of_split()), within = int(tile % p.tiles_of_split()), across = tiles_across(p.N());
-  const int i = within / across * kTileSide, j = within % across * kTileSide;
-  const int begin = split * kSplitSlices, per_piece = least(kSplitSlices, p.slices() - begin), count = per_piece * p.pieces;
-  Part<R, true> a;
-  PixelPart<R> b;
+  const int split = int(tile / p.template tiles_of_split<Shape>()), within = int(tile % p.template tiles_of_split<Shape>());
+  const int across = ceil_div(p.N(), Shape::kAcross), i = within / across * Shape::kDown, j = within % across * Shape::kAcross;
+  const int begin = split * kSplitSlices, per_piece = least(kSplitSlices, p.slices() - begin);
+  Part<R, true, Shape::kDown, Shape::kThreads> a;
+  PixelPart<R, Shape::kAcross, Shape::kThreads> b;
   const auto load = [&](int slice) {
     const int piece = slice / per_piece, at = begin + slice % per_piece;
     const int image = at / p.slices_of_image(), pixel = at % p.slices_of_image() * kDepth;
@@ -211,15 +247,7 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) conv_weight_kern
     b.load(p.x[piece].of(task), p.patches, j, image, pixel);
   };
   Multiply multiply;
-  load(0);
-  for (int slice = 0; slice < count; slice++) {
-    Slice<R>& now = room.slices[slice % 2];
-    a.store(now.a);
-    b.store(now.b);
-    __syncthreads();
-    if (slice + 1 < count) load(slice + 1);
-    multiply.add(now);
-  }
+  multiply_slices<R>(room, per_piece * p.pieces, multiply, a, b, load, [](int, const Slice<R, Shape>&) {});
   R* part = p.parts + (task * p.splits() + split) * int64_t(p.M) * p.N();
   multiply.each(room, [&](int r, int c, R sum) {
     if (i + r < p.M && j + c < p.N()) part[(i + r) * p.N() + j + c] = sum;

@@ -96,9 +96,9 @@ template <Form kForm, class R, class Store>
 void multiply(Queue& queue, const MlpShape& shape, Products<R, Store>& products) {
   products.tiles = 0;
   for (int i = 0; i < products.count; i++) products.tiles += products.item[i].tiles();
-  auto* kernel = product_kernel<R, kForm, Store, OrdinaryUnits<R>>;
+  auto* kernel = product_kernel<R, kForm, Store, OrdinaryUnits<R, Square>>;
   if constexpr (std::is_same_v<R, float>)
-    if (shape.tf32) kernel = product_kernel<R, kForm, Store, TensorCores>;
+    if (shape.tf32) kernel = product_kernel<R, kForm, Store, TensorCores<Square>>;
   queue.launch(kernel, shape.tasks * products.tiles, kTileThreads, {}, products);
 }
 

@@ -85,10 +85,10 @@ __device__ __forceinline__ void put_weight_gradient(const Task<R>& s, int i, R g
 
 // dL/dweights, or with `tangent` its tangent, plus dloss times itself. A thread for each example.
 template <class R>
-__device__ __forceinline__ void squared_error_of_weights(Task<R>& s, bool tangent, R dloss, R scale) {
+__device__ __forceinline__ void squared_error_of_weights(Task<R>& s, bool tangent, R dloss, R scale, int begin, int end) {
   const Layer<R>& y = s.last();
   const R* target = static_cast<const R*>(s.y);
-  for (int i = threadIdx.x; i < s.n; i += blockDim.x) {
+  for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
     R loss = 0, change = 0;
     for (int e = i * y.out; e < (i + 1) * y.out; e++) {
       const R difference = y.a[e] - target[e];
@@ -100,28 +100,29 @@ __device__ __forceinline__ void squared_error_of_weights(Task<R>& s, bool tangen
   }
 }
 
-// dL/dz of the last layer (where there is room for it), and its tangent, plus dloss * dL/dz -> the loss, on every thread.
+// Of the examples begin .. end: dL/dz of the last layer (where there is room for it), and its tangent, plus dloss * dL/dz -> their part of
+// the loss, on every thread.
 template <class R>
-__device__ __forceinline__ R squared_error(Task<R>& s, bool tangent, R dloss) {
+__device__ __forceinline__ R squared_error(Task<R>& s, bool tangent, R dloss, int begin, int end) {
   const Layer<R>& y = s.last();
   const R* target = static_cast<const R*>(s.y);
   const int count = s.n * y.out;
   const R scale = R(2) / R(count ? count : 1);
   R total = 0;
-  for (int e = threadIdx.x; e < count; e += blockDim.x) {
+  for (int e = begin * y.out + threadIdx.x; e < end * y.out; e += blockDim.x) {
     const R weight = s.weights ? s.weights[e / y.out] : R(1);
     const R difference = y.a[e] - target[e], d = scale * weight * difference;
     total += weight * difference * difference;
     if (y.d) y.d[e] = d;
     if (tangent) y.rd[e] = scale * weight * y.ra[e] + (dloss == 0 ? R(0) : dloss * d);
   }
-  if (s.dweights) squared_error_of_weights(s, tangent, dloss, scale);
+  if (s.dweights) squared_error_of_weights(s, tangent, dloss, scale, begin, end);
   return block_sum(s.partial, total) / R(count ? count : 1);
 }
 
 // The same; a warp for each example.
 template <class R>
-__device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
+__device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss, int begin, int end) {
   const Layer<R>& y = s.last();
   const int64_t* targets = static_cast<const int64_t*>(s.y);
   const int classes = y.out, lane = threadIdx.x % kWarp;
@@ -130,7 +131,7 @@ __device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
   counted = warp_sum(counted);
   counted = counted ? counted : 1;
   R total = 0;
-  for (int i = threadIdx.x / kWarp; i < s.n; i += blockDim.x / kWarp) {
+  for (int i = begin + threadIdx.x / kWarp; i < end; i += blockDim.x / kWarp) {
     const int64_t target = targets[i];
     const bool counts = target != kIgnoreIndex, valid = target >= 0 && target < classes;
     const R share = valid ? 1 / R(counted) : counts ? R(NAN) : R(0);
@@ -166,8 +167,12 @@ __device__ __forceinline__ R cross_entropy(Task<R>& s, bool tangent, R dloss) {
 }
 
 template <class R>
+__device__ __forceinline__ R output_gradient(Task<R>& s, bool tangent, R dloss, int begin, int end) {
+  return s.loss == Loss::mse ? squared_error(s, tangent, dloss, begin, end) : cross_entropy(s, tangent, dloss, begin, end);
+}
+template <class R>
 __device__ __forceinline__ R output_gradient(Task<R>& s, bool tangent = false, R dloss = 0) {
-  return s.loss == Loss::mse ? squared_error(s, tangent, dloss) : cross_entropy(s, tangent, dloss);
+  return output_gradient(s, tangent, dloss, 0, s.n);
 }
 
 }  // namespace fastmeta::cuda

@@ -12,8 +12,8 @@
 
 namespace fastmeta::cuda {
 
-template <class R>
-constexpr int kTileBlocks = sizeof(R) == 4 ? 4 : 2;  // of a multiprocessor: a double takes two registers
+template <class R, class Shape>
+constexpr int kTileBlocks = (sizeof(R) == 4 ? 4 : 2) * kTileThreads / Shape::kThreads;  // of a multiprocessor: a double takes two registers
 
 __host__ __device__ inline int tiles_across(int N) { return N ? ceil_div(N, kTileSide) : 1; }  // one for `bias` alone
 __host__ __device__ inline int64_t tiles_of(int M, int N) { return int64_t(ceil_div(M, kTileSide)) * tiles_across(N); }
@@ -40,18 +40,19 @@ struct Products {
   Product<R, Store> item[kMaxLayers];
 };
 
-// A thread's part of a slice on its way: two quads along the dimension that is contiguous in memory, the depth or the rows.
-template <class R, bool kAlongDepth>
+// A thread's part of a slice on its way: quads along the dimension that is contiguous in memory, the depth or the kSide rows.
+template <class R, bool kAlongDepth, int kSide = kTileSide, int kThreads = kTileThreads>
 struct Part {
-  Quad<R> quad[2];
+  static constexpr int kQuads = kSide * kDepth / 4 / kThreads;
+  Quad<R> quad[kQuads];
 
   __device__ __forceinline__ static int row(int q) {
-    const int e = threadIdx.x + q * kTileThreads;
-    return kAlongDepth ? e / (kDepth / 4) : e % (kTileSide / 4) * 4;
+    const int e = threadIdx.x + q * kThreads;
+    return kAlongDepth ? e / (kDepth / 4) : e % (kSide / 4) * 4;
   }
   __device__ __forceinline__ static int depth(int q) {
-    const int e = threadIdx.x + q * kTileThreads;
-    return kAlongDepth ? e % (kDepth / 4) * 4 : e / (kTileSide / 4);
+    const int e = threadIdx.x + q * kThreads;
+    return kAlongDepth ? e % (kDepth / 4) * 4 : e / (kSide / 4);
   }
 
   // Of a matrix with `rows` rows and inner dimension K, from `first` and k on; zeros beyond its ends.
@@ -59,7 +60,7 @@ struct Part {
     const int length = kAlongDepth ? K : rows, lines = kAlongDepth ? rows : K;
     const bool wide = length % 4 == 0 && reinterpret_cast<uintptr_t>(matrix) % 16 == 0;
 #pragma unroll
-    for (int q = 0; q < 2; q++) {
+    for (int q = 0; q < kQuads; q++) {
       const int line = kAlongDepth ? first + row(q) : k + depth(q), at = kAlongDepth ? k + depth(q) : first + row(q);
       const R* from = matrix + int64_t(line) * length + at;
       if (wide && line < lines && at < length) {
@@ -71,9 +72,9 @@ struct Part {
     }
   }
 
-  __device__ __forceinline__ void store(R (*slice)[kPitch]) const {
+  __device__ __forceinline__ void store(R (*slice)[kSide + kPad]) const {
 #pragma unroll
-    for (int q = 0; q < 2; q++) {
+    for (int q = 0; q < kQuads; q++) {
       const int k = depth(q), r = row(q);
       if constexpr (kAlongDepth) {
 #pragma unroll
@@ -92,8 +93,10 @@ struct Partials {
 
 // Multiply: how slices are multiplied.
 template <class R, Form kForm, class Store, class Multiply>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) product_kernel(const __grid_constant__ Products<R, Store> products) {
-  FASTMETA_SHARED(Room<R>, room);
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks<R, Square>)
+    product_kernel(const __grid_constant__ Products<R, Store> products) {
+  using Memory = Room<R, Square>;
+  FASTMETA_SHARED(Memory, room);
   FASTMETA_SHARED(Partials<R>, partials);
   const int64_t task = blockIdx.x / products.tiles;
   int64_t tile = blockIdx.x % products.tiles;
@@ -111,17 +114,10 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<R>) product_kernel(c
   };
   Multiply multiply;
   R bias = 0;
-  if (count) load(0);
-  for (int slice = 0; slice < count; slice++) {
-    Slice<R>& now = room.slices[slice % 2];
-    a.store(now.a);
-    b.store(now.b);
-    __syncthreads();
-    if (slice + 1 < count) load(slice + 1);
-    multiply.add(now);
+  multiply_slices<R>(room, count, multiply, a, b, load, [&](int slice, const Slice<R, Square>& now) {
     if (kForm == Form::weights && j == 0 && threadIdx.x < kTileSide && slice < per_piece)
       for (int k = 0; k < kDepth; k++) bias += now.a[k][place(k, threadIdx.x)];
-  }
+  });
   R of_elements = 0, of_bias = 0;
   const auto store = p.store.of(task, int64_t(p.M) * p.N);
   multiply.each(room, [&](int r, int c, R sum) {

@@ -40,12 +40,12 @@ def recorded(
         return None
     kept = Kept(model, opt, override, tracked)
     stepper = None if method is PLAIN else kept.take
-    trace = trace_of(model, rates, copies, tracked, statistics=True, method=method or None, stepper=stepper)
+    trace = trace_of(model, rates, copies, tracked, buffers=True, method=method or None, stepper=stepper)
     if trace is None:
         return None
     kind: Any = type(model)
     plain: Any = OURS[type(opt)][0]
-    fmodel = _kind(kind).of(trace, _copies=copies)
+    fmodel = _kind(kind).of(trace, _copies=copies, training=model.training)
     return fmodel, _steps_of(plain)(fmodel, kept)
 
 

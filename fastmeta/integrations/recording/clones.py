@@ -8,12 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..._torch import is_plain
+from ..._torch import PARAMETERS, is_plain
 from . import report
-from .known import Known, Start
+from .known import Known
 from .losses import adapted
 from .method import Method, Stepper
 from .recorded import Outputs
+from .start import Start
+from .statistics import Calls, Log
 from .trace import NO_GRAD, Trace, refer
 
 MISSES = 16  # before a model is given up
@@ -31,6 +33,9 @@ class Recorder:
     patience = SKIPS  # how many after the next refusal; twice as many each time
     looks = uses = 0  # how often the model was looked at, and how often what was seen then served
 
+    def __init__(self) -> None:
+        self.log = Log()  # of calls of clones that share the model's buffers
+
     def start(self, model: nn.Module, rates: Any, copies: bool, method: Method | None) -> Start | None:
         if self.skips:
             self.skips -= 1
@@ -40,6 +45,7 @@ class Recorder:
         if known is None or not known.holds(model):
             self.uses += 0 if known is None else known.used
             self.looks += 1
+            self.log.settle("the model is another")
             known = self.known = Known(model)
             self.latest = None
             if self.looks > MISSES and self.uses < self.looks:
@@ -68,12 +74,11 @@ class Recorder:
 
 
 def trace_of(
-    model: Any, rates: Any, copies: bool = False, tracked: bool = True, statistics: bool = False,
+    model: Any, rates: Any, copies: bool = False, tracked: bool = True, buffers: bool = False,
     method: Method | None = None, stepper: Stepper | None = None,
 ) -> Trace | None:  # fmt: skip
     """Of a clone of `model`; None: it computes at once. `copies`: it starts from leaves of its own. `tracked`: gradients go through its
-    steps. `statistics`: it can keep those of batch norm until somebody looks. `method`: of its steps, and `stepper` takes them
-    operation by operation."""
+    steps. `buffers`: it has its own. `method`: of its steps, and `stepper` takes them operation by operation."""
     if not report.ON or not isinstance(model, nn.Module) or not is_plain():
         return None
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
@@ -87,10 +92,8 @@ def trace_of(
         return None
     trace = Trace(start, tracked, stepper)
     if start.known.statistics:
-        if not statistics:
-            report.note("plain", start.known.name, "clones share the running statistics of batch norm with the model")
-            return None
-        trace.calls, trace.buffers = [], [b.clone() for b in model.buffers()]
+        trace.calls = Calls(None if buffers else recorder.log)
+        trace.buffers = [b.clone() for b in model.buffers()] if buffers else []
     return trace
 
 
@@ -102,6 +105,14 @@ def refuses(model: Any) -> bool:
     recorder.skips -= 1
     report.note("plain", *recorder.refused)
     return True
+
+
+def are_parameters(model: nn.Module) -> bool:
+    """Whether no parameter of the model is the result of a step. Of a model that was looked at: none of those seen then."""
+    recorder = model.__dict__.get(KEPT)
+    known = None if recorder is None else recorder.known
+    held = [getattr(part, PARAMETERS) for part in model.modules()] if known is None else known.seen.slots
+    return all(type(p) is nn.Parameter or p is None for of_part in held for p in of_part.values())
 
 
 def same_rates(a: Any, b: Any) -> bool:
@@ -118,7 +129,7 @@ class RecordedModule(nn.Module):
     @classmethod
     def of(cls, trace: Trace, **attributes: Any) -> Self:
         clone = cls.__new__(cls)
-        clone.__dict__.update(attributes, _trace=trace, training=True)
+        clone.__dict__.update({"training": True} | attributes, _trace=trace)
         refer(trace, clone)
         return clone
 
@@ -129,6 +140,8 @@ class RecordedModule(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         trace = self.__dict__["_trace"]
         why = trace.why_not(args[0]) if len(args) == 1 and not kwargs else "other arguments than inputs"
+        if trace.calls is not None:
+            why = trace.calls.why_not() or why
         if not why:
             return Outputs.of(trace, args[0], trace.shape)
         if why == NO_GRAD:
@@ -156,6 +169,14 @@ def gives_up(trace: Trace, why: str) -> None:
     """Notes that a clone gets parameters of its own, which are computed operation by operation."""
     trace.start.known.missed += 1
     report.note("plain", trace.start.known.name, why)
+    if trace.calls is not None and trace.calls.log is not None:
+        trace.calls.log.computes(trace.clone)
+
+
+def computes(module: nn.Module) -> None:
+    """If it is a clone that records, it now has parameters of its own."""
+    if isinstance(module, RecordedModule) and "_trace" in module.__dict__:
+        module.compute("its parameters are exchanged")
 
 
 def took(clone: Any, loss: Any, first_order: bool) -> bool:

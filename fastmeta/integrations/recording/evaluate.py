@@ -29,7 +29,7 @@ class Inner:
 
     def __init__(self, traces: Sequence[Any], k: int) -> None:
         self.traces, self.steps, self.start = traces, traces[0].steps, traces[0].start
-        self.known, self.method = self.start.known, self.start.method
+        self.known, self.method, self.calls = self.start.known, self.start.method, traces[0].calls
         begins = [j for j in range(k) if j == 0 or self.steps[j] is not self.steps[j - 1]]
         # Steps on the same data, one after the other: the first, and how many.
         self.segments = [(j, end - j) for j, end in zip(begins, [*begins[1:], k], strict=False)]
@@ -132,6 +132,16 @@ class Program(Inner):
         """The losses [T], and the outputs without a graph."""
         if self.start.own and not self.known.native:
             raise Declined("the engine starts from the model's parameters")
+        if self.calls is not None and not torch.is_grad_enabled():
+            rates, network = self.start.rates, self.network
+            of_rates = len(network.spread(rates)) if isinstance(rates, list) else 1
+            ones = _counts((1.0,) * len(self.losses), self.known.dtype)
+            answer = self._noting(ones, [False] * (len(network.params) + of_rates + 4), with_outputs)
+            if answer is not None:
+                noted: tuple[Tensor, Tensor | None] = answer[0]
+                return noted
+        if self.calls is not None and self.calls.log is not None:
+            raise Declined("the running statistics come with the steps")
         if self.start.own and isinstance(self.network, ConvNet):  # its losses would go to the engine in the end
             found = self.network.in_one_call(self.rates(self.last), self.data, with_outputs)
             if found is None:
@@ -151,14 +161,30 @@ class Program(Inner):
             return self.values(with_outputs), None
         needs, to = leaves
         of_data = [x.requires_grad and (i > 1 or network.steps > 0) for i, x in enumerate(self.data)]
-        answer = network.losses_with_gradients(rates, self.data, (counts,), (*needs[:-4], *of_data), with_outputs)
+        answer = self._noting(counts, (*needs[:-4], *of_data), with_outputs)
         if answer is None:
             return self.values(with_outputs), None
         found, grads = answer
         pairs = [*zip(to, grads[: len(to)], strict=True)]
         for i, g in zip([i for i, wanted in enumerate(of_data) if wanted], grads[len(to) :], strict=True):
             pairs += [(x, each) for x, each in zip(self.given(i), g.unbind(), strict=True) if x.requires_grad]
-        return (found[0], found[1] if with_outputs else None), pairs
+        return found, pairs
+
+    def _noting(self, counts: Tensor, needs: Sequence[bool], with_outputs: bool) -> Any:
+        """`losses_with_gradients`; what batch norms met is noted where somebody may ask for it."""
+        of_call = self.rates(self.last), self.data, (counts,), tuple(needs), with_outputs
+        if self.calls is None:
+            answer = self.network.losses_with_gradients(*of_call)
+        else:
+            answer = self.network.losses_with_statistics(*of_call)
+        if answer is None:
+            return None
+        found, grads, *statistics = answer
+        for i, loss in enumerate(self.losses if statistics else ()):
+            for j in range(loss.k):
+                loss.origin.calls.note(j, loss.origin.steps[j][0], statistics[0][i, j])
+            loss.origin.calls.note(loss.k, loss.x, statistics[0][i, loss.k])
+        return (found[0], found[1] if with_outputs else None), grads
 
 
 def refuse_others(network: Any) -> None:
@@ -198,6 +224,8 @@ def attempt(losses: Sequence[Any], of: Callable[[Program], Any]) -> Any:
     except (Declined, TypeError, ValueError, RuntimeError) as error:
         found, why = None, str(error).splitlines()[0]
     start.known.used += count * (found is not None)
+    for loss in losses if found is not None and losses[0].origin.calls is not None else ():
+        loss.origin.calls.advance()
     way = "replayed" if found is None else "batched" if count > 1 else "alone"
     note(way, start.known.name, why, count)
     return found
@@ -240,7 +268,7 @@ def apart(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[tuple[Tensor, Te
 
 def outputs_of(trace: Any, k: int, x: Tensor) -> Tensor | None:
     """f(theta_k, x) of one task without a graph."""
-    if not trace.start.fresh():
+    if not trace.start.fresh() or (trace.calls is not None and trace.calls.log is not None):
         return None
     try:
         found: Tensor = Inner([trace], k).outputs(x.detach().unsqueeze(0))[0]

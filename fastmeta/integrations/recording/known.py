@@ -1,8 +1,7 @@
-"""Models whose inner loop is a native op, and what a clone of one starts from."""
+"""Models whose inner loop is a native op."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..._torch import BUFFERS, HOOK_ENDINGS, AnyNorm, has_gradient_hooks
+from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS, AnyBatchNorm, AnyNorm, has_gradient_hooks
 from ...inner._conv import convolved_side
 from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
@@ -22,7 +21,6 @@ from ...networks.recognise import look
 from ...networks.users_model import Seen, Task
 from ...types import ConvBlock
 from .._steps import SMALL, copy_of
-from .method import Method
 
 LOSS_OF = {"nll_loss": "cross_entropy"}  # of what comes before log_softmax
 # Layers that compute the same from the same, and nothing else; batch norm on the statistics of the batch. (Convolutions of several
@@ -33,6 +31,7 @@ PURE = (
 )  # fmt: skip
 NO_DATA = (False,) * 4  # no gradient to support and query
 DTYPES = (torch.float32, torch.float64)
+OF_NORM = ("training", "track_running_stats", "num_features", "eps", "momentum", "affine")
 LIKELY, PAST = 0.6, 1 << 6  # of the values, how many; the numbers of six bits
 
 
@@ -80,7 +79,7 @@ class Known:
         params = list(self.model.parameters())
         if not params or any(type(p) is not nn.Parameter or not p.requires_grad for p in params):
             raise Refused("a parameter is frozen or stands in for one")
-        if len(params) < sum(1 for _ in self.model.named_parameters(remove_duplicate=False)):
+        if len(params) < sum(p is not None for m in self.model.modules() for p in getattr(m, PARAMETERS).values()):
             raise Refused("modules share a parameter")
         first = params[0]
         if any(p.dtype not in DTYPES or p.dtype != first.dtype or not p.is_cpu for p in params):
@@ -103,6 +102,8 @@ class Known:
         self.alone = copy_of(bare, lambda p: p, lambda b: b)  # without the hooks that the model may get
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
+        if self.statistics:
+            self._look_at_norms()
         if isinstance(network, Mlp | ConvNet):
             of_params = [p is not None for p in network.params]
             leaves = [p for p in network.params if p is not None]
@@ -116,17 +117,30 @@ class Known:
             return self.model
         if not all(m.training and m.track_running_stats for m in norms):
             raise Refused("batch norm uses running statistics")
-        self.seen.reads += [
-            (vars(m).get, name, vars(m)[name]) for m in norms for name in ("training", "track_running_stats")
-        ]
-        theirs = [getattr(m, BUFFERS) for m in norms]  # which may be exchanged
+        self.seen.reads += [(vars(m).get, name, vars(m)[name]) for m in norms for name in OF_NORM]
+        theirs = [d for m in norms for d in (getattr(m, BUFFERS), vars(m))]  # buffers may be exchanged
         pairs = [*zip(self.seen.filled, self.seen.contents, strict=True)]
         pairs = [(d, was) for d, was in pairs if all(d is not held for held in theirs)]
         self.seen.filled, self.seen.contents = [d for d, _ in pairs], [was for _, was in pairs]
         return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
 
+    def _look_at_norms(self) -> None:
+        """`norms`: all batch norms as they run, one after the other; `norms_alone`: the same of `alone`."""
+        layers = [step.layer for step in Program(self.model).steps]
+        self.norms: list[Any] = [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
+        others = dict(zip(self.model.modules(), self.alone.modules(), strict=True))
+        self.norms_alone = [others[m] for m in self.norms]
+        buffers = [b for m in self.norms for b in getattr(m, BUFFERS).values() if b is not None]
+        plain = all(type(b) is Tensor and b.is_cpu and not b.requires_grad and not b.is_inference() for b in buffers)
+        of_dtype = all(b.dtype is self.dtype for b in buffers if b.is_floating_point())
+        once = len({*map(id, self.norms)}) == len(self.norms) and len({*map(id, buffers)}) == len(buffers)
+        if not (plain and of_dtype and once):
+            raise Refused("running statistics are not of the parameters' dtype, on a CPU, of one norm each")
+
     def _check_pure(self, model: nn.Module) -> None:
         """Refused unless the general engine may run the model later: it draws no number and keeps nothing."""
+        if len([*model.parameters()]) < len([*model.named_parameters(remove_duplicate=False)]):
+            raise Refused("modules share a parameter")
         if sum(p.numel() for p in self.model.parameters()) > SMALL:
             raise Refused("no native op runs the model, and its steps take longer than what several tasks at once save")
         program = Program(model)
@@ -173,7 +187,7 @@ class Known:
         right = isinstance(found, Tensor) and found.dtype is self.dtype and found.ndim and found.shape[0] == shape[0]
         return found.shape if right else None
 
-    def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
+    def leaves(self, network: Any, start: Any, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
         """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
         if not start.plain_leaves or not self.native or any(map(has_gradient_hooks, start.tensors)):
             return None
@@ -227,70 +241,3 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
         height, width = height // pool, width // pool
     last = network.params[-2]
     return torch.Size((rows, last.shape[0])) if channels * height * width == last.shape[1] else None
-
-
-class Start:
-    """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
-
-    __slots__ = ("copies", "known", "method", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
-
-    def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None, method: Method | None = None) -> None:
-        """`own`: leaves in the place of the parameters. `method`: of the steps, None for theta - rate * gradient."""
-        self.known, self.rates, self.own, self.method = known, rates, own is not None, method
-        self.params: list[Any] = known.params if own is None else own
-        of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
-        self.tensors: list[Tensor] = [*self.params, *of_rates]
-        self.versions = [p._version for p in self.tensors]
-        self.copies = (
-            [p.detach() for p in self.params] if own is not None else [p.detach().clone() for p in self.params]
-        )
-        self.copies += [r.detach().clone() for r in of_rates]
-        self.used = False  # whether a gradient has gone back to them: they may have been changed since
-        # Where processes train together, hooks that nobody sees wait for autograd to bring a gradient.
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.plain_leaves = not together and all(p.is_leaf for p in self.tensors)
-
-    def same(self) -> bool:
-        """Whether the tensors have the values that they had: one may have been written to behind the back of its version."""
-        if self.used:
-            self.used = not all(map(torch.equal, self.tensors, self.copies))
-        return not self.used and self.fresh()
-
-    def same_rates(self) -> bool:
-        """Whether the rates have not been written to since."""
-        count = len(self.params)
-        return len(self.tensors) == count or [r._version for r in self.tensors[count:]] == self.versions[count:]
-
-    def fresh(self) -> bool:
-        """Whether the tensors have not been written to since."""
-        return [p._version for p in self.tensors] == self.versions
-
-
-class Was(torch.autograd.Function):
-    """`value`, which the tensor `now` had; its gradient goes to `now`."""
-
-    @staticmethod
-    def forward(ctx: Any, now: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> Any:
-        return gradient[0], None
-
-
-def thetas_of(start: Start) -> tuple[list[Tensor], Any]:
-    """The parameters as a clone has them at first, and the rates."""
-    count, fresh = len(start.params), start.fresh()
-    values = list(start.tensors)
-    for i, (x, copy) in enumerate(zip(start.tensors, start.copies, strict=True)):
-        if not x.requires_grad:
-            values[i] = copy.clone()
-        elif not (start.own and i < count):
-            values[i] = x.clone() if fresh else Was.apply(x, copy)
-    return values[:count], _with(start.rates, values[count:])
-
-
-def _with(rates: Any, tensors: Sequence[Tensor]) -> Any:
-    remaining = iter(tensors)
-    each = [next(remaining) if isinstance(r, Tensor) else r for r in (rates if isinstance(rates, list) else [rates])]
-    return each if isinstance(rates, list) else each[0]

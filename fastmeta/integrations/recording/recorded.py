@@ -127,7 +127,7 @@ class Outputs(Recorded):
         self.origin, self.k, self.x = trace, len(trace.steps), trace.kept(x)
         self.shape, self.dtype = shape, x.dtype
         if trace.calls is not None:
-            trace.calls.append((self.k, self.x))
+            trace.calls.add(trace, self.k, self.x)
         return self
 
     def _compute(self) -> Tensor:
@@ -144,5 +144,5 @@ class Outputs(Recorded):
             if loss.compute(True):
                 found: Tensor = self.known
                 return found
-        outputs = None if self.origin.reached(self.k) else evaluate.outputs_of(self.origin, self.k, self.x)
+        outputs = None if self.origin.asked else evaluate.outputs_of(self.origin, self.k, self.x)
         return self.origin.outputs(self.k, self.x).detach() if outputs is None else outputs

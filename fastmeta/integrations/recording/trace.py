@@ -14,8 +14,9 @@ from torch.func import functional_call
 
 from ..._torch import is_plain
 from .._steps import copy_of, stepped
-from .known import Start, thetas_of
 from .method import Stepper
+from .start import Start, thetas_of
+from .statistics import Calls, noting
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
@@ -52,9 +53,9 @@ class Trace:
         self.latest: Tensor | None = None  # the inputs of the last outputs, and their shape
         self.shape: Any = None
         self.clone: Any = None  # a weak reference to who may ask for parameters
-        # Where batch norm keeps statistics: the buffers at first, and all inputs with their step.
+        # Where batch norm keeps statistics: the calls, and the buffers at first where they are the clone's own.
         self.buffers: list[Tensor] = []
-        self.calls: list[tuple[int, Tensor]] | None = None
+        self.calls: Calls | None = None
         self.thetas: list[list[Tensor]] | None = None  # of the steps, once somebody has asked
         self.rates: Any = None
 
@@ -64,7 +65,10 @@ class Trace:
         for known, at, copy, where in self.inputs:
             if where == place and at == version and (known is x or _same_view(known, x)):
                 return copy
-        with torch.enable_grad() if x.requires_grad else nullcontext():  # in any mode: it may serve in another
+        if x.requires_grad:
+            with torch.enable_grad():  # in any mode: it may serve in another
+                copy = x.clone()
+        else:
             copy = x.clone()
         self.inputs.append((x, version, copy, place))
         return copy
@@ -97,9 +101,10 @@ class Trace:
         steps.append((x, y, loss, first_order, scale))
         self.key = known.key(self.key, x.shape, y.shape, loss, first_order, scale)
 
-    def reached(self, k: int) -> bool:
-        """Whether theta_k is there."""
-        return self.thetas is not None and len(self.thetas) > k
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has parameters: gradients may go to them."""
+        return self.thetas is not None
 
     def leads_back(self, k: int) -> bool:
         """Whether gradients go from theta_k to the start."""
@@ -131,14 +136,14 @@ class Trace:
         known = self.start.known
         theta = self.parameters(k)
         values = {name: theta[known.places[id(p)]] for name, p in known.alone.named_parameters()}
-        with torch.enable_grad():
+        with torch.enable_grad(), nullcontext() if self.calls is None else noting(self, k, x):
             found: Tensor = functional_call(known.alone, values, (x,))
         return found
 
     def run_again(self, model: Any, put: Callable[[Sequence[Tensor]], None]) -> None:
         """All calls on `model` in their order, for what they leave in its buffers. put(theta): makes these its parameters."""
         with torch.no_grad():
-            for k, x in self.calls or ():
+            for k, x in () if self.calls is None else self.calls.made:
                 put(self.parameters(k))
                 model(x)
 

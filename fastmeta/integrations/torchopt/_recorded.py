@@ -10,7 +10,19 @@ from torch import Tensor, nn
 
 from ..._torch import BUFFERS, COMPILED_CALL, PARAMETERS
 from .._steps import Container
-from ..recording import NO_GRAD, Method, Outputs, Stepper, Trace, adapted, gives_up, refuses, trace_of
+from ..recording import (
+    NO_GRAD,
+    Method,
+    Outputs,
+    Stepper,
+    Trace,
+    Unsettled,
+    adapted,
+    are_parameters,
+    gives_up,
+    refuses,
+    trace_of,
+)  # fmt: skip
 
 
 class Listener:
@@ -48,14 +60,13 @@ class Listener:
         return module._call_impl(*args, **kwargs)
 
     def _started(self, module: nn.Module) -> Trace | None:
-        parameters = [p for part in module.modules() for p in getattr(part, PARAMETERS).values()]
-        if any(type(p) is not nn.Parameter and p is not None for p in parameters):  # they are results of steps
+        if not are_parameters(module):
             return None
         own = module.__dict__
         own[COMPILED_CALL] = None
         try:
             stepper = None if self.stepper is None else self.stepper()
-            self.trace = trace_of(module, self.rate, statistics=True, method=self.method, stepper=stepper)
+            self.trace = trace_of(module, self.rate, buffers=True, method=self.method, stepper=stepper)
         finally:
             own[COMPILED_CALL] = self
         if self.trace is not None:
@@ -133,8 +144,7 @@ class Listener:
 
     def _leave(self) -> None:
         for x in self.unsettled:
-            x.part.__dict__[x.kind] = x.original
-        Unsettled.count -= len(self.unsettled)
+            x.leave()
         self.unsettled = []
 
     def stop(self) -> None:
@@ -146,41 +156,6 @@ class Listener:
 
     def __reduce__(self) -> Any:
         return type(None), ()
-
-
-class Unsettled(dict[str, Any]):
-    """In the place of a dict of parameters or buffers: who looks into it gets those after the steps."""
-
-    count = 0
-
-    def __init__(self, listener: Listener, part: nn.Module, kind: str) -> None:
-        super().__init__()
-        self.listener, self.part, self.kind = listener, part, kind
-        self.original: Container = getattr(part, kind)
-        part.__dict__[kind] = self
-        Unsettled.count += 1
-
-    def __len__(self) -> int:
-        return len(self.original)
-
-    def __bool__(self) -> bool:
-        return bool(self.original)
-
-
-def _settled(name: str) -> Any:
-    def of_original(self: Unsettled, *args: Any, **kwargs: Any) -> Any:
-        self.listener.settle("parameters were asked for")
-        return getattr(self.original, name)(*args, **kwargs)
-
-    return of_original
-
-
-for _name in (
-    "__iter__", "__getitem__", "__setitem__", "__delitem__", "__contains__", "__eq__", "__ne__", "__or__", "__ior__", "__ror__",
-    "__reversed__", "__repr__", "__reduce_ex__", "get", "items", "keys", "values", "pop", "popitem", "setdefault", "update", "clear",
-    "copy",
-):  # fmt: skip
-    setattr(Unsettled, _name, _settled(_name))
 
 
 def listener_of(module: nn.Module) -> Listener | None:
