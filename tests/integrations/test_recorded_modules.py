@@ -116,6 +116,17 @@ def test_loop(monkeypatch, step, first_order):
     torch.testing.assert_close(on(learn2learn), theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "words"), [(slice(None, None, -1), "the shape of its parameter"), (slice(2), "one entry for each")]
+)
+def test_gradients_that_do_not_fit(chosen, words):
+    x, y, *_ = task()
+    clone = learn2learn.clone_module(net())
+    grads = torch.autograd.grad(F.cross_entropy(clone(x), y), clone.parameters(), create_graph=True)
+    with pytest.raises(ValueError, match=words):
+        learn2learn.algorithms.maml_update(clone, 0.1, grads[chosen])
+
+
 def test_evaluation_mode_and_alone(monkeypatch):
     """A module in evaluation mode, each task with its backward, and a gradient that serves elsewhere after the step."""
 

@@ -48,7 +48,10 @@ def of_higher(library, name, kind, model=None, way="summed", steps=(1, 2, 5), **
                 diffopt.step(F.cross_entropy(fmodel(x), y))
             loss = F.cross_entropy(fmodel(query_x), query_y)
         if way == "state":
-            found += [x.sum() for state in diffopt.state for i in sorted(state) for x in tensors(state[i])]
+            states = [x for state in diffopt.state for i in sorted(state) for x in tensors(state[i])]
+            tracked = options.get("track_higher_grads", True)
+            assert library is not higher or all(x.requires_grad == tracked for x in states)
+            found += [x.sum() for x in states]
         if way == "alone":
             loss.backward()
             found.append(loss.detach())
@@ -208,15 +211,21 @@ def state_put_back(model, x, y):
 
 
 def multiples(model, x, y):
-    """Steps on multiples of losses and on losses of other kinds."""
+    """Steps on a multiple of a loss."""
     inner = torchopt.MetaSGD(model, lr=0.1, momentum=0.9, weight_decay=0.1)
-    for k in range(3):
-        inner.step(F.cross_entropy(model(x), y) * (1 + k))
+    for _ in range(3):
+        inner.step(F.cross_entropy(model(x), y) * 2)
+    return []
+
+
+def kinds_of_losses(model, x, y):
+    inner = torchopt.MetaSGD(model, lr=0.1, momentum=0.9, weight_decay=0.1)
+    inner.step(F.cross_entropy(model(x), y))
     inner.step(F.mse_loss(model(x), torch.ones(8, 4)))
-    return [inner.state_groups]
+    return []
 
 
-@pytest.mark.parametrize("fault", [two_optimisers, two_groups, state_put_back, multiples])
+@pytest.mark.parametrize("fault", [two_optimisers, two_groups, state_put_back, multiples, kinds_of_losses])
 def test_torchopt_optimisers_at_odds(monkeypatch, fault):
     def program(model):
         (x, y, query_x, query_y), start = task(), torchopt.extract_state_dict(model)
@@ -226,6 +235,23 @@ def test_torchopt_optimisers_at_odds(monkeypatch, fault):
         torchopt.recover_state_dict(model, start)
         sum((t.sum() for t in found), loss).backward()
         return [loss, *(t.sum() for t in found)]
+
+    both(monkeypatch, lambda: trained(net(), program))
+
+
+def test_optimisers_in_turn(monkeypatch):
+    """Of one rate on one model: each task has its own."""
+
+    def program(model):
+        total, (x, y, query_x, query_y) = 0, task()
+        for options in ({"momentum": 0.9}, {}, {"momentum": 0.5}, {"weight_decay": 0.5}):
+            inner = torch.optim.SGD(model.parameters(), lr=0.1, **options)
+            with higher.innerloop_ctx(model, inner, copy_initial_weights=False) as (fmodel, diffopt):
+                for _ in range(2):
+                    diffopt.step(F.cross_entropy(fmodel(x), y))
+                total = 2 * total + F.cross_entropy(fmodel(query_x), query_y)
+        total.backward()
+        return [total]
 
     both(monkeypatch, lambda: trained(net(), program))
 

@@ -15,12 +15,11 @@ from .report import note
 from .trace import Trace
 
 
-class Theta(Recorded):
+class Place(Recorded):
     """Parameter i of a clone after k steps. Its clone lives as long as it."""
 
     what = "parameter"
     __slots__ = ("clone", "dtype", "i", "k", "origin", "shape")
-    OWN = frozenset((*__slots__, *Recorded.__slots__))
     clone: Any
     origin: Trace
     k: int
@@ -37,6 +36,13 @@ class Theta(Recorded):
     def _evaluate(self) -> Tensor:
         return self.computed().detach()
 
+
+class Theta(Place):
+    """The same, whose other attributes are those of the tensor."""
+
+    __slots__ = ()
+    OWN = frozenset((*Place.__slots__, *Recorded.__slots__))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.computed(), name)
 
@@ -51,10 +57,10 @@ def thetas_now(clone: Any, trace: Trace) -> list[Theta]:
     """The parameters of a clone as they are."""
     found = []
     for i, p in enumerate(trace.start.params):
-        theta: Theta = of_class(Theta, NOTHING)
+        theta: Any = of_class(Place, NOTHING)
         theta.kept = theta.known = None
         theta.clone, theta.origin, theta.k, theta.i = clone, trace, len(trace.steps), i
-        theta.shape, theta.dtype = p.shape, p.dtype
+        theta.shape, theta.dtype, theta.__class__ = p.shape, p.dtype, Theta
         found.append(theta)
     return found
 
