@@ -84,15 +84,24 @@ def detached(l2l, clone, loss, first_order, rate):
     return clone
 
 
+def written(l2l, clone, loss, first_order, rate):
+    """Parameters of the model, written where no version counts it, between a clone and its loss."""
+    for p in MODELS[-1].parameters():
+        p.data.mul_(0.9)
+    return by_update(l2l, clone, loss, first_order, rate)
+
+
+MODELS: list[nn.Module] = []
 RATE = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
 RECORDED = (by_update, by_updates)
 PLAIN = (
-    by_attributes, by_hand, of_part, by_other_rates, of_start, by_learned_rate, twice, looked_at, detached,
+    by_attributes, by_hand, of_part, by_other_rates, of_start, by_learned_rate, twice, looked_at, detached, written,
 )  # fmt: skip
 
 
 def adapted(l2l, model, step, first_order, steps):
     total = 0
+    MODELS.append(model)
     for _ in range(TASKS):
         x, y, query_x, query_y = task()
         clone = l2l.clone_module(model)

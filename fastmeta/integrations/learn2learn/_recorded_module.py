@@ -18,7 +18,10 @@ def recorded_clone(module: nn.Module) -> Any:
     if own or refuses(module):
         return None
     trace = trace_of(module, 1.0)  # each step has a rate of its own
-    return None if trace is None else _kind(kind).of(trace, training=module.training)
+    if trace is None:
+        return None
+    trace.start.watched = True
+    return _kind(kind).of(trace, training=module.training)
 
 
 @functools.cache

@@ -15,7 +15,19 @@ from .method import Method
 class Start:
     """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
 
-    __slots__ = ("copies", "known", "method", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
+    __slots__ = (
+        "copies",
+        "known",
+        "method",
+        "own",
+        "params",
+        "plain_leaves",
+        "rates",
+        "tensors",
+        "used",
+        "versions",
+        "watched",
+    )
 
     def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None, method: Method | None = None) -> None:
         """`own`: leaves in the place of the parameters. `method`: of the steps, None for theta - rate * gradient."""
@@ -28,6 +40,7 @@ class Start:
             [p.detach() for p in self.params] if own is not None else [p.detach().clone() for p in self.params]
         )
         self.copies += [r.detach().clone() for r in of_rates]
+        self.watched = False  # whether values are compared too, for writes that no version counts
         self.used = False  # whether a gradient has gone back to them: they may have been changed since
         # Where processes train together, hooks that nobody sees wait for autograd to bring a gradient.
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -46,7 +59,8 @@ class Start:
 
     def fresh(self) -> bool:
         """Whether the tensors have not been written to since."""
-        return [p._version for p in self.tensors] == self.versions
+        same = [p._version for p in self.tensors] == self.versions
+        return same and (not self.watched or all(map(torch.equal, self.tensors, self.copies)))
 
 
 class Was(torch.autograd.Function):
