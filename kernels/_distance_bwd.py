@@ -8,6 +8,7 @@ them, told by a counter, adds their parts in order. Moved: own rows and gradient
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,10 +61,16 @@ def _gradients_kernel(
     labels,
     exclude,
     target_distance,
+    bias,
+    classes,
+    own_nearest,
+    own_log_sum,
     dquery,
     dprototypes,
     dtemperature,
+    dbias,
     parts,
+    bias_parts,
     counter,
     query_programs,
     query_stride,
@@ -82,6 +89,7 @@ def _gradients_kernel(
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
     MARGIN: tl.constexpr,
+    SMOOTHING: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -91,7 +99,8 @@ def _gradients_kernel(
 ):
     rate = load_rate(temperature_tensor, temperature_value, dtype)
     softmax = (
-        nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance, MARGIN
+        nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance,
+        bias, classes, own_nearest, own_log_sum
     )  # fmt: skip
     sizes = Q, N, D, C, group, ignore_index
     program = tl.program_id(0)
@@ -106,19 +115,20 @@ def _gradients_kernel(
             if ONE_BLOCK:
                 scaled = all_features(
                     dquery, sides, task, q, rate, softmax, distances, sizes,
-                    dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
+                    dtype, METRIC, MARGIN, SMOOTHING, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
                 )  # fmt: skip
             else:
                 dq, scaled = sums(
                     sides, task, q, e, 0, N, rate, softmax, distances, sizes,
-                    dtype, METRIC, ONE_BLOCK, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
+                    dtype, METRIC, MARGIN, SMOOTHING, ONE_BLOCK, True, False,
+                    BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
                 )  # fmt: skip
                 if dquery is not None:
                     store_rows(dquery + task * Q * D, dq, q, Q, e * BLOCK_E + tl.arange(0, BLOCK_E), D)
             if dtemperature is not None:
                 tl.store(dtemperature + task * Q + q, scaled * rate * rate, q < tl.where(e == 0, Q, 0))
     else:
-        if dprototypes is not None:
+        if dprototypes is not None or dbias is not None:
             index = program - query_programs
             n_blocks = tl.cdiv(N, BLOCK_N)
             slots = T * n_blocks * prototype_e
@@ -128,22 +138,36 @@ def _gradients_kernel(
             n = ((n_block % n_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
             rows = query + task * query_stride * D, prototypes + task * prototypes_stride * D
             sides = rows[0], rows[1], query_scale, prototype_scale
-            dc, _ = sums(
+            dc, db = sums(
                 sides, task, n, e, part * share, tl.minimum(part * share + share, Q),
                 rate, softmax, distances, sizes,
-                dtype, METRIC, ONE_BLOCK, False, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
+                dtype, METRIC, MARGIN, SMOOTHING, ONE_BLOCK, False, dbias is not None,
+                BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
             )  # fmt: skip
             d = e * BLOCK_E + tl.arange(0, BLOCK_E)
+            own = n < tl.where(e == 0, N, 0)
             if splits == 1:
-                store_rows(dprototypes + task * N * D, dc, n, N, d, D)
+                if dprototypes is not None:
+                    store_rows(dprototypes + task * N * D, dc, n, N, d, D)
+                if dbias is not None:
+                    tl.store(dbias + task * N + n, db, own)
             else:
-                store_rows(parts + (part * T + task) * N * D, dc, n, N, d, D)
+                if dprototypes is not None:
+                    store_rows(parts + (part * T + task) * N * D, dc, n, N, d, D)
+                if dbias is not None:
+                    tl.store(bias_parts + (part * T + task) * N + n, db, own)
                 tl.debug_barrier()  # all threads' stores come before the count
                 if tl.atomic_add(counter + slot, 1, sem="acq_rel") == splits - 1:
-                    dc = tl.zeros((BLOCK_N, BLOCK_E), dtype)
-                    for i in range(0, splits):
-                        dc += load_rows(parts + (i * T + task) * N * D, n, N, d, D, None, dtype)
-                    store_rows(dprototypes + task * N * D, dc, n, N, d, D)
+                    if dprototypes is not None:
+                        dc = tl.zeros((BLOCK_N, BLOCK_E), dtype)
+                        for i in range(0, splits):
+                            dc += load_rows(parts + (i * T + task) * N * D, n, N, d, D, None, dtype)
+                        store_rows(dprototypes + task * N * D, dc, n, N, d, D)
+                    if dbias is not None:
+                        db = tl.zeros((BLOCK_N,), dtype)
+                        for i in range(0, splits):
+                            db += tl.load(bias_parts + (i * T + task) * N + n, own, 0.0)
+                        tl.store(dbias + task * N + n, db, own)
 
 
 def distance_gradients(
@@ -163,17 +187,23 @@ def distance_gradients(
     labels: Tensor | None = None,
     exclude: Tensor | None = None,
     target_distance: Tensor | None = None,
+    bias: Tensor | None = None,
+    classes: Tensor | None = None,
+    own: Sequence[Tensor | None] = (None, None),
     margin: float = 0.0,
+    smoothing: float = 0.0,
     group: int = 1,
     ignore_index: int = 0,
 ) -> tuple[Tensor, ...]:
-    """The gradients of query, prototypes and temperature, of those that are needed; `kept`: see `kept_tensors`."""
+    """The gradients of query, prototypes, temperature and bias, of those that are needed; `kept`: see `kept_tensors`; `own`: of the
+    prototypes of the target's class, the distance to the nearest and the log of the sum of exponentials."""
     q, c = merge_tasks(query, prototypes)
     kept, made = kept[:4], Operands(*kept[4:])
     dquery, dprototypes = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device) if need else None
         for x, need in zip((query, prototypes), needs, strict=False)
     )
+    dbias = kept[0].new_empty(c.shape[:2]) if len(needs) > 3 and needs[3] else None
     softmax = {
         "dloss": dloss,
         "counts": counts,
@@ -184,13 +214,18 @@ def distance_gradients(
         "labels": labels,
         "exclude": exclude,
         "target_distance": target_distance,
+        "bias": bias,
+        "classes": classes,
+        "own_nearest": own[0],
+        "own_log_sum": own[1],
         "MARGIN": margin,
+        "SMOOTHING": smoothing,
         "group": group,
         "ignore_index": ignore_index,
         "C": 1 if dlog_probs is None else dlog_probs.shape[-1],
         "BLOCK_C": class_block(dlog_probs),
     }
-    wanted = dquery, dprototypes, needs[2], softmax
+    wanted = dquery, dprototypes, dbias, needs[2], softmax
     if made.x is None:
         dtemperature = _by_differences(q, c, temperature, metric, kept, distances, *wanted)
     else:
@@ -198,6 +233,8 @@ def distance_gradients(
     grads = [x for x in (dquery, dprototypes) if x is not None]
     if dtemperature is not None and isinstance(temperature, Tensor):
         grads.append(dtemperature.sum().to(temperature.dtype))
+    if bias is not None and dbias is not None:
+        grads.append(dbias.to(bias.dtype).view(bias.shape))
     return tuple(grads)
 
 
@@ -210,6 +247,7 @@ def _by_differences(
     distances: Tensor | None,
     dquery: Tensor | None,
     dprototypes: Tensor | None,
+    dbias: Tensor | None,
     with_temperature: bool,
     softmax: dict[str, Any],
 ) -> Tensor | None:
@@ -219,17 +257,20 @@ def _by_differences(
     block_e = options["BLOCK_D"]
     one_block = ways <= options["BLOCK_N"]
     dtemperature = torch.empty_like(kept[0]) if with_temperature else None
-    if queries == 0 and dprototypes is not None:
-        dprototypes.zero_()
+    of_columns = [x for x in (dprototypes, dbias) if x is not None]
+    for x in of_columns:
+        if queries == 0:
+            x.zero_()
     e_blocks = max(triton.cdiv(features, block_e), 1)
+    prototype_e = 1 if dprototypes is None else e_blocks
     query_e = 1 if one_block or dquery is None else e_blocks
     query_programs = (
         tasks * triton.cdiv(queries, options["BLOCK_Q"]) * query_e if dquery is not None or with_temperature else 0
     )
-    slots = tasks * triton.cdiv(ways, options["BLOCK_N"]) * e_blocks if dprototypes is not None and queries else 0
+    slots = tasks * triton.cdiv(ways, options["BLOCK_N"]) * prototype_e if of_columns and queries else 0
     splits = max(min(triton.cdiv(queries, 8 * options["BLOCK_Q"]), 512 // max(slots, 1)), 1)
     shared = slots > 0 and splits > 1
-    parts = kept[0].new_empty(splits if shared else 0, *c.shape)
+    parts = kept[0].new_empty(splits if shared and dprototypes is not None else 0, *c.shape)
     launch(
         _gradients_kernel,
         query_programs + splits * slots,
@@ -243,13 +284,15 @@ def _by_differences(
         dquery=dquery,
         dprototypes=dprototypes,
         dtemperature=dtemperature,
+        dbias=dbias,
         parts=parts,
+        bias_parts=None if dbias is None else dbias.new_empty(splits if shared else 0, *dbias.shape),
         counter=counters(q, slots if shared else 0),
         query_programs=query_programs,
         query_stride=task_rows(q),
         prototypes_stride=task_rows(c),
         query_e=query_e,
-        prototype_e=e_blocks,
+        prototype_e=prototype_e,
         T=tasks,
         Q=queries,
         N=ways,

@@ -44,13 +44,15 @@ def _block(
     sizes,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
+    MARGIN: tl.constexpr,
+    SMOOTHING: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """w, w d and dL/dz (d - nearest), [BLOCK_Q, BLOCK_N] whoever asks, as in forward."""
+    """w, w d, dL/dz (d - nearest) and dL/dz, [BLOCK_Q, BLOCK_N] whoever asks, as in forward."""
     Q, N, D = sizes[0], sizes[1], sizes[2]
     inside = (q[:, None] < Q) & (n[None, :] < N)
     if distances is not None:
@@ -61,9 +63,11 @@ def _block(
         distance, _ = distance_block(
             sides[0], sides[1], q, n, Q, N, D, x_scale, c_scale, (None,), dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D
         )
-    dlogits, farther = dlogits_block(distance, q, n, task, rate, softmax, sizes, dtype, ONE_BLOCK, BLOCK_C)
+    dlogits, farther, whole = dlogits_block(
+        distance, q, n, task, rate, softmax, sizes, dtype, MARGIN, SMOOTHING, ONE_BLOCK, BLOCK_C
+    )
     w = distance_coefficient(dlogits, distance, rate, METRIC)
-    return w, tl.where(inside, w * distance, 0.0), tl.where(inside, dlogits * farther, 0.0)
+    return w, tl.where(inside, w * distance, 0.0), tl.where(inside, dlogits * farther, 0.0), whole
 
 
 @triton.jit
@@ -87,6 +91,8 @@ def all_features(
     sizes,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
+    MARGIN: tl.constexpr,
+    SMOOTHING: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -95,9 +101,10 @@ def all_features(
     """dquery of BLOCK_Q queries, where one block holds all columns; returns their part in dtemperature."""
     Q, N, D = sizes[0], sizes[1], sizes[2]
     n = tl.arange(0, BLOCK_N).to(tl.int64)
-    w, w_distance, scaled = _block(
-        sides, task, q, n, rate, softmax, distances, sizes, dtype, METRIC, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
-    )
+    w, w_distance, scaled, _ = _block(
+        sides, task, q, n, rate, softmax, distances, sizes,
+        dtype, METRIC, MARGIN, SMOOTHING, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
+    )  # fmt: skip
     if dquery is not None:
         x_scale = load_scale(sides[2], task * Q, q, Q)
         c_scale = load_scale(sides[3], task * N, n, N)
@@ -125,8 +132,11 @@ def sums(
     sizes,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
+    MARGIN: tl.constexpr,
+    SMOOTHING: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     OF_QUERY: tl.constexpr,
+    OF_BIAS: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -134,7 +144,7 @@ def sums(
     BLOCK_C: tl.constexpr,
 ):
     """The gradient [BLOCK_I, BLOCK_E] of rows i from the rows first <= j < last of the other side, and the part of rows i in
-    dtemperature, if they are queries."""
+    dtemperature, if they are queries; or, of prototypes, the gradient of their bias."""
     BLOCK_I: tl.constexpr = BLOCK_Q if OF_QUERY else BLOCK_N
     BLOCK_J: tl.constexpr = BLOCK_N if OF_QUERY else BLOCK_Q
     own, other, own_scale, other_scale = sides if OF_QUERY else (sides[1], sides[0], sides[3], sides[2])
@@ -147,14 +157,16 @@ def sums(
     for start in range(first, last, BLOCK_J):
         j = start + tl.arange(0, BLOCK_J).to(tl.int64)
         q, n = (i, j) if OF_QUERY else (j, i)
-        w, w_distance, z_distance = _block(
+        w, w_distance, z_distance, z = _block(
             sides, task, q, n, rate, softmax, distances, sizes,
-            dtype, METRIC, ONE_BLOCK, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
+            dtype, METRIC, MARGIN, SMOOTHING, ONE_BLOCK, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
         )  # fmt: skip
         along += tl.sum(w_distance, 1 if OF_QUERY else 0)
         if OF_QUERY:
             scaled += tl.sum(z_distance, 1)
         else:
+            if OF_BIAS:
+                scaled += tl.sum(z, 0)
             w = tl.trans(w)
         y_scale = load_scale(other_scale, task * y_rows, j, y_rows)
         total = _add_by_differences(total, w, x, other, j, y_rows, d, D, y_scale, dtype)

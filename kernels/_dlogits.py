@@ -11,6 +11,7 @@ from torch import Tensor
 from ._distance import INFINITY, accurate_log, divide
 from ._launch import power_of_two
 from ._replaced import online_with_margin, replaced
+from ._targets import of_target, online_own, own_log, smoothed_target
 
 FEW_CLASSES = 64  # whose sum each program takes for itself: from the registers, not from a GPU (2026-11-24)
 
@@ -25,11 +26,13 @@ def dlogits_block(
     softmax,
     sizes,
     dtype: tl.constexpr,
+    MARGIN: tl.constexpr,
+    SMOOTHING: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """dL/dz of a block of distances [Q, N], and these less their query's smallest: which serves dtemperature too, as a row of
-    dL/dz sums to 0."""
+    """dL/dz of a block of distances [Q, N], 0 where the distance is given; distances less their query's smallest, which serve dtemperature
+    too, as a row of dL/dz sums to 0; and all of dL/dz."""
     (
         nearest,
         log_sum,
@@ -42,7 +45,10 @@ def dlogits_block(
         labels,
         exclude,
         target_distance,
-        MARGIN,
+        bias,
+        classes,
+        own_nearest,
+        own_log_sum,
     ) = softmax
     Q, N, _, C, group, ignore_index = sizes
     row = task * Q + q
@@ -51,16 +57,28 @@ def dlogits_block(
     seen = distance
     if targets is not None:
         target = tl.load(targets + row, in_q, ignore_index)
-        seen, target = replaced(distance, n, row, in_q, target, (exclude, target_distance), ignore_index)
+        if bias is not None:
+            bias += task * N
+        if classes is not None:
+            classes += task * N
+        given = exclude, target_distance, bias, classes
+        seen, target, out = replaced(distance, n, N, row, in_q, target, rate, given, ignore_index)
     if ONE_BLOCK and targets is not None:  # probabilities that sum to 1, whatever the bits of the distances are
         least, total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
-        least, total = online_with_margin(
-            least, total, tl.where(n[None, :] < N, seen, INFINITY), rate, n[None, :] == target[:, None], MARGIN
-        )
+        there = tl.where(n[None, :] < N, seen, INFINITY)
+        at_target = of_target(n, N, target, out, classes)
+        least, total = online_with_margin(least, total, there, rate, at_target, MARGIN)
         log_total = accurate_log(total)
+        if classes is not None:
+            own_least, own_total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
+            own_least, own_total = online_own(own_least, own_total, seen, rate, at_target)
+            log_own = own_log(own_total)
     else:
         least = tl.load(nearest + row, in_q, 0.0)
         log_total = tl.load(log_sum + row, in_q, 0.0)
+        if classes is not None:
+            own_least = tl.load(own_nearest + row, in_q, 0.0)
+            log_own = tl.load(own_log_sum + row, in_q, 0.0)
     farther = distance - least[:, None]
     log_p = -(seen - least[:, None]) * rate - log_total[:, None]
     if targets is not None:
@@ -68,12 +86,22 @@ def dlogits_block(
         weight = tl.load(dloss + shared, in_q, 0.0).to(dtype)
         if counts is not None:
             weight = divide(weight, tl.load(counts + shared, in_q, 1.0))
-        weight = tl.where((target >= 0) & (target < N), weight, float("nan"))
+        known = (target >= 0) & (target < N) if classes is None else own_least < INFINITY
+        weight = tl.where(known, weight, float("nan"))
         weight = tl.where(target == ignore_index, 0.0, weight)
-        at_target = n[None, :] == target[:, None]
+        at_target = of_target(n, N, target, out, classes)
         if MARGIN != 0:
             log_p -= tl.where(at_target, tl.full((1, 1), MARGIN, log_p.dtype), 0.0)
-        dlogits = weight[:, None] * (tl.exp(log_p) - tl.where(at_target, 1.0, 0.0))
+        p = tl.exp(log_p)
+        if classes is None:
+            own = tl.where(at_target, 1.0, 0.0)
+        else:
+            log_share = (own_least[:, None] - seen) * rate - log_own[:, None]
+            own = tl.exp(tl.where(at_target, log_share, -INFINITY))
+        if SMOOTHING != 0:
+            own = smoothed_target(own, n, N, out, dtype, SMOOTHING)
+        dlogits = weight[:, None] * (p - own)
+        whole = dlogits
         if target_distance is not None:  # of whose gradient see `target_gradients`
             dlogits = tl.where(at_target, 0.0, dlogits)
     else:
@@ -87,7 +115,8 @@ def dlogits_block(
         if labels is not None:  # times the column's share of its class
             dlog_p *= tl.exp(log_p - tl.load(log_probs + row[:, None] * C + column, known, 0.0))
         dlogits = dlog_p - tl.exp(log_p) * dlog_total[:, None]
-    return tl.where(inside, dlogits, 0.0), farther
+        whole = dlogits
+    return tl.where(inside, dlogits, 0.0), farther, tl.where(inside, whole, 0.0)
 
 
 @triton.jit

@@ -41,11 +41,16 @@ def weights_kernel(
     labels,
     exclude,
     target_distance,
+    bias,
+    classes,
+    own_nearest,
+    own_log_sum,
     weights,
     close,
     flags,
     factor,
     dtemperature,
+    dbias,
     query_stride,
     prototypes_stride,
     scale_stride,
@@ -62,6 +67,7 @@ def weights_kernel(
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
     MARGIN: tl.constexpr,
+    SMOOTHING: tl.constexpr,
     NEAR: tl.constexpr,
     TF32: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -69,7 +75,8 @@ def weights_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """w of a block of pairs, 0 for near ones, whose w goes to `close`; and each query's part in dtemperature, by block."""
+    """w of a block of pairs, 0 for near ones, whose w goes to `close`; each query's part in dtemperature, by block; for dbias the sums of
+    dL/dz over the block's queries."""
     n_blocks = tl.cdiv(N, BLOCK_N)
     program, n_block = tl.program_id(0) // n_blocks, tl.program_id(0) % n_blocks
     task, q, place = block_of_rows(program, rows, first_task, first_row, BLOCK_Q)
@@ -85,10 +92,13 @@ def weights_kernel(
         query, prototypes, q, n, last, N, D, x_scale, c_scale, given, dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D
     )
     softmax = (
-        nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance, MARGIN
+        nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance,
+        bias, classes, own_nearest, own_log_sum
     )  # fmt: skip
     sizes = Q, N, D, C, group, ignore_index
-    dlogits, farther = dlogits_block(distance, q, n, task, rate, softmax, sizes, dtype, False, BLOCK_C)
+    dlogits, farther, whole = dlogits_block(
+        distance, q, n, task, rate, softmax, sizes, dtype, MARGIN, SMOOTHING, False, BLOCK_C
+    )
     inside = (q[:, None] < last) & (n[None, :] < N)
     w = tl.where(inside, distance_coefficient(dlogits, distance, rate, METRIC), 0.0)
     if factor is not None:
@@ -108,6 +118,9 @@ def weights_kernel(
     if dtemperature is not None:
         scaled = tl.sum(tl.where(inside, dlogits * farther, 0.0), 1) * rate * rate
         tl.store(dtemperature + (task * Q + q) * n_blocks + n_block, scaled, q < last)
+    if dbias is not None:
+        in_part = tl.where(q[:, None] < last, whole, 0.0)
+        tl.store(dbias + program.to(tl.int64) * N + n, tl.sum(in_part, 0), n < N)
 
 
 @triton.jit(

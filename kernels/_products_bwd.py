@@ -45,6 +45,7 @@ def product_gradients(
     made: Operands,
     dquery: Tensor | None,
     dprototypes: Tensor | None,
+    dbias: Tensor | None,
     with_temperature: bool,
     softmax: dict[str, Any],
 ) -> Tensor | None:
@@ -66,6 +67,7 @@ def product_gradients(
         None if gradient is None else kept[0].new_empty(*x.shape[:2], x.shape[2])
         for gradient, x in ((dquery, made.x), (dprototypes, made.y))
     )
+    bias_parts = None if dbias is None else dbias.new_empty(len(flags) // n_blocks, ways)
     sides = {
         "query": q,
         "prototypes": c,
@@ -94,12 +96,15 @@ def product_gradients(
             flags=flags,
             factor=factor,
             dtemperature=dtemperature,
+            dbias=bias_parts,
             METRIC=metric,
             TF32=rounded(q),
             **blocks,
         )
         w, near = of_part(weights, part, width), of_part(close, part, width)
         _sum(made, part, w, of_query, of_prototypes)
+        if dbias is not None and bias_parts is not None:
+            _sum_bias(part, bias_parts, dbias, blocks["BLOCK_Q"])
         for sums in (of_query, of_prototypes):
             if sums is not None:
                 _add_near(part, near, flags, sums, sides, kept, blocks, sums is of_query)
@@ -119,6 +124,17 @@ def _sum(made: Operands, part: Part, w: Tensor, of_query: Tensor | None, of_prot
         multiply(w, made.y[tasks], own_rows(of_query, part))
     if of_prototypes is not None:
         multiply(w.mT, own_rows(made.x, part), of_prototypes[tasks], add=part.first_row > 0)
+
+
+def _sum_bias(part: Part, parts: Tensor, dbias: Tensor, block_q: int) -> None:
+    """Adds up what the blocks of queries of a part left."""
+    blocks = triton.cdiv(part.rows, block_q)
+    found = parts[: part.tasks * blocks].view(part.tasks, blocks, dbias.shape[1]).sum(1)
+    own = dbias[part.first_task : part.first_task + part.tasks]
+    if part.first_row > 0:
+        own += found
+    else:
+        own.copy_(found)
 
 
 def _add_near(

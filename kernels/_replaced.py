@@ -1,5 +1,6 @@
 """What proto_loss's softmax sees in place of distances: of a prototype that does not count infinity, of the target what is given,
-a margin added. In registers, on the way from the distances to the softmax, forward and backward: a number or two more a query."""
+a margin added; less biases. In registers, on the way from the distances to the softmax, forward and backward: a number or two more a
+query, and one a prototype."""
 
 from __future__ import annotations
 
@@ -30,26 +31,32 @@ def online_with_margin(nearest, total, distance, rate, at_target, MARGIN: tl.con
 
 
 @triton.jit
-def replaced(distance, n, row, in_q, target, given, ignore_index):
-    """The distances [Q, N] so, without the margin, and each query's target, -1 where that is what does not count; `given`: of each
-    query the prototype that does not count, and the target's distance, or None."""
-    exclude, target_distance = given
+def replaced(distance, n, N, row, in_q, target, rate, given, ignore_index):
+    """The distances [Q, N] so, without the margin; each query's target, -1 where that is a prototype that does not count; and this one,
+    or -1. `given`: of each query the prototype that does not count, and the target's distance; of each prototype of the task its bias and
+    its class; or None."""
+    exclude, target_distance, bias, classes = given
     at_target = n[None, :] == target[:, None]
+    out = tl.full(target.shape, -1, tl.int64)
     if target_distance is not None:
         own = tl.load(target_distance + row, in_q, 0.0).to(distance.dtype)
         distance = tl.where(at_target, own[:, None], distance)
+    if bias is not None:
+        distance -= divide(tl.load(bias + n, n < N, 0.0).to(distance.dtype), rate)[None, :]
     if exclude is not None:
         out = tl.load(exclude + row, in_q, -1)
         out = tl.where(target == ignore_index, -1, out)
         distance = tl.where(n[None, :] == out[:, None], INFINITY, distance)
-        target = tl.where((target == out) & (target != ignore_index), tl.where(ignore_index == -1, -2, -1), target)
-    return distance, target
+        if classes is None:
+            target = tl.where((target == out) & (target != ignore_index), tl.where(ignore_index == -1, -2, -1), target)
+    return distance, target, out
 
 
 def target_gradients(
     target_distance: Tensor,
     targets: Tensor,
     exclude: Tensor | None,
+    bias: Tensor | None,
     temperature: float | Tensor,
     kept: Sequence[Any],
     dloss: Tensor,
@@ -57,6 +64,7 @@ def target_gradients(
     ways: int,
     ignore_index: int,
     margin: float,
+    smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the distances given [T?, Q], and the part that they have in the temperature's."""
     nearest, log_sum = (x.view(targets.shape) for x in kept[:2])
@@ -69,7 +77,14 @@ def target_gradients(
         valid &= exclude != targets
     weight = torch.where(targets == ignore_index, 0, torch.where(valid, weight, torch.nan))
     farther = own - nearest
-    dlogits = weight * torch.expm1(-farther / temperature - margin - log_sum)
-    dlogits = torch.where(targets == ignore_index, 0, dlogits)
+    log_p = -farther / temperature - margin - log_sum
+    if bias is not None:
+        each = bias.to(nearest.dtype).expand(*targets.shape[:-1], ways)
+        log_p = log_p + each.gather(-1, targets.clamp(0, ways - 1))
+    dlogits = torch.expm1(log_p)
+    if smoothing != 0:
+        out = 0 if exclude is None else ((exclude >= 0) & (exclude < ways)).to(nearest.dtype)
+        dlogits = dlogits + (smoothing - smoothing / (ways - out))
+    dlogits = torch.where(targets == ignore_index, 0, weight * dlogits)
     of_temperature = (dlogits * farther).sum() / temperature / temperature
     return (dlogits / -temperature).to(target_distance.dtype), of_temperature

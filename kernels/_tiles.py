@@ -55,6 +55,14 @@ def kept_tensors(query: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor
     return nearest, torch.empty_like(nearest), torch.empty_like(nearest), nearest.new_empty(prototypes.shape[:2])
 
 
+def of_class(query: Tensor, wanted: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Of each query's [T, Q] own class: the distance to the nearest and the log of the sum of exponentials."""
+    if not wanted:
+        return None, None
+    nearest = query.new_empty(query.shape[:2], dtype=accumulator(query))
+    return nearest, torch.empty_like(nearest)
+
+
 def kept_arguments(kept: Sequence[Tensor | None]) -> dict[str, Any]:
     return dict(zip(("nearest", "log_sum", "query_scale", "prototype_scale"), kept, strict=True))
 

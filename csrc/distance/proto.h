@@ -42,7 +42,9 @@ struct ProtoLogSoftmax : ProtoProblem<R> {
 template <class R>
 struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weight_q loss_q in the same pass
   int64_t ignore_index;
-  const int64_t* targets;              // [T, Q], any values
+  const int64_t* targets;              // [T, Q], any values; null: soft_targets
+  Stored<const R> soft_targets;        // [T, Q, N], shares of the prototypes
+  Stored<R> dsoft_targets;             // [T, Q, N]; null: not asked for
   const int64_t* exclude = nullptr;    // [T, Q]: a prototype that does not count, -1: none; null: none of any
   const R* target_distance = nullptr;  // [T, Q], in place of the target's; null: its own
   R* dtarget_distance = nullptr;       // [T, Q]; null: not asked for

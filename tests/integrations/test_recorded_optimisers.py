@@ -135,14 +135,23 @@ def test_learned_rates_and_own_weights(monkeypatch, name):
                 loss = F.cross_entropy(fmodel(query_x), query_y)
                 loss.backward()
                 found.append(loss)
-        return [*found, *(r.grad for r in rates)]
+        seen = [b.double().sum() for b in fmodel.buffers()] if images else []
+        return [*found, *seen, *(r.grad for r in rates)]
 
     for copies in (False, True):
         ways = both(monkeypatch, lambda copies=copies: trained(net(), lambda model: program(copies, model)))
         assert {*ways} == {"alone"}, ways
         monkeypatch.undo()
-    ways = both(monkeypatch, lambda: trained(conv(), lambda model: program(False, model, True), 1))
-    assert {*ways} == {"alone"}, ways
+    for norm in ({"track_running_stats": False}, {"momentum": 0.3}):
+
+        def with_norm(norm=norm):
+            model = conv()
+            model[1] = nn.BatchNorm2d(4, **norm).double()
+            return trained(model, lambda model: program(False, model, True), 1)
+
+        ways = both(monkeypatch, with_norm)
+        assert {*ways} == {"alone"}, ways
+        monkeypatch.undo()
 
 
 def at_odds(inner, model, diffopt, fmodel, rate):

@@ -7,10 +7,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastmeta.integrations.learn2learn import nn as l2l_nn
 from fastmeta.integrations.learn2learn.algorithms import MAML, MetaSGD
 from fastmeta.integrations.recording import report
 from harness.recorded import (
-    TASKS, WAYS, Lines, adapted, alone, both, by_grad, conv, losses, stacked, summed, task, trained, weighted, with_accuracy,
+    TASKS,
+    WAYS,
+    Lines,
+    adapted,
+    alone,
+    both,
+    by_grad,
+    conv,
+    losses,
+    stacked,
+    summed,
+    task,
+    trained,
+    weighted,
+    with_accuracy,
 )  # fmt: skip
 
 
@@ -144,7 +159,7 @@ def many_forwards(learner):
 
 def other_graphs(learner):
     """Ways back through the model itself and through a clone that computes at once, which have kept the buffers."""
-    x, y, query_x, query_y = task(images=True)
+    x, y, *_ = task(images=True)
     loss = F.cross_entropy(learner(x), y)
     clone = learner.clone()
     found = [p.sum() for p in clone.parameters()]
@@ -203,6 +218,37 @@ def test_rows(monkeypatch):
     assert {*both(monkeypatch, program)} == {"alone"}
 
 
+class OfLibrary(nn.Module):
+    """As learn2learn's OmniglotCNN."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        layers = [nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(1, 5, 3, stride=2, padding=1)]
+        block = nn.Sequential(layers[2], *layers[:2])
+        block[1].weight.data.uniform_()
+        self.base = nn.Sequential(block, nn.Conv2d(5, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.features = nn.Sequential(
+            l2l_nn.Lambda(lambda x: x.view(-1, 1, 6, 6)), self.base, l2l_nn.Lambda(lambda x: x.mean(dim=[2, 3])), l2l_nn.Flatten(),
+        )  # fmt: skip
+        self.classifier = nn.Linear(4, WAYS)
+        self.double()
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+@pytest.mark.parametrize(("way", "expected"), [(with_accuracy, "alone"), (weighted, "replayed")])
+def test_the_mean_over_pixels(monkeypatch, way, expected):
+    """Of a model whose layers have two names."""
+
+    def program():
+        model = OfLibrary()
+        return trained(MAML(model, 0.1), lambda learner: way(learner, images=True)) + state(model)
+
+    assert {*both(monkeypatch, program)} == {expected}
+
+
 def test_nothing_waits_after_a_way_back():
     """Who holds a buffer itself sees it change, and the model has its own dicts again."""
     model = images()
@@ -218,6 +264,8 @@ def test_a_write_past_the_module_is_an_error():
     held = model[1].running_mean
     loss = next(losses(MAML(model, 0.1), images=True))
     held.zero_()
-    with pytest.raises(RuntimeError, match=r"^MAML: running statistics .* must be written by their module alone .* got "):
+    with pytest.raises(
+        RuntimeError, match=r"^MAML: running statistics .* must be written by their module alone .* got "
+    ):
         loss.backward()
     assert sum(alone(MAML(model, 0.1), images=True)) and TASKS

@@ -74,11 +74,12 @@ def proto_loss(draw):
     p.arguments["margin"] = draw.pick("margin", (0.0, 0.0, 0.4)) * (not has_classes)
     p.arguments["bias"] = p.keep(draw.randn(n)) if draw.odd("bias", 0.2) else None
     p.arguments["label_smoothing"] = 0.3 if draw.odd("label_smoothing", 0.2) else 0.0
-    if {"classes", "bias", "label_smoothing"} & set(draw.seen):
-        p.backends = tuple(backend for backend in p.backends if backend != "triton")  # which has no kernel for them
     out = torch.where(draw.labels(2, *shape) == 0, -1, draw.labels(n, *shape))
     out = torch.where(kinds[out.clamp(min=0)] == targets, -1, out)
     p.arguments["exclude"] = p.label("exclude", out) if draw.odd("exclude", 0.3) else None
+    if not has_classes and draw.odd("soft", 0.15):  # nothing is excluded: oddities give it a share
+        p.arguments |= {"targets": p.keep(draw.randn(*shape, n)), "ignore_index": -100, "margin": 0.0, "exclude": None}
+        p.backends = tuple(backend for backend in p.backends if backend != "triton")
     p.arguments["reduction"] = draw.pick("reduction", ("mean", "sum", "none"))
     return p
 

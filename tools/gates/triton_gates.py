@@ -29,7 +29,7 @@ TYPES = {torch.int32: "i32", torch.int64: "i64"} | {
     getattr(torch, f"{long}{bits}"): f"{short}{bits}"
     for long, short, bits in (("float", "fp", 64), ("float", "fp", 32), ("float", "fp", 16), ("bfloat", "bf", 16))
 }
-# name of a case: dtype, metric, T, Q, N, D, whether TF32 is allowed
+# name of a case: dtype, metric, T, Q, N, D, whether TF32 is allowed; "... more": with biases, classes and smoothed labels
 SHAPES = {
     "few": (torch.float32, "euclidean", 2, 75, 5, 64, False),
     "few half": (torch.float16, "cosine", 2, 75, 20, 640, False),
@@ -39,6 +39,9 @@ SHAPES = {
     "many tf32": (torch.float32, "euclidean", 2, 256, 128, 512, True),
     "many half": (torch.bfloat16, "cosine", 1, 4096, 1000, 512, False),
     "many double": (torch.float64, "cosine", 2, 75, 40, 640, False),
+    "few more": (torch.float32, "euclidean", 2, 75, 5, 64, False),
+    "some more": (torch.float32, "euclidean", 2, 75, 40, 64, False),
+    "many more": (torch.float32, "sqeuclidean", 2, 256, 128, 512, False),
 }
 # the same of convolutions: dtype, T, images, input channels, pixels of a side, output channels, stride, whether TF32 is allowed
 CONVOLUTIONS = {
@@ -114,10 +117,14 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     weights = [torch.randn(size).to(dtype) for size in ((D, D), (D,), (N, D), (N,))]
     of_tasks = [w.expand(T, *w.shape) for w in weights]
     squares = [w.square() for w in of_tasks]
+    bias, classes, smoothing = (torch.randn(T, N), labels, 0.1) if shape.endswith("more") else (None, None, 0.0)
     inputs, static = {
         "prototypes": ((columns, labels), (ways,)),
         "proto_log_softmax": ((query, columns, 1.0), (metric,)),
-        "proto_loss": ((query, columns, targets, 1.0, None, None, None, None), (metric, -100, "mean", 0.0, 0.0, False)),
+        "proto_loss": (
+            (query, columns, targets, 1.0, None, None, bias, classes),
+            (metric, -100, "mean", 0.0, smoothing, False),
+        ),
         "matching_log_probs": ((query, columns, labels, 1.0), (ways, metric)),
         "sgd_step": ((weights, of_tasks, weights), ()),  # one rate for each number
         "momentum_step": ((weights, of_tasks, of_tasks, weights, []), (0.9, 0.1, True)),

@@ -51,6 +51,7 @@ OPS = sorted(BACKENDS)
 # Other forms of an op, with derivatives of their own.
 VARIANTS = {
     "proto_loss_replaced": PROTO,
+    "proto_loss_soft": ON_CPU,
     "mlp_hvp_ggn": MLP,
     "conv_forward_features": ON_CPU,
     "conv_forward_residual": ON_CPU,
@@ -62,6 +63,7 @@ VARIANTS |= {f"mlp_{name}_residual": ON_CPU for name in ("hvp", "meta_loss")}
 # Of which the derivatives are tested, and the transforms by forms of the same code: that saves minutes.
 LIKE_OTHERS = (
     "proto_loss_replaced",
+    "proto_loss_soft",
     "mlp_grad_weighted",
     "mlp_adapt_weighted",
     "mlp_loss_weighted",
@@ -145,6 +147,18 @@ def _proto_loss_replaced(lead, dtype):
 
     tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), torch.tensor(1.7, dtype=dtype)]
     return Case(fn, [*tensors, randn(*lead, 3, dtype=dtype).square()])
+
+
+def _proto_loss_soft(lead, dtype):
+    """Shares of all prototypes as targets, and a bias of each."""
+    exclude = torch.tensor([-1, 1, -1]).expand(*lead, 3)
+
+    def fn(query, prototypes, shares, bias):
+        shares = shares * (exclude.unsqueeze(-1) != torch.arange(4))
+        return fastmeta.proto_loss(query, prototypes, shares, exclude=exclude, bias=bias, label_smoothing=0.1)
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), randn(*lead, 3, 4, dtype=dtype)]
+    return Case(fn, [*tensors, randn(*lead, 4, dtype=dtype)])
 
 
 def _proto_loss_loo(lead, dtype):

@@ -132,14 +132,9 @@ class Program(Inner):
         """The losses [T], and the outputs without a graph."""
         if self.start.own and not self.known.native:
             raise Declined("the engine starts from the model's parameters")
-        if self.calls is not None and not torch.is_grad_enabled():
-            rates, network = self.start.rates, self.network
-            of_rates = len(network.spread(rates)) if isinstance(rates, list) else 1
-            ones = _counts((1.0,) * len(self.losses), self.known.dtype)
-            answer = self._noting(ones, [False] * (len(network.params) + of_rates + 4), with_outputs)
-            if answer is not None:
-                noted: tuple[Tensor, Tensor | None] = answer[0]
-                return noted
+        noted = self._noted_values(with_outputs)
+        if noted is not None:
+            return noted
         if self.calls is not None and self.calls.log is not None:
             raise Declined("the running statistics come with the steps")
         if self.start.own and isinstance(self.network, ConvNet):  # its losses would go to the engine in the end
@@ -169,6 +164,16 @@ class Program(Inner):
         for i, g in zip([i for i, wanted in enumerate(of_data) if wanted], grads[len(to) :], strict=True):
             pairs += [(x, each) for x, each in zip(self.given(i), g.unbind(), strict=True) if x.requires_grad]
         return found, pairs
+
+    def _noted_values(self, with_outputs: bool) -> tuple[Tensor, Tensor | None] | None:
+        """`values` without a graph, with what batch norms met where somebody may ask for it."""
+        if self.calls is None or torch.is_grad_enabled():
+            return None
+        rates, network = self.start.rates, self.network
+        of_rates = len(network.spread(rates)) if isinstance(rates, list) else 1
+        ones = _counts((1.0,) * len(self.losses), self.known.dtype)
+        answer = self._noting(ones, [False] * (len(network.params) + of_rates + 4), with_outputs)
+        return None if answer is None else answer[0]
 
     def _noting(self, counts: Tensor, needs: Sequence[bool], with_outputs: bool) -> Any:
         """`losses_with_gradients`; what batch norms met is noted where somebody may ask for it."""

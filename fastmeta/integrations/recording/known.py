@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS, AnyBatchNorm, AnyNorm, has_gradient_hooks
-from ...inner._conv import convolved_side
+from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS, AnyNorm, has_gradient_hooks
+from ...inner._conv import convolved_side, pooled_side
 from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
 from ...networks.fused import Fused
@@ -21,6 +21,7 @@ from ...networks.recognise import look
 from ...networks.users_model import Seen, Task
 from ...types import ConvBlock
 from .._steps import SMALL, copy_of
+from .statistics import may_track, norms_of
 
 LOSS_OF = {"nll_loss": "cross_entropy"}  # of what comes before log_softmax
 # Layers that compute the same from the same, and nothing else; batch norm on the statistics of the batch. (Convolutions of several
@@ -103,7 +104,12 @@ class Known:
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
         if self.statistics:
-            self._look_at_norms()
+            self.norms = norms_of(self.model)
+            parts = [*self.model.modules()]
+            self.places_of_norms = [parts.index(norm) for norm in self.norms]
+            self.norms_alone = [[*self.alone.modules()][i] for i in self.places_of_norms]
+            if not may_track(self.norms, self.dtype):
+                raise Refused("running statistics are not of the parameters' dtype, on a CPU, of one norm each")
         if isinstance(network, Mlp | ConvNet):
             of_params = [p is not None for p in network.params]
             leaves = [p for p in network.params if p is not None]
@@ -123,19 +129,6 @@ class Known:
         pairs = [(d, was) for d, was in pairs if all(d is not held for held in theirs)]
         self.seen.filled, self.seen.contents = [d for d, _ in pairs], [was for _, was in pairs]
         return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
-
-    def _look_at_norms(self) -> None:
-        """`norms`: all batch norms as they run, one after the other; `norms_alone`: the same of `alone`."""
-        layers = [step.layer for step in Program(self.model).steps]
-        self.norms: list[Any] = [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
-        others = dict(zip(self.model.modules(), self.alone.modules(), strict=True))
-        self.norms_alone = [others[m] for m in self.norms]
-        buffers = [b for m in self.norms for b in getattr(m, BUFFERS).values() if b is not None]
-        plain = all(type(b) is Tensor and b.is_cpu and not b.requires_grad and not b.is_inference() for b in buffers)
-        of_dtype = all(b.dtype is self.dtype for b in buffers if b.is_floating_point())
-        once = len({*map(id, self.norms)}) == len(self.norms) and len({*map(id, buffers)}) == len(buffers)
-        if not (plain and of_dtype and once):
-            raise Refused("running statistics are not of the parameters' dtype, on a CPU, of one norm each")
 
     def _check_pure(self, model: nn.Module) -> None:
         """Refused unless the general engine may run the model later: it draws no number and keeps nothing."""
@@ -234,10 +227,12 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
             return None
         if is_linear and (height, width) != (block[7], block[7]):
             return None
-        channels, pool = weight.shape[0], block[5]
-        height, width = (convolved_side(ConvBlock(*block), side) for side in (height, width))
-        if min(height, width) < pool or (block[2] is not None and rows * height * width < 2):
+        channels, of_block = weight.shape[0], ConvBlock(*block)
+        height, width = (convolved_side(of_block, side) for side in (height, width))
+        if block[2] is not None and rows * height * width < 2:
             return None
-        height, width = height // pool, width // pool
+        height, width = (pooled_side(of_block, side) for side in (height, width))
+        if min(height, width) < 1:
+            return None
     last = network.params[-2]
     return torch.Size((rows, last.shape[0])) if channels * height * width == last.shape[1] else None

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..._torch import BUFFERS
+from ..._torch import BUFFERS, AnyBatchNorm
 from ...networks.batch_norm import track
+from ...networks.program import Program
 from .evaluate import in_grad_mode
 from .unsettled import Unsettled
 
@@ -33,14 +34,23 @@ class Calls:
 
     def __init__(self, log: Log | None) -> None:
         """`log`: of the model whose buffers the clone shares; None: it has its own, and keeps `made` for them."""
-        self.log, self.made = log, list[tuple[int, Tensor]]()
+        self.log, self.made = log, list[tuple[int, Tensor, list[float | None]]]()
         self.found: dict[tuple[int, int], Tensor] = {}
 
     def add(self, trace: Any, k: int, x: Tensor) -> None:
+        momenta = [m.momentum for m in trace.start.known.norms]
         if self.log is None:
-            self.made.append((k, x))
+            self.made.append((k, x, momenta))
         else:
-            self.log.add(Call(trace, k, x, [m.momentum for m in trace.start.known.norms]))
+            self.log.add(Call(trace, k, x, momenta))
+
+    def leave(self, trace: Any, norms: Sequence[nn.Module]) -> None:
+        """What all calls `made` leave in the buffers of these batch norms."""
+        for k, x, momenta in self.made:
+            if (k, id(x)) not in self.found:
+                with in_grad_mode():
+                    trace.outputs(k, x)
+            track_all(norms, momenta, self.found[k, id(x)])
 
     def note(self, k: int, x: Tensor, found: Tensor) -> None:
         self.found[k, id(x)] = found
@@ -137,6 +147,20 @@ class Log:
         for held in self.held:
             held.leave()
         self.held, self.size = [], 0
+
+
+def norms_of(model: nn.Module) -> list[Any]:
+    """All its batch norms as they run, one after the other."""
+    layers = [step.layer for step in Program(model).steps]
+    return [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
+
+
+def may_track(norms: Sequence[nn.Module], dtype: torch.dtype) -> bool:
+    """Whether the buffers are what `track_all` takes."""
+    buffers = [b for norm in norms for b in getattr(norm, BUFFERS).values() if b is not None]
+    plain = all(type(b) is Tensor and b.is_cpu and not b.requires_grad and not b.is_inference() for b in buffers)
+    of_dtype = all(b.dtype is dtype for b in buffers if b.is_floating_point())
+    return plain and of_dtype and len({*map(id, norms)}) == len(norms) and len({*map(id, buffers)}) == len(buffers)
 
 
 def buffers_of(norm: nn.Module) -> dict[str, Any]:

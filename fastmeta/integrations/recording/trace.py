@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -137,15 +137,8 @@ class Trace:
         theta = self.parameters(k)
         values = {name: theta[known.places[id(p)]] for name, p in known.alone.named_parameters()}
         with torch.enable_grad(), nullcontext() if self.calls is None else noting(self, k, x):
-            found: Tensor = functional_call(known.alone, values, (x,))
+            found: Tensor = functional_call(known.alone, values, (x,), tie_weights=False)
         return found
-
-    def run_again(self, model: Any, put: Callable[[Sequence[Tensor]], None]) -> None:
-        """All calls on `model` in their order, for what they leave in its buffers. put(theta): makes these its parameters."""
-        with torch.no_grad():
-            for k, x in () if self.calls is None else self.calls.made:
-                put(self.parameters(k))
-                model(x)
 
     def module(self) -> nn.Module:
         """The model with the parameters after all steps."""

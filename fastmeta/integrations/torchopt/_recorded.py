@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -107,19 +107,12 @@ class Listener:
         assert trace is not None
         gives_up(trace, why)
         self._leave()
-        self._run_again(trace, trace.parameters(len(trace.steps)))
+        theta = trace.parameters(len(trace.steps))
+        for held, name, i in self.places:
+            held[name] = theta[i]
+        if trace.calls is not None:
+            trace.calls.leave(trace, trace.start.known.norms)
         self.trace = None
-
-    def _run_again(self, trace: Trace, then: Sequence[Tensor]) -> None:
-        """The calls again, for the statistics of batch norm; `then`: the parameters afterwards."""
-        places = self.places
-
-        def put(theta: Sequence[Tensor]) -> None:
-            for held, name, i in places:
-                held[name] = theta[i]
-
-        trace.run_again(self.module._call_impl, put)
-        put(then)
 
     def put_back(self, state: Any) -> bool:
         """Whether the state is that from which the recorded steps started, which then are nobody's any more."""
@@ -138,7 +131,7 @@ class Listener:
         if trace.calls is not None and (
             not state.buffers or any(id(b) in kept for d in state.buffers for b in d.values())
         ):
-            self._run_again(trace, trace.start.params)
+            trace.calls.leave(trace, trace.start.known.norms)
         self.trace = None
         return True
 
