@@ -88,6 +88,14 @@ def other_modes(learner):
     return found
 
 
+def frozen_norm(learner):
+    found = alone(learner, images=True)
+    learner.module[1].eval()
+    found += alone(learner, images=True)
+    learner.module[1].train()
+    return found
+
+
 def adapted_without_grad(learner):
     with torch.enable_grad():
         x, y, *_ = task(images=True)
@@ -121,6 +129,17 @@ def asked_clones(learner):
     value = F.cross_entropy(two(query_x), query_y) + F.cross_entropy(again(x), y) + F.cross_entropy(one(x), y)
     value.backward()
     return [*found, value]
+
+
+def beside_a_plain_clone(learner):
+    x, y, query_x, query_y = task(images=True)
+    one = learner.clone()
+    found = [p.sum() for p in one.parameters()]
+    two = learner.clone()
+    late = F.cross_entropy(two(x), y)
+    value = F.cross_entropy(one(query_x), query_y)
+    late.backward()
+    return [*found, value, late]
 
 
 def changed_norms(learner):
@@ -173,16 +192,16 @@ def other_graphs(learner):
 def wrong_labels(learner):
     """An error of a loss, after which the program goes on."""
     x, y, query_x, query_y = task(images=True)
-    clone = adapted(learner.clone(), x, y, 1)
+    clone = learner.clone()
     with pytest.raises(IndexError):
-        F.cross_entropy(clone(query_x), query_y + WAYS).backward()
+        F.cross_entropy(adapted(clone, x, y + WAYS, 1)(query_x), query_y).backward()
     return alone(learner, images=True)
 
 
 ORDINARY = (summed, stacked, by_grad, weighted, alone, with_accuracy)
 FAULTS = (
-    read_between, two_clones, other_modes, copies, asked_clones, changed_norms, many_forwards, other_graphs,
-    wrong_labels,
+    read_between, two_clones, frozen_norm, other_modes, copies, asked_clones, beside_a_plain_clone, changed_norms, many_forwards,
+    other_graphs, wrong_labels,
 )  # fmt: skip
 
 

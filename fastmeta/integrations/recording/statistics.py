@@ -34,23 +34,22 @@ class Calls:
 
     def __init__(self, log: Log | None) -> None:
         """`log`: of the model whose buffers the clone shares; None: it has its own, and keeps `made` for them."""
-        self.log, self.made = log, list[tuple[int, Tensor, list[float | None]]]()
+        self.log, self.made = log, list[tuple[int, Tensor]]()
         self.found: dict[tuple[int, int], Tensor] = {}
 
     def add(self, trace: Any, k: int, x: Tensor) -> None:
-        momenta = [m.momentum for m in trace.start.known.norms]
         if self.log is None:
-            self.made.append((k, x, momenta))
+            self.made.append((k, x))
         else:
-            self.log.add(Call(trace, k, x, momenta))
+            self.log.add(Call(trace, k, x))
 
     def leave(self, trace: Any, norms: Sequence[nn.Module]) -> None:
         """What all calls `made` leave in the buffers of these batch norms."""
-        for k, x, momenta in self.made:
+        for k, x in self.made:
             if (k, id(x)) not in self.found:
                 with in_grad_mode():
                     trace.outputs(k, x)
-            track_all(norms, momenta, self.found[k, id(x)])
+            track_all(norms, self.found[k, id(x)])
 
     def note(self, k: int, x: Tensor, found: Tensor) -> None:
         self.found[k, id(x)] = found
@@ -69,7 +68,6 @@ class Call(NamedTuple):
     trace: Any
     k: int
     x: Tensor
-    momenta: list[float | None]
 
     @property
     def found(self) -> Tensor | None:
@@ -118,7 +116,7 @@ class Log:
         while self.pending and (found := self.pending[0].found) is not None:
             call = self.pending.popleft()
             self.size -= call.x.numel() + OF_CALL
-            track_all(call.trace.start.known.norms, call.momenta, found)
+            track_all(call.trace.start.known.norms, found)
         self.versions = self._versions()
         if not self.pending:
             self._leave()
@@ -128,14 +126,18 @@ class Log:
         while self.pending:
             call = self.pending[0]
             if call.found is None:
-                try:
-                    with in_grad_mode():
-                        call.trace.outputs(call.k, call.x)
-                except Exception:  # which a loss has raised before
-                    self.pending = deque(c for c in self.pending if c.trace is not call.trace or c.found is not None)
-                    raise
+                self._find(call)
             self.advance()
         self._leave()
+
+    def _find(self, call: Call) -> None:
+        with in_grad_mode():
+            try:
+                call.trace.parameters(call.k)
+            except IndexError:  # of labels: where it is not put off, the program has come no further than their loss
+                self.pending = deque(c for c in self.pending if c.trace is not call.trace or c.found is not None)
+            else:
+                call.trace.outputs(call.k, call.x)
 
     def computes(self, clone: weakref.ref[Any]) -> None:
         """A clone computes at once from here on."""
@@ -169,11 +171,11 @@ def buffers_of(norm: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def track_all(norms: Sequence[Any], momenta: Sequence[float | None], found: Tensor) -> None:
+def track_all(norms: Sequence[Any], found: Tensor) -> None:
     begin = 0
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm in norms:
         end = begin + norm.num_features
-        track(buffers_of(norm), momentum, found[0, begin:end], found[1, begin:end])
+        track(buffers_of(norm), norm.momentum, found[0, begin:end], found[1, begin:end])
         begin = end
 
 
