@@ -3,7 +3,7 @@
 Forward, one launch: a program owns BLOCK_Q queries of a task and walks the prototypes; distances and the online log-sum-exp
 stay in registers. Moved: query once, prototypes once a program (from cache), a few numbers a query. For "sum" and "mean" each
 program leaves the sum and the count of its queries, and the last of a task, told by a counter, adds them up in their order; the
-counters are zeroed before, a launch of its own.
+counters are zeroed before, a launch of its own. What stands in place of distances is in _replaced.py, what counts as target in _targets.py.
 Many ways: a launch for each chunk of products, see _products.py; another adds up the losses of a task.
 Backward: see _distance_bwd.py; distances are computed anew.
 """

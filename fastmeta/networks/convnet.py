@@ -79,7 +79,8 @@ class ConvNet(Fused):
             return None
         self._check_labels(data[1], data[3])
         found, grads = answer
-        of_rates = listed(self.steps_of(rates)[0], self.params)
+        lr, optimiser = self.steps_of(rates)
+        of_rates = listed(lr if optimiser is None else optimiser.values()["lr"], self.params)
         asked = [x for x, need in zip((*self.params, *of_rates, *data), needs, strict=True) if need]
         return found, [g.reshape(x.shape) for g, x in zip(grads, asked, strict=True)]
 

@@ -117,7 +117,7 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     weights = [torch.randn(size).to(dtype) for size in ((D, D), (D,), (N, D), (N,))]
     of_tasks = [w.expand(T, *w.shape) for w in weights]
     squares = [w.square() for w in of_tasks]
-    bias, classes, smoothing = (torch.randn(T, N), labels, 0.1) if shape.endswith("more") else (None, None, 0.0)
+    bias, classes, smoothing = (columns[..., 0], labels, 0.1) if shape.endswith(" more") else (None, None, 0.0)
     inputs, static = {
         "prototypes": ((columns, labels), (ways,)),
         "proto_log_softmax": ((query, columns, 1.0), (metric,)),

@@ -29,6 +29,7 @@ BACKENDS = {
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
     "proto_loss_loo": PROTO,
+    "symmetric_loss": PROTO,
     "sgd_step": PROTO,
     "momentum_step": PROTO,
     "adam_step": PROTO,
@@ -151,11 +152,11 @@ def _proto_loss_replaced(lead, dtype):
 
 def _proto_loss_soft(lead, dtype):
     """Shares of all prototypes as targets, and a bias of each."""
-    exclude = torch.tensor([-1, 1, -1]).expand(*lead, 3)
+    exclude, counts = torch.tensor([-1, 1, -1]).expand(*lead, 3), torch.ones(3, 4, dtype=dtype)
+    counts[1, 1] = 0
 
     def fn(query, prototypes, shares, bias):
-        shares = shares * (exclude.unsqueeze(-1) != torch.arange(4))
-        return fastmeta.proto_loss(query, prototypes, shares, exclude=exclude, bias=bias, label_smoothing=0.1)
+        return fastmeta.proto_loss(query, prototypes, shares * counts, exclude=exclude, bias=bias, label_smoothing=0.1)
 
     tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), randn(*lead, 3, 4, dtype=dtype)]
     return Case(fn, [*tensors, randn(*lead, 4, dtype=dtype)])
@@ -168,6 +169,14 @@ def _proto_loss_loo(lead, dtype):
         return fastmeta.proto_loss_loo(embeddings, labels, 2, metric="cosine", temperature=temperature)
 
     return Case(fn, [randn(*lead, 5, 3, dtype=dtype), torch.tensor(0.7, dtype=dtype)])
+
+
+def _symmetric_loss(lead, dtype):
+    def fn(query, keys, temperature):
+        return fastmeta.symmetric_loss(query, keys, metric="sqeuclidean", temperature=temperature)
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 3, 2, dtype=dtype), torch.tensor(1.7, dtype=dtype)]
+    return Case(fn, tensors)
 
 
 def _sgd_step(lead, dtype):

@@ -32,6 +32,7 @@ RUNS = {
     "many tf32": ("proto_loss",),
     "many half": DISTANCE,
     "many double": ("proto_loss",),
+    **dict.fromkeys(("few more", "some more", "many more"), ("proto_loss",)),
     **dict.fromkeys(CONVOLUTIONS, ("task_conv2d",)),
 }
 OF_CODE = {  # heading of a column, and what it says of a kernel on one architecture; two numbers: one of the other
@@ -90,6 +91,7 @@ def triton_rows(found: list[Judged]) -> list[list[str]]:
 def shape_lines() -> list[str]:
     return [
         f"- {name}: {str(dtype).removeprefix('torch.')}, {metric}, T {T}, Q {Q}, N {N}, D {D}{', TF32 allowed' if tf32 else ''}"
+        f"{'; biases, classes, smoothed labels' if name.endswith(' more') else ''}"
         for name, (dtype, metric, T, Q, N, D, tf32) in SHAPES.items()
     ] + [
         f"- {name}: {str(dtype).removeprefix('torch.')}, T {T}, {n} images, {C} x {side} x {side} to {E} channels, 3 x 3, stride {stride}"

@@ -2,6 +2,7 @@
 // the coefficients of the gradients follow each other in [N, 16] arrays in cache (see distance.h), then the gradients.
 // Forward and gradients: 7 flops for each feature of each pair, query and dquery in and out of memory once.
 #include "distance/cpu/blocks.h"
+#include "distance/cpu/both_sides.h"
 #include "distance/cpu/positives.h"
 #include "distance/cpu/soft_targets.h"
 #include "runtime/cpu/kernels.h"
@@ -88,7 +89,7 @@ void block_hits(const ProtoLoss<R>& p, int64_t query, const Block<R>& block, con
 
 // dz = weight (softmax - one_hot), in place of the exponentials, or with shares in place of one_hot; NaN for a target out of range.
 template <class R>
-void block_dlogits(const ProtoLoss<R>& p, int64_t query, const Block<R>& block, const Found<R>& found, R* exps) {
+void block_dlogits(const ProtoLoss<R>& p, int64_t query, Block<R>& block, const Found<R>& found, R* exps, R* taken) {
   R weights[kBlock] = {}, scale[kBlock], all[kBlock], own[kBlock] = {};
   for (int64_t q = 0; q < block.count; q++) {
     if (ignores(p, query + q)) continue;
@@ -110,6 +111,7 @@ void block_dlogits(const ProtoLoss<R>& p, int64_t query, const Block<R>& block, 
   if (p.dsoft_targets) put_dshares(p, block, found.all, own, soft);
   for (int64_t q = 0; q < block.count; q++)
     if (const int64_t target = class_of(p, query + q); target >= 0) exps[target * kBlock + q] -= own[q];
+  if (p.others_nearest) add_other_side(p, block, found.all, weights, exps, taken);
   if (p.smoothing == 0) return;
   for (int q = 0; q < kBlock; q++) all[q] = weights[q] * R(p.smoothing) / R(found.most[q]);
   for (int64_t n = 0; n < p.N; n++)
@@ -140,20 +142,22 @@ void proto_loss(const ProtoLoss<R>& p) {
         R *exps = gradients ? scratch : nullptr, *shares = soft ? scratch + (gradients + raw) * size : nullptr;
         Replaced<R> replaced(p, query, block, raw ? scratch + size : nullptr);
         Found<R> found;
-        R losses[kBlock];
+        R losses[kBlock], taken[kBlock];
+        if (p.nearest || p.others_nearest) complete_distances(p, block);
         found.soft.shares = shares, found.soft.room = soft ? shares + size : nullptr;
         block_softmax<R>(p.N, p.temperature, block.distances, exps, found.all);
         replaced.refine(found.all, exps);
+        if (p.nearest) leave_sums(p, block, found.all);
         if (p.classes) find_positives(p, block, found.same);
         if (soft) find_shares(p, block, found.all, found.soft);
         if (p.smoothing != 0) find_mean(p, query, block, found);
         block.loss = block_losses(p, query, block, found, losses);
         if (p.hits) block_hits(p, query, block, found.soft, losses);
         if (!gradients) return;
-        block_dlogits(p, query, block, found, exps);
+        block_dlogits(p, query, block, found, exps, taken);
         if (p.column_sums) sum_columns(p.N, exps, block.dlogit_sums);
         replaced.undo(found.all, exps);
-        block_coefficients<R>(p, panels, exps, found.all.nearest, replaced.taken(), block);
+        block_coefficients<R>(p, panels, exps, found.all.nearest, p.others_nearest ? taken : replaced.taken(), block);
       },
       [&](int64_t task, double loss, double dtemperature) {
         if (p.task_loss) p.task_loss[task] = R(loss * p.task_weight[task]);

@@ -151,8 +151,8 @@ double sum_about_mean(int64_t N, const R* dz, const R* distances, const R* neare
   sum(sums[3], [&](R w, R) __attribute__((always_inline)) { return size(w); });
   double found = 0;
   for (int64_t q = 0; q < count; q++) {
-    const double left = double(sums[1][q]) + (taken ? double(taken[q]) : 0);
-    found += double(sums[0][q]) - (sums[3][q] > 0 ? left * double(sums[2][q]) / double(sums[3][q]) : 0);
+    const double left = double(sums[1][q]) + (taken ? double(taken[q]) : 0), rest = left * double(sums[2][q]) / double(sums[3][q]);
+    found += double(sums[0][q]) - (rest - rest == 0 ? rest : 0);  // not finite: distances at the ends of R, or all dz are 0
   }
   return found;
 }

@@ -104,7 +104,7 @@ struct TurnedPart {
 };
 
 // A slice of patches, element (k, column): k: channel and tap of the images; column: pixel of the outputs, the thread's.
-template <class R, int kSide, int kThreads>
+template <class R, int kSide, int kThreads, bool kTurned>
 struct PatchPart {
   static constexpr int kOwn = kSide * kDepth / kThreads;
   R own[kOwn];
@@ -125,7 +125,7 @@ struct PatchPart {
 #pragma unroll
     for (int e = 0; e < kOwn; e++) {
       const int channel = (k + depth(e)) / kTaps, tap = (k + depth(e)) % kTaps;
-      const int at = p.down > 1 ? p.at(r, c, tap) : first + tap / 3 * p.width + tap % 3;
+      const int at = kTurned && p.down > 1 ? p.at(r, c, tap) : first + tap / 3 * p.width + tap % 3;
       own[e] = channel < p.channels && (inside >> tap & 1) ? from[channel * p.height * p.width + at] : R(0);
     }
   }
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(Multiply::Shape::kThreads, kTileBlocks<R, type
   const int i = tile % down * Shape::kDown, j = tile / down * Shape::kAcross;
   const int per_piece = ceil_div(p.depth(), kDepth);
   std::conditional_t<kTurned, TurnedPart<R, Shape::kDown, Shape::kThreads>, Part<R, true, Shape::kDown, Shape::kThreads>> a;
-  using Columns = PatchPart<R, Shape::kAcross, Shape::kThreads>;
+  using Columns = PatchPart<R, Shape::kAcross, Shape::kThreads, kTurned>;
   const Column column(p.patches, p.by_window(), p.images, j + Columns::column());
   Columns b(p.patches, column);
   if (threadIdx.x < Shape::kAcross) places.set(p.patches, p.M, column);

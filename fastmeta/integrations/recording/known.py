@@ -1,8 +1,7 @@
-"""Models whose inner loop is a native op, and what a clone of one starts from."""
+"""Models whose inner loop is a native op."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -181,7 +180,7 @@ class Known:
         right = isinstance(found, Tensor) and found.dtype is self.dtype and found.ndim and found.shape[0] == shape[0]
         return found.shape if right else None
 
-    def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
+    def leaves(self, network: Any, start: Any, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
         """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
         if not start.plain_leaves or not self.native or any(map(has_gradient_hooks, start.tensors)):
             return None
@@ -237,62 +236,3 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
             return None
     last = network.params[-2]
     return torch.Size((rows, last.shape[0])) if channels * height * width == last.shape[1] else None
-
-
-class Start:
-    """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
-
-    __slots__ = ("copies", "known", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
-
-    def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None) -> None:
-        """`own`: leaves in the place of the parameters."""
-        self.known, self.rates, self.own = known, rates, own is not None
-        self.params: list[Any] = known.params if own is None else own
-        of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
-        self.tensors: list[Tensor] = [*self.params, *of_rates]
-        self.versions = [p._version for p in self.tensors]
-        self.copies = [p.detach() if own is not None else p.detach().clone() for p in self.tensors]
-        self.used = False  # whether a gradient has gone back to them: they may have been changed since
-        # Where processes train together, hooks that nobody sees wait for autograd to bring a gradient.
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.plain_leaves = not together and all(p.is_leaf for p in self.tensors)
-
-    def same(self) -> bool:
-        """Whether the tensors have the values that they had: one may have been written to behind the back of its version."""
-        if self.used:
-            self.used = not all(map(torch.equal, self.tensors, self.copies))
-        return not self.used and self.fresh()
-
-    def fresh(self) -> bool:
-        """Whether the tensors have not been written to since."""
-        return [p._version for p in self.tensors] == self.versions
-
-
-class Was(torch.autograd.Function):
-    """`value`, which the tensor `now` had; its gradient goes to `now`."""
-
-    @staticmethod
-    def forward(ctx: Any, now: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> Any:
-        return gradient[0], None
-
-
-def thetas_of(start: Start) -> tuple[list[Tensor], Any]:
-    """The parameters as a clone has them at first, and the rates."""
-    count, fresh = len(start.params), start.fresh()
-    values = list(start.tensors)
-    for i, (x, copy) in enumerate(zip(start.tensors, start.copies, strict=True)):
-        if not x.requires_grad:
-            values[i] = copy.clone()
-        elif not (start.own and i < count):
-            values[i] = x.clone() if fresh else Was.apply(x, copy)
-    return values[:count], _with(start.rates, values[count:])
-
-
-def _with(rates: Any, tensors: Sequence[Tensor]) -> Any:
-    remaining = iter(tensors)
-    each = [next(remaining) if isinstance(r, Tensor) else r for r in (rates if isinstance(rates, list) else [rates])]
-    return each if isinstance(rates, list) else each[0]
