@@ -150,7 +150,7 @@ def test_learned_rates_and_own_weights(monkeypatch, name):
             return trained(model, lambda model: program(False, model, True), 1)
 
         ways = both(monkeypatch, with_norm)
-        assert {*ways} == {"alone"}, ways
+        assert {*ways} == {"alone", "plain"}, ways  # the buffers of the last copy are read
         monkeypatch.undo()
 
 
