@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import fastmeta
 from fastmeta.integrations import accelerate, easyfsl, higher, learn2learn, torchopt
+from fastmeta.loops.optimisers import AdamEpsHat
 from measure import inner_loops, peers
 from measure.contenders import imported, on_backends
 
@@ -45,6 +46,33 @@ def bench_inner_loops(race, name, workload):
         f"{workload} in {name}'s language, {sizes.tasks} tasks",
         on_backends(way(SWAPS[name])) | others,
         also={"batched": inner_loops.eager(partial(inner_loops.in_one_op, **sizes.options), arguments)},
+        mode="meta-iteration",
+    )
+
+
+@pytest.mark.parametrize("optimiser", ["momentum", "Adam"])
+@pytest.mark.parametrize("name", ["higher", "torchopt"])
+def bench_inner_optimisers(race, name, optimiser):
+    """The same, by steps with momentum or of Adam."""
+    sizes = inner_loops.WORKLOADS["W1 sinusoid MAML K5"]
+    arguments = inner_loops.arguments(sizes)
+
+    def way(modules):
+        return peers.contender(name, modules, arguments, **sizes.options, optimiser=optimiser)
+
+    adam = AdamEpsHat if name == "higher" else fastmeta.Adam  # eps stands beside another root there
+
+    def in_one_op(params, lr, *data, **options):
+        ours = adam(lr, eps=1e-3) if optimiser == "Adam" else fastmeta.SGD(lr, momentum=0.9)
+        return fastmeta.mlp_meta_loss(params, None, *data, **options, optimiser=ours).mean()
+
+    others = {}
+    if modules := peers.installed(name):
+        others = {name: way(modules), "accelerated": accelerated(name, way(modules))}
+    race(
+        f"W4 sinusoid MAML K5 {optimiser} in {name}'s language, {sizes.tasks} tasks",
+        on_backends(way(SWAPS[name])) | others,
+        also={"batched": inner_loops.eager(partial(in_one_op, **sizes.options), arguments)},
         mode="meta-iteration",
     )
 

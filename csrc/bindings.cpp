@@ -80,6 +80,7 @@ PYBIND11_MODULE(_C, m) {
   FASTMETA_DEFINE(proto_loss);
   m.def("proto_loss_value_and_grad", declining<&proto_loss_value_and_grad>);
   FASTMETA_DEFINE(proto_loss_loo);
+  FASTMETA_DEFINE(symmetric_loss);
   FASTMETA_DEFINE(matching_log_probs);
   FASTMETA_DEFINE(sgd_step);
   FASTMETA_DEFINE(momentum_step);

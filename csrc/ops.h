@@ -48,6 +48,9 @@ py::tuple proto_loss_loo_fwd(Handle embeddings, Handle labels, Handle temperatur
 py::tuple proto_loss_loo_bwd(Handle cotangents, Handle saved, Handle embeddings, Handle labels, Handle temperature, int64_t num_classes,
                              Str metric, Str reduction, Handle needs);
 
+py::tuple symmetric_loss_fwd(Handle query, Handle keys, Handle temperature, Str metric, Handle needs);
+py::tuple symmetric_loss_bwd(Handle cotangents, Handle saved, Handle query, Handle keys, Handle temperature, Str metric, Handle needs);
+
 py::tuple matching_log_probs_fwd(Handle query, Handle support, Handle labels, Handle temperature, int64_t num_classes, Str metric,
                                  Handle needs);
 py::tuple matching_log_probs_bwd(Handle cotangents, Handle saved, Handle query, Handle support, Handle labels, Handle temperature,

@@ -7,6 +7,7 @@ from .distance.proto_log_softmax import proto_log_softmax
 from .distance.proto_loss import proto_loss
 from .distance.proto_loss_loo import proto_loss_loo
 from .distance.prototypes import prototypes
+from .distance.symmetric_loss import symmetric_loss
 from .graphed import graphed
 from .inner.adam_step import adam_step
 from .inner.conv_adapt import conv_adapt
@@ -88,6 +89,7 @@ __all__ = [
     "prototypes",
     "ragged",
     "sgd_step",
+    "symmetric_loss",
     "task_conv2d",
     "unroll",
     "use_batch_statistics",

@@ -28,8 +28,8 @@ ORDER = {"cuda": ("triton", "ext", "reference"), "cpu": ("ext", "reference")}
 CACHED = 1024  # calls that differ in their static arguments, of each cache
 # With a native <op>_value_and_grad: forward finds the gradients of each task's loss.
 FUSED = ("conv_loss", "conv_meta_loss", "mlp_loss", "mlp_meta_loss", "proto_loss")
-# What they call has them; proto_loss_loo, on a CPU, as a whole too.
-WITHOUT_KERNELS = ("hvp", "proto_loss_loo")
+# What they call has them; the losses, on a CPU, as a whole too.
+WITHOUT_KERNELS = ("hvp", "proto_loss_loo", "symmetric_loss")
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 # Whose native CPU kernels read and write float16 and bfloat16 as they are.
 NARROW = (

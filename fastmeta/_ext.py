@@ -61,10 +61,12 @@ def _too_much(params: Sequence[Any], *args: Any) -> str | None:
     blocks = next(x for x in args if isinstance(x, tuple))
     if params[0].is_cuda and any(block[7] != 3 for block in blocks):
         return "takes kernels 3 x 3 on CUDA"
+    if params[0].is_cuda and blocks[-1][5] == "mean":
+        return "takes no means over pixels on CUDA"
     if len(blocks) > _C.max_convs:
         return f"takes at most {_C.max_convs} blocks, got {len(blocks)}"
     for what, place, most in (("padding", 1, _C.most_padding), ("pool", 5, _C.most_pool)):
-        largest = max(block[place] for block in blocks)
+        largest = max((block[place] for block in blocks if block[place] != "mean"), default=0)
         if largest > most:
             return f"takes a {what} of at most {most}, got {largest}"
     for i, block in enumerate(blocks):

@@ -39,7 +39,8 @@ class ConvBlock(NamedTuple):
     `stride`, `padding` (with zeros): of the convolution, in both directions. `norm`: "batch", the mean and the variance of a
     channel over the task's own batch; a number of groups, those of an image over a group of neighbouring channels (1: layer norm;
     the number of channels: instance norm); None. `eps`: what the norm adds to the variance. `relu`: whether. `pool`: the side of
-    the max-pool's windows, which do not overlap; 1: none. What no whole window has is left out. `kernel`: the side of the kernels; with
+    the max-pool's windows, which do not overlap; 1: none. What no whole window has is left out. "mean", in the last block before a linear
+    layer: the mean of each channel over all pixels. `kernel`: the side of the kernels; with
     that of the images, and padding 0, the block is a linear layer.
 
     In an encoder, `conv_forward` without a linear layer, also: `slope`, from 0 to below 1: what relu leaves of a negative number,
@@ -53,7 +54,7 @@ class ConvBlock(NamedTuple):
     norm: str | int | None = "batch"
     eps: float = 1e-5
     relu: bool = True
-    pool: int = 2
+    pool: int | str = 2
     slope: float = 0.0
     kernel: int = 3
     skip: int = 0

@@ -10,6 +10,8 @@ Backward: see _distance_bwd.py; distances are computed anew.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 from torch import Tensor
 
@@ -20,6 +22,11 @@ from ._loss_sums import reduce
 from ._products import forward_parts
 from ._replaced import target_gradients
 from ._tiles import forward_sides, kept_arguments, kept_tensors, of_class, temperature_arguments, tile_options
+
+
+def proto_loss_limit(*args: Any) -> str | None:
+    """What the kernels leave to the reference."""
+    return "takes no targets of floating point" if args[2].is_floating_point() else None
 
 
 def proto_loss_fwd(

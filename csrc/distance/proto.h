@@ -42,7 +42,9 @@ struct ProtoLogSoftmax : ProtoProblem<R> {
 template <class R>
 struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weight_q loss_q in the same pass
   int64_t ignore_index;
-  const int64_t* targets;              // [T, Q], any values
+  const int64_t* targets;              // [T, Q], any values; null: soft_targets
+  Stored<const R> soft_targets;        // [T, Q, N], shares of the prototypes
+  Stored<R> dsoft_targets;             // [T, Q, N]; null: not asked for
   const int64_t* exclude = nullptr;    // [T, Q]: a prototype that does not count, -1: none; null: none of any
   const R* target_distance = nullptr;  // [T, Q], in place of the target's; null: its own
   R* dtarget_distance = nullptr;       // [T, Q]; null: not asked for
@@ -51,10 +53,13 @@ struct ProtoLoss : ProtoProblem<R> {  // losses, and the gradients of sum_q weig
   const int64_t* classes = nullptr;    // likewise: those of the target's class are its prototypes, together; null: prototype n is class n
   double smoothing = 0;                // the share of the loss that is the mean over all that count
   R* hits = nullptr;                   // [T, Q]: 1 where the largest logit is the target's, without the margin, else 0; null: not asked for
-  const double* task_weight = nullptr;  // [T]: weight_q of all queries of a task; null: query_weight
-  const R* query_weight = nullptr;      // [T, Q]; for gradients only
-  R* task_loss = nullptr;               // [T], sum_q weight_q loss_q; null: not asked for
-  R* query_loss = nullptr;              // [T, Q]; null: not asked for
+  const double* task_weight = nullptr;       // [T]: weight_q of all queries of a task; null: query_weight
+  const R* query_weight = nullptr;           // [T, Q]; for gradients only
+  R *nearest = nullptr, *log_sum = nullptr;  // [T, Q] of each query's softmax, complete; null: not asked for
+  const R *others_nearest = nullptr,
+          *others_log_sum = nullptr;  // [T, N], those of each prototype's over the queries: its loss joins; or null
+  R* task_loss = nullptr;             // [T], sum_q weight_q loss_q; null: not asked for
+  R* query_loss = nullptr;            // [T, Q]; null: not asked for
 };
 
 template <class R>

@@ -1,120 +1,12 @@
-#include <array>
-
-#include "runtime/cpu/kernels.h"
 #include "ops.h"
-#include "distance/proto_arguments.h"
+#include "distance/proto_loss_call.h"
 
 namespace fastmeta {
 namespace {
 
-constexpr const char* kOp = "proto_loss";
-constexpr size_t kInputs = 8, kLeast = 4;
-
-// Optional inputs after the last that is given have no entry.
-std::vector<bool> read_needs_of_given(Handle handle) {
-  std::vector<bool> needs = read_needs(handle);
-  if (needs.size() < kLeast || needs.size() > kInputs)
-    throw py::value_error("proto_loss: needs must have 4 to 8 entries, got " + std::to_string(needs.size()));
-  needs.resize(kInputs);
-  return needs;
-}
-
-struct Gradients {
-  Tensor query, prototypes, temperature, target_distance, bias;
-
-  py::tuple pack() const { return fastmeta::pack({query, prototypes, temperature, target_distance, bias}); }
-};
-
-// Those of the inputs that have a gradient which needs one, and whether it is summed over the tasks where these share the prototypes.
-struct Wanted {
-  std::array<bool, 5> marked, summed;
-
-  Wanted(const std::vector<bool>& needs, bool shared)
-      : marked{needs[0], needs[1], needs[3], needs[5], needs[6]}, summed{false, shared, true, false, shared} {}
-};
-
-class Call : public ProtoCall {
- public:
-  Call(Handle query, Handle prototypes, Handle targets_, Handle temperature, Handle exclude_, Handle target_distance_, Handle bias_,
-       Handle classes_, Str metric, int64_t ignore_index, Str reduction_, double margin, double smoothing, bool counts_hits, Handle needs_)
-      : ProtoCall(kOp, query, prototypes, temperature, metric),
-        targets(read_int64(kOp, "targets", targets_)),
-        ignore_index(ignore_index),
-        margin(margin),
-        smoothing(smoothing),
-        counts_hits(counts_hits),
-        reduction(read_enum<Reduction>(kOp, "reduction", reduction_, {"mean", "sum", "none"})),
-        needs(read_needs_of_given(needs_)) {
-    require_cpu(kOp, {&targets});
-    require_shape(kOp, "targets", targets, task_shape({Q}));
-    if (!exclude_.is_none()) {
-      exclude = read_int64(kOp, "exclude", exclude_);
-      require_cpu(kOp, {&exclude});
-      require_shape(kOp, "exclude", exclude, task_shape({Q}));
-    }
-    if (!target_distance_.is_none()) {
-      target_distance = read_floating(kOp, "target_distance", target_distance_, true);
-      require_alike(kOp, {&this->query, &target_distance});
-      require_shape(kOp, "target_distance", target_distance, task_shape({Q}));
-    }
-    if (!bias_.is_none()) {
-      bias = read_floating(kOp, "bias", bias_, true);
-      require_alike(kOp, {&this->query, &bias});
-      require_shape(kOp, "bias", bias, of_prototypes());
-    }
-    if (classes_.is_none()) return;
-    if (margin != 0 || target_distance) throw py::value_error("proto_loss: classes must go without margin and target_distance, got both");
-    classes = read_int64(kOp, "classes", classes_);
-    require_cpu(kOp, {&classes});
-    require_shape(kOp, "classes", classes, of_prototypes());
-  }
-
-  Tensor targets, exclude, target_distance, bias, classes;
-  int64_t ignore_index;
-  double margin, smoothing;
-  bool counts_hits;
-  Reduction reduction;
-  std::vector<bool> needs;
-
-  Shape of_prototypes() const { return shared ? Shape{N} : task_shape({N}); }
-  Shape loss_shape() const { return reduction == Reduction::none ? targets.shape() : task_shape({}); }
-  // The losses, and with `counts_hits` the share, number or places of targets that are the nearest.
-  std::vector<Tensor> outputs() const { return {query.empty(loss_shape()), counts_hits ? query.empty(loss_shape()) : Tensor()}; }
-  // For reductions "mean" and "sum": of each task's loss, with cotangent 1; prototypes [T, N, D], temperature [T], bias [T, N].
-  Gradients unit_gradients(const std::vector<Tensor>& out) const;
-  // Of the sum of all losses, each times its cotangent where these are given.
-  py::tuple gradients_of_sum(const std::vector<Tensor>& out, const Tensor& dloss) const;
-  // For reduction "none", with the cotangent of each query's loss.
-  Gradients gradients(const Tensor& dloss) const;
-  void losses(const std::vector<Tensor>& out) const;
-  // Of 16 bits, for any reduction: the outputs, unless they are empty, and where `gradients`, those of their sum, each times its cotangent
-  // (empty: 1).
-  Gradients narrow(const std::vector<Tensor>& out, bool gradients, const Tensor& dloss) const;
-
- private:
-  int64_t counted(int64_t task) const;
-  // `made`, empty: query and prototypes; temperature and bias get their numbers in `sums`.
-  struct Sums {
-    std::vector<double> temperature, bias;  // [T], [T, N]
-  };
-  Gradients room(bool tasks, Sums& sums) const;
-  void finish(Gradients& made, const Sums& sums, bool tasks) const;
-  template <class R>
-  void fill(ProtoLoss<R>& p, const R* distances, const R* biases, Sums& sums, bool asked) const {
-    p.ignore_index = ignore_index, p.margin = margin, p.smoothing = smoothing;
-    p.targets = targets.data<int64_t>(), p.exclude = exclude.data<int64_t>(), p.classes = classes.data<int64_t>();
-    p.target_distance = distances, p.bias = biases;
-    p.dtemperature = asked && needs[3] ? sums.temperature.data() : nullptr;
-    p.column_sums = asked && needs[6] ? sums.bias.data() : nullptr;
-  }
-  template <class R>
-  void write_hits(const Tensor& out, const std::vector<R>& hits) const;
-  // Runs the kernel for whatever is not empty.
-  void run(bool folded, const std::vector<Tensor>& out, const Tensor& query_weight, const Gradients& made, Sums* sums) const;
-};
-
 // The examples of a task that a mean counts, at least 1.
 int64_t Call::counted(int64_t task) const {
+  if (soft_targets) return std::max<int64_t>(1, Q);
   const int64_t* begin = targets.data<int64_t>() + task * Q;
   return std::max<int64_t>(1, Q - std::count(begin, begin + Q, ignore_index));
 }
@@ -124,7 +16,8 @@ Gradients Call::room(bool tasks, Sums& sums) const {
   Gradients made;
   if (needs[0]) made.query = query.empty(query.shape());
   if (needs[1]) made.prototypes = prototypes.empty(tasks ? task_shape({N, D}) : prototypes.shape());
-  if (needs[5]) made.target_distance = query.empty(targets.shape());
+  if (needs[2] && soft_targets) made.soft_targets = soft_targets.empty(soft_targets.shape());
+  if (needs[5] && target_distance) made.target_distance = target_distance.empty(target_distance.shape());
   sums.temperature.resize(needs[3] ? size_t(T) : 0), sums.bias.resize(needs[6] ? size_t(T * N) : 0);
   return made;
 }
@@ -158,6 +51,7 @@ void Call::run(bool folded, const std::vector<Tensor>& out, const Tensor& query_
     p.query_weight = query_weight.data<R>();
     p.dquery = made.query.stored<R>();
     p.dprototypes = made.prototypes.stored<R>();
+    p.dsoft_targets = made.soft_targets.stored<R>();
     p.dtarget_distance = made.target_distance.data<R>();
     std::vector<double> weights(reduction == Reduction::none ? 0 : size_t(T), 1);
     if (reduction != Reduction::none) p.task_weight = weights.data();
@@ -203,6 +97,7 @@ Gradients Call::narrow(const std::vector<Tensor>& out, bool gradients, const Ten
   p.query_loss = has_loss ? each.data() : nullptr, p.hits = has_hits ? hits.data() : nullptr;
   p.query_weight = weights.data();
   p.dquery = made.query.stored<float>(), p.dprototypes = made.prototypes.stored<float>();
+  p.dsoft_targets = made.soft_targets.stored<float>();
   const bool none = reduction == Reduction::none;
   std::vector<double> losses(none ? count : size_t(T)), scale(size_t(T), 1);
   run_kernel(pairs() * D, [&] {
@@ -251,7 +146,7 @@ py::tuple Call::gradients_of_sum(const std::vector<Tensor>& out, const Tensor& d
   std::vector<Tensor> made;
   std::vector<bool> summed;
   const Wanted wanted(needs, shared);
-  const Tensor* const each[] = {&unit.query, &unit.prototypes, &unit.temperature, &unit.target_distance, &unit.bias};
+  const Tensor* const each[] = {&unit.query, &unit.prototypes, &unit.soft_targets, &unit.temperature, &unit.target_distance, &unit.bias};
   for (size_t i = 0; i < wanted.marked.size(); i++)
     if (*each[i]) made.push_back(*each[i]), summed.push_back(wanted.summed[i]);
   return of_tasks(kOp, made, summed, T, dloss);

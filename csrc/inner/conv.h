@@ -47,7 +47,8 @@ struct ConvParams {
   }
 };
 
-// The blocks, then a linear layer over all that the last one leaves; without one (outputs: 0) that is what the network gives.
+// The blocks, then a linear layer over all that the last one leaves, or over the mean of each channel; without one (outputs: 0) what the
+// last block leaves is what the network gives.
 struct ConvNet {
   template <class R>
   using Params = ConvParams<R>;
@@ -55,9 +56,12 @@ struct ConvNet {
 
   int64_t example_size() const { return block[0].in * block[0].height * block[0].width; }
   int64_t output_size() const { return outputs; }
+  // What the linear layer takes of an example; pixels() numbers of the last block make one.
+  int64_t features() const { return block[blocks - 1].out * all_pixels() / pixels(); }
+  int64_t all_pixels() const { return block[blocks - 1].out_height() * block[blocks - 1].out_width(); }
+  int64_t pixels() const { return by_mean ? all_pixels() : 1; }
   int64_t multiply_adds() const {
-    const ConvBlock& last = block[blocks - 1];
-    int64_t found = outputs * last.out * last.out_height() * last.out_width();
+    int64_t found = outputs * features();
     for (int l = 0; l < blocks; l++) found += block[l].multiply_adds();
     return found;
   }
@@ -73,6 +77,7 @@ struct ConvNet {
   int blocks;
   ConvBlock block[kMaxConvs];
   int64_t outputs;
+  bool by_mean = false;  // on a CPU
   Loss loss;
   bool tf32 = false;  // whether convolutions of float32 may be in TF32: those of CUDA are
 };
@@ -83,8 +88,7 @@ inline int64_t tensor_size(const ConvNet& net, int tensor) {
     const ConvBlock& b = net.block[tensor / 4];
     return tensor % 4 ? b.out : b.out * b.in * b.kernel * b.kernel;
   }
-  const ConvBlock& last = net.block[net.blocks - 1];
-  return tensor == 4 * net.blocks ? net.outputs * last.out * last.out_height() * last.out_width() : net.outputs;
+  return tensor == 4 * net.blocks ? net.outputs * net.features() : net.outputs;
 }
 
 // The features of a batch, of a network without a linear layer (outputs: 0).

@@ -1,7 +1,6 @@
 #include "inner/conv_call.h"
 
 namespace fastmeta {
-
 ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle blocks, Str loss_, const Shape& lead_)
     : NetworkCall(op_, inputs_, 3, loss_, lead_), shape{} {
   const auto specs = read_list(op, "blocks", blocks);
@@ -30,6 +29,8 @@ ConvCall::ConvCall(const char* op_, Handle params_, Handle inputs_, Handle block
     image = {b.out, b.out_height(), b.out_width()};
   }
   shape.outputs = features ? 0 : given[last].size(-2);
+  if (shape.by_mean && (features || by_cuda()))
+    throw py::value_error(std::string(op) + ": blocks must have a pool that is a number but before a linear layer on a CPU");
   outputs = features ? image[0] * image[1] * image[2] : shape.outputs;
   for (size_t i = 0; i < 2; i++) add_param(given[last + i]);
   ConvCall::require_examples(count());
@@ -50,10 +51,12 @@ void ConvCall::read_block(Handle spec, const Tensor& weight, const Shape& image)
     const ConvBlock& source = shape.block[l - b.skip];
     b.in = source.in, b.height = source.height, b.width = source.width;
   }
+  if (shape.by_mean) throw py::value_error(std::string(op) + ": blocks must have a pool that is a number but in the last one");
+  shape.by_mean = !is_number(fields[5]);  // "mean"
   b.stride = fields[0].cast<int64_t>(), b.padding = fields[1].cast<int64_t>();
   b.norm = by_groups ? ConvNorm::group : fields[2].is_none() ? ConvNorm::none : ConvNorm::batch;
   b.groups = by_groups ? fields[2].cast<int64_t>() : b.out;
-  b.eps = fields[3].cast<double>(), b.relu = fields[4].cast<bool>(), b.pool = fields[5].cast<int64_t>();
+  b.eps = fields[3].cast<double>(), b.relu = fields[4].cast<bool>(), b.pool = shape.by_mean ? 1 : fields[5].cast<int64_t>();
   b.slope = fields[6].cast<double>(), b.kernel = fields[7].cast<int64_t>();
   const bool known = b.stride >= 1 && b.padding >= 0 && b.padding <= kMostPadding && b.pool >= 1 && b.pool <= kMostPool && b.groups >= 1 &&
                      b.kernel >= 1 && b.padding < b.kernel;
@@ -86,8 +89,7 @@ Shape ConvCall::core(int tensor) const {
     const ConvBlock& b = shape.block[tensor / 4];
     return tensor % 4 ? Shape{b.out} : Shape{b.out, b.in, b.kernel, b.kernel};
   }
-  const ConvBlock& last = shape.block[shape.blocks - 1];
-  return tensor % 4 ? Shape{outputs} : Shape{outputs, last.out * last.out_height() * last.out_width()};
+  return tensor % 4 ? Shape{outputs} : Shape{outputs, shape.features()};
 }
 
 }  // namespace fastmeta

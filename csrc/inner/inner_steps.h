@@ -8,7 +8,7 @@
 namespace fastmeta {
 
 // What the steps of an inner loop are beyond theta - alpha g on the same batch. Read from None, or (whether each has a batch of its own,
-// an optimiser or None): ("sgd", momentum, weight_decay, nesterov) or ("adam", beta1, beta2, eps, weight_decay).
+// an optimiser or None): ("sgd", momentum, weight_decay, nesterov) or ("adam" or "adam_eps_hat", beta1, beta2, eps, weight_decay).
 struct InnerSteps {
   InnerSteps(const char* op, Handle given, int64_t steps);
 

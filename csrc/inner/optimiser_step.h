@@ -17,7 +17,8 @@ struct OptimiserNumbers {
 };
 
 struct InnerOptimiser : OptimiserNumbers {
-  bool adam = false;  // else SGD
+  bool adam = false;     // else SGD
+  bool eps_hat = false;  // eps stands beside the root of v before its correction
 };
 
 template <class R>

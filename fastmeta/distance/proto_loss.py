@@ -86,6 +86,10 @@ def proto_loss(
     `bias`: `[..., N]`, added to the logits, also to that of a distance given.
     `classes`: `[..., N]` int64 of any values, the class of each prototype. Targets are then of these, and p(y | x) is the sum of p over
     all prototypes of class y that count: several positives. Goes without margin and target_distance.
+    `targets` of floating point, `[..., Q, N]`: shares of the prototypes, soft targets: loss_q = -sum_n targets_qn log p_qn, as in PyTorch's
+    cross_entropy with class probabilities. Rows of any sum and negative entries count as they are; the mean is over all Q queries. They go
+    without margin, target_distance, classes and an ignore_index; the entry of an excluded prototype must be 0. Their gradient, -log p, is
+    made only where it is asked for. For the accuracy the target is the first of the largest entries.
     `label_smoothing`: s in [0, 1]: loss_q = (1 - s) times the above + s mean_k -log p_k over the prototypes that count, as in PyTorch.
     `return_accuracy`: also, from the same pass, how often the first of the largest logits, without the margin, is that of the target or
     its class: `[...]`, or for "none" 1 or 0 of each query `[..., Q]`; reduced as the loss, without a gradient.
@@ -95,10 +99,11 @@ def proto_loss(
     those of `proto_log_softmax`.
 
     Errors: as in `proto_log_softmax`; ValueError for a target or an excluded prototype out of range, a target that is excluded, a
-    margin that is not finite, label_smoothing out of [0, 1], a target of whose class no prototype counts. On CUDA targets are not looked
-    at, because that would wait for the device: there a target that is out of range or excluded makes its loss NaN.
+    margin that is not finite, label_smoothing out of [0, 1], a target of whose class no prototype counts, a soft target that an excluded
+    prototype has a share of. On CUDA targets are not looked at, because that would wait for the device: there a target that is out of range
+    or excluded makes its loss NaN.
 
-    Kernels: native CPU; Triton (CUDA).
+    Kernels: native CPU; Triton (CUDA), without soft targets, with which the reference runs there.
 
     Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1; margin: Wang et al. 2018,
     arXiv:1801.09414.
@@ -130,6 +135,9 @@ def proto_loss(
     return_accuracy = _check.flag(op, "return_accuracy", return_accuracy)
     if scale_diag is not None or scale_tril is not None:
         query, prototypes = in_metric(op, metric, query, prototypes, scale_diag, scale_tril)
+    soft = isinstance(targets, Tensor) and targets.is_floating_point()
+    if soft:
+        _check_soft(op, ignore_index, margin, target_distance, classes)
     args: tuple[Any, ...] = (query, prototypes, targets, temperature)
     # What is not given is static: an input costs autograd a microsecond, also where it is None.
     static: tuple[Any, ...] = (
@@ -139,9 +147,11 @@ def proto_loss(
     if not (exclude is None and target_distance is None and bias is None and classes is None and not label_smoothing):
         args = _with_more(op, (*args, exclude, target_distance, bias, classes), margin, label_smoothing, ignore_index)
         static, cores = static[len(args) - 4 :], CORES[: len(args)]
+    if soft:
+        cores = (2, 2, 2, *cores[3:])
     found = direct(op, args, static, cores)
     if found is not None:
-        if classes is None:
+        if classes is None and not soft:
             _check.refuse_label_out_of_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
         if exclude is not None:
             _refuse_excluded(op, exclude, targets, prototypes.shape[-2], ignore_index, classes is None)
@@ -150,8 +160,13 @@ def proto_loss(
     lead = check_distance(op, query, prototypes, temperature)
     if lead and query.ndim == 2:
         query = query.expand(*lead, *query.shape)
-    _check.labels(op, "targets", targets, query.shape[:-1], query.device)
-    if classes is None:
+    if soft:
+        _check.floating(op, query=query, targets=targets)
+        if list(targets.shape) != (expected := [*query.shape[:-1], prototypes.shape[-2]]):
+            raise ValueError(f"{op}: targets of floating point must have shape {expected}, got {_check.shape(targets)}")
+    else:
+        _check.labels(op, "targets", targets, query.shape[:-1], query.device)
+    if classes is None and not soft:
         _check.label_range(op, "targets", targets, prototypes.shape[-2], ignore_index)
     if exclude is not None:
         _check.labels(op, "exclude", exclude, query.shape[:-1], query.device)
@@ -165,7 +180,7 @@ def proto_loss(
     folded = (
         _check.fold(query, lead, 2),
         _check.fold(prototypes, lead, 2, shared=True),
-        _check.fold(targets, lead, 1),
+        _check.fold(targets, lead, 1 + soft),
         temperature,
         *(None if x is None else _check.fold(x, lead, 1, shared=i >= 2) for i, x in enumerate(more)),
     )
@@ -178,6 +193,17 @@ def _finite(op: str, margin: Any) -> float:
     if not abs(found) < _check.INFINITY:
         raise ValueError(f"{op}: margin must be finite, got {found}")
     return found
+
+
+def _check_soft(
+    op: str, ignore_index: int, margin: float, target_distance: Tensor | None, classes: Tensor | None
+) -> None:
+    if margin != 0 or target_distance is not None or classes is not None:
+        raise ValueError(
+            f"{op}: targets of floating point must go without margin, target_distance and classes, got one of them"
+        )
+    if ignore_index >= 0:
+        raise ValueError(f"{op}: ignore_index must be negative with targets of floating point, got {ignore_index}")
 
 
 def _with_more(op: str, args: tuple[Any, ...], margin: float, smoothing: float, ignore_index: int) -> tuple[Any, ...]:
@@ -244,7 +270,12 @@ def _refuse_excluded(
     wrong = _check.label_out_of_range(exclude, classes, NONE)
     if wrong is not None:
         raise ValueError(f"{op}: exclude must be in [0, {classes}) or {NONE}, got {wrong}")
-    if not of_prototypes:
+    if targets.is_floating_point():
+        share = targets.gather(-1, exclude.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        clash = (exclude >= 0) & (share != 0)
+        if bool(clash.any()):
+            raise ValueError(f"{op}: targets must be 0 at what is excluded, got {float(share[clash][0])}")
+    if targets.is_floating_point() or not of_prototypes:
         return
     clash = (exclude == targets) & (targets != ignore_index)
     if bool(clash.any()):

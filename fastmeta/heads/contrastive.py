@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distance.proto_loss import proto_loss
+from ..distance.symmetric_loss import symmetric_loss
 from . import _arguments
 
 
@@ -61,7 +62,7 @@ class CLIPLoss(nn.Module):
     Shapes: image_features, text_features `[B, D]` -> `[]`. `logit_scale`: positive, a number or a tensor with one element, as models
     hand it on: the exponential of what they learn.
 
-    Errors: TypeError and ValueError, in the head's name. Kernels: those of `proto_loss`.
+    Errors: TypeError and ValueError, in the head's name. Kernels: those of `symmetric_loss`.
 
     Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
     """
@@ -72,8 +73,6 @@ class CLIPLoss(nn.Module):
             temperature: float | Tensor = (1 / logit_scale).to(image_features.dtype)
         else:
             temperature = 1 / _arguments.positive("CLIPLoss", "logit_scale", logit_scale)
-        pair: Tensor = _arguments.numbered(image_features)
         options: dict[str, Any] = {"metric": "cosine", "temperature": temperature}
-        of_images: Tensor = _arguments.of("CLIPLoss", proto_loss, image_features, text_features, pair, **options)
-        of_texts: Tensor = proto_loss(text_features, image_features, pair, **options)
-        return (of_images + of_texts) / 2
+        loss: Tensor = _arguments.of("CLIPLoss", symmetric_loss, image_features, text_features, **options)
+        return loss

@@ -14,6 +14,7 @@ from ._network import LOSSES, NetworkInput, came, check_tensors, check_weights, 
 EXAMPLE_RANK = 4  # [n, channels, height, width]
 MOST_PIXELS = 4096  # of a stride, a padding or a window
 MOST_GROUPS = 2**31 - 1
+MEAN = "mean"  # a pool over all pixels
 PLAIN = {"slope": 0.0, "skip": 0}  # of a block outside encoders
 Blocks = tuple[tuple[Any, ...], ...]  # of each the fields of a ConvBlock: a static argument
 
@@ -31,6 +32,11 @@ def check_blocks(op: str, blocks: Any, encodes: bool = False) -> Blocks:
         came = _check.brief(blocks) if not isinstance(blocks, list | tuple) else [type(b).__name__ for b in blocks]
         raise ValueError(f"{op}: blocks must be a sequence of at least one ConvBlock, got {came}")
     found = tuple(_block(op, f"blocks[{i}]", block) for i, block in enumerate(blocks))
+    for i, fields in enumerate(found):
+        if fields[5] == MEAN and (encodes or i + 1 < len(found)):
+            raise ValueError(
+                f"{op}: blocks[{i}].pool must be a number but in the last block before a linear layer, got {fields[5]!r}"
+            )
     if encodes or any(fields[6] or fields[8] for fields in found):
         _check_of_encoder(op, found, encodes)
     return found
@@ -50,7 +56,9 @@ def _block(op: str, name: str, block: ConvBlock) -> tuple[Any, ...]:
     if not 0 < eps < _check.INFINITY:
         raise ValueError(f"{op}: {name}.eps must be positive and finite, got {eps}")
     relu = _check.flag(op, f"{name}.relu", block.relu)
-    pool = _check.integer(op, f"{name}.pool", block.pool, 1, MOST_PIXELS)
+    pool: int | str = block.pool
+    if pool != MEAN:
+        pool = _check.integer(op, f"{name}.pool", pool, 1, MOST_PIXELS)
     slope = _check.number(op, f"{name}.slope", block.slope)
     if not 0 <= slope < 1:
         raise ValueError(f"{op}: {name}.slope must be from 0 to below 1, got {slope}")
@@ -76,7 +84,7 @@ def _check_of_encoder(op: str, blocks: Blocks, encodes: bool) -> None:
             raise ValueError(f"{op}: blocks[{i}].skip must be 0, or from 2 to {i}, got {block.skip}")
         if block.skip:
             before = ConvBlock(*blocks[i - 1])
-            if before.relu or before.pool > 1:
+            if before.relu or before.pool != 1:
                 raise ValueError(
                     f"{op}: blocks[{i - 1}] must have no relu and pool 1, as blocks[{i}] adds to it, got relu={before.relu} and "
                     f"pool={before.pool}"
@@ -127,7 +135,7 @@ def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None],
             )
         out = weight.shape[-4]
         height, width = convolved_side(block, height), convolved_side(block, width)
-        if min(height, width) < block.pool or out == 0:
+        if min(pooled_side(block, height), pooled_side(block, width)) < 1 or out == 0:
             raise ValueError(
                 f"{op}: blocks[{i}] must leave a pixel of a channel, got {name} of shape {_check.shape(x)}"
             )
@@ -143,7 +151,7 @@ def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None],
                 f"blocks[{i - 1}]"
             )
         _check_entries(op, params, range(4 * i + 1, 4 * i + 4), out)
-        channels, height, width = out, height // block.pool, width // block.pool
+        channels, height, width = out, pooled_side(block, height), pooled_side(block, width)
     last, features = params[-2], channels * height * width
     if last is None:
         return
@@ -157,6 +165,11 @@ def _check_sizes(op: str, name: str, x: Tensor, params: Sequence[Tensor | None],
 def convolved_side(block: ConvBlock, side: int) -> int:
     """Height or width of what a block's convolution makes of an image."""
     return (side + 2 * block.padding - block.kernel) // block.stride + 1
+
+
+def pooled_side(block: ConvBlock, side: int) -> int:
+    """The same of what its pool makes of that."""
+    return min(side, 1) if isinstance(block.pool, str) else side // block.pool
 
 
 def _check_entries(op: str, params: Sequence[Tensor | None], places: Sequence[int], size: int) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from .. import _check
-from ..loops.optimisers import SGD, Adam, InnerOptimiser
+from ..loops.optimisers import SGD, Adam, AdamEpsHat, InnerOptimiser
 from ..reference.mlp_adapt import Inner
 from ..types import Rate
 
-OPTIMISERS = (SGD, Adam)  # whose formulas the kernels have
+OPTIMISERS = (SGD, Adam, AdamEpsHat)  # whose formulas the kernels have
 
 
 def given_steps(op: str, lr: Rate | None, batch_per_step: Any, optimiser: InnerOptimiser | None) -> tuple[Any, Inner]:
@@ -35,8 +35,8 @@ def numbers_of(op: str, optimiser: InnerOptimiser) -> tuple[Any, ...] | None:
             came = type(value).__name__
             raise TypeError(f"{op}: optimiser must have a number for {name}, which fastmeta.unroll learns, got {came}")
     own: Any = optimiser
-    if type(optimiser) is Adam:
-        return ("adam", *own.betas, own.eps, own.weight_decay)
+    if isinstance(optimiser, Adam):
+        return ("adam_eps_hat" if type(optimiser) is AdamEpsHat else "adam", *own.betas, own.eps, own.weight_decay)
     plain = own.momentum == 0 and own.weight_decay == 0
     return None if plain else ("sgd", own.momentum, own.weight_decay, own.nesterov)
 

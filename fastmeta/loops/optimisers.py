@@ -214,6 +214,27 @@ class Adam(InnerOptimiser):
         return FusedStep("adam_step", (float(count),), values, (self.eps,))
 
 
+@dataclass(frozen=True, eq=False)
+class AdamEpsHat(Adam):
+    r"""Adam with eps beside the root of v itself: theta <- theta - lr sqrt(1 - beta2^k) / (1 - beta1^k) m / (sqrt(v) + eps).
+
+    So higher has it. Numbers are numbers. Source: Kingma and Ba 2015, arXiv:1412.6980, the end of section 2.
+    """
+
+    def at(self, count: int) -> Adam:
+        """Adam whose step number `count` is the same."""
+        beta2: Any = self.betas[1]
+        return Adam(self.lr, self.betas, self.eps / (1 - beta2**count) ** 0.5, self.weight_decay)
+
+    def update(
+        self, p: Tensor, g: Tensor, state: Sequence[Tensor], count: int, **values: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.at(count).update(p, g, state, count, **values)
+
+    def fused(self, count: int, numbers: Mapping[str, Any]) -> FusedStep | None:
+        return self.at(count).fused(count, numbers)
+
+
 def wide(p: Tensor) -> torch.dtype:
     """Of the state, and of what is computed."""
     return torch.float32 if p.dtype in LOW_PRECISION else p.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._route import natively, natively_with_gradients
-from ..inner._conv import Blocks, cores
+from ..inner._conv import MEAN, Blocks, cores
 from ..inner._network import first_with_graph, in_order, listed
 from ..inner._steps import given_steps
 from ..types import ConvBlock
@@ -19,20 +20,22 @@ from .blocks import conv_block, linear_block
 from .chain import InnerLoop, Update
 from .fused import Fused, parameters_of
 from .inner_problem import Flat, Problem, check_classes
-from .layers import Rows, is_whole
+from .layers import Images, Pixels, Rows, is_whole
 from .network import Data
 
 
 @dataclass
 class ConvNet(Fused):
-    """Blocks of Conv2d, a norm (BatchNorm2d on batch statistics, GroupNorm), ReLU, MaxPool2d(2), all but the first optional; Flatten;
-    blocks of Linear, BatchNorm1d or LayerNorm, ReLU, all but the first optional; Linear. Without a convolution, examples are images
-    of a pixel. It runs on native kernels alone: where they do not take a call, autograd does better than the ops' reference."""
+    """Blocks of Conv2d, a norm (BatchNorm2d on batch statistics, GroupNorm), ReLU, MaxPool2d(2), all but the first optional; then the
+    mean over pixels and Linear; or Flatten, blocks of Linear, BatchNorm1d or LayerNorm, ReLU, all but the first optional, and Linear.
+    Without a convolution, examples are images of a pixel. It runs on native kernels alone: where they do not take a call, autograd does
+    better than the ops' reference."""
 
     blocks: Blocks
     lines: tuple[bool, ...]  # which blocks are linear layers; their kernels are [..., out, in H W]
     flattens: bool = False  # whether the model makes rows of examples first
     width: int | None = None  # of such a row, where the model says it
+    images: tuple[int, ...] | None = None  # the shape of an image, where the model makes images of examples
 
     @property
     def meta_loss_op(self) -> str:
@@ -76,7 +79,8 @@ class ConvNet(Fused):
             return None
         self._check_labels(data[1], data[3])
         found, grads = answer
-        of_rates = listed(self.steps_of(rates)[0], self.params)
+        lr, optimiser = self.steps_of(rates)
+        of_rates = listed(lr if optimiser is None else optimiser.values()["lr"], self.params)
         asked = [x for x, need in zip((*self.params, *of_rates, *data), needs, strict=True) if need]
         return found, [g.reshape(x.shape) for g, x in zip(grads, asked, strict=True)]
 
@@ -134,6 +138,11 @@ class ConvNet(Fused):
             if any(not self._is_row(shape[2:]) for shape in shapes):
                 return None
             return [x if i % 2 else x.reshape(*x.shape[:2], -1, 1, 1) for i, x in enumerate(data)]
+        if self.images is not None:
+            of_size = all(x.ndim > 2 and x.shape[2:].numel() == math.prod(self.images) for x in data[::2])
+            return (
+                [x if i % 2 else x.reshape(*x.shape[:2], *self.images) for i, x in enumerate(data)] if of_size else None
+            )
         return data if all(x.ndim == 5 for x in data[::2]) else None  # [n, ...] would be one task
 
     def _is_row(self, shape: torch.Size) -> bool:
@@ -143,6 +152,8 @@ class ConvNet(Fused):
 
     def images_of(self, shape: torch.Size) -> torch.Size | None:
         """[n, ...] -> [n, C, H, W], as the ops take them."""
+        if self.images is not None:
+            return torch.Size((shape[0], *self.images)) if shape[1:].numel() == math.prod(self.images) else None
         if not self.lines[0]:
             return shape if len(shape) == 4 else None
         return torch.Size((shape[0], shape[1:].numel(), 1, 1)) if self._is_row(shape[1:]) else None
@@ -188,7 +199,7 @@ class ConvNet(Fused):
             check_classes(self.learner, self.classes, *targets)
 
 
-Parts = tuple[list[Tensor | None], Blocks, tuple[bool, ...], bool, int | None]
+Parts = tuple[list[Tensor | None], Blocks, tuple[bool, ...], bool, int | None, tuple[int, ...] | None]
 
 
 def convnet_parts(layers: Sequence[Any]) -> Parts | None:
@@ -196,7 +207,11 @@ def convnet_parts(layers: Sequence[Any]) -> Parts | None:
     modules = list(layers)
     blocks: list[ConvBlock] = []
     params: list[Tensor | None] = []
-    flattens, width = False, None
+    flattens, width, images = False, None, None
+    if modules and type(modules[0]) is Images:
+        images, modules = modules[0].shape, modules[1:]
+        if not modules or type(modules[0]) is not nn.Conv2d:
+            return None
     while modules and type(modules[0]) is nn.Conv2d:
         block, its_params, used = conv_block(modules)
         if block is None or (block.norm == "batch" and has_running_statistics(modules[1])):
@@ -209,14 +224,21 @@ def convnet_parts(layers: Sequence[Any]) -> Parts | None:
         if params[-4] is None:
             return None
         channels = params[-4].shape[0]
+    by_mean = bool(blocks) and len(modules) > 1 and is_mean(*modules[:2])
+    if by_mean:
+        if blocks[-1].pool != 1:
+            return None
+        blocks[-1], modules = blocks[-1]._replace(pool=MEAN), modules[1:]
     if modules and type(modules[0]) is not nn.Linear:
         flattens, width = True, getattr(modules[0], "width", None)
         if len(modules) < 2 or type(modules[1]) is not nn.Linear or not flattens_to(modules[0], modules[1]):
             return None
         modules = modules[1:]
-    elif blocks:
+    elif blocks and not by_mean:
         return None
     while len(modules) > 1:
+        if by_mean:
+            return None
         found = linear_block(modules, channels if len(blocks) == convolutions else None)
         if found is None:
             return None
@@ -228,9 +250,16 @@ def convnet_parts(layers: Sequence[Any]) -> Parts | None:
         return None
     params += parameters_of(modules[0])
     lines = tuple(i >= convolutions for i in range(len(blocks)))
-    return (
-        (params, tuple(map(tuple, blocks)), lines, flattens, width) if all(p is not None for p in params[::4]) else None
-    )
+    if any(p is None for p in params[::4]):
+        return None
+    return params, tuple(map(tuple, blocks)), lines, flattens, width, images
+
+
+def is_mean(layer: nn.Module, after: nn.Module) -> bool:
+    """Whether it makes the mean of each channel over all pixels, for `after`."""
+    if type(layer) is nn.AdaptiveAvgPool2d:
+        return layer.output_size in (1, (1, 1)) and type(after) is not nn.Linear
+    return type(layer) is Pixels
 
 
 def flattens_to(layer: nn.Module, before: nn.Linear) -> bool:

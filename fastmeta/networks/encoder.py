@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._route import direct
 from .._torch import BUFFERS, PARAMETERS, AnyBatchNorm, is_plain
-from ..inner._conv import Blocks, convolved_side, cores
+from ..inner._conv import Blocks, convolved_side, cores, pooled_side
 from ..types import ConvBlock
 from .batch_norm import has_running_statistics, track
 from .blocks import Block, Rest, blocks_of
@@ -69,7 +69,9 @@ class Encoder:
         if self.flattens:
             return found[0]
         (fields, conv, _), (height, width) = self.blocks[-1], sizes[-1]
-        images: Tensor = found[0].unflatten(-1, (conv.out_channels, height // fields.pool, width // fields.pool))
+        images: Tensor = found[0].unflatten(
+            -1, (conv.out_channels, pooled_side(fields, height), pooled_side(fields, width))
+        )
         return images if self.rest is None else _as_it_is(self.rest, images, x.ndim == 5)
 
 
@@ -144,7 +146,7 @@ def _sizes(blocks: Sequence[Block], x: Tensor) -> list[tuple[int, int]]:
         read.append((height, width))
         height, width = convolved_side(fields, height), convolved_side(fields, width)
         found.append((height, width))
-        height, width = height // fields.pool, width // fields.pool
+        height, width = pooled_side(fields, height), pooled_side(fields, width)
     return found
 
 

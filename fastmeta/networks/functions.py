@@ -30,6 +30,10 @@ def _max_pool2d(
     return nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
 
 
+def _adaptive_avg_pool2d(x: Any, output_size: Any) -> nn.Module:
+    return nn.AdaptiveAvgPool2d(output_size)
+
+
 def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module:
     return nn.Dropout(p, inplace).train(training)
 
@@ -70,14 +74,14 @@ LAYER_OF: dict[Any, Callable[..., nn.Module | None]] = {
     **dict.fromkeys((torch.flatten, Tensor.flatten), _flatten),
     **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax), _log_softmax),
     F.tanh: _tanh, F.sigmoid: _sigmoid, F.gelu: _gelu, F.silu: _silu, F.leaky_relu: _leaky_relu, F.max_pool2d: _max_pool2d,
-    F.dropout: _dropout,
+    F.dropout: _dropout, F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
 }  # fmt: skip
 ADDS = (torch.add, Tensor.add, Tensor.add_)
 RESHAPES = (Tensor.view, Tensor.reshape, torch.reshape)
 IN_PLACE = (torch.relu_, Tensor.relu_, Tensor.add_)  # and where an option says so
 # Pure, and of their first argument.
 OTHERS = (
-    *ADDS, *RESHAPES, Tensor.size, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.normalize, F.softmax,
+    *ADDS, *RESHAPES, Tensor.size, F.adaptive_max_pool2d, F.avg_pool2d, F.normalize, F.softmax,
     torch.mean, Tensor.mean, torch.squeeze, Tensor.squeeze, torch.softmax, Tensor.softmax,
 )  # fmt: skip
 FUNCTIONS = {*LAYER_OF, *OTHERS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .functions import ADDS, RESHAPES
@@ -22,6 +23,18 @@ class Rows(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+
+
+class Pixels(nn.Module):
+    """x.mean((2, 3))."""
+
+
+class Images(nn.Module):
+    """x.view(-1, *shape)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
 
 
 class Node(NamedTuple):
@@ -87,6 +100,8 @@ class Graph:
     def _known(self, step: Step) -> nn.Module | None:
         if step.call in RESHAPES:
             return _reshape(step, self.steps)
+        if step.call in (Tensor.mean, torch.mean):
+            return _mean(*step.args, **step.kwargs)
         return step.layer if step.layer is not None and _is_known(step.layer) else None
 
 
@@ -96,22 +111,35 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def _reshape(step: Step, steps: Sequence[Step]) -> nn.Module | None:
-    """Flatten of what is [n, ...], by its number of rows; Rows."""
+    """Flatten of what is [n, ...], by its number of rows; Rows; Images."""
     sizes = step.args[1:]
     sizes = tuple(sizes[0]) if len(sizes) == 1 and type(sizes[0]) in (tuple, list) else sizes
+    if len(sizes) == 4 and not step.kwargs and all(type(size) is int for size in sizes):
+        return Images(sizes[1:]) if sizes[0] == -1 and min(sizes[1:]) > 0 and has_rows(step.args[0]) else None
     if step.kwargs or len(sizes) != 2:
         return None
     first, last = sizes
-    if type(first) is Value and type(last) is int and last == -1 and has_rows(step.args[0]) and is_rows(first, steps):
-        return nn.Flatten()
+    if type(first) is Value and type(last) is int and last == -1:
+        both = has_rows(step.args[0]) and is_rows(first, steps)
+        return nn.Flatten() if both or _is_size_of(first, step.args[0], steps) else None
     plain = type(first) is int and type(last) is int and first == -1 and last > 0
     return Rows(last) if plain and has_rows(step.args[0]) else None
+
+
+def _mean(x: Value, dim: Any = None, *rest: Any, **options: Any) -> nn.Module | None:
+    of_pixels = type(dim) in (tuple, list) and all(type(d) is int for d in dim) and sorted(dim) in ([2, 3], [-2, -1])
+    return Pixels() if of_pixels and not rest and not options else None
 
 
 def is_rows(number: Value, steps: Sequence[Step]) -> bool:
     """Whether it is the number of examples."""
     step = steps[place_of(number)]
     return step.call is Tensor.size and step.args[1:] == (0,) and has_rows(step.args[0])
+
+
+def _is_size_of(number: Value, x: Value, steps: Sequence[Step]) -> bool:
+    step = steps[place_of(number)]
+    return step.call is Tensor.size and step.args[1:] == (0,) and place_of(step.args[0]) == place_of(x)
 
 
 def is_whole(flatten: nn.Flatten) -> bool:

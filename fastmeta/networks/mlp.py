@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .._ask import OF_SUPPORT, ask
 from .._route import natively_with_gradients
 from ..inner._network import listed, refuse_labels
+from ..inner._steps import given_steps
 from ..inner.mlp_adapt import mlp_adapt
 from ..inner.mlp_forward import mlp_forward
 from ..inner.mlp_grad import mlp_grad
@@ -64,12 +65,13 @@ class Mlp(Fused):
     ) -> Any:
         support_x, support_y, query_x, query_y = data
         lr, optimiser = self.steps_of(rates)
+        inner = None
         if optimiser is not None:
-            return None
+            lr, inner = given_steps(self.learner, lr, False, optimiser)
         of_rates = listed(lr, self.params)
         args = self.params, of_rates, self.flat(support_x), support_y, self.flat(query_x), query_y
         loss: Any = self.task.loss
-        static = (self.steps, self.activation, loss, self.first_order, return_outputs, None)
+        static = (self.steps, self.activation, loss, self.first_order, return_outputs, inner)
         found = natively_with_gradients("mlp_meta_loss", args, static, CORES[loss], needs, counts)
         if found is not None:
             refuse_labels("mlp_meta_loss", loss, self.params, support_y=support_y, query_y=query_y)

@@ -35,7 +35,7 @@ REFUSED = {"PUSH_EXC_INFO", "SETUP_FINALLY", "STORE_GLOBAL", "DELETE_GLOBAL", "S
 MAPS = (
     nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.LogSoftmax,
     nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.MaxPool2d, nn.Linear,
-    nn.SiLU, Sine,
+    nn.SiLU, Sine, nn.AdaptiveAvgPool2d,
 )  # fmt: skip
 ALIASES = (nn.Identity, nn.Dropout, nn.Dropout2d)  # whose rows are their inputs' too
 Read = tuple[Callable[[Any], Any], Any, Any]  # how, of what name, what was there

@@ -23,11 +23,12 @@ LOSSES = ("cross_entropy", "mse")
 KNOWN = (
     nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid, nn.Identity,
     nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.LogSoftmax,
-    nn.MaxPool2d, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.SiLU, Sine,
+    nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.SiLU, Sine,
 )  # fmt: skip
 FORWARD: dict[Any, Any] = {kind: kind.forward for kind in KNOWN}
 WITH_OPTIONS = (
-    nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.LogSoftmax, nn.MaxPool2d, nn.LeakyReLU, nn.SiLU, AnyNorm,
+    nn.Flatten, nn.GELU, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.LogSoftmax, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.LeakyReLU, nn.SiLU,
+    AnyNorm,
 )  # fmt: skip
 
 FORWARDS = repeat("forward")

@@ -21,6 +21,7 @@ from .proto_loss import proto_loss
 from .proto_loss_loo import proto_loss_loo
 from .prototypes import prototypes
 from .sgd_step import sgd_step
+from .symmetric_loss import symmetric_loss
 from .task_conv2d import task_conv2d
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "proto_loss_loo",
     "prototypes",
     "sgd_step",
+    "symmetric_loss",
     "task_conv2d",
 ]

@@ -55,8 +55,10 @@ def convolution(params: Params, x: Tensor, block: ConvBlock) -> tuple[Tensor, Te
     )
 
 
-def winners(x: Tensor, places: Tensor | None) -> Tensor:
-    """The numbers at the places that won in a max-pool; without one, all."""
+def winners(x: Tensor, places: Tensor | None, pool: int | str) -> Tensor:
+    """The numbers at the places that won in a max-pool; without one, all; the means over all."""
+    if isinstance(pool, str):
+        return x.mean((-2, -1), keepdim=True)
     if places is None:
         return x
     found: Tensor = x.flatten(-2).gather(-1, places.flatten(-2)).unflatten(-1, places.shape[-2:])
@@ -65,7 +67,7 @@ def winners(x: Tensor, places: Tensor | None) -> Tensor:
 
 class Passed(NamedTuple):
     """What a block leaves: the patches of its input, whose height and width are `size`; u = (z - mean) s, z itself without norm;
-    y, which relu takes; where the winners of its windows lie."""
+    y, which relu takes; where the winners of its windows lie, or the pool that has none."""
 
     patches: Tensor
     size: tuple[int, int]
@@ -73,6 +75,7 @@ class Passed(NamedTuple):
     u: Tensor
     y: Tensor
     places: Tensor | None
+    pool: int | str
 
     @property
     def rows(self) -> int:
@@ -81,6 +84,8 @@ class Passed(NamedTuple):
     @property
     def shape(self) -> torch.Size:
         """[C, H, W] of what the block hands on."""
+        if isinstance(self.pool, str):
+            return torch.Size((self.y.shape[-3], 1, 1))
         return (self.y if self.places is None else self.places).shape[-3:]
 
 
@@ -98,10 +103,10 @@ def pass_block(params: Params, x: Tensor, block: ConvBlock, added: Tensor | None
     out, places = y, None
     if block.relu:
         out = F.leaky_relu(y, block.slope) if block.slope else torch.relu(y)
-    if block.pool > 1:
+    if not isinstance(block.pool, str) and block.pool > 1:
         found = F.max_pool2d(out.detach().flatten(0, -4), block.pool, return_indices=True)[1]
         places = found.unflatten(0, out.shape[:-3])
-    return Passed(patches, size, s, u, y, places), winners(out, places)
+    return Passed(patches, size, s, u, y, places, block.pool), winners(out, places, block.pool)
 
 
 def pass_blocks(params: Params, inputs: Tensor, blocks: Sequence[ConvBlock]) -> tuple[list[Passed], Tensor, Tensor]:

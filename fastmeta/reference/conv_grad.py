@@ -13,8 +13,11 @@ from .mlp_grad import output_gradient, through
 from .mlp_loss import Targets, task_loss
 
 
-def unpooled(d: Tensor, like: Tensor, places: Tensor | None) -> Tensor:
+def unpooled(d: Tensor, passed: Passed) -> Tensor:
     """A gradient to the winners -> to all numbers of the windows."""
+    like, places = passed.y, passed.places
+    if isinstance(passed.pool, str):
+        return (d / like.shape[-2:].numel()).expand(*d.shape[:-2], *like.shape[-2:])
     if places is None:
         return d
     zeros = torch.zeros_like(like).flatten(-2)
@@ -63,7 +66,7 @@ def backpropagate(
         block, passed = blocks[i], passes[i]
         weight, bias, gamma, beta = params[4 * i : 4 * i + 4]
         assert weight is not None
-        dy = unpooled(d, passed.y, passed.places)
+        dy = unpooled(d, passed)
         dy = through(dy, passed.y, "relu") if block.relu else dy
         grads[4 * i + 2] = None if gamma is None else sums(dy * passed.u)
         grads[4 * i + 3] = None if beta is None else sums(dy)

@@ -39,7 +39,7 @@ def block_tangent(
     ry = affine(gained(ru, gamma), None, dbeta)
     ry = ry if dgamma is None else ry + gained(passed.u, dgamma)
     ry = through(ry, passed.y, "relu") if block.relu else ry
-    return Tangent(patches, rs, ru), winners(ry, passed.places)
+    return Tangent(patches, rs, ru), winners(ry, passed.places, block.pool)
 
 
 def tangents_back(
@@ -57,7 +57,7 @@ def tangents_back(
         block, passed, r = blocks[i], passes[i], tangents[i]
         (weight, bias, gamma, beta), (dweight, _, dgamma, _) = params[4 * i : 4 * i + 4], vectors[4 * i : 4 * i + 4]
         assert weight is not None and dweight is not None
-        dy, rdy = (unpooled(x, passed.y, passed.places) for x in (d, rd))
+        dy, rdy = (unpooled(x, passed) for x in (d, rd))
         if block.relu:
             dy, rdy = (through(x, passed.y, "relu") for x in (dy, rdy))
         products[4 * i + 2] = None if gamma is None else sums(rdy * passed.u + dy * r.u)

@@ -13,7 +13,8 @@ from .mlp_grad import mlp_grad
 from .mlp_loss import Targets
 from .momentum_step import momentum_update
 
-# Whether each step has a batch of its own; ("sgd", momentum, weight_decay, nesterov) or ("adam", beta1, beta2, eps, weight_decay).
+# Whether each step has a batch of its own; ("sgd", momentum, weight_decay, nesterov) or ("adam" or "adam_eps_hat",
+# beta1, beta2, eps, weight_decay).
 Inner = tuple[bool, tuple[Any, ...] | None] | None
 
 
@@ -80,6 +81,8 @@ def optimised(
     if kind == "sgd":
         return momentum_update(p, g, mean, rate, *numbers)
     beta1, beta2, eps, decay = numbers
+    if kind == "adam_eps_hat":
+        eps = eps / (1 - beta2**step) ** 0.5
     return adam_update(p, g, mean, square, rate, step, beta1, beta2, decay, eps)
 
 

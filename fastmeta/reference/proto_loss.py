@@ -23,13 +23,19 @@ def proto_loss(
     smoothing: float,
     return_accuracy: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """-log p(y = target | x): [T?, Q] for reduction "none", else each task's sum or mean over the targets not ignored."""
+    """-log p(y = target | x): [T?, Q] for reduction "none", else each task's sum or mean over the targets not ignored. Targets [T?, Q, N]:
+    -sum_n targets_n log p_n."""
     logits = -distances(query, prototypes, metric) / temperature
     place = torch.arange(logits.shape[-1], device=logits.device)
     if target_distance is not None:
         logits = torch.where(targets.unsqueeze(-1) == place, (-target_distance / temperature).unsqueeze(-1), logits)
     if bias is not None:
         logits = logits + bias.unsqueeze(-2)
+    if targets.is_floating_point():
+        found = _of_shares(logits, targets, exclude, smoothing, return_accuracy)
+        count = max(targets.shape[-2], 1) if reduction == "mean" else 1
+        found = found if reduction == "none" else tuple(x.sum(-1) / count for x in found)
+        return (found[0], found[1]) if return_accuracy else found[0]
     ignored, out, right = targets == ignore_index, torch.zeros_like(logits, dtype=torch.bool), targets
     if exclude is not None:
         counted = torch.where(ignored, -1, exclude)  # so that something is left where there is one class
@@ -53,6 +59,24 @@ def proto_loss(
         return loss
     hits = ((nearest == right) & ~ignored & ~losses.isnan()).to(losses.dtype)
     return loss, _reduced(hits, targets, ignore_index, reduction)
+
+
+def _of_shares(
+    logits: Tensor, shares: Tensor, exclude: Tensor | None, smoothing: float, return_accuracy: bool
+) -> tuple[Tensor, ...]:
+    """The losses [T?, Q], NaN where what is excluded has a share; and whether the largest logit is that of the largest share."""
+    place = torch.arange(logits.shape[-1], device=logits.device)
+    out = torch.zeros_like(logits, dtype=torch.bool) if exclude is None else exclude.unsqueeze(-1) == place
+    log_p = torch.log_softmax(torch.where(out, -torch.inf, logits), -1)
+    counted = torch.where(out, 0, log_p)
+    wrong = (out & (shares != 0)).any(-1)
+    losses = torch.where(wrong, torch.nan, 1.0).to(logits.dtype) * -(shares * counted).sum(-1)
+    if smoothing != 0:
+        losses = (1 - smoothing) * losses - smoothing * counted.sum(-1) / (~out).sum(-1)
+    if not return_accuracy:
+        return (losses,)
+    nearest = logits.detach().masked_fill(out, -torch.inf).argmax(-1)
+    return losses, ((nearest == shares.detach().argmax(-1)) & ~losses.isnan()).to(losses.dtype)
 
 
 def _of_classes(log_p: Tensor, same: Tensor, out: Tensor, ignored: Tensor) -> Tensor:

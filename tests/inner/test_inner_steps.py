@@ -9,9 +9,17 @@ from plain import adam, sgd
 
 import fastmeta
 from fastmeta import _ext
+from fastmeta.loops.optimisers import AdamEpsHat
 from harness import conv_cases, mlp_calls, mlp_cases
 from harness.compare import check_against_reference, check_threads, outputs, values_and_grads
 from harness.plain_unroll import D, plain_unroll
+
+
+def adam_eps_hat(p, g, state, k, lr, betas, eps):
+    """eps beside the root of v itself."""
+    m, v = (b * x + (1 - b) * y for b, x, y in zip(betas, state, (g, g**2), strict=True))
+    return p - lr * (1 - betas[1] ** k) ** 0.5 / (1 - betas[0] ** k) * m / (v.sqrt() + eps), [m, v]
+
 
 OPTIMISERS = {
     "sgd": (lambda lr: fastmeta.SGD(lr), sgd, {}),
@@ -22,6 +30,7 @@ OPTIMISERS = {
     "adam with decay": (
         lambda lr: fastmeta.Adam(lr, (0.7, 0.8), 0.1, 0.2), adam, {"betas": (0.7, 0.8), "eps": 0.1, "weight_decay": 0.2},
     ),
+    "adam with eps hat": (lambda lr: AdamEpsHat(lr, (0.7, 0.8), 0.1), adam_eps_hat, {"betas": (0.7, 0.8), "eps": 0.1}),
 }  # fmt: skip
 optimisers = pytest.mark.parametrize("name", OPTIMISERS)
 both = conv_cases.both

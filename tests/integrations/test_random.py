@@ -110,8 +110,8 @@ def an_optimiser(run):
     return torch.optim.SGD(groups, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=decay)
 
 
-def of_higher(library, seed):
-    run = Program(seed, list(MODELS), frozen=True)
+def of_higher(library, seed, models=tuple(MODELS), frozen=True):
+    run = Program(seed, models, frozen)
     inner, copied = an_optimiser(run), run.maybe(0.5)
     rates = [torch.tensor(0.07).double().requires_grad_() for _ in range(2)]
     override = {"lr": rates} if run.maybe(0.5) else None
@@ -125,9 +125,9 @@ def of_higher(library, seed):
         return run.found(run.loss(fmodel), [*learned, *(rates if override else [])], fmodel)
 
 
-def of_torchopt(library, seed):
+def of_torchopt(library, seed, models=tuple(MODELS)[:-1]):
     """TorchOpt's own separates shared parameters."""
-    run = Program(seed, list(MODELS)[:-1], frozen=False)
+    run = Program(seed, models, frozen=False)
     options = {"lr": 0.1, "weight_decay": run.choose.choice([0.0, 0.1]), "maximize": run.maybe(0.2)}
     if run.maybe(0.3):
         inner = library.MetaAdam(run.model, **options, betas=(0.5, 0.75), eps=1e-3, eps_root=1e-4)
@@ -146,11 +146,42 @@ def of_torchopt(library, seed):
     return run.found(total, run.learned, run.model)
 
 
+def of_mlp_in_higher(library, seed):
+    """Most of what it does is recorded."""
+    return of_higher(library, seed, ["mlp"], frozen=False)
+
+
+def of_mlp_in_torchopt(library, seed):
+    return of_torchopt(library, seed, ["mlp"])
+
+
+def of_clone_module(l2l, seed):
+    run = Program(seed, ["mlp", "batch norm"], frozen=False)
+    first_order, total = run.maybe(0.3), 0
+    for _ in range(2):
+        clone = l2l.clone_module(run.model)
+        for _ in range(run.choose.randint(0, 3)):
+            params, rate = list(clone.parameters()), run.choose.choice([0.1, 0.2])
+            grads = torch.autograd.grad(run.loss(clone), params, create_graph=not first_order)
+            if run.maybe(0.2):
+                total = total + 0.1 * sum(x.square().sum() for x in (params if run.maybe(0.5) else grads))
+            if run.maybe(0.5):
+                clone = l2l.algorithms.maml.maml_update(clone, rate, grads)
+            else:
+                clone = l2l.update_module(clone, updates=[-rate * g for g in grads])
+            clone = l2l.clone_module(clone) if run.maybe(0.2) else clone
+        total = total + run.loss(clone)
+    return run.found(total, run.learned, run.model)
+
+
 PROGRAMS = {
     of_learn2learn: learn2learn,
     of_meta_sgd: learn2learn,
     of_higher: higher,
     of_torchopt: torchopt,
+    of_mlp_in_higher: higher,
+    of_mlp_in_torchopt: torchopt,
+    of_clone_module: learn2learn,
 }
 
 

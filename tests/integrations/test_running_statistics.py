@@ -7,10 +7,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastmeta.integrations.learn2learn import nn as l2l_nn
 from fastmeta.integrations.learn2learn.algorithms import MAML, MetaSGD
 from fastmeta.integrations.recording import report
 from harness.recorded import (
-    TASKS, WAYS, Lines, adapted, alone, both, by_grad, conv, losses, stacked, summed, task, trained, weighted, with_accuracy,
+    TASKS,
+    WAYS,
+    Lines,
+    adapted,
+    alone,
+    both,
+    by_grad,
+    conv,
+    losses,
+    stacked,
+    summed,
+    task,
+    trained,
+    weighted,
+    with_accuracy,
 )  # fmt: skip
 
 
@@ -73,6 +88,14 @@ def other_modes(learner):
     return found
 
 
+def frozen_norm(learner):
+    found = alone(learner, images=True)
+    learner.module[1].eval()
+    found += alone(learner, images=True)
+    learner.module[1].train()
+    return found
+
+
 def adapted_without_grad(learner):
     with torch.enable_grad():
         x, y, *_ = task(images=True)
@@ -106,6 +129,17 @@ def asked_clones(learner):
     value = F.cross_entropy(two(query_x), query_y) + F.cross_entropy(again(x), y) + F.cross_entropy(one(x), y)
     value.backward()
     return [*found, value]
+
+
+def beside_a_plain_clone(learner):
+    x, y, query_x, query_y = task(images=True)
+    one = learner.clone()
+    found = [p.sum() for p in one.parameters()]
+    two = learner.clone()
+    late = F.cross_entropy(two(x), y)
+    value = F.cross_entropy(one(query_x), query_y)
+    late.backward()
+    return [*found, value, late]
 
 
 def changed_norms(learner):
@@ -144,7 +178,7 @@ def many_forwards(learner):
 
 def other_graphs(learner):
     """Ways back through the model itself and through a clone that computes at once, which have kept the buffers."""
-    x, y, query_x, query_y = task(images=True)
+    x, y, *_ = task(images=True)
     loss = F.cross_entropy(learner(x), y)
     clone = learner.clone()
     found = [p.sum() for p in clone.parameters()]
@@ -158,16 +192,16 @@ def other_graphs(learner):
 def wrong_labels(learner):
     """An error of a loss, after which the program goes on."""
     x, y, query_x, query_y = task(images=True)
-    clone = adapted(learner.clone(), x, y, 1)
+    clone = learner.clone()
     with pytest.raises(IndexError):
-        F.cross_entropy(clone(query_x), query_y + WAYS).backward()
+        F.cross_entropy(adapted(clone, x, y + WAYS, 1)(query_x), query_y).backward()
     return alone(learner, images=True)
 
 
 ORDINARY = (summed, stacked, by_grad, weighted, alone, with_accuracy)
 FAULTS = (
-    read_between, two_clones, other_modes, copies, asked_clones, changed_norms, many_forwards, other_graphs,
-    wrong_labels,
+    read_between, two_clones, frozen_norm, other_modes, copies, asked_clones, beside_a_plain_clone, changed_norms, many_forwards,
+    other_graphs, wrong_labels,
 )  # fmt: skip
 
 
@@ -201,6 +235,37 @@ def test_rows(monkeypatch):
         return trained(MAML(model, 0.1), lambda learner: alone(learner, steps=0) + alone(learner)) + state(model)
 
     assert {*both(monkeypatch, program)} == {"alone"}
+
+
+class OfLibrary(nn.Module):
+    """As learn2learn's OmniglotCNN."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        layers = [nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(1, 5, 3, stride=2, padding=1)]
+        block = nn.Sequential(layers[2], *layers[:2])
+        block[1].weight.data.uniform_()
+        self.base = nn.Sequential(block, nn.Conv2d(5, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.features = nn.Sequential(
+            l2l_nn.Lambda(lambda x: x.view(-1, 1, 6, 6)), self.base, l2l_nn.Lambda(lambda x: x.mean(dim=[2, 3])), l2l_nn.Flatten(),
+        )  # fmt: skip
+        self.classifier = nn.Linear(4, WAYS)
+        self.double()
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+@pytest.mark.parametrize(("way", "expected"), [(with_accuracy, "alone"), (weighted, "replayed")])
+def test_the_mean_over_pixels(monkeypatch, way, expected):
+    """Of a model whose layers have two names."""
+
+    def program():
+        model = OfLibrary()
+        return trained(MAML(model, 0.1), lambda learner: way(learner, images=True)) + state(model)
+
+    assert {*both(monkeypatch, program)} == {expected}
 
 
 def test_nothing_waits_after_a_way_back():

@@ -87,11 +87,6 @@ def counted(self, x):
     return self.features(x)
 
 
-class Above(Conv4):
-    def forward(self, x):
-        return super().forward(x)
-
-
 OTHERS = {
     "a branch on values": forward(lambda self, x: self.features(x if x.sum() > 0 else -x)),
     "a branch on sizes": forward(lambda self, x: self.features(x) if len(x) > 1 else x),
@@ -105,7 +100,6 @@ OTHERS = {
     "discarded": forward(discarded),
     "a global": forward(counted),
     "a parameter": forward(lambda self, x: self.features(x) * self.bn1.weight.sum()),
-    "super": lambda: Above(),
     "a property": forward(lambda self, x: self.p(x), p=property(lambda self: self.features)),
     "dropout between": forward(lambda self, x: self.conv2(self.drop(self.conv1(x)))),
     "other pools": forward(lambda self, x: F.max_pool2d(self.conv1(x), 2, ceil_mode=True)),
@@ -198,9 +192,52 @@ class SmallConv(nn.Module):
         return self.fc(x.view(x.size(0), -1))
 
 
+class Body(nn.Sequential):
+    """As learn2learn's CNN4: a Sequential with something after it."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+
+    def forward(self, x):
+        x = super(Body, self).forward(x)  # noqa: UP008
+        return x.reshape(x.size(0), -1)
+
+
+class Rectified(Body):
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
+class OfPixels(nn.Module):
+    """As learn2learn's OmniglotCNN: images of what comes, the mean over pixels."""
+
+    def __init__(self, over=(2, 3), pool=1, more=1):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.GroupNorm(1, 4), nn.ReLU(), nn.MaxPool2d(pool)
+        )
+        self.fc = nn.Sequential(*[nn.Linear(4, 4) for _ in range(more - 1)], nn.Linear(4, 3))
+        self.over = over
+
+    def forward(self, x):
+        x = self.body(x.view(-1, 1, 3, 3)).mean(dim=self.over)
+        return self.fc(x.view(x.size(0), -1))
+
+
 @pytest.mark.parametrize(
     ("make", "kernels"),
     [
+        (lambda: nn.Sequential(Body(), nn.Linear(36, 3)), "conv"),
+        (lambda: nn.Sequential(Rectified(), nn.Linear(36, 3)), None),  # a ReLU after the rows
+        (OfPixels, "conv"),
+        (lambda: OfPixels((-1, -2)), "conv"),
+        (lambda: OfPixels(pool=2), None),
+        (
+            lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(4, 3)),
+            "conv",
+        ),
+        (lambda: nn.Sequential(nn.Conv2d(1, 4, 2), nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(8, 3)), None),
+        (lambda: OfPixels(more=2), None),
         (Dense, "mlp"),
         (Sines, "mlp"),
         (sequential(nn.SiLU()), "mlp"),
@@ -215,5 +252,5 @@ def test_maml_of_classes(make, kernels):
     assert kernels_of(learner) == kernels
     same_as_the_plain_loop(learner, data)
     halves = [x if x.ndim < 4 else x.flatten(2) for x in data]
-    if isinstance(learner.model, Dense):
+    if isinstance(learner.model, Dense | OfPixels):
         same_as_the_plain_loop(learner, halves)

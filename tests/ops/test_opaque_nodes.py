@@ -44,7 +44,10 @@ def test_opaque_nodes_own_their_memory(op, backend):
 
 def keeps(op):
     """Whether forward hands its gradients on to backward."""
-    return re.sub("_(weighted|steps|replaced|residual)$", "", op) in FUSED and torch.get_default_device().type == "cpu"
+    return (
+        re.sub("_(weighted|steps|replaced|soft|residual)$", "", op) in FUSED
+        and torch.get_default_device().type == "cpu"
+    )
 
 
 @pytest.mark.cpu

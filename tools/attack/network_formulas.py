@@ -54,7 +54,7 @@ def convnet(blocks):
             x = x if beta is None else x + beta
             x = x + before if block.skip else x
             x = (F.leaky_relu(x, block.slope) if block.slope else x.relu()) if block.relu else x
-            x = F.max_pool2d(x, block.pool)
+            x = x.mean((2, 3), keepdim=True) if block.pool == "mean" else F.max_pool2d(x, block.pool)
         return x.flatten(1) if params[-2] is None else F.linear(x.flatten(1), params[-2], params[-1])
 
     return outputs, (*((4, 1, 1, 1) * len(blocks)), 2, 1), 4

@@ -58,6 +58,8 @@ def _conv(draw, p, lead):
             block = block._replace(stride=stride, padding=1, pool=1, relu=i == count - 3)
         if shortcut and i >= count - 3:
             after = (side - 1) // block.stride + 1
+        if not encodes and i == count - 1 and draw.odd("mean_of_pixels", 0.2):
+            block, after = block._replace(pool="mean"), 1
         reads.append((into, side))
         blocks.append(block)
         k = block.kernel

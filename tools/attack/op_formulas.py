@@ -86,11 +86,18 @@ def mean_loss(log_p, y, ignore_index=-100, reduction="mean"):
 def proto_loss(
     query, prototypes, targets, metric, temperature, ignore_index, reduction, exclude, margin, bias, classes, label_smoothing
 ):  # fmt: skip
-    """Snell et al. 2017, algorithm 1; labels smoothed as by torch.nn.CrossEntropyLoss, p of a class the sum over its prototypes."""
+    """Snell et al. 2017, algorithm 1; labels smoothed as by torch.nn.CrossEntropyLoss, p of a class the sum over its prototypes; targets
+    of floating point as class probabilities there."""
 
     def one(q, c, y, out, b, k):
         z = logits_of(q, c, metric, temperature) + b
         place = torch.arange(z.shape[1])
+        if soft:
+            gone = out[:, None] == place
+            log_p = torch.where(gone, 0, torch.where(gone, -torch.inf, z).log_softmax(1))
+            mixed = (1 - label_smoothing) * (y * log_p).sum(1)
+            mixed = mixed + (label_smoothing * log_p.sum(1) / (~gone).sum(1) if label_smoothing else 0)
+            return mean_loss(mixed[:, None], torch.zeros_like(out), -100, reduction)
         gone = (out[:, None] == place) & (y != ignore_index)[:, None]
         same = k == y[:, None]
         # one softmax: a second one would mend the rounding of p - 1, which tolerance.py knows
@@ -103,11 +110,12 @@ def proto_loss(
         mixed = (1 - label_smoothing) * own + (label_smoothing * of_all if label_smoothing else 0)
         return mean_loss(mixed[:, None], torch.where(y == ignore_index, -100, 0), -100, reduction)
 
-    exclude = torch.full_like(targets, -1) if exclude is None else exclude
-    ways = prototypes.shape[-2]
+    soft, ways = targets.is_floating_point(), prototypes.shape[-2]
+    of_queries = targets[..., 0].long() if soft else targets
+    exclude = torch.full_like(of_queries, -1) if exclude is None else exclude
     bias = query.new_zeros(ways) if bias is None else bias
     kinds = torch.arange(ways) if classes is None else classes
-    return each_task(one, (2, 2, 1, 1, 1, 1), query, prototypes, targets, exclude, bias, kinds)
+    return each_task(one, (2, 2, 1 + soft, 1, 1, 1), query, prototypes, targets, exclude, bias, kinds)
 
 
 def matching_log_probs(query, support, labels, num_classes, metric, temperature):

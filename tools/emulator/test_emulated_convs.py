@@ -63,6 +63,15 @@ def test_a_small_network():
         check_against_reference(*call, "emulated", cancelling=True)
 
 
+def test_a_rate_that_is_a_number():
+    """Which a link of the chain leaves to the next in the direction of its product."""
+    p = problem(SMALL[:1], n=2, channels=2, inputs=1, size=4, T=1, loss="mse")
+    fn, tensors = meta_loss(p, "scalar", 2)
+    rate = len(p.flat)
+    tensors.pop(rate)
+    check_against_reference(lambda *t: fn(*t[:rate], 0.1, *t[rate:]), tensors, "emulated", cancelling=True)
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_launches_of_a_meta_iteration(emulator, steps):
     """Forward 2 for each block; the linear layer with the loss and the gradient to the features 1; back 2 for each block but 1 for the
@@ -155,7 +164,7 @@ def test_tf32_rounds_what_it_may(allow_tf32):
 
 @pytest.mark.gate
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "beyond the kernels"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("beyond the kernels", "means of pixels")])
 def test_what_is_no_number_goes_as_through_the_reference(kind, value):
     """A task for each place where it can lie; of values and first derivatives NaN in the same places. But an infinite kernel, which meets
     zeros around gradients too."""
@@ -182,6 +191,17 @@ def test_more_than_a_block_takes():
         {"channels": 100, "n": 2, "size": 5},
     ):
         check_against_reference(*grad(problem(**options, inputs=1, T=2)), "emulated", cancelling=True)
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize(("height", "width"), [(5, 6), (6, 5), (5, 5)])
+def test_windows_of_rectangles(height, width):
+    """Columns in their order: rows and columns of pixels that are in none come last. Gammas 0, where the first wins, and below."""
+    p = problem((ConvBlock(),), n=3, channels=2, inputs=1, size=4, T=2)
+    p.params[2] = torch.tensor([0.0, -1.2], dtype=p.x.dtype)
+    p.x = torch.randn(2, 3, 1, height, width, dtype=p.x.dtype)
+    p.params[-2] = torch.randn(3, 2 * (height // 2) * (width // 2), dtype=p.x.dtype)
+    check_against_reference(*grad(p), "emulated", cancelling=True)
 
 
 @pytest.mark.gate

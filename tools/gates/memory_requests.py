@@ -119,8 +119,8 @@ def _of_all_ops(widths, n, loss, dtype) -> list[Line]:
                     fn(*tensors)
                     values_and_grads(fn, tensors)
         _run_wide_head(problem((1024, widths[-1]), n, T=1, loss=loss, dtype=dtype))
-        for channels, size in ((16, 16), (64, 8)):  # in tiles of 32 channels, and of 64
-            _run_convs(conv_cases.problem(n=2, channels=channels, inputs=3, size=size, T=1, dtype=dtype))
+        for images, channels in ((2, 32), (1, 64)):  # in tiles of 32 channels, and of 64
+            _run_convs(conv_cases.problem(n=images, channels=channels, inputs=3, size=16, T=1, dtype=dtype))
 
     return counted(run)
 

@@ -1,6 +1,7 @@
 """The CUDA kernels for GPUs that are not here: their machine code touches no local memory, their warps waste no memory requests."""
 
 import ctypes
+import itertools
 import re
 from pathlib import Path
 
@@ -84,6 +85,13 @@ def test_main_loops_waste_no_requests(problem):
     assert {line.kernel.split("<")[0] for line in lines} == names()
     assert {line.memory for line in lines} == {"global", "shared"}
     assert any("TensorCores" in line.kernel for line in lines) == (problem[-1] == torch.float32)
+    tiles = {
+        (line.kernel.split("<")[0], shape) for line in lines for shape in ("Low", "Square") if shape in line.kernel
+    }
+    assert tiles == {
+        ("product_kernel", "Square"),
+        *itertools.product(("conv_kernel", "conv_weight_kernel"), ("Low", "Square")),
+    }
     assert wasteful(lines) == []
 
 

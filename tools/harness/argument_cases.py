@@ -55,6 +55,7 @@ def arguments(op):
         "proto_loss_loo": {
             "embeddings": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5, "reduction": "mean",
         },
+        "symmetric_loss": {"query": x, "keys": -x, "metric": "cosine", "temperature": 0.5},
         "matching_log_probs": {
             "query": x, "support": x, "labels": LABELS, "num_classes": 3, "metric": "cosine", "temperature": 0.5,
         },

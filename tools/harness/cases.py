@@ -29,6 +29,7 @@ BACKENDS = {
     "proto_log_softmax": PROTO,
     "proto_loss": PROTO,
     "proto_loss_loo": PROTO,
+    "symmetric_loss": PROTO,
     "sgd_step": PROTO,
     "momentum_step": PROTO,
     "adam_step": PROTO,
@@ -51,6 +52,7 @@ OPS = sorted(BACKENDS)
 # Other forms of an op, with derivatives of their own.
 VARIANTS = {
     "proto_loss_replaced": PROTO,
+    "proto_loss_soft": ON_CPU,
     "mlp_hvp_ggn": MLP,
     "conv_forward_features": ON_CPU,
     "conv_forward_residual": ON_CPU,
@@ -62,6 +64,7 @@ VARIANTS |= {f"mlp_{name}_residual": ON_CPU for name in ("hvp", "meta_loss")}
 # Of which the derivatives are tested, and the transforms by forms of the same code: that saves minutes.
 LIKE_OTHERS = (
     "proto_loss_replaced",
+    "proto_loss_soft",
     "mlp_grad_weighted",
     "mlp_adapt_weighted",
     "mlp_loss_weighted",
@@ -147,6 +150,18 @@ def _proto_loss_replaced(lead, dtype):
     return Case(fn, [*tensors, randn(*lead, 3, dtype=dtype).square()])
 
 
+def _proto_loss_soft(lead, dtype):
+    """Shares of all prototypes as targets, and a bias of each."""
+    exclude, counts = torch.tensor([-1, 1, -1]).expand(*lead, 3), torch.ones(3, 4, dtype=dtype)
+    counts[1, 1] = 0
+
+    def fn(query, prototypes, shares, bias):
+        return fastmeta.proto_loss(query, prototypes, shares * counts, exclude=exclude, bias=bias, label_smoothing=0.1)
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 4, 2, dtype=dtype), randn(*lead, 3, 4, dtype=dtype)]
+    return Case(fn, [*tensors, randn(*lead, 4, dtype=dtype)])
+
+
 def _proto_loss_loo(lead, dtype):
     labels = torch.tensor([1, 0, 1, 0, 1]).expand(*lead, 5)
 
@@ -154,6 +169,14 @@ def _proto_loss_loo(lead, dtype):
         return fastmeta.proto_loss_loo(embeddings, labels, 2, metric="cosine", temperature=temperature)
 
     return Case(fn, [randn(*lead, 5, 3, dtype=dtype), torch.tensor(0.7, dtype=dtype)])
+
+
+def _symmetric_loss(lead, dtype):
+    def fn(query, keys, temperature):
+        return fastmeta.symmetric_loss(query, keys, metric="sqeuclidean", temperature=temperature)
+
+    tensors = [randn(*lead, 3, 2, dtype=dtype), randn(*lead, 3, 2, dtype=dtype), torch.tensor(1.7, dtype=dtype)]
+    return Case(fn, tensors)
 
 
 def _sgd_step(lead, dtype):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastmeta import ConvBlock
+from fastmeta.inner._conv import convolved_side, pooled_side
 from harness.compare import check_against_reference
 from harness.mlp_cases import LOSSES, Problem
 
@@ -19,6 +20,7 @@ KINDS = {
     "no norm": (ConvBlock(norm=None), ConvBlock(norm=None, relu=False)),
     "strides": (ConvBlock(stride=2, pool=1), ConvBlock(stride=3, padding=2, pool=1)),
     "one block": (ConvBlock(padding=0, eps=0.1),),
+    "means of pixels": (ConvBlock(), ConvBlock(stride=2, pool="mean")),
     "beyond the kernels": (ConvBlock(padding=3, pool=3), ConvBlock()),
 }
 # Of encoders alone, for 9 x 9 images: a block of a ResNet-12; an addition of what a stride leaves; a sum of three.
@@ -82,7 +84,7 @@ def problem(blocks="Conv4", n=5, *, channels=4, inputs=2, size=9, ways=3, T=3, l
         ]
         has_affine = affine and block.norm is not None
         params += [drawn(channels, around=1.0), drawn(channels)] if has_affine else [None, None]
-        side = ((side + 2 * block.padding - of_kernel) // block.stride + 1) // block.pool
+        side = pooled_side(block, convolved_side(block, side))
         if side < 1:
             raise ValueError("no pixel is left")
     features = channels * side * side
@@ -107,10 +109,10 @@ def problems(draw, any_side=True):
             draw(st.sampled_from(norms)),
             0.1,  # few numbers may have a variance near 0
             draw(st.booleans()),
-            draw(st.integers(1, 2)),
+            draw(st.sampled_from((1, 2, *["mean"] * (any_side and i + 1 == len(kernels))))),
             kernel=3 if more is None else padding + more,
         )
-        for padding, more in kernels
+        for i, (padding, more) in enumerate(kernels)
     )
     n = draw(st.integers(2 if any(block.norm == "batch" for block in blocks) else 0, 5))
     sizes = [size for size in range(3, 40) if _fits(blocks, size)]
@@ -125,7 +127,7 @@ def problems(draw, any_side=True):
 
 def _fits(blocks, size):
     for block in blocks:
-        size = ((size + 2 * block.padding - block.kernel) // block.stride + 1) // block.pool
+        size = pooled_side(block, convolved_side(block, size))
         if size < 1:
             return False
     return True
@@ -167,7 +169,7 @@ def module(p: ConvNet, t: int) -> nn.Sequential:
         elif block.norm is not None:
             layers.append(nn.GroupNorm(block.norm, out, block.eps, affine=affine))
         layers += [nn.ReLU()] if block.relu else []
-        layers += [nn.MaxPool2d(block.pool)] if block.pool > 1 else []
+        layers.append(nn.AdaptiveAvgPool2d(1) if block.pool == "mean" else nn.MaxPool2d(block.pool))
     ways, features = params[-2].shape
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, ways, bias=params[-1] is not None)).to(p.x.dtype)
     with torch.no_grad():

@@ -37,6 +37,14 @@ class Conv4(nn.Module):
         return x.view(x.size(0), -1)
 
 
+class Inherits(Conv4):
+    def features(self, x):
+        return super().features(x)
+
+    def forward(self, x):
+        return super(Inherits, self).forward(x)  # noqa: UP008
+
+
 class OfBlocks(nn.Module):
     def __init__(self):
         super().__init__()
@@ -115,7 +123,7 @@ class ResNet(nn.Module):
 
 
 SEEN = {"by name": (Conv4, 2), "blocks": (OfBlocks, 2), "a rest": (Averaged, 2), "in place": (Dropped, 2),
-        "a Sequential": (OwnSequential, 2),
+        "a Sequential": (OwnSequential, 2), "super": (Inherits, 2),
         "ResNet": (ResNet, 8), "ResNet with dropout": (lambda: ResNet(drop=0.4), 8)}  # fmt: skip
 
 

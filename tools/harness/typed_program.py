@@ -30,6 +30,7 @@ def distances(x: Tensor, y: Tensor, metric: Metric, reduction: Reduction) -> Non
     assert_type(fastmeta.proto_loss(x, centres, y, bias=x, classes=y, label_smoothing=0.1), Tensor)
     assert_type(fastmeta.proto_loss(x, centres, y, return_accuracy=True), tuple[Tensor, Tensor])
     assert_type(fastmeta.proto_loss_loo(x, y, 5, metric=metric, reduction=reduction), Tensor)
+    assert_type(fastmeta.symmetric_loss(x, x, metric="cosine", temperature=x), Tensor)
     assert_type(fastmeta.heads.SupCon(temperature=0.1), fastmeta.heads.SupCon)
     assert_type(fastmeta.ragged.proto_loss(x, x, y, [3, 4], y, metric="cosine"), Tensor)
     assert_type(fastmeta.ProtoNet(nn.Flatten()).ragged([x], [y], [x]), list[Tensor])

@@ -2,9 +2,9 @@
 
 Ours: products in tiles of TILE columns and TILE rows, or LOW where half of the last would be empty; pixels of an image in slices of 16 for
 gradients to kernels. Each factor and result crosses HBM once a launch, and what a product's epilogue reads for the sums of a norm. So a
-norm's kernel reads z once, but for the last block's back, whose sums no product leaves. Theirs: each product unpadded, and one kernel for
-the elementwise work that follows it, which moves its result twice; for a norm one more, which reads it once. Their products are those of
-reverse mode, of the inner steps three times: once, and once more for either factor.
+norm's kernel reads, forward, where windows were won, and back z once, or in the last block, whose sums no product leaves, twice. Theirs:
+each product unpadded, and one kernel for the elementwise work that follows it, which moves its result twice; for a norm one more, which
+reads it once. Their products are those of reverse mode, of the inner steps three times: once, and once more for either factor.
 """
 
 import math
@@ -101,14 +101,15 @@ def _pass(p, n, tile=TILE, tangents=False):
         pixels, x, z = side**2, n * into * side**2, n * p.channels * side**2
         handed_on = n * p.channels * (side // 2) ** 2
         pieces = twice if block else 1  # images have no tangent
-        product = 2 * p.T * 9 * _up(n * pixels, tile)
-        moved = pieces * x + z + (z if tangents else 0)
-        found += [(pieces * product * into * _rows(p.channels, tile), 4 * p.T * moved)]
-        found += [(0, 4 * p.T * (twice * z + 2 * handed_on))]
+        moved = pieces * x + twice * z + handed_on
+        by_window = 2 * p.T * 9 * _up(n * _up(pixels, 4 if tile > 1 else 1), tile)
+        found += [(pieces * by_window * into * _rows(p.channels, tile), 4 * p.T * moved)]
+        found += [(0, 4 * p.T * (1 + twice) * handed_on)]
         again = twice * (z + handed_on) if block == p.blocks - 1 else 0
         found += [(0, 4 * p.T * (again + twice * (2 * z + handed_on)))]
         if block:
             moved = twice * z + (4 if tangents else 2) * x
+            product = 2 * p.T * 9 * _up(n * pixels, tile)
             found += [(twice * product * p.channels * _rows(into, tile), 4 * p.T * moved)]
         columns = n * (_up(pixels, SLICE) if tile > 1 else pixels)
         weights[0] += pieces * 2 * p.T * _rows(p.channels, tile) * _up(9 * into, tile) * columns

@@ -134,9 +134,10 @@ def apart(row):
     return found
 
 
-def seconds(row):
-    """The processor's time on one thread, which a neighbour does not add to: the least of the turns."""
-    torch.set_num_threads(1)
+def seconds(row, threads):
+    """The least of the turns: of one thread the processor's time, which a neighbour does not add to."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     leaves = drawn(row.sizes, torch.float32)
     runs = {name: lambda fn=fn: with_gradients(fn, leaves) for name, fn in row.ways(row.sizes).items()}
     for run in runs.values():
@@ -145,10 +146,10 @@ def seconds(row):
     for turn in range(turns.rounds):
         for name, run in runs.items():
             if turn % turns.every[name] == 0:
-                start = time.process_time()
+                start = clock()
                 for _ in range(turns.calls[name]):
                     run()
-                taken[name].append((time.process_time() - start) / turns.calls[name])
+                taken[name].append((clock() - start) / turns.calls[name])
     return {name: min(of_way) for name, of_way in taken.items()}
 
 
@@ -161,23 +162,38 @@ def kibibytes(name, way):
     return peak(lambda: with_gradients(warm, small), lambda: with_gradients(ways[way], leaves))
 
 
-def lines():
-    heads_of = ("head", "leaves", "beside", "value", "gradient", "CPU time", "", "memory", "theirs")
-    cells = []
-    for name, row in ROWS.items():
-        far, one = apart(row), seconds(row)
-        memory = {way: in_new_process("-m", "measure.heads", name, way, OMP_NUM_THREADS="1") / 1024 for way in one}
-        for way in list(one)[1:]:
-            cells.append(
-                (
-                    f"`{name}`", sizes(row), way, f"{far[way][0]:.0e}", f"{far[way][1]:.0e}",
-                    milliseconds(one["fastmeta"]), times(one[way] / one["fastmeta"]),
-                    f"{memory['fastmeta']:.1f} MiB", f"{memory[way]:.1f} MiB",
-                )
-            )  # fmt: skip
-            print(*cells[-1], flush=True)
+def cells_of(name):
+    """A line of the table for each peer."""
+    row = ROWS[name]
+    far, one, two = apart(row), seconds(row, 1), seconds(row, 2)
+    memory = {way: in_new_process("-m", "measure.heads", name, way, OMP_NUM_THREADS="1") / 1024 for way in one}
+    return [
+        (
+            f"`{name}`", sizes(row), way, f"{far[way][0]:.0e}", f"{far[way][1]:.0e}",
+            milliseconds(one["fastmeta"]), times(one[way] / one["fastmeta"]),
+            milliseconds(two["fastmeta"]), times(two[way] / two["fastmeta"]),
+            f"{memory['fastmeta']:.1f} MiB", f"{memory[way]:.1f} MiB",
+        )
+        for way in list(one)[1:]
+    ]  # fmt: skip
+
+
+def lines(cells):
+    heads_of = (
+        "head",
+        "leaves",
+        "beside",
+        "value",
+        "gradient",
+        "one thread",
+        "",
+        "two threads",
+        "",
+        "memory",
+        "theirs",
+    )
     facts = machine.machine(machine.processor(), "cpu")
-    where = f"{facts['device']}, torch {facts['torch']}, {facts['date']}, float32, one thread"
+    where = f"{facts['device']}, torch {facts['torch']}, {facts['date']}, float32, memory on one thread"
     about = f"{where}; value and gradient in float64 on small sizes:"
     return ["", about, "", *table(heads_of, cells)]
 
@@ -198,4 +214,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         print(kibibytes(*sys.argv[1:]))
     else:
-        PAGE.write_text(replaced(PAGE.read_text(), lines(), BEGIN, END))
+        PAGE.write_text(
+            replaced(PAGE.read_text(), lines([cells for name in ROWS for cells in cells_of(name)]), BEGIN, END)
+        )

@@ -10,6 +10,11 @@ from torch.utils._pytree import tree_leaves
 
 from measure.contenders import imported, pairs, why_missing
 
+OPTIMISERS = {
+    None: (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "Adam": (torch.optim.Adam, {"eps": 1e-3}),
+}
 LOSSES = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
 
 
@@ -19,9 +24,10 @@ def contenders(arguments, steps, loss):
     return {name: run for name, run in found.items() if run}
 
 
-def contender(name, modules, arguments, steps, loss):
-    """A meta-iteration in a library's language on `modules`: its own, or those of fastmeta.integrations. None: it has no such rates."""
-    return WAYS[name](modules, arguments, steps, LOSSES[loss])
+def contender(name, modules, arguments, steps, loss, **optimiser):
+    """A meta-iteration in a library's language on `modules`: its own, or those of fastmeta.integrations. None: it has no such rates.
+    `optimiser`: "momentum" or "Adam", where the library has them."""
+    return WAYS[name](modules, arguments, steps, LOSSES[loss], **optimiser)
 
 
 def missing():
@@ -49,12 +55,13 @@ def by_learn2learn(modules, arguments, steps, loss):
     return mean_over_tasks(of_task, arguments, [*model.parameters(), *rates])
 
 
-def by_higher(modules, arguments, steps, loss):
+def by_higher(modules, arguments, steps, loss, optimiser=None):
     (higher,) = modules
     model = mlp(arguments.params)
     params = list(model.parameters())
     rates = [arguments.lr] * len(params) if isinstance(arguments.lr, float) else arguments.lr
-    optimizer = torch.optim.SGD([{"params": [p]} for p in params], lr=1.0)
+    kind, options = OPTIMISERS[optimiser]
+    optimizer = kind([{"params": [p]} for p in params], lr=1.0, **options)
 
     def of_task(support_x, support_y, query_x, query_y):
         override = {"lr": list(rates)}
@@ -66,19 +73,20 @@ def by_higher(modules, arguments, steps, loss):
     return mean_over_tasks(of_task, arguments, [*params, *learned(arguments.lr)])
 
 
-def by_torchopt(modules, arguments, steps, loss):
+def by_torchopt(modules, arguments, steps, loss, optimiser=None):
     (torchopt,) = modules
     if not isinstance(arguments.lr, float):
         return None
     model = mlp(arguments.params)
-    params, sgd = list(model.parameters()), torchopt.MetaSGD(model, lr=arguments.lr)
-    initial = [torchopt.extract_state_dict(part, by="reference") for part in (model, sgd)]
+    kind, options = OPTIMISERS[optimiser]
+    inner = (torchopt.MetaAdam if kind is torch.optim.Adam else torchopt.MetaSGD)(model, lr=arguments.lr, **options)
+    params, initial = list(model.parameters()), [torchopt.extract_state_dict(x, by="reference") for x in (model, inner)]
 
     def of_task(support_x, support_y, query_x, query_y):
         for _ in range(steps):
-            sgd.step(loss(model(support_x), support_y))
+            inner.step(loss(model(support_x), support_y))
         value = loss(model(query_x), query_y)
-        for part, state in zip((model, sgd), initial, strict=True):
+        for part, state in zip((model, inner), initial, strict=True):
             torchopt.recover_state_dict(part, state)
         return value
 

@@ -8,6 +8,7 @@ from mkdocs.structure.files import File
 from harness.places import ROOT
 from pages import costs
 
+PARTS = {"proto_loss_loo": "`prototypes` and `proto_loss`", "symmetric_loss": "two calls of `proto_loss`"}
 OPS = sorted(p.stem for family in ("distance", "inner") for p in (ROOT / "fastmeta" / family).glob("[a-z]*.py"))
 COPIES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 
@@ -101,8 +102,8 @@ def _op_page(op):
     ]
     lines += [f"| {name} | {passes} |" for name, passes in backends(op).items()]
     how = {"hvp": "torch.func"}.get(op, "any device, any order")
-    if op == "proto_loss_loo":
-        lines.append("| its parts, `prototypes` and `proto_loss` | where it has none of its own |")
+    if op in PARTS:
+        lines.append(f"| its parts, {PARTS[op]} | where it has none of its own |")
     lines += [f"| reference | {how} |", "", f"What works under which transform: [table](../transforms.md). `bench/bench_{op}.py` "
               "races it against the alternatives.", "", "## Cost", ""]  # fmt: skip
     if op not in costs.OF_OPS:  # no kernels for a GPU to count

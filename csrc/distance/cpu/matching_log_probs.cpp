@@ -118,7 +118,7 @@ void matching_log_probs_bwd(const MatchingLogProbs<R>& p) {
 #pragma omp simd
           for (int q = 0; q < kBlock; q++) dz[s * kBlock + q] = valid ? weight[q] * dz[s * kBlock + q] : weight[q];
         }
-        block_coefficients<R>(p, panels, dz, nearest, block);
+        block_coefficients<R>(p, panels, dz, nearest, nullptr, block);
       },
       [&](int64_t task, double, double dtemperature) {
         if (p.dtemperature) p.dtemperature[task] = dtemperature;

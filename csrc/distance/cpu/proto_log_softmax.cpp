@@ -43,7 +43,7 @@ void proto_log_softmax_bwd(const ProtoLogSoftmax<R>& p) {
         for (int64_t n = 0; n < p.N; n++)
 #pragma omp simd
           for (int q = 0; q < kBlock; q++) exps[n * kBlock + q] = cotangents[n * kBlock + q] - exps[n * kBlock + q] * scale[q];
-        block_coefficients<R>(p, panels, exps, s.nearest, block);
+        block_coefficients<R>(p, panels, exps, s.nearest, nullptr, block);
       },
       [&](int64_t task, double, double dtemperature) {
         if (p.dtemperature) p.dtemperature[task] = dtemperature;

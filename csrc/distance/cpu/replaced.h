@@ -5,9 +5,15 @@
 
 namespace fastmeta::FASTMETA_ISA {
 
-// The prototype of the query's target, or -1 where it has none that counts; with classes always.
+template <class R>
+FASTMETA_INLINE bool ignores(const ProtoLoss<R>& p, int64_t query) {
+  return p.targets && p.targets[query] == p.ignore_index;
+}
+
+// The prototype of the query's target, or -1 where it has none that counts; with classes and soft targets always.
 template <class R>
 int64_t class_of(const ProtoLoss<R>& p, int64_t query) {
+  if (!p.targets) return -1;
   const int64_t target = p.targets[query];
   const bool counts = !p.classes && target >= 0 && target < p.N && target != p.ignore_index && !(p.exclude && p.exclude[query] == target);
   return counts ? target : -1;
@@ -16,7 +22,7 @@ int64_t class_of(const ProtoLoss<R>& p, int64_t query) {
 // The prototype that does not count for a query, or -1. One that is ignored has all, so that something is left.
 template <class R>
 int64_t excluded_of(const ProtoLoss<R>& p, int64_t query) {
-  const bool one = p.exclude && p.exclude[query] >= 0 && p.exclude[query] < p.N && p.targets[query] != p.ignore_index;
+  const bool one = p.exclude && p.exclude[query] >= 0 && p.exclude[query] < p.N && !ignores(p, query);
   return one ? p.exclude[query] : -1;
 }
 
@@ -80,10 +86,14 @@ class Replaced {
         dgiven = d, d = 0;
         block_.dtemperature += double(dgiven) * double(given(q, -1) - s.nearest[q]);
       }
+      taken_[q] = dgiven;
       if (p_.dtarget_distance) p_.dtarget_distance[query_ + q] = R(-double(dgiven) / p_.temperature);
     }
     if (raw_) std::memcpy(block_.distances, raw_, size_t(p_.N * kBlock) * sizeof(R));
   }
+
+  // After undo: what it took from each query's dz, or null.
+  const R* taken() const { return p_.target_distance ? taken_ : nullptr; }
 
  private:
   // The distance in place of that of the target n, which then has its bias. Those to a zero vector, 1 each, are 1/2 in the block: it has
@@ -100,7 +110,7 @@ class Replaced {
   Block<R>& block_;
   const R* bias_;
   R* raw_;
-  R target_[kBlock], excluded_[kBlock];
+  R target_[kBlock], excluded_[kBlock], taken_[kBlock];
 };
 
 }  // namespace fastmeta::FASTMETA_ISA

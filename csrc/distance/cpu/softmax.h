@@ -134,18 +134,36 @@ inline void find_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels,
   replace_distances<metric>(p, scale, dz, block);
 }
 
-// From dz [N, kBlock], whose lanes each sum to 0 and are 0 beyond the block's queries: the coefficients in place of the
-// distances (dz is used up), and dtemperature = sum dz d / temperature^2, taken about the nearest distance.
+// sum dz (d - nearest) of the block. Rounded, the dz of a query do not quite sum to 0: what is left of their sum is taken at a mean
+// distance that |dz| weights, where it counts little. `taken` [kBlock]: what else belongs to each lane's sum; null: nothing.
 template <class R>
-void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, const R* nearest, Block<R>& block) {
-  if (p.dtemperature) {
-    R total[kBlock];
-    sum_classes(p.N, total, [&](int64_t n, int q) __attribute__((always_inline)) {
-      return dz[n * kBlock + q] * (block.distances[n * kBlock + q] - nearest[q]);
+double sum_about_mean(int64_t N, const R* dz, const R* distances, const R* nearest, const R* taken, int64_t count) {
+  R sums[4][kBlock];
+  const auto sum = [&](R* total, auto&& term) __attribute__((always_inline)) {
+    sum_classes(N, total, [&](int64_t n, int q) __attribute__((always_inline)) {
+      return term(dz[n * kBlock + q], distances[n * kBlock + q] - nearest[q]);
     });
-    for (int64_t q = 0; q < block.count; q++) block.dtemperature += double(total[q]);
-    block.dtemperature /= p.temperature * p.temperature;
+  };
+  const auto size = [](R x) __attribute__((always_inline)) { return x < 0 ? -x : x; };
+  sum(sums[0], [](R w, R x) __attribute__((always_inline)) { return w * x; });
+  sum(sums[1], [](R w, R) __attribute__((always_inline)) { return w; });
+  sum(sums[2], [&](R w, R x) __attribute__((always_inline)) { return size(w) * x; });
+  sum(sums[3], [&](R w, R) __attribute__((always_inline)) { return size(w); });
+  double found = 0;
+  for (int64_t q = 0; q < count; q++) {
+    const double left = double(sums[1][q]) + (taken ? double(taken[q]) : 0), rest = left * double(sums[2][q]) / double(sums[3][q]);
+    found += double(sums[0][q]) - (rest - rest == 0 ? rest : 0);  // not finite: distances at the ends of R, or all dz are 0
   }
+  return found;
+}
+
+// From dz [N, kBlock], whose lanes each sum to 0, but for what is `taken` from them, and are 0 beyond the block's queries: the coefficients
+// in place of the distances (dz is used up), and dtemperature = sum dz d / temperature^2.
+template <class R>
+void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz, const R* nearest, const R* taken, Block<R>& block) {
+  if (p.dtemperature)
+    block.dtemperature =
+        (block.dtemperature + sum_about_mean(p.N, dz, block.distances, nearest, taken, block.count)) / (p.temperature * p.temperature);
   if (!p.dquery && !p.dprototypes) return;
   if (p.kept_distances || (p.N > kFew && !by_products(p))) find_radii(p, panels, block);
   if (p.metric == Metric::euclidean) find_coefficients<Metric::euclidean>(p, panels, dz, block);
@@ -156,7 +174,7 @@ void block_coefficients(const ProtoProblem<R>& p, const Panels<R>& panels, R* dz
 // Compiled once, in distance.cpp.
 #define FASTMETA_SOFTMAX(EXTERN, R)                                                  \
   EXTERN template void block_softmax<R>(int64_t, double, const R*, R*, Softmax<R>&); \
-  EXTERN template void block_coefficients<R>(const ProtoProblem<R>&, const Panels<R>&, R*, const R*, Block<R>&);
+  EXTERN template void block_coefficients<R>(const ProtoProblem<R>&, const Panels<R>&, R*, const R*, const R*, Block<R>&);
 FASTMETA_SOFTMAX(extern, float)
 FASTMETA_SOFTMAX(extern, double)
 

@@ -20,8 +20,7 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params
     for (int i = 0; i < 4; i++)
       b.begin[i] = params.value[4 * l + i] ? take(gradient, i == kWeight ? b.kernel * b.taps() * b.out : b.out) : -1;
   }
-  const ConvBlock& last = net.block[net.blocks - 1];
-  features = last.out_height() * last.out_width() * block[net.blocks - 1].out;
+  last = net.all_pixels() * block[net.blocks - 1].out, features = last / net.pixels();
   outputs = padded<R>(net.outputs);
   weight = take(gradient, net.outputs * features);
   bias = params.value[4 * net.blocks + 1] ? take(gradient, outputs) : -1;
@@ -78,7 +77,7 @@ template <class R, class F>
 void for_each_linear_weight(const ConvLayout<R>& layout, F&& f) {
   const ConvNet& net = layout.net;
   const ConvBlock& b = net.block[net.blocks - 1];
-  const int64_t pixels = b.out_height() * b.out_width(), channels = layout.block[net.blocks - 1].out;
+  const int64_t pixels = net.all_pixels() / net.pixels(), channels = layout.block[net.blocks - 1].out;
   for (int64_t o = 0; o < net.outputs; o++)
     for (int64_t c = 0; c < b.out; c++)
       for (int64_t p = 0; p < pixels; p++) f((o * b.out + c) * pixels + p, layout.weight + o * layout.features + p * channels + c);

@@ -42,8 +42,8 @@ struct ConvLayout {
 
   ConvNet net;
   Block block[kMaxConvs];
-  int64_t features, outputs;  // of the linear layer, in memory
-  int64_t weight, bias;       // of it
+  int64_t last, features, outputs;  // what the last block leaves; of the linear layer, in memory
+  int64_t weight, bias;             // of it
   int64_t gradient = 0, size = 0;
   bool shared = true;  // all tasks have the same parameters
 };

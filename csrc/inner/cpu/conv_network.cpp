@@ -55,7 +55,8 @@ ConvPass<R>::ConvPass(const ConvNetwork<R>& network, int64_t examples, bool owns
     d[l] = scratch.take<R>(n * shape.dense_size), top[l] = scratch.take<R>(n * shape.dense_size);
     for (int64_t i = 0; i < sets(layout.net.block[l], n); i++) norms[l].emplace_back(layout.block[l].out, scratch);
   }
-  x[L] = zeros<R>(n * layout.features, scratch);
+  x[L] = zeros<R>(n * layout.last, scratch);
+  features = layout.net.by_mean ? scratch.take<R>(n * layout.features) : x[L];
   logits = scratch.take<R>(n * layout.outputs), dlogits = scratch.take<R>(n * layout.outputs);
   probability = scratch.take<R>(n * layout.outputs);
 }
@@ -83,7 +84,9 @@ ConvNetwork<R>::ConvNetwork(const ConvLayout<R>& layout_, int64_t examples, int6
     rd[l] = n ? scratch.take<R>(n * shape.dense_size) : nullptr;
     for (int64_t i = 0; n && i < sets(layout.net.block[l], n); i++) tangents[l].emplace_back(layout.block[l].out, scratch);
   }
-  rx[L] = n ? zeros<R>(n * layout.features, scratch) : nullptr;
+  rx[L] = n ? zeros<R>(n * layout.last, scratch) : nullptr;
+  rfeatures = n && layout.net.by_mean ? scratch.take<R>(n * layout.features) : rx[L];
+  dfeatures = layout.net.by_mean ? scratch.take<R>(examples * layout.features) : nullptr;
   routputs = scratch.take<R>(n * layout.outputs), rdoutputs = scratch.take<R>(n * layout.outputs);
   row_sums = scratch.take<R>(padded<R>(examples));
   const ConvBlock& first = layout.net.block[0];
@@ -112,9 +115,10 @@ void ConvNetwork<R>::forward(const R* theta, const ConvPass<R>& pass) const {
       forward_image(s.image, pass.z[l] + i * s.z_size, pass.norm(l, i), pass.x[l + 1] + i * s.out_size + s.out_first,
                     pass.top[l] + i * s.dense_size);
   }
+  to_features(pass.n, pass.x[L], pass.features);
   const int64_t F = layout.features;
   dots<R>({pass.logits, layout.outputs, layout.bias < 0 ? nullptr : theta + layout.bias}, pass.n, layout.net.outputs,
-          {{pass.x[L], theta + layout.weight, F, F}});
+          {{pass.features, theta + layout.weight, F, F}});
 }
 
 template <class R>
@@ -153,10 +157,11 @@ void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* d
   const int64_t n = pass.n, F = layout.features, out = layout.outputs;
   if (grad) {
     std::memset(grad, 0, size_t(layout.gradient) * sizeof(R));
-    products<R>({grad + layout.weight, F}, layout.net.outputs, F, {{{doutputs, 1, out}, pass.x[L], F, n}});  // doutputs' x
+    products<R>({grad + layout.weight, F}, layout.net.outputs, F, {{{doutputs, 1, out}, pass.features, F, n}});  // doutputs' x
   }
   if (grad && layout.bias >= 0) column_sums(doutputs, out, n, layout.net.outputs, grad + layout.bias);
-  products<R>({pass.d[L - 1], F}, n, F, {{{doutputs, out, 1}, theta + layout.weight, F, layout.net.outputs}});
+  products<R>({features_of(pass.d[L - 1]), F}, n, F, {{{doutputs, out, 1}, theta + layout.weight, F, layout.net.outputs}});
+  from_features(n, pass.d[L - 1]);
   for (int l = L - 1; l >= 0; l--) {
     const BlockShape<R>& s = shapes[size_t(l)];
     const auto d = [&](int64_t i) { return pass.d[l] + i * s.dense_size; };
@@ -212,9 +217,10 @@ void ConvNetwork<R>::tangents_forward(const R* theta, const R* v, const ConvPass
       forward_tangents(s.image, z(i), rz[l] + i * s.z_size, pass.norm(l, i), of_sets(tangents[l], i),
                        rx[l + 1] + i * s.out_size + s.out_first);
   }
+  to_features(pass.n, rx[L], rfeatures);
   const int64_t F = layout.features;
   dots<R>({routputs, layout.outputs, layout.bias < 0 ? nullptr : v + layout.bias}, pass.n, layout.net.outputs,
-          {{pass.x[L], v + layout.weight, F, F}, {rx[L], theta + layout.weight, F, F}});
+          {{pass.features, v + layout.weight, F, F}, {rfeatures, theta + layout.weight, F, F}});
   loss_tangent(outputs_of(pass), y, routputs, rdoutputs);
 }
 
@@ -270,26 +276,12 @@ void ConvNetwork<R>::curvature(const R* theta, const R* v, const ConvPass<R>& pa
   tangents_forward(theta, v, pass, y);
   for (int64_t i = 0; dloss != 0 && i < n * out; i++) rdoutputs[i] += dloss * pass.dlogits[i];
   R* w = sum + layout.weight;
-  products<R>({w, F, w, F}, classes, F, {{{rdoutputs, 1, out}, pass.x[L], F, n}, {{pass.dlogits, 1, out}, rx[L], F, n}});
+  products<R>({w, F, w, F}, classes, F, {{{rdoutputs, 1, out}, pass.features, F, n}, {{pass.dlogits, 1, out}, rfeatures, F, n}});
   if (layout.bias >= 0) column_sums(rdoutputs, out, n, classes, sum + layout.bias, true);
-  products<R>({rd[L - 1], F}, n, F,
+  products<R>({features_of(rd[L - 1]), F}, n, F,
               {{{rdoutputs, out, 1}, theta + layout.weight, F, classes}, {{pass.dlogits, out, 1}, v + layout.weight, F, classes}});
+  from_features(n, rd[L - 1]);
   for (int l = L - 1; l >= 0; l--) block_tangents(l, theta, v, pass, sum, dx);
-}
-
-template <class R>
-void ConvNetwork<R>::store_statistics(const R* theta, const ConvPass<R>& pass, R* to) const {
-  for (int l = 0; to && l < layout.net.blocks; l++) {
-    if (layout.net.block[l].norm != ConvNorm::batch) continue;
-    const Norm<R>& norm = pass.norm(l, 0);
-    const R* bias = of(theta, l, kBias);  // which forward leaves out
-    const int64_t channels = layout.net.block[l].out, of_all = layout.net.normed();
-    for (int64_t c = 0; c < channels; c++) {
-      to[c] = norm.mean[c] + (bias ? bias[c] : R(0));
-      to[of_all + c] = norm.square[c] / R(pixels(l, pass) - 1);
-    }
-    to += channels;
-  }
 }
 
 template <class R>

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "inner/cpu/conv_layout.h"
+#include "inner/cpu/conv_means.h"
 #include "inner/cpu/convolve.h"
 #include "inner/cpu/norm_relu_pool_tangents.h"
 #include "inner/cpu/outputs.h"
@@ -47,8 +48,9 @@ struct ConvPass {
 
   int64_t n;
   R scale = 0;                         // of one example in the loss
-  R *x[kMaxConvs + 1], *z[kMaxConvs];  // x[blocks]: the features
-  R *d[kMaxConvs], *top[kMaxConvs];    // gradients to what block l hands on; the winners' t (norm_relu_pool.h)
+  R *x[kMaxConvs + 1], *z[kMaxConvs];  // x[blocks]: what the last one leaves
+  R* features;
+  R *d[kMaxConvs], *top[kMaxConvs];  // gradients to what block l hands on; the winners' t (norm_relu_pool.h)
   R *logits, *dlogits, *probability;
 
   R* outputs() const { return logits; }
@@ -112,6 +114,14 @@ struct ConvNetwork {
   Outputs<R> outputs_of(const ConvPass<R>& pass) const {
     return {layout.net.loss, pass.n, layout.net.outputs, layout.outputs, pass.scale, pass.probability};
   }
+  // What the last block leaves -> the features, its own memory where they are the same; gradients to the features -> to what it leaves.
+  void to_features(int64_t n, const R* x, R* features) const {
+    if (dfeatures) mean_of_pixels(layout, n, x, features);
+  }
+  R* features_of(R* d) const { return dfeatures ? dfeatures : d; }
+  void from_features(int64_t n, R* d) const {
+    if (dfeatures) mean_of_pixels_back(layout, n, dfeatures, d);
+  }
   void reverse(const R* theta, const ConvPass<R>& pass, const R* doutputs, R* grad, R* dx) const;
   void tangents_forward(const R* theta, const R* v, const ConvPass<R>& pass, const Targets<R>& y) const;
   void block_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const;
@@ -130,7 +140,8 @@ struct ConvNetwork {
   R *dz[kMaxConvs], *rdz[kMaxConvs];  // of one image; of all where their block's kernels meet all of one
   R *rx[kMaxConvs + 1], *rz[kMaxConvs], *rd[kMaxConvs];
   R *routputs, *rdoutputs, *row_sums;
-  R* dimage;  // the gradient to one image, as dz, channels last, padded; null unless the layout is for such
+  R *rfeatures, *dfeatures;  // dfeatures: null where there are no means
+  R* dimage;                 // the gradient to one image, as dz, channels last, padded; null unless the layout is for such
   std::vector<Tangents<R>> tangents[kMaxConvs];  // of each set
 };
 

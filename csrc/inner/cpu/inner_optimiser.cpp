@@ -13,6 +13,7 @@ void with_formula(const InnerOptimiser& optimiser, int64_t step, F&& f) {
   OptimiserNumbers numbers = optimiser;
   numbers.correction1 = 1 - std::pow(optimiser.beta1, double(step));
   numbers.correction2 = 1 - std::pow(optimiser.beta2, double(step));
+  if (optimiser.eps_hat) numbers.eps /= std::sqrt(numbers.correction2);
   f(Adam<R>(numbers));
 }
 

@@ -58,7 +58,7 @@ __device__ __forceinline__ void find_outputs(const HeadArguments<R>& c, int64_t 
   }
 }
 
-// The loss, and its gradient in the outputs; see mlp_output.cuh.
+// The loss, and its gradient in the outputs, after a barrier; see mlp_output.cuh.
 template <class R, bool kTangent>
 __device__ __forceinline__ void find_loss(const HeadArguments<R>& c, Task<R>& s, int64_t task, const HeadRows& own) {
   const int64_t first = task * c.n * c.outputs;
@@ -117,7 +117,6 @@ __global__ void __launch_bounds__(kHeadThreads, 4) head_kernel(const __grid_cons
   const int first = int(blockIdx.x % c.blocks) * kHeadRows;
   const HeadRows own{first, least(kHeadRows, c.n - first)};
   if (c.finds_outputs) find_outputs<R, kTangent>(c, task, own);
-  __syncthreads();
   if (c.finds_loss) find_loss<R, kTangent>(c, s, task, own);
   if (c.dx || c.rdx) find_gradients<R, kTangent>(c, task, own);
 }

@@ -36,7 +36,7 @@ inline bool too_large(const ConvNet& net, int64_t n) {
   for (int tensor = 0; tensor < 4 * net.blocks + 2; tensor++) most = most > tensor_size(net, tensor) ? most : tensor_size(net, tensor);
   for (int l = 0; l < net.blocks; l++) {
     const ConvBlock& b = net.block[l];
-    for (const int64_t size : {n * b.in * b.height * b.width, n * b.out * b.conv_height() * b.conv_width()})
+    for (const int64_t size : {n * b.in * b.height * b.width, n * b.out * (b.conv_height() * b.conv_width() + 3)})
       most = most > size ? most : size;
   }
   return most > 0x7fffffff;

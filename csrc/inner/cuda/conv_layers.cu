@@ -14,21 +14,20 @@ constexpr int kMostChunks = 8;      // blocks of a set: each adds up all sums of
 // Where a window of block l was won, of values or tangents.
 template <class R>
 R* won_of(const ConvArrays<R>& of, const ConvNet& net, int l) {
-  return net.block[l].pool > 1 ? of.won[l] : of.z[l];
+  return by_window(net.block[l]) ? of.won[l] : of.z[l];
 }
 
-// The arrays of block l that its norm's kernels take; numbers: of a channel, of which a product has left sums; 0: none has.
+// The arrays of block l that its norm's kernels take; columns: of a channel, of which a product has left sums; 0: none has.
 template <class R>
-NormArguments<R> norm_arguments(const Convs<R>& convs, const ConvPass<R>& pass, const ConvParams<const R>& params, int l, int64_t numbers) {
+NormArguments<R> norm_arguments(const Convs<R>& convs, const ConvPass<R>& pass, const ConvParams<const R>& params, int l, int64_t columns) {
   const ConvBlock& b = convs.net.block[l];
   NormArguments<R> c{};
   c.shape = norm_shape(b, pass.n);
   c.gamma = slices_of(params, 4 * l + 2), c.beta = slices_of(params, 4 * l + 3);
   c.z = pass.of.z[l], c.d = pass.of.d[l], c.statistics = pass.of.statistics[l];
-  const bool summed = numbers && b.norm == ConvNorm::batch;
+  const bool summed = columns && b.norm == ConvNorm::batch;
   c.sums = summed ? convs.sums : nullptr;
-  c.tiles = int(tiles_of_sums(numbers));
-  c.last = int(numbers - (c.tiles - 1) * int64_t(kTileColumns));
+  c.tiles = int(tiles_of_sums(columns)), c.across = int(columns_of(b));
   const int64_t chunks = pass.n / kImagesOfChunk;
   c.chunks = !summed && b.norm != ConvNorm::none ? 1 : chunks < 1 ? 1 : chunks > kMostChunks ? kMostChunks : int(chunks);
   return c;
@@ -57,6 +56,7 @@ RowSumsArguments<R> sums_of(const Convs<R>& convs, const ConvPass<R>& pass, cons
   c.sums = convs.sums, c.kind = kind, c.relu = b.relu;
   c.statistics = pass.of.statistics[l], c.rstatistics = convs.tangents.statistics[l];
   c.gamma = slices_of(params, 4 * l + 2), c.beta = slices_of(params, 4 * l + 3);
+  c.won = kind == RowSums::values ? pass.of.won[l] : kind == RowSums::tangents ? convs.tangents.won[l] : nullptr;
   c.z = kind == RowSums::tangents ? pass.of.z[l] : won_of(pass.of, convs.net, l);
   c.rz = won_of(convs.tangents, convs.net, l), c.d = pass.of.d[l];
   return c;
@@ -71,8 +71,8 @@ ConvArrays<R> take_arrays(Arena& arena, const ConvNet& net, int64_t most, bool g
     found.x[l + 1] = arena.take<R>(all * out_size(b));
     found.z[l] = arena.take<R>(all * z_size(b));
     found.statistics[l] = arena.take<R>(net.tasks * norm_shape(b, most).sets() * 2);
+    found.won[l] = by_window(b) ? arena.take<R>(all * out_size(b)) : nullptr;
     if (!gradient) continue;
-    found.won[l] = b.pool > 1 && b.norm == ConvNorm::batch ? arena.take<R>(all * out_size(b)) : nullptr;
     found.dz[l] = arena.take<R>(all * z_size(b));
     found.d[l] = arena.take<R>(all * out_size(b));
     found.planes[l] = arena.take<R>(3 * all * b.out);
@@ -102,7 +102,7 @@ Convs<R> lay_out(Queue& queue, const ConvNet& net, int64_t most, bool gradient, 
   int64_t sums = 0;
   for (int l = 0; l < net.blocks; l++) {
     const ConvBlock& b = net.block[l];
-    const int64_t of_block = b.norm == ConvNorm::batch ? net.tasks * b.out * kRowSums * tiles_of_sums(most * numbers_of(b)) : 0;
+    const int64_t of_block = b.norm == ConvNorm::batch ? net.tasks * b.out * kRowSums * tiles_of_sums(most * columns_of(b)) : 0;
     sums = sums > of_block ? sums : of_block;
     if (!gradient) continue;
     const ConvWeightProduct<R> p{int(b.out), int(most), 1, patches_of(b), {}, {}, nullptr};
@@ -137,7 +137,7 @@ void forward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, const ConvP
     p.to.out = {pass.of.z[l], pass.n * z_size(b)};
     p.sums = sums_of(convs, pass, params, l, RowSums::values);
     convolve<false>(queue, net, p);
-    NormArguments<R> c = norm_arguments(convs, pass, params, l, pass.n * numbers_of(b));
+    NormArguments<R> c = norm_arguments(convs, pass, params, l, pass.n * columns_of(b));
     c.out = pass.of.x[l + 1], c.won = pass.of.won[l];
     launch_norm(queue, net, norm_kernel<R>, c);
   }
@@ -156,9 +156,9 @@ void tangents_forward(Queue& queue, const Convs<R>& convs, ConvPass<R>& pass, co
     p.to.out = {convs.tangents.z[l], pass.n * z_size(b)};
     p.sums = sums_of(convs, pass, params, l, RowSums::tangents);
     convolve<false>(queue, net, p);
-    NormArguments<R> c = norm_arguments(convs, pass, params, l, pass.n * numbers_of(b));
+    NormArguments<R> c = norm_arguments(convs, pass, params, l, pass.n * columns_of(b));
     add_tangents(c, convs, pass, direction, l);
-    c.out = convs.tangents.x[l + 1], c.won = convs.tangents.won[l];
+    c.out = convs.tangents.x[l + 1], c.won = pass.of.won[l], c.rwon = convs.tangents.won[l];
     launch_norm(queue, net, norm_tangent_kernel<R>, c);
   }
 }

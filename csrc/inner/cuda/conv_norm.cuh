@@ -48,11 +48,11 @@ struct NormArguments {
   const R *z, *rz, *d, *rd;
   R *statistics, *rstatistics;      // mean, s; mean(rz), along
   R* out;                           // x, rx, dz or rdz
-  R* won;                           // forward: z or rz where windows were won, as x; null: not asked for
+  const R *won, *rwon;              // forward: z and rz where windows were won, as x, where the products have left these
   R *of_gamma, *of_beta, *of_bias;  // gradients, or their tangents: of each plane, of_gamma and of_beta of a batch norm of each set
   const R *dgamma, *dbeta;          // of tangents of a batch norm: these sums of the gradients
   const R* sums;                    // [T, sets, kRowSums, tiles]; null: there are none
-  int tiles, last;                  // numbers of the last tile
+  int tiles, across;                // across: columns of an image there
   int chunks;                       // blocks of a set
 };
 
@@ -93,12 +93,19 @@ struct Set {
   __device__ R numbers() const { return R(int64_t(shape.planes()) * shape.pixels()); }
   __device__ R mean(R sum) const { return block_sum(partial, sum) / numbers(); }
 
-  // The k-th sum of a tile, and the sum of f(tile, its numbers) over all.
+  // Numbers of z in the columns below one; the k-th sum of a tile; and the sum of f(tile, its numbers) over all.
+  __device__ __forceinline__ int below(int64_t column) const {
+    const int64_t image = least(int(column / c.across), shape.images);
+    return int(image * shape.pixels() + (image < shape.images ? least(int(column % c.across), shape.pixels()) : 0));
+  }
   __device__ __forceinline__ R of_tile(int tile, int k) const { return c.sums[(index * kRowSums + k) * c.tiles + tile]; }
   template <class F>
   __device__ __forceinline__ R sum_of_tiles(F&& f) const {
     R sum = 0;
-    for (int t = threadIdx.x; t < c.tiles; t += kNormThreads) sum += f(t, R(t + 1 < c.tiles ? kTileColumns : c.last));
+    for (int t = threadIdx.x; t < c.tiles; t += kNormThreads) {
+      const int64_t first = int64_t(t) * kTileColumns;
+      sum += f(t, R(below(first + kTileColumns) - below(first)));
+    }
     return block_sum(partial, sum);
   }
   __device__ __forceinline__ R sum_of_tiles(int k) const {
@@ -129,17 +136,17 @@ struct Set {
     return {mean_of_z, s, gamma ? gamma[i] : R(1), beta ? beta[i] : R(0)};
   }
 
-  // The first of the largest y, or the last that is no number, of a window of a plane of z.
+  // Of a window of a plane of z.
   __device__ __forceinline__ Winner<R> winner(const R* z, const Channel<R>& channel, int r, int column) const {
     const int first = r * shape.pool * shape.width + column * shape.pool;
     Winner<R> found{first, z[first], true};
-    R best = channel.y(found.z);
+    R best = rank_of(channel.gamma, found.z);
     for (int i = 1; i < shape.pool * shape.pool; i++) {
       const int at = first + i / shape.pool * shape.width + i % shape.pool;
-      const R of_pixel = z[at], y = channel.y(of_pixel);
-      if (y > best || y != y) best = y, found.at = at, found.z = of_pixel;
+      const R of_pixel = z[at], rank = rank_of(channel.gamma, of_pixel);
+      if (beats(rank, at, best, found.at)) best = rank, found.at = at, found.z = of_pixel;
     }
-    found.open = !shape.relu || !(best <= 0);
+    found.open = channel.open(shape.relu, found.z);
     return found;
   }
 
@@ -206,11 +213,13 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_kernel(const __grid_cons
   }
   set.each_plane([&](int i, int64_t plane) {
     const Channel<R> channel = set.channel(i);
-    const R* z = c.z + plane * c.shape.pixels();
-    set.each_window(z, channel, [&](int w, const Winner<R>& won) {
-      c.out[plane * c.shape.windows() + w] = won.open ? channel.y(won.z) : R(0);
-      if (c.won) c.won[plane * c.shape.windows() + w] = won.z;
-    });
+    const int64_t first = plane * c.shape.windows();
+    const auto put = [&](int w, const Winner<R>& won) { c.out[first + w] = won.open ? channel.y(won.z) : R(0); };
+    if (!c.won) return set.each_window(c.z + plane * c.shape.pixels(), channel, put);
+    for (int w = threadIdx.x % kWarp; w < c.shape.windows(); w += kWarp) {
+      const R z = c.won[first + w];
+      put(w, {w, z, channel.open(c.shape.relu, z)});
+    }
   });
 }
 

@@ -37,15 +37,19 @@ __global__ void __launch_bounds__(kNormThreads, 2) norm_tangent_kernel(const __g
   const R *vgamma = c.vgamma.of(set.task), *vbeta = c.vbeta.of(set.task);
   set.each_plane([&](int i, int64_t plane) {
     const Channel<R> channel = set.channel(i);
-    const R *z = c.z + plane * c.shape.pixels(), *rz = c.rz + plane * c.shape.pixels();
-    set.each_window(z, channel, [&](int w, const Winner<R>& won) {
-      const R of_winner = rz[won.at];
-      R ry = channel.gamma * tangent.ru(channel, won.z, of_winner);
+    const int64_t first = plane * c.shape.windows();
+    const auto put = [&](int w, const Winner<R>& won, R rz) {
+      R ry = channel.gamma * tangent.ru(channel, won.z, rz);
       if (vgamma) ry += vgamma[i] * channel.u(won.z);
       if (vbeta) ry += vbeta[i];
-      c.out[plane * c.shape.windows() + w] = won.open ? ry : R(0);
-      if (c.won) c.won[plane * c.shape.windows() + w] = of_winner;
-    });
+      c.out[first + w] = won.open ? ry : R(0);
+    };
+    const R *z = c.z + plane * c.shape.pixels(), *rz = c.rz + plane * c.shape.pixels();
+    if (!c.won) return set.each_window(z, channel, [&](int w, const Winner<R>& won) { put(w, won, rz[won.at]); });
+    for (int w = threadIdx.x % kWarp; w < c.shape.windows(); w += kWarp) {
+      const R won = c.won[first + w];
+      put(w, {w, won, channel.open(c.shape.relu, won)}, c.rwon[first + w]);
+    }
   });
 }
 

@@ -26,6 +26,9 @@ inline NormShape norm_shape(const ConvBlock& b, int64_t n) {
 inline int64_t input_size(const ConvBlock& b) { return b.in * b.height * b.width; }
 inline int64_t windows_of(const ConvBlock& b) { return b.out_height() * b.out_width(); }
 inline int64_t numbers_of(const ConvBlock& b) { return b.conv_height() * b.conv_width(); }
+// Whether the product that makes z goes by windows, and finds who has won there; the columns of an image then.
+inline bool by_window(const ConvBlock& b) { return b.norm == ConvNorm::batch && b.pool > 1; }
+inline int64_t columns_of(const ConvBlock& b) { return by_window(b) ? whole_windows(int(numbers_of(b))) : numbers_of(b); }
 inline int64_t z_size(const ConvBlock& b) { return b.out * numbers_of(b); }
 inline int64_t out_size(const ConvBlock& b) { return b.out * windows_of(b); }
 inline int64_t tiles_of_sums(int64_t numbers) { return (numbers + kTileColumns - 1) / kTileColumns; }

@@ -39,6 +39,30 @@ struct Patches {
   __device__ __forceinline__ int size() const { return channels * height * width; }
 };
 
+// An image's columns, in the order of its windows: rounded up, so that four neighbours are a window.
+__host__ __device__ constexpr int whole_windows(int pixels) { return (pixels + 3) / 4 * 4; }
+
+// The output's pixel of a column; image < 0: there is none.
+struct Column {
+  int image, r, c;
+
+  // Pixel after pixel; or by_window: 2 x 2 after 2 x 2, then what is left of them to the right, then below.
+  __device__ __forceinline__ Column(const Patches& p, bool by_window, int images, int column) {
+    const int across = by_window ? whole_windows(p.pixels) : p.pixels, width = p.out_width;
+    int i = column % across;
+    image = column / across < images && i < p.pixels ? column / across : -1;
+    r = i / width, c = i % width;
+    if (!by_window) return;
+    const int height = p.pixels / width, down = height / 2 * 2, pairs = width / 2;
+    r = i / 4 / pairs * 2 + i % 4 / 2, c = i / 4 % pairs * 2 + i % 2;
+    i -= down * pairs * 2;
+    if (i < 0) return;
+    r = i, c = width - 1;
+    if (width % 2 && i < down) return;
+    r = height - 1, c = i - (width % 2 ? down : 0);
+  }
+};
+
 template <class R>
 struct ConvProduct {
   int M, images, pieces;  // M: channels of the results; pieces: the number of products in the sum
@@ -48,7 +72,8 @@ struct ConvProduct {
   Sinks<R> to;  // [images, M, pixels]
   RowSumsArguments<R> sums;
 
-  __host__ __device__ int columns() const { return images * patches.pixels; }
+  __host__ __device__ bool by_window() const { return sums.won; }
+  __host__ __device__ int columns() const { return images * (by_window() ? whole_windows(patches.pixels) : patches.pixels); }
   __host__ __device__ int depth() const { return patches.channels * kTaps; }
   template <class Shape>
   __host__ __device__ int64_t tiles() const {
@@ -79,7 +104,7 @@ struct TurnedPart {
 };
 
 // A slice of patches, element (k, column): k: channel and tap of the images; column: pixel of the outputs, the thread's.
-template <class R, int kSide, int kThreads>
+template <class R, int kSide, int kThreads, bool kTurned>
 struct PatchPart {
   static constexpr int kOwn = kSide * kDepth / kThreads;
   R own[kOwn];
@@ -90,10 +115,7 @@ struct PatchPart {
   __device__ __forceinline__ static int column() { return threadIdx.x % kSide; }
   __device__ __forceinline__ static int depth(int e) { return threadIdx.x / kSide + e * (kThreads / kSide); }
 
-  __device__ __forceinline__ PatchPart(const Patches& p, int column, int columns) {
-    const int pixel = column % p.pixels;
-    image = column < columns ? column / p.pixels : -1;
-    r = pixel / p.out_width, c = pixel % p.out_width;
+  __device__ __forceinline__ PatchPart(const Patches& p, const Column& column) : image(column.image), r(column.r), c(column.c) {
     first = (r * p.up - p.shift) * p.width + c * p.up - p.shift;
     inside = 0;
     for (int tap = 0; tap < kTaps; tap++) inside |= unsigned(image >= 0 && p.at(r, c, tap) >= 0) << tap;
@@ -103,7 +125,7 @@ struct PatchPart {
 #pragma unroll
     for (int e = 0; e < kOwn; e++) {
       const int channel = (k + depth(e)) / kTaps, tap = (k + depth(e)) % kTaps;
-      const int at = p.down > 1 ? p.at(r, c, tap) : first + tap / 3 * p.width + tap % 3;
+      const int at = kTurned && p.down > 1 ? p.at(r, c, tap) : first + tap / 3 * p.width + tap % 3;
       own[e] = channel < p.channels && (inside >> tap & 1) ? from[channel * p.height * p.width + at] : R(0);
     }
   }
@@ -115,7 +137,15 @@ struct PatchPart {
 
 template <class R, class Shape>
 struct ColumnPlaces {
-  int of[Shape::kAcross];  // in the results, of row 0; negative: there is no such column
+  // In the results and in the windows, of row 0; negative: there is none.
+  int of[Shape::kAcross], window[Shape::kAcross];
+
+  __device__ __forceinline__ void set(const Patches& p, int M, const Column& column) {
+    const int width = p.out_width, height = p.pixels / width, place = threadIdx.x;
+    const bool whole = column.r < height / 2 * 2 && column.c < width / 2 * 2;
+    of[place] = column.image < 0 ? -1 : column.image * M * p.pixels + column.r * width + column.c;
+    window[place] = column.image < 0 || !whole ? -1 : (column.image * M * (height / 2) + column.r / 2) * (width / 2) + column.c / 2;
+  }
 };
 
 // A warp takes row after row of the tile, so that it writes 32 neighbours at a time.
@@ -125,21 +155,25 @@ __device__ __forceinline__ void store_rows(const ConvProduct<R>& p, const Room<R
   constexpr int kOwn = Shape::kAcross / kWarp;
   const R* bias = p.bias.of(task);
   const Sink<R> to = p.to.of(task);
-  const int lane = threadIdx.x % kWarp, columns = p.columns();
+  const int lane = threadIdx.x % kWarp, pixels = p.patches.pixels, width = p.patches.out_width;
+  const int windows = pixels / width / 2 * (width / 2);
   R none = 0;
   for (int r = threadIdx.x / kWarp; r < Shape::kDown && i + r < p.M; r += Shape::kThreads / kWarp) {
     const int channel = i + r;
     TileRow<R, kOwn> row;
 #pragma unroll
     for (int o = 0; o < kOwn; o++) {
-      const int place = places.of[lane + o * kWarp];
-      row.at[o] = place < 0 ? -1 : place + channel * p.patches.pixels;
-      row.value[o] = bias ? room.sums[r][lane + o * kWarp] + bias[channel] : room.sums[r][lane + o * kWarp];
+      const int column = lane + o * kWarp, place = places.of[column], window = places.window[column];
+      row.at[o] = place < 0 ? -1 : place + channel * pixels;
+      row.window[o] = window < 0 ? -1 : window + channel * windows;
+      row.value[o] = bias ? room.sums[r][column] + bias[channel] : room.sums[r][column];
       if (place >= 0) to(row.at[o], row.value[o], none);
     }
+    const int64_t rows = task * p.images * p.M;
     if (p.sums.sums)
-      row_sums(p.sums, row, task, channel, task * columns * p.M, task * p.M + channel, j / Shape::kAcross,
-               ceil_div(columns, Shape::kAcross), least(Shape::kAcross, columns - j));
+      row_sums(
+          p.sums, row,
+          {task, rows * pixels, rows * windows, task * p.M + channel, channel, j / Shape::kAcross, ceil_div(p.columns(), Shape::kAcross)});
   }
 }
 
@@ -156,10 +190,10 @@ __global__ void __launch_bounds__(Multiply::Shape::kThreads, kTileBlocks<R, type
   const int i = tile % down * Shape::kDown, j = tile / down * Shape::kAcross;
   const int per_piece = ceil_div(p.depth(), kDepth);
   std::conditional_t<kTurned, TurnedPart<R, Shape::kDown, Shape::kThreads>, Part<R, true, Shape::kDown, Shape::kThreads>> a;
-  using Columns = PatchPart<R, Shape::kAcross, Shape::kThreads>;
-  Columns b(p.patches, j + Columns::column(), p.columns());
-  if (threadIdx.x < Shape::kAcross)
-    places.of[threadIdx.x] = b.image < 0 ? -1 : b.image * p.M * p.patches.pixels + b.r * p.patches.out_width + b.c;
+  using Columns = PatchPart<R, Shape::kAcross, Shape::kThreads, kTurned>;
+  const Column column(p.patches, p.by_window(), p.images, j + Columns::column());
+  Columns b(p.patches, column);
+  if (threadIdx.x < Shape::kAcross) places.set(p.patches, p.M, column);
   const auto load = [&](int slice) {
     const int piece = slice / per_piece, k = slice % per_piece * kDepth;
     a.load(p.kernel[piece].of(task), p.M, p.depth(), i, k);

@@ -57,7 +57,7 @@ struct Arena {
     unsigned char* base = fits ? fast : slow;
     R* piece = base ? reinterpret_cast<R*>(base + (fits ? fast_used : slow_used)) : nullptr;
     fast_used += fits ? bytes : 0;
-    slow_used += fits ? 0 : bytes;
+    slow_used += fits ? 0 : (bytes + 31) / 32 * 32;  // each piece begins with a sector
     return piece;
   }
 };

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .. import _arguments, _library
 from .._steps import Module, containers, copy_of, put
+from ..recording import computes, realised, updated
+from ._recorded_module import recorded_clone
 
 __all__ = [
     "accuracy",
@@ -41,6 +43,13 @@ def clone_module(module: Module, memo: dict[Any, Tensor] | None = None) -> Modul
     """`module` with clones of its parameters, through which gradients reach the originals; buffers that need none are shared.
     `memo`: one dict for the clones of several modules, so that what these share is shared again."""
     _arguments.module("clone_module", "module", module)
+    found: Module | None = recorded_clone(module) if memo is None else None
+    return copied(module, memo) if found is None else found
+
+
+def copied(module: Module, memo: dict[Any, Tensor] | None = None) -> Module:
+    """The clone, computed at once."""
+    computes(module)
     return copy_of(module, Tensor.clone, lambda b: b.clone() if b.requires_grad else b, memo)
 
 
@@ -51,11 +60,14 @@ def update_module(
     the buffers always lie. `memo`: one dict for several modules, so that what these share is updated once."""
     op = "update_module"
     _arguments.module(op, "module", module)
+    if updates is not None and memo is None and updated(module, updates, -1):
+        return module
+    computes(module)
     params, buffers = list(module.parameters()), list(module.buffers())
     if updates is None:
         found = [vars(t).pop("update", None) for t in (*params, *buffers)]
     else:
-        found = _arguments.like_params(op, "updates", updates, params)
+        found = realised(_arguments.like_params(op, "updates", updates, params))
         found += [vars(t).pop("update", None) for t in buffers]
     memo = {} if memo is None else memo
     for tensor, update in zip((*params, *buffers), found, strict=True):
@@ -68,6 +80,7 @@ def update_module(
 def detach_module(module: nn.Module, keep_requires_grad: bool = False) -> None:
     """Cut the parameters, and buffers that need gradients, from their graph, in place."""
     _arguments.module("detach_module", "module", module)
+    computes(module)
     for tensor in (*module.parameters(), *(b for b in module.buffers() if b.requires_grad)):
         needed = tensor.requires_grad
         tensor.detach_().requires_grad_(needed and keep_requires_grad)

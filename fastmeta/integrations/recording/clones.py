@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from ..._torch import PARAMETERS, is_plain
 from . import report
-from .known import Known, Start
+from .known import Known
 from .losses import adapted
+from .method import Method, Stepper
 from .recorded import Outputs
+from .start import Start
 from .statistics import Calls, Log
 from .trace import NO_GRAD, Trace, refer
 
@@ -34,7 +36,7 @@ class Recorder:
     def __init__(self) -> None:
         self.log = Log()  # of calls of clones that share the model's buffers
 
-    def start(self, model: nn.Module, rates: Any, copies: bool) -> Start | None:
+    def start(self, model: nn.Module, rates: Any, copies: bool, method: Method | None) -> Start | None:
         if self.skips:
             self.skips -= 1
             report.note("plain", *self.refused)
@@ -52,11 +54,14 @@ class Recorder:
         if known.why or (known.missed > MISSES and known.missed > 4 * known.used):
             self._refuse(known, known.why or "its outputs go to operations that are not recorded")
             return None
+        if method is not None and not known.native:
+            report.note("plain", known.name, "only native ops take steps with momentum or decay, or of Adam")
+            return None
         if copies:
-            return Start(known, rates, [p.detach().clone().requires_grad_() for p in known.params])
+            return Start(known, rates, [p.detach().clone().requires_grad_() for p in known.params], method)
         start = self.latest
-        if start is None or not same_rates(start.rates, rates) or not start.same():
-            self.latest = start = Start(known, rates)
+        if start is None or start.method != method or not same_rates(start.rates, rates) or not start.same():
+            self.latest = start = Start(known, rates, None, method)
         return start
 
     def _refuse(self, known: Known, why: str) -> None:
@@ -68,9 +73,12 @@ class Recorder:
         return type(None), ()  # a copy of the model has none
 
 
-def trace_of(model: Any, rates: Any, copies: bool = False, tracked: bool = True, buffers: bool = False) -> Trace | None:
+def trace_of(
+    model: Any, rates: Any, copies: bool = False, tracked: bool = True, buffers: bool = False,
+    method: Method | None = None, stepper: Stepper | None = None,
+) -> Trace | None:  # fmt: skip
     """Of a clone of `model`; None: it computes at once. `copies`: it starts from leaves of its own. `tracked`: gradients go through its
-    steps. `buffers`: it has its own."""
+    steps. `buffers`: it has its own. `method`: of its steps, and `stepper` takes them operation by operation."""
     if not report.ON or not isinstance(model, nn.Module) or not is_plain():
         return None
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
@@ -79,10 +87,10 @@ def trace_of(model: Any, rates: Any, copies: bool = False, tracked: bool = True,
     recorder = own.get(KEPT)
     if recorder is None:
         recorder = own[KEPT] = Recorder()
-    start = recorder.start(model, rates, copies)
+    start = recorder.start(model, rates, copies, method)
     if start is None:
         return None
-    trace = Trace(start, tracked)
+    trace = Trace(start, tracked, stepper)
     if start.known.statistics:
         trace.calls = Calls(None if buffers else recorder.log)
         trace.buffers = [b.clone() for b in model.buffers()] if buffers else []
@@ -121,7 +129,7 @@ class RecordedModule(nn.Module):
     @classmethod
     def of(cls, trace: Trace, **attributes: Any) -> Self:
         clone = cls.__new__(cls)
-        clone.__dict__.update(attributes, _trace=trace, training=True)
+        clone.__dict__.update({"training": True} | attributes, _trace=trace)
         refer(trace, clone)
         return clone
 
@@ -163,6 +171,12 @@ def gives_up(trace: Trace, why: str) -> None:
     report.note("plain", trace.start.known.name, why)
     if trace.calls is not None and trace.calls.log is not None:
         trace.calls.log.computes(trace.clone)
+
+
+def computes(module: nn.Module) -> None:
+    """If it is a clone that records, it now has parameters of its own."""
+    if isinstance(module, RecordedModule) and "_trace" in module.__dict__:
+        module.compute("its parameters are exchanged")
 
 
 def took(clone: Any, loss: Any, first_order: bool) -> bool:

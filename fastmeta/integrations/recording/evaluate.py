@@ -29,7 +29,7 @@ class Inner:
 
     def __init__(self, traces: Sequence[Any], k: int) -> None:
         self.traces, self.steps, self.start = traces, traces[0].steps, traces[0].start
-        self.known, self.calls = self.start.known, traces[0].calls
+        self.known, self.method, self.calls = self.start.known, self.start.method, traces[0].calls
         begins = [j for j in range(k) if j == 0 or self.steps[j] is not self.steps[j - 1]]
         # Steps on the same data, one after the other: the first, and how many.
         self.segments = [(j, end - j) for j, end in zip(begins, [*begins[1:], k], strict=False)]
@@ -37,6 +37,10 @@ class Inner:
     def rates(self, j: int) -> Any:
         """Of step j, whose loss may be scaled."""
         rates, scale = self.start.rates, self.steps[j][4] if self.steps else 1.0
+        if self.method is not None:
+            if scale != 1.0:
+                raise Declined("a step with momentum or decay, or of Adam, on a multiple of a loss")
+            return self.method.optimiser(rates)
         if scale == 1.0:
             return rates
         return [r * scale for r in rates] if isinstance(rates, list) else rates * scale
@@ -50,15 +54,33 @@ class Inner:
     def adapted(self, segments: Sequence[tuple[int, int]]) -> Any:
         """The parameters [T, ...] after these segments; None: there are none."""
         params = None
+        if self.method is not None and len(segments) > 1:  # the state goes from one to the next
+            return self._adapted_at_once()
         for j, count in segments:
             network: Any = self.known.network_for(self.steps[j][2], count, self.steps[j][3])
             refuse_others(network)
             x, y = self.support(j)
+            lr, optimiser = network.steps_of(self.rates(j))
             params = mlp_adapt(
-                network.spread(self.start.params) if params is None else params, network.spread(self.rates(j)), network.flat(x), y,
-                steps=count, activation=network.activation, loss=network.task.loss, first_order=network.first_order,
+                network.spread(self.start.params) if params is None else params, lr, network.flat(x), y, steps=count,
+                activation=network.activation, loss=network.task.loss, first_order=network.first_order, optimiser=optimiser,
             )  # fmt: skip
         return params
+
+    def _adapted_at_once(self) -> Any:
+        """The parameters [T, ...] after all steps, each on a batch of its own."""
+        each = [j for j, count in self.segments for _ in range(count)]
+        if len({self.steps[j][2:] for j in each}) > 1:
+            raise Declined("steps of one optimiser on several kinds of losses")
+        network: Any = self.known.network_for(self.steps[0][2], len(each), self.steps[0][3])
+        refuse_others(network)
+        x, y = (torch.stack(batches) for batches in zip(*map(self.support, each), strict=True))
+        lr, optimiser = network.steps_of(self.rates(0))
+        x = x.flatten(3) if network.flattens else x
+        return mlp_adapt(
+            network.spread(self.start.params), lr, x, y, steps=len(each), activation=network.activation, loss=network.task.loss,
+            first_order=network.first_order, batch_per_step=True, optimiser=optimiser,
+        )  # fmt: skip
 
     def outputs(self, x: Tensor) -> Tensor:
         """f(theta_k, x) [T, n, ...], without a graph."""
@@ -86,6 +108,7 @@ class Program(Inner):
         """The network of the last steps on the same data, and the data."""
         segments = self.segments
         joined = bool(segments) and self.steps[segments[-1][0]][2] == self.kind
+        joined = joined and (self.method is None or len(segments) == 1)
         params = self.adapted(segments[: len(segments) - joined])
         if joined:
             j, count = segments[-1]
@@ -109,14 +132,9 @@ class Program(Inner):
         """The losses [T], and the outputs without a graph."""
         if self.start.own and not self.known.native:
             raise Declined("the engine starts from the model's parameters")
-        if self.calls is not None and not torch.is_grad_enabled():
-            rates, network = self.rates(self.last), self.network
-            of_rates = len(network.spread(rates)) if isinstance(rates, list) else 1
-            ones = _counts((1.0,) * len(self.losses), self.known.dtype)
-            answer = self._noting(ones, [False] * (len(network.params) + of_rates + 4), with_outputs)
-            if answer is not None:
-                noted: tuple[Tensor, Tensor | None] = answer[0]
-                return noted
+        noted = self._noted_values(with_outputs)
+        if noted is not None:
+            return noted
         if self.calls is not None and self.calls.log is not None:
             raise Declined("the running statistics come with the steps")
         if self.start.own and isinstance(self.network, ConvNet):  # its losses would go to the engine in the end
@@ -133,7 +151,7 @@ class Program(Inner):
         """`values`; and the pairs of a leaf, or of inputs with a graph, and the gradient of sum_t counts[t] losses[t] to it, or None where
         the values have the graph of it."""
         rates, network = self.rates(self.last), self.network
-        leaves = self.known.leaves(network, self.start, rates)
+        leaves = self.known.leaves(network, self.start, rates if self.method is None else self.start.rates)
         if leaves is None or len(self.segments) > 1:
             return self.values(with_outputs), None
         needs, to = leaves
@@ -146,6 +164,16 @@ class Program(Inner):
         for i, g in zip([i for i, wanted in enumerate(of_data) if wanted], grads[len(to) :], strict=True):
             pairs += [(x, each) for x, each in zip(self.given(i), g.unbind(), strict=True) if x.requires_grad]
         return found, pairs
+
+    def _noted_values(self, with_outputs: bool) -> tuple[Tensor, Tensor | None] | None:
+        """`values` without a graph, with what batch norms met where somebody may ask for it."""
+        if self.calls is None or torch.is_grad_enabled():
+            return None
+        rates, network = self.start.rates, self.network
+        of_rates = len(network.spread(rates)) if isinstance(rates, list) else 1
+        ones = _counts((1.0,) * len(self.losses), self.known.dtype)
+        answer = self._noting(ones, [False] * (len(network.params) + of_rates + 4), with_outputs)
+        return None if answer is None else answer[0]
 
     def _noting(self, counts: Tensor, needs: Sequence[bool], with_outputs: bool) -> Any:
         """`losses_with_gradients`; what batch norms met is noted where somebody may ask for it."""
@@ -175,7 +203,9 @@ def stacked(tensors: list[Tensor]) -> Tensor:
 
 
 def check_targets(kind: str, y: Tensor) -> None:
-    if kind != "mse" and bool((y == IGNORED).all(1).any()):
+    if kind == "mse":
+        return
+    if not y.numel() or (int(y.amin()) <= IGNORED and bool((y == IGNORED).all(1).any())):
         raise Declined("all targets of a task are ignored")
 
 

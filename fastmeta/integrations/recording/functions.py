@@ -12,6 +12,7 @@ from torch import Tensor
 from .gradients import gradients
 from .heads import Scores
 from .losses import Loss
+from .parameters import gradients_to_clone
 from .recorded import HANDLERS, Outputs, realised
 from .scalars import Scalar, Stack
 
@@ -80,8 +81,12 @@ def _grad(
     allow_unused: Any = None, only_inputs: bool = True, is_grads_batched: bool = False, materialize_grads: bool = False,
 ) -> Any:  # fmt: skip
     of = outputs[0] if type(outputs) in (tuple, list) and len(outputs) == 1 else outputs
+    options = grad_outputs is not None or is_grads_batched
+    found = None if options else gradients_to_clone(of, inputs, create_graph)
+    if found is not None:
+        return found
     to = realised((inputs,) if isinstance(inputs, Tensor) else tuple(inputs))
-    options = grad_outputs is not None or retain_graph or create_graph or is_grads_batched
+    options = options or retain_graph or create_graph
     if not issubclass(type(of), Scalar) or of.kept is not None or not of.requires_grad or options:
         return NotImplemented
     return gradients(of, to, bool(allow_unused or (allow_unused is None and materialize_grads)), materialize_grads)

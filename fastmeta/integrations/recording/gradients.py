@@ -61,7 +61,7 @@ class Parts:
 
 def _takes_gradient(x: Any) -> bool:
     """Whether it is a loss that is not computed, whose gradient a native op may take."""
-    return x.what == "loss" and x.kept is None and x.origin.leads_back(x.k) and not x.origin.reached(x.k)
+    return x.what == "loss" and x.kept is None and x.origin.leads_back(x.k) and not x.origin.asked
 
 
 def grouped(losses: Any) -> list[list[Any]]:
@@ -210,7 +210,7 @@ def value_of_sum(of: Any) -> Tensor:
     leaves = of.leaves()
     pending = {id(x): x for x, _, _ in leaves if issubclass(type(x), Recorded) and x.what == "loss" and x.pending}
     for group in grouped(pending.values()):
-        if len(group) > 1 and not any(x.origin.reached(x.k) for x in group):
+        if len(group) > 1 and not any(x.origin.asked for x in group):
             with evaluate.in_grad_mode(), torch.no_grad():
                 answer = evaluate.values_of(group, any(x.outputs() is not None for x in group))
             for i, x in enumerate(group if answer is not None else ()):

@@ -1,8 +1,7 @@
-"""Models whose inner loop is a native op, and what a clone of one starts from."""
+"""Models whose inner loop is a native op."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS, AnyBatchNorm, AnyNorm, has_gradient_hooks
-from ...inner._conv import convolved_side
+from ..._torch import BUFFERS, HOOK_ENDINGS, PARAMETERS, AnyNorm, has_gradient_hooks
+from ...inner._conv import convolved_side, pooled_side
 from ...networks.batch_norm import has_running_statistics, use_batch_statistics
 from ...networks.convnet import ConvNet
 from ...networks.fused import Fused
@@ -22,6 +21,7 @@ from ...networks.recognise import look
 from ...networks.users_model import Seen, Task
 from ...types import ConvBlock
 from .._steps import SMALL, copy_of
+from .statistics import may_track, norms_of
 
 LOSS_OF = {"nll_loss": "cross_entropy"}  # of what comes before log_softmax
 # Layers that compute the same from the same, and nothing else; batch norm on the statistics of the batch. (Convolutions of several
@@ -104,7 +104,12 @@ class Known:
         for part in self.alone.modules():
             part.__dict__.update({name: d.copy() for name, d in vars(part).items() if name.endswith(HOOK_ENDINGS)})
         if self.statistics:
-            self._look_at_norms()
+            self.norms = norms_of(self.model)
+            parts = [*self.model.modules()]
+            self.places_of_norms = [parts.index(norm) for norm in self.norms]
+            self.norms_alone = [[*self.alone.modules()][i] for i in self.places_of_norms]
+            if not may_track(self.norms, self.dtype):
+                raise Refused("running statistics are not of the parameters' dtype, on a CPU, of one norm each")
         if isinstance(network, Mlp | ConvNet):
             of_params = [p is not None for p in network.params]
             leaves = [p for p in network.params if p is not None]
@@ -124,19 +129,6 @@ class Known:
         pairs = [(d, was) for d, was in pairs if all(d is not held for held in theirs)]
         self.seen.filled, self.seen.contents = [d for d, _ in pairs], [was for _, was in pairs]
         return use_batch_statistics(copy_of(self.model, lambda p: p, lambda b: b))
-
-    def _look_at_norms(self) -> None:
-        """`norms`: all batch norms as they run, one after the other; `norms_alone`: the same of `alone`."""
-        layers = [step.layer for step in Program(self.model).steps]
-        self.norms: list[Any] = [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
-        others = dict(zip(self.model.modules(), self.alone.modules(), strict=True))
-        self.norms_alone = [others[m] for m in self.norms]
-        buffers = [b for m in self.norms for b in getattr(m, BUFFERS).values() if b is not None]
-        plain = all(type(b) is Tensor and b.is_cpu and not b.requires_grad and not b.is_inference() for b in buffers)
-        of_dtype = all(b.dtype is self.dtype for b in buffers if b.is_floating_point())
-        once = len({*map(id, self.norms)}) == len(self.norms) and len({*map(id, buffers)}) == len(buffers)
-        if not (plain and of_dtype and once):
-            raise Refused("running statistics are not of the parameters' dtype, on a CPU, of one norm each")
 
     def _check_pure(self, model: nn.Module) -> None:
         """Refused unless the general engine may run the model later: it draws no number and keeps nothing."""
@@ -188,7 +180,7 @@ class Known:
         right = isinstance(found, Tensor) and found.dtype is self.dtype and found.ndim and found.shape[0] == shape[0]
         return found.shape if right else None
 
-    def leaves(self, network: Any, start: Start, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
+    def leaves(self, network: Any, start: Any, rates: Any) -> tuple[tuple[bool, ...], list[Tensor]] | None:
         """Which arguments of the native op a gradient goes to, and these; None: autograd has to take it there."""
         if not start.plain_leaves or not self.native or any(map(has_gradient_hooks, start.tensors)):
             return None
@@ -235,69 +227,12 @@ def _conv_outputs(network: Any, shape: torch.Size) -> torch.Size | None:
             return None
         if is_linear and (height, width) != (block[7], block[7]):
             return None
-        channels, pool = weight.shape[0], block[5]
-        height, width = (convolved_side(ConvBlock(*block), side) for side in (height, width))
-        if min(height, width) < pool or (block[2] is not None and rows * height * width < 2):
+        channels, of_block = weight.shape[0], ConvBlock(*block)
+        height, width = (convolved_side(of_block, side) for side in (height, width))
+        if block[2] is not None and rows * height * width < 2:
             return None
-        height, width = height // pool, width // pool
+        height, width = (pooled_side(of_block, side) for side in (height, width))
+        if min(height, width) < 1:
+            return None
     last = network.params[-2]
     return torch.Size((rows, last.shape[0])) if channels * height * width == last.shape[1] else None
-
-
-class Start:
-    """What clones start from: the parameters and rates, with copies of their values, which a later change leaves."""
-
-    __slots__ = ("copies", "known", "own", "params", "plain_leaves", "rates", "tensors", "used", "versions")
-
-    def __init__(self, known: Known, rates: Any, own: list[Tensor] | None = None) -> None:
-        """`own`: leaves in the place of the parameters."""
-        self.known, self.rates, self.own = known, rates, own is not None
-        self.params: list[Any] = known.params if own is None else own
-        of_rates = [r for r in (rates if isinstance(rates, list) else [rates]) if isinstance(r, Tensor)]
-        self.tensors: list[Tensor] = [*self.params, *of_rates]
-        self.versions = [p._version for p in self.tensors]
-        self.copies = [p.detach() if own is not None else p.detach().clone() for p in self.tensors]
-        self.used = False  # whether a gradient has gone back to them: they may have been changed since
-        # Where processes train together, hooks that nobody sees wait for autograd to bring a gradient.
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.plain_leaves = not together and all(p.is_leaf for p in self.tensors)
-
-    def same(self) -> bool:
-        """Whether the tensors have the values that they had: one may have been written to behind the back of its version."""
-        if self.used:
-            self.used = not all(map(torch.equal, self.tensors, self.copies))
-        return not self.used and self.fresh()
-
-    def fresh(self) -> bool:
-        """Whether the tensors have not been written to since."""
-        return [p._version for p in self.tensors] == self.versions
-
-
-class Was(torch.autograd.Function):
-    """`value`, which the tensor `now` had; its gradient goes to `now`."""
-
-    @staticmethod
-    def forward(ctx: Any, now: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> Any:
-        return gradient[0], None
-
-
-def thetas_of(start: Start) -> tuple[list[Tensor], Any]:
-    """The parameters as a clone has them at first, and the rates."""
-    count, fresh = len(start.params), start.fresh()
-    values = list(start.tensors)
-    for i, (x, copy) in enumerate(zip(start.tensors, start.copies, strict=True)):
-        if not x.requires_grad:
-            values[i] = copy.clone()
-        elif not (start.own and i < count):
-            values[i] = x.clone() if fresh else Was.apply(x, copy)
-    return values[:count], _with(start.rates, values[count:])
-
-
-def _with(rates: Any, tensors: Sequence[Tensor]) -> Any:
-    remaining = iter(tensors)
-    each = [next(remaining) if isinstance(r, Tensor) else r for r in (rates if isinstance(rates, list) else [rates])]
-    return each if isinstance(rates, list) else each[0]

@@ -67,7 +67,7 @@ class Loss(Scalar):
             not plain
             or self.kept is not None
             or self.freed
-            or self.origin.reached(self.k)
+            or self.origin.asked
             or not self.origin.leads_back(self.k)
             or self.pairs is not None
             or back([self], [self.scale])
@@ -111,7 +111,7 @@ class Loss(Scalar):
 
     def compute(self, of_outputs: bool) -> bool:
         """The value, and that of the outputs, in a native call; whether there was one."""
-        if self.freed or not self.pending or self.origin.reached(self.k):
+        if self.freed or not self.pending or self.origin.asked:
             return False
         known = self.origin.start.known
         trains = torch.is_grad_enabled() and self.origin.tracked
@@ -162,14 +162,22 @@ class Loss(Scalar):
         return self
 
 
-def adapted(trace: Trace, loss: Any, first_order: bool) -> bool:
-    """A step on a recorded loss of the parameters as they are; False: `loss` is something else."""
+def step_on(trace: Trace, loss: Any) -> tuple[Loss, float] | None:
+    """A recorded loss of the parameters as they are, and what it counts, for a step; None: `loss` is something else."""
     scale = 1.0
     if type(loss) is Total and len(loss.terms) == 1 and loss.kept is None and loss.requires_grad and not loss.freed:
         loss, scale = loss.terms[0]
     if type(loss) is not Loss or loss.origin is not trace or loss.k != len(trace.steps) or loss.kept is not None:
-        return False
-    if loss.freed or trace.thetas is not None or not torch.is_grad_enabled():
-        return False
-    trace.step(loss.x, loss.y, loss.kind, bool(first_order), scale * loss.scale)
-    return True
+        return None
+    if loss.freed or trace.thetas is not None or not torch.is_grad_enabled() or not trace.start.same_rates():
+        return None
+    return loss, scale * loss.scale
+
+
+def adapted(trace: Trace, loss: Any, first_order: bool, rate: float = 1.0) -> bool:
+    """Whether a step on a loss was recorded, at `rate` times the rates."""
+    found = step_on(trace, loss)
+    if found is not None:
+        of, scale = found
+        trace.step(of.x, of.y, of.kind, bool(first_order), scale * rate)
+    return found is not None

@@ -144,5 +144,5 @@ class Outputs(Recorded):
             if loss.compute(True):
                 found: Tensor = self.known
                 return found
-        outputs = None if self.origin.reached(self.k) else evaluate.outputs_of(self.origin, self.k, self.x)
+        outputs = None if self.origin.asked else evaluate.outputs_of(self.origin, self.k, self.x)
         return self.origin.outputs(self.k, self.x).detach() if outputs is None else outputs

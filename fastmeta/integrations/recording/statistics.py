@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..._torch import BUFFERS
+from ..._torch import BUFFERS, AnyBatchNorm
 from ...networks.batch_norm import track
+from ...networks.program import Program
 from .evaluate import in_grad_mode
 from .unsettled import Unsettled
 
@@ -40,7 +41,15 @@ class Calls:
         if self.log is None:
             self.made.append((k, x))
         else:
-            self.log.add(Call(trace, k, x, [m.momentum for m in trace.start.known.norms]))
+            self.log.add(Call(trace, k, x))
+
+    def leave(self, trace: Any, norms: Sequence[nn.Module]) -> None:
+        """What all calls `made` leave in the buffers of these batch norms."""
+        for k, x in self.made:
+            if (k, id(x)) not in self.found:
+                with in_grad_mode():
+                    trace.outputs(k, x)
+            track_all(norms, self.found[k, id(x)])
 
     def note(self, k: int, x: Tensor, found: Tensor) -> None:
         self.found[k, id(x)] = found
@@ -59,7 +68,6 @@ class Call(NamedTuple):
     trace: Any
     k: int
     x: Tensor
-    momenta: list[float | None]
 
     @property
     def found(self) -> Tensor | None:
@@ -108,7 +116,7 @@ class Log:
         while self.pending and (found := self.pending[0].found) is not None:
             call = self.pending.popleft()
             self.size -= call.x.numel() + OF_CALL
-            track_all(call.trace.start.known.norms, call.momenta, found)
+            track_all(call.trace.start.known.norms, found)
         self.versions = self._versions()
         if not self.pending:
             self._leave()
@@ -118,14 +126,18 @@ class Log:
         while self.pending:
             call = self.pending[0]
             if call.found is None:
-                try:
-                    with in_grad_mode():
-                        call.trace.outputs(call.k, call.x)
-                except Exception:  # which a loss has raised before
-                    self.pending = deque(c for c in self.pending if c.trace is not call.trace or c.found is not None)
-                    raise
+                self._find(call)
             self.advance()
         self._leave()
+
+    def _find(self, call: Call) -> None:
+        with in_grad_mode():
+            try:
+                call.trace.parameters(call.k)
+            except IndexError:  # of labels: where it is not put off, the program has come no further than their loss
+                self.pending = deque(c for c in self.pending if c.trace is not call.trace or c.found is not None)
+            else:
+                call.trace.outputs(call.k, call.x)
 
     def computes(self, clone: weakref.ref[Any]) -> None:
         """A clone computes at once from here on."""
@@ -139,17 +151,31 @@ class Log:
         self.held, self.size = [], 0
 
 
+def norms_of(model: nn.Module) -> list[Any]:
+    """All its batch norms as they run, one after the other."""
+    layers = [step.layer for step in Program(model).steps]
+    return [layer for layer in layers if isinstance(layer, AnyBatchNorm)]
+
+
+def may_track(norms: Sequence[nn.Module], dtype: torch.dtype) -> bool:
+    """Whether the buffers are what `track_all` takes."""
+    buffers = [b for norm in norms for b in getattr(norm, BUFFERS).values() if b is not None]
+    plain = all(type(b) is Tensor and b.is_cpu and not b.requires_grad and not b.is_inference() for b in buffers)
+    of_dtype = all(b.dtype is dtype for b in buffers if b.is_floating_point())
+    return plain and of_dtype and len({*map(id, norms)}) == len(norms) and len({*map(id, buffers)}) == len(buffers)
+
+
 def buffers_of(norm: nn.Module) -> dict[str, Any]:
     held: dict[str, Any] = getattr(norm, BUFFERS)
     return held.original if isinstance(held, Unsettled) else held
 
 
 @torch.no_grad()
-def track_all(norms: Sequence[Any], momenta: Sequence[float | None], found: Tensor) -> None:
+def track_all(norms: Sequence[Any], found: Tensor) -> None:
     begin = 0
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm in norms:
         end = begin + norm.num_features
-        track(buffers_of(norm), momentum, found[0, begin:end], found[1, begin:end])
+        track(buffers_of(norm), norm.momentum, found[0, begin:end], found[1, begin:end])
         begin = end
 
 

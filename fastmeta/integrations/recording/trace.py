@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.func import functional_call
 
 from ..._torch import is_plain
 from .._steps import copy_of, stepped
-from .known import Start, thetas_of
+from .method import Stepper
+from .start import Start, thetas_of
 from .statistics import Calls, noting
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -27,7 +28,7 @@ Step = tuple[Tensor, Tensor, str, bool, float]  # inputs, targets, loss, first o
 
 
 class Trace:
-    """`steps` of SGD from `start`: theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
+    """`steps` from `start`: by `stepper`, or theta_{k+1} = theta_k - rate * gradient of the loss of step k."""
 
     __slots__ = (
         "buffers",
@@ -39,13 +40,14 @@ class Trace:
         "rates",
         "shape",
         "start",
+        "stepper",
         "steps",
         "thetas",
         "tracked",
     )
 
-    def __init__(self, start: Start, tracked: bool) -> None:
-        self.start, self.key, self.tracked = start, 0, tracked
+    def __init__(self, start: Start, tracked: bool, stepper: Stepper | None = None) -> None:
+        self.start, self.key, self.tracked, self.stepper = start, 0, tracked, stepper
         self.steps: list[Step] = []
         self.inputs: list[tuple[Tensor, int, Tensor, int]] = []  # the tensor, its version, a copy, where it lies
         self.latest: Tensor | None = None  # the inputs of the last outputs, and their shape
@@ -99,9 +101,10 @@ class Trace:
         steps.append((x, y, loss, first_order, scale))
         self.key = known.key(self.key, x.shape, y.shape, loss, first_order, scale)
 
-    def reached(self, k: int) -> bool:
-        """Whether theta_k is there."""
-        return self.thetas is not None and len(self.thetas) > k
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has parameters: gradients may go to them."""
+        return self.thetas is not None
 
     def leads_back(self, k: int) -> bool:
         """Whether gradients go from theta_k to the start."""
@@ -124,7 +127,7 @@ class Trace:
                 theta = self.thetas[at]
                 value = FUNCTIONS[loss](self.outputs(at, x), y) * scale
                 grads = torch.autograd.grad(value, theta, create_graph=self.tracked and not first_order)
-                after = stepped(theta, grads, self.rates)
+                after = (self.stepper or stepped)(theta, grads, self.rates)
                 self.thetas.append(after if self.tracked else [p.detach().requires_grad_() for p in after])
         return self.thetas[k]
 
@@ -134,15 +137,8 @@ class Trace:
         theta = self.parameters(k)
         values = {name: theta[known.places[id(p)]] for name, p in known.alone.named_parameters()}
         with torch.enable_grad(), nullcontext() if self.calls is None else noting(self, k, x):
-            found: Tensor = functional_call(known.alone, values, (x,))
+            found: Tensor = functional_call(known.alone, values, (x,), tie_weights=False)
         return found
-
-    def run_again(self, model: Any, put: Callable[[Sequence[Tensor]], None]) -> None:
-        """All calls on `model` in their order, for what they leave in its buffers. put(theta): makes these its parameters."""
-        with torch.no_grad():
-            for k, x in () if self.calls is None else self.calls.made:
-                put(self.parameters(k))
-                model(x)
 
     def module(self) -> nn.Module:
         """The model with the parameters after all steps."""

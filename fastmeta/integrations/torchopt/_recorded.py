@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..._torch import BUFFERS, COMPILED_CALL, PARAMETERS
 from .._steps import Container
-from ..recording import NO_GRAD, Outputs, Trace, Unsettled, adapted, are_parameters, gives_up, refuses, trace_of
+from ..recording import (
+    NO_GRAD,
+    Method,
+    Outputs,
+    Stepper,
+    Trace,
+    Unsettled,
+    adapted,
+    are_parameters,
+    gives_up,
+    refuses,
+    trace_of,
+)  # fmt: skip
 
 
 class Listener:
@@ -18,8 +30,11 @@ class Listener:
 
     of_one_module = True  # a copy of the module has none
 
-    def __init__(self, module: nn.Module, rate: Any) -> None:
-        self._module, self.rate = weakref.ref(module), rate
+    def __init__(
+        self, module: nn.Module, rate: Any, method: Method | None, stepper: Callable[[], Stepper] | None
+    ) -> None:
+        """`stepper`: makes what takes the steps of a method operation by operation, from the first on."""
+        self._module, self.rate, self.method, self.stepper = weakref.ref(module), rate, method, stepper
         self.trace: Trace | None = None  # of the last outputs
         self.unsettled: list[Unsettled] = []
 
@@ -50,7 +65,8 @@ class Listener:
         own = module.__dict__
         own[COMPILED_CALL] = None
         try:
-            self.trace = trace_of(module, self.rate, buffers=True)
+            stepper = None if self.stepper is None else self.stepper()
+            self.trace = trace_of(module, self.rate, buffers=True, method=self.method, stepper=stepper)
         finally:
             own[COMPILED_CALL] = self
         if self.trace is not None:
@@ -91,19 +107,12 @@ class Listener:
         assert trace is not None
         gives_up(trace, why)
         self._leave()
-        self._run_again(trace, trace.parameters(len(trace.steps)))
+        theta = trace.parameters(len(trace.steps))
+        for held, name, i in self.places:
+            held[name] = theta[i]
+        if trace.calls is not None:
+            trace.calls.leave(trace, trace.start.known.norms)
         self.trace = None
-
-    def _run_again(self, trace: Trace, then: Sequence[Tensor]) -> None:
-        """The calls again, for the statistics of batch norm; `then`: the parameters afterwards."""
-        places = self.places
-
-        def put(theta: Sequence[Tensor]) -> None:
-            for held, name, i in places:
-                held[name] = theta[i]
-
-        trace.run_again(self.module._call_impl, put)
-        put(then)
 
     def put_back(self, state: Any) -> bool:
         """Whether the state is that from which the recorded steps started, which then are nobody's any more."""
@@ -122,7 +131,7 @@ class Listener:
         if trace.calls is not None and (
             not state.buffers or any(id(b) in kept for d in state.buffers for b in d.values())
         ):
-            self._run_again(trace, trace.start.params)
+            trace.calls.leave(trace, trace.start.known.norms)
         self.trace = None
         return True
 
@@ -156,9 +165,11 @@ def settle(module: nn.Module) -> None:
                 held.listener.settle("another optimiser or state has the parameters")
 
 
-def listen(module: nn.Module, rate: Any) -> Listener | None:
+def listen(
+    module: nn.Module, rate: Any, method: Method | None = None, stepper: Callable[[], Stepper] | None = None
+) -> Listener | None:
     """From now on the module's calls are recorded; None: somebody else has compiled it."""
     if getattr(module, COMPILED_CALL) is not None and listener_of(module) is None:
         return None
-    module.__dict__[COMPILED_CALL] = listener = Listener(module, rate)
+    module.__dict__[COMPILED_CALL] = listener = Listener(module, rate, method, stepper)
     return listener

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._torch import PARAMETERS
+from ...loops.optimisers import SGD, Adam
 from .. import _arguments, _library
 from .._steps import Container, active, put, root, stepped
-from ._recorded import listen, settle
+from ..recording import Method, Trace, gives_up, method_of
+from ._recorded import Listener, listen, settle
 
 __all__ = ["MetaAdam", "MetaOptimizer", "MetaSGD"]
 __getattr__ = _library.otherwise("torchopt.optim", __all__)
@@ -31,6 +34,8 @@ class MetaOptimizer(metaclass=ABCMeta):  # noqa: B024  (for __subclasshook__)
 
     plain = False  # whether d is always g
     _stepped_modules: Sequence[nn.Module] = ()
+    _listener: Listener | None = None
+    _after: Trace | None = None  # recorded steps whose state is that of the first group, once somebody looks
 
     def __new__(cls, module: nn.Module, *args: Any, **options: Any) -> Any:
         if cls is MetaOptimizer or callable(options.get("lr", args[0] if args else None)):
@@ -50,8 +55,21 @@ class MetaOptimizer(metaclass=ABCMeta):  # noqa: B024  (for __subclasshook__)
             _arguments.scalar(name, option, value)
         self.lr, self.options = lr, options
         self.param_containers_groups: list[tuple[Container, ...]] = []
-        self.state_groups: list[State] = []
+        self._states: list[State] = []
         self.add_param_group(module)
+
+    @property
+    def state_groups(self) -> list[State]:
+        if self._after is not None:
+            trace, self._after = self._after, None
+            gives_up(trace, "the state of its optimiser was asked for")
+            trace.parameters(len(trace.steps))
+            self._states[0] = trace.stepper.state if isinstance(trace.stepper, Taken) else {}
+        return self._states
+
+    @state_groups.setter
+    def state_groups(self, states: list[State]) -> None:
+        self._after, self._states = None, states
 
     def add_param_group(self, module: nn.Module) -> None:
         _arguments.module(type(self).__name__, "module", module)
@@ -59,8 +77,31 @@ class MetaOptimizer(metaclass=ABCMeta):  # noqa: B024  (for __subclasshook__)
         self._stepped_modules = [*self._stepped_modules, module]
         self.param_containers_groups.append(tuple(parts_of(module, PARAMETERS)))
         self.state_groups.append({})
+        if self._listener is not None:
+            self._listener.settle("a second group of parameters")
+            self._listener.stop()
+            self._listener = None
+
+    def _listen(self, module: nn.Module, method: Method | None) -> None:
+        """From now on steps are recorded: p - lr g where `method` is None."""
+        if not isinstance(self.lr, Tensor) or self.lr.ndim == 0:
+            rate = float(self.lr) if type(self.lr) is int else self.lr
+            stepper = None if method is None else functools.partial(Taken, self._direction)
+            self._listener = listen(module, rate, method, stepper)
+
+    def _follows(self, trace: Trace | None) -> bool:
+        """Whether the state is that after the steps of the trace."""
+        fresh = trace is not None and not trace.steps and self._after is None and self._states == [{}]
+        return self.plain or fresh or (trace is not None and self._after is trace)
 
     def step(self, loss: Tensor) -> None:
+        listener = self._listener
+        if listener is not None:
+            trace = listener.trace
+            if self._follows(trace) and listener.step(loss):
+                self._after = None if self.plain else trace
+                return
+            listener.settle("a step that is not recorded")
         _arguments.tensor(f"{type(self).__name__}.step", "loss", loss)
         for module in self._stepped_modules:
             settle(module)
@@ -77,10 +118,10 @@ class MetaOptimizer(metaclass=ABCMeta):  # noqa: B024  (for __subclasshook__)
 
     def load_state_dict(self, state_dict: Sequence[State]) -> None:
         found = _arguments.listed(type(self).__name__, "state_dict", state_dict)
-        if len(found) != len(self.state_groups):
-            count = len(self.state_groups)
+        if len(found) != len(self._states):
+            count = len(self._states)
             raise ValueError(f"{type(self).__name__}: state_dict must have {count} entries, got {len(found)}")
-        self.state_groups[:] = found
+        self._after, self._states[:] = None, found
 
 
 class MetaSGD(MetaOptimizer):
@@ -106,24 +147,10 @@ class MetaSGD(MetaOptimizer):
         super().__init__(module, lr, {"momentum": momentum, "weight_decay": weight_decay, "dampening": dampening})
         self.nesterov, self.maximize = nesterov, maximize
         self.plain = plain_rate(lr, momentum, weight_decay, dampening, nesterov, maximize)
-        records = self.plain and type(self) is MetaSGD and (not isinstance(lr, Tensor) or lr.ndim == 0)
-        self._listener = listen(module, float(lr) if type(lr) is int else lr) if records else None
-
-    def add_param_group(self, module: nn.Module) -> None:
-        super().add_param_group(module)
-        if len(self.param_containers_groups) > 1:
-            self._unheard("a second group of parameters")
-
-    def step(self, loss: Tensor) -> None:
-        listener = self._listener
-        if listener is None or not listener.step(loss):
-            super().step(loss)
-
-    def _unheard(self, why: str) -> None:
-        if self._listener is not None:
-            self._listener.settle(why)
-            self._listener.stop()
-            self._listener = None
+        numbers = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        method = None if self.plain or active(dampening) or maximize else method_of(SGD, **numbers)
+        if type(self) is MetaSGD and (self.plain or method is not None):
+            self._listen(module, method)
 
     def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         g = decayed(p, g, self.options["weight_decay"], self.maximize)
@@ -160,6 +187,10 @@ class MetaAdam(MetaOptimizer):
         if not (b1 < 1 and b2 < 1):
             raise ValueError(f"MetaAdam: betas must be less than 1, got {betas}")
         self.maximize = maximize
+        ours = type(self) is MetaAdam and not active(eps_root) and not maximize
+        method = method_of(Adam, betas=(b1, b2), eps=eps, weight_decay=weight_decay) if ours else None
+        if method is not None:
+            self._listen(module, method)
 
     def _direction(self, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         b1, b2, eps, weight_decay, eps_root = self.options.values()
@@ -169,6 +200,21 @@ class MetaAdam(MetaOptimizer):
         nu = (state["nu"] * b2 if state else 0) + (1 - b2) * g * g
         direction = mu / (1 - b1**count) / (root(nu / (1 - b2**count) + eps_root) + eps)
         return direction, {"count": count, "mu": mu, "nu": nu}
+
+
+class Taken:
+    """Recorded steps, taken operation by operation: theta - lr d, and the state."""
+
+    def __init__(self, direction: Any) -> None:
+        self.direction = direction
+        self.state: State = {}
+
+    def __call__(self, theta: Sequence[Tensor], grads: Sequence[Tensor], rates: Any) -> list[Tensor]:
+        chosen = []
+        for i, (p, g) in enumerate(zip(theta, grads, strict=True)):
+            d, self.state[i] = self.direction(p, g, self.state.get(i, {}))
+            chosen.append(d)
+        return stepped(theta, chosen, rates)
 
 
 def decayed(p: Tensor, g: Tensor, weight_decay: float | Tensor, maximize: bool) -> Tensor:

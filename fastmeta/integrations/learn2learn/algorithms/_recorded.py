@@ -52,7 +52,8 @@ class RecordedClone(RecordedModule):
         module, rates = trace.module(), trace.rates
         options = {name: own[name] for name in own if name != "training"}
         own.clear()
-        options["lrs" if isinstance(rates, list) else "lr"] = rates
+        if isinstance(rates, list):
+            options["lrs"] = rates
         object.__setattr__(self, "__class__", plain)
         plain.__init__(self, module, **options)
         return self

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
-from ..utils import clone_module, update_module
+from ...recording import computes, realised, updated
+from ..utils import copied, update_module
 from ._recorded import clone_of_maml
 from .base_learner import BaseLearner
 
@@ -21,8 +22,11 @@ def maml_update(model: Module, lr: Any, grads: Sequence[Tensor | None] | None = 
         return update_module(model)
     _arguments.module("maml_update", "model", model)
     _arguments.number("maml_update", "lr", lr)
+    if updated(model, grads, lr):
+        return model
+    computes(model)
     params = list(model.parameters())
-    take_step(model, params, _arguments.like_params("maml_update", "grads", grads, params), lr)
+    take_step(model, params, realised(_arguments.like_params("maml_update", "grads", grads, params)), lr)
     return model
 
 
@@ -76,7 +80,7 @@ class MAML(BaseLearner):
         if recorded is not None:
             return recorded
         return MAML(
-            clone_module(self.module), self.lr, _either(first_order, self.first_order),
+            copied(self.module), self.lr, _either(first_order, self.first_order),
             _either(allow_unused, self.allow_unused), _either(allow_nograd, self.allow_nograd),
         )  # fmt: skip
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ... import _arguments
 from ..._steps import Module, take_step
-from ..utils import clone_module, clone_parameters
+from ...recording import computes, realised
+from ..utils import clone_parameters, copied
 from ._recorded import clone_of_meta_sgd
 from .base_learner import BaseLearner
 
@@ -21,11 +22,12 @@ def meta_sgd_update(
     Without `grads`: those in the attributes `grad`."""
     op = "meta_sgd_update"
     _arguments.module(op, "model", model)
+    computes(model)
     params = list(model.parameters())
     if lrs is None:
         raise NotImplementedError(f"{op}: lrs must be given, got none: rates in the attributes _lr are not read here")
     grads = _arguments.like_params(op, "grads", [p.grad for p in params] if grads is None else grads, params)
-    take_step(model, params, grads, _arguments.like_params(op, "lrs", lrs, params, tensors=False))
+    take_step(model, params, realised(grads), _arguments.like_params(op, "lrs", lrs, params, tensors=False))
     return model
 
 
@@ -49,7 +51,7 @@ class MetaSGD(BaseLearner):
         recorded: MetaSGD | None = clone_of_meta_sgd(self, MetaSGD)
         if recorded is not None:
             return recorded
-        return MetaSGD(clone_module(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
+        return MetaSGD(copied(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
         _arguments.tensor("MetaSGD.adapt", "loss", loss)
