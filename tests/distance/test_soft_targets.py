@@ -117,6 +117,7 @@ def test_of_equal_shares_the_first_and_what_does_not_count(backend):
     assert [x.item() for x in empty] == [0, 0]
 
 
+@pytest.mark.gate
 def test_transforms_compile_and_autocast():
     tensors, fn = drawn("cosine"), ours(metric="cosine", label_smoothing=0.1)
     truth = values_and_grads(fn, tensors)

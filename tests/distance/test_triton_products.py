@@ -6,7 +6,7 @@ import torch
 import fastmeta
 from harness.cases import randn
 from harness.compare import check_against_reference, values_and_grads
-from harness.distance_cases import loss, matching, metrics, temperature_for
+from harness.distance_cases import loss, matching, temperature_for
 
 pytest.importorskip("triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -93,7 +93,7 @@ def test_float32_is_rounded_only_where_torch_rounds_it(allow_tf32, multiplied):
     assert all(rounded) if allow_tf32 else not any(rounded)
 
 
-@metrics
+@pytest.mark.parametrize("metric", ["euclidean", pytest.param("sqeuclidean", marks=pytest.mark.gate)])
 def test_near_pairs_in_every_part(metric):
     """A cluster far from the mean, duplicates, and queries that lie on prototypes: to be added one by one on both sides."""
     query, prototypes = randn(36, 16, dtype=torch.float32), randn(70, 16, dtype=torch.float32)

@@ -13,6 +13,7 @@ from harness.places import WITH_TOOLS
 pytestmark = [pytest.mark.cpu, pytest.mark.skipif(bool(stub_driver.why_not()), reason=str(stub_driver.why_not()))]
 
 
+@pytest.mark.gate
 def test_what_is_replayed_launches_what_the_ordinary_way_does():
     command = [sys.executable, "-m", "emulator.launch_checks"]
     done = subprocess.run(command, env=WITH_TOOLS, stdout=subprocess.PIPE, text=True, check=True)
