@@ -73,7 +73,7 @@ def cuda_rows(codes: list[Code]) -> list[list[str]]:
 
     rows = []
     for kernel in sorted({code.kernel for code in codes}):
-        own = [code for code in codes if code.kernel == kernel]
+        own = sorted((code for code in codes if code.kernel == kernel), key=lambda code: int(code.arch.rstrip("a")))
         rows.append([f"`{kernel}`", *code_cells(own)])
         rows[-1] += [of(kernel, "global"), of(kernel, "shared")]
     return rows
