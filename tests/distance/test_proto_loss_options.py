@@ -4,26 +4,20 @@ import itertools
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import fastmeta
 from harness.cases import PROTO, interpreted, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.distance_cases import temperature_for
+from harness.distance_cases import apart, temperature_for
 
 
 def formula(q, c, t, bias, given, *, targets, classes, exclude, margin, metric, label_smoothing):
     """Losses [T, Q], and whether the target is the nearest."""
     place = torch.arange(c.shape[-2])
-    square = (q.unsqueeze(-2) - c.unsqueeze(-3)).square().sum(-1)
-    apart = {
-        "euclidean": square.sqrt,
-        "sqeuclidean": lambda: square,
-        "cosine": lambda: 1 - F.cosine_similarity(q.unsqueeze(-2), c.unsqueeze(-3), dim=-1),
-    }[metric]()
     same = place == targets.unsqueeze(-1) if classes is None else classes.unsqueeze(-2) == targets.unsqueeze(-1)
-    apart = apart if given is None else torch.where(same, given.unsqueeze(-1), apart)
-    logits = -apart / t + (0 if bias is None else bias.unsqueeze(-2))
+    distances = apart(q, c, metric)
+    distances = distances if given is None else torch.where(same, given.unsqueeze(-1), distances)
+    logits = -distances / t + (0 if bias is None else bias.unsqueeze(-2))
     out = (
         torch.zeros_like(same)
         if exclude is None
@@ -204,16 +198,16 @@ def test_accuracy_beside_value_and_gradients(backend, dtype, reduction):
     """37 ways: more than a block. What is excluded is often the nearest; a margin does not move the nearest."""
     options, tensors = drawn("plain", "euclidean", Q=5, N=37)
     targets, q, c = options["targets"], *(x.to(dtype) for x in tensors[:2])
-    apart = torch.cdist(q.double(), c.double()).scatter(-1, options["exclude"].clamp(min=0).unsqueeze(-1), torch.inf)
+    far = torch.cdist(q.double(), c.double()).scatter(-1, options["exclude"].clamp(min=0).unsqueeze(-1), torch.inf)
     options = {"exclude": options["exclude"].clamp(min=0), "margin": 0.4, "reduction": reduction}
     targets = torch.where(targets == options["exclude"], (targets + 1) % 37, targets)
-    targets[:, ::2] = apart.argmin(-1)[:, ::2]
+    targets[:, ::2] = far.argmin(-1)[:, ::2]
     targets[0, 0] = -100
     run = fastmeta.value_and_grad(fastmeta.proto_loss, (0, 1))
     (loss, hits), grads = run(q, c, targets, return_accuracy=True, **options)
     expected = run(q, c, targets, **options)
     assert torch.equal(loss, expected[0]) and all(map(torch.equal, grads, expected[1])) and hits.dtype == dtype
-    right = (apart.argmin(-1) == targets).to(dtype)
+    right = (far.argmin(-1) == targets).to(dtype)
     torch.testing.assert_close(
         hits, right if reduction == "none" else (right.double().sum(-1) / (targets != -100).sum(-1)).to(dtype)
     )

@@ -7,19 +7,13 @@ import torch.nn.functional as F
 import fastmeta
 from harness.cases import PROTO, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.distance_cases import temperature_for
+from harness.distance_cases import apart, temperature_for
 
 BACKENDS = [name for name in PROTO if name != "triton"]
 
 
 def logits(q, c, t, bias, metric):
-    square = (q.unsqueeze(-2) - c.unsqueeze(-3)).square().sum(-1)
-    apart = {
-        "euclidean": square.sqrt,
-        "sqeuclidean": lambda: square,
-        "cosine": lambda: 1 - F.cosine_similarity(q.unsqueeze(-2), c.unsqueeze(-3), dim=-1),
-    }[metric]()
-    return -apart / t + bias.unsqueeze(-2)
+    return -apart(q, c, metric) / t + bias.unsqueeze(-2)
 
 
 def drawn(metric, Q=19, N=7, D=5):

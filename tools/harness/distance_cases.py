@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,16 @@ SIZES = {  # more than 64 queries are two groups to "ext"; one over a block, of 
     "triton": [*SMALL, ((), 17, 17, 33)],
 }
 IN_TURN = {torch.float64: "euclidean", torch.float16: "cosine", torch.bfloat16: "sqeuclidean"}
+
+
+def apart(q, c, metric):
+    """Distances [..., Q, N], by a formula of their own."""
+    square = (q.unsqueeze(-2) - c.unsqueeze(-3)).square().sum(-1)
+    return {
+        "euclidean": square.sqrt,
+        "sqeuclidean": lambda: square,
+        "cosine": lambda: 1 - F.cosine_similarity(q.unsqueeze(-2), c.unsqueeze(-3), dim=-1),
+    }[metric]()
 
 
 def _met(backend, metric, size, dtype):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._torch import of_class
 from .losses import adapted, step_on
-from .recorded import NOTHING, Recorded
+from .recorded import NOTHING, Recorded, realised
 from .report import note
 from .trace import Trace
 
@@ -32,9 +32,6 @@ class Place(Recorded):
             known.missed += 1
             note("replayed", known.name, "parameters were asked for")
         return self.origin.parameters(self.k)[self.i]
-
-    def _evaluate(self) -> Tensor:
-        return self.computed().detach()
 
 
 class Theta(Place):
@@ -103,13 +100,10 @@ class Gradient(Recorded):
         found = self.of[self.i]
         return found if self.factor == 1.0 else found * self.factor
 
-    def _evaluate(self) -> Tensor:
-        return self.computed().detach()
-
     def __mul__(self, other: Any) -> Any:
         if type(other) in (int, float) and self.kept is None:
             return Gradient.made(self.of, self.i, self.factor * other)
-        return self.computed() * (other.computed() if issubclass(type(other), Recorded) else other)
+        return self.computed() * realised(other)
 
     __rmul__ = __mul__
 
