@@ -98,6 +98,14 @@ def test_one_hot_shares_are_labels():
 
 
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_any_prototype_may_have_the_largest_share(backend):
+    """The first and the last too: each query lies on its own."""
+    x = torch.arange(5.0).unsqueeze(-1)
+    _, hits = fastmeta.proto_loss(x, x, 0.1 + torch.eye(5), reduction="none", return_accuracy=True)
+    assert hits.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_of_equal_shares_the_first_and_what_does_not_count(backend):
     q, c = torch.zeros(3, 1), torch.tensor([[0.0], [0.0], [5.0]])
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, torch.nan, 1.0]])
