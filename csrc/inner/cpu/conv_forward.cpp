@@ -86,7 +86,7 @@ void ConvEncoder<R>::gradients_of_image(int l, int64_t i, const Room& room, R* d
   if (dkernel) correlate<R>(shape, {{x(l, i) + at(l).tiles.x_first, first}}, dkernel);
   if (!wants_dx(l)) return;
   R *to_d = d(to(l), i), *found = begins(l) ? to_d : room.dx;
-  convolve<R>(s.to_x, {{room.dz, theta_ + layout_.block[l].flipped}}, nullptr, found);
+  s.convolve_back({{room.dz, theta_ + layout_.block[l].flipped}}, found);
   for (int64_t k = 0; found != to_d && k < d_size(to(l)); k++) to_d[k] += found[k];
 }
 

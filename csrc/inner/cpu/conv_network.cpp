@@ -17,22 +17,62 @@ template <class R>
 BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l, bool dense) {
   const ConvBlock& b = layout.net.block[l];
   const int64_t around = layout.net.block[l - b.skip].padding;  // of whose input it is
-  const int64_t in = layout.block[l].in, to_in = layout.block[l].flipped_in(), out = layout.block[l].out;
+  const int64_t in = layout.block[l].in, out = layout.block[l].out;
   const int64_t H = b.conv_height(), W = b.conv_width();
   // The next block's zeros, so that this one writes right into its padded input.
   const int64_t next = l + 1 < layout.net.blocks ? layout.net.block[l + 1].padding : 0;
-  const int64_t width = b.width + 2 * around, dz_width = b.width + b.kernel - 1, gap = b.kernel - 1 - b.padding;
+  const int64_t width = b.width + 2 * around;
   const int64_t out_height = b.out_height(), out_width = b.out_width();
   pixels = H * W;
   x_row = width * in, x_size = (b.height + 2 * around) * x_row, x_first = around * (x_row + in);
   z_size = pixels * out, dense_size = out_height * out_width * out;
   out_row = (out_width + 2 * next) * out, out_size = (out_height + 2 * next) * out_row, out_first = next * (out_row + out);
-  dz_size = (b.height + b.kernel - 1) * dz_width * out, dz_first = gap * (dz_width + 1) * out;
   forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, b.kernel * in, b.kernel, W * out, out};
-  // dz in its zeros (gap), spread by the stride, under the flipped kernel: the full correlation, cut to x without padding.
-  to_x = {b.height, b.width, to_in, dz_width * out, out, dz_width * out, b.kernel * out, b.kernel, b.width * to_in, to_in};
-  image = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, b.stride * dz_width * out, b.stride * out, b.slope};
-  if (dense) dz_size = z_size, dz_first = 0, image.dz_row = W * out, image.dz_pixel = out;
+  image = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, W * out, out, b.slope};
+  dz_size = z_size, dz_first = 0;
+  if (!dense) go_back(layout, l);
+}
+
+namespace {
+
+// Along one side of x the pixels of a phase: how many, the first, and the z that the kernel's first tap of that phase takes there.
+struct Phase {
+  int64_t count, x, z;
+  Phase(const ConvBlock& b, int64_t size, int64_t phase) : z(most(0, b.padding - phase + b.stride - 1) / b.stride) {
+    x = b.stride * z + phase - b.padding;
+    count = x < size ? (size - 1 - x) / b.stride + 1 : 0;
+  }
+};
+
+}  // namespace
+
+// Pixel x of a row meets tap i where x + padding - i = stride z: so those of one remainder by the stride meet the same taps, one z after
+// the other. Of a phase they are a convolution of dz, in its zeros, by the taps turned around.
+template <class R>
+void BlockShape<R>::go_back(const ConvLayout<R>& layout, int l) {
+  const ConvBlock& b = layout.net.block[l];
+  const auto& a = layout.block[l];
+  const int64_t in = a.flipped_in(), out = a.out, phases = least(b.stride, b.kernel);
+  int64_t before = 0, height = b.conv_height(), width = b.conv_width();  // zeros before dz; its rows and columns with those behind
+  for (int64_t p = 0; p < phases; p++) {
+    const Phase rows(b, b.height, p), columns(b, b.width, p);
+    before = most(before, a.of_phase(p) - 1 - rows.z);
+    height = most(height, rows.z + rows.count), width = most(width, columns.z + columns.count);
+  }
+  width += before;
+  dz_size = (before + height) * width * out, dz_first = before * (width + 1) * out;
+  image.dz_row = width * out;
+  misses = b.stride > b.kernel, dx_size = b.height * b.width * in;
+  for (int64_t i = 0; i < phases; i++)
+    for (int64_t j = 0; j < phases; j++) {
+      const Phase rows(b, b.height, i), columns(b, b.width, j);
+      const int64_t tall = a.of_phase(i), wide = a.of_phase(j);
+      to_x.push_back(
+          {{rows.count, columns.count, in, width * out, out, width * out, wide * out, tall, b.stride * b.width * in, b.stride * in},
+           ((before + rows.z - tall + 1) * width + before + columns.z - wide + 1) * out,
+           a.first_tap(i, j) * out * in,
+           (rows.x * b.width + columns.x) * in});
+    }
 }
 
 template <class R>
@@ -181,7 +221,7 @@ void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* d
       if (grad) correlate<R>(shape, {{pass.x[l] + i * s.x_size, first}}, of(grad, l, kWeight));
       if (!l && !dx) continue;
       R* to = l ? pass.d[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
-      convolve<R>(s.to_x, {{dz[l], theta + layout.block[l].flipped}}, nullptr, to);
+      s.convolve_back({{dz[l], theta + layout.block[l].flipped}}, to);
       if (!l) add_image(i, dx + i * layout.net.example_size());
     }
     if (whole(l) && grad) add_whole_kernel(l, n, {{pass.x[l], dz[l]}}, of(grad, l, kWeight));
@@ -250,7 +290,7 @@ void ConvNetwork<R>::block_tangents(int l, const R* theta, const R* v, const Con
     if (l) correlate<R>(shape, {pair, {rx[l] + i * s.x_size, first}}, dw);
     const int64_t flipped = layout.block[l].flipped;
     R* to = l ? rd[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
-    convolve<R>(s.to_x, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, nullptr, to);  // rdx = W' rdz + V' dz
+    s.convolve_back({{rdz[l], theta + flipped}, {dz[l], v + flipped}}, to);  // rdx = W' rdz + V' dz
     if (!l) add_image(i, dx + i * layout.net.example_size());
   }
   if (whole(l)) whole_tangents(l, theta, v, pass, sum, dx);
