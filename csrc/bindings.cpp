@@ -87,5 +87,5 @@ PYBIND11_MODULE(_C, m) {
   FASTMETA_DEFINE(adam_step);
   define_network<MlpCall>(m, "mlp");
   define_network<ConvCall>(m, "conv");
-  m.def("conv_meta_loss_with_statistics", declining<&conv_meta_loss_with_statistics>);
+  m.def("conv_meta_loss_with_statistics", declining<&network_meta_loss_value_and_grad<ConvCall, true>>);
 }

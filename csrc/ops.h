@@ -112,14 +112,10 @@ template <class Call>
 py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, Handle rates, Handle support_x, Handle support_y,
                                 Handle query_x, Handle query_y, int64_t steps, Handle network, Str loss, bool first_order,
                                 bool return_outputs, Handle inner, Handle needs);
-template <class Call>
+// `with_statistics`, of convolutions: the outputs end with the statistics of batch norms (inner/network.h).
+template <class Call, bool with_statistics = false>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
                                            int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner,
                                            Handle needs, Handle cotangents);
-
-// `conv_meta_loss_value_and_grad`, whose outputs end with the statistics of batch norms (inner/network.h).
-py::tuple conv_meta_loss_with_statistics(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                         int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner,
-                                         Handle needs, Handle cotangents);
 
 }  // namespace fastmeta

@@ -5,6 +5,7 @@
 namespace fastmeta {
 namespace {
 
+// Room for what the batch norms of each task meet.
 Tensor statistics_of(const ConvCall& call, int64_t steps) {
   if (call.inputs.on_cuda() || call.inputs.narrow())
     throw py::value_error(std::string(call.op) + ": statistics must be asked for in float32 or float64 on a CPU, got others");
@@ -59,7 +60,7 @@ py::tuple network_meta_loss_fwd(Handle params, Handle rates, Handle support_x, H
   return py::make_tuple(found, grads.made());
 }
 
-template <class Call>
+template <class Call, bool with_statistics>
 py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
                                            int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner,
                                            Handle needs, Handle cotangents) {
@@ -67,20 +68,10 @@ py::tuple network_meta_loss_value_and_grad(Handle params, Handle rates, Handle s
   const Call call(Call::kOps.meta_loss, params, support_x, network, loss, how.lead);
   const RateList alpha = call.rates(rates, steps);
   Gradients grads(call, needs, alpha.tensors);
-  const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, how, grads);
+  Tensor statistics;
+  if constexpr (with_statistics) statistics = statistics_of(call, steps);
+  const py::tuple found = losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, how, grads, statistics);
   return py::make_tuple(found, grads.finish(grads.made(), cotangents.is_none() ? Tensor() : loss_cotangent(call, cotangents)));
-}
-
-py::tuple conv_meta_loss_with_statistics(Handle params, Handle rates, Handle support_x, Handle support_y, Handle query_x, Handle query_y,
-                                         int64_t steps, Handle network, Str loss, bool first_order, bool return_outputs, Handle inner,
-                                         Handle needs, Handle cotangents) {
-  const InnerSteps how(ConvCall::kOps.meta_loss, inner, steps);
-  const ConvCall call(ConvCall::kOps.meta_loss, params, support_x, network, loss, how.lead);
-  const RateList alpha = call.rates(rates, steps);
-  Gradients grads(call, needs, alpha.tensors);
-  const py::tuple found =
-      losses(call, alpha, support_y, query_x, query_y, steps, first_order, return_outputs, how, grads, statistics_of(call, steps));
-  return py::make_tuple(found, grads.finish(grads.made(), loss_cotangent(call, cotangents)));
 }
 
 template <class Call>
@@ -96,14 +87,17 @@ py::tuple network_meta_loss_bwd(Handle cotangents, Handle saved, Handle params, 
   return Gradients(call, needs, call.rates(rates, steps).tensors).finish(made, loss_cotangent(call, cotangents));
 }
 
+#define INSTANTIATE_GRAD(CALL, STATISTICS)                                                                                               \
+  template py::tuple network_meta_loss_value_and_grad<CALL, STATISTICS>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, \
+                                                                        Str, bool, bool, Handle, Handle, Handle);
 #define INSTANTIATE(CALL)                                                                                                                  \
   template py::tuple network_meta_loss_fwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool, bool, Handle, \
                                                  Handle);                                                                                  \
   template py::tuple network_meta_loss_bwd<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str,     \
                                                  bool, bool, Handle, Handle);                                                              \
-  template py::tuple network_meta_loss_value_and_grad<CALL>(Handle, Handle, Handle, Handle, Handle, Handle, int64_t, Handle, Str, bool,    \
-                                                            bool, Handle, Handle, Handle);
+  INSTANTIATE_GRAD(CALL, false)
 INSTANTIATE(MlpCall)
 INSTANTIATE(ConvCall)
+INSTANTIATE_GRAD(ConvCall, true)
 
 }  // namespace fastmeta
