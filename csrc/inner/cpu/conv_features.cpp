@@ -40,7 +40,7 @@ template <class R>
 typename ConvEncoder<R>::Block ConvEncoder<R>::block_of(int l) const {
   const ConvBlock& b = net(l);
   const bool tiled = is_tiled(layout_.net, l);
-  Block found{BlockShape<R>(layout_, l, tiled), {}, tiled, l - int(b.skip), -1, l, nullptr, nullptr, nullptr, nullptr, {}};
+  Block found{BlockShape<R>(layout_, l), {}, tiled, l - int(b.skip), -1, l, nullptr, nullptr, nullptr, nullptr, {}};
   BlockShape<R>& shape = found.shape;
   if (b.skip) found.other = l - 1;
   if (is_added(l)) {  // what follows of both follows here
@@ -168,8 +168,7 @@ typename ConvEncoder<R>::Room ConvEncoder<R>::room(int l, Scratch& scratch) cons
   Room found;
   found.zeros = scratch.take<R>(widest_), found.unread = scratch.take<R>(widest_);
   found.row = scratch.take<R>(b.shape.out_size);
-  found.dz = scratch.take<R>(grad_ ? group(l) * b.shape.dz_size : 0);
-  found.dx = scratch.take<R>(grad_ && !b.tiled ? s.in_height * s.in_width * s.in_padded : 0);
+  found.dz = scratch.take<R>(grad_ ? group(l) * b.shape.z_size : 0);
   found.v = scratch.take<R>(at_points * most(s.in, s.in_padded)), found.m = scratch.take<R>(at_points * s.out);
   return found;
 }

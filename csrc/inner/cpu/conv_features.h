@@ -65,7 +65,7 @@ class ConvEncoder {
   };
   // A thread's memory.
   struct Room {
-    R *zeros, *unread, *row, *dz, *dx, *v, *m;
+    R *zeros, *unread, *row, *dz, *v, *m;
   };
 
   const ConvBlock& net(int l) const { return layout_.net.block[l]; }
@@ -114,7 +114,6 @@ class ConvEncoder {
       Scratch scratch(thread_arena(size_t(measure.used())));
       const Room own = room(l, scratch);
       std::memset(own.zeros, 0, size_t(widest_) * sizeof(R));
-      if (grad_ && !at(l).tiled) std::memset(own.dz, 0, size_t(at(l).shape.dz_size) * sizeof(R));
       do {
         for (int64_t k = from; k < to; k++) f(begin + k * images, least(end, begin + (k + 1) * images), own);
       } while (ranges.next(from, to));

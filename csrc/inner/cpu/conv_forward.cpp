@@ -79,15 +79,12 @@ void ConvEncoder<R>::gradient_to_z(int l, int64_t i, R* dz) const {
 template <class R>
 void ConvEncoder<R>::gradients_of_image(int l, int64_t i, const Room& room, R* dkernel) const {
   const BlockShape<R>& s = at(l).shape;
-  R* first = room.dz + s.dz_first;
-  gradient_to_z(l, i, first);
-  ConvShape shape = s.forward;
-  shape.y_row = s.image.dz_row, shape.y_pixel = s.image.dz_pixel;  // where dz lies among its zeros
-  if (dkernel) correlate<R>(shape, {{x(l, i) + at(l).tiles.x_first, first}}, dkernel);
+  gradient_to_z(l, i, room.dz);
+  if (dkernel) correlate<R>(s.forward, {{x(l, i) + at(l).tiles.x_first, room.dz}}, dkernel);
   if (!wants_dx(l)) return;
-  R *to_d = d(to(l), i), *found = begins(l) ? to_d : room.dx;
-  s.convolve_back({{room.dz, theta_ + layout_.block[l].flipped}}, found);
-  for (int64_t k = 0; found != to_d && k < d_size(to(l)); k++) to_d[k] += found[k];
+  R* dx = d(to(l), i);
+  if (begins(l)) std::memset(dx, 0, size_t(d_size(to(l))) * sizeof(R));
+  convolve_back<R>(s.back, {{room.dz, theta_ + layout_.block[l].flipped}}, dx);
 }
 
 // By tiles. dkernel: its gradient at points, to be added to; or null, and numbers at points go to `shared_`, those of images from `from`

@@ -16,7 +16,7 @@ ConvLayout<R>::ConvLayout(const ConvNet& net_, const ConvParams<const R>& params
     Block& b = block[l];
     const int64_t source = l - net.block[l].skip;
     b.in = net.block[l].skip ? block[source].in : l ? block[l - 1].out : net.block[0].in;
-    b.out = padded<R>(net.block[l].out), b.kernel = net.block[l].kernel, b.stride = net.block[l].whole() ? 1 : net.block[l].stride;
+    b.out = padded<R>(net.block[l].out), b.kernel = net.block[l].kernel;
     for (int i = 0; i < 4; i++)
       b.begin[i] = params.value[4 * l + i] ? take(gradient, i == kWeight ? b.kernel * b.taps() * b.out : b.out) : -1;
   }
@@ -90,12 +90,8 @@ void flip(const ConvLayout<R>& layout, R* block) {
   for (int l = 0; l < layout.net.blocks; l++) {
     const auto& a = layout.block[l];
     const int64_t in = a.flipped_in(), taps = a.kernel * a.kernel;
-    for (int64_t tap = 0; a.flipped >= 0 && tap < taps; tap++) {
-      const int64_t i = tap / a.kernel, j = tap % a.kernel, row = i % a.stride, column = j % a.stride, width = a.of_phase(column);
-      const int64_t turned = (a.of_phase(row) - 1 - i / a.stride) * width + width - 1 - j / a.stride;
-      transpose(a.in, a.out, block + a.begin[kWeight] + tap * a.in * a.out, a.out,
-                block + a.flipped + (a.first_tap(row, column) + turned) * in * a.out, in);
-    }
+    for (int64_t tap = 0; a.flipped >= 0 && tap < taps; tap++)
+      transpose(a.in, a.out, block + a.begin[kWeight] + tap * a.in * a.out, a.out, block + a.flipped + tap * in * a.out, in);
   }
 }
 

@@ -2,10 +2,9 @@
 // [k, k, in, out], so that the taps of a row of pixels meet rows in sequence, b, gamma and beta as rows, all padded to whole
 // vectors of channels. Activations have their channels last, padded too, but for the images, whose channels are as many as they
 // are. What padding holds is 0 times something: an infinite pixel or number makes it NaN, and with it more of its task than PyTorch
-// would. After these, the form of gradients, follow the kernels turned around, [k, k, out, in], which gradients to their inputs take:
-// flip() makes them. The first block has them where gradients to the images are asked for, whose channels they pad. With a stride they come
-// in phases: the taps that rows, and columns, of the same remainder by the stride meet. The linear layer takes its features in that order,
-// rows [outputs, features].
+// would. After these, the form of gradients, follow the kernels as [k, k, out, in], which gradients to their inputs take:
+// flip() makes them. The first block has them where gradients to the images are asked for, whose channels they pad. The linear layer takes
+// its features in that order, rows [outputs, features].
 #pragma once
 #include "inner/conv.h"
 #include "inner/cpu/mlp_layout.h"
@@ -23,18 +22,7 @@ struct ConvLayout {
     int64_t flipped;                                      // -1: none
     int64_t flipped_in() const { return padded<R>(in); }  // channels of gradients to the input
 
-    int64_t stride;  // 1 where a kernel meets all of an image
-
     int64_t taps() const { return kernel * in; }  // numbers of a row of pixels that a kernel's row meets
-    // Of a kernel's rows, those of one phase, and of the phases before it.
-    int64_t of_phase(int64_t phase) const { return (kernel - phase + stride - 1) / stride; }
-    int64_t before_phase(int64_t phase) const {
-      int64_t found = 0;
-      for (int64_t p = 0; p < phase; p++) found += of_phase(p);
-      return found;
-    }
-    // Where the kernels of two phases begin among those turned around, in taps.
-    int64_t first_tap(int64_t row, int64_t column) const { return before_phase(row) * kernel + of_phase(row) * before_phase(column); }
   };
 
   // `images`: whether gradients to them are asked for.

@@ -43,11 +43,11 @@ ConvNetwork<R>::ConvNetwork(const ConvLayout<R>& layout_, int64_t examples, int6
   const int L = layout.net.blocks;
   const int64_t n = with_tangents;
   for (int l = 0; l < L; l++) {
-    shapes.emplace_back(layout, l, whole(l));
+    shapes.emplace_back(layout, l);
     const BlockShape<R>& shape = shapes.back();
     const int64_t images = whole(l) ? examples : 1;
-    dz[l] = zeros<R>(images * shape.dz_size, scratch);
-    rdz[l] = n ? zeros<R>(images * shape.dz_size, scratch) : nullptr;
+    dz[l] = scratch.take<R>(images * shape.z_size);
+    rdz[l] = n ? scratch.take<R>(images * shape.z_size) : nullptr;
     rx[l] = n && l ? zeros<R>(n * shape.x_size, scratch) : nullptr;
     rz[l] = n ? scratch.take<R>(n * shape.z_size) : nullptr;
     rd[l] = n ? scratch.take<R>(n * shape.dense_size) : nullptr;
@@ -115,7 +115,7 @@ void ConvNetwork<R>::whole_to_x(int l, int64_t n, const ConvSource<R> (&sources)
   const int64_t in = a.flipped_in(), taps = a.kernel * a.kernel;
   for (int64_t tap = 0; tap < taps; tap++) {
     Product<R> list[count];
-    for (int i = 0; i < count; i++) list[i] = {{sources[i].x, a.out, 1}, sources[i].w + (taps - 1 - tap) * a.out * in, in, a.out};
+    for (int i = 0; i < count; i++) list[i] = {{sources[i].x, a.out, 1}, sources[i].w + tap * a.out * in, in, a.out};
     products<R>({to + tap * in, taps * in}, n, in, list);
   }
 }
@@ -142,15 +142,11 @@ void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* d
       finish_gradients(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), norm, of(grad, l, kGamma), of(grad, l, kBeta),
                        lost_bias_of(grad, l));
     for (int64_t i = 0; i < n; i++) {
-      R* first = at(dz[l], l, i) + s.dz_first;
-      gradient_image(s.image, z(i), d(i), pass.norm(l, i), first, bias_of(grad, l));
+      gradient_image(s.image, z(i), d(i), pass.norm(l, i), at(dz[l], l, i), bias_of(grad, l));
       if (whole(l)) continue;
-      ConvShape shape = s.forward;
-      shape.y_row = s.image.dz_row, shape.y_pixel = s.image.dz_pixel;  // where dz lies among its zeros
-      if (grad) correlate<R>(shape, {{pass.x[l] + i * s.x_size, first}}, of(grad, l, kWeight));
+      if (grad) correlate<R>(s.forward, {{pass.x[l] + i * s.x_size, dz[l]}}, of(grad, l, kWeight));
       if (!l && !dx) continue;
-      R* to = l ? pass.d[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
-      s.convolve_back({{dz[l], theta + layout.block[l].flipped}}, to);
+      convolve_back<R>(s.back, {{dz[l], theta + layout.block[l].flipped}}, cleared_image(l, i, pass.d));
       if (!l) add_image(i, dx + i * layout.net.example_size());
     }
     if (whole(l) && grad) add_whole_kernel(l, n, {{pass.x[l], dz[l]}}, of(grad, l, kWeight));
@@ -205,21 +201,19 @@ void ConvNetwork<R>::block_tangents(int l, const R* theta, const R* v, const Con
   for (size_t set = 0; set < pass.norms[l].size(); set++)
     finish_gradient_tangents(layout.net.block[l], pixels(l, pass), of(theta, l, kGamma), of(v, l, kGamma), pass.norms[l][set],
                              tangents[l][set], of(sum, l, kGamma), of(sum, l, kBeta), lost_bias_of(sum, l));
-  ConvShape shape = s.forward;
-  shape.y_row = s.image.dz_row, shape.y_pixel = s.image.dz_pixel;
   for (int64_t i = 0; i < pass.n; i++) {
-    R *first = at(dz[l], l, i) + s.dz_first, *rfirst = at(rdz[l], l, i) + s.dz_first;
+    R *first = at(dz[l], l, i), *rfirst = at(rdz[l], l, i);
     gradient_tangents(s.image, z(i), tz(i), d(i), td(i), pass.norm(l, i), r(i), rfirst, bias_of(sum, l));
     const ConvPair<R> pair{pass.x[l] + i * s.x_size, rfirst};  // rdW = rdz * x + dz * rx
     R* dw = of(sum, l, kWeight);
-    if (!l && !whole(l)) correlate<R>(shape, {pair}, dw);  // the images have no tangents
+    if (!l && !whole(l)) correlate<R>(s.forward, {pair}, dw);  // the images have no tangents
     if (!l && !dx) continue;
     gradient_image<R>(s.image, z(i), d(i), pass.norm(l, i), first, nullptr);
     if (whole(l)) continue;
-    if (l) correlate<R>(shape, {pair, {rx[l] + i * s.x_size, first}}, dw);
+    if (l) correlate<R>(s.forward, {pair, {rx[l] + i * s.x_size, first}}, dw);
     const int64_t flipped = layout.block[l].flipped;
-    R* to = l ? rd[l - 1] + i * shapes[size_t(l - 1)].dense_size : dimage;
-    s.convolve_back({{rdz[l], theta + flipped}, {dz[l], v + flipped}}, to);  // rdx = W' rdz + V' dz
+    // rdx = W' rdz + V' dz
+    convolve_back<R>(s.back, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, cleared_image(l, i, rd));
     if (!l) add_image(i, dx + i * layout.net.example_size());
   }
   if (whole(l)) whole_tangents(l, theta, v, pass, sum, dx);

@@ -1,6 +1,7 @@
 // One task's convolutional network on one thread: forward, backward and Hessian-vector product. Parameters, vectors and gradients
 // are blocks (conv_layout.h). Gradients to z are made for one image at a time, which the two products that take them find in cache.
 #pragma once
+#include <cstring>
 #include <vector>
 
 #include "inner/cpu/conv_images.h"
@@ -117,8 +118,16 @@ struct ConvNetwork {
   void add_whole_kernel(int l, int64_t n, const ConvPair<R> (&pairs)[count], R* dw) const;
   template <int count>
   void whole_to_x(int l, int64_t n, const ConvSource<R> (&sources)[count], R* to) const;
+  // Of the gradients to what the blocks hand on, image i of block l - 1, or of the images, made zeros.
+  R* cleared_image(int l, int64_t i, R* const* d) const {
+    const ConvBlock& first = layout.net.block[0];
+    const int64_t size = l ? shapes[size_t(l - 1)].dense_size : first.height * first.width * layout.block[0].flipped_in();
+    R* found = l ? d[l - 1] + i * size : dimage;
+    std::memset(found, 0, size_t(size) * sizeof(R));
+    return found;
+  }
   bool whole(int l) const { return layout.net.block[l].whole(); }
-  R* at(R* dz, int l, int64_t i) const { return whole(l) ? dz + i * shapes[size_t(l)].dz_size : dz; }
+  R* at(R* dz, int l, int64_t i) const { return whole(l) ? dz + i * shapes[size_t(l)].z_size : dz; }
 
   R *dz[kMaxConvs], *rdz[kMaxConvs];  // of one image; of all where their block's kernels meet all of one
   R *rx[kMaxConvs + 1], *rz[kMaxConvs], *rd[kMaxConvs];

@@ -99,10 +99,54 @@ inline void correlate(const ConvShape& s, const ConvPair<R> (&pairs)[count], R* 
   correlate<R>(s, pairs, count, dw);
 }
 
+// The way back through a convolution: dz [height, width, padded], dx [x_height, x_width, in], dense.
+struct ConvBack {
+  int64_t height, width, channels, padded;  // of dz, and its channels in memory
+  int64_t kernel, stride, padding;
+  int64_t x_height, x_width, in;
+};
+
+constexpr int64_t kBackPixels = 112;  // of dz that stay in the first cache while the taps pass
+
+// dx += what the sources, dz and w [kernel, kernel, padded, in], make of it: each tap takes dz, in a product over its channels, to the
+// pixels that it came from. So no product has a zero of a stride or a border in it.
+template <class R>
+void convolve_back(const ConvBack& s, const ConvSource<R>* sources, int count, R* dx) {
+  const int64_t pixels = s.height * s.width;
+  for (int64_t begin = 0; begin < pixels; begin += kBackPixels)
+    for (int64_t tap = 0; tap < s.kernel * s.kernel; tap++)
+      for_each_part<kConvAcross>(0, s.in / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
+        const int64_t j = vector * kLanes<R>;
+        for_each_part<kConvRows<R>>(begin, least(pixels, begin + kBackPixels), [&](auto down, int64_t i) __attribute__((always_inline)) {
+          constexpr int M = decltype(down)::value, V = decltype(across)::value;
+          Vector<R> sum[M][V] = {};
+          for (const ConvSource<R>* source = sources; source < sources + count; source++)
+            accumulate<R, M, V>(sum, source->x + i * s.padded, s.padded, 1, source->w + tap * s.padded * s.in + j, s.in, s.channels);
+          const int64_t first = tap % s.kernel - s.padding;
+          int64_t row = s.stride * (i / s.width) + tap / s.kernel - s.padding, column = s.stride * (i % s.width) + first;
+#pragma GCC unroll 14
+          for (int m = 0; m < M; m++) {
+            R* place = dx + (row * s.x_width + column) * s.in + j;
+            if (row >= 0 && row < s.x_height && column >= 0 && column < s.x_width)
+#pragma GCC unroll 2
+              for (int v = 0; v < V; v++) store(place + v * kLanes<R>, load(place + v * kLanes<R>) + sum[m][v]);
+            column += s.stride;
+            if (column == s.stride * s.width + first) column = first, row += s.stride;
+          }
+        });
+      });
+}
+
+template <class R, int count>
+inline void convolve_back(const ConvBack& s, const ConvSource<R> (&sources)[count], R* dx) {
+  convolve_back<R>(s, sources, count, dx);
+}
+
 // Compiled once, in convolve.cpp: they expand to many tiles.
 #define FASTMETA_CONVOLVE(EXTERN, R)                                                           \
   EXTERN template void convolve<R>(const ConvShape&, const ConvSource<R>*, int, const R*, R*); \
-  EXTERN template void correlate<R>(const ConvShape&, const ConvPair<R>*, int, R*);
+  EXTERN template void correlate<R>(const ConvShape&, const ConvPair<R>*, int, R*);            \
+  EXTERN template void convolve_back<R>(const ConvBack&, const ConvSource<R>*, int, R*);
 FASTMETA_CONVOLVE(extern, float)
 FASTMETA_CONVOLVE(extern, double)
 

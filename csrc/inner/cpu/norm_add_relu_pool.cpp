@@ -92,7 +92,7 @@ void sum_gradient(const ImageShape& e, const Summand<R>& a, const Summand<R>& b,
   with_norm<true>(e, [&](auto pool, auto relu, auto normed) INLINE {
     const auto put = [&](int64_t row, int64_t column, int64_t c, Vector<R> scale, Vector<R> t, Vector<R> g) INLINE {
       const Vector<R> value = normed.value ? scale * g + (load(a.norm.of_t + c) * t + load(a.norm.rest + c)) : g;
-      store(dz + row * e.dz_row + column * e.dz_pixel + c, value);
+      store(dz + (row * e.width + column) * e.channels + c, value);
       if (db) add(db + c, value);
     };
     for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {

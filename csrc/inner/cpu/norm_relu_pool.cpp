@@ -101,7 +101,7 @@ void gradient_image(const ImageShape& e, const R* z, const R* d, const Norm<R>& 
   with_norm<true>(e, [&](auto pool, auto relu, auto normed) INLINE {
     const auto put = [&](int64_t row, int64_t column, int64_t c, Vector<R> scale, Vector<R> t, Vector<R> g) INLINE {
       const Vector<R> value = normed.value ? scale * g + (load(norm.of_t + c) * t + load(norm.rest + c)) : g;
-      store(dz + row * e.dz_row + column * e.dz_pixel + c, value);
+      store(dz + (row * e.width + column) * e.channels + c, value);
       if (db) add(db + c, value);
     };
     for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {

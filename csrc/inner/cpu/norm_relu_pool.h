@@ -30,9 +30,8 @@ struct ImageShape {
   int64_t height, width, channels;  // of z
   int64_t pool;
   bool relu, norm;
-  int64_t out_row;           // from one row of the resulting image to the next
-  int64_t dz_row, dz_pixel;  // of gradients to z
-  double slope = 0;          // of relu on what is negative
+  int64_t out_row;   // from one row of the resulting image to the next
+  double slope = 0;  // of relu on what is negative
 
   int64_t out_height() const { return height / pool; }
   int64_t out_width() const { return width / pool; }
@@ -55,7 +54,7 @@ void add_gradients(const ImageShape& e, const R* top, const R* d, const Norm<R>&
 // The factors of gradient_image; dgamma, dbeta, dlost += the set's where not null.
 template <class R>
 void finish_gradients(const ConvBlock& block, int64_t count, const R* gamma, const Norm<R>& norm, R* dgamma, R* dbeta, R* dlost);
-// dz, and db += its sum over the image where db is not null.
+// dz, dense, and db += its sum over the image where db is not null.
 template <class R>
 void gradient_image(const ImageShape& e, const R* z, const R* d, const Norm<R>& norm, R* dz, R* db);
 

@@ -110,7 +110,7 @@ void gradient_tangents(const ImageShape& e, const R* z, const R* rz, const R* d,
       const auto put = [&](int64_t row, int64_t column, Vector<R> t, Vector<R> gradients) INLINE {
         const Vector<R> rt = load(rz + (row * e.width + column) * e.channels + c) - rmean - along * t;
         const Vector<R> value = normed.value ? gradients + of_rt * rt + (of_t * t + rest) : gradients;
-        store(rdz + row * e.dz_row + column * e.dz_pixel + c, value);
+        store(rdz + (row * e.width + column) * e.channels + c, value);
         sum += value;
       };
       for_each_window<pool.value>(e, [&](int64_t at, int64_t row, int64_t column) INLINE {
