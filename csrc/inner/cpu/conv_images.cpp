@@ -17,7 +17,8 @@ BlockShape<R>::BlockShape(const ConvLayout<R>& layout, int l) {
   x_row = width * in, x_size = (b.height + 2 * around) * x_row, x_first = around * (x_row + in);
   z_size = pixels * out, dense_size = out_height * out_width * out;
   out_row = (out_width + 2 * next) * out, out_size = (out_height + 2 * next) * out_row, out_first = next * (out_row + out);
-  forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, b.kernel * in, b.kernel, W * out, out};
+  const int64_t runs = b.in == in ? 1 : b.kernel;
+  forward = {H, W, out, b.stride * x_row, b.stride * in, x_row, b.kernel * in, b.kernel, runs, b.kernel / runs * b.in, W * out, out};
   back = {H, W, b.out, out, b.kernel, b.stride, b.padding, b.height, b.width, layout.block[l].flipped_in()};
   image = {H, W, out, b.pool, b.relu, b.norm != ConvNorm::none, out_row, b.slope};
 }

@@ -18,6 +18,7 @@ struct ConvShape {
   int64_t height, width, channels;  // of the outputs
   int64_t x_row, x_pixel;           // from one output's first tap to the next's
   int64_t tap_row, taps, tap_rows;  // from one row of taps to the next; numbers of one; how many
+  int64_t runs, run;                // a row of taps is so many runs, whose first so many numbers are no padding
   int64_t y_row, y_pixel;           // from one output to the next
 };
 
@@ -42,8 +43,9 @@ void convolve(const ConvShape& s, const ConvSource<R>* sources, int count, const
           for (int64_t first = 0; first < s.tap_rows; first += together) {
             Vector<R> sum[M][V] = {};
             for (int64_t k = first; k < first + together; k++)
-              accumulate<R, M, V>(sum, source->x + row * s.x_row + i * s.x_pixel + k * s.tap_row, s.x_pixel, 1,
-                                  source->w + k * s.taps * s.channels + j, s.channels, s.taps);
+              for (int64_t tap = 0; tap < s.taps; tap += s.taps / s.runs)
+                accumulate<R, M, V>(sum, source->x + row * s.x_row + i * s.x_pixel + k * s.tap_row + tap, s.x_pixel, 1,
+                                    source->w + (k * s.taps + tap) * s.channels + j, s.channels, s.run);
 #pragma GCC unroll 14
             for (int m = 0; m < M; m++)
 #pragma GCC unroll 2
@@ -68,10 +70,11 @@ struct ConvPair {
 // dw [tap_rows, taps, channels] += what the pairs of inputs and gradients to the outputs make of the kernel's gradient.
 template <class R>
 void correlate(const ConvShape& s, const ConvPair<R>* pairs, int count, R* dw) {
-  for (int64_t tap = 0; tap < s.tap_rows; tap++)
+  for (int64_t k = 0; k < s.tap_rows * s.runs; k++) {
+    const int64_t tap = k / s.runs, first = k % s.runs * (s.taps / s.runs);
     for_each_part<kConvAcross>(0, s.channels / kLanes<R>, [&](auto across, int64_t vector) __attribute__((always_inline)) {
       const int64_t j = vector * kLanes<R>;
-      for_each_part<kConvRows<R>>(0, s.taps, [&](auto down, int64_t i) __attribute__((always_inline)) {
+      for_each_part<kConvRows<R>>(first, first + s.run, [&](auto down, int64_t i) __attribute__((always_inline)) {
         constexpr int M = decltype(down)::value, V = decltype(across)::value;
         R* to = dw + (tap * s.taps + i) * s.channels + j;
         Vector<R> sum[M][V];
@@ -92,6 +95,7 @@ void correlate(const ConvShape& s, const ConvPair<R>* pairs, int count, R* dw) {
           }
       });
     });
+  }
 }
 
 template <class R, int count>
