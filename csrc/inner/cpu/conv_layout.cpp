@@ -98,7 +98,8 @@ void flip(const ConvLayout<R>& layout, R* block) {
 template <class R>
 void load_block(const ConvLayout<R>& layout, const ConvParams<const R>& from, int64_t task, R* block) {
   const ConvNet& net = layout.net;
-  std::memset(block, 0, size_t(layout.size) * sizeof(R));
+  clear(layout, block, [&](int l) { return layout.block[l].in == net.block[l].in && layout.block[l].out == net.block[l].out; });
+  std::memset(block + layout.gradient, 0, size_t(layout.size - layout.gradient) * sizeof(R));
   layout.for_each_tensor([&](int tensor, int64_t begin, int64_t, int64_t width) {
     const R* values = from.value[tensor] + task * from.stride[tensor];
     const auto put = [&](int64_t of_tensor, int64_t of_block) { block[of_block] = values[of_tensor]; };

@@ -6,6 +6,8 @@
 // flip() makes them. The first block has them where gradients to the images are asked for, whose channels they pad. The linear layer takes
 // its features in that order, rows [outputs, features].
 #pragma once
+#include <cstring>
+
 #include "inner/conv.h"
 #include "inner/cpu/mlp_layout.h"
 
@@ -47,6 +49,20 @@ struct ConvLayout {
   int64_t gradient = 0, size = 0;
   bool shared = true;  // all tasks have the same parameters
 };
+
+// Zeros in the form of gradients, but for the kernels of blocks l that `written(l)`: their numbers come at once.
+template <class R, class F>
+void clear(const ConvLayout<R>& layout, R* block, F&& written) {
+  int64_t from = 0;
+  for (int l = 0; l < layout.net.blocks; l++) {
+    const auto& b = layout.block[l];
+    const int64_t begin = b.begin[kWeight];
+    if (begin < 0 || !written(l)) continue;
+    std::memset(block + from, 0, size_t(begin - from) * sizeof(R));
+    from = begin + b.kernel * b.taps() * b.out;
+  }
+  std::memset(block + from, 0, size_t(layout.gradient - from) * sizeof(R));
+}
 
 // Block <-> tensors; load_block() flips too; store_block() passes over tensors that are null.
 template <class R>

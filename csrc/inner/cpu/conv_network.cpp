@@ -101,11 +101,11 @@ void ConvNetwork<R>::add_image(int64_t i, R* dx) const {
 
 template <class R>
 template <int count>
-void ConvNetwork<R>::add_whole_kernel(int l, int64_t n, const ConvPair<R> (&pairs)[count], R* dw) const {
+void ConvNetwork<R>::whole_kernel(int l, int64_t n, const ConvPair<R> (&pairs)[count], R* dw, bool adds) const {
   const int64_t width = shapes[size_t(l)].x_size, out = layout.block[l].out;
   Product<R> list[count];
   for (int i = 0; i < count; i++) list[i] = {{pairs[i].x, 1, width}, pairs[i].dy, out, n};
-  products<R>({dw, out, dw, out}, width, out, list);
+  products<R>({dw, out, adds ? dw : nullptr, out}, width, out, list);
 }
 
 template <class R>
@@ -125,7 +125,7 @@ void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* d
   const int L = layout.net.blocks;
   const int64_t n = pass.n, F = layout.features, out = layout.outputs;
   if (grad) {
-    std::memset(grad, 0, size_t(layout.gradient) * sizeof(R));
+    clear(layout, grad, [&](int l) { return whole(l); });
     products<R>({grad + layout.weight, F}, layout.net.outputs, F, {{{doutputs, 1, out}, pass.features, F, n}});  // doutputs' x
   }
   if (grad && layout.bias >= 0) column_sums(doutputs, out, n, layout.net.outputs, grad + layout.bias);
@@ -149,7 +149,7 @@ void ConvNetwork<R>::reverse(const R* theta, const ConvPass<R>& pass, const R* d
       convolve_back<R>(s.back, {{dz[l], theta + layout.block[l].flipped}}, cleared_image(l, i, pass.d));
       if (!l) add_image(i, dx + i * layout.net.example_size());
     }
-    if (whole(l) && grad) add_whole_kernel(l, n, {{pass.x[l], dz[l]}}, of(grad, l, kWeight));
+    if (whole(l) && grad) whole_kernel(l, n, {{pass.x[l], dz[l]}}, of(grad, l, kWeight), false);
     if (!whole(l) || (!l && !dx)) continue;
     whole_to_x(l, n, {{dz[l], theta + layout.block[l].flipped}}, l ? pass.d[l - 1] : dimage);
     for (int64_t i = 0; i < n && !l; i++) add_image(i, dx + i * layout.net.example_size());
@@ -223,8 +223,8 @@ template <class R>
 void ConvNetwork<R>::whole_tangents(int l, const R* theta, const R* v, const ConvPass<R>& pass, R* sum, R* dx) const {
   const ConvPair<R> pair{pass.x[l], rdz[l]};
   R* dw = of(sum, l, kWeight);
-  if (l) add_whole_kernel(l, pass.n, {pair, {rx[l], dz[l]}}, dw);
-  else add_whole_kernel(l, pass.n, {pair}, dw);
+  if (l) whole_kernel(l, pass.n, {pair, {rx[l], dz[l]}}, dw, true);
+  else whole_kernel(l, pass.n, {pair}, dw, true);
   if (!l && !dx) return;
   const int64_t flipped = layout.block[l].flipped;
   whole_to_x(l, pass.n, {{rdz[l], theta + flipped}, {dz[l], v + flipped}}, l ? rd[l - 1] : dimage);

@@ -113,9 +113,9 @@ struct ConvNetwork {
   // dx [in, height, width] += the image in `dimage`, or image i of those that are there.
   void add_image(int64_t i, R* dx) const;
 
-  // Of blocks whose kernels meet all of an image: `correlate` and `convolve` back to x, of all images.
+  // Of blocks whose kernels meet all of an image: `correlate`, onto what is there where it `adds`, and `convolve_back`, of all images.
   template <int count>
-  void add_whole_kernel(int l, int64_t n, const ConvPair<R> (&pairs)[count], R* dw) const;
+  void whole_kernel(int l, int64_t n, const ConvPair<R> (&pairs)[count], R* dw, bool adds) const;
   template <int count>
   void whole_to_x(int l, int64_t n, const ConvSource<R> (&sources)[count], R* to) const;
   // Of the gradients to what the blocks hand on, image i of block l - 1, or of the images, made zeros.
