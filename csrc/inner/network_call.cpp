@@ -161,7 +161,7 @@ Shape Gradients::core(size_t i) const {
   return i < params ? call_.core(int(i)) : rates_[i - params].shape();
 }
 
-bool Gradients::is_summed(size_t i) const {
+bool Gradients::is_shared(size_t i) const {
   const size_t params = call_.params.size();
   if (!call_.batched || i >= params + rates_.size()) return false;
   return i >= params || call_.params[i].dim() == int64_t(core(i).size());
@@ -170,7 +170,7 @@ bool Gradients::is_summed(size_t i) const {
 Tensor Gradients::next(const Shape& core) {
   const size_t i = next_++;
   if (!needs_.at(i)) return Tensor();
-  const Shape shape = call_.with_tasks(core);
+  const Shape shape = is_shared(i) && !is_summed(i) ? core : call_.with_tasks(core);
   if (!is_together(i)) {
     made_.push_back(computed_in(call_.inputs).empty(shape));
     return made_.back();

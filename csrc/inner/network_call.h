@@ -125,7 +125,8 @@ class Gradients {
   const Tensor& input(size_t i) const;
   int64_t room(const Shape& shape) const;  // elements of a gradient among others: those of CUDA begin at multiples of 16 bytes
   Shape core(size_t i) const;              // of flat input i: a parameter or a rate
-  bool is_summed(size_t i) const;
+  bool is_shared(size_t i) const;          // by all tasks
+  bool is_summed(size_t i) const { return is_shared(i) && call_.tasks != 1; }
   bool is_together(size_t i) const { return total_ && is_summed(i); }
   Tensor next(const Shape& core);
 

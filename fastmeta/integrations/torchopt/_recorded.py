@@ -121,7 +121,7 @@ class Listener:
             return False
         before = [x.original for x in self.unsettled if x.kind == PARAMETERS]
         same = len(state.params) == len(before) and all(
-            held.keys() == was.keys() and all(held[name] is was[name] for name in held)
+            [*held] == [*was] and [*map(id, held.values())] == [*map(id, was.values())]
             for held, was in zip(state.params, before, strict=True)
         )
         if not same:
