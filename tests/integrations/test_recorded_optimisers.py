@@ -108,9 +108,9 @@ def norms_in_torchopt(library, name, model):
             inner.step(F.cross_entropy(model(x), y))
         loss = F.cross_entropy(model(query_x), query_y)
         loss.backward()
-        found += [loss, *(b.clone() for b in model.buffers())]
         for part, state in zip((model, inner), start, strict=True):
             library.recover_state_dict(part, state)
+        found += [loss, *(b.clone() for b in model.buffers())]
     return found
 
 
@@ -128,7 +128,8 @@ def test_running_statistics(monkeypatch, program, swap, name):
         return trained(nn.ParameterList(model.parameters()), lambda _: program(library, name, model), 2)
 
     ways = both(monkeypatch, lambda: on(swap))
-    assert {*ways} == {"alone", "plain"} and len(ways["plain"]) == 1, ways  # the buffers are read
+    # The buffers of higher's copy are read while it could still step.
+    assert {*ways} == ({"alone", "plain"} if swap is higher else {"alone"}), ways
     theirs = on(peer(swap.__name__.rpartition(".")[2]))
     monkeypatch.undo()
     torch.testing.assert_close(on(swap), theirs, rtol=1e-9, atol=1e-11)

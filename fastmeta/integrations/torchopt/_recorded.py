@@ -119,7 +119,8 @@ class Listener:
         trace = self.trace
         if not self.unsettled or trace is None:
             return False
-        before = [x.original for x in self.unsettled if x.kind == PARAMETERS]
+        held_before = [x.original for x in self.unsettled if x.kind == PARAMETERS]
+        before = [{name: p for name, p in held.items() if p is not None} for held in held_before]  # as a state has them
         same = len(state.params) == len(before) and all(
             [*held] == [*was] and [*map(id, held.values())] == [*map(id, was.values())]
             for held, was in zip(state.params, before, strict=True)
