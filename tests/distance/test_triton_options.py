@@ -1,5 +1,5 @@
-"""proto_loss with biases, classes of several prototypes and smoothed labels in the Triton kernels: many columns, both ways; several
-programs to one result; memory; what is out of range."""
+"""proto_loss with biases, classes of several prototypes, smoothed labels and soft targets in the Triton kernels: many columns, both ways;
+several programs to one result; memory; what is out of range."""
 
 import pytest
 import torch
@@ -23,17 +23,20 @@ def small_products(monkeypatch):
 
 
 def options_of(kind, lead, Q, N):
-    """Among the targets one that is ignored; of the classes none is alone with what is excluded."""
+    """Among the targets one that is ignored; of the classes none is alone with what is excluded. Soft targets are a tensor."""
     targets, exclude = torch.arange(Q).expand(*lead, Q) % (3 if kind == "classes" else N), torch.arange(Q) + 1
     exclude = torch.where(torch.arange(Q) % 3 == 0, -1, exclude % N).expand(*lead, Q)
     targets = torch.where(torch.arange(Q) == 1, -100, targets)
     chosen = {"targets": targets, "exclude": exclude, "label_smoothing": 0.2}
+    if kind == "soft":
+        return chosen | {"targets": None}
     return chosen | ({"classes": torch.arange(N) % 3} if kind == "classes" else {"margin": 0.3})
 
 
 def of(options, metric):
     def fn(q, c, bias, t, given=None):
-        return fastmeta.proto_loss(q, c, metric=metric, bias=bias, temperature=t, target_distance=given, **options)
+        more = {"targets": given} if options["targets"] is None else {"target_distance": given}
+        return fastmeta.proto_loss(q, c, metric=metric, bias=bias, temperature=t, **options | more)
 
     return fn
 
@@ -41,13 +44,23 @@ def of(options, metric):
 def tensors_of(kind, lead, Q, N, D, dtype, metric, shared=False):
     own = () if shared else lead
     found = [randn(*lead, Q, D), randn(*own, N, D), randn(*own, N), torch.tensor(temperature_for(metric, D)).double()]
-    found = [*found, randn(*lead, Q).square()] if kind == "given" else found
+    found += [randn(*lead, Q).square()] if kind == "given" else [shares_of(lead, Q, N)] if kind == "soft" else []
     return [x.to(dtype) for x in found]
+
+
+def shares_of(lead, Q, N):
+    """Of any sign, in rows that do not lie one after the other; 0 of what is excluded."""
+    out = options_of("soft", lead, Q, N)["exclude"].unsqueeze(-1) == torch.arange(N)
+    return randn(*lead, N, Q).mT.masked_fill(out, 0)
 
 
 @pytest.mark.parametrize(
     ("kind", "metric", "dtype", "shared"),
-    [("classes", "euclidean", torch.float32, True), ("given", "cosine", torch.bfloat16, False)],
+    [
+        ("classes", "euclidean", torch.float32, True),
+        ("given", "cosine", torch.bfloat16, False),
+        ("soft", "cosine", torch.float32, True),
+    ],
 )
 def test_many_columns_by_differences(kind, metric, dtype, shared):
     """Two blocks; tasks that share prototypes, biases and classes."""
@@ -57,7 +70,12 @@ def test_many_columns_by_differences(kind, metric, dtype, shared):
 
 @pytest.mark.parametrize(
     ("kind", "metric", "dtype"),
-    [("classes", "cosine", torch.float32), ("given", "sqeuclidean", torch.float16)],
+    [
+        ("classes", "cosine", torch.float32),
+        ("given", "sqeuclidean", torch.float16),
+        ("soft", "euclidean", torch.float32),
+        pytest.param("soft", "cosine", torch.float16, marks=pytest.mark.gate),
+    ],
 )
 def test_many_columns_by_products(kind, metric, dtype, small_products):
     """Two parts of the queries, two blocks of the columns; one pair near."""
