@@ -46,9 +46,11 @@ def proto_loss_fwd(
     blocks = triton.cdiv(queries, options["BLOCK_Q"])
     kept = kept_tensors(q, c, metric) if any(needs) or by_products else (None,) * 4
     made, chunks = forward_parts(q, c, metric, kept[2:], by_products)
-    targets, shares = _labels_or_shares(targets)
+    labels, shares = _labels_or_shares(targets)
     own = of_class(q, classes is not None and any(needs))
-    share_sum = kept[0].new_empty(kept[0].shape) if shares is not None and any(needs) else None
+    share_sum = None
+    if shares is not None and any(needs):
+        share_sum = q.new_empty(q.shape[:2], dtype=accumulator(query))
     losses = query.new_empty(query.shape[:-1] if reduction == "none" else query.shape[:-2])
     each, parts, counts = losses, None, None
     hits = losses.new_empty(query.shape[:-1], dtype=accumulator(query)) if counts_hits else None
@@ -67,7 +69,7 @@ def proto_loss_fwd(
             query,
             query=q,
             prototypes=c,
-            targets=targets,
+            targets=labels,
             shares=shares,
             exclude=_dense(exclude),
             target_distance=_dense(target_distance),
@@ -99,8 +101,8 @@ def proto_loss_fwd(
             **options,
         )
     if each is not losses:
-        reduce(each, targets, losses, counts, queries, ignore_index)
-    outputs = (losses,) if hits is None else (losses, _reduced(hits, targets, reduction, ignore_index).to(losses.dtype))
+        reduce(each, labels, losses, counts, queries, ignore_index)
+    outputs = (losses,) if hits is None else (losses, _reduced(hits, labels, reduction, ignore_index).to(losses.dtype))
     return outputs, (*kept, *made, counts, *own, share_sum) if any(needs) else ()
 
 
