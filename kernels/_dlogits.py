@@ -78,7 +78,7 @@ def dlogits_block(
         at_target = of_target(n, N, target, out, classes)
         least, total = online_with_margin(least, total, there, rate, at_target, MARGIN)
         if shares is not None:
-            total = known_total(total, share, n, out)
+            total, share_total = known_total(total, share, n, out), tl.sum(share, 1)
         log_total = accurate_log(total)
         if classes is not None:
             own_least, own_total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
@@ -90,6 +90,8 @@ def dlogits_block(
         if classes is not None:
             own_least = tl.load(own_nearest + row, in_q, 0.0)
             log_own = tl.load(own_log_sum + row, in_q, 0.0)
+        if shares is not None:
+            share_total = tl.load(share_sum + row, in_q, 0.0)
     farther = distance - least[:, None]
     log_p = -(seen - least[:, None]) * rate - log_total[:, None]
     if dloss is not None:
@@ -107,7 +109,7 @@ def dlogits_block(
         p = tl.exp(log_p)
         if shares is not None:
             own = share
-            p *= softmax_share(tl.load(share_sum + row, in_q, 0.0), SMOOTHING)[:, None]
+            p *= softmax_share(share_total, SMOOTHING)[:, None]
             if dshares is not None:
                 owned = inside & (q < own_rows)[:, None]
                 store_dshares(dshares, weight, log_p, row, n, N, out, owned, SMOOTHING)

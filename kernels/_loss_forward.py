@@ -107,7 +107,7 @@ def _proto_loss_fwd_kernel(
     closest, first = tl.full((BLOCK_Q,), INFINITY, dtype), tl.full((BLOCK_Q,), -1, tl.int64)
     own_least, own_total = tl.full((BLOCK_Q,), INFINITY, dtype), tl.zeros((BLOCK_Q,), dtype)
     of_shares, share_total = tl.zeros((BLOCK_Q,), dtype), tl.zeros((BLOCK_Q,), dtype)
-    most, largest = tl.full((BLOCK_Q,), -INFINITY, dtype), tl.zeros((BLOCK_Q,), tl.int64)
+    most, largest = tl.full((BLOCK_Q,), -INFINITY, dtype), tl.zeros((BLOCK_Q,), tl.int32)
     farther, out = tl.zeros((BLOCK_Q,), dtype), tl.full((BLOCK_Q,), -1, tl.int64)
     for start in range(0, N, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N).to(tl.int64)

@@ -54,7 +54,7 @@ def _reduce_kernel(each, targets, losses, counts, Q, ignore_index, dtype: tl.con
 def reduce(
     each: Tensor, targets: Tensor | None, losses: Tensor, counts: Tensor | None, queries: int, ignore_index: int
 ) -> None:
-    """The sum, or with `counts` the mean, of each task's losses, so many; without `targets` all count."""
+    """The sum, or with `counts` the mean, of each task's losses, of so many queries; without `targets` all count."""
     launch(
         _reduce_kernel,
         losses.numel(),

@@ -41,7 +41,7 @@ def online_largest(most, place, share, n, N):
     """The largest share so far, and the first prototype that has it."""
     there = tl.where(n[None, :] < N, share, -INFINITY)
     here = tl.max(there, 1)
-    first = tl.min(tl.where(there == here[:, None], n[None, :], N), 1)
+    first = tl.min(tl.where(there == here[:, None], n.to(tl.int32)[None, :], N), 1)
     return tl.maximum(most, here), tl.where(here > most, first, place)
 
 

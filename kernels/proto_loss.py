@@ -101,7 +101,7 @@ def proto_loss_fwd(
             **options,
         )
     if each is not losses:
-        reduce(each, labels, losses, counts, queries, ignore_index)
+        reduce(each, labels, losses, counts, query.shape[-2], ignore_index)
     outputs = (losses,) if hits is None else (losses, _reduced(hits, labels, reduction, ignore_index).to(losses.dtype))
     return outputs, (*kept, *made, counts, *own, share_sum) if any(needs) else ()
 

@@ -78,11 +78,11 @@ def test_many_columns_by_differences(kind, metric, dtype, shared):
     ],
 )
 def test_many_columns_by_products(kind, metric, dtype, small_products):
-    """Two parts of the queries, two blocks of the columns; one pair near."""
-    Q, N, D = 20, 70, 16
-    tensors = tensors_of(kind, (1,), Q, N, D, dtype, metric)
-    tensors[0][0, 0] = tensors[1][0, 5] + 1e-3
-    check_against_reference(of(options_of(kind, (1,), Q, N), metric), tensors, "triton")
+    """Two parts of the queries, two blocks of the columns; one pair near. With soft targets tasks that share prototypes."""
+    T, Q, N, D = 1 + (kind == "soft"), 20 // (1 + (kind == "soft")), 70, 16
+    tensors = tensors_of(kind, (T,), Q, N, D, dtype, metric, kind == "soft")
+    tensors[0][0, 0] = tensors[1][..., 5, :].flatten() + 1e-3
+    check_against_reference(of(options_of(kind, (T,), Q, N), metric), tensors, "triton")
 
 
 def test_programs_that_share_the_gradient_of_a_bias():
@@ -98,22 +98,26 @@ def test_programs_that_share_the_gradient_of_a_bias():
 
 
 @pytest.mark.gate
-def test_backward_makes_no_matrix(small_products):
-    """[Q, N] would be twice what the inputs hold, and nothing that torch makes is larger than these."""
-    sizes = []
+@pytest.mark.parametrize("kind", ["classes", "soft"])
+def test_backward_makes_no_matrix(kind, small_products):
+    """[Q, N] would be twice what query, prototypes and bias hold; what torch makes is larger for the gradient of soft targets alone."""
+    made = []
 
-    class Sizes(TorchDispatchMode):
+    class Made(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes.append(out.nbytes if isinstance(out, torch.Tensor) else 0)
-            return out
+            made.append(func(*args, **(kwargs or {})))
+            return made[-1]
 
-    tensors = [x.requires_grad_() for x in tensors_of("classes", (), 64, 64, 16, torch.float32, "sqeuclidean")]
+    tensors = [x.contiguous() for x in tensors_of(kind, (), 64, 64, 16, torch.float32, "sqeuclidean")]
+    tensors = [x.requires_grad_() for x in tensors]
     with fastmeta.backend("triton"):
-        loss = of(options_of("classes", (), 64, 64), "sqeuclidean")(*tensors)
-        with Sizes():
+        loss = of(options_of(kind, (), 64, 64), "sqeuclidean")(*tensors)
+        with Made():
             torch.autograd.grad(loss, tensors)
-    assert len(sizes) > 9 and max(sizes) <= sum(x.nbytes for x in tensors) < 64 * 64 * 4
+    most = sum(x.nbytes for x in tensors[:4])
+    large = {x.data_ptr() for x in made if isinstance(x, torch.Tensor) and x.nbytes > most}
+    large -= {x.data_ptr() for x in tensors}
+    assert len(made) > 9 and most < 64 * 64 * 4 and len(large) == (kind == "soft")
 
 
 @pytest.mark.parametrize("columns", [5, 37])
