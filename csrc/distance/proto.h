@@ -31,6 +31,7 @@ struct ProtoProblem {  // distances of queries to prototypes, and the gradients 
   double* column_sums = nullptr;      // [T, N], of the gradients to the logits, over the queries; null: not asked for
   R* distances = nullptr;             // [T, Q, N], written by forward; null: not kept
   const R* kept_distances = nullptr;  // the same in backward; null: compute them again
+  bool kept_by_prototypes = false;    // kept as [T, N, Q], by a forward that had the queries for prototypes
 };
 
 template <class R>

@@ -1,5 +1,6 @@
-// The loss of both sides: the kernel of proto_loss from keys to queries, which leaves its sums, then from queries to keys with the
-// gradients of both: four products of [B, B, D] in place of six.
+// The loss of both sides: the kernel of proto_loss from keys to queries, which leaves its sums and, where they are no larger than four
+// times the inputs, its distances, then from queries to keys with the gradients of both: three products of [B, B, D] in place of six, or
+// four, where the distances are computed again.
 #include "ops.h"
 #include "distance/proto_arguments.h"
 #include "runtime/cpu/kernels.h"
@@ -31,6 +32,8 @@ class Call : public ProtoCall {
   }
 
  private:
+  bool keeps() const { return Q <= 8 * D; }
+
   template <class R>
   void run_as(const Tensor& loss, const std::vector<Tensor>& made) const {
     std::vector<int64_t> own(size_t(T * Q));
@@ -42,6 +45,8 @@ class Call : public ProtoCall {
     p.ignore_index = -1, p.targets = own.data(), p.task_weight = weights.data();
     ProtoLoss<R> back = p;
     std::swap(back.query, back.prototypes);
+    const Tensor kept = keeps() ? query.empty(task_shape({N, Q})) : Tensor();
+    back.distances = kept.data<R>(), p.kept_distances = kept.data<R>(), p.kept_by_prototypes = bool(kept);
     back.task_loss = others.data(), back.nearest = nearest.data(), back.log_sum = log_sum.data();
     p.task_loss = each.data(), p.others_nearest = nearest.data(), p.others_log_sum = log_sum.data();
     p.dquery = made[0].stored<R>(), p.dprototypes = made[1].stored<R>(), p.dtemperature = made[2] ? dtemperature.data() : nullptr;

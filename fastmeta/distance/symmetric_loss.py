@@ -19,8 +19,7 @@ def symmetric_loss(
 ) -> Tensor:
     r"""loss = -mean_i (log softmax_j(z_ij)[i] + log softmax_j(z_ji)[i]) / 2, z_ij = -d(q_i, k_j) / temperature.
 
-    Row i of the queries belongs to row i of the keys: half of `proto_loss` of queries among keys and half of keys among queries, without
-    the `[B, B]` matrix.
+    Row i of the queries belongs to row i of the keys: half of `proto_loss` of queries among keys and half of keys among queries.
 
     Shapes: query and keys `[..., B, D]` -> `[...]`.
 
@@ -29,8 +28,9 @@ def symmetric_loss(
 
     Errors: as in `proto_log_softmax`; ValueError for keys of another shape than the query's.
 
-    Kernels: native CPU, four products of `[B, B, D]` forward and backward where two calls of `proto_loss` have six; elsewhere, under
-    autocast and transforms, these two.
+    Kernels: native CPU, three products of `[B, B, D]` forward and backward where two calls of `proto_loss` have six, with a `[B, B]` matrix
+    inside; above B = 8 D, where this would be larger than four times the inputs, four products without. Elsewhere, under autocast and
+    transforms, these two calls.
 
     Source: Radford et al. 2021, arXiv:2103.00020, figure 3.
 

@@ -20,7 +20,7 @@ class _Similarity(nn.Module):
         self.b = nn.Parameter(torch.tensor(_arguments.finite(name, "init_b", init_b)))
 
     def _temperature(self, like: Tensor) -> Tensor:
-        return 1 / self.w.to(like.dtype).clamp(min=LEAST_W)
+        return self.w.to(like.dtype).clamp(min=LEAST_W).reciprocal()
 
     def _with_bias(self, loss: Tensor) -> Tensor:
         """A softmax does not see b; distributed training wants a gradient of every parameter all the same."""

@@ -76,6 +76,12 @@ class SupCon(nn.Module):
             exclude=_arguments.numbered(embeddings),
         )
         z = normalize(embeddings, dim=-1, eps=torch.finfo(embeddings.dtype).tiny)
-        mean = (torch.zeros_like(z).index_add(0, mates.ids, z)[mates.ids] - z) / mates.others.clamp(min=1).unsqueeze(-1)
-        farther = (z * (z[mates.one] - mean)).sum(-1)  # cos with the one less that with all
-        return to_one + torch.where(has_mates, farther, 0).sum() / (has_mates.sum().clamp(min=1) * self.temperature)
+        # The sum over anchors of cos with the one less the mean with all; z of a class with its sum s, over all of them, is s . s.
+        of_classes = torch.zeros_like(z).index_add(0, mates.ids, z)
+        share = torch.where(has_mates, mates.others.clamp(min=1).to(z.dtype).reciprocal(), 0)
+        of_class = torch.zeros_like(share).index_put((mates.ids,), share)
+        ones = (z * z[mates.one]).sum(-1)
+        itself = torch.linalg.vecdot(z, z)
+        of_all: Tensor = (of_class * torch.linalg.vecdot(of_classes, of_classes)).sum() - (share * itself).sum()
+        farther: Tensor = ((has_mates * ones).sum() - of_all) / self.temperature  # a float times a count is float32
+        return to_one + farther / has_mates.sum().clamp(min=1)

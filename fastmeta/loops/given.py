@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .. import _check
 from .._torch import tree_flatten, tree_unflatten
+from ..networks.called import called
 from ..networks.users_model import LOSSES
 from ..reference.mlp_loss import task_loss
 from .loop import Loop, Slot
@@ -222,8 +222,8 @@ def _of_module(loss: Any, tree: Tree) -> Callable[..., Any]:
     def function(params: Any, *batch: Any) -> Any:
         named = params if isinstance(params, Mapping) else dict(zip(names, params, strict=True))
         if criterion is None:
-            return functional_call(module, dict(named), batch)
-        return criterion(functional_call(module, dict(named), batch[:-1]), batch[-1])
+            return called(module, named, batch)
+        return criterion(called(module, named, batch[:-1]), batch[-1])
 
     return function if tree.tasks is None else torch.vmap(function, randomness="different")
 

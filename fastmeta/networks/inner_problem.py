@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from .. import _check
 from ..reference.mlp_loss import IGNORE_INDEX
+from .called import called
 from .task_convolutions import task_convolutions
 from .users_model import Seen, Task, stands_in
 
@@ -63,7 +63,7 @@ class Problem:
     ) -> Any:
         """The outputs of one task for (x), its loss for (x, y); with `return_outputs` both."""
         values = dict(zip((*self.adapted, *self.shared), (*adapted, *shared), strict=True))
-        return functional_call(self.task, values, inputs, {"return_outputs": True} if return_outputs else None)
+        return called(self.task, values, inputs, **({"return_outputs": True} if return_outputs else {}))
 
     def call_tasks(
         self,

@@ -10,8 +10,7 @@ pytestmark = pytest.mark.cpu
 
 @pytest.mark.parametrize("name", heads.ROWS)
 def test_equals_its_peers(name):
-    """pytorch-metric-learning's SupCon adds a small number to what it divides by."""
     if name not in ("GE2E", "AngleProto"):
         peer("pytorch_metric_learning")
     for differences in heads.apart(heads.ROWS[name]).values():
-        assert max(differences) < (1e-7 if name == "SupCon" else 1e-13)
+        assert max(differences) < 1e-13

@@ -195,9 +195,9 @@ def test_kernels_make_every_product_up_to_the_second_derivative(monkeypatch):
     tensors = draw(2, 2, 2, 4, 4, 3, (3, 3))
     with fastmeta.backend("triton"):
         assert products_of_second(op(1, 1), tensors, monkeypatch) == set()
-    assert products_of_second(one_by_one(1, 1), tensors, monkeypatch) >= {"convolution", "convolution_backward"}
     with fastmeta.backend("reference"):
-        assert products_of_second(op(1, 1), tensors, monkeypatch) >= {"bmm", "im2col"}
+        for other in (one_by_one(1, 1), op(1, 1)):
+            assert products_of_second(other, tensors, monkeypatch) >= {"convolution", "convolution_backward"}
 
 
 def test_too_large_for_the_kernels():

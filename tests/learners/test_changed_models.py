@@ -131,6 +131,30 @@ def test_the_others_too(name, kind):
     same_gradients(losses, expected, [p for p in learner.parameters() if p.requires_grad])
 
 
+def of_one_layer_twice(named_twice):
+    """Two equal layers: one module under two names, or two modules whose parameters are the same, which functional_call can take."""
+    torch.manual_seed(4)
+    first, second = nn.Linear(6, 6).to(D), nn.Linear(6, 6).to(D)
+    second.weight, second.bias = first.weight, first.bias
+    return nn.Sequential(first, nn.GELU(), first if named_twice else second, nn.GELU(), nn.Linear(6, 3).to(D))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_module_of_two_names_keeps_its_parameters(backend):
+    data, model = episode(), of_one_layer_twice(True)
+    before = [*model.parameters()]
+    learner, tied = fastmeta.MAML(model, 0.1, 2), fastmeta.MAML(of_one_layer_twice(False), 0.1, 2)
+    with fastmeta.backend(backend):
+        same_as_the_plain_loop(tied, data)
+        found, expected = [], []
+        for of, into in ((learner, found), (tied, expected)):
+            losses = of.loss(*data)
+            into += [losses, *torch.autograd.grad(losses.sum(), [*of.parameters()])]
+        fastmeta.unroll((model, "cross_entropy"), model, (data[0][0], data[1][0]), steps=2, optimiser=fastmeta.SGD(0.1))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    assert all(p is q for p, q in zip(model.parameters(), before, strict=True))
+
+
 def test_convolutions_too():
     learner, data = fastmeta.MAML(convnet(), 0.1, 2), episode(shape=(1, 3, 3))
     assert kernels_of(learner) == "conv"

@@ -17,6 +17,8 @@ namespace fastmeta::FASTMETA_ISA {
 constexpr int64_t kGrain = 1 << 16;     // pairs times features that are worth another thread
 constexpr int64_t kSplit = 1 << 18;     // and worth two barriers
 constexpr int64_t kInFlight = 1 << 21;  // coefficients that a segment may hold, but for its first block
+constexpr int64_t kTurns = 4;           // groups of blocks that each thread has between two barriers, at most (2026-11-30, as kCached)
+constexpr int64_t kCached = 1 << 16;    // coefficients and features of queries that stay in cache
 constexpr int64_t kRows = 96;           // prototypes of one unit of work on dprototypes
 
 // Hands out consecutive arrays of one buffer; counts bytes where there is none yet.
@@ -140,6 +142,14 @@ void finish_dprototypes(const ProtoProblem<R>& p, int64_t task, const Panels<R>&
   put(p.dprototypes, (task * p.N + begin) * p.D, (end - begin) * p.D, panels.dprototypes + begin * p.D);
 }
 
+template <class R>
+void read_distances(const ProtoProblem<R>& p, Block<R>& block) {
+  const R* kept = p.kept_distances + block.task * p.Q * p.N;
+  if (!p.kept_by_prototypes) return transpose(block.count, p.N, kept + block.first * p.N, p.N, block.distances, kBlock);
+  for (int64_t n = 0; n < p.N; n++)
+    std::memcpy(block.distances + n * kBlock, kept + n * p.Q + block.first, size_t(block.count) * sizeof(R));
+}
+
 // body(Block<R>&, const Panels<R>&, scratch) finds the distances in the block, has `arrays` arrays [N, kBlock] of scratch, and
 // leaves the coefficients in their place where gradients are asked for. done(task, loss, dtemperature) gets a task's totals.
 template <class R, class Body, class Done>
@@ -147,8 +157,10 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
   const int64_t count = (p.Q + kBlock - 1) / kBlock, block_work = kBlock * p.N * p.D + 1, threads = threads_now();
   const int64_t task_work = count * block_work + 1, chunks = feature_chunks(p);
   const bool split = threads > 1 && task_work >= kSplit && p.T < 4 * threads && p.T % threads != 0;
-  const int64_t segment = most(1, least(kSegment, kInFlight / (p.N * kBlock)));
-  const int64_t wanted = split ? most(segment, threads * least(segment, kGroup)) : segment;
+  const int64_t fits = most(1, kInFlight / (p.N * kBlock)), segment = least(kSegment, fits);
+  // More between two barriers while they are in cache, or fewer than the prototypes, whose gradients come and go each time.
+  const int64_t pays = most(kCached / ((p.N + p.D) * kBlock), p.N / kBlock), turn = threads * least(segment, kGroup);
+  const int64_t wanted = split ? most(segment, most(turn, least(least(fits, pays), kTurns * turn))) : segment;
   const int64_t at_once = least(count, (wanted + segment - 1) / segment * segment);
   const int64_t group = split ? least(least(kGroup, segment), (at_once + threads - 1) / threads) : least(kGroup, segment);
   const int64_t groups = split ? (at_once + group - 1) / group : 1;
@@ -173,7 +185,7 @@ void for_each_block(const ProtoProblem<R>& p, int arrays, Body&& body, Done&& do
             for (int64_t i = 0; i < size; i++) {
               const int64_t row = (task * p.Q + blocks[i].first) * p.N;
               if (p.kept_distances) {
-                transpose(blocks[i].count, p.N, p.kept_distances + row, p.N, blocks[i].distances, kBlock);
+                read_distances(p, blocks[i]);
                 fill_lanes(p, blocks[i]);
               }
               if (p.distances) store_rows(p.N, blocks[i].count, blocks[i].distances, p.distances + row);

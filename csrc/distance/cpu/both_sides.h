@@ -6,16 +6,13 @@
 namespace fastmeta::FASTMETA_ISA {
 
 // With "cosine" the distances of a zero query, 1 each, are 1/2 in a block: a softmax over prototypes does not see it, one over queries
-// does.
+// does. In what the other side kept, those of a zero prototype are.
 template <class R>
-R missing(const ProtoLoss<R>& p, const Block<R>& block, int64_t q) {
-  return p.metric == Metric::cosine && block.inverse_norms[q] == 0 ? R(0.5) : R(0);
-}
-
-template <class R>
-void complete_distances(const ProtoLoss<R>& p, Block<R>& block) {
-  for (int64_t q = 0; q < block.count; q++)
-    for (int64_t n = 0; missing(p, block, q) != 0 && n < p.N; n++) block.distances[n * kBlock + q] += missing(p, block, q);
+void complete_distances(const ProtoLoss<R>& p, const Panels<R>& panels, Block<R>& block) {
+  if (p.metric != Metric::cosine) return;
+  for (int64_t n = 0; n < p.N; n++)
+    for (int64_t q = 0; q < block.count; q++)
+      if ((p.kept_by_prototypes ? panels.inverse_norms[n] : block.inverse_norms[q]) == 0) block.distances[n * kBlock + q] += R(0.5);
 }
 
 template <class R>

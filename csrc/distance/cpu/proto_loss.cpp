@@ -143,7 +143,7 @@ void proto_loss(const ProtoLoss<R>& p) {
         Replaced<R> replaced(p, query, block, raw ? scratch + size : nullptr);
         Found<R> found;
         R losses[kBlock], taken[kBlock];
-        if (p.nearest || p.others_nearest) complete_distances(p, block);
+        if (p.nearest || p.others_nearest) complete_distances(p, panels, block);
         found.soft.shares = shares, found.soft.room = soft ? shares + size : nullptr;
         block_softmax<R>(p.N, p.temperature, block.distances, exps, found.all);
         replaced.refine(found.all, exps);
