@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 import fastmeta
-from harness.cases import KERNELS, PROTO, randn
+from harness.cases import KERNELS, PROTO, interpreted, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
-from harness.distance_cases import any_shape, drawn, loss, metrics, sizes_and_dtypes, temperature_for
+from harness.distance_cases import METRICS, SIZES, any_shape, drawn, loss, metrics, sizes_and_dtypes, temperature_for
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -34,7 +34,12 @@ def test_equals_cross_entropy(reduction):
 
 @sizes_and_dtypes
 def test_matches_reference(backend, metric, size, dtype):
-    for reduction in REDUCTIONS if dtype == torch.float32 else ("mean",):
+    """In the slow interpreter each metric meets each reduction, and each size does."""
+    reductions = REDUCTIONS if dtype == torch.float32 else ("mean",)
+    if interpreted(backend) and dtype == torch.float32:
+        turn = METRICS.index(metric) + SIZES[backend].index(size)
+        reductions = (REDUCTIONS[turn % 3],)
+    for reduction in reductions:
         check_against_reference(of_targets(metric, *size, reduction), drawn(*size, dtype), backend)
 
 
@@ -61,14 +66,14 @@ def replaced(metric, lead, Q, N, D, reduction):
         for size, dtype, reduction in (
             (((2,), 7, 5, 3), torch.float64, "mean"),
             (((), 17, 67, 65), torch.float32, "none") if backend == "ext" else (((), 3, 33, 5), torch.float64, "none"),
-            (((2,), 2, 3, 4), torch.float16, "mean"),
+            (((2,), 2, 3, 4), torch.float16, "mean") if backend == "ext" else (((2,), 7, 5, 3), torch.float16, "none"),
         )
     ],
 )
 def test_what_does_not_count_a_margin_and_distances_given(backend, metric, size, dtype, reduction):
     lead, Q, N, D = size
     draw = lambda: [*drawn(*size, dtype), randn(*lead, Q, dtype=dtype).square()]  # noqa: E731
-    tensors = draw() if dtype == torch.float64 else draw
+    tensors = draw() if dtype == torch.float64 or interpreted(backend) else draw
     check_against_reference(replaced(metric, lead, Q, N, D, reduction), tensors, backend)
 
 
@@ -116,7 +121,7 @@ def both_ways(Q, N, D):
 torch.set_num_threads(2)  # their scratch grows with N
 with fastmeta.backend("ext"):
     both_ways(4, 3, 2)
-    print(both_ways(2048, 100_000, 8))
+    print(both_ways(1024, 100_000, 8))
 """
 
 
@@ -124,7 +129,7 @@ with fastmeta.backend("ext"):
 def test_memory_does_not_grow_with_pairs():
     """1e5 prototypes, in a process of its own: less than a quarter of the [Q, N] matrix beside inputs and gradients."""
     found = subprocess.run([sys.executable, "-c", MEMORY], stdout=subprocess.PIPE, text=True, check=True)
-    assert int(found.stdout) < 2048 * 100_000 * 4 / 4
+    assert int(found.stdout) < 1024 * 100_000 * 4 / 4
 
 
 @pytest.mark.cpu

@@ -49,16 +49,16 @@ def test_products_are_made_once(chunk, products, monkeypatch, multiplied):
     from fastmeta.kernels import _products
 
     monkeypatch.setattr(_products, "CHUNK", chunk)
-    rows, columns, features = 48, 160, 16
+    rows, columns, features = 32, 48, 16
     run(rows, columns, features)
     assert sum(a.numel() * b.shape[2] for a, b, _ in multiplied) == rows * columns * (products * features + 2 * 8)
 
 
 def test_memory_is_that_of_the_inputs(multiplied):
-    """[Q, N] would be five times the largest tensor that is multiplied or made."""
-    run(128, 256, 16)
-    assert len(multiplied) == 8 * 4
-    assert max(x.untyped_storage().nbytes() for of in multiplied for x in of) <= (128 + 256) * 16 * 4
+    """[Q, N] would be more than twice the largest tensor that is multiplied or made."""
+    run(64, 128, 16)
+    assert len(multiplied) == 4 * 4
+    assert max(x.untyped_storage().nbytes() for of in multiplied for x in of) <= (64 + 128) * 16 * 4
 
 
 def test_a_contrastive_batch_is_cut_into_parts():
@@ -108,23 +108,23 @@ def test_float32_is_rounded_only_where_torch_rounds_it(allow_tf32, multiplied):
 @pytest.mark.parametrize("metric", ["euclidean", pytest.param("sqeuclidean", marks=pytest.mark.gate)])
 def test_near_pairs_in_every_part(metric):
     """A cluster far from the mean, duplicates, and queries that lie on prototypes: to be added one by one on both sides."""
-    query, prototypes = randn(36, 16, dtype=torch.float32), randn(70, 16, dtype=torch.float32)
-    prototypes[20:26] = 30 + 0.01 * prototypes[20:26]
-    query[::3] = prototypes[12:24] + 1e-3 * query[::3]
+    query, prototypes = randn(24, 16, dtype=torch.float32), randn(70, 16, dtype=torch.float32)
+    prototypes[62:66] = 30 + 0.01 * prototypes[62:66]  # in two blocks
+    query[::4] = prototypes[59:65] + 1e-3 * query[::4]
     check_against_reference(
-        loss(torch.arange(36), metric=metric, temperature=temperature_for(metric, 16)), [query, prototypes], "triton"
+        loss(torch.arange(24), metric=metric, temperature=temperature_for(metric, 16)), [query, prototypes], "triton"
     )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_halves_far_from_the_origin_and_with_small_cotangents(dtype):
     """An offset of many deviations is taken off; weights far below float16's range are scaled into it."""
-    query, prototypes = 20 + randn(36, 16, dtype=dtype), 20 + randn(40, 16, dtype=dtype)
-    fn = loss(torch.arange(36))
+    query, prototypes = 20 + randn(12, 16, dtype=dtype), 20 + randn(40, 16, dtype=dtype)
+    fn = loss(torch.arange(12))
     check_against_reference(lambda q, c: fn(q, c) * 1e-2, [query, prototypes], "triton")
     with fastmeta.backend("triton"):
-        (large, small) = (values_and_grads(fn, [query, prototypes], [torch.tensor(x)])[1] for x in (1.0, 2.0**-9))
-    assert (large.float() - small.float() * 512).abs().max() <= 0.02 * large.abs().max()
+        (large, small) = (values_and_grads(fn, [query, prototypes], [torch.tensor(x)])[1] for x in (1.0, 2.0**-12))
+    assert (large.float() - small.float() * 4096).abs().max() <= 0.02 * large.abs().max()
 
 
 def test_backward_twice_gives_the_same_bits(monkeypatch):
@@ -143,15 +143,15 @@ def test_backward_twice_gives_the_same_bits(monkeypatch):
 
 def test_tasks_in_parts_and_tasks_that_share_prototypes():
     """Several tasks to a part, several parts to a task; one product for tasks that share the columns."""
-    targets = torch.arange(20) % 40
+    targets = torch.arange(12)
     targets[3] = -100
     for reduction, lead in (("mean", (3,)), ("sum", ()), ("none", (3,))):
-        tensors = [randn(3, 20, 16, dtype=torch.float32), randn(*lead, 40, 16, dtype=torch.float32)]
-        tensors[0][..., :4, :] = tensors[1][..., 2:6, :] + 1e-3
-        check_against_reference(loss(targets.expand(3, 20), reduction=reduction), tensors, "triton")
+        tensors = [randn(3, 12, 16, dtype=torch.float32), randn(*lead, 40, 16, dtype=torch.float32)]
+        tensors[0][..., :2, :] = tensors[1][..., 2:4, :] + 1e-3
+        check_against_reference(loss(targets.expand(3, 12), reduction=reduction), tensors, "triton")
     labels = (torch.arange(40) % 7).expand(3, 40)
     check_against_reference(
         matching(labels, 7, "euclidean", 1.0),
-        [randn(3, 20, 16, dtype=torch.float32), randn(3, 40, 16, dtype=torch.float32)],
+        [randn(3, 12, 16, dtype=torch.float32), randn(3, 40, 16, dtype=torch.float32)],
         "triton",
     )

@@ -17,10 +17,12 @@ def test_steps_of_torch(dtype, nesterov):
     )
 
 
-@pytest.mark.parametrize(("backend", "dtype", "rates"), LISTS)
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("options", [{"momentum": 0.9}, OPTIONS | {"nesterov": True}], ids=["plain", "nesterov"])
-def test_lists_match_reference(backend, dtype, rates, shared, options):
+@pytest.mark.parametrize(
+    ("backend", "dtype", "rates", "nesterov"), [(*of, i % 2 == 1) for i, of in enumerate(LISTS)]
+)  # each kind of rates, and each dtype, with both
+def test_lists_match_reference(backend, dtype, rates, nesterov, shared):
+    options = OPTIONS | {"nesterov": True} if nesterov != shared else {"momentum": 0.9}
     check_lists(lambda *args: fastmeta.momentum_step(*args, **options), 1, backend, dtype, rates, shared)
 
 

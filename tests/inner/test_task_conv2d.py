@@ -13,7 +13,8 @@ from harness.dispatched_names import Called
 
 BOTH = pytest.mark.parametrize("backend", TRITON, indirect=True)
 # T, images, input channels, height, width, output channels, kernel, stride, padding
-LARGE = (1, 3, 7, 10, 10, 65, (3, 3), 1, 1)  # one over a block of channels, weights, pixels; parts of a weight gradient
+# Over a block of channels, weights and pixels: of float64, with parts of a weight gradient; of what has at most four bytes.
+LARGE, LARGE_32 = (1, 3, 4, 10, 10, 33, (3, 3), 1, 1), (1, 3, 8, 5, 5, 65, (3, 3), 1, 1)
 SHAPES = [
     (1, 1, 1, 1, 1, 1, (1, 1), 1, 0),
     (2, 3, 2, 5, 6, 3, (3, 3), 1, 1),
@@ -66,7 +67,12 @@ def test_equals_torch_task_by_task(backend, shape, bias):
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(s, d) for s in SHAPES for d in DTYPES if not interpreted("triton") or s == SHAPES[2] or d == torch.float32],
+    [
+        (s, d)
+        for s in (*SHAPES[:-1], LARGE_32)
+        for d in DTYPES
+        if not interpreted("triton") or s == SHAPES[2] or d == torch.float32
+    ],
     ids=str,
 )
 def test_matches_reference(dtype, shape):

@@ -11,25 +11,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastmeta
 from fastmeta import ConvBlock
-from fastmeta.learners import proto_maml
-from fastmeta.networks import convnet
 from harness.compare import check_against_reference
-from harness.conv_cases import module, problem, problems
+from harness.conv_cases import module, problems
+from harness.conv_learners import episode, network
 from harness.engine import kernels_of
 from harness.learner_cases import Loss
 from harness.plain_loops import D, same_as_the_plain_loop
-
-SMALL = {"n": 4, "channels": 5, "inputs": 1, "ways": 4}
-
-
-def network(blocks="Conv4", **options):
-    return module(problem(blocks, **SMALL | options), 0)
-
-
-def episode(size=9, tasks=3, shots=4, queries=6):
-    return [
-        x for n in (shots, queries) for x in (torch.randn(tasks, n, 1, size, size, dtype=D), torch.randint(0, 4, (tasks, n)))
-    ]  # fmt: skip
 
 
 def conv4():
@@ -47,21 +34,6 @@ def losses_at(learner, data):
         )
 
     return at, [data[0], data[2], *(p.detach() for p in learner.parameters())]
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The ops whose native kernels ran."""
-    natively, ran = convnet.natively, []
-
-    def counted(name, *args):
-        found = natively(name, *args)
-        ran.extend([name] if found is not None else [])
-        return found
-
-    for asker, name in ((convnet, "natively"), (proto_maml, "direct")):
-        monkeypatch.setattr(asker, name, counted)
-    return ran
 
 
 @settings(max_examples=60)
@@ -247,75 +219,3 @@ def test_a_traced_call_is_no_constant():
     graph = make_fx(lambda *images: learner.loss(images[0], data[1], images[1], data[3]))(data[0], data[2])
     others = [data[0] + 1, data[2] + 1]
     torch.testing.assert_close(graph(*others), learner.loss(others[0], data[1], others[1], data[3]))
-
-
-def change(place, layer):
-    model = network()
-    return nn.Sequential(*model[:place], layer, *model[place + 1 :])
-
-
-def frozen():
-    model = network()
-    model[0].weight.requires_grad_(False)
-    return model
-
-
-def weight_normed():
-    first = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 3, 3))
-    return nn.Sequential(first, nn.Flatten(), nn.Linear(27, 4), nn.ReLU(), nn.Linear(4, 4))
-
-
-OTHERS = {
-    "a weight of two": weight_normed,
-    "its hidden layer": lambda: nn.Sequential(
-        nn.Conv2d(1, 3, 3),
-        nn.Flatten(),
-        torch.nn.utils.parametrizations.weight_norm(nn.Linear(27, 4)),
-        nn.ReLU(),
-        nn.Linear(4, 4),
-    ),
-    "a norm and tanh": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(9, 6), nn.LayerNorm((6,)), nn.Tanh(), nn.Linear(6, 4)
-    ),
-    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.Linear(6, 4), nn.Softmax(1)),
-    "5 x 3": lambda: change(0, nn.Conv2d(1, 5, (5, 3), padding=1)),
-    "padding of 3": lambda: change(0, nn.Conv2d(1, 5, 5, padding=3)),
-    "dilation": lambda: change(0, nn.Conv2d(1, 5, 3, padding=2, dilation=2)),
-    "groups": lambda: change(4, nn.Conv2d(5, 5, 3, padding=1, groups=5)),
-    "reflection": lambda: change(0, nn.Conv2d(1, 5, 3, padding=1, padding_mode="reflect")),
-    "uneven stride": lambda: change(0, nn.Conv2d(1, 5, 3, (1, 2), padding=1)),
-    "instance norm": lambda: change(1, nn.InstanceNorm2d(5)),
-    "leaky": lambda: change(2, nn.LeakyReLU()),
-    "pool of 3": lambda: change(3, nn.MaxPool2d(3)),
-    "overlapping": lambda: change(3, nn.MaxPool2d(2, 1)),
-    "ceiling": lambda: change(3, nn.MaxPool2d(2, ceil_mode=True)),
-    "frozen": frozen,
-    "another activation": lambda: nn.Sequential(network(), nn.Tanh(), nn.Linear(4, 3)),
-    "log_softmax of examples": lambda: nn.Sequential(network(), nn.LogSoftmax(0)),
-    "no convolution": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
-}
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_other_networks_are_not_taken(kind):
-    assert kernels_of(fastmeta.MAML(network())) == "conv"
-    assert kernels_of(fastmeta.MAML(OTHERS[kind]())) != "conv"
-
-
-def test_calls_that_the_kernel_cannot_take_run_in_the_general_engine(calls):
-    learner, data = fastmeta.MAML(network(), 0.1, 1), episode()
-    expected = learner.loss(*data)
-    assert len(calls) == 1
-    with fastmeta.backend("reference"):
-        torch.testing.assert_close(learner.loss(*data), expected)
-    with torch.autocast("cpu", torch.bfloat16):
-        single = fastmeta.MAML(network().float(), 0.1, 1)
-        single.loss(*(x.float() if x.is_floating_point() else x for x in data))
-    assert len(calls) == 1
-    for beyond in ((ConvBlock(padding=3, pool=1),), (ConvBlock(pool=1),) * 17):
-        fastmeta.MAML(network(beyond), 0.1, 1).loss(*data)
-    assert len(calls) == 1
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        fastmeta.MAML(network((ConvBlock(padding=0, pool=1),), size=3), 0.1, 1).loss(*episode(3, shots=1))
-    with pytest.raises(RuntimeError, match="size"):
-        learner.loss(*episode(3))

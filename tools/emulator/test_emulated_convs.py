@@ -89,7 +89,7 @@ def test_launches_of_a_meta_iteration(emulator, steps):
 def any_net(name):
     call, *strategies = CALLS[name]
 
-    @settings(max_examples=12)
+    @settings(max_examples=8)
     @given(st.data())
     def test(data):
         p = data.draw(problems(any_side=False))
@@ -109,12 +109,12 @@ def test_any_net(name):
 def test_orders_change_no_bit(emulator, kind):
     made = every(problem(**ORDERS[kind], T=2, inputs=1, dtype=torch.float32), "scalar", False)
     found = []
-    for multiprocessors, order in ((132, "forward"), (1, "reverse"), (1, "random")):
+    for multiprocessors, order in ((132, "forward"), (1, "random")):
         emulator.set_device(multiprocessors, 227 * 1024)
         emulator.set_order(order, 3)
         with fastmeta.backend("emulated"):
             found.append([values_and_grads(fn, tensors) for fn, tensors in made])
-    torch.testing.assert_close(found[1:], [found[0]] * 2, rtol=0, atol=0)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @pytest.mark.gate

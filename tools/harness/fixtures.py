@@ -11,8 +11,11 @@ import pytest
 import torch
 
 import fastmeta
+from harness import interpreter
 
 emulation.install()
+if DEVICE == "cpu":
+    interpreter.replace_once()
 # The same draws in every run; --hypothesis-profile=default: others.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")

@@ -87,7 +87,9 @@ def sup_con(z, labels, temperature):
     logits = (cosines(z, z) / temperature).fill_diagonal_(-torch.inf)
     log_p = logits.log_softmax(1)
     same = (labels[:, None] == labels).fill_diagonal_(False)
-    mean = torch.where(same, log_p, 0).sum(1) / same.sum(1).clamp(min=1)  # 0 where there is none; compiles, unlike an index
+    mean = torch.where(same, log_p, 0).sum(1) / same.sum(1).clamp(
+        min=1
+    )  # 0 where there is none; compiles, unlike an index
     return -mean.sum() / same.any(1).sum().clamp(min=1)
 
 
