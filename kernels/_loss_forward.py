@@ -130,6 +130,7 @@ def _proto_loss_fwd_kernel(
         if shares is not None:
             share = load_shares(shares, row, q < last, n, N, dtype)
             total = known_total(total, share, n, out)
+            share_total = known_total(share_total, share, n, out)
             of_shares, share_total = online_shares(of_shares, share_total, before, least, distance, share, n, N, out)
             if hits is not None:
                 most, largest = online_largest(most, largest, share, n, N)
