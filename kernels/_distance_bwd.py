@@ -13,161 +13,14 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from ._distance import load_rate, load_rows
-from ._distance_sums import all_features, store_rows, sums
 from ._dlogits import class_block, row_totals
+from ._gradients import _gradients_kernel
 from ._launch import counters, launch, task_rows, triton_dtype
 from ._products import Operands
 from ._products_bwd import product_gradients
 from ._tiles import kept_arguments, merge_tasks, temperature_arguments, tile_options
-
-
-@triton.jit(
-    do_not_specialize=(
-        "query_programs",
-        "query_stride",
-        "prototypes_stride",
-        "query_e",
-        "prototype_e",
-        "T",
-        "Q",
-        "N",
-        "C",
-        "splits",
-        "share",
-        "group",
-        "ignore_index",
-    )
-)
-def _gradients_kernel(
-    query,
-    prototypes,
-    temperature_tensor,
-    temperature_value: tl.float64,
-    nearest,
-    log_sum,
-    query_scale,
-    prototype_scale,
-    distances,
-    dloss,
-    counts,
-    targets,
-    dlog_probs,
-    totals,
-    log_probs,
-    labels,
-    exclude,
-    target_distance,
-    bias,
-    classes,
-    own_nearest,
-    own_log_sum,
-    dquery,
-    dprototypes,
-    dtemperature,
-    dbias,
-    parts,
-    bias_parts,
-    counter,
-    query_programs,
-    query_stride,
-    prototypes_stride,
-    query_e,
-    prototype_e,
-    T,
-    Q,
-    N,
-    D,
-    C,
-    splits,
-    share,
-    group,
-    ignore_index,
-    dtype: tl.constexpr,
-    METRIC: tl.constexpr,
-    MARGIN: tl.constexpr,
-    SMOOTHING: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    rate = load_rate(temperature_tensor, temperature_value, dtype)
-    softmax = (
-        nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance,
-        bias, classes, own_nearest, own_log_sum
-    )  # fmt: skip
-    sizes = Q, N, D, C, group, ignore_index
-    program = tl.program_id(0)
-    if program < query_programs:
-        if dquery is not None or dtemperature is not None:
-            e, q_block = program % query_e, program // query_e
-            q_blocks = tl.cdiv(Q, BLOCK_Q)
-            task = (q_block // q_blocks).to(tl.int64)
-            q = ((q_block % q_blocks) * BLOCK_Q + tl.arange(0, BLOCK_Q)).to(tl.int64)
-            rows = query + task * query_stride * D, prototypes + task * prototypes_stride * D
-            sides = rows[0], rows[1], query_scale, prototype_scale
-            if ONE_BLOCK:
-                scaled = all_features(
-                    dquery, sides, task, q, rate, softmax, distances, sizes,
-                    dtype, METRIC, MARGIN, SMOOTHING, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
-                )  # fmt: skip
-            else:
-                dq, scaled = sums(
-                    sides, task, q, e, 0, N, rate, softmax, distances, sizes,
-                    dtype, METRIC, MARGIN, SMOOTHING, ONE_BLOCK, True, False,
-                    BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
-                )  # fmt: skip
-                if dquery is not None:
-                    store_rows(dquery + task * Q * D, dq, q, Q, e * BLOCK_E + tl.arange(0, BLOCK_E), D)
-            if dtemperature is not None:
-                tl.store(dtemperature + task * Q + q, scaled * rate * rate, q < tl.where(e == 0, Q, 0))
-    else:
-        if dprototypes is not None or dbias is not None:
-            index = program - query_programs
-            n_blocks = tl.cdiv(N, BLOCK_N)
-            slots = T * n_blocks * prototype_e
-            part, slot = (index // slots).to(tl.int64), index % slots
-            e, n_block = slot % prototype_e, slot // prototype_e
-            task = (n_block // n_blocks).to(tl.int64)
-            n = ((n_block % n_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
-            rows = query + task * query_stride * D, prototypes + task * prototypes_stride * D
-            sides = rows[0], rows[1], query_scale, prototype_scale
-            dc, db = sums(
-                sides, task, n, e, part * share, tl.minimum(part * share + share, Q),
-                rate, softmax, distances, sizes,
-                dtype, METRIC, MARGIN, SMOOTHING, ONE_BLOCK, False, dbias is not None,
-                BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_E, BLOCK_C
-            )  # fmt: skip
-            d = e * BLOCK_E + tl.arange(0, BLOCK_E)
-            own = n < tl.where(e == 0, N, 0)
-            if splits == 1:
-                if dprototypes is not None:
-                    store_rows(dprototypes + task * N * D, dc, n, N, d, D)
-                if dbias is not None:
-                    tl.store(dbias + task * N + n, db, own)
-            else:
-                if dprototypes is not None:
-                    store_rows(parts + (part * T + task) * N * D, dc, n, N, d, D)
-                if dbias is not None:
-                    tl.store(bias_parts + (part * T + task) * N + n, db, own)
-                tl.debug_barrier()  # all threads' stores come before the count
-                if tl.atomic_add(counter + slot, 1, sem="acq_rel") == splits - 1:
-                    if dprototypes is not None:
-                        dc = tl.zeros((BLOCK_N, BLOCK_E), dtype)
-                        for i in range(0, splits):
-                            dc += load_rows(parts + (i * T + task) * N * D, n, N, d, D, None, dtype)
-                        store_rows(dprototypes + task * N * D, dc, n, N, d, D)
-                    if dbias is not None:
-                        db = tl.zeros((BLOCK_N,), dtype)
-                        for i in range(0, splits):
-                            db += tl.load(bias_parts + (i * T + task) * N + n, own, 0.0)
-                        tl.store(dbias + task * N + n, db, own)
 
 
 def distance_gradients(
@@ -190,13 +43,16 @@ def distance_gradients(
     bias: Tensor | None = None,
     classes: Tensor | None = None,
     own: Sequence[Tensor | None] = (None, None),
+    shares: Tensor | None = None,
+    share_sum: Tensor | None = None,
+    dshares: Tensor | None = None,
     margin: float = 0.0,
     smoothing: float = 0.0,
     group: int = 1,
     ignore_index: int = 0,
 ) -> tuple[Tensor, ...]:
     """The gradients of query, prototypes, temperature and bias, of those that are needed; `kept`: see `kept_tensors`; `own`: of the
-    prototypes of the target's class, the distance to the nearest and the log of the sum of exponentials."""
+    prototypes of the target's class, the distance to the nearest and the log of the sum of exponentials; `dshares` is written."""
     q, c = merge_tasks(query, prototypes)
     kept, made = kept[:4], Operands(*kept[4:])
     dquery, dprototypes = (
@@ -218,6 +74,9 @@ def distance_gradients(
         "classes": classes,
         "own_nearest": own[0],
         "own_log_sum": own[1],
+        "shares": shares,
+        "share_sum": share_sum,
+        "dshares": dshares,
         "MARGIN": margin,
         "SMOOTHING": smoothing,
         "group": group,
@@ -264,9 +123,8 @@ def _by_differences(
     e_blocks = max(triton.cdiv(features, block_e), 1)
     prototype_e = 1 if dprototypes is None else e_blocks
     query_e = 1 if one_block or dquery is None else e_blocks
-    query_programs = (
-        tasks * triton.cdiv(queries, options["BLOCK_Q"]) * query_e if dquery is not None or with_temperature else 0
-    )
+    of_queries = dquery is not None or with_temperature or softmax["dshares"] is not None
+    query_programs = tasks * triton.cdiv(queries, options["BLOCK_Q"]) * query_e if of_queries else 0
     slots = tasks * triton.cdiv(ways, options["BLOCK_N"]) * prototype_e if of_columns and queries else 0
     splits = max(min(triton.cdiv(queries, 8 * options["BLOCK_Q"]), 512 // max(slots, 1)), 1)
     shared = slots > 0 and splits > 1

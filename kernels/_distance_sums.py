@@ -42,6 +42,7 @@ def _block(
     softmax,
     distances,
     sizes,
+    own_rows,
     dtype: tl.constexpr,
     METRIC: tl.constexpr,
     MARGIN: tl.constexpr,
@@ -64,7 +65,7 @@ def _block(
             sides[0], sides[1], q, n, Q, N, D, x_scale, c_scale, (None,), dtype, METRIC, BLOCK_Q, BLOCK_N, BLOCK_D
         )
     dlogits, farther, whole = dlogits_block(
-        distance, q, n, task, rate, softmax, sizes, dtype, MARGIN, SMOOTHING, ONE_BLOCK, BLOCK_C
+        distance, q, n, task, rate, softmax, sizes, own_rows, dtype, MARGIN, SMOOTHING, ONE_BLOCK, BLOCK_C
     )
     w = distance_coefficient(dlogits, distance, rate, METRIC)
     return w, tl.where(inside, w * distance, 0.0), tl.where(inside, dlogits * farther, 0.0), whole
@@ -102,7 +103,7 @@ def all_features(
     Q, N, D = sizes[0], sizes[1], sizes[2]
     n = tl.arange(0, BLOCK_N).to(tl.int64)
     w, w_distance, scaled, _ = _block(
-        sides, task, q, n, rate, softmax, distances, sizes,
+        sides, task, q, n, rate, softmax, distances, sizes, Q,
         dtype, METRIC, MARGIN, SMOOTHING, True, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
     )  # fmt: skip
     if dquery is not None:
@@ -152,13 +153,14 @@ def sums(
     d, D = e * BLOCK_E + tl.arange(0, BLOCK_E), sizes[2]
     x_scale = load_scale(own_scale, task * x_rows, i, x_rows)
     x = _own_rows(own, i, x_rows, d, D, x_scale, dtype)
+    own_rows = tl.where(e == 0, sizes[0], 0) if OF_QUERY else 0  # of shares, by one program
     total = tl.zeros((BLOCK_I, BLOCK_J, BLOCK_E), dtype)
     along, scaled = tl.zeros((BLOCK_I,), dtype), tl.zeros((BLOCK_I,), dtype)
     for start in range(first, last, BLOCK_J):
         j = start + tl.arange(0, BLOCK_J).to(tl.int64)
         q, n = (i, j) if OF_QUERY else (j, i)
         w, w_distance, z_distance, z = _block(
-            sides, task, q, n, rate, softmax, distances, sizes,
+            sides, task, q, n, rate, softmax, distances, sizes, own_rows,
             dtype, METRIC, MARGIN, SMOOTHING, ONE_BLOCK, BLOCK_Q, BLOCK_N, BLOCK_D, BLOCK_C
         )  # fmt: skip
         along += tl.sum(w_distance, 1 if OF_QUERY else 0)

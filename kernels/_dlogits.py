@@ -11,6 +11,7 @@ from torch import Tensor
 from ._distance import INFINITY, accurate_log, divide
 from ._launch import power_of_two
 from ._replaced import online_with_margin, replaced
+from ._shares import known_total, load_shares, softmax_share, store_dshares
 from ._targets import of_target, online_own, own_log, smoothed_target
 
 FEW_CLASSES = 64  # whose sum each program takes for itself: from the registers, not from a GPU (2026-11-24)
@@ -25,6 +26,7 @@ def dlogits_block(
     rate,
     softmax,
     sizes,
+    own_rows,
     dtype: tl.constexpr,
     MARGIN: tl.constexpr,
     SMOOTHING: tl.constexpr,
@@ -32,7 +34,7 @@ def dlogits_block(
     BLOCK_C: tl.constexpr,
 ):
     """dL/dz of a block of distances [Q, N], 0 where the distance is given; distances less their query's smallest, which serve dtemperature
-    too, as a row of dL/dz sums to 0; and all of dL/dz."""
+    too, as a row of dL/dz sums to 0; and all of dL/dz. Of the queries below `own_rows` the gradient of the shares is stored."""
     (
         nearest,
         log_sum,
@@ -49,25 +51,34 @@ def dlogits_block(
         classes,
         own_nearest,
         own_log_sum,
+        shares,
+        share_sum,
+        dshares,
     ) = softmax
     Q, N, _, C, group, ignore_index = sizes
     row = task * Q + q
     in_q = q < Q
     inside = in_q[:, None] & (n[None, :] < N)
     seen = distance
-    if targets is not None:
-        target = tl.load(targets + row, in_q, ignore_index)
+    if dloss is not None:
+        if shares is None:
+            target = tl.load(targets + row, in_q, ignore_index)
+        else:
+            share = load_shares(shares, row, in_q, n, N, dtype)
+            target = tl.zeros(row.shape, tl.int64)  # any that is not ignored: ignore_index is negative
         if bias is not None:
             bias += task * N
         if classes is not None:
             classes += task * N
         given = exclude, target_distance, bias, classes
         seen, target, out = replaced(distance, n, N, row, in_q, target, rate, given, ignore_index)
-    if ONE_BLOCK and targets is not None:  # probabilities that sum to 1, whatever the bits of the distances are
+    if ONE_BLOCK and dloss is not None:  # probabilities that sum to 1, whatever the bits of the distances are
         least, total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
         there = tl.where(n[None, :] < N, seen, INFINITY)
         at_target = of_target(n, N, target, out, classes)
         least, total = online_with_margin(least, total, there, rate, at_target, MARGIN)
+        if shares is not None:
+            total, share_total = known_total(total, share, n, out), tl.sum(share, 1)
         log_total = accurate_log(total)
         if classes is not None:
             own_least, own_total = tl.full(row.shape, INFINITY, dtype), tl.zeros(row.shape, dtype)
@@ -79,21 +90,30 @@ def dlogits_block(
         if classes is not None:
             own_least = tl.load(own_nearest + row, in_q, 0.0)
             log_own = tl.load(own_log_sum + row, in_q, 0.0)
+        if shares is not None:
+            share_total = tl.load(share_sum + row, in_q, 0.0)
     farther = distance - least[:, None]
     log_p = -(seen - least[:, None]) * rate - log_total[:, None]
-    if targets is not None:
+    if dloss is not None:
         shared = task * (Q // group) + q.to(tl.int32) // group  # `group` queries share a cotangent
         weight = tl.load(dloss + shared, in_q, 0.0).to(dtype)
         if counts is not None:
             weight = divide(weight, tl.load(counts + shared, in_q, 1.0))
-        known = (target >= 0) & (target < N) if classes is None else own_least < INFINITY
-        weight = tl.where(known, weight, float("nan"))
-        weight = tl.where(target == ignore_index, 0.0, weight)
+        if shares is None:
+            known = (target >= 0) & (target < N) if classes is None else own_least < INFINITY
+            weight = tl.where(known, weight, float("nan"))
+            weight = tl.where(target == ignore_index, 0.0, weight)
         at_target = of_target(n, N, target, out, classes)
         if MARGIN != 0:
             log_p -= tl.where(at_target, tl.full((1, 1), MARGIN, log_p.dtype), 0.0)
         p = tl.exp(log_p)
-        if classes is None:
+        if shares is not None:
+            own = share
+            p *= softmax_share(share_total, SMOOTHING)[:, None]
+            if dshares is not None:
+                owned = inside & (q < own_rows)[:, None]
+                store_dshares(dshares, weight, log_p, row, n, N, out, owned, SMOOTHING)
+        elif classes is None:
             own = tl.where(at_target, 1.0, 0.0)
         else:
             log_share = (own_least[:, None] - seen) * rate - log_own[:, None]

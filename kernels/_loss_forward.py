@@ -15,6 +15,7 @@ from ._distance import (
 )
 from ._loss_sums import add_up
 from ._replaced import online_with_margin, replaced
+from ._shares import known_total, load_shares, online_largest, online_shares
 from ._targets import of_target, online_own, online_sum, own_log, smoothed_loss
 
 
@@ -35,6 +36,7 @@ def _proto_loss_fwd_kernel(
     query,
     prototypes,
     targets,
+    shares,
     exclude,
     target_distance,
     bias,
@@ -52,6 +54,7 @@ def _proto_loss_fwd_kernel(
     prototype_scale,
     own_nearest,
     own_log_sum,
+    share_sum,
     products,
     x_square,
     y_square,
@@ -92,7 +95,10 @@ def _proto_loss_fwd_kernel(
     instead = exclude, target_distance, bias, classes
     last = first_row + rows
     rate = load_rate(temperature_tensor, temperature_value, dtype)
-    target = tl.load(targets + row, q < last, ignore_index)
+    if shares is None:
+        target = tl.load(targets + row, q < last, ignore_index)
+    else:
+        target = tl.zeros((BLOCK_Q,), tl.int64)  # any that is not ignored: ignore_index is negative
     x_scale = scale_of(query, query_scale, task * Q, q, last, D, products, dtype, METRIC, BLOCK_Q, BLOCK_D)
     least = tl.full((BLOCK_Q,), INFINITY, dtype)
     total = tl.zeros((BLOCK_Q,), dtype)
@@ -100,6 +106,8 @@ def _proto_loss_fwd_kernel(
     counted = target
     closest, first = tl.full((BLOCK_Q,), INFINITY, dtype), tl.full((BLOCK_Q,), -1, tl.int64)
     own_least, own_total = tl.full((BLOCK_Q,), INFINITY, dtype), tl.zeros((BLOCK_Q,), dtype)
+    of_shares, share_total = tl.zeros((BLOCK_Q,), dtype), tl.zeros((BLOCK_Q,), dtype)
+    most, largest = tl.full((BLOCK_Q,), -INFINITY, dtype), tl.zeros((BLOCK_Q,), tl.int32)
     farther, out = tl.zeros((BLOCK_Q,), dtype), tl.full((BLOCK_Q,), -1, tl.int64)
     for start in range(0, N, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N).to(tl.int64)
@@ -119,7 +127,14 @@ def _proto_loss_fwd_kernel(
             closest = tl.minimum(closest, here)
         before = least
         least, total = online_with_margin(least, total, distance, rate, at_target, MARGIN)
-        if classes is None:
+        if shares is not None:
+            share = load_shares(shares, row, q < last, n, N, dtype)
+            total = known_total(total, share, n, out)
+            share_total = known_total(share_total, share, n, out)
+            of_shares, share_total = online_shares(of_shares, share_total, before, least, distance, share, n, N, out)
+            if hits is not None:
+                most, largest = online_largest(most, largest, share, n, N)
+        elif classes is None:
             picked += tl.sum(tl.where(at_target, distance, 0.0), 1)
         else:
             own_least, own_total = online_own(own_least, own_total, distance, rate, at_target)
@@ -133,7 +148,11 @@ def _proto_loss_fwd_kernel(
         tl.store(log_sum + row, log_total, q < last)
     if query_scale is not None and products is None:
         tl.store(query_scale + row, x_scale, q < last)
-    if classes is None:
+    if shares is not None:
+        loss, known = of_shares * rate + share_total * log_total, q < last  # NaN already where it is not known
+        if share_sum is not None:
+            tl.store(share_sum + row, share_total, q < last)
+    elif classes is None:
         loss = (picked - least) * rate + tl.full((1,), MARGIN, dtype) + log_total
         known = (counted >= 0) & (counted < N)
     else:
@@ -146,14 +165,17 @@ def _proto_loss_fwd_kernel(
     if SMOOTHING != 0:
         loss = smoothed_loss(loss, farther, N, out, rate, log_total, MARGIN, SMOOTHING)
     loss = tl.where(known, loss, float("nan"))
-    loss = tl.where(target == ignore_index, 0.0, loss)
+    if shares is None:
+        loss, has_target = tl.where(target == ignore_index, 0.0, loss), target != ignore_index
+    else:
+        loss, has_target = tl.where(q < last, loss, 0.0), q < last
     if hits is not None:
         if classes is not None:
             first = tl.load(classes + first, first >= 0, ignore_index)
-        hit = (first == target) & (target != ignore_index) & (loss == loss)
+        hit = (first == (target if shares is None else largest)) & has_target & (loss == loss)
         tl.store(hits + row, hit.to(hits.dtype.element_ty), q < last)
     if parts is None:
         tl.store(losses + row, loss.to(losses.dtype.element_ty), q < last)
     else:
-        counted = tl.sum(tl.where(target != ignore_index, 1.0, 0.0).to(dtype), 0)
+        counted = tl.sum(tl.where(has_target, 1.0, 0.0).to(dtype), 0)
         add_up(losses, parts, counter, counts, tl.sum(loss, 0), counted, task, q_block, q_blocks, dtype, MEAN)

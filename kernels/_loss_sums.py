@@ -39,7 +39,9 @@ def _reduce_kernel(each, targets, losses, counts, Q, ignore_index, dtype: tl.con
     for start in range(0, Q, 1024):
         q = start + tl.arange(0, 1024)
         total += tl.load(each + task * Q + q, q < Q, 0.0)
-        counted = (q < Q) & (tl.load(targets + task * Q + q, q < Q, ignore_index) != ignore_index)
+        counted = q < Q
+        if targets is not None:
+            counted &= tl.load(targets + task * Q + q, counted, ignore_index) != ignore_index
         count += counted.to(dtype)
     out = tl.sum(total, 0)
     if counts is not None:
@@ -49,8 +51,10 @@ def _reduce_kernel(each, targets, losses, counts, Q, ignore_index, dtype: tl.con
     tl.store(losses + task, out.to(losses.dtype.element_ty))
 
 
-def reduce(each: Tensor, targets: Tensor, losses: Tensor, counts: Tensor | None, ignore_index: int) -> None:
-    """The sum, or with `counts` the mean, of each task's losses."""
+def reduce(
+    each: Tensor, targets: Tensor | None, losses: Tensor, counts: Tensor | None, queries: int, ignore_index: int
+) -> None:
+    """The sum, or with `counts` the mean, of each task's losses, of so many queries; without `targets` all count."""
     launch(
         _reduce_kernel,
         losses.numel(),
@@ -59,7 +63,7 @@ def reduce(each: Tensor, targets: Tensor, losses: Tensor, counts: Tensor | None,
         targets=targets,
         losses=losses,
         counts=counts,
-        Q=targets.shape[-1],
+        Q=queries,
         ignore_index=ignore_index,
         dtype=triton_dtype(each),
         num_warps=4,

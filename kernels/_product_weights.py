@@ -45,6 +45,9 @@ def weights_kernel(
     classes,
     own_nearest,
     own_log_sum,
+    shares,
+    share_sum,
+    dshares,
     weights,
     close,
     flags,
@@ -93,11 +96,11 @@ def weights_kernel(
     )
     softmax = (
         nearest, log_sum, dloss, counts, targets, dlog_probs, totals, log_probs, labels, exclude, target_distance,
-        bias, classes, own_nearest, own_log_sum
+        bias, classes, own_nearest, own_log_sum, shares, share_sum, dshares
     )  # fmt: skip
     sizes = Q, N, D, C, group, ignore_index
     dlogits, farther, whole = dlogits_block(
-        distance, q, n, task, rate, softmax, sizes, dtype, MARGIN, SMOOTHING, False, BLOCK_C
+        distance, q, n, task, rate, softmax, sizes, last, dtype, MARGIN, SMOOTHING, False, BLOCK_C
     )
     inside = (q[:, None] < last) & (n[None, :] < N)
     w = tl.where(inside, distance_coefficient(dlogits, distance, rate, METRIC), 0.0)

@@ -182,6 +182,9 @@ def half_factor(
     cotangent, counts = (softmax["dloss"], softmax["counts"])
     size = softmax["dlog_probs"] if cotangent is None else cotangent
     size = size.float() if counts is None else size.float().flatten() / counts.flatten()
+    size = size.abs().amax()
+    if (total := softmax["share_sum"]) is not None:
+        size = size * total.abs().nan_to_num(0.0, 0.0).amax()
     typical = nearest.nan_to_num(1.0, 1.0).mean() if metric == "euclidean" else 0.5
-    factor = 4096.0 * typical * temperature / size.abs().amax()
+    factor = 4096.0 * typical * temperature / size
     return torch.where((factor > 0) & (factor < torch.inf), factor, 1.0)

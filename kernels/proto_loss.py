@@ -10,8 +10,7 @@ Backward: see _distance_bwd.py; distances are computed anew.
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 import triton
 from torch import Tensor
 
@@ -22,11 +21,6 @@ from ._loss_sums import reduce
 from ._products import forward_parts
 from ._replaced import target_gradients
 from ._tiles import forward_sides, kept_arguments, kept_tensors, of_class, temperature_arguments, tile_options
-
-
-def proto_loss_limit(*args: Any) -> str | None:
-    """What the kernels leave to the reference."""
-    return "takes no targets of floating point" if args[2].is_floating_point() else None
 
 
 def proto_loss_fwd(
@@ -52,11 +46,14 @@ def proto_loss_fwd(
     blocks = triton.cdiv(queries, options["BLOCK_Q"])
     kept = kept_tensors(q, c, metric) if any(needs) or by_products else (None,) * 4
     made, chunks = forward_parts(q, c, metric, kept[2:], by_products)
-    targets = targets.contiguous()
+    labels, shares = _labels_or_shares(targets)
     own = of_class(q, classes is not None and any(needs))
-    losses = query.new_empty(targets.shape if reduction == "none" else targets.shape[:-1])
+    share_sum = None
+    if shares is not None and any(needs):
+        share_sum = q.new_empty(q.shape[:2], dtype=accumulator(query))
+    losses = query.new_empty(query.shape[:-1] if reduction == "none" else query.shape[:-2])
     each, parts, counts = losses, None, None
-    hits = losses.new_empty(targets.shape, dtype=accumulator(query)) if counts_hits else None
+    hits = losses.new_empty(query.shape[:-1], dtype=accumulator(query)) if counts_hits else None
     if reduction != "none":
         counts = losses.new_empty(losses.numel(), dtype=accumulator(query)) if reduction == "mean" else None
         if by_products:  # a task may be several chunks, or a part of one
@@ -72,7 +69,8 @@ def proto_loss_fwd(
             query,
             query=q,
             prototypes=c,
-            targets=targets,
+            targets=labels,
+            shares=shares,
             exclude=_dense(exclude),
             target_distance=_dense(target_distance),
             bias=_dense(bias),
@@ -86,6 +84,7 @@ def proto_loss_fwd(
             **kept_arguments(kept),
             own_nearest=own[0],
             own_log_sum=own[1],
+            share_sum=share_sum,
             query_stride=task_rows(q),
             prototypes_stride=task_rows(c),
             scale_stride=ways if len(c) > 1 else 0,
@@ -102,16 +101,18 @@ def proto_loss_fwd(
             **options,
         )
     if each is not losses:
-        reduce(each, targets, losses, counts, ignore_index)
-    outputs = (losses,) if hits is None else (losses, _reduced(hits, targets, reduction, ignore_index).to(losses.dtype))
-    return outputs, (*kept, *made, counts, *own) if any(needs) else ()
+        reduce(each, labels, losses, counts, query.shape[-2], ignore_index)
+    outputs = (losses,) if hits is None else (losses, _reduced(hits, labels, reduction, ignore_index).to(losses.dtype))
+    return outputs, (*kept, *made, counts, *own, share_sum) if any(needs) else ()
 
 
-def _reduced(hits: Tensor, targets: Tensor, reduction: str, ignore_index: int) -> Tensor:
+def _reduced(hits: Tensor, targets: Tensor | None, reduction: str, ignore_index: int) -> Tensor:
     if reduction == "none":
         return hits
     total = hits.sum(-1)
-    return total if reduction == "sum" else total / (targets != ignore_index).sum(-1).clamp(min=1)
+    if reduction == "sum":
+        return total
+    return total / (max(hits.shape[-1], 1) if targets is None else (targets != ignore_index).sum(-1).clamp(min=1))
 
 
 def proto_loss_bwd(
@@ -137,8 +138,10 @@ def proto_loss_bwd(
     exclude, target_distance, targets = _dense(exclude), _dense(target_distance), targets.contiguous()
     bias, classes = _dense(bias), _dense(classes)
     inputs = query, prototypes, targets, temperature, exclude, target_distance, bias, classes
-    *kept, counts, own_nearest, own_log_sum = saved or proto_loss_fwd(*inputs, *static, needs)[1]
+    *kept, counts, own_nearest, own_log_sum, share_sum = saved or proto_loss_fwd(*inputs, *static, needs)[1]
     dloss, needs = cotangents[0].contiguous(), (*needs, False, False, False)  # of inputs that are not given none
+    labels, shares = _labels_or_shares(targets)
+    dshares = torch.empty_like(shares) if shares is not None and needs[2] else None
     grads = distance_gradients(
         query,
         prototypes,
@@ -148,29 +151,40 @@ def proto_loss_bwd(
         (needs[0], needs[1], needs[3], needs[6]),
         dloss=dloss,
         counts=counts,
-        targets=targets,
+        targets=labels,
         exclude=exclude,
         target_distance=target_distance,
         bias=bias,
         classes=classes,
         own=(own_nearest, own_log_sum),
+        shares=shares,
+        share_sum=share_sum,
+        dshares=dshares,
         margin=margin,
         smoothing=smoothing,
-        group=1 if reduction == "none" else targets.shape[-1],
+        group=1 if reduction == "none" else query.shape[-2],
         ignore_index=ignore_index,
     )
+    place = needs[0] + needs[1]
+    if dshares is not None:
+        return (*grads[:place], dshares, *grads[place:])
     if target_distance is None or not (needs[3] or needs[5]):
         return grads
     of_distance, of_temperature = target_gradients(
         target_distance, targets, exclude, bias, temperature, kept, dloss, counts, prototypes.shape[-2], ignore_index, margin, smoothing
     )  # fmt: skip
     found = list(grads)
-    place = needs[0] + needs[1]
     if needs[3]:
         found[place] = found[place] + of_temperature.to(found[place].dtype)
     if needs[5]:
         found.insert(place + needs[3], of_distance)
     return tuple(found)
+
+
+def _labels_or_shares(targets: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The targets [T?, Q], or of floating point [T?, Q, N]."""
+    targets = targets.contiguous()
+    return (None, targets) if targets.is_floating_point() else (targets, None)
 
 
 def _dense(x: Tensor | None) -> Tensor | None:

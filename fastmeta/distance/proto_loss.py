@@ -103,7 +103,7 @@ def proto_loss(
     prototype has a share of. On CUDA targets are not looked at, because that would wait for the device: there a target that is out of range
     or excluded makes its loss NaN.
 
-    Kernels: native CPU; Triton (CUDA), without soft targets, with which the reference runs there.
+    Kernels: native CPU; Triton (CUDA).
 
     Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1; margin: Wang et al. 2018,
     arXiv:1801.09414.

@@ -5,11 +5,9 @@ import torch
 import torch.nn.functional as F
 
 import fastmeta
-from harness.cases import PROTO, randn
+from harness.cases import PROTO, interpreted, randn
 from harness.compare import check_against_reference, check_threads, values_and_grads
 from harness.distance_cases import apart, temperature_for
-
-BACKENDS = [name for name in PROTO if name != "triton"]
 
 
 def logits(q, c, t, bias, metric):
@@ -35,7 +33,7 @@ def squares_of_gradients(fn, tensors):
     return torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
 
 
-@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("backend", [name for name in PROTO if not interpreted(name)], indirect=True)
 @pytest.mark.parametrize(
     ("metric", "reduction", "smoothing"),
     [("euclidean", "mean", 0.0), ("sqeuclidean", "none", 0.2), ("cosine", "sum", 0.3)],
@@ -60,14 +58,17 @@ def test_is_cross_entropy(backend, metric, reduction, smoothing):
 
 
 @pytest.mark.parametrize(
-    ("metric", "dtype", "size"),
+    ("backend", "metric", "dtype", "size"),
     [
-        ("sqeuclidean", torch.float32, (35, 67, 65)),
-        ("cosine", torch.float16, (19, 7, 5)),
-        ("euclidean", torch.bfloat16, (19, 7, 5)),
+        ("ext", "sqeuclidean", torch.float32, (35, 67, 65)),
+        ("ext", "cosine", torch.float16, (19, 7, 5)),
+        ("ext", "euclidean", torch.bfloat16, (19, 7, 5)),
+        ("triton", "euclidean", torch.float32, (9, 5, 16)),
+        ("triton", "sqeuclidean", torch.float16, (5, 3, 5)),
+        ("triton", "cosine", torch.bfloat16, (5, 3, 5)),
     ],
 )
-def test_is_as_exact_as_the_reference(metric, dtype, size):
+def test_is_as_exact_as_the_reference(backend, metric, dtype, size):
     """With a prototype that does not count, prototypes and biases of all tasks too."""
     options = {"metric": metric, "label_smoothing": 0.2, "exclude": torch.randint(-1, size[1], (2, size[0]))}
     out = options["exclude"].unsqueeze(-1) == torch.arange(size[1])
@@ -77,8 +78,11 @@ def test_is_as_exact_as_the_reference(metric, dtype, size):
         found[2] = found[2].softmax(-1).masked_fill(out, 0)
         return [x[0] if is_shared and i in (1, 4) else x for i, x in enumerate(found)]
 
+    if interpreted(backend):
+        reduction = {2: "none", 4: "sum"}[dtype.itemsize]
+        return check_against_reference(ours(reduction=reduction, **options), moved(dtype == torch.float16), backend)
     for reduction, is_shared in (("mean", False), ("none", True)):
-        check_against_reference(ours(reduction=reduction, **options), lambda s=is_shared: moved(s), "ext")
+        check_against_reference(ours(reduction=reduction, **options), lambda s=is_shared: moved(s), backend)
     tensors = moved()
     check_threads(lambda: values_and_grads(ours(**options), tensors))
 
@@ -97,7 +101,7 @@ def test_one_hot_shares_are_labels():
         torch.testing.assert_close(*(values_and_grads(lambda *x, fn=fn: fn(*x)[0], [q, c]) for fn in fns))
 
 
-@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 def test_any_prototype_may_have_the_largest_share(backend):
     """The first and the last too: each query lies on its own."""
     x = torch.arange(5.0).unsqueeze(-1)
@@ -105,7 +109,7 @@ def test_any_prototype_may_have_the_largest_share(backend):
     assert hits.tolist() == [1] * 5
 
 
-@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 def test_of_equal_shares_the_first_and_what_does_not_count(backend):
     q, c = torch.zeros(3, 1), torch.tensor([[0.0], [0.0], [5.0]])
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, torch.nan, 1.0]])
@@ -141,7 +145,7 @@ def test_transforms_compile_and_autocast():
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("backend", PROTO, indirect=True)
 def test_errors(backend):
     q, c, shares = torch.ones(4, 3), torch.ones(2, 3), torch.full((4, 2), 0.5)
     first, targets = torch.zeros(4, dtype=torch.int64), "targets of floating point must"
@@ -162,9 +166,3 @@ def test_errors(backend):
     ):
         with pytest.raises(error, match="proto_loss: " + message):
             fastmeta.proto_loss(q, c, y, **options)
-
-
-@pytest.mark.cpu
-def test_triton_says_that_it_has_none():
-    with fastmeta.backend("triton"), pytest.raises(RuntimeError, match="takes no targets of floating point"):
-        fastmeta.proto_loss(torch.ones(4, 3), torch.ones(2, 3), torch.full((4, 2), 0.5))

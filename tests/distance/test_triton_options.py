@@ -1,5 +1,5 @@
-"""proto_loss with biases, classes of several prototypes and smoothed labels in the Triton kernels: many columns, both ways; several
-programs to one result; memory; what is out of range."""
+"""proto_loss with biases, classes of several prototypes, smoothed labels and soft targets in the Triton kernels: many columns, both ways;
+several programs to one result; memory; what is out of range."""
 
 import pytest
 import torch
@@ -23,17 +23,20 @@ def small_products(monkeypatch):
 
 
 def options_of(kind, lead, Q, N):
-    """Among the targets one that is ignored; of the classes none is alone with what is excluded."""
+    """Among the targets one that is ignored; of the classes none is alone with what is excluded. Soft targets are a tensor."""
     targets, exclude = torch.arange(Q).expand(*lead, Q) % (3 if kind == "classes" else N), torch.arange(Q) + 1
     exclude = torch.where(torch.arange(Q) % 3 == 0, -1, exclude % N).expand(*lead, Q)
     targets = torch.where(torch.arange(Q) == 1, -100, targets)
     chosen = {"targets": targets, "exclude": exclude, "label_smoothing": 0.2}
+    if kind == "soft":
+        return chosen | {"targets": None}
     return chosen | ({"classes": torch.arange(N) % 3} if kind == "classes" else {"margin": 0.3})
 
 
 def of(options, metric):
     def fn(q, c, bias, t, given=None):
-        return fastmeta.proto_loss(q, c, metric=metric, bias=bias, temperature=t, target_distance=given, **options)
+        more = {"targets": given} if options["targets"] is None else {"target_distance": given}
+        return fastmeta.proto_loss(q, c, metric=metric, bias=bias, temperature=t, **options | more)
 
     return fn
 
@@ -41,13 +44,23 @@ def of(options, metric):
 def tensors_of(kind, lead, Q, N, D, dtype, metric, shared=False):
     own = () if shared else lead
     found = [randn(*lead, Q, D), randn(*own, N, D), randn(*own, N), torch.tensor(temperature_for(metric, D)).double()]
-    found = [*found, randn(*lead, Q).square()] if kind == "given" else found
+    found += [randn(*lead, Q).square()] if kind == "given" else [shares_of(lead, Q, N)] if kind == "soft" else []
     return [x.to(dtype) for x in found]
+
+
+def shares_of(lead, Q, N):
+    """Of any sign, in rows that do not lie one after the other; 0 of what is excluded."""
+    out = options_of("soft", lead, Q, N)["exclude"].unsqueeze(-1) == torch.arange(N)
+    return randn(*lead, N, Q).mT.masked_fill(out, 0)
 
 
 @pytest.mark.parametrize(
     ("kind", "metric", "dtype", "shared"),
-    [("classes", "euclidean", torch.float32, True), ("given", "cosine", torch.bfloat16, False)],
+    [
+        ("classes", "euclidean", torch.float32, True),
+        ("given", "cosine", torch.bfloat16, False),
+        ("soft", "cosine", torch.float32, True),
+    ],
 )
 def test_many_columns_by_differences(kind, metric, dtype, shared):
     """Two blocks; tasks that share prototypes, biases and classes."""
@@ -57,14 +70,19 @@ def test_many_columns_by_differences(kind, metric, dtype, shared):
 
 @pytest.mark.parametrize(
     ("kind", "metric", "dtype"),
-    [("classes", "cosine", torch.float32), ("given", "sqeuclidean", torch.float16)],
+    [
+        ("classes", "cosine", torch.float32),
+        ("given", "sqeuclidean", torch.float16),
+        ("soft", "euclidean", torch.float32),
+        pytest.param("soft", "cosine", torch.float16, marks=pytest.mark.gate),
+    ],
 )
 def test_many_columns_by_products(kind, metric, dtype, small_products):
-    """Two parts of the queries, two blocks of the columns; one pair near."""
-    Q, N, D = 20, 70, 16
-    tensors = tensors_of(kind, (1,), Q, N, D, dtype, metric)
-    tensors[0][0, 0] = tensors[1][0, 5] + 1e-3
-    check_against_reference(of(options_of(kind, (1,), Q, N), metric), tensors, "triton")
+    """Two parts of the queries, two blocks of the columns; one pair near. With soft targets tasks that share prototypes."""
+    T, Q, N, D = 1 + (kind == "soft"), 20 // (1 + (kind == "soft")), 70, 16
+    tensors = tensors_of(kind, (T,), Q, N, D, dtype, metric, kind == "soft")
+    tensors[0][0, 0] = tensors[1][..., 5, :].flatten() + 1e-3
+    check_against_reference(of(options_of(kind, (T,), Q, N), metric), tensors, "triton")
 
 
 def test_programs_that_share_the_gradient_of_a_bias():
@@ -80,22 +98,26 @@ def test_programs_that_share_the_gradient_of_a_bias():
 
 
 @pytest.mark.gate
-def test_backward_makes_no_matrix(small_products):
-    """[Q, N] would be twice what the inputs hold, and nothing that torch makes is larger than these."""
-    sizes = []
+@pytest.mark.parametrize("kind", ["classes", "soft"])
+def test_backward_makes_no_matrix(kind, small_products):
+    """[Q, N] would be twice what query, prototypes and bias hold; what torch makes is larger for the gradient of soft targets alone."""
+    made = []
 
-    class Sizes(TorchDispatchMode):
+    class Made(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes.append(out.nbytes if isinstance(out, torch.Tensor) else 0)
-            return out
+            made.append(func(*args, **(kwargs or {})))
+            return made[-1]
 
-    tensors = [x.requires_grad_() for x in tensors_of("classes", (), 64, 64, 16, torch.float32, "sqeuclidean")]
+    tensors = [x.contiguous() for x in tensors_of(kind, (), 64, 64, 16, torch.float32, "sqeuclidean")]
+    tensors = [x.requires_grad_() for x in tensors]
     with fastmeta.backend("triton"):
-        loss = of(options_of("classes", (), 64, 64), "sqeuclidean")(*tensors)
-        with Sizes():
+        loss = of(options_of(kind, (), 64, 64), "sqeuclidean")(*tensors)
+        with Made():
             torch.autograd.grad(loss, tensors)
-    assert len(sizes) > 9 and max(sizes) <= sum(x.nbytes for x in tensors) < 64 * 64 * 4
+    most = sum(x.nbytes for x in tensors[:4])
+    large = {x.data_ptr() for x in made if isinstance(x, torch.Tensor) and x.nbytes > most}
+    large -= {x.data_ptr() for x in tensors}
+    assert len(made) > 9 and most < 64 * 64 * 4 and len(large) == (kind == "soft")
 
 
 @pytest.mark.parametrize("columns", [5, 37])

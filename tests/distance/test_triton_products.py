@@ -83,6 +83,18 @@ def test_halves_are_multiplied_as_they_are(dtype, multiplied):
         assert torch.equal(a[0], query[:16]) and torch.equal(b[0, :, :40].mT, prototypes)
 
 
+def test_weights_of_soft_targets_stay_in_the_range_of_halves(multiplied):
+    """Whatever the shares sum to: else their pairs would be added one by one, as those that are near."""
+    query, prototypes = randn(16, 16, dtype=torch.float16), randn(40, 16, dtype=torch.float16)
+    for size in (1.0, 1024.0):
+        shares = size * torch.full((16, 40), 0.25).half()
+        with fastmeta.backend("triton"):
+            values_and_grads(lambda q, y=shares: fastmeta.proto_loss(q, prototypes, y), [query])
+    small, large = multiplied[2][0], multiplied[5][0]
+    torch.testing.assert_close(small, large)
+    assert 16 < large.abs().max() < 4096
+
+
 @pytest.mark.parametrize("allow_tf32", [True, False], indirect=True)
 def test_float32_is_rounded_only_where_torch_rounds_it(allow_tf32, multiplied):
     """Every factor, the weights of the gradients too, has the bits that a tensor core takes: the norms are of the same numbers."""

@@ -79,7 +79,6 @@ def proto_loss(draw):
     p.arguments["exclude"] = p.label("exclude", out) if draw.odd("exclude", 0.3) else None
     if not has_classes and draw.odd("soft", 0.15):  # nothing is excluded: oddities give it a share
         p.arguments |= {"targets": p.keep(draw.randn(*shape, n)), "ignore_index": -100, "margin": 0.0, "exclude": None}
-        p.backends = tuple(backend for backend in p.backends if backend != "triton")
     p.arguments["reduction"] = draw.pick("reduction", ("mean", "sum", "none"))
     return p
 

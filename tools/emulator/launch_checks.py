@@ -14,7 +14,15 @@ from emulator import stub_driver
 from emulator.launches import Launches, env, forget, known, ordinary, replays, same_launches
 from harness.cases import case  # before the driver: it chooses the interpreter
 
-TRITON_OPS = ("matching_log_probs", "proto_log_softmax", "proto_loss", "prototypes", "sgd_step", "task_conv2d")
+TRITON_OPS = (
+    "matching_log_probs",
+    "proto_log_softmax",
+    "proto_loss",
+    "proto_loss_soft",
+    "prototypes",
+    "sgd_step",
+    "task_conv2d",
+)
 CHECKS = {}
 
 

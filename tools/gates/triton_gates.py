@@ -29,7 +29,8 @@ TYPES = {torch.int32: "i32", torch.int64: "i64"} | {
     getattr(torch, f"{long}{bits}"): f"{short}{bits}"
     for long, short, bits in (("float", "fp", 64), ("float", "fp", 32), ("float", "fp", 16), ("bfloat", "bf", 16))
 }
-# name of a case: dtype, metric, T, Q, N, D, whether TF32 is allowed; "... more": with biases, classes and smoothed labels
+# name of a case: dtype, metric, T, Q, N, D, whether TF32 is allowed; "... more": with biases, classes and smoothed labels;
+# "... soft": with shares as targets, what does not count, biases, smoothed labels and the accuracy
 SHAPES = {
     "few": (torch.float32, "euclidean", 2, 75, 5, 64, False),
     "few half": (torch.float16, "cosine", 2, 75, 20, 640, False),
@@ -42,6 +43,9 @@ SHAPES = {
     "few more": (torch.float32, "euclidean", 2, 75, 5, 64, False),
     "some more": (torch.float32, "euclidean", 2, 75, 40, 64, False),
     "many more": (torch.float32, "sqeuclidean", 2, 256, 128, 512, False),
+    "few soft": (torch.float32, "euclidean", 2, 75, 5, 64, False),
+    "some soft": (torch.float32, "cosine", 2, 75, 40, 64, False),
+    "many soft": (torch.bfloat16, "sqeuclidean", 2, 256, 128, 512, False),
 }
 # the same of convolutions: dtype, T, images, input channels, pixels of a side, output channels, stride, whether TF32 is allowed
 CONVOLUTIONS = {
@@ -117,13 +121,16 @@ def run(shape: str, op: str, small: bool = False, **sizes: int) -> None:
     weights = [torch.randn(size).to(dtype) for size in ((D, D), (D,), (N, D), (N,))]
     of_tasks = [w.expand(T, *w.shape) for w in weights]
     squares = [w.square() for w in of_tasks]
-    bias, classes, smoothing = (columns[..., 0], labels, 0.1) if shape.endswith(" more") else (None, None, 0.0)
+    soft, more = shape.endswith(" soft"), shape.endswith(" more")
+    bias, smoothing = (columns[..., 0], 0.1) if soft or more else (None, 0.0)
+    exclude = torch.full_like(targets, -1) if soft else None
+    targets = torch.ones(T, Q, N, dtype=dtype) if soft else targets
     inputs, static = {
         "prototypes": ((columns, labels), (ways,)),
         "proto_log_softmax": ((query, columns, 1.0), (metric,)),
         "proto_loss": (
-            (query, columns, targets, 1.0, None, None, bias, classes),
-            (metric, -100, "mean", 0.0, smoothing, False),
+            (query, columns, targets, 1.0, exclude, None, bias, labels if more else None),
+            (metric, -100, "mean", 0.0, smoothing, soft),
         ),
         "matching_log_probs": ((query, columns, labels, 1.0), (ways, metric)),
         "sgd_step": ((weights, of_tasks, weights), ()),  # one rate for each number

@@ -52,7 +52,7 @@ OPS = sorted(BACKENDS)
 # Other forms of an op, with derivatives of their own.
 VARIANTS = {
     "proto_loss_replaced": PROTO,
-    "proto_loss_soft": ON_CPU,
+    "proto_loss_soft": PROTO,
     "mlp_hvp_ggn": MLP,
     "conv_forward_features": ON_CPU,
     "conv_forward_residual": ON_CPU,

@@ -32,8 +32,12 @@ RUNS = {
     "many tf32": ("proto_loss",),
     "many half": DISTANCE,
     "many double": ("proto_loss",),
-    **dict.fromkeys(("few more", "some more", "many more"), ("proto_loss",)),
+    **dict.fromkeys(("few more", "some more", "many more", "few soft", "some soft", "many soft"), ("proto_loss",)),
     **dict.fromkeys(CONVOLUTIONS, ("task_conv2d",)),
+}
+OPTIONS = {
+    "more": "; biases, classes, smoothed labels",
+    "soft": "; shares, what does not count, biases, smoothed labels, accuracy",
 }
 OF_CODE = {  # heading of a column, and what it says of a kernel on one architecture; two numbers: one of the other
     "registers": lambda c: (c.registers,),
@@ -91,7 +95,7 @@ def triton_rows(found: list[Judged]) -> list[list[str]]:
 def shape_lines() -> list[str]:
     return [
         f"- {name}: {str(dtype).removeprefix('torch.')}, {metric}, T {T}, Q {Q}, N {N}, D {D}{', TF32 allowed' if tf32 else ''}"
-        f"{'; biases, classes, smoothed labels' if name.endswith(' more') else ''}"
+        f"{OPTIONS.get(name.split()[-1], '')}"
         for name, (dtype, metric, T, Q, N, D, tf32) in SHAPES.items()
     ] + [
         f"- {name}: {str(dtype).removeprefix('torch.')}, T {T}, {n} images, {C} x {side} x {side} to {E} channels, 3 x 3, stride {stride}"
