@@ -138,7 +138,7 @@ void ConvEncoder<R>::place_gradients(Scratch& work) {
 
 template <class R>
 int64_t ConvEncoder<R>::d_size(int l) const {
-  return l < 0 ? net(0).height * net(0).width * layout_.block[0].flipped_in() : at(l).shape.dense_size;
+  return l < 0 ? layout_.dimage_size() : at(l).shape.dense_size;
 }
 
 template <class R>

@@ -41,6 +41,7 @@ struct ConvLayout {
   }
 
   int64_t padded_outputs() const { return outputs; }
+  int64_t dimage_size() const { return net.block[0].height * net.block[0].width * block[0].flipped_in(); }  // of the gradient to an image
 
   ConvNet net;
   Block block[kMaxConvs];

@@ -58,9 +58,7 @@ ConvNetwork<R>::ConvNetwork(const ConvLayout<R>& layout_, int64_t examples, int6
   dfeatures = layout.net.by_mean ? scratch.take<R>(examples * layout.features) : nullptr;
   routputs = scratch.take<R>(n * layout.outputs), rdoutputs = scratch.take<R>(n * layout.outputs);
   row_sums = scratch.take<R>(padded<R>(examples));
-  const ConvBlock& first = layout.net.block[0];
-  const int64_t image = first.height * first.width * layout.block[0].flipped_in();
-  dimage = layout.block[0].flipped < 0 ? nullptr : scratch.take<R>((whole(0) ? examples : 1) * image);
+  dimage = layout.block[0].flipped < 0 ? nullptr : scratch.take<R>((whole(0) ? examples : 1) * layout.dimage_size());
 }
 
 template <class R>

@@ -120,8 +120,7 @@ struct ConvNetwork {
   void whole_to_x(int l, int64_t n, const ConvSource<R> (&sources)[count], R* to) const;
   // Of the gradients to what the blocks hand on, image i of block l - 1, or of the images, made zeros.
   R* cleared_image(int l, int64_t i, R* const* d) const {
-    const ConvBlock& first = layout.net.block[0];
-    const int64_t size = l ? shapes[size_t(l - 1)].dense_size : first.height * first.width * layout.block[0].flipped_in();
+    const int64_t size = l ? shapes[size_t(l - 1)].dense_size : layout.dimage_size();
     R* found = l ? d[l - 1] + i * size : dimage;
     std::memset(found, 0, size_t(size) * sizeof(R));
     return found;
