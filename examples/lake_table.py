@@ -3,8 +3,8 @@
 Each training has the same seconds of processor time (budget.py), with what omniglot.py --table found to be best with 20 ways; where its log
 does not say, with the learner's recipe. Then "best practice" (practice.py): ProtoNet with turned characters as classes, episodes within
 an alphabet, jitter, strokes of other thickness, cosines, more channels or ways, several views of a test's drawing. What of it is taken is
-chosen without one alphabet of the training set, in runs of its characters made like Lake's, one drawer's against another's. The runs
-see each final network once.
+chosen without one alphabet of the training set, in runs of its characters made like Lake's, one drawer's against another's: every practice
+is tried for an eighth of the time, the best three for a third. The runs see each final network once.
 
 Finished trainings are in the file of results, candidates in the log beside it; both are skipped, and unfinished ones go on. Several
 processes share the work.
@@ -36,9 +36,10 @@ from recipes import Recipe
 from fastmeta.data import Omniglot, TaskSampler, sample_episodes
 
 SETS = {"small1": "Korean", "small2": "Japanese_(katakana)", "both": "Japanese_(katakana)"}  # the alphabet that judges
-BEST, SEARCHED = "best practice", 1 / 8  # the part of the time that a candidate has
+BEST = "best practice"
+RUNGS = ((1 / 8, None), (1 / 3, 3))  # of its search: the part of the time, and how many of the best take part
 KEY, LOG_KEY = ("learner", "trained", "budget", "seed"), ("trained", "budget", "practice", "seed")
-VIEWS, RUNS = (1, 10), 40  # of a test's drawing; made of an alphabet
+VIEWS, RUNS = (1, 10), 100  # of a test's drawing; made of an alphabet
 SEARCH = Path(__file__).parent / "results/table_search.json"  # of omniglot.py --table
 SHOWN = 24  # mistaken drawings that are kept for the picture
 
@@ -79,17 +80,23 @@ class Runs:
                 yield Job(learner, trained, None, args.budget, False)
 
     def of_practice(self, trained: str, log: list[Any]) -> list[Job]:
-        seconds = round(SEARCHED * self.args.budget, 4)
-        jobs = [Job(BEST, trained, tried, seconds, True) for tried in practice.CANDIDATES[: self.args.candidates]]
-        rows = {
-            job: records.of(log, trained=trained, budget=seconds, practice=[*job.practice], seed=self.args.seed)
-            for job in jobs
-        }
-        if left := [job for job, found in rows.items() if not found]:
-            return left
-        judged = [(row["error"][str(views)][0], job, views) for job, (row,) in rows.items() for views in VIEWS]
-        _, best, views = min(judged, key=lambda found: found[0])
+        """The search's trainings that are left, then that of the best it found."""
+        tried = practice.CANDIDATES[: self.args.candidates]
+        for part, most in RUNGS:
+            seconds = round(part * self.args.budget, 4)
+            jobs = [Job(BEST, trained, one, seconds, True) for one in tried[:most]]
+            found = [self.judgement(job, log) for job in jobs]
+            if left := [job for job, judged in zip(jobs, found, strict=True) if judged is None]:
+                return left
+            ranked = sorted(zip(found, jobs, strict=True), key=lambda pair: pair[0])
+            tried = [job.practice for _, job in ranked]
+        (_, views), best = ranked[0]
         return [best._replace(seconds=self.args.budget, judged=False, views=views)]
+
+    def judgement(self, job: Job, log: list[Any]) -> tuple[float, int] | None:
+        """A candidate's least error and the views it needs; None: not tried yet."""
+        rows = records.of(log, trained=job.trained, budget=job.seconds, practice=[*(job.practice or ())], seed=self.args.seed)
+        return min((row["error"][str(views)][0], views) for row in rows for views in VIEWS) if rows else None
 
     def saved(self, trained: str) -> Path:
         return self.work / f"protonet-{trained}-{self.args.budget:g}-{self.args.seed}.pt"

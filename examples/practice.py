@@ -29,12 +29,13 @@ class Practice(NamedTuple):
     thickness: float = 0.0
     within: float = 0.5
     ways: int = 20
-    lr: float = 2e-3
+    lr: float = 5e-3
 
 
+REDRAWN = {"jitter": 0.5, "thickness": 0.3}
 CANDIDATES = [
-    Practice(within=0.0), Practice(), Practice(within=0.9), Practice(lr=5e-3), Practice(jitter=0.5, thickness=0.3),
-    Practice(64, jitter=0.5, thickness=0.3), Practice(64, **COSINE), Practice(jitter=1.0, thickness=0.5, ways=40),
+    Practice(within=0.0), Practice(), Practice(within=0.9), Practice(**REDRAWN), Practice(within=0.9, **REDRAWN),
+    Practice(jitter=1.0, thickness=0.5), Practice(**COSINE, **REDRAWN), Practice(64, **REDRAWN), Practice(ways=40, **REDRAWN),
 ]  # fmt: skip
 
 
