@@ -95,7 +95,9 @@ class Runs:
 
     def judgement(self, job: Job, log: list[Any]) -> tuple[float, int] | None:
         """A candidate's least error and the views it needs; None: not tried yet."""
-        rows = records.of(log, trained=job.trained, budget=job.seconds, practice=[*(job.practice or ())], seed=self.args.seed)
+        rows = records.of(
+            log, trained=job.trained, budget=job.seconds, practice=[*(job.practice or ())], seed=self.args.seed
+        )
         return min((row["error"][str(views)][0], views) for row in rows for views in VIEWS) if rows else None
 
     def saved(self, trained: str) -> Path:

@@ -247,7 +247,7 @@ def show(rows: list[Any], seconds: float) -> None:
         cells.setdefault((row["learner"], row["ways"], row["shots"]), []).append(row)
     header = ["learner", "ways", "shots", "seeds", "accuracy", "training episodes"]
     print_table(header, [
-        [learner, f"{ways}", f"{shots}", f"{len(of)}", mean(of), f"{fmean(r['steps'] * r['recipe']['tasks'] for r in of):.0f}"]
+        [learner, f"{ways}", f"{shots}", f"{len(of)}", said(over(of)), episodes(of)]
         for (learner, ways, shots), of in cells.items()
     ])  # fmt: skip
 
@@ -256,10 +256,14 @@ def said(found: Estimate | None) -> str:
     return "diverged" if found is None else f"{found:.1f} %"
 
 
-def mean(rows: list[Any]) -> str:
-    """Of several seeds, and 1.96 standard errors over all of their episodes."""
+def over(rows: list[Any]) -> Estimate | None:
+    """The mean over several seeds, and 1.96 standard errors over all of their episodes; None if one diverged."""
     found = [row["accuracy"] for row in rows if row["accuracy"]]
     if len(found) < len(rows):
-        return "diverged"
-    half = sum(x[1] ** 2 for x in found) ** 0.5 / len(found)
-    return f"{fmean(x[0] for x in found):.1f} ± {half:.1f} %"
+        return None
+    return Estimate(fmean(x[0] for x in found), sum(x[1] ** 2 for x in found) ** 0.5 / len(found))
+
+
+def episodes(rows: list[Any]) -> str:
+    """Of a training, the mean over the seeds."""
+    return f"{fmean(row['steps'] * row['recipe']['tasks'] for row in rows):.0f}"

@@ -1,4 +1,4 @@
-"""Tables of what learners reach, of the files that table.py, lake_table.py, generative.py and omniglot.py write."""
+"""Tables of what learners reach, of the files that table.py, lake_table.py and generative.py write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import generative
 import recipes
 import records
-import table as omniglot_table
+import table as equal
 
 from pages.tables import table
 
@@ -36,31 +36,39 @@ def on_equal_terms(rows: list[Row]) -> list[str]:
     """A line for each learner and budget, a column for each setting."""
     if not rows:
         return NONE
-    heads = ["learner", *(f"{ways}-way {shots}-shot" for ways, shots in SETTINGS), "seeds", "processor time"]
+    heads = ["learner", *settings(), "seeds", "training episodes", "processor time"]
     lines = []
     for seconds in sorted({row["budget"] for row in rows}):
         for learner in NAMES:
             found = records.of(rows, learner=learner, budget=seconds)
             if found:
-                cells = [records.of(found, ways=ways, shots=shots) for ways, shots in SETTINGS]
+                cells = [percent(records.of(found, ways=ways, shots=shots)) for ways, shots in SETTINGS]
                 seeds = len({row["seed"] for row in found})
-                lines.append([NAMES[learner], *map(percent, cells), str(seeds), f"{seconds:g} s"])
+                trained = [records.of(found, ways=ways) for ways in (5, 20)]
+                seen = ", ".join(dict.fromkeys(equal.episodes(of) for of in trained if of))
+                lines.append([NAMES[learner], *cells, str(seeds), seen, f"{seconds:g} s"])
     return table(heads, lines)
+
+
+def settings() -> list[str]:
+    return [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
 
 
 def of_search(rows: list[Row]) -> list[str]:
-    """The trainings of a log, by learner and ways, the best first."""
-    heads = ["learner", "ways", "processor time", "training episodes", "in place of the recipe's", "accuracy, %"]
+    """The longest trainings of a search's log, by learner and ways, the best first."""
+    heads = ["learner", "ways", "training episodes", "in place of the recipe's", "accuracy, %"]
     order = {name: place for place, name in enumerate(NAMES)}
+    longest = [row for row in rows if row["budget"] == max(row["budget"] for row in rows)]
     lines = []
-    for row in sorted(rows, key=lambda row: (order[row["learner"]], row["trained_ways"], -row["accuracy"][0])):
-        recipe = row["recipe"]
-        episodes = str(row["steps"] * recipe["tasks"])
-        accuracy = "{:.1f} ± {:.1f}".format(*row["accuracy"])
+    for row in sorted(longest, key=lambda row: (order[row["learner"]], row["trained_ways"], -mean_of(row))):
         lines.append(
-            [NAMES[row["learner"]], str(row["trained_ways"]), f"{row['budget']:g} s", episodes, changes(row), accuracy]
+            [NAMES[row["learner"]], str(row["trained_ways"]), equal.episodes([row]), changes(row), percent([row])]
         )
     return table(heads, lines)
+
+
+def mean_of(row: Row) -> float:
+    return float(row["accuracy"][0]) if row["accuracy"] else 0.0
 
 
 def changes(row: Row) -> str:
@@ -75,7 +83,7 @@ def changes(row: Row) -> str:
 
 
 def percent(rows: list[Row]) -> str:
-    return omniglot_table.mean(rows).removesuffix(" %") if rows else ""
+    return equal.said(equal.over(rows)).removesuffix(" %") if rows else ""
 
 
 def of_lake(rows: list[Row]) -> list[str]:
@@ -118,20 +126,13 @@ def of_made(rows: list[Row]) -> list[str]:
     return table(heads, lines)
 
 
-def by_learner(rows: list[Row], old: list[Row], commands: dict[str, str]) -> list[str]:
-    """Of docs/learners.md: on equal terms, as far as that has been run, else by `old` rows, which say their own time and command."""
+def by_learner(rows: list[Row]) -> list[str]:
+    """Of docs/learners.md: the rows with the most time."""
     heads = ["learner", "5-way 1-shot", "20-way 1-shot", "processor time", "command"]
     lines = []
-    most = max((row["budget"] for row in rows), default=None)
+    most = max(row["budget"] for row in rows)
     for learner, name in NAMES.items():
-        new = records.of(rows, learner=learner, budget=most)
-        found = new or sorted(records.of(old, learner=learner), key=lambda row: row["ways"])
-        if not found:
-            continue
-        cells = [percent(records.of(found, ways=ways, shots=1)) for ways in (5, 20)]
-        times = dict.fromkeys(f"{row['seconds']:.0f} s" for row in found if row["shots"] == 1)
-        command = (
-            f"python examples/omniglot.py --table --only {learner} --budget {most:g}" if new else commands[learner]
-        )
-        lines.append([name, *cells, ", ".join(times), f"`{command}`"])
+        if found := records.of(rows, learner=learner, budget=most):
+            cells = [percent(records.of(found, ways=ways, shots=1)) for ways in (5, 20)]
+            lines.append([name, *cells, f"{most:g} s", f"`python examples/omniglot.py --table --only {learner}`"])
     return table(heads, lines)

@@ -1,21 +1,19 @@
 """Tables and pictures of the files in examples/results, into docs/reproductions.md and docs/heads.md: `make reproductions`.
 
-Nothing is trained here: omniglot.py, sinusoid.py, lake.py and heads.py write those files. Published figures are the papers' own.
+Nothing is trained here: examples write those files. Published figures are the papers' own.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import figures
-import learners
-import recipes
 import records
 import runs
+import table as equal
 
 from harness.places import ROOT
 from pages import reached
@@ -25,7 +23,6 @@ from pages.tables import replaced, table
 Row = dict[str, Any]
 RESULTS, PICTURES = ROOT / "examples/results", ROOT / "docs/pictures"
 PAGE, LEARNERS, OF_HEADS = (ROOT / f"docs/{name}.md" for name in ("reproductions", "learners", "heads"))
-COLUMNS = 76  # of a line of code on the site
 HEADS = {"supcon": "SupCon", "protonet": "ProtoNet", "pixels": "none: pixels"}
 OMNIGLOT = {  # %, in the order of SETTINGS; the papers' own
     "protonet": (98.8, 96.0, 99.7, 98.9),
@@ -52,82 +49,14 @@ def of(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     return sorted(records.of(rows, **wanted), key=lambda row: list(NAMES).index(row["learner"]))
 
 
-def published(row: Row, whose: dict[str, tuple[float | None, ...]] = OMNIGLOT) -> float | None:
-    figures_of = whose.get(row["learner"])
-    return figures_of[SETTINGS.index((row["ways"], row["shots"]))] if figures_of else None
-
-
-def percent(row: Row) -> str:
-    return "{:.1f} ± {:.1f}".format(*row["accuracy"])
-
-
-def of_omniglot(rows: list[Row]) -> list[str]:
-    heads = [
-        "learner",
-        "accuracy, %",
-        "test episodes",
-        "published, %",
-        "by others, %",
-        "training episodes",
-        "processor time",
-    ]
-    lines = []
-    for ways, shots in SETTINGS:
-        cells = []
-        for row in of(rows, ways=ways, shots=shots):
-            recipe = row["recipe"]
-            tasks, steps = recipe["tasks"], recipe["steps"]
-            others = (str(published(row, whose) or "") for whose in (OMNIGLOT, AGAIN))
-            cells.append(
-                [label(row), percent(row), str(row["episodes"]), *others, str(tasks * steps), f"{row['seconds']:.0f} s"]
-            )
-        if cells:
-            lines += [f"{ways}-way {shots}-shot:", "", *table(heads, cells)]
-    return lines
-
-
-def label(row: Row) -> str:
-    wide = row["network"].removeprefix("Conv4-")
-    return NAMES[row["learner"]] + ("" if wide == "32" else f", {wide} channels")
-
-
-def commands(rows: list[Row]) -> list[str]:
-    """One for each training, with the options that are not the recipe's."""
-    tested: dict[tuple[str, str], list[Row]] = {}
-    for row in (row for ways, shots in SETTINGS for row in of(rows, ways=ways, shots=shots)):
-        trained = "" if row["learner"] in learners.METRIC else f"{row['ways']}-way {row['shots']}-shot"  # else for all
-        tested.setdefault((options(row), trained), []).append(row)
-    lines = []
-    for (words, _), found in tested.items():
-        ways, shots = (dict.fromkeys(str(row[name]) for row in found) for name in ("ways", "shots"))
-        lines += wrapped(f"python examples/omniglot.py $O {words} --ways {' '.join(ways)} --shots {' '.join(shots)}")
-    return ["", *lines, ""]
-
-
-def first_commands(rows: list[Row]) -> dict[str, str]:
-    """Of each learner the one for 5 ways and 1 shot."""
-    return {row["learner"]: f"python examples/omniglot.py {options(row)}" for row in of(rows, ways=5, shots=1)}
-
-
-def wrapped(command: str) -> list[str]:
-    """A command as code, in lines that fit the site's column."""
-    lines = textwrap.wrap(command, COLUMNS - 2, subsequent_indent="    ", break_on_hyphens=False)
-    return ["    " + line for line in " \\\n".join(lines).split("\n")]
-
-
-def options(row: Row) -> str:
-    words = ["--learner", row["learner"]]
-    if row["network"] != "Conv4-32":
-        words += ["--hidden", row["network"].removeprefix("Conv4-")]
-    if row["embedding"] is not None:
-        words += ["--embedding", f"{row['embedding']['learner']}.pt"]
-    recipe = recipes.RECIPES[row["learner"]]._asdict()
-    for name in recipes.OF_RECIPE:
-        if row["recipe"][name] != recipe[name]:
-            words += ["--" + name.replace("_", "-"), str(row["recipe"][name])]
-    if row["seed"]:
-        words += ["--seed", str(row["seed"])]
-    return " ".join([*words, "--eval-tasks", str(row["episodes"])])
+def of_published() -> list[str]:
+    """What papers and others have, a line for each learner."""
+    whose = {"its paper": OMNIGLOT, "others": AGAIN}
+    cells = [
+        [NAMES[learner], name, *(str(x or "") for x in of_them[learner])]
+        for learner in NAMES for name, of_them in whose.items() if learner in of_them
+    ]  # fmt: skip
+    return table(["learner", "by", *reached.settings()], cells)
 
 
 def of_sinusoid(rows: list[Row]) -> list[str]:
@@ -180,8 +109,7 @@ def of_heads(rows: list[Row]) -> list[str]:
         settings = [[row["accuracy"] for row in ours if (row["ways"], row["shots"]) == setting] for setting in SETTINGS]
         steps = f"{fmean(row['steps'] for row in ours):.0f}" if budget else ""
         cells.append([HEADS[name], f"{budget:.0f} s" if budget else "", steps, *map(over_seeds, settings)])
-    heads = [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
-    return table(["encoder", "processor time", "steps", *heads], cells)
+    return table(["encoder", "processor time", "steps", *reached.settings()], cells)
 
 
 def over_seeds(found: list[list[float]]) -> str:
@@ -192,19 +120,18 @@ def over_seeds(found: list[list[float]]) -> str:
 
 def pages() -> dict[Path, str]:
     """What the pages must hold."""
-    omniglot_rows, sinusoid_rows, lake_rows, plain_rows, heads_rows, equal_rows, made_rows, short_rows = (
+    sinusoid_rows, lake_rows, plain_rows, heads_rows, equal_rows, made_rows, searched = (
         records.load(RESULTS / f"{name}.json")
-        for name in ("omniglot", "sinusoid", "lake", "plain", "heads", "table", "generative", "settings")
+        for name in ("sinusoid", "lake", "plain", "heads", "table", "generative", "table_search")
     )
     parts = {
         PAGE: {
-            "omniglot": of_omniglot(omniglot_rows), "commands": commands(omniglot_rows), "plain": of_plain(plain_rows),
-            "sinusoid": of_sinusoid(sinusoid_rows), "lake": reached.of_lake(lake_rows),
-            "equal": reached.on_equal_terms(equal_rows), "made": reached.of_made(made_rows),
-            "settings": reached.of_search(short_rows),
+            "published": of_published(), "equal": reached.on_equal_terms(equal_rows),
+            "search": reached.of_search(searched), "plain": of_plain(plain_rows), "sinusoid": of_sinusoid(sinusoid_rows),
+            "made": reached.of_made(made_rows), "lake": reached.of_lake(lake_rows),
         },
         OF_HEADS: {"heads": of_heads(heads_rows)},
-        LEARNERS: {"reached": reached.by_learner(equal_rows, omniglot_rows, first_commands(omniglot_rows))},
+        LEARNERS: {"reached": reached.by_learner(equal_rows)},
     }  # fmt: skip
     found = {}
     for page, of_page in parts.items():
@@ -218,20 +145,27 @@ def pages() -> dict[Path, str]:
 
 
 def draw(folder: Path) -> None:
-    rows = records.load(RESULTS / "omniglot.json")
-    panels = {
-        f"{ways}-way {shots}-shot": [
-            figures.Found(label(row), *row["accuracy"], published(row)) for row in of(rows, ways=ways, shots=shots)
-        ]
-        for ways, shots in SETTINGS
-    }
-    figures.accuracies(folder / "omniglot.svg", {title: panel for title, panel in panels.items() if panel})
+    figures.accuracies(folder / "omniglot.svg", panels(records.load(RESULTS / "table.json")))
     rows = records.of(records.load(RESULTS / "sinusoid.json"), frequency=[1.0, 1.0])
     figures.inner_steps(folder / "sinusoid.svg", {f"{shots} shots": curves(rows, shots) for shots in (5, 10, 20)})
 
     rows = records.load(RESULTS / "lake.json")
     if rows:
         draw_runs(folder / "lake.svg", rows)
+
+
+def panels(rows: list[Row]) -> dict[str, list[figures.Found]]:
+    """For each setting the learners, of the trainings with the most time."""
+    longest = [row for row in rows if row["budget"] == max(row["budget"] for row in rows)]
+    found: dict[str, list[figures.Found]] = {}
+    for place, ((ways, shots), title) in enumerate(zip(SETTINGS, reached.settings(), strict=True)):
+        for learner, name in NAMES.items():
+            cell = records.of(longest, learner=learner, ways=ways, shots=shots)
+            accuracy = equal.over(cell) if cell else None
+            if accuracy is not None:
+                published = OMNIGLOT.get(learner, [None] * len(SETTINGS))[place]
+                found.setdefault(title, []).append(figures.Found(name, *accuracy, published))
+    return found
 
 
 def draw_runs(path: Path, rows: list[Row]) -> None:

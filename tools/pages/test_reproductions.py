@@ -210,19 +210,31 @@ def test_the_pages_are_those_of_the_results():
 
 
 def test_learners_on_equal_terms_are_the_means_of_their_seeds():
-    cell = {"learner": "maml", "ways": 5, "shots": 1, "budget": 60.0, "seconds": 60.2, "accuracy": [90.0, 0.6]}
+    cell = {
+        "learner": "maml",
+        "ways": 5,
+        "shots": 1,
+        "budget": 60.0,
+        "accuracy": [90.0, 0.6],
+        "steps": 10,
+        "recipe": {"tasks": 8},
+    }
     rows = [
         cell | {"seed": 0},
-        cell | {"seed": 1, "accuracy": [80.0, 0.8]},
+        cell | {"seed": 1, "accuracy": [80.0, 0.8], "steps": 20},
         cell | {"seed": 0, "ways": 20, "accuracy": None},
+        cell | {"seed": 0, "learner": "anil", "budget": 6.0},
     ]
-    assert reached.on_equal_terms(rows)[2:] == ["| MAML | 85.0 ± 0.5 | diverged |  |  | 2 | 60 s |", ""]
-    old = [cell | {"learner": "anil", "seconds": 7.0, "seed": 0}]
-    assert reached.by_learner(rows, old, {"anil": "python x"})[2:] == [
-        "| MAML | 85.0 ± 0.5 | diverged | 60 s | `python examples/omniglot.py --table --only maml --budget 60` |",
-        "| ANIL | 90.0 ± 0.6 |  | 7 s | `python x` |", "",
+    assert reached.on_equal_terms(rows)[2:] == [
+        "| ANIL | 90.0 ± 0.6 |  |  |  | 1 | 80 | 6 s |",
+        "| MAML | 85.0 ± 0.5 | diverged |  |  | 2 | 120, 80 | 60 s |", "",
+    ]  # fmt: skip
+    assert reached.by_learner(rows)[2:] == [
+        "| MAML | 85.0 ± 0.5 | diverged | 60 s | `python examples/omniglot.py --table --only maml` |", "",
     ]  # fmt: skip
     assert reached.on_equal_terms([]) == ["Nobody has run it yet.", ""]
+    (found,) = reproductions.panels(rows).values()
+    assert found == [("MAML", 85.0, 0.5, 98.7)]
 
 
 def texts(path):
