@@ -36,7 +36,7 @@ RECIPES = {
     "matching-net": Recipe(tasks=1, lr=2e-3, ways=20, options={"temperature": 0.1}),
     "matching-net-fce": Recipe(tasks=1, lr=2e-3, ways=20, options={"temperature": 0.1}),
     "maml": Recipe(),
-    "meta-sgd": Recipe(),
+    "meta-sgd": Recipe(inner_lr=0.1),  # its paper starts from rates of up to 0.1
     "anil": Recipe(steps=200, inner_steps=5),
     "proto-maml": Recipe(tasks=4, steps=200, inner_lr=0.1),
     "reptile": Recipe(2, 100, inner_lr=3e-3, inner_steps=5, test_steps=10, shots=10, options={"optimiser": "adam"}),
@@ -51,7 +51,7 @@ SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {  # of omniglot.py --table: eve
     "matching-net": {"options": TEMPERATURES, "lr": (1e-3, 2e-3)},
     "matching-net-fce": {"options": TEMPERATURES, "lr": (1e-3, 2e-3)},
     "maml": {"inner_lr": (0.1, 0.4), "lr": (2e-3, 5e-3), "inner_steps": (1, 3)},
-    "meta-sgd": {"rate_lr": (10.0, 30.0), "lr": (2e-3, 5e-3), "inner_lr": (0.1, 0.4)},
+    "meta-sgd": {"rate_lr": (3.0, 10.0), "lr": (2e-3, 5e-3)},
     "anil": {"inner_lr": (0.2, 0.4, 1.0), "lr": (2e-3, 5e-3)},
     "proto-maml": {"inner_lr": (0.1, 0.4), "lr": (2e-3, 5e-3), "inner_steps": (1, 3)},
     "reptile": {
