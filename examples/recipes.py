@@ -63,13 +63,16 @@ SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {  # of omniglot.py --table: eve
     "leo": {"lr": (2e-3, 5e-3, 0.01), "tasks": (4, 16)},
 }  # fmt: skip
 
+MANY_WAYS: dict[str, dict[str, tuple[Any, ...]]] = {  # of that, with more than 10 ways
+    "meta-sgd": {"rate_lr": (0.3, 1.0)},  # faster ones overfit in ten minutes: docs/reproductions.md
+}
+
 
 def candidates(learner: str, ways: int) -> list[Recipe]:
     """What the search tries. With more than 10 ways a meta-iteration has a quarter of the tasks, at least 1."""
-    recipe = RECIPES[learner]
+    recipe, axes = RECIPES[learner], SEARCH[learner]
     if ways > 10:
-        recipe = recipe._replace(tasks=max(1, recipe.tasks // 4))
-    axes = SEARCH[learner]
+        recipe, axes = recipe._replace(tasks=max(1, recipe.tasks // 4)), axes | MANY_WAYS.get(learner, {})
     return [recipe._replace(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
 
