@@ -122,12 +122,15 @@ class Runs:
         """Of 20 ways; the best of omniglot.py's search, if it has been."""
         if job.practice is not None:
             return Recipe(tasks=1, lr=job.practice.lr, ways=job.practice.ways, shots=1)
-        rows = records.of(self.searched, learner=job.learner, trained_ways=20)
-        last = [row for row in rows if row["accuracy"] and row["budget"] == max(r["budget"] for r in rows)]
-        found = recipes.candidates(job.learner, 20)[0]
-        if last:
-            found = Recipe(**max(last, key=lambda row: row["accuracy"][0])["recipe"])
-        return found._replace(ways=found.ways or 20, shots=found.shots or 1)
+        tried = recipes.candidates(job.learner, 20)
+        rows = [
+            row for row in records.of(self.searched, learner=job.learner, trained_ways=20)
+            if row["accuracy"] and Recipe(**row["recipe"]) in tried
+        ]  # fmt: skip
+        best = tried[0]
+        if rows:
+            best = Recipe(**max(rows, key=lambda row: (row["budget"], row["accuracy"][0]))["recipe"])
+        return best._replace(ways=best.ways or 20, shots=best.shots or 1)
 
     def build(self, job: Job, recipe: Recipe) -> tuple[Learner, dict[str, Any]]:
         settings = recipes.settings(job.learner, recipe, self.args.hidden)
