@@ -25,6 +25,24 @@ def test_conjugate_gradient():
     assert not x[1].any() and not x[2].any()
 
 
+def test_conjugate_gradient_stops_at_little_curvature():
+    """Before the direction that shows it: here the second, of curvature 0.2 and then of 0.05, behind one of curvature 1."""
+    a = torch.stack([torch.diag(torch.tensor([1.0, bend], dtype=D)) for bend in (0.2, 0.05)])
+    b = torch.tensor([[0.0, 1.0]] * 2, dtype=D)
+    x = conjugate_gradient(lambda v: (a @ v.unsqueeze(2)).squeeze(2), b, 2, least=0.1)
+    torch.testing.assert_close(x, torch.tensor([[0.0, 5.0], [0.0, 0.0]], dtype=D))
+
+
+@pytest.mark.parametrize(("left", "slope"), [(0.5, 2.0), (0.05, 0.0)])
+def test_a_nearly_singular_system_gives_no_huge_meta_gradient(left, slope):
+    """The support's loss has the curvature `left` - 1, and so leaves `left` of the penalty's; `slope` is dphi / dtheta."""
+    model = nn.Linear(1, 1, bias=False).to(D)
+    learner = fastmeta.IMAML(model, 0.0, 1, strength=1.0, loss=lambda z, _: (left - 1) * z.square().sum() / 2)
+    ones = torch.ones(1, 1, 1, dtype=D)
+    (found,) = torch.autograd.grad(learner.loss(ones, ones, ones, ones).sum(), [model.weight])
+    torch.testing.assert_close(found, (left - 1) * model.weight.detach() * slope)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(("tasks", "chunk"), [(1, None), (5, None), (5, 4)])
 def test_linear_regression_equals_the_closed_form(kind, tasks, chunk):
