@@ -50,6 +50,11 @@ def on_equal_terms(rows: list[Row]) -> list[str]:
     return table(heads, lines)
 
 
+def longest(rows: list[Row]) -> list[Row]:
+    """Of the trainings with the most time."""
+    return records.of(rows, budget=max((row["budget"] for row in rows), default=None))
+
+
 def settings() -> list[str]:
     return [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
 
@@ -58,9 +63,8 @@ def of_search(rows: list[Row]) -> list[str]:
     """The longest trainings of a search's log, by learner and ways, the best first."""
     heads = ["learner", "ways", "training episodes", "in place of the recipe's", "accuracy, %"]
     order = {name: place for place, name in enumerate(NAMES)}
-    longest = [row for row in rows if row["budget"] == max(row["budget"] for row in rows)]
     lines = []
-    for row in sorted(longest, key=lambda row: (order[row["learner"]], row["trained_ways"], -mean_of(row))):
+    for row in sorted(longest(rows), key=lambda row: (order[row["learner"]], row["trained_ways"], -mean_of(row))):
         lines.append(
             [NAMES[row["learner"]], str(row["trained_ways"]), equal.episodes([row]), changes(row), percent([row])]
         )
@@ -130,9 +134,10 @@ def by_learner(rows: list[Row]) -> list[str]:
     """Of docs/learners.md: the rows with the most time."""
     heads = ["learner", "5-way 1-shot", "20-way 1-shot", "processor time", "command"]
     lines = []
-    most = max(row["budget"] for row in rows)
     for learner, name in NAMES.items():
-        if found := records.of(rows, learner=learner, budget=most):
+        if found := records.of(longest(rows), learner=learner):
             cells = [percent(records.of(found, ways=ways, shots=1)) for ways in (5, 20)]
-            lines.append([name, *cells, f"{most:g} s", f"`python examples/omniglot.py --table --only {learner}`"])
+            lines.append(
+                [name, *cells, f"{found[0]['budget']:g} s", f"`python examples/omniglot.py --table --only {learner}`"]
+            )
     return table(heads, lines)

@@ -156,8 +156,7 @@ def draw(folder: Path) -> None:
 
 def panels(rows: list[Row]) -> dict[str, list[figures.Found]]:
     """For each setting the learners, of the trainings with the most time."""
-    longest = [row for row in rows if row["budget"] == max(row["budget"] for row in rows)]
-    found: dict[str, list[figures.Found]] = {}
+    longest, found = reached.longest(rows), dict[str, list[figures.Found]]()
     for place, ((ways, shots), title) in enumerate(zip(SETTINGS, reached.settings(), strict=True)):
         for learner, name in NAMES.items():
             cell = records.of(longest, learner=learner, ways=ways, shots=shots)
