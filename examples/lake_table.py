@@ -81,17 +81,13 @@ class Runs:
 
     def of_practice(self, trained: str, log: list[Any]) -> list[Job]:
         """The search's trainings that are left, then that of the best it found."""
-        tried = practice.CANDIDATES[: self.args.candidates]
-        for part, most in RUNGS:
-            seconds = round(part * self.args.budget, 4)
-            jobs = [Job(BEST, trained, one, seconds, True) for one in tried[:most]]
-            found = [self.judgement(job, log) for job in jobs]
-            if left := [job for job, judged in zip(jobs, found, strict=True) if judged is None]:
-                return left
-            ranked = sorted(zip(found, jobs, strict=True), key=lambda pair: pair[0])
-            tried = [job.practice for _, job in ranked]
-        (_, views), best = ranked[0]
-        return [best._replace(seconds=self.args.budget, judged=False, views=views)]
+        found = table.climb(
+            RUNGS, self.args.budget, practice.CANDIDATES[: self.args.candidates],
+            lambda tried, seconds: Job(BEST, trained, tried, seconds, True), lambda job: self.judgement(job, log),
+        )  # fmt: skip
+        if found.best is None:
+            return [job for job in found.jobs if self.judgement(job, log) is None]
+        return [found.best._replace(seconds=self.args.budget, judged=False, views=found.judgement[1])]
 
     def judgement(self, job: Job, log: list[Any]) -> tuple[float, int] | None:
         """A candidate's least error and the views it needs; None: not tried yet."""

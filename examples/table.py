@@ -18,7 +18,7 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -91,8 +91,10 @@ class Table:
         """Of one learner's search and trainings those that can begin now."""
         if all(self.is_done(job, done) for job in self.trainings(learner, ways, recipes.RECIPES[learner])):
             return []  # by whatever search
-        rungs, best = self.search(learner, ways, log)
-        jobs, rows = (rungs[-1], log) if best is None else (self.trainings(learner, ways, best.recipe), done)
+        found = self.search(learner, ways, log)
+        jobs, rows = found.jobs, log
+        if found.best is not None:
+            jobs, rows = self.trainings(learner, ways, found.best.recipe), done
         left = [job for job in jobs if not self.is_done(job, rows)]
         if learner != "leo":
             return left
@@ -101,20 +103,12 @@ class Table:
             return self.next_of("protonet", max(self.ways), done, log)
         return [job for job in needed[:1] if job and not self.saved(job).exists()] or left
 
-    def search(self, learner: str, ways: int, log: list[Any]) -> tuple[list[list[Job]], Job | None]:
-        """Its rungs as far as they are known, and the best candidate of the last, None where that is not over."""
-        candidates, rungs = recipes.candidates(learner, ways), []
-        for part, most in RUNGS:
-            seconds = round(part * self.args.budget, 4)
-            jobs = [
-                Job(learner, self.network, ways, self.args.seed, recipe, seconds, True) for recipe in candidates[:most]
-            ]
-            rungs.append(jobs)
-            if not all(self.is_done(job, log) for job in jobs):
-                return rungs, None
-            jobs = sorted(jobs, key=lambda job: self.judgement(job, log))
-            candidates = [job.recipe for job in jobs]
-        return rungs, jobs[0]
+    def search(self, learner: str, ways: int, log: list[Any]) -> Climb:
+        def job(recipe: Recipe, seconds: float) -> Job:
+            return Job(learner, self.network, ways, self.args.seed, recipe, seconds, True)
+
+        candidates = recipes.candidates(learner, ways)
+        return climb(RUNGS, self.args.budget, candidates, job, lambda job: self.judgement(job, log))
 
     def trainings(self, learner: str, ways: int, recipe: Recipe) -> list[Job]:
         seeds = [self.args.seed + n for n in range(3 if learner in SEEDED else 1)]
@@ -124,10 +118,10 @@ class Table:
         found = records.of(rows, **job.key)
         return bool(found) if job.judged else all(records.of(found, ways=w, shots=s) for w, s in self.tests(job))
 
-    def judgement(self, job: Job, log: list[Any]) -> float:
-        """The lower, the better."""
-        (row,) = records.of(log, **job.key)
-        return -row["accuracy"][0] if row["accuracy"] else 0.0
+    def judgement(self, job: Job, log: list[Any]) -> float | None:
+        """The lower, the better; None: not tried yet."""
+        found = [-row["accuracy"][0] if row["accuracy"] else 0.0 for row in records.of(log, **job.key)]
+        return found[0] if found else None
 
     def tests(self, job: Job) -> list[tuple[int, int]]:
         return [*itertools.product(self.ways if job.learner in learners.METRIC else [job.ways], SHOTS)]
@@ -137,7 +131,7 @@ class Table:
 
     def embedding_of(self, job: Job, log: list[Any]) -> Job | None:
         """The training whose network LEO embeds by: in the search one that has not seen the validation either; None: not known yet."""
-        _, best = self.search("protonet", max(self.ways), log)
+        best: Job | None = self.search("protonet", max(self.ways), log).best
         return best if best is None or job.judged else self.trainings("protonet", max(self.ways), best.recipe)[0]
 
     def run(self, job: Job) -> str:
@@ -223,6 +217,35 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     work(Table(args))
     show(records.load(args.results), args.budget)
+
+
+class Climb(NamedTuple):
+    """The jobs of the rung that a search has come to; the best of the last and its judgement, None where that is not over."""
+
+    jobs: list[Any]
+    best: Any
+    judgement: Any
+
+
+def climb(
+    rungs: Sequence[tuple[float, int | None]],
+    budget: float,
+    candidates: Sequence[Any],
+    job: Callable[[Any, float], Any],
+    judgement: Callable[[Any], Any],
+) -> Climb:
+    """A search by short trainings, then by longer ones of the best: `rungs` are parts of the time, and how many take part, None for all.
+
+    `job` makes a training of a candidate and its seconds. The least `judgement` is the best; None: not known yet.
+    """
+    for part, most in rungs:
+        jobs = [job(candidate, round(part * budget, 4)) for candidate in candidates[:most]]
+        found = [judgement(one) for one in jobs]
+        if None in found:
+            return Climb(jobs, None, None)
+        order = sorted(range(len(jobs)), key=found.__getitem__)
+        candidates = [candidates[i] for i in order]
+    return Climb(jobs, jobs[order[0]], found[order[0]])
 
 
 def work(plan: Any) -> None:
