@@ -52,7 +52,7 @@ SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {  # of omniglot.py --table: eve
     "matching-net-fce": {"options": TEMPERATURES, "lr": (1e-3, 2e-3)},
     "maml": {"inner_lr": (0.1, 0.4), "lr": (2e-3, 5e-3), "inner_steps": (1, 3)},
     "meta-sgd": {"rate_lr": (3.0, 10.0), "lr": (2e-3, 5e-3)},
-    "anil": {"inner_lr": (0.2, 0.4), "lr": (2e-3, 5e-3), "test_steps": (20,)},
+    "anil": {"inner_lr": (0.2,), "lr": (2e-3, 5e-3), "test_steps": (20,)},
     "proto-maml": {"inner_lr": (0.1, 0.4), "lr": (2e-3, 5e-3), "inner_steps": (1, 3)},
     "reptile": {
         "outer": ("sgd",), "options": ({},), "test_steps": (20,), "lr": (0.5, 1.0), "inner_lr": (0.4, 1.0), "tasks": (1, 4),
@@ -65,12 +65,7 @@ SEARCH: dict[str, dict[str, tuple[Any, ...]]] = {  # of omniglot.py --table: eve
 
 MANY_WAYS: dict[str, dict[str, tuple[Any, ...]]] = {  # of that, with more than 10 ways
     "meta-sgd": {"rate_lr": (0.3, 1.0)},  # faster ones overfit in ten minutes: docs/reproductions.md
-    "imaml": {
-        "tasks": (1,),  # 4 are 180 meta-iterations in 75 s
-        "options": ({"strength": 0.02}, {"strength": 0.1}),
-        "inner_lr": (0.2, 0.4),
-        "inner_steps": (16,),  # 8 are too far from the optimum
-    },
+    "imaml": {"tasks": (1,), "inner_lr": (0.05, 0.1), "inner_steps": (16,)},  # 0.4 ends near chance: the same page
 }
 
 

@@ -26,7 +26,8 @@ class IMAML(MAML):
 
     The meta-gradient is that of the optimum, whatever path led there: dphi/dtheta = (I + H / strength)^-1, H the Hessian of
     L_support at phi, by `cg_steps` steps of conjugate gradient. No step is kept, so neither memory nor the cost of the backward
-    pass depends on `steps`. But the meta-gradient is right only as far as phi is the optimum. Where a direction has a curvature of
+    pass depends on `steps`. But the meta-gradient is right only as far as phi is the optimum. It does not see that `lr` is too large
+    to come there: a training then ends near chance, by ever smaller meta-gradients. Where a direction has a curvature of
     H + strength below strength / 10, conjugate gradient stops with what it has: a step along it would be of any length.
 
     `model`, `loss`, `adapt`, `task_chunk`: as in `MAML`; an MLP's gradients and products are native (`mlp_grad`, `mlp_hvp`),

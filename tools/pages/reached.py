@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from statistics import fmean
 from typing import Any
 
 import generative
+import lake_table
 import recipes
 import records
 import table as equal
+from practice import Practice
 
 from pages.tables import table
 
@@ -29,7 +32,7 @@ LAKE = (  # error in %: Lake et al. 2015; 5 alphabets: background small1 and sma
     ("Modified Hausdorff distance", "none", 38.8),
 )
 NONE = ["Nobody has run it yet.", ""]
-SETS = {"small1": "5: small1", "small2": "5: small2", "both": "8: small1, small2"}  # that Lake's runs are trained on
+SETS = {"small1": "small1 (5 alphabets)", "small2": "small2 (5)", "both": "both (8)"}  # that Lake's runs are trained on
 
 
 def on_equal_terms(rows: list[Row]) -> list[str]:
@@ -91,21 +94,38 @@ def percent(rows: list[Row]) -> str:
 
 
 def of_lake(rows: list[Row]) -> list[str]:
-    heads = ["who", "alphabets trained on", "error, %", "processor time"]
-    ours = [
-        [
-            f"{name_of(row)}, fastmeta",
-            SETS[row["trained"]],
-            "{:.1f} ± {:.1f}".format(*row["error"]),
-            f"{row['seconds']:.0f} s",
-        ]
-        for row in rows
-    ]
-    return table(heads, [*([a, b, str(c), ""] for a, b, c in LAKE), *ours])
+    """Others, then ours with the most time: a line for each learner, a column for each training set."""
+    others = table(["who", "alphabets trained on", "error, %"], [[a, b, str(c)] for a, b, c in LAKE])
+    lines = []
+    for learner in (*NAMES, lake_table.BEST):
+        if found := records.of(longest(rows), learner=learner):
+            sets = [records.of(found, trained=trained) for trained in SETS]
+            errors = [error_of(of[0]) if of else "" for of in sets]
+            lines.append([name_of(found[0]), *errors, f"{found[0]['budget']:g} s"])
+    return [*others, "fastmeta:", "", *table(["learner", *SETS.values(), "processor time"], lines)] if lines else others
 
 
 def error_of(row: Row) -> str:
     return "{:.1f} ± {:.1f}".format(*row["error"]) if row["error"] else "diverged"
+
+
+def of_practices(rows: list[Row]) -> list[str]:
+    """The search's errors of each practice, by training set and rung, with the number of views that suits it better."""
+    lines, budgets = [], sorted({row["budget"] for row in rows})
+    heads = [f"{trained}, {seconds:g} s" for trained in SETS for seconds in budgets]
+    for tried in dict.fromkeys(tuple(row["practice"]) for row in rows):
+        cells = []
+        for trained, seconds in itertools.product(SETS, budgets):
+            found = records.of(rows, trained=trained, budget=seconds, practice=[*tried])
+            cells.append(f"{min(mean for mean, _ in found[0]['error'].values()):.1f}" if found else "")
+        lines.append([practised(Practice(*tried)), *cells])
+    return table(["practice", *heads], lines)
+
+
+def practised(practice: Practice) -> str:
+    own = Practice()._asdict()
+    changed = [f"{name} {value}" for name, value in practice._asdict().items() if value != own[name]]
+    return ", ".join(changed) or "the default"
 
 
 def name_of(row: Row) -> str:

@@ -120,15 +120,16 @@ def over_seeds(found: list[list[float]]) -> str:
 
 def pages() -> dict[Path, str]:
     """What the pages must hold."""
-    sinusoid_rows, lake_rows, plain_rows, heads_rows, equal_rows, made_rows, searched = (
-        records.load(RESULTS / f"{name}.json")
-        for name in ("sinusoid", "lake", "plain", "heads", "table", "generative", "table_search")
+    names = ("sinusoid", "lake", "lake_search", "plain", "heads", "table", "generative", "table_search")
+    sinusoid_rows, lake_rows, practices, plain_rows, heads_rows, equal_rows, made_rows, searched = (
+        records.load(RESULTS / f"{name}.json") for name in names
     )
     parts = {
         PAGE: {
             "published": of_published(), "equal": reached.on_equal_terms(equal_rows),
             "search": reached.of_search(searched), "plain": of_plain(plain_rows), "sinusoid": of_sinusoid(sinusoid_rows),
             "made": reached.of_made(made_rows), "lake": reached.of_lake(lake_rows),
+            "practices": reached.of_practices(practices),
         },
         OF_HEADS: {"heads": of_heads(heads_rows)},
         LEARNERS: {"reached": reached.by_learner(equal_rows)},

@@ -237,6 +237,32 @@ def test_learners_on_equal_terms_are_the_means_of_their_seeds():
     assert found == [("MAML", 85.0, 0.5, 98.7)]
 
 
+def test_lakes_table_has_a_line_for_a_learner_and_a_column_for_a_set():
+    row = {"learner": "maml", "trained": "both", "budget": 60.0, "error": [8.0, 2.9]}
+    rows = [row, row | {"trained": "small1", "error": None}, row | {"learner": "protonet", "budget": 6.0}]
+    rows.append(row | {"learner": lake_table.BEST, "trained": "small2", "error": [3.3, 1.0]})
+    assert reached.of_lake(rows)[-3:] == [
+        "| MAML | diverged |  | 8.0 ± 2.9 | 60 s |", "| Best practice |  | 3.3 ± 1.0 |  | 60 s |", "",
+    ]  # fmt: skip
+    assert not any("fastmeta" in line for line in reached.of_lake([]))
+
+
+def test_a_practice_is_told_by_what_it_changes():
+    tried = {
+        "trained": "small1",
+        "budget": 30.0,
+        "practice": [*practice.Practice()],
+        "error": {"1": [9.0, 1.0], "10": [8.0, 1.0]},
+    }
+    other = tried | {"practice": [*practice.Practice(64, jitter=0.5)], "trained": "both", "error": {"1": [7.0, 1.0]}}
+    longer = tried | {"budget": 80.0, "error": {"1": [6.0, 1.0]}}
+    assert reached.of_practices([tried, other, longer]) == [
+        "| practice | small1, 30 s | small1, 80 s | small2, 30 s | small2, 80 s | both, 30 s | both, 80 s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| the default | 8.0 | 6.0 |  |  |  |  |", "| hidden 64, jitter 0.5 |  |  |  |  | 7.0 |  |", "",
+    ]  # fmt: skip
+
+
 def texts(path):
     return re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
 
